@@ -1,0 +1,106 @@
+// Package p2p keeps this node converged with its cluster (see node.go).
+package p2p
+
+import "time"
+
+// The types below are the stable JSON of `seeder images`, `status` and
+// `members`, and of the node-to-node state request behind the matrix.
+
+// State is how far one node is with one announcement.
+type State string
+
+// The states of a node for one announcement. Every state but ready carries a
+// reason.
+const (
+	Waiting     State = "waiting"     // known, not begun: queued, backing off, containerd away
+	Fetching    State = "fetching"    // chunks are arriving
+	Importing   State = "importing"   // all chunks are here, not yet visible to the kubelet
+	Ready       State = "ready"       // complete, unpacked, named; CRI answers for it where there is one
+	Failed      State = "failed"      // the last try failed; it is tried again
+	Excluded    State = "excluded"    // this node is not meant to hold it
+	Unreachable State = "unreachable" // a member that did not answer
+)
+
+// NodeState is one cell of the matrix.
+type NodeState struct {
+	Name       string `json:"name"`
+	State      State  `json:"state"`
+	DoneBytes  int64  `json:"done_bytes"`
+	TotalBytes int64  `json:"total_bytes"`
+	Reason     string `json:"reason"`
+}
+
+// ImageState is one row of the matrix: an announcement and its convergence.
+type ImageState struct {
+	Reference   string      `json:"ref"`
+	Digest      string      `json:"digest"`
+	Version     uint64      `json:"version"`
+	Size        int64       `json:"size"`  // bytes of all blobs as stored
+	State       string      `json:"state"` // announced | withdrawn
+	AnnouncedBy string      `json:"announced_by"`
+	AnnouncedAt time.Time   `json:"announced_at"`
+	Nodes       []NodeState `json:"nodes"`
+	Ready       int         `json:"ready"` // nodes that are ready
+	Total       int         `json:"total"` // nodes that are meant to hold it
+}
+
+// Images is `seeder images -o json`.
+type Images struct {
+	Images []ImageState `json:"images"`
+}
+
+// MemberState is one member of the cluster.
+type MemberState struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // transfer address, host:port
+	State   string `json:"state"`   // alive | suspect | dead | left
+	Version string `json:"version"`
+	ID      string `json:"id"`
+}
+
+// Members is `seeder members -o json`.
+type Members struct {
+	Members []MemberState `json:"members"`
+}
+
+// Transfer is an image on its way to this node.
+type Transfer struct {
+	Reference  string   `json:"ref"`
+	Digest     string   `json:"digest"`
+	State      State    `json:"state"`
+	DoneBytes  int64    `json:"done_bytes"`
+	TotalBytes int64    `json:"total_bytes"`
+	Peers      []string `json:"peers"` // names of the peers that bytes came from
+}
+
+// Status is `seeder status -o json`.
+type Status struct {
+	Node       string           `json:"node"`
+	ID         string           `json:"id"`
+	Version    string           `json:"version"`
+	Containerd ContainerdStatus `json:"containerd"`
+	Members    int              `json:"members"` // alive, this node among them
+	Converged  bool             `json:"converged"`
+	Images     ImageCount       `json:"images"`
+	Transfers  []Transfer       `json:"transfers"`
+	Disk       DiskStatus       `json:"disk"`
+}
+
+// ContainerdStatus is the health of this host's containerd.
+type ContainerdStatus struct {
+	Address string `json:"address"`
+	Version string `json:"version"`
+	OK      bool   `json:"ok"`
+	Reason  string `json:"reason,omitempty"` // why not OK
+}
+
+// ImageCount counts announced images on this node.
+type ImageCount struct {
+	Ready int `json:"ready"`
+	Total int `json:"total"`
+}
+
+// DiskStatus is the file system of data_dir.
+type DiskStatus struct {
+	FreeBytes int64 `json:"free_bytes"`
+}
