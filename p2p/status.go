@@ -1,4 +1,3 @@
-// Package p2p keeps this node converged with its cluster (see node.go).
 package p2p
 
 import "time"

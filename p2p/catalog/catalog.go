@@ -1,0 +1,336 @@
+package catalog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"seeder/p2p/trust"
+)
+
+const (
+	// defaultTombstoneTTL is how long a withdrawal is remembered. A host that
+	// stays away longer may bring the announcement back.
+	defaultTombstoneTTL = 30 * 24 * time.Hour
+	// defaultMaxRecords bounds the catalog: 50,000 records of about 600 bytes are
+	// 30 MB in memory and as much on disk.
+	defaultMaxRecords = 50_000
+)
+
+// Config is what a catalog needs. Path is its file; Allow says who may announce
+// (nil: everybody); zero numbers stand for the defaults.
+type Config struct {
+	Path         string
+	Allow        func(trust.NodeID) bool
+	Log          *slog.Logger
+	TombstoneTTL time.Duration
+	MaxRecords   int
+}
+
+// Catalog is the newest record of each reference, in memory and on disk. It is
+// safe for concurrent use.
+type Catalog struct {
+	cfg Config
+	db  *bolt.DB
+
+	mu      sync.RWMutex
+	byRef   map[string]Record
+	buckets Buckets
+	changed chan struct{} // capacity 1
+}
+
+var recordsBucket = []byte("records")
+
+// Open reads the catalog at cfg.Path, or makes it. A file that is damaged is set
+// aside and the catalog begins empty; a record that is damaged or whose announcer
+// is not allowed is left out. Both are logged: the records come back from other
+// nodes, which no catalog loses for long.
+func Open(cfg Config) (*Catalog, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Allow == nil {
+		cfg.Allow = func(trust.NodeID) bool { return true }
+	}
+	if cfg.TombstoneTTL == 0 {
+		cfg.TombstoneTTL = defaultTombstoneTTL
+	}
+	if cfg.MaxRecords == 0 {
+		cfg.MaxRecords = defaultMaxRecords
+	}
+	c := &Catalog{cfg: cfg, byRef: map[string]Record{}, changed: make(chan struct{}, 1)}
+	err := c.openFile()
+	if errors.Is(err, errDamaged) {
+		aside := fmt.Sprintf("%s.damaged-%d", cfg.Path, time.Now().Unix())
+		if err := os.Rename(cfg.Path, aside); err != nil {
+			return nil, fmt.Errorf("set the damaged catalog %s aside: %w", cfg.Path, err)
+		}
+		cfg.Log.Error("the catalog file is damaged; it is set aside and rebuilt from other nodes", "path", cfg.Path, "aside", aside, "err", err)
+		err = c.openFile()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// errDamaged marks a file that bbolt cannot read.
+var errDamaged = errors.New("damaged")
+
+// openFile opens and loads the file. bbolt panics on some kinds of damage; this
+// is the one place where its pages are read, so it is the one that guards.
+func (c *Catalog) openFile() (err error) {
+	var db *bolt.DB
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, p)
+		}
+		if err != nil && db != nil {
+			closeGuarded(db)
+		}
+	}()
+	db, err = bolt.Open(c.cfg.Path, 0o600, &bolt.Options{Timeout: 2 * time.Second})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("open catalog %s: another process has it open; is a second daemon running on this data_dir?", c.cfg.Path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch),
+		errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	case err != nil:
+		return fmt.Errorf("open catalog %s: %w", c.cfg.Path, err)
+	}
+	if err := db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(recordsBucket)
+		return err
+	}); err != nil {
+		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+	}
+	c.byRef, c.buckets = map[string]Record{}, Buckets{}
+	if err := db.View(c.load); err != nil {
+		return err
+	}
+	c.db = db
+	return nil
+}
+
+// closeGuarded closes a file that bbolt may panic on.
+func closeGuarded(db *bolt.DB) {
+	defer func() { _ = recover() }()
+	db.Close()
+}
+
+func (c *Catalog) load(tx *bolt.Tx) error {
+	if err := firstError(tx.Check()); err != nil {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
+		r, err := Decode(v)
+		switch {
+		case err != nil || r.ann.Reference != string(k):
+			c.cfg.Log.Error("a damaged record of the catalog is left out", "ref", string(k), "err", err)
+		case !c.cfg.Allow(r.AnnouncedBy()):
+			c.cfg.Log.Warn("an announcement is left out: its announcer is not in `announcers`", "ref", string(k), "announcer", r.AnnouncedBy())
+		default:
+			c.put(r)
+		}
+		return nil
+	})
+}
+
+// firstError drains a channel of errors, as Tx.Check needs.
+func firstError(errs <-chan error) (first error) {
+	for err := range errs {
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// put replaces the record of a reference in memory. The caller holds mu or is
+// alone.
+func (c *Catalog) put(r Record) {
+	if old, ok := c.byRef[r.ann.Reference]; ok {
+		c.toggle(old)
+	}
+	c.byRef[r.ann.Reference] = r
+	c.toggle(r)
+}
+
+// toggle adds a record to its bucket, or takes it out of it.
+func (c *Catalog) toggle(r Record) {
+	h := r.Hash()
+	c.buckets[bucketOf(r.ann.Reference)] ^= binary.BigEndian.Uint64(h[:])
+}
+
+// Merge takes the records that win over what is here, writes them to disk in one
+// transaction and returns them. Records of announcers that are not allowed are
+// passed over. On an error nothing was taken.
+func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	winners := map[string]Record{}
+	room := c.cfg.MaxRecords - len(c.byRef)
+	for _, r := range records {
+		ref := r.ann.Reference
+		if r.payload == nil || !c.cfg.Allow(r.AnnouncedBy()) {
+			continue
+		}
+		cur, known := c.byRef[ref]
+		if w, ok := winners[ref]; ok {
+			cur = w
+		} else if !known {
+			if room <= 0 {
+				c.cfg.Log.Error("the catalog is full; an announcement is not taken", "ref", ref, "records", c.cfg.MaxRecords)
+				continue
+			}
+			room--
+			winners[ref] = r
+			continue
+		}
+		if Newer(r, cur) {
+			winners[ref] = r
+		}
+	}
+	if len(winners) == 0 {
+		return nil, nil
+	}
+	if err := c.write(winners); err != nil {
+		return nil, err
+	}
+	for _, r := range winners {
+		c.put(r)
+		changed = append(changed, r)
+	}
+	c.wake()
+	return changed, nil
+}
+
+func (c *Catalog) write(records map[string]Record) error {
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(recordsBucket)
+		for ref, r := range records {
+			if err := b.Put([]byte(ref), r.Encode()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+	}
+	return nil
+}
+
+func (c *Catalog) wake() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Changed wakes up after changes, several of them at once perhaps. It is for one
+// reader.
+func (c *Catalog) Changed() <-chan struct{} { return c.changed }
+
+// Get returns the record of a reference.
+func (c *Catalog) Get(ref string) (Record, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r, ok := c.byRef[ref]
+	return r, ok
+}
+
+// All returns every record, withdrawn ones too, in no order.
+func (c *Catalog) All() []Record {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]Record, 0, len(c.byRef))
+	for _, r := range c.byRef {
+		out = append(out, r)
+	}
+	return out
+}
+
+// NextVersion is the version of the next announcement of ref: one more than the
+// highest seen.
+func (c *Catalog) NextVersion(ref string) uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.byRef[ref].ann.Version + 1
+}
+
+// Buckets is the summary of this catalog.
+func (c *Catalog) Buckets() Buckets {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.buckets
+}
+
+// Hash is the XOR of all buckets: equal for equal catalogs, and different for
+// different ones but for a chance of 2^-64.
+func (c *Catalog) Hash() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var h uint64
+	for _, b := range c.buckets {
+		h ^= b
+	}
+	return h
+}
+
+// Diff returns the records of the buckets in which a remote catalog differs.
+func (c *Catalog) Diff(remote Buckets) []Record {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []Record
+	for ref, r := range c.byRef {
+		if b := bucketOf(ref); c.buckets[b] != remote[b] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Expire forgets withdrawals that are older than the tombstones' time to live.
+func (c *Catalog) Expire(now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var old []Record
+	for _, r := range c.byRef {
+		if r.ann.Withdrawn && now.Sub(r.ann.AnnouncedAt) > c.cfg.TombstoneTTL {
+			old = append(old, r)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		for _, r := range old {
+			if err := tx.Bucket(recordsBucket).Delete([]byte(r.ann.Reference)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+	}
+	for _, r := range old {
+		c.toggle(r)
+		delete(c.byRef, r.ann.Reference)
+	}
+	c.wake()
+	return nil
+}
+
+// Close closes the file.
+func (c *Catalog) Close() error { return c.db.Close() }
