@@ -1,0 +1,245 @@
+package gossip
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// delegate is Gossip as memberlist calls it. Event callbacks run under
+// memberlist's node lock, NotifyMsg in its one packet handler: none of them may
+// block or call memberlist.
+type delegate Gossip
+
+var (
+	_ memberlist.Delegate         = (*delegate)(nil)
+	_ memberlist.EventDelegate    = (*delegate)(nil)
+	_ memberlist.ConflictDelegate = (*delegate)(nil)
+)
+
+// NodeMeta implements memberlist.Delegate.
+func (d *delegate) NodeMeta(int) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, err := d.meta.encode()
+	if err != nil {
+		return nil // config has checked it; only a longer version could do this
+	}
+	return b
+}
+
+// NotifyMsg implements memberlist.Delegate. msg is used again after the call.
+func (d *delegate) NotifyMsg(msg []byte) {
+	h, err := decodeHint(msg)
+	if err != nil {
+		d.log.Debug("hint dropped", "err", err)
+		return
+	}
+	(*Gossip)(d).offer(event{hint: &h})
+}
+
+// GetBroadcasts implements memberlist.Delegate.
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState implements memberlist.Delegate.
+func (d *delegate) LocalState(bool) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, err := json.Marshal(state{Name: d.cfg.NodeName, Hash: d.meta.CatalogHash, Count: d.meta.CatalogCount})
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// MergeRemoteState implements memberlist.Delegate.
+func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
+	s, err := decodeState(buf)
+	if err != nil {
+		d.log.Debug("push/pull state dropped", "err", err)
+		return
+	}
+	d.summary(s.Name, Meta{CatalogHash: s.Hash, CatalogCount: s.Count})
+}
+
+// summary offers a member's catalog summary where it is other than ours.
+func (d *delegate) summary(name string, m Meta) {
+	d.mu.Lock()
+	same := m.CatalogHash == d.meta.CatalogHash
+	d.mu.Unlock()
+	if !same && name != d.cfg.NodeName {
+		(*Gossip)(d).offer(event{name: name, meta: m})
+	}
+}
+
+// NotifyJoin implements memberlist.EventDelegate.
+func (d *delegate) NotifyJoin(n *memberlist.Node) { d.seen(n) }
+
+// NotifyUpdate implements memberlist.EventDelegate.
+func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.seen(n) }
+
+func (d *delegate) seen(n *memberlist.Node) {
+	m, err := decodeMeta(n.Meta)
+	if err != nil {
+		d.log.Warn("a member's metadata is unreadable; is it another version of seeder?", "member", strconv.Quote(n.Name), "address", n.Address(), "err", err)
+	}
+	if !validName(n.Name) {
+		return
+	}
+	if before, changed := d.members.seen(n, m); changed {
+		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", n.Name, "before", before, "id", m.ID)
+	}
+	if err == nil {
+		d.summary(n.Name, m)
+	}
+}
+
+// NotifyLeave implements memberlist.EventDelegate.
+func (d *delegate) NotifyLeave(n *memberlist.Node) { d.members.gone(n.Name) }
+
+// NotifyConflict implements memberlist.ConflictDelegate.
+func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.log.Error("two hosts have the same node name; give each its own node_name", "node_name", strconv.Quote(existing.Name),
+		"address", existing.Address(), "other_address", other.Address())
+}
+
+// members is every member seen, safe for concurrent use. Its lock is held for a
+// map access only, since memberlist holds its own around it.
+type members struct {
+	self string
+
+	mu     sync.Mutex
+	byName map[string]*Member
+	left   map[string]bool // said that they were leaving
+}
+
+const (
+	// goneFor is how long a member that died or left is shown.
+	goneFor = 24 * time.Hour
+	// maxGone bounds how many are kept.
+	maxGone = 4096
+)
+
+func newMembers(self string) *members {
+	return &members{self: self, byName: map[string]*Member{}, left: map[string]bool{}}
+}
+
+// seen books an alive member. Where it has another identity than before, the old
+// one is returned.
+func (ms *members) seen(n *memberlist.Node, meta Meta) (before string, changed bool) {
+	addr := meta.TransferAddress
+	if host, port, err := net.SplitHostPort(addr); err == nil && host == "" {
+		addr = net.JoinHostPort(n.Addr.String(), port)
+	}
+	m := &Member{
+		Name: n.Name, Address: addr, State: StateAlive, Version: meta.Version, ID: meta.ID,
+		CatalogHash: meta.CatalogHash, gossip: n.Address(), since: time.Now(),
+	}
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	old := ms.byName[n.Name]
+	ms.byName[n.Name] = m
+	if meta.Leaving {
+		ms.left[n.Name] = true
+	} else {
+		delete(ms.left, n.Name)
+	}
+	if old != nil && old.ID != "" && m.ID != "" && old.ID != m.ID {
+		return string(old.ID), true
+	}
+	return "", false
+}
+
+// gone books the end of a member.
+func (ms *members) gone(name string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.byName[name]
+	if m == nil || name == ms.self {
+		return
+	}
+	m.State, m.since = StateDead, time.Now()
+	if ms.left[name] {
+		m.State = StateLeft
+		delete(ms.left, name)
+	}
+	ms.forgetLocked(time.Now())
+}
+
+// forgetLocked drops members that are gone for long, and the oldest of too many.
+func (ms *members) forgetLocked(now time.Time) {
+	var gone []*Member
+	for name, m := range ms.byName {
+		if m.State == StateAlive {
+			continue
+		}
+		if now.Sub(m.since) > goneFor {
+			delete(ms.byName, name)
+			continue
+		}
+		gone = append(gone, m)
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(a, b *Member) int { return a.since.Compare(b.since) })
+	for _, m := range gone[:len(gone)-maxGone] {
+		delete(ms.byName, m.Name)
+	}
+}
+
+func (ms *members) list() []Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	out := make([]Member, 0, len(ms.byName))
+	for _, m := range ms.byName {
+		out = append(out, *m)
+	}
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// alive counts alive members, this node among them; at least 1.
+func (ms *members) alive() int {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	n := 0
+	for _, m := range ms.byName {
+		if m.State == StateAlive {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+// broadcast is a message that a newer one of the same name replaces.
+type broadcast struct {
+	name string
+	msg  []byte
+}
+
+var _ memberlist.NamedBroadcast = (*broadcast)(nil)
+
+// Name implements memberlist.NamedBroadcast.
+func (b *broadcast) Name() string { return b.name }
+
+// Invalidates implements memberlist.Broadcast.
+func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
+	o, ok := other.(*broadcast)
+	return ok && o.name == b.name && !bytes.Equal(o.msg, b.msg)
+}
+
+// Message implements memberlist.Broadcast.
+func (b *broadcast) Message() []byte { return b.msg }
+
+// Finished implements memberlist.Broadcast.
+func (b *broadcast) Finished() {}

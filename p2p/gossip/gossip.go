@@ -1,0 +1,323 @@
+// Package gossip knows who is in the cluster and spreads hints that something
+// changed.
+//
+// It is the only importer of memberlist. It owns membership, the node metadata,
+// the encoding of everything that gossip carries, and the loop that joins and
+// joins again. It never carries an announcement itself, nor who holds what:
+// gossip moves a few dozen small messages a second in a large cluster, so it
+// says where there is something to pull.
+//
+// Invariant: nothing that arrives here changes any state but membership; a hint
+// is bounded, decoded, handed over, and dropped where the reader is behind.
+// memberlist's callbacks copy and hand over; they never block and never call
+// back into memberlist.
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"seeder/p2p/trust"
+)
+
+// Config is what gossip needs. The callbacks are called from one goroutine of
+// this package, one at a time.
+type Config struct {
+	NodeName      string
+	BindAddr      string          // ip:port
+	AdvertiseAddr string          // host[:port]; empty: memberlist's choice
+	Join          func() []string // host[:port]; asked again at each try
+	Keys          [][]byte        // 32 bytes each, the one to encrypt with first
+	Meta          Meta
+	PeersFile     string // members known from earlier runs, for joining again
+
+	// Probe tells why a host could not be joined: errors.Is trust.ErrSecretsDiffer.
+	Probe func(ctx context.Context, host string) error
+
+	Transport memberlist.Transport // nil: UDP and TCP on BindAddr
+	Log       *slog.Logger
+
+	OnHint    func(Hint)
+	OnCatalog func(member string, m Meta) // a member's catalog is other than ours, as far as gossip knows
+}
+
+// The states of a member. memberlist does not tell a suspect from an alive
+// member; one that is suspected long enough is dead.
+const (
+	StateAlive = "alive"
+	StateDead  = "dead"
+	StateLeft  = "left"
+)
+
+// Member is a node as gossip knows it.
+type Member struct {
+	Name        string
+	Address     string // transfer address, host:port
+	State       string
+	Version     string
+	ID          trust.NodeID
+	CatalogHash uint64
+
+	gossip string // gossip address, ip:port
+	since  time.Time
+}
+
+const (
+	// label separates seeder's gossip from other memberlist programs'.
+	label = "seeder"
+	// maxEvents is how many hints and summaries wait to be handed over.
+	maxEvents = 1024
+	// metaInterval is the least time between two updates of the own metadata:
+	// each is spread by every node.
+	metaInterval = 5 * time.Second
+	// leaveTimeout bounds the farewell.
+	leaveTimeout = 2 * time.Second
+)
+
+// Gossip is this node's membership. New starts nothing.
+type Gossip struct {
+	cfg     Config
+	log     *slog.Logger
+	list    *memberlist.Memberlist
+	queue   *memberlist.TransmitLimitedQueue
+	members *members
+	events  chan event
+	dirty   chan struct{} // own metadata changed, capacity 1
+
+	mu     sync.Mutex
+	meta   Meta
+	reason string // why the cluster could not be joined, empty once it was
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// event is a hint or a summary on its way out of a callback.
+type event struct {
+	hint *Hint
+	name string
+	meta Meta
+}
+
+// New returns gossip that is not open yet.
+func New(cfg Config) *Gossip {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Join == nil {
+		cfg.Join = func() []string { return nil }
+	}
+	return &Gossip{
+		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
+		members: newMembers(cfg.NodeName),
+		events:  make(chan event, maxEvents),
+		dirty:   make(chan struct{}, 1),
+	}
+}
+
+// Open listens and starts to join. It waits for no other member.
+func (g *Gossip) Open(ctx context.Context) error {
+	if !validName(g.cfg.NodeName) {
+		return fmt.Errorf("node name %q is empty, longer than %d bytes or not printable", g.cfg.NodeName, MaxNameBytes)
+	}
+	conf, err := g.config()
+	if err != nil {
+		return err
+	}
+	g.queue = &memberlist.TransmitLimitedQueue{NumNodes: g.members.alive, RetransmitMult: conf.RetransmitMult}
+	g.list, err = memberlist.Create(conf)
+	if err != nil {
+		if strings.Contains(err.Error(), "address already in use") {
+			return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lntup shows it)", g.cfg.BindAddr)
+		}
+		return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
+	}
+	ctx, g.cancel = context.WithCancel(ctx)
+	g.wg.Go(func() { g.deliver(ctx) })
+	g.wg.Go(func() { g.updateMeta(ctx) })
+	g.wg.Go(func() { g.rejoin(ctx) })
+	return nil
+}
+
+// config is memberlist's LAN profile with this cluster's keys.
+func (g *Gossip) config() (*memberlist.Config, error) {
+	host, port, err := splitAddr(g.cfg.BindAddr, 0)
+	if err != nil {
+		return nil, fmt.Errorf("gossip.bind: %w", err)
+	}
+	if len(g.cfg.Keys) == 0 {
+		return nil, errors.New("gossip needs a key")
+	}
+	keyring, err := memberlist.NewKeyring(g.cfg.Keys[1:], g.cfg.Keys[0])
+	if err != nil {
+		return nil, fmt.Errorf("gossip keys: %w", err)
+	}
+	if _, err := g.meta.encode(); err != nil {
+		return nil, err
+	}
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.BindAddr, c.BindPort, c.AdvertisePort = g.cfg.NodeName, host, port, port
+	c.Keyring, c.Label = keyring, label
+	c.EnableCompression = false // digests and encrypted bytes only grow (LZW)
+	c.PushPullInterval = 30 * time.Second
+	c.DeadNodeReclaimTime = 10 * time.Second // a host that comes back with another address keeps its name
+	c.Delegate, c.Events, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g)
+	c.Logger = log.New(&logWriter{log: g.log.With("component", "memberlist"), now: time.Now}, "", 0)
+	c.Transport = g.cfg.Transport
+	if g.cfg.AdvertiseAddr != "" {
+		host, port, err := splitAddr(g.cfg.AdvertiseAddr, port)
+		if err != nil {
+			return nil, fmt.Errorf("gossip.advertise: %w", err)
+		}
+		if c.AdvertiseAddr, err = resolveIP(host); err != nil {
+			return nil, fmt.Errorf("gossip.advertise: %w", err)
+		}
+		c.AdvertisePort = port
+	}
+	return c, nil
+}
+
+// splitAddr splits host[:port], with a default for the port.
+func splitAddr(addr string, defaultPort int) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, defaultPort, nil // no port
+	}
+	port, err = strconv.Atoi(p)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("%q has no port between 0 and 65535", addr)
+	}
+	return host, port, nil
+}
+
+func resolveIP(host string) (string, error) {
+	if net.ParseIP(host) != nil {
+		return host, nil
+	}
+	ips, err := net.LookupHost(host)
+	if err != nil {
+		return "", fmt.Errorf("look %q up: %w", host, err)
+	}
+	return ips[0], nil
+}
+
+// deliver hands over what the callbacks brought.
+func (g *Gossip) deliver(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-g.events:
+			if e.hint != nil && g.cfg.OnHint != nil {
+				g.cfg.OnHint(*e.hint)
+			}
+			if e.hint == nil && g.cfg.OnCatalog != nil {
+				g.cfg.OnCatalog(e.name, e.meta)
+			}
+		}
+	}
+}
+
+// offer queues an event; where the reader is behind it is dropped, and
+// anti-entropy finds the difference later.
+func (g *Gossip) offer(e event) {
+	select {
+	case g.events <- e:
+	default:
+	}
+}
+
+// Broadcast spreads a hint. A newer one about the same reference takes the place
+// of one that is still being spread.
+func (g *Gossip) Broadcast(h Hint) {
+	b, err := h.encode()
+	if err != nil {
+		g.log.Warn("hint not sent", "ref", h.Reference, "err", err)
+		return
+	}
+	g.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
+}
+
+// SetCatalog tells the cluster what this node's catalog is, soon.
+func (g *Gossip) SetCatalog(hash uint64, count uint32) {
+	g.mu.Lock()
+	same := g.meta.CatalogHash == hash && g.meta.CatalogCount == count
+	g.meta.CatalogHash, g.meta.CatalogCount = hash, count
+	g.mu.Unlock()
+	if same {
+		return
+	}
+	select {
+	case g.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// updateMeta spreads changes of the own metadata, not more often than every
+// metaInterval with jitter.
+func (g *Gossip) updateMeta(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.dirty:
+		}
+		if err := g.list.UpdateNode(time.Second); err != nil {
+			g.log.Debug("spread node metadata", "err", err)
+		}
+		if !wait(ctx, jitter(metaInterval)) {
+			return
+		}
+	}
+}
+
+// Members are all members by name: alive ones, and those that died or left in
+// the last day.
+func (g *Gossip) Members() []Member { return g.members.list() }
+
+// Alive are the alive members, this node among them.
+func (g *Gossip) Alive() []Member {
+	return slices.DeleteFunc(g.members.list(), func(m Member) bool { return m.State != StateAlive })
+}
+
+// Status says whether another member is known, and why not.
+func (g *Gossip) Status() (joined bool, reason string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.members.alive() > 1, g.reason
+}
+
+// Close says farewell, so that the others need not find out, and waits for every
+// goroutine of this package.
+func (g *Gossip) Close() error {
+	if g.list == nil {
+		return nil
+	}
+	g.mu.Lock()
+	g.meta.Leaving = true
+	g.mu.Unlock()
+	g.cancel()
+	g.wg.Wait()
+	g.savePeers()
+	if g.members.alive() > 1 {
+		_ = g.list.UpdateNode(leaveTimeout / 2) // best effort: the others find out anyway
+		if err := g.list.Leave(leaveTimeout); err != nil {
+			g.log.Debug("leave", "err", err)
+		}
+	}
+	if err := g.list.Shutdown(); err != nil {
+		return fmt.Errorf("close gossip: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package gossip
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/trust"
+)
+
+const (
+	// maxMetaBytes is memberlist's limit for a node's metadata.
+	maxMetaBytes = 512
+	// maxHintBytes keeps a hint small: a cluster of 1,000 carries about 13
+	// messages of 100 bytes a second in all.
+	maxHintBytes = 200
+	// MaxNameBytes bounds a node name, as DNS bounds a host name.
+	MaxNameBytes = 128
+)
+
+// Meta is what a node says of itself to every member.
+type Meta struct {
+	ID              trust.NodeID `json:"id"`
+	TransferAddress string       `json:"t"` // host:port; an empty host stands for the gossip address
+	Protocol        uint8        `json:"p"`
+	Version         string       `json:"v"` // of the program
+	CatalogHash     uint64       `json:"h"`
+	CatalogCount    uint32       `json:"c"`
+	Leaving         bool         `json:"l,omitempty"` // tells a farewell from a failure
+}
+
+func (m Meta) encode() ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err == nil && len(b) > maxMetaBytes {
+		err = fmt.Errorf("node metadata of %d bytes, at most %d: shorten transfer.advertise", len(b), maxMetaBytes)
+	}
+	return b, err
+}
+
+// decodeMeta reads what another node says of itself.
+func decodeMeta(b []byte) (Meta, error) {
+	var m Meta
+	if len(b) > maxMetaBytes {
+		return m, fmt.Errorf("node metadata of %d bytes, at most %d", len(b), maxMetaBytes)
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return Meta{}, fmt.Errorf("node metadata: %w", err)
+	}
+	if _, err := trust.ParseNodeID(string(m.ID)); err != nil {
+		return Meta{}, fmt.Errorf("node metadata: %w", err)
+	}
+	_, port, err := net.SplitHostPort(m.TransferAddress)
+	if err != nil {
+		return Meta{}, fmt.Errorf("node metadata: transfer address: %w", err)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return Meta{}, fmt.Errorf("node metadata: transfer address %q has no port", m.TransferAddress)
+	}
+	if !printable(m.Version) || !printable(m.TransferAddress) {
+		return Meta{}, errors.New("node metadata has characters that are not printable")
+	}
+	return m, nil
+}
+
+// Hint says that Holder has a record of Reference with that digest and version.
+// An empty reference says "pull my catalog": names may be too long for a hint.
+type Hint struct {
+	Reference string
+	Digest    digest.Digest
+	Version   uint64
+	Holder    string // node name
+}
+
+const hintKind = 1
+
+// encode is: kind byte 1, version (uvarint), digest (32 bytes), holder and
+// reference, each with its length (uvarint) in front.
+func (h Hint) encode() ([]byte, error) {
+	if h.Digest.Validate() != nil || h.Digest.Algorithm() != digest.SHA256 {
+		return nil, fmt.Errorf("hint: %q is no sha256 digest", h.Digest)
+	}
+	with := func(ref string) []byte {
+		b := []byte{hintKind}
+		b = binary.AppendUvarint(b, h.Version)
+		sum, _ := hex.DecodeString(h.Digest.Encoded())
+		b = append(b, sum...)
+		b = binary.AppendUvarint(b, uint64(len(h.Holder)))
+		b = append(b, h.Holder...)
+		b = binary.AppendUvarint(b, uint64(len(ref)))
+		return append(b, ref...)
+	}
+	b := with(h.Reference)
+	if len(b) > maxHintBytes {
+		b = with("")
+	}
+	if len(b) > maxHintBytes {
+		return nil, fmt.Errorf("hint of %d bytes, at most %d: the node name %q is too long", len(b), maxHintBytes, h.Holder)
+	}
+	return b, nil
+}
+
+func decodeHint(b []byte) (Hint, error) {
+	var h Hint
+	if len(b) > maxHintBytes || len(b) < 1 || b[0] != hintKind {
+		return h, fmt.Errorf("hint of %d bytes or of an unknown kind", len(b))
+	}
+	b = b[1:]
+	v, n := binary.Uvarint(b)
+	if n <= 0 || len(b) < n+32 {
+		return h, errors.New("hint is cut off")
+	}
+	h.Version = v
+	h.Digest = digest.NewDigestFromBytes(digest.SHA256, b[n:n+32])
+	b = b[n+32:]
+	var ok bool
+	if h.Holder, b, ok = cutString(b); !ok || !validName(h.Holder) {
+		return Hint{}, errors.New("hint has no holder")
+	}
+	if h.Reference, b, ok = cutString(b); !ok || len(b) != 0 || !printable(h.Reference) {
+		return Hint{}, errors.New("hint has no reference, or more than one")
+	}
+	return h, nil
+}
+
+// cutString takes a string with its length in front off b.
+func cutString(b []byte) (s string, rest []byte, ok bool) {
+	size, n := binary.Uvarint(b)
+	if n <= 0 || size > uint64(len(b)-n) {
+		return "", nil, false
+	}
+	return string(b[n : n+int(size)]), b[n+int(size):], true
+}
+
+// state is what two nodes tell each other in a push/pull exchange: a summary,
+// never a list.
+type state struct {
+	Name  string `json:"n"`
+	Hash  uint64 `json:"h"`
+	Count uint32 `json:"c"`
+}
+
+func decodeState(b []byte) (state, error) {
+	var s state
+	if len(b) > maxMetaBytes {
+		return s, fmt.Errorf("push/pull state of %d bytes, at most %d", len(b), maxMetaBytes)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return state{}, fmt.Errorf("push/pull state: %w", err)
+	}
+	if !validName(s.Name) {
+		return state{}, errors.New("push/pull state without a node name")
+	}
+	return s, nil
+}
+
+// validName bounds a node name and keeps control characters off terminals.
+func validName(s string) bool {
+	return s != "" && len(s) <= MaxNameBytes && printable(s)
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
