@@ -61,6 +61,18 @@ func (b Bitmap) Without(c Bitmap) Bitmap {
 	return out
 }
 
+// and calls fn with each chunk that is in both b and c, ascending, until fn
+// returns false.
+func (b Bitmap) and(c Bitmap, fn func(n int) bool) {
+	for i := range min(len(b), len(c)) {
+		for w := b[i] & c[i]; w != 0; w &= w - 1 {
+			if !fn(i<<6 + bits.TrailingZeros64(w)) {
+				return
+			}
+		}
+	}
+}
+
 // AppendBinary appends the wire form: ⌈n/8⌉ bytes, chunk i in bit i%8 of byte
 // i/8, for a set with room for n chunks.
 func (b Bitmap) AppendBinary(dst []byte, n int) []byte {
