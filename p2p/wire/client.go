@@ -1,0 +1,304 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
+)
+
+// ClientConfig is what a client needs. Sent and Received count bytes, TLS
+// included. DialContext is for tests; nil dials TCP.
+type ClientConfig struct {
+	Credentials    *trust.Credentials
+	Limiter        *Limiter
+	Log            *slog.Logger
+	Sent, Received func(bytes int)
+	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+const (
+	dialTimeout = 5 * time.Second
+	// answerTimeout bounds the wait for the header of an answer. A chunk's may
+	// wait in the other side's queue for a slot.
+	answerTimeout = 10 * time.Second
+	chunkTimeout  = 30 * time.Second
+)
+
+// Client talks to other nodes' transfer ports. It implements swarm.Transport and
+// is safe for concurrent use.
+type Client struct {
+	cfg     ClientConfig
+	control *http.Client // small answers and have streams
+	bulk    *http.Client // chunks
+}
+
+var _ swarm.Transport = (*Client)(nil)
+
+// NewClient returns a client. It connects when it is asked something.
+func NewClient(cfg ClientConfig) *Client {
+	cfg.Limiter, cfg.Log, cfg.Sent, cfg.Received = defaults(cfg.Limiter, cfg.Log, cfg.Sent, cfg.Received)
+	if cfg.DialContext == nil {
+		cfg.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
+	}
+	c := &Client{cfg: cfg}
+	c.control = &http.Client{Transport: c.transport(answerTimeout, 4<<10)}
+	c.bulk = &http.Client{Transport: c.transport(chunkTimeout, 64<<10)}
+	return c
+}
+
+func (c *Client) transport(answer time.Duration, buffer int) *http.Transport {
+	return &http.Transport{
+		DialContext:            c.dial,
+		TLSClientConfig:        c.cfg.Credentials.ClientConfig(),
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  answer,
+		MaxResponseHeaderBytes: 16 << 10,
+		MaxIdleConnsPerHost:    4,
+		MaxIdleConns:           256,
+		IdleConnTimeout:        time.Minute,
+		DisableCompression:     true,
+		ReadBufferSize:         buffer,
+		WriteBufferSize:        4 << 10,
+		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}
+}
+
+func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	nc, err := c.cfg.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() {}), nil
+}
+
+// Close drops the idle connections; requests in flight end with their contexts.
+func (c *Client) Close() {
+	c.control.CloseIdleConnections()
+	c.bulk.CloseIdleConnections()
+}
+
+// do sends a request and checks the status. The caller closes the body.
+func (c *Client) do(ctx context.Context, hc *http.Client, method, addr, path string, body []byte) (*http.Response, error) {
+	if err := checkAddress(addr); err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // the URL says nothing that the caller does not
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	resp.Body.Close()
+	return nil, refusal(resp)
+}
+
+// refusal is the error that an answer stands for.
+func refusal(resp *http.Response) error {
+	switch resp.StatusCode {
+	case http.StatusNotFound:
+		return errNotFound
+	case http.StatusNoContent:
+		return swarm.ErrNothing
+	case http.StatusConflict:
+		return swarm.ErrCrowded
+	case http.StatusServiceUnavailable:
+		ms, _ := strconv.ParseInt(resp.Header.Get(headerRetry), 10, 32)
+		after := min(max(time.Duration(ms)*time.Millisecond, minRetryAfter), maxRetryAfter)
+		return &swarm.BusyError{RetryAfter: after}
+	}
+	return fmt.Errorf("unexpected answer %s", resp.Status)
+}
+
+// errNotFound is both words for "not here": the swarm's and the file's.
+var errNotFound = fmt.Errorf("%w (%w)", swarm.ErrNotHeld, fs.ErrNotExist)
+
+// small reads an answer of at most limit bytes.
+func (c *Client) small(ctx context.Context, method, addr, path string, body []byte, limit int64) ([]byte, error) {
+	resp, err := c.do(ctx, c.control, method, addr, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.ContentLength > limit {
+		return nil, fmt.Errorf("answer of %d bytes, at most %d", resp.ContentLength, limit)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("answer of more than %d bytes", limit)
+	}
+	return b, err
+}
+
+// State asks a node for its column of the matrix.
+func (c *Client) State(ctx context.Context, addr string, refs []string) ([]byte, error) {
+	path := "/v1/state"
+	if 0 < len(refs) && len(refs) <= maxRefsInQuery {
+		path += "?" + url.Values{"ref": refs}.Encode()
+	}
+	return c.small(ctx, http.MethodGet, addr, path, nil, MaxStateBytes)
+}
+
+// Catalog asks a node for the records in which its catalog differs from b.
+func (c *Client) Catalog(ctx context.Context, addr string, b catalog.Buckets) ([]catalog.Record, error) {
+	out, err := c.small(ctx, http.MethodPost, addr, "/v1/catalog", b.Encode(), MaxCatalogBytes)
+	if err != nil {
+		return nil, fmt.Errorf("pull the catalog of %s: %w", addr, err)
+	}
+	records, bad, err := decodeRecords(out)
+	if bad > 0 {
+		c.cfg.Log.Warn("a node sent announcements that do not verify; they are left out", "address", addr, "records", bad)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pull the catalog of %s: %w", addr, err)
+	}
+	return records, nil
+}
+
+// Seed fetches a seed index and checks that it is the one asked for.
+func (c *Client) Seed(ctx context.Context, addr string, seed digest.Digest) ([]byte, error) {
+	b, err := c.small(ctx, http.MethodGet, addr, "/v1/seeds/"+seed.String(), nil, MaxSeedBytes)
+	if err != nil {
+		return nil, fmt.Errorf("fetch seed index %s from %s: %w", seed, addr, err)
+	}
+	if digest.FromBytes(b) != seed {
+		return nil, fmt.Errorf("fetch seed index %s from %s: other bytes came", seed, addr)
+	}
+	return b, nil
+}
+
+// Register books self with an owner of seed and returns other peers.
+func (c *Client) Register(ctx context.Context, addr string, seed digest.Digest, self swarm.Peer) ([]swarm.Peer, error) {
+	b, err := json.Marshal(peerJSON(self))
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.small(ctx, http.MethodPost, addr, "/v1/swarms/"+seed.String()+"/peers", b, maxPeersBytes)
+	if err != nil {
+		return nil, err
+	}
+	return decodePeers(out)
+}
+
+// Probe makes a TLS handshake and nothing else: nil, trust.ErrSecretsDiffer, or
+// what the network says.
+func (c *Client) Probe(ctx context.Context, addr string) error {
+	nc, err := c.dial(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	return tls.Client(nc, c.cfg.Credentials.ClientConfig()).HandshakeContext(ctx)
+}
+
+// Chunk implements swarm.Transport.
+func (c *Client) Chunk(ctx context.Context, p swarm.Peer, seed digest.Digest, n int, buf []byte) (swarm.Reply, error) {
+	path := "/v1/swarms/" + seed.String() + "/chunks/" + strconv.Itoa(n)
+	r, err := c.frame(ctx, http.MethodGet, p.Address, path, nil, buf)
+	if err == nil && r.Chunk != n {
+		err = fmt.Errorf("chunk %d came where %d was asked for", r.Chunk, n)
+	}
+	return r, err
+}
+
+// Next implements swarm.Transport.
+func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, want swarm.Bitmap, buf []byte) (swarm.Reply, error) {
+	path := "/v1/swarms/" + seed.String() + "/chunks"
+	r, err := c.frame(ctx, http.MethodPost, p.Address, path, want.AppendBinary(nil, 64*len(want)), buf)
+	if err == nil && !want.Has(r.Chunk) {
+		err = fmt.Errorf("chunk %d came, which was not asked for", r.Chunk)
+	}
+	return r, err
+}
+
+// frame reads a chunk's answer into buf.
+func (c *Client) frame(ctx context.Context, method, addr, path string, body, buf []byte) (swarm.Reply, error) {
+	resp, err := c.do(ctx, c.bulk, method, addr, path, body)
+	if err != nil {
+		return swarm.Reply{}, err
+	}
+	defer resp.Body.Close()
+	n, err := parseChunk(resp.Header.Get(headerChunk))
+	if err != nil {
+		return swarm.Reply{}, err
+	}
+	enc, err := parseEncoding(resp.Header.Get(headerEncoding))
+	if err != nil {
+		return swarm.Reply{}, err
+	}
+	limit := min(int64(cap(buf)), swarm.MaxFrameBytes)
+	if resp.ContentLength < 0 || resp.ContentLength > limit {
+		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, limit)
+	}
+	payload := buf[:resp.ContentLength]
+	if _, err := io.ReadFull(resp.Body, payload); err != nil {
+		return swarm.Reply{}, fmt.Errorf("read the frame of chunk %d: %w", n, err)
+	}
+	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload}, nil
+}
+
+// FollowHaves implements swarm.Transport.
+func (c *Client) FollowHaves(ctx context.Context, p swarm.Peer, seed digest.Digest, chunks int, fn func(swarm.Haves)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(maxSilence, func() { cancel(errSilent) })
+	defer silence.Stop()
+	err := c.followHaves(ctx, p, seed, chunks, func(h swarm.Haves, ok bool) {
+		silence.Reset(maxSilence)
+		if ok {
+			fn(h)
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+var errSilent = fmt.Errorf("no word for %s", maxSilence)
+
+func (c *Client) followHaves(ctx context.Context, p swarm.Peer, seed digest.Digest, chunks int, fn func(swarm.Haves, bool)) error {
+	resp, err := c.do(ctx, c.control, http.MethodGet, p.Address, "/v1/swarms/"+seed.String()+"/haves", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	r := bufio.NewReader(resp.Body)
+	for first := true; ; {
+		h, ok, err := readHaves(r, chunks)
+		if err != nil {
+			return fmt.Errorf("have stream: %w", err)
+		}
+		if first && ok && h.Map == nil {
+			return errors.New("have stream does not begin with the map")
+		}
+		first = first && !ok
+		fn(h, ok)
+	}
+}

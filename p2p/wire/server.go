@@ -1,0 +1,408 @@
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
+)
+
+// Handler is what a node answers with. It is called concurrently; errors that
+// wrap fs.ErrNotExist become 404.
+type Handler interface {
+	// State is this node's column of the matrix for refs (none: all), as JSON.
+	State(ctx context.Context, refs []string) ([]byte, error)
+	// CatalogDiff are the encoded records of the buckets that differ.
+	CatalogDiff(ctx context.Context, remote catalog.Buckets) ([][]byte, error)
+	// Seed is a seed index.
+	Seed(ctx context.Context, seed digest.Digest) ([]byte, error)
+	// Swarm is a swarm to serve from.
+	Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error)
+	// Register books p for a seed that this node owns and returns others.
+	Register(ctx context.Context, seed digest.Digest, p swarm.Peer) []swarm.Peer
+}
+
+// ServerConfig is what a server needs. Sent and Received count bytes, TLS
+// included.
+type ServerConfig struct {
+	Credentials    *trust.Credentials
+	Handler        Handler
+	Limiter        *Limiter
+	Log            *slog.Logger
+	Sent, Received func(bytes int)
+}
+
+const (
+	// maxConns bounds the connections of the transfer port: a swarm of 64
+	// followers and as many requests needs a few hundred.
+	maxConns = 2048
+	// headerTimeout bounds the TLS handshake and a request's header.
+	headerTimeout = 10 * time.Second
+	// bodyTimeout bounds the few kilobytes of a request's body.
+	bodyTimeout = 10 * time.Second
+	// idleTimeout closes a connection that asks for nothing.
+	idleTimeout = 2 * time.Minute
+	// writeStall is how long one buffer of an answer may take to leave.
+	writeStall = 30 * time.Second
+)
+
+// Server answers on the transfer port.
+type Server struct {
+	cfg     ServerConfig
+	http    *http.Server
+	buffers sync.Pool
+	cancel  context.CancelFunc
+}
+
+// NewServer returns a server that does not serve yet.
+func NewServer(cfg ServerConfig) *Server {
+	cfg.Limiter, cfg.Log, cfg.Sent, cfg.Received = defaults(cfg.Limiter, cfg.Log, cfg.Sent, cfg.Received)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{cfg: cfg, cancel: cancel}
+	s.buffers.New = func() any { b := make([]byte, bulkBuffer); return &b }
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+func defaults(l *Limiter, log *slog.Logger, sent, received func(int)) (*Limiter, *slog.Logger, func(int), func(int)) {
+	if l == nil {
+		l = NewLimiter(Limits{})
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if sent == nil {
+		sent = func(int) {}
+	}
+	if received == nil {
+		received = func(int) {}
+	}
+	return l, log, sent, received
+}
+
+// Serve answers on l until Close; it returns nil after that.
+func (s *Server) Serve(l net.Listener) error {
+	counted := &listener{
+		Listener: l, limiter: s.cfg.Limiter, sent: s.cfg.Sent, received: s.cfg.Received,
+		slots: make(chan struct{}, maxConns),
+	}
+	err := s.http.Serve(tls.NewListener(counted, s.cfg.Credentials.ServerConfig()))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Close ends have streams at once, gives running answers until ctx ends, and
+// closes every connection.
+func (s *Server) Close(ctx context.Context) error {
+	s.cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		return s.http.Close()
+	}
+	return nil
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/state", s.state)
+	mux.HandleFunc("POST /v1/catalog", s.catalog)
+	mux.HandleFunc("GET /v1/seeds/{digest}", s.seed)
+	mux.HandleFunc("POST /v1/swarms/{seed}/peers", s.peers)
+	mux.HandleFunc("GET /v1/swarms/{seed}/haves", s.haves)
+	mux.HandleFunc("GET /v1/swarms/{seed}/chunks/{n}", s.chunk)
+	mux.HandleFunc("POST /v1/swarms/{seed}/chunks", s.next)
+	return mux
+}
+
+// peerOf is the proved id of who asks.
+func peerOf(r *http.Request) (string, error) {
+	if r.TLS == nil {
+		return "", errors.New("no TLS")
+	}
+	id, err := trust.PeerID(*r.TLS)
+	return string(id), err
+}
+
+// refuse answers with the status that err stands for.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var busy *swarm.BusyError
+	status := http.StatusInternalServerError
+	switch {
+	case errors.As(err, &busy):
+		w.Header().Set(headerRetry, strconv.FormatInt(max(busy.RetryAfter.Milliseconds(), 1), 10))
+		status = http.StatusServiceUnavailable
+	case errors.Is(err, swarm.ErrNotHeld), errors.Is(err, fs.ErrNotExist):
+		status = http.StatusNotFound
+	case errors.Is(err, swarm.ErrCrowded):
+		status = http.StatusConflict
+	case errors.Is(err, swarm.ErrNothing):
+		status = http.StatusNoContent
+	case errors.Is(err, errBadRequest):
+		status = http.StatusBadRequest
+	}
+	if status == http.StatusInternalServerError && r.Context().Err() == nil {
+		s.cfg.Log.Warn("cannot answer a peer", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+	}
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(status)
+}
+
+var errBadRequest = errors.New("bad request")
+
+// body reads a request's body of at most limit bytes within bodyTimeout.
+func body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	return b, http.NewResponseController(w).SetReadDeadline(time.Time{})
+}
+
+func (s *Server) state(w http.ResponseWriter, r *http.Request) {
+	b, err := s.cfg.Handler.State(r.Context(), r.URL.Query()["ref"])
+	if err == nil && len(b) > MaxStateBytes {
+		err = fmt.Errorf("state of %d bytes, at most %d", len(b), MaxStateBytes)
+	}
+	s.send(w, r, b, err)
+}
+
+func (s *Server) catalog(w http.ResponseWriter, r *http.Request) {
+	in, err := body(w, r, catalog.BucketsBytes)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	buckets, err := catalog.DecodeBuckets(in)
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	records, err := s.cfg.Handler.CatalogDiff(r.Context(), buckets)
+	var out []byte
+	for _, rec := range records {
+		if len(out)+len(rec)+binary.MaxVarintLen32 > MaxCatalogBytes {
+			break // the rest comes with the next question
+		}
+		out = binary.AppendUvarint(out, uint64(len(rec)))
+		out = append(out, rec...)
+	}
+	s.send(w, r, out, err)
+}
+
+func (s *Server) seed(w http.ResponseWriter, r *http.Request) {
+	d, err := parseDigest(r.PathValue("digest"))
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	b, err := s.cfg.Handler.Seed(r.Context(), d)
+	s.send(w, r, b, err)
+}
+
+func (s *Server) peers(w http.ResponseWriter, r *http.Request) {
+	seed, err := parseDigest(r.PathValue("seed"))
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	in, err := body(w, r, maxPeersBytes)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	p, err := decodePeer(in)
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	b, err := encodePeers(s.cfg.Handler.Register(r.Context(), seed, p))
+	s.send(w, r, b, err)
+}
+
+// send writes a small answer, or refuses.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, b []byte, err error) {
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeStall))
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = w.Write(b) // a peer that is gone is not this node's trouble
+}
+
+// swarmOf resolves the swarm in the path and who asks.
+func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, peer string, err error) {
+	seed, err := parseDigest(r.PathValue("seed"))
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	if peer, err = peerOf(r); err != nil {
+		return nil, "", err
+	}
+	sw, err = s.cfg.Handler.Swarm(r.Context(), seed)
+	return sw, peer, err
+}
+
+func (s *Server) chunk(w http.ResponseWriter, r *http.Request) {
+	sw, peer, err := s.swarmOf(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	n, err := parseChunk(r.PathValue("n"))
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	out, err := sw.Chunk(r.Context(), peer, n)
+	s.frame(w, r, out, err)
+}
+
+func (s *Server) next(w http.ResponseWriter, r *http.Request) {
+	sw, peer, err := s.swarmOf(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	in, err := body(w, r, swarm.MaxChunks/8)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	want, err := swarm.ParseBitmap(in, (sw.Len()+63)/64*64)
+	if err != nil {
+		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	out, err := sw.Next(r.Context(), peer, want)
+	s.frame(w, r, out, err)
+}
+
+// frame writes a chunk, buffer by buffer, each within writeStall.
+func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoing, err error) {
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	defer out.Done()
+	defer out.Payload.Close()
+	w.Header().Set(headerChunk, strconv.Itoa(out.N))
+	w.Header().Set(headerEncoding, encodingName[out.Encoding])
+	w.Header().Set("Content-Length", strconv.FormatInt(out.Bytes, 10))
+	buf := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buf)
+	ctl := http.NewResponseController(w)
+	for left := out.Bytes; left > 0; {
+		p := (*buf)[:min(left, int64(len(*buf)))]
+		if _, err := io.ReadFull(out.Payload, p); err != nil {
+			s.cfg.Log.Warn("chunk is shorter than it was said to be", "chunk", out.N, "err", err)
+			panic(http.ErrAbortHandler) // the header is out: only a broken connection says so
+		}
+		_ = ctl.SetWriteDeadline(time.Now().Add(writeStall))
+		if _, err := w.Write(p); err != nil {
+			return
+		}
+		left -= int64(len(p))
+	}
+	_ = ctl.SetWriteDeadline(time.Time{})
+}
+
+// haves writes a have stream until the peer goes, the swarm closes or the server
+// does.
+func (s *Server) haves(w http.ResponseWriter, r *http.Request) {
+	sw, _, err := s.swarmOf(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	st := &haveStream{w: w, ctl: http.NewResponseController(w), n: sw.Len()}
+	var wg sync.WaitGroup
+	wg.Go(func() { st.keepAlive(ctx, cancel) })
+	err = sw.Haves(ctx, st.send)
+	cancel()
+	wg.Wait()
+	if err != nil && !st.begun {
+		s.refuse(w, r, err)
+	}
+}
+
+// haveStream serialises what Haves and the keep-alive write.
+type haveStream struct {
+	mu    sync.Mutex
+	w     http.ResponseWriter
+	ctl   *http.ResponseController
+	n     int
+	begun bool
+	buf   []byte
+}
+
+func (st *haveStream) send(h swarm.Haves) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.begun = true
+	st.buf = appendHaves(st.buf[:0], h, st.n)
+	return st.flush()
+}
+
+func (st *haveStream) flush() error {
+	if err := st.ctl.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+		return err
+	}
+	if _, err := st.w.Write(st.buf); err != nil {
+		return err
+	}
+	return st.ctl.Flush()
+}
+
+func (st *haveStream) keepAlive(ctx context.Context, cancel func()) {
+	tick := time.NewTicker(keepAlive)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		st.mu.Lock()
+		var err error
+		if st.begun {
+			st.buf = appendMessage(st.buf[:0], haveKeepAlive, nil)
+			err = st.flush()
+		}
+		st.mu.Unlock()
+		if err != nil {
+			cancel()
+			return
+		}
+	}
+}
