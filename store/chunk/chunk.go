@@ -1,0 +1,283 @@
+// Package chunk says how an image is cut for travelling: chunk sizes, the seed
+// index, and frames.
+//
+// It owns their formats and bounds. It never reads a store and never keeps a
+// byte.
+//
+// Words: a chunk is a fixed-size range of a blob as stored; the last one of a
+// blob may be shorter. The chunks of all blobs of a seed index are numbered
+// through. A frame is a chunk as it travels, raw or zstd.
+//
+// Invariant: a seed index is a pure function of the blobs it lists, so two hosts
+// that hold the same image make the same one; a frame decodes to exactly the
+// length that its chunk has, or not at all.
+package chunk
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// MinBytes and MaxBytes bound the size of a chunk.
+	MinBytes = 256 << 10
+	MaxBytes = 4 << 20
+	// MaxIndexBytes bounds an encoded seed index.
+	MaxIndexBytes = 8 << 20
+	// MaxChunks bounds the chunks of a seed index: 256 GiB at 4 MiB.
+	MaxChunks = 65536
+	maxBlobs  = 8192
+)
+
+// SizeFor is the chunk size of a blob: a power of two near blob/512, at least
+// 256 KiB so that a request is worth its round trip, at most 4 MiB so that a
+// frame is worth its memory. 256 chunks and more bring a swarm within a few per
+// cent of the optimum.
+func SizeFor(blobBytes int64) int64 {
+	size := int64(MinBytes)
+	if want := blobBytes / 512; want > MinBytes {
+		size = 1 << (bits.Len64(uint64(want-1)) - 1) // the power of two at or below
+		if want-size > size/2 {
+			size *= 2
+		}
+	}
+	return min(size, MaxBytes)
+}
+
+// Blob is one blob of a seed index.
+type Blob struct {
+	Digest     digest.Digest
+	Bytes      int64
+	MediaType  string
+	Platforms  []string // who needs it, e.g. linux/amd64; empty: everybody
+	ChunkBytes int64
+	Sums       [][sha256.Size]byte // SHA-256 of each chunk, raw
+}
+
+// Chunks is how many chunks a blob has.
+func Chunks(blobBytes, chunkBytes int64) int {
+	return int((blobBytes + chunkBytes - 1) / chunkBytes)
+}
+
+// Bytes of chunk i of the blob.
+func (b Blob) ChunkLen(i int) int {
+	return int(min(b.ChunkBytes, b.Bytes-int64(i)*b.ChunkBytes))
+}
+
+// Index is a seed index: an image's blobs in the order in which they are
+// imported (index, manifests, configs, layers from the bottom up).
+type Index struct {
+	Target ocispec.Descriptor // media type, digest, size
+	Blobs  []Blob
+
+	starts []int // number of the first chunk of each blob
+	chunks int
+}
+
+// New checks the blobs and makes a seed index of them.
+func New(target ocispec.Descriptor, blobs []Blob) (Index, error) {
+	x := Index{
+		Target: ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size},
+		Blobs:  blobs,
+	}
+	return x, x.number()
+}
+
+// number validates the index and numbers its chunks.
+func (x *Index) number() error {
+	if err := x.Target.Digest.Validate(); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if len(x.Blobs) == 0 || len(x.Blobs) > maxBlobs {
+		return fmt.Errorf("%d blobs, want 1 to %d", len(x.Blobs), maxBlobs)
+	}
+	seen := map[digest.Digest]bool{}
+	x.starts, x.chunks = make([]int, len(x.Blobs)), 0
+	for i, b := range x.Blobs {
+		if err := b.validate(); err != nil {
+			return fmt.Errorf("blob %q: %w", b.Digest, err)
+		}
+		if seen[b.Digest] {
+			return fmt.Errorf("blob %s is listed twice", b.Digest)
+		}
+		seen[b.Digest] = true
+		x.starts[i] = x.chunks
+		x.chunks += len(b.Sums)
+		if x.chunks > MaxChunks {
+			return fmt.Errorf("more than %d chunks", MaxChunks)
+		}
+	}
+	if !seen[x.Target.Digest] {
+		return fmt.Errorf("the target %s is not among the blobs", x.Target.Digest)
+	}
+	return nil
+}
+
+func (b Blob) validate() error {
+	if err := b.Digest.Validate(); err != nil || b.Digest.Algorithm() != digest.SHA256 {
+		return errors.New("no sha256 digest")
+	}
+	size := b.ChunkBytes
+	switch {
+	case size < MinBytes || size > MaxBytes || size&(size-1) != 0:
+		return fmt.Errorf("chunks of %d bytes: want a power of two between %d and %d", size, MinBytes, MaxBytes)
+	case b.Bytes < 0 || b.Bytes > MaxChunks*size:
+		return fmt.Errorf("%d bytes in chunks of %d are too many", b.Bytes, size)
+	case len(b.Sums) != Chunks(b.Bytes, size):
+		return fmt.Errorf("%d chunk sums for %d bytes in chunks of %d, want %d", len(b.Sums), b.Bytes, size, Chunks(b.Bytes, size))
+	case len(b.Platforms) > 64 || len(b.MediaType) > 256:
+		return errors.New("too many platforms, or too long a media type")
+	}
+	for _, p := range b.Platforms {
+		if p == "" || len(p) > 64 {
+			return fmt.Errorf("platform %q", p)
+		}
+	}
+	return nil
+}
+
+// Len is the number of chunks.
+func (x Index) Len() int { return x.chunks }
+
+// Start is the number of the first chunk of blob i.
+func (x Index) Start(i int) int { return x.starts[i] }
+
+// Locate finds chunk n, 0 ≤ n < Len: its blob and its number within it.
+func (x Index) Locate(n int) (blob, i int) {
+	lo, hi := 0, len(x.starts)
+	for hi-lo > 1 {
+		if mid := (lo + hi) / 2; x.starts[mid] <= n {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	for len(x.Blobs[lo].Sums) == 0 || n-x.starts[lo] >= len(x.Blobs[lo].Sums) {
+		lo-- // an empty blob starts where the next one does
+	}
+	return lo, n - x.starts[lo]
+}
+
+// Bytes is the raw length of chunk n.
+func (x Index) Bytes(n int) int64 {
+	b, i := x.Locate(n)
+	return int64(x.Blobs[b].ChunkLen(i))
+}
+
+// indexJSON is the encoded form. Sums are the concatenated SHA-256 sums in
+// standard base64. Fields that are not known are passed over: deltas are to
+// come.
+type indexJSON struct {
+	Schema int                `json:"schema"`
+	Target ocispec.Descriptor `json:"target"`
+	Blobs  []blobJSON         `json:"blobs"`
+}
+
+type blobJSON struct {
+	Digest     digest.Digest `json:"digest"`
+	Bytes      int64         `json:"bytes"`
+	MediaType  string        `json:"media_type"`
+	Platforms  []string      `json:"platforms,omitempty"`
+	ChunkBytes int64         `json:"chunk_bytes"`
+	Sums       string        `json:"sums"`
+}
+
+const schema = 1
+
+// Encode is the one encoding of an index; its SHA-256 names it.
+func (x Index) Encode() ([]byte, error) {
+	out := indexJSON{Schema: schema, Target: x.Target}
+	for _, b := range x.Blobs {
+		sums := make([]byte, 0, len(b.Sums)*sha256.Size)
+		for _, s := range b.Sums {
+			sums = append(sums, s[:]...)
+		}
+		out.Blobs = append(out.Blobs, blobJSON{
+			Digest: b.Digest, Bytes: b.Bytes, MediaType: b.MediaType, Platforms: b.Platforms,
+			ChunkBytes: b.ChunkBytes, Sums: base64.StdEncoding.EncodeToString(sums),
+		})
+	}
+	p, err := json.Marshal(out)
+	if err == nil && len(p) > MaxIndexBytes {
+		err = fmt.Errorf("seed index of %d bytes, at most %d", len(p), MaxIndexBytes)
+	}
+	return p, err
+}
+
+// Decode reads an index and checks every bound of it.
+func Decode(p []byte) (Index, error) {
+	if len(p) > MaxIndexBytes {
+		return Index{}, fmt.Errorf("seed index of %d bytes, at most %d", len(p), MaxIndexBytes)
+	}
+	var in indexJSON
+	if err := json.Unmarshal(p, &in); err != nil {
+		return Index{}, fmt.Errorf("seed index: %w", err)
+	}
+	if in.Schema != schema {
+		return Index{}, fmt.Errorf("seed index of schema %d; this version of seeder knows %d", in.Schema, schema)
+	}
+	var blobs []Blob
+	for _, b := range in.Blobs {
+		sums, err := decodeSums(b.Sums)
+		if err != nil {
+			return Index{}, fmt.Errorf("seed index: blob %q: %w", b.Digest, err)
+		}
+		blobs = append(blobs, Blob{
+			Digest: b.Digest, Bytes: b.Bytes, MediaType: b.MediaType, Platforms: b.Platforms,
+			ChunkBytes: b.ChunkBytes, Sums: sums,
+		})
+	}
+	x, err := New(in.Target, blobs)
+	if err != nil {
+		return Index{}, fmt.Errorf("seed index: %w", err)
+	}
+	return x, nil
+}
+
+func decodeSums(s string) ([][sha256.Size]byte, error) {
+	p, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("sums: %w", err)
+	}
+	if len(p)%sha256.Size != 0 || len(p)/sha256.Size > MaxChunks {
+		return nil, fmt.Errorf("%d bytes of sums", len(p))
+	}
+	out := make([][sha256.Size]byte, len(p)/sha256.Size)
+	for i := range out {
+		copy(out[i][:], p[i*sha256.Size:])
+	}
+	return out, nil
+}
+
+// Sum reads a blob of size bytes and returns the sums of its chunks.
+func Sum(ctx context.Context, r io.ReaderAt, size, chunkBytes int64) ([][sha256.Size]byte, error) {
+	out := make([][sha256.Size]byte, 0, Chunks(size, chunkBytes))
+	buf := make([]byte, min(chunkBytes, max(size, 1)))
+	for off := int64(0); off < size; off += chunkBytes {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		p := buf[:min(chunkBytes, size-off)]
+		if n, err := r.ReadAt(p, off); n < len(p) {
+			return nil, fmt.Errorf("read %d bytes at %d: %w", len(p), off, short(err))
+		}
+		out = append(out, sha256.Sum256(p))
+	}
+	return out, nil
+}
+
+func short(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,150 @@
+package chunk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Encoding says how the payload of a frame is to be read. The numbers are on the
+// wire and on disk.
+type Encoding = uint8
+
+// The encodings of frames.
+const (
+	Raw  Encoding = 0
+	Zstd Encoding = 1
+)
+
+// Codec turns chunks into frames and back. It is safe for concurrent use.
+type Codec struct {
+	encoders sync.Pool
+	decoders sync.Pool
+}
+
+// NewCodec returns a codec. Its encoders and decoders are made when needed and
+// reused: a new decoder for each chunk costs 5 to 25 %.
+func NewCodec() *Codec { return &Codec{} }
+
+// Compressible says from the media type and the first bytes whether it is worth
+// trying to compress a blob: what is gzip, zstd, xz or bzip2 already is not.
+func Compressible(mediaType string, head []byte) bool {
+	for _, suffix := range []string{"+gzip", ".gzip", "+zstd", "+encrypted"} {
+		if strings.HasSuffix(mediaType, suffix) {
+			return false
+		}
+	}
+	for _, magic := range [][]byte{{0x1f, 0x8b}, {0x28, 0xb5, 0x2f, 0xfd}, {0xfd, '7', 'z', 'X', 'Z', 0}, []byte("BZh")} {
+		if bytes.HasPrefix(head, magic) {
+			return false
+		}
+	}
+	return true
+}
+
+const (
+	// trialBytes from the middle of a chunk tell whether it shrinks: 275 µs on a
+	// tar against 3 ms for the whole chunk in vain.
+	trialBytes = 64 << 10
+	// worth is the least that a frame has to save, 1/16: less is not worth the
+	// decoding.
+	worth = 16
+)
+
+// Encode makes a frame of raw: the payload is appended to dst[:0], or raw itself
+// where compressing it is not worth it.
+func (c *Codec) Encode(dst, raw []byte) (Encoding, []byte, error) {
+	enc, err := c.encoder()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer c.encoders.Put(enc)
+	if len(raw) > 4*trialBytes {
+		mid := (len(raw) - trialBytes) / 2
+		dst = enc.EncodeAll(raw[mid:mid+trialBytes], dst[:0])
+		if len(dst) > trialBytes-trialBytes/worth {
+			return Raw, raw, nil
+		}
+	}
+	dst = enc.EncodeAll(raw, dst[:0])
+	if len(dst) > len(raw)-len(raw)/worth {
+		return Raw, raw, nil
+	}
+	return Zstd, dst, nil
+}
+
+// errFrame says that the payload is not a frame of the chunk.
+var errFrame = errors.New("not a frame of this chunk")
+
+// Decode returns the chunk of rawBytes bytes that a frame stands for, in dst's
+// memory (or the payload itself for raw frames). It allocates no more than the
+// chunk, whatever the payload says.
+func (c *Codec) Decode(dst []byte, enc Encoding, payload []byte, rawBytes int) ([]byte, error) {
+	if len(payload) > MaxBytes || rawBytes > MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes for %d", errFrame, len(payload), rawBytes)
+	}
+	switch enc {
+	case Raw:
+		if len(payload) != rawBytes {
+			return nil, fmt.Errorf("%w: %d raw bytes, want %d", errFrame, len(payload), rawBytes)
+		}
+		return payload, nil
+	case Zstd:
+		return c.inflate(dst, payload, rawBytes)
+	}
+	return nil, fmt.Errorf("%w: unknown encoding %d", errFrame, enc)
+}
+
+func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
+	var h zstd.Header
+	if err := h.Decode(payload); err != nil {
+		return nil, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(rawBytes) {
+		return nil, fmt.Errorf("%w: it says that it holds %d bytes, want %d", errFrame, h.FrameContentSize, rawBytes)
+	}
+	dec, err := c.decoder()
+	if err != nil {
+		return nil, err
+	}
+	defer c.decoders.Put(dec)
+	if cap(dst) < rawBytes {
+		dst = make([]byte, 0, rawBytes)
+	}
+	out, err := dec.DecodeAll(payload, dst[:0])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	if len(out) != rawBytes {
+		return nil, fmt.Errorf("%w: %d bytes came out, want %d", errFrame, len(out), rawBytes)
+	}
+	return out, nil
+}
+
+func (c *Codec) encoder() (*zstd.Encoder, error) {
+	if e, ok := c.encoders.Get().(*zstd.Encoder); ok {
+		return e, nil
+	}
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithWindowSize(MaxBytes), zstd.WithEncoderCRC(false)) // chunks have a SHA-256
+	if err != nil {
+		return nil, fmt.Errorf("make a zstd encoder: %w", err)
+	}
+	return e, nil
+}
+
+func (c *Codec) decoder() (*zstd.Decoder, error) {
+	if d, ok := c.decoders.Get().(*zstd.Decoder); ok {
+		return d, nil
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxBytes),
+		zstd.WithDecoderMaxWindow(MaxBytes))
+	if err != nil {
+		return nil, fmt.Errorf("make a zstd decoder: %w", err)
+	}
+	return d, nil
+}

@@ -1,0 +1,372 @@
+// Package ctrd is this host's containerd: the only importer of its client.
+//
+// It owns how an image is found, walked, written, unpacked, named, pinned and
+// checked there, and the CRI question whether the kubelet sees it. It edits no
+// configuration of containerd or k3s, knows nothing of peers, chunks or seed
+// indexes, and needs no capability: unpacking is containerd's own work.
+//
+// It works on a containerd that is dialled (1.6 and later) or embedded: the same
+// client over an in-process metadata and content store below data_dir, which
+// holds images but cannot run them.
+//
+// Invariant: an image name is written last, when every blob that it needs is
+// committed, labelled and, where there is a snapshotter, unpacked.
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Embedded as the address stands for the in-process store.
+const Embedded = "embedded"
+
+// Auto as the address stands for the first of autoSockets that is there, as the
+// snapshotter for the one that CRI uses.
+const Auto = "auto"
+
+// autoSockets are where containerd listens: under k3s and rke2, and on its own.
+var autoSockets = []string{"/run/k3s/containerd/containerd.sock", "/run/containerd/containerd.sock"}
+
+// Config says which containerd and how. Empty fields stand for auto, k8s.io and
+// the host's platform.
+type Config struct {
+	Address     string // auto, embedded, or the path of a socket
+	Namespace   string
+	Snapshotter string
+	Root        string // of the embedded store
+	Pin         bool   // label images so that the kubelet's garbage collection passes them over
+	Platform    string // e.g. linux/arm64
+	Log         *slog.Logger
+}
+
+// ErrUnavailable says that containerd is not there, or not now.
+var ErrUnavailable = errors.New("containerd is not available")
+
+// ErrExists says that a blob is in the content store already.
+var ErrExists = errors.New("blob exists")
+
+// Containerd is one containerd namespace. It is safe for concurrent use.
+type Containerd struct {
+	cfg      Config
+	log      *slog.Logger
+	spec     ocispec.Platform
+	platform platforms.MatchComparer
+	embedded *embedded // nil for a dialled one
+
+	mu          sync.Mutex
+	client      *client.Client
+	address     string // of client
+	snapshotter string // resolved from auto
+	noCRI       bool   // the socket serves no CRI
+}
+
+// Open prepares access. A dialled containerd need not be there yet.
+func Open(cfg Config) (*Containerd, error) {
+	if cfg.Address == "" {
+		cfg.Address = Auto
+	}
+	if cfg.Namespace == "" {
+		cfg.Namespace = "k8s.io"
+	}
+	if cfg.Snapshotter == "" {
+		cfg.Snapshotter = Auto
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec()}
+	if cfg.Platform != "" {
+		p, err := platforms.Parse(cfg.Platform)
+		if err != nil {
+			return nil, fmt.Errorf("platform %q: %w", cfg.Platform, err)
+		}
+		c.spec = p
+	}
+	c.platform = platforms.Only(c.spec)
+	if cfg.Address == Embedded {
+		e, err := openEmbedded(cfg.Root)
+		if err != nil {
+			return nil, fmt.Errorf("open the embedded store in %s: %w", cfg.Root, err)
+		}
+		c.embedded, c.client, c.address, c.noCRI = e, e.client, Embedded, true
+	}
+	return c, nil
+}
+
+// Close ends the connection. Calls that run fail.
+func (c *Containerd) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var err error
+	if c.embedded != nil {
+		err = c.embedded.close()
+	} else if c.client != nil {
+		err = c.client.Close()
+	}
+	c.client = nil
+	return err
+}
+
+// StoreOnly reports whether this is the embedded store, which unpacks nothing.
+func (c *Containerd) StoreOnly() bool { return c.embedded != nil }
+
+// Platform is the platform that this host runs, e.g. linux/amd64.
+func (c *Containerd) Platform() string { return platforms.Format(platforms.Normalize(c.spec)) }
+
+// Runs reports whether this host runs images of a platform.
+func (c *Containerd) Runs(platform string) bool {
+	p, err := platforms.Parse(platform)
+	return err == nil && c.platform.Match(p)
+}
+
+// use returns the client and a context in the namespace.
+func (c *Containerd) use(ctx context.Context) (context.Context, *client.Client, error) {
+	ctx = namespaces.WithNamespace(ctx, c.cfg.Namespace)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client != nil {
+		return ctx, c.client, nil
+	}
+	address, err := c.findSocket()
+	if err != nil {
+		return nil, nil, err
+	}
+	cl, err := client.New(address, client.WithTimeout(2*time.Second))
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial containerd at %s: %w", address, err)
+	}
+	c.client, c.address = cl, address
+	return ctx, cl, nil
+}
+
+// findSocket resolves auto.
+func (c *Containerd) findSocket() (string, error) {
+	if c.cfg.Address != Auto {
+		return c.cfg.Address, nil
+	}
+	for _, s := range autoSockets {
+		if _, err := os.Stat(s); err == nil {
+			return s, nil
+		}
+	}
+	return "", fmt.Errorf("%w: there is no socket at %s; is k3s running? Set containerd.address if it is elsewhere",
+		ErrUnavailable, strings.Join(autoSockets, " or "))
+}
+
+// Address is the socket in use, or what is configured while none is.
+func (c *Containerd) Address() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.address != "" {
+		return c.address
+	}
+	return c.cfg.Address
+}
+
+// fail explains an error of containerd: errors.Is finds fs.ErrNotExist and
+// ErrUnavailable in it.
+func (c *Containerd) fail(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+	case errdefs.IsUnavailable(err):
+		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), err)
+	}
+	return err
+}
+
+// Health asks for the version.
+func (c *Containerd) Health(ctx context.Context) (address, version string, err error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return c.Address(), "", err
+	}
+	if c.embedded != nil {
+		return Embedded, "in-process", nil
+	}
+	v, err := cl.Version(ctx)
+	if err != nil {
+		c.forget()
+		return c.Address(), "", c.fail(err)
+	}
+	return c.Address(), v.Version, nil
+}
+
+// forget drops what was learned of a containerd that went away: another version
+// with another configuration may come back.
+func (c *Containerd) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snapshotter, c.noCRI = "", false
+	if c.cfg.Address == Auto && c.client != nil {
+		c.client.Close()
+		c.client, c.address = nil, ""
+	}
+}
+
+// List maps image names to targets.
+func (c *Containerd) List(ctx context.Context) (map[string]digest.Digest, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	imgs, err := cl.ImageService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", c.fail(err))
+	}
+	out := make(map[string]digest.Digest, len(imgs))
+	for _, i := range imgs {
+		out[i.Name] = i.Target.Digest
+	}
+	return out, nil
+}
+
+// Has asks the content store for a blob.
+func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, ok bool, err error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	info, err := cl.ContentStore().Info(ctx, dgst)
+	if errdefs.IsNotFound(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("look for blob %s: %w", dgst, c.fail(err))
+	}
+	return info.Size, true, nil
+}
+
+// Reader reads a committed blob.
+type Reader = content.ReaderAt
+
+// ReaderAt opens a blob; the error wraps fs.ErrNotExist where it is not there.
+func (c *Containerd) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ra, err := cl.ContentStore().ReaderAt(ctx, ocispec.Descriptor{Digest: dgst})
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", dgst, c.fail(err))
+	}
+	return ra, nil
+}
+
+// Changes wakes up after image records changed, and after the connection came
+// back. It reconnects by itself; the channel closes when ctx ends.
+func (c *Containerd) Changes(ctx context.Context) <-chan struct{} {
+	out := make(chan struct{}, 1)
+	go func() { // ends with ctx; whoever reads out waits for its close
+		defer close(out)
+		for {
+			c.follow(ctx, out)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return out
+}
+
+// follow passes events on until the stream breaks.
+func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
+	hint := func() {
+		select {
+		case out <- struct{}{}:
+		default:
+		}
+	}
+	nsCtx, cl, err := c.use(ctx)
+	if err != nil {
+		return
+	}
+	nsCtx, cancel := context.WithCancel(nsCtx)
+	defer cancel()
+	events, errs := cl.EventService().Subscribe(nsCtx, `topic~="/images/"`, `topic=="/content/delete"`, `topic=="/snapshot/remove"`)
+	hint()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-errs:
+			return
+		case e := <-events:
+			if e != nil && e.Namespace == c.cfg.Namespace {
+				hint()
+			}
+		}
+	}
+}
+
+// Delete removes an image name, and what only it kept: its digest name, and the
+// name that CRI gave to its config.
+func (c *Containerd) Delete(ctx context.Context, ref string) error {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	is := cl.ImageService()
+	img, err := is.Get(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
+	}
+	names := []string{ref}
+	if byDigest, err := digestName(ref, img.Target.Digest); err == nil {
+		names = append(names, byDigest)
+	}
+	all, err := is.List(ctx, "target.digest=="+img.Target.Digest.String())
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
+	}
+	others := 0
+	for _, i := range all {
+		if i.Name != ref && i.Name != names[len(names)-1] && !strings.HasPrefix(i.Name, "sha256:") {
+			others++
+		}
+	}
+	for _, i := range all {
+		if others == 0 && strings.HasPrefix(i.Name, "sha256:") {
+			names = append(names, i.Name)
+		}
+	}
+	for _, name := range names {
+		if err := is.Delete(ctx, name, images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove image %s: %w", name, c.fail(err))
+		}
+	}
+	return c.collect(ctx)
+}
+
+// collect runs the embedded store's garbage collection; a dialled containerd
+// runs its own.
+func (c *Containerd) collect(ctx context.Context) error {
+	if c.embedded == nil {
+		return nil
+	}
+	if _, err := c.embedded.db.GarbageCollect(ctx); err != nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// store is the content store as this package reads and labels it.
+type store = content.Store
+
+// leaseTTL is when containerd drops a lease that nobody released: a daemon that
+// is gone for good must not pin content for ever.
+const leaseTTL = 24 * time.Hour
+
+// ingestTries is how often a locked ref is tried: containerd frees the ref of a
+// crashed writer as soon as it sees the connection end.
+const ingestTries = 20
+
+// Lease protects what is written under the returned context from garbage
+// collection. The name is the work's, so that a daemon that comes back after a
+// crash finds what it had; release ends it.
+func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context, release func(context.Context) error, err error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	ls := cl.LeasesService()
+	l, err := ls.Create(ctx, leases.WithID("seeder-"+name), leases.WithExpiration(leaseTTL))
+	if errdefs.IsAlreadyExists(err) {
+		l, err = leases.Lease{ID: "seeder-" + name}, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
+	}
+	release = func(ctx context.Context) error {
+		ctx, cl, err := c.use(ctx)
+		if err != nil {
+			return err
+		}
+		err = cl.LeasesService().Delete(ctx, l)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("release the lease: %w", c.fail(err))
+		}
+		return nil
+	}
+	return leases.WithLease(ctx, l.ID), release, nil
+}
+
+// Ingest is a blob being written. It is not safe for concurrent use.
+type Ingest struct {
+	c    *Containerd
+	desc ocispec.Descriptor
+	w    content.Writer
+	off  int64
+}
+
+// Ingest begins to write a blob, or goes on where an earlier try stopped. Under
+// a lease a blob that exists already is protected by it; the error is ErrExists
+// then.
+func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The writer is a stream that lives in ctx, so that the wait for a ref which
+	// another writer has is bounded here and not by ctx.
+	var w content.Writer
+	for try := 0; ; try++ {
+		w, err = cl.ContentStore().Writer(ctx, content.WithRef("seeder-"+desc.Digest.String()), content.WithDescriptor(desc))
+		if !errdefs.IsUnavailable(err) || try == ingestTries {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+	if errdefs.IsAlreadyExists(err) {
+		return nil, ErrExists
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin to write blob %s: %w", desc.Digest, c.fail(err))
+	}
+	st, err := w.Status()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("write blob %s: %w", desc.Digest, c.fail(err)), w.Close())
+	}
+	return &Ingest{c: c, desc: desc, w: w, off: st.Offset}, nil
+}
+
+// Offset is how much of the blob has been written.
+func (i *Ingest) Offset() int64 { return i.off }
+
+// Write appends to the blob. 4 to 8 MiB at once are fastest; a message of
+// containerd's API takes at most 16 MiB.
+func (i *Ingest) Write(p []byte) (int, error) {
+	n, err := i.w.Write(p)
+	i.off += int64(n)
+	if err != nil {
+		return n, fmt.Errorf("write blob %s: %w", i.desc.Digest, i.c.fail(err))
+	}
+	return n, nil
+}
+
+// Reset throws away what was written.
+func (i *Ingest) Reset() error {
+	if err := i.w.Truncate(0); err != nil {
+		return fmt.Errorf("begin blob %s anew: %w", i.desc.Digest, i.c.fail(err))
+	}
+	i.off = 0
+	return nil
+}
+
+// Commit makes the blob visible once containerd has verified size and digest.
+func (i *Ingest) Commit(ctx context.Context) error {
+	ctx, _, err := i.c.use(ctx)
+	if err != nil {
+		return err
+	}
+	err = i.w.Commit(ctx, i.desc.Size, i.desc.Digest)
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("commit blob %s: %w", i.desc.Digest, i.c.fail(err))
+	}
+	return nil
+}
+
+// Close ends the writing; what was written stays for the next try unless it was
+// committed.
+func (i *Ingest) Close() error { return i.w.Close() }
+
+// Abort throws away an unfinished blob.
+func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	err = cl.ContentStore().Abort(ctx, "seeder-"+dgst.String())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return c.fail(err)
+	}
+	return nil
+}
+
+// label sets the labels by which garbage collection finds an image's blobs from
+// its target, for those that are here.
+func (c *Containerd) label(ctx context.Context, cs store, target ocispec.Descriptor) error {
+	present := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		children, err := images.Children(ctx, cs, desc)
+		if err != nil {
+			return nil, err
+		}
+		var here []ocispec.Descriptor
+		for _, child := range children {
+			if _, err := cs.Info(ctx, child.Digest); err == nil {
+				here = append(here, child)
+			} else if !errdefs.IsNotFound(err) {
+				return nil, err
+			}
+		}
+		return here, nil
+	})
+	err := images.Walk(ctx, images.SetChildrenMappedLabels(cs, present, images.ChildGCLabels), target)
+	if err != nil {
+		return fmt.Errorf("label the blobs of %s: %w", target.Digest, c.fail(err))
+	}
+	return nil
+}

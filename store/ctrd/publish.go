@@ -1,0 +1,248 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// labelManaged is what CRI puts on the images that it shows.
+	labelManaged = "io.cri-containerd.image"
+	// labelPinned keeps the kubelet's garbage collection off an image (containerd
+	// 1.6.25, 1.7.3 and later). k3s's own label is left alone: k3s clears the pins
+	// of images that carry it at each start.
+	labelPinned = "io.cri-containerd.pinned"
+
+	// criWait is how long CRI may take to see a new name. It follows events and
+	// is there within milliseconds; criTouch is when the record is written again
+	// to make another event.
+	criWait  = 15 * time.Second
+	criTouch = time.Second
+	criPoll  = 20 * time.Millisecond
+)
+
+// labels are those of a name that seeder writes.
+func (c *Containerd) labels() map[string]string {
+	l := map[string]string{labelManaged: "managed"}
+	if c.cfg.Pin {
+		l[labelPinned] = "pinned"
+	}
+	return l
+}
+
+// Publish makes target visible as ref: the labels of its blobs, the name by
+// digest that CRI keeps for a pulled image, and last the name itself; then it
+// waits until CRI answers for ref, where there is a CRI. The version that ref
+// named before loses its pin, so that the kubelet may collect it. It is
+// idempotent.
+func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor) error {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.label(ctx, cl.ContentStore(), target); err != nil {
+		return err
+	}
+	byDigest, err := digestName(ref, target.Digest)
+	if err != nil {
+		return fmt.Errorf("name %s: %w", ref, err)
+	}
+	before, err := cl.ImageService().Get(ctx, ref)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+	}
+	for _, name := range []string{byDigest, ref} {
+		if err := c.name(ctx, cl.ImageService(), name, target); err != nil {
+			return fmt.Errorf("name image %s: %w", name, c.fail(err))
+		}
+	}
+	if old := before.Target.Digest; old != "" && old != target.Digest {
+		c.unpin(ctx, cl.ImageService(), ref, old)
+	}
+	return c.awaitCRI(ctx, cl, ref, target)
+}
+
+// name writes one image record, keeping labels that are not ours.
+func (c *Containerd) name(ctx context.Context, is images.Store, name string, target ocispec.Descriptor) error {
+	img := images.Image{Name: name, Target: target, Labels: c.labels()}
+	cur, err := is.Get(ctx, name)
+	if errdefs.IsNotFound(err) {
+		if _, err = is.Create(ctx, img); !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	if cur.Target.Digest == target.Digest && hasLabels(cur.Labels, img.Labels) {
+		return nil
+	}
+	return c.update(ctx, is, img)
+}
+
+func (c *Containerd) update(ctx context.Context, is images.Store, img images.Image) error {
+	paths := []string{"target"}
+	for k := range img.Labels {
+		paths = append(paths, "labels."+k)
+	}
+	_, err := is.Update(ctx, img, paths...)
+	return err
+}
+
+func hasLabels(have, want map[string]string) bool {
+	for k, v := range want {
+		if have[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// unpin takes the pin off the name by digest of a version that was replaced. It
+// is best effort: a pin too many costs disk, nothing else.
+func (c *Containerd) unpin(ctx context.Context, is images.Store, ref string, old digest.Digest) {
+	name, err := digestName(ref, old)
+	if err != nil {
+		return
+	}
+	cur, err := is.Get(ctx, name)
+	if err != nil || cur.Labels[labelPinned] == "" {
+		return
+	}
+	cur.Labels = map[string]string{labelPinned: ""} // an empty value removes a label
+	if _, err := is.Update(ctx, cur, "labels."+labelPinned); err != nil {
+		c.log.Warn("cannot unpin the replaced version", "image", name, "err", err)
+	}
+}
+
+// awaitCRI waits until CRI answers for ref with target's config.
+func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) error {
+	ctx, cancel := context.WithTimeout(ctx, criWait)
+	defer cancel()
+	touched := false
+	start := time.Now()
+	for {
+		reason, err := c.askCRI(ctx, cl, ref, target)
+		if err == nil && reason == "" {
+			return nil
+		}
+		if !touched && time.Since(start) > criTouch {
+			touched = true
+			err = errors.Join(err, c.update(ctx, cl.ImageService(), images.Image{Name: ref, Target: target, Labels: c.labels()}))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("image %s is stored, but CRI does not show it: %s: %w", ref, reason, errors.Join(err, context.Cause(ctx)))
+		case <-time.After(criPoll):
+		}
+	}
+}
+
+// askCRI says why CRI does not answer for ref with target, "" where it does or
+// where the socket serves no CRI.
+func (c *Containerd) askCRI(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) (reason string, err error) {
+	conn, err := c.cri(ctx)
+	if err != nil || conn == nil {
+		return "", err
+	}
+	resp, err := runtime.NewImageServiceClient(conn).ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}})
+	if err = errdefsOf(err); errdefs.IsNotImplemented(err) {
+		c.mu.Lock()
+		c.noCRI = true
+		c.mu.Unlock()
+		return "", nil
+	}
+	if err != nil {
+		return "CRI does not answer", c.fail(err)
+	}
+	if resp.GetImage() == nil {
+		return "CRI does not know the reference", nil
+	}
+	config, err := images.Config(ctx, cl.ContentStore(), target, c.platform)
+	if err != nil {
+		return "the config is not readable", c.fail(err)
+	}
+	if resp.GetImage().GetId() != config.Digest.String() {
+		return "CRI still answers with " + resp.GetImage().GetId(), nil
+	}
+	return "", nil
+}
+
+// errdefsOf turns a status of gRPC into an error of errdefs.
+func errdefsOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errgrpc.ToNative(err)
+}
+
+// Check says whether ref is at target, complete, unpacked, pinned and known to
+// CRI; where it is not, reason says what lacks.
+func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	img, err := cl.ImageService().Get(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		return false, "containerd has no image of that name", nil
+	}
+	if err != nil {
+		return false, "", fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+	}
+	if img.Target.Digest != target {
+		return false, "the name stands for " + img.Target.Digest.String(), nil
+	}
+	if !hasLabels(img.Labels, c.labels()) {
+		return false, "the image is not labelled " + labelPinned + " and " + labelManaged, nil
+	}
+	if reason, err := c.checkDigestName(ctx, cl, ref, target); reason != "" || err != nil {
+		return false, reason, err
+	}
+	if _, err := c.Walk(ctx, img.Target); err != nil {
+		var missing *MissingError
+		if errors.As(err, &missing) {
+			return false, missing.Error(), nil
+		}
+		return false, "", err
+	}
+	if c.embedded != nil {
+		return true, "", nil
+	}
+	ok, err := c.unpacked(ctx, cl, img.Target)
+	if err != nil {
+		return false, "", err
+	}
+	if !ok {
+		return false, "the image is not unpacked", nil
+	}
+	reason, err = c.askCRI(ctx, cl, ref, img.Target)
+	return reason == "" && err == nil, reason, err
+}
+
+func (c *Containerd) checkDigestName(ctx context.Context, cl *client.Client, ref string, target digest.Digest) (reason string, err error) {
+	name, err := digestName(ref, target)
+	if err != nil {
+		return "", fmt.Errorf("check %s: %w", ref, err)
+	}
+	img, err := cl.ImageService().Get(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return "there is no record " + name, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up image %s: %w", name, c.fail(err))
+	}
+	if img.Target.Digest != target || !hasLabels(img.Labels, c.labels()) {
+		return "the record " + name + " is another one", nil
+	}
+	return "", nil
+}

@@ -1,0 +1,276 @@
+package ctrd
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// NormalizeRef writes a reference as CRI does: k3s-dashboard becomes
+// docker.io/library/k3s-dashboard:latest. A tag beside a digest is dropped.
+func NormalizeRef(ref string) (string, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", fmt.Errorf("%q is no image reference: %w; the form is NAME[:TAG] or NAME@sha256:DIGEST, in lower case, e.g. k3s-dashboard:latest", ref, err)
+	}
+	return named.String(), nil
+}
+
+// digestName is the name under which CRI keeps the digest of a reference:
+// repository@sha256:….
+func digestName(ref string, target digest.Digest) (string, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", err
+	}
+	return reference.TrimNamed(named).Name() + "@" + target.String(), nil
+}
+
+// Resolve returns the target of a reference. The error of an unknown one names
+// the nearest that are there and wraps fs.ErrNotExist.
+func (c *Containerd) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	img, err := cl.ImageService().Get(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		return ocispec.Descriptor{}, c.unknown(ctx, ref)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+	}
+	return img.Target, nil
+}
+
+func (c *Containerd) unknown(ctx context.Context, ref string) error {
+	all, err := c.List(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for name := range all {
+		if !strings.HasPrefix(name, "sha256:") && !strings.Contains(name, "@") {
+			names = append(names, name)
+		}
+	}
+	where := fmt.Sprintf("containerd (%s, namespace %s)", c.Address(), c.cfg.Namespace)
+	if len(names) == 0 {
+		return fmt.Errorf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE: %w", where, ref, fs.ErrNotExist)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if d := levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	})
+	return fmt.Errorf("%s has no image %s; nearest: %s: %w", where, ref, strings.Join(names[:min(3, len(names))], ", "), fs.ErrNotExist)
+}
+
+// Blob is one blob of an image.
+type Blob struct {
+	ocispec.Descriptor
+	For []string // platforms that need it, e.g. linux/amd64; empty: all
+}
+
+// MissingError says that an image is incomplete.
+type MissingError struct {
+	Target  digest.Digest
+	Missing ocispec.Descriptor
+	What    string // manifest, config, layer
+}
+
+func (e *MissingError) Error() string {
+	s := fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is not in containerd's content store", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
+	if e.What == "layer" {
+		s += "; if containerd's CRI plugin has discard_unpacked_layers = true it throws layers away after unpacking: set it to false and import the image again"
+	}
+	return s
+}
+
+// Unwrap makes errors.Is find fs.ErrNotExist.
+func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
+
+// Walk lists the blobs of target that are here, in the order in which an import
+// wants them: index, manifests, configs, layers from the bottom up. Platforms
+// whose manifest is absent, and attestations, are passed over; for this host's
+// own platform nothing may be missing (*MissingError).
+func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blob, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &walk{c: c, cs: cl.ContentStore(), target: target}
+	switch {
+	case images.IsIndexType(target.MediaType):
+		err = w.index(ctx, target, 0)
+	case images.IsManifestType(target.MediaType):
+		err = w.manifest(ctx, target, nil)
+	default:
+		err = fmt.Errorf("image %s: unknown media type %q", target.Digest, target.MediaType)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w.found == 0 {
+		if w.incomplete != nil {
+			return nil, w.incomplete
+		}
+		return nil, fmt.Errorf("image %s has no complete platform here: %w", target.Digest, fs.ErrNotExist)
+	}
+	return slices.Concat(w.indexes, w.manifests, w.configs, w.layers), nil
+}
+
+// walk gathers the blobs of one image.
+type walk struct {
+	c          *Containerd
+	cs         store
+	target     ocispec.Descriptor
+	found      int // platforms that are complete
+	incomplete error
+
+	indexes, manifests, configs, layers []Blob
+}
+
+// maxIndexDepth bounds indexes within indexes.
+const maxIndexDepth = 4
+
+func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) error {
+	if ok, err := w.has(ctx, desc); err != nil || !ok {
+		return orMissing(err, w.target, desc, "index")
+	}
+	children, err := images.Children(ctx, w.cs, desc)
+	if err != nil {
+		return fmt.Errorf("read index %s: %w", desc.Digest, w.c.fail(err))
+	}
+	w.indexes = add(w.indexes, desc, "")
+	for _, child := range children {
+		switch ok, err := w.has(ctx, child); {
+		case err != nil:
+			return err
+		case !ok:
+			if w.ours(child.Platform) && !attestation(child) && w.incomplete == nil {
+				w.incomplete = &MissingError{Target: w.target.Digest, Missing: child, What: "manifest"}
+			}
+		case attestation(child):
+		case images.IsIndexType(child.MediaType) && depth < maxIndexDepth:
+			if err := w.index(ctx, child, depth+1); err != nil {
+				return err
+			}
+		case images.IsManifestType(child.MediaType):
+			if err := w.manifest(ctx, child, child.Platform); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// attestation recognises BuildKit's provenance and SBOM manifests, which belong
+// to no platform and run nowhere.
+func attestation(d ocispec.Descriptor) bool {
+	return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" ||
+		(d.Platform != nil && d.Platform.OS == "unknown")
+}
+
+// ours reports whether p is this host's platform, or might be.
+func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.c.platform.Match(*p) }
+
+// manifest adds a manifest with everything below it, or nothing where something
+// is missing; for this host's platform that is an error.
+func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec.Platform) error {
+	if ok, err := w.has(ctx, desc); err != nil || !ok {
+		return orMissing(err, w.target, desc, "manifest")
+	}
+	children, err := images.Children(ctx, w.cs, desc)
+	if err != nil {
+		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.c.fail(err))
+	}
+	if len(children) == 0 {
+		return fmt.Errorf("manifest %s has no config", desc.Digest)
+	}
+	for i, child := range children {
+		ok, err := w.has(ctx, child)
+		if err != nil {
+			return err
+		}
+		if ok || images.IsNonDistributable(child.MediaType) {
+			continue
+		}
+		missing := &MissingError{Target: w.target.Digest, Missing: child, What: "layer"}
+		if i == 0 {
+			missing.What = "config"
+		}
+		if p == nil || w.ours(p) {
+			return missing
+		}
+		w.incomplete = missing
+		return nil // a platform that is not complete here is not ours to give
+	}
+	if p == nil || p.OS == "" {
+		got, err := images.ConfigPlatform(ctx, w.cs, children[0])
+		if err != nil {
+			return fmt.Errorf("read config %s: %w", children[0].Digest, w.c.fail(err))
+		}
+		p = &got
+	}
+	w.add(ctx, desc, children, platforms.Format(platforms.Normalize(*p)))
+	return nil
+}
+
+func (w *walk) add(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor, platform string) {
+	w.found++
+	w.manifests = add(w.manifests, manifest, platform)
+	w.configs = add(w.configs, children[0], platform)
+	for _, layer := range children[1:] {
+		if ok, _ := w.has(ctx, layer); ok { // a foreign layer may be absent
+			w.layers = add(w.layers, layer, platform)
+		}
+	}
+}
+
+// add appends a blob once, with every platform that needs it.
+func add(blobs []Blob, d ocispec.Descriptor, platform string) []Blob {
+	for i := range blobs {
+		if blobs[i].Digest == d.Digest {
+			if platform != "" && !slices.Contains(blobs[i].For, platform) {
+				blobs[i].For = append(blobs[i].For, platform)
+			}
+			return blobs
+		}
+	}
+	b := Blob{Descriptor: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
+	if platform != "" {
+		b.For = []string{platform}
+	}
+	return append(blobs, b)
+}
+
+// has asks for a blob of the descriptor's size.
+func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	info, err := w.cs.Info(ctx, d.Digest)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.c.fail(err))
+	}
+	return d.Size == 0 || info.Size == d.Size, nil
+}
+
+func orMissing(err error, target, desc ocispec.Descriptor, what string) error {
+	if err != nil {
+		return err
+	}
+	return &MissingError{Target: target.Digest, Missing: desc, What: what}
+}

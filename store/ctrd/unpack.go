@@ -1,0 +1,214 @@
+package ctrd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/rootfs"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Unpacker unpacks the layers of one image for this host's platform, one after
+// the other, through containerd's own differ and snapshotter.
+type Unpacker struct {
+	c           *Containerd
+	target      ocispec.Descriptor
+	snapshotter string
+	layers      []rootfs.Layer
+}
+
+// Unpacker reads manifest and config of target, which must be here; the layers
+// need not be. It is nil where this host unpacks nothing.
+func (c *Containerd) Unpacker(ctx context.Context, target ocispec.Descriptor) (*Unpacker, error) {
+	if c.embedded != nil {
+		return nil, nil
+	}
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sn, err := c.snapshotterName(ctx)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := c.rootLayers(ctx, cl.ContentStore(), target)
+	if err != nil {
+		return nil, err
+	}
+	return &Unpacker{c: c, target: target, snapshotter: sn, layers: layers}, nil
+}
+
+// rootLayers pairs the layers of this platform's manifest with their diff ids.
+func (c *Containerd) rootLayers(ctx context.Context, cs store, target ocispec.Descriptor) ([]rootfs.Layer, error) {
+	m, err := images.Manifest(ctx, cs, target, c.platform)
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, c.Platform(), c.fail(err))
+	}
+	diffIDs, err := images.RootFS(ctx, cs, m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("read config %s: %w", m.Config.Digest, c.fail(err))
+	}
+	if len(diffIDs) != len(m.Layers) {
+		return nil, fmt.Errorf("image %s has %d layers and %d diff ids", target.Digest, len(m.Layers), len(diffIDs))
+	}
+	var out []rootfs.Layer
+	for i, l := range m.Layers {
+		out = append(out, rootfs.Layer{Blob: l, Diff: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: diffIDs[i]}})
+	}
+	return out, nil
+}
+
+// Layers are the blobs to unpack, from the bottom up.
+func (u *Unpacker) Layers() []digest.Digest {
+	var out []digest.Digest
+	for _, l := range u.layers {
+		out = append(out, l.Blob.Digest)
+	}
+	return out
+}
+
+// Apply unpacks layer i on top of those below it, which are unpacked; a layer
+// that is unpacked already is left as it is.
+func (u *Unpacker) Apply(ctx context.Context, i int) error {
+	ctx, cl, err := u.c.use(ctx)
+	if err != nil {
+		return err
+	}
+	chain := make([]digest.Digest, 0, i+1)
+	for _, l := range u.layers[:i] {
+		chain = append(chain, l.Diff.Digest)
+	}
+	sn := cl.SnapshotService(u.snapshotter)
+	_, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, nil)
+	if err != nil {
+		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.c.fail(err))
+	}
+	return nil
+}
+
+// Finish checks that every layer is unpacked and labels config and layers as
+// containerd's own unpacking does, so that the snapshots live as long as the
+// image.
+func (u *Unpacker) Finish(ctx context.Context) error {
+	ctx, cl, err := u.c.use(ctx)
+	if err != nil {
+		return err
+	}
+	img := client.NewImageWithPlatform(cl, images.Image{Name: "seeder", Target: u.target}, u.c.platform)
+	if err := img.Unpack(ctx, u.snapshotter); err != nil {
+		return fmt.Errorf("unpack %s: %w", u.target.Digest, u.c.fail(err))
+	}
+	return nil
+}
+
+// unpacked reports whether the topmost snapshot of target is there.
+func (c *Containerd) unpacked(ctx context.Context, cl *client.Client, target ocispec.Descriptor) (bool, error) {
+	sn, err := c.snapshotterName(ctx)
+	if err != nil {
+		return false, err
+	}
+	layers, err := c.rootLayers(ctx, cl.ContentStore(), target)
+	if err != nil {
+		return false, err
+	}
+	var chain []digest.Digest
+	for _, l := range layers {
+		chain = append(chain, l.Diff.Digest)
+	}
+	if len(chain) == 0 {
+		return true, nil
+	}
+	_, err = cl.SnapshotService(sn).Stat(ctx, identity.ChainID(chain).String())
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the snapshot of %s: %w", target.Digest, c.fail(err))
+	}
+	return true, nil
+}
+
+// snapshotterName resolves auto: the snapshotter that CRI uses, as the path of
+// its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
+// status say; overlayfs where there is no CRI.
+func (c *Containerd) snapshotterName(ctx context.Context) (string, error) {
+	if c.cfg.Snapshotter != Auto {
+		return c.cfg.Snapshotter, nil
+	}
+	c.mu.Lock()
+	name := c.snapshotter
+	c.mu.Unlock()
+	if name != "" {
+		return name, nil
+	}
+	name, err := c.askSnapshotter(ctx)
+	if err != nil {
+		return "", err
+	}
+	c.log.Debug("snapshotter found", "snapshotter", name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snapshotter = name
+	return name, nil
+}
+
+const defaultSnapshotter = "overlayfs"
+
+func (c *Containerd) askSnapshotter(ctx context.Context) (string, error) {
+	conn, err := c.cri(ctx)
+	if err != nil || conn == nil {
+		return defaultSnapshotter, err
+	}
+	st, err := runtime.NewRuntimeServiceClient(conn).Status(ctx, &runtime.StatusRequest{Verbose: true})
+	if err == nil {
+		var info struct {
+			Containerd struct {
+				Snapshotter string `json:"snapshotter"`
+			} `json:"containerd"`
+		}
+		if json.Unmarshal([]byte(st.GetInfo()["config"]), &info) == nil && info.Containerd.Snapshotter != "" {
+			return info.Containerd.Snapshotter, nil
+		}
+	}
+	fsInfo, err := runtime.NewImageServiceClient(conn).ImageFsInfo(ctx, &runtime.ImageFsInfoRequest{})
+	if errdefs.IsNotImplemented(errdefsOf(err)) {
+		return defaultSnapshotter, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask CRI for its snapshotter: %w", c.fail(errdefsOf(err)))
+	}
+	const prefix = "io.containerd.snapshotter.v1."
+	for _, f := range fsInfo.GetImageFilesystems() {
+		if base := path.Base(f.GetFsId().GetMountpoint()); len(base) > len(prefix) && base[:len(prefix)] == prefix {
+			return base[len(prefix):], nil
+		}
+	}
+	return defaultSnapshotter, nil
+}
+
+// cri is the connection to CRI, nil where the socket serves none.
+func (c *Containerd) cri(ctx context.Context) (grpc.ClientConnInterface, error) {
+	if c.embedded != nil {
+		return nil, nil
+	}
+	_, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noCRI {
+		return nil, nil
+	}
+	conn, _ := cl.Conn().(grpc.ClientConnInterface)
+	return conn, nil
+}
