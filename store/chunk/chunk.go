@@ -68,7 +68,7 @@ func Chunks(blobBytes, chunkBytes int64) int {
 	return int((blobBytes + chunkBytes - 1) / chunkBytes)
 }
 
-// Bytes of chunk i of the blob.
+// ChunkLen is the length of chunk i of the blob in bytes.
 func (b Blob) ChunkLen(i int) int {
 	return int(min(b.ChunkBytes, b.Bytes-int64(i)*b.ChunkBytes))
 }
