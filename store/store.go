@@ -54,7 +54,7 @@ type Store struct {
 }
 
 // Open prepares the directories below data_dir. Containerd need not be there.
-func Open(cfg Config) (*Store, error) {
+func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

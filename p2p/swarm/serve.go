@@ -69,7 +69,7 @@ type Upload struct {
 	followers int
 	complete  bool           // every chunk was held when last looked at
 	served    []uint32       // how often each chunk was handed out
-	out       map[string]int // chunk on its way, by peer and chunk, see outKey
+	out       map[outKey]int // chunks on their way
 	askers    map[string]asker
 }
 
@@ -88,7 +88,7 @@ func newUpload(u *Uploader, seed digest.Digest, c Chunks) *Upload {
 		changed: make(chan struct{}),
 		closed:  make(chan struct{}),
 		served:  make([]uint32, c.Len()),
-		out:     map[string]int{},
+		out:     map[outKey]int{},
 		askers:  map[string]asker{},
 	}
 }
@@ -257,7 +257,7 @@ func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Out
 	n := choose()
 	if n >= 0 {
 		u.served[n]++
-		u.out[outKey(peer, n)]++
+		u.out[outKey{peer, n}]++
 	}
 	u.mu.Unlock()
 	if n < 0 {
@@ -296,7 +296,11 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func outKey(peer string, n int) string { return fmt.Sprintf("%d/%s", n, peer) }
+// outKey is a chunk on its way to a peer.
+type outKey struct {
+	peer  string
+	chunk int
+}
 
 // leastServed is how a super-seed chooses (Bharambe 2006: a seed that sends each
 // block once fixes the weak case of rarest-first): the least served chunk, ties
@@ -310,7 +314,7 @@ func (u *Upload) leastServed(peer string, want Bitmap) int {
 		if n >= u.Len() || (best >= 0 && u.served[n] >= u.served[best]) {
 			return true
 		}
-		if u.out[outKey(peer, n)] == 0 {
+		if u.out[outKey{peer, n}] == 0 {
 			best = n
 		}
 		return best < 0 || u.served[best] > 0
@@ -373,7 +377,7 @@ func (u *Upload) left(peer string) {
 func (u *Upload) finish(peer string, n int, sent bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	key := outKey(peer, n)
+	key := outKey{peer, n}
 	if u.out[key]--; u.out[key] <= 0 {
 		delete(u.out, key)
 	}

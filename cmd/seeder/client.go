@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+)
+
+// maxAnswerBytes bounds one answer of the daemon: 10,000 images × 1,000 nodes
+// are more than a terminal can show, and less than this.
+const maxAnswerBytes = 2 << 30
+
+// client asks the daemon of this host.
+type client struct {
+	socket string
+	http   *http.Client
+}
+
+// newClient finds the daemon's socket: --socket, else the configuration's.
+func (a *app) newClient() (*client, error) {
+	socket := a.socket
+	if socket == "" {
+		cfg, err := a.loadConfig(nil)
+		if err != nil {
+			return nil, err
+		}
+		socket = cfg.API.Socket
+	}
+	return dialControl(socket), nil
+}
+
+func dialControl(socket string) *client {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	return &client{socket: socket, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+		WriteBufferSize:   256 << 10,
+	}}}
+}
+
+// get reads one JSON document into out.
+func (c *client) get(ctx context.Context, path string, query url.Values, out any) error {
+	return c.do(ctx, http.MethodGet, path, query, nil, func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(out)
+	})
+}
+
+// post asks for something to be done.
+func (c *client) post(ctx context.Context, path string, query url.Values) error {
+	return c.do(ctx, http.MethodPost, path, query, nil, func(io.Reader) error { return nil })
+}
+
+// stream hands each event to fn until the daemon is done. The error of an error
+// event carries the exit code that it asks for.
+func (c *client) stream(ctx context.Context, method, path string, query url.Values, body io.Reader, fn func(event)) error {
+	return c.do(ctx, method, path, query, body, func(body io.Reader) error {
+		dec := json.NewDecoder(body)
+		for {
+			var e event
+			if err := dec.Decode(&e); err != nil {
+				return err
+			}
+			switch e.Event {
+			case eventError:
+				return withCode(e.Code, errors.New(e.Error))
+			case eventDone:
+				fn(e)
+				return nil
+			}
+			fn(e)
+		}
+	})
+}
+
+func (c *client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(io.Reader) error) error {
+	u := url.URL{Scheme: "http", Host: "seeder", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(ctx, err)
+	}
+	defer resp.Body.Close()
+	answer := io.LimitReader(resp.Body, maxAnswerBytes)
+	if resp.StatusCode != http.StatusOK {
+		return refused(resp.StatusCode, answer)
+	}
+	if err := read(answer); err != nil {
+		return c.explain(ctx, err)
+	}
+	return nil
+}
+
+// refused is the daemon's own word for why not.
+func refused(status int, body io.Reader) error {
+	var answer struct {
+		Error string `json:"error"`
+	}
+	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&answer); err != nil || answer.Error == "" {
+		return fmt.Errorf("the daemon answers %d %s; are daemon and command of the same version?", status, http.StatusText(status))
+	}
+	if status == http.StatusBadRequest {
+		return usagef("%s", answer.Error)
+	}
+	return errors.New(answer.Error)
+}
+
+// explain makes a transport error one that says what to do.
+func (c *client) explain(ctx context.Context, err error) error {
+	var coded *codedError
+	var op *net.OpError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &coded):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return withCode(exitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.socket))
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return withCode(exitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.socket))
+	case errors.As(err, &op) && op.Op == "dial":
+		return withCode(exitNoDaemon, fmt.Errorf("reach the seeder daemon: %w; name its socket with --socket", err))
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
+		return withCode(exitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.socket, err))
+	}
+	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.socket, err)
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func (a *app) completionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:       "completion bash|zsh|fish",
+		Short:     "Print a script that completes commands in a shell",
+		Example:   "  seeder completion bash > /etc/bash_completion.d/seeder\n  source <(seeder completion zsh)",
+		Args:      argCount(1, 1, "one shell: bash, zsh or fish"),
+		ValidArgs: []string{"bash", "zsh", "fish"},
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		root := cmd.Root()
+		switch args[0] {
+		case "bash":
+			return root.GenBashCompletionV2(a.stdout, true)
+		case "zsh":
+			return root.GenZshCompletion(a.stdout)
+		case "fish":
+			return root.GenFishCompletion(a.stdout, true)
+		}
+		return usagef("no completion for shell %q: bash, zsh or fish", args[0])
+	}
+	return cmd
+}

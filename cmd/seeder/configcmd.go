@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "config",
+		Short:   "Show or check the configuration",
+		Example: "  seeder config check\n  seeder config show",
+		Args:    noSuchCommand,
+		RunE:    needSubcommand,
+	}
+	cmd.AddCommand(a.configShowCommand(), a.configCheckCommand())
+	return cmd
+}
+
+func (a *app) configShowCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Print every key with its value and where the value comes from",
+		Long: `Print every key with its value and where the value comes from: default, file,
+env (environment variable) or flag. It takes the daemon's flags.`,
+		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.keyFlags(cmd)
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := a.loadConfig(cmd.Flags())
+		a.warn(cfg)
+		if err != nil {
+			return err
+		}
+		if *out == "json" {
+			return printJSON(a.stdout, map[string]any{"settings": cfg.Settings})
+		}
+		w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(w, "KEY\tVALUE\tFROM")
+		for _, s := range cfg.Settings {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Key, showValue(s.Value), s.Source)
+		}
+		return w.Flush()
+	}
+	return cmd
+}
+
+func (a *app) configCheckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "check",
+		Short:   "Say everything that is wrong with the configuration",
+		Example: "  seeder config check --config ./seeder.yaml",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.keyFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := a.loadConfig(cmd.Flags())
+		a.warn(cfg)
+		if err != nil {
+			return err
+		}
+		if _, note, err := loadSecrets(cfg.Config, defaultSecretFile); err != nil {
+			return err
+		} else if note != "" {
+			fmt.Fprintln(a.stderr, "warning: "+note)
+		}
+		_, err = fmt.Fprintln(a.stdout, "the configuration is good")
+		return err
+	}
+	return cmd
+}
+
+func (a *app) warn(cfg loaded) {
+	for _, w := range cfg.Warnings {
+		fmt.Fprintln(a.stderr, "warning: "+w)
+	}
+}
+
+func showValue(v any) string {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			return `""`
+		}
+		return v
+	case []string:
+		return "[" + strings.Join(v, ", ") + "]"
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(data)
+}

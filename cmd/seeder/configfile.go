@@ -1,0 +1,224 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	maxConfigBytes = 1 << 20
+	maxListEntries = 10_000
+)
+
+// problems collects everything that is wrong with a configuration.
+type problems []string
+
+// add notes that key has a value that will not do; the text says what would.
+func (p *problems) add(key string, value any, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if value == nil {
+		*p = append(*p, fmt.Sprintf("%s: %s", key, text))
+		return
+	}
+	*p = append(*p, fmt.Sprintf("%s: %s: %s", key, quoted(value), text))
+}
+
+func (p problems) err() error {
+	switch len(p) {
+	case 0:
+		return nil
+	case 1:
+		return usagef("bad configuration: %s", p[0])
+	}
+	return usagef("bad configuration, %d problems:\n  %s", len(p), strings.Join(p, "\n  "))
+}
+
+func quoted(v any) string {
+	const most = 80
+	s := fmt.Sprintf("%v", v)
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strconv.Quote(s)
+}
+
+// parseConfigFile returns the values of a YAML file by key. What is no key is a
+// problem, and so is a key given twice.
+func parseConfigFile(path string, data []byte, p *problems) map[string]any {
+	var doc map[string]any
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		*p = append(*p, fmt.Sprintf("%s: not a YAML mapping: %s", path, strings.TrimPrefix(err.Error(), "yaml: ")))
+		return nil
+	}
+	var known []string
+	for _, k := range configKeys() {
+		known = append(known, k.name)
+	}
+	values := map[string]any{}
+	flatten("", doc, known, values)
+	var names []string
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			*p = append(*p, fmt.Sprintf("%s: unknown key %s%s", path, strconv.Quote(name), didYouMean(name, known)))
+			delete(values, name)
+		}
+	}
+	return values
+}
+
+// flatten writes the leaves of m to out with dots between the names. What a key
+// of known stands for is a leaf, a mapping included; nothing at all is no leaf.
+func flatten(prefix string, m map[string]any, known []string, out map[string]any) {
+	for name, v := range m {
+		full := prefix + name
+		if sub, ok := v.(map[string]any); ok && !slices.Contains(known, full) {
+			flatten(full+".", sub, known, out)
+			continue
+		}
+		section := slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(k, full+".") })
+		if v == nil && (section || slices.Contains(known, full)) {
+			continue // `gossip:` or `join:` with nothing behind it
+		}
+		out[full] = v
+	}
+}
+
+// parse makes raw, from YAML or from text, a value of the kind of the key.
+func (k key) parse(raw any) (any, error) {
+	switch k.value.(type) {
+	case bool:
+		return parseBool(raw)
+	case int:
+		return parseInt(raw)
+	case []string:
+		return parseList(k.name, raw)
+	}
+	switch v := raw.(type) {
+	case string:
+		return v, nil
+	case int, int64, uint64, float64:
+		return fmt.Sprint(v), nil // `upload_limit: 0` without quotes
+	}
+	return nil, errors.New("want one string")
+}
+
+func parseBool(raw any) (any, error) {
+	switch v := raw.(type) {
+	case bool:
+		return v, nil
+	case string:
+		if b, err := strconv.ParseBool(v); err == nil {
+			return b, nil
+		}
+	}
+	return nil, errors.New("want true or false")
+}
+
+func parseInt(raw any) (any, error) {
+	switch v := raw.(type) {
+	case int:
+		return v, nil
+	case string:
+		if n, err := strconv.Atoi(v); err == nil {
+			return n, nil
+		}
+	}
+	return nil, errors.New("want a whole number")
+}
+
+// parseList takes a YAML list, a comma-separated text, or for labels a mapping.
+func parseList(name string, raw any) (any, error) {
+	out := []string{}
+	switch v := raw.(type) {
+	case string:
+		for _, s := range strings.Split(v, ",") {
+			if s = strings.TrimSpace(s); s != "" {
+				out = append(out, s)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			s, ok := scalar(e)
+			if !ok {
+				return nil, errors.New("want a list of strings")
+			}
+			out = append(out, s)
+		}
+	case map[string]any:
+		if name != "labels" {
+			return nil, errors.New("want a list, as [a, b]")
+		}
+		for key, e := range v {
+			s, ok := scalar(e)
+			if !ok {
+				return nil, fmt.Errorf("want one string as the value of label %s", key)
+			}
+			out = append(out, key+"="+s)
+		}
+		slices.Sort(out)
+	default:
+		return nil, errors.New("want a list, as [a, b]")
+	}
+	if len(out) > maxListEntries {
+		return nil, fmt.Errorf("%d entries: at most %d", len(out), maxListEntries)
+	}
+	return out, nil
+}
+
+func scalar(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case int, int64, uint64, float64, bool:
+		return fmt.Sprint(v), true
+	}
+	return "", false
+}
+
+// didYouMean names the known word nearest to word, or nothing where none is near.
+func didYouMean(word string, known []string) string {
+	best, bestDistance := "", len(word)/2+2
+	for _, k := range known {
+		// A key without its section is near to it, however long the section is.
+		d := levenshtein.Distance(word, k, nil)
+		if _, last, ok := strings.Cut(k, "."); ok {
+			d = min(d, levenshtein.Distance(word, last, nil)+1)
+		}
+		if d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + best + "?"
+}
+
+// readBounded reads a file of at most most bytes.
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
+	}
+	return data, nil
+}

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// announced is what became of an announcement.
+type announced struct {
+	Reference string
+	Digest    string
+	Version   uint64
+	Bytes     int64 // of all blobs as stored
+}
+
+// announcer takes images of this host to the cluster.
+type announcer interface {
+	// ImportArchive reads an archive into the image store and returns the
+	// references it brought. With ref only that one is meant.
+	ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error)
+	// Announce announces what the image store has under ref.
+	Announce(ctx context.Context, ref string) (announced, error)
+}
+
+// control serves the commands of this host on a unix socket:
+//
+//	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
+//	POST /v1/announce?ref=…&archive=…&wait=…           events, one a line
+//	GET  /v1/wait?ref=…                                events, one a line
+//	POST /v1/withdraw?ref=…&purge=…                    nothing
+//
+// Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced)
+// or 500. Only the owner of the socket reaches it: its mode is 0600.
+type control struct {
+	cluster   cluster
+	announcer announcer
+	log       *slog.Logger
+
+	path   string
+	server *http.Server
+	group  errgroup.Group
+	cancel context.CancelFunc
+}
+
+func newControl(path string, c cluster, a announcer, log *slog.Logger) *control {
+	return &control{cluster: c, announcer: a, path: path, log: log.With("component", "control")}
+}
+
+// Open listens and serves. A socket that a crashed daemon left behind is
+// replaced; one that somebody answers on is not.
+func (c *control) Open() error {
+	l, err := listenPrivate(c.path)
+	if err != nil {
+		return fmt.Errorf("api.socket %s: %w", c.path, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	c.server = &http.Server{
+		Handler:           c.routes(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+	}
+	c.group.Go(func() error {
+		if err := c.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve api.socket %s: %w", c.path, err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// Close ends every request and removes the socket.
+func (c *control) Close() error {
+	c.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := c.server.Shutdown(ctx)
+	if err != nil {
+		err = c.server.Close()
+	}
+	if rm := os.Remove(c.path); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
+		err = errors.Join(err, rm)
+	}
+	return errors.Join(err, c.group.Wait())
+}
+
+// listenPrivate listens on a unix socket that only its owner may open, at no
+// instant anybody else.
+func listenPrivate(path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make its directory: %w; set api.socket to a place the daemon may write to", err)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, errors.New("another seeder daemon answers there; stop it, or give this one its own api.socket and data_dir")
+	}
+	private, err := os.MkdirTemp(dir, ".api")
+	if err != nil {
+		return nil, fmt.Errorf("make the socket: %w; set api.socket to a place the daemon may write to", err)
+	}
+	defer os.RemoveAll(private)
+	made := filepath.Join(private, "s")
+	l, err := net.Listen("unix", made)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (c *control) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		c.answer(w, c.cluster.Status(r.Context()), nil)
+	})
+	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, _ *http.Request) {
+		c.answer(w, c.cluster.Members(), nil)
+	})
+	mux.HandleFunc("GET /v1/images", c.handleImages)
+	mux.HandleFunc("POST /v1/withdraw", c.handleWithdraw)
+	mux.HandleFunc("POST /v1/announce", c.handleAnnounce)
+	mux.HandleFunc("GET /v1/wait", c.handleWait)
+	return mux
+}
+
+func (c *control) handleImages(w http.ResponseWriter, r *http.Request) {
+	refs, err := normalizeRefs(r.URL.Query()["ref"])
+	if err != nil {
+		c.answer(w, nil, err)
+		return
+	}
+	images, err := c.cluster.Images(r.Context(), refs...)
+	c.answer(w, images, err)
+}
+
+func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	ref, err := normalizeRef(q.Get("ref"))
+	if err == nil {
+		err = c.cluster.Withdraw(r.Context(), ref, q.Get("purge") == "true")
+	}
+	c.answer(w, struct{}{}, err)
+}
+
+func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
+	refs, err := normalizeRefs(r.URL.Query()["ref"])
+	if err != nil {
+		c.answer(w, nil, err)
+		return
+	}
+	s := newStream(w)
+	watch := watcher{cluster: c.cluster, refs: refs, emit: s.emit}
+	s.end(watch.wait(r.Context()))
+}
+
+// handleAnnounce takes the archive, if there is one, before it writes anything:
+// an HTTP/1 client is not ready for an answer before it has sent its request.
+// What the importer leaves unread is the server's to drop.
+func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
+	q, ctx := r.URL.Query(), r.Context()
+	ref, err := "", error(nil)
+	if q.Get("ref") != "" || q.Get("archive") != "true" {
+		ref, err = normalizeRef(q.Get("ref"))
+	}
+	if err == nil && q.Get("archive") == "true" {
+		ref, err = c.importArchive(ctx, r.Body, ref)
+	}
+	if err != nil {
+		c.answer(w, nil, err)
+		return
+	}
+	s := newStream(w)
+	s.end(c.announce(ctx, s, ref, q.Get("wait") == "true"))
+}
+
+func (c *control) importArchive(ctx context.Context, body io.Reader, ref string) (string, error) {
+	refs, err := c.announcer.ImportArchive(ctx, body, ref)
+	switch {
+	case err != nil:
+		return "", err
+	case ref != "":
+		return ref, nil
+	case len(refs) == 0:
+		return "", usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
+	case len(refs) > 1:
+		var short []string
+		for _, r := range refs {
+			short = append(short, shortRef(r))
+		}
+		return "", usagef("the archive has %d images: %s; name the one to announce: seeder announce REF --from FILE", len(refs), strings.Join(short, ", "))
+	}
+	return refs[0], nil
+}
+
+func (c *control) announce(ctx context.Context, s *stream, ref string, wait bool) error {
+	if err := s.emit(event{Event: eventPreparing, Ref: ref}); err != nil {
+		return err
+	}
+	a, err := c.announcer.Announce(ctx, ref)
+	if err != nil {
+		return err
+	}
+	err = s.emit(event{Event: eventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
+	if err != nil || !wait {
+		return err
+	}
+	watch := watcher{cluster: c.cluster, refs: []string{a.Reference}, version: a.Version, emit: s.emit}
+	return watch.wait(ctx)
+}
+
+// answer writes one JSON document, or why there is none.
+func (c *control) answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		status, _ := refusal(err)
+		w.WriteHeader(status)
+		v = map[string]string{"error": err.Error()}
+	}
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		c.log.Debug("answer a command", "err", err)
+	}
+}
+
+// refusal is how an error goes to the client: as a status where it is the whole
+// answer, as an exit code where it ends a stream.
+func refusal(err error) (status, code int) {
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded) && coded.code == exitUsage:
+		return http.StatusBadRequest, exitUsage
+	case errors.Is(err, fs.ErrNotExist):
+		return http.StatusNotFound, exitFailed
+	}
+	return http.StatusInternalServerError, exitFailed
+}
+
+// stream writes events as they come.
+type stream struct {
+	enc   *json.Encoder
+	flush func() error
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	return &stream{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
+}
+
+func (s *stream) emit(e event) error {
+	e.Time = time.Now().UTC()
+	if err := s.enc.Encode(e); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// end is the last event. Whether it arrives is up to the client, which may have
+// gone for good reason.
+func (s *stream) end(err error) {
+	last := event{Event: eventDone}
+	switch {
+	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
+		last = event{Event: eventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: exitNoDaemon}
+	case err != nil:
+		_, code := refusal(err)
+		last = event{Event: eventError, Error: err.Error(), Code: code}
+	}
+	_ = s.emit(last)
+}

@@ -1,0 +1,448 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+)
+
+// fakeNode is a cluster whose matrix advances by one step each time it is asked.
+type fakeNode struct {
+	mu        sync.Mutex
+	steps     []p2p.Images // the last one stays
+	err       error
+	withdrawn []string
+	imported  []byte
+	archive   []string // references that ImportArchive finds
+	announced announced
+}
+
+func (f *fakeNode) Images(context.Context, ...string) (p2p.Images, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return p2p.Images{}, f.err
+	}
+	now := f.steps[0]
+	if len(f.steps) > 1 {
+		f.steps = f.steps[1:]
+	}
+	return now, nil
+}
+
+func (f *fakeNode) Members() p2p.Members {
+	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead"}}}
+}
+
+func (f *fakeNode) Status(context.Context) p2p.Status {
+	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
+		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such socket"},
+		Transfers:  []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"}}}}
+}
+
+func (f *fakeNode) Withdraw(_ context.Context, ref string, purge bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	f.withdrawn = append(f.withdrawn, fmt.Sprint(ref, " ", purge))
+	return nil
+}
+
+func (f *fakeNode) ImportArchive(_ context.Context, r io.Reader, _ string) ([]string, error) {
+	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.imported = data
+	return f.archive, f.err
+}
+
+func (f *fakeNode) Announce(_ context.Context, ref string) (announced, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := f.announced
+	a.Reference = ref
+	return a, f.err
+}
+
+// row is the matrix row of app:v1 at a version with these nodes.
+func row(version uint64, states ...p2p.State) p2p.Images {
+	img := p2p.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32),
+		Version: version, Size: 4 << 20, State: "announced", AnnouncedBy: "n1", Nodes: []p2p.NodeState{}}
+	for i, s := range states {
+		n := p2p.NodeState{Name: fmt.Sprintf("n%d", i+1), State: s, TotalBytes: 4 << 20, DoneBytes: 1 << 20, Reason: "because"}
+		img.Nodes = append(img.Nodes, n)
+		if s != p2p.Excluded {
+			img.Total++
+		}
+		if s == p2p.Ready {
+			img.Ready++
+		}
+	}
+	return p2p.Images{Images: []p2p.ImageState{img}}
+}
+
+// serveControl runs a control API over f and returns its socket.
+func serveControl(t *testing.T, f *fakeNode) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	c := newControl(socket, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err := c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket is still there: %v", err)
+		}
+	})
+	return socket
+}
+
+// seeder runs a command against socket.
+func seeder(ctx context.Context, socket string, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(ctx, append(args, "--socket", socket), strings.NewReader(""), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// events decodes the lines of -o json and returns the kinds.
+func kinds(t *testing.T, lines string) []string {
+	t.Helper()
+	var out []string
+	dec := json.NewDecoder(strings.NewReader(lines))
+	for {
+		var e event
+		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatalf("%v in %s", err, lines)
+		}
+		out = append(out, e.Event)
+	}
+}
+
+func wantAll(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %q in:\n%s", w, text)
+		}
+	}
+}
+
+func TestAnnounceWaitsForAll(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, steps: []p2p.Images{
+		row(1, p2p.Ready, p2p.Ready), // the version before is no reason to be done
+		row(2, p2p.Ready, p2p.Fetching, p2p.Excluded), row(2, p2p.Ready, p2p.Importing, p2p.Excluded), row(2, p2p.Ready, p2p.Ready, p2p.Excluded)}}
+	socket := serveControl(t, f)
+	code, out, errs := seeder(t.Context(), socket, "announce", "app:v1", "-o", "json")
+	if code != exitDone {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	got := strings.Join(kinds(t, out), " ")
+	if want := "preparing announced progress progress progress ready done"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+}
+
+func TestAnnouncePlain(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 1, Bytes: 4 << 20},
+		steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(1, p2p.Ready, p2p.Ready)}}
+	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
+	if code != exitDone {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	wantAll(t, out, "app:v1: announced as version 1, sha256:1234, 4 MiB", "app:v1 on n2: fetching 25% (because)",
+		"app:v1 on n2: ready", "app:v1: version 1 is ready on 2 of 2 nodes")
+	if strings.Contains(out, "\x1b") {
+		t.Errorf("control sequences although it is no terminal: %q", out)
+	}
+}
+
+func TestAnnounceDetached(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Waiting)}}
+	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1", "--detach", "-o", "json")
+	if code != exitDone || strings.Join(kinds(t, out), " ") != "preparing announced done" {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+}
+
+func TestNotConvergedInTime(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Failed, p2p.Fetching, p2p.Excluded)}}
+	socket := serveControl(t, f)
+	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--timeout", "300ms")
+	if code != exitNotConverged {
+		t.Errorf("exit code %d, want %d", code, exitNotConverged)
+	}
+	wantAll(t, errs, "not converged within 300ms", "seeder wait app:v1", "app:v1 on n2: failed (because)", "app:v1 on n3: fetching 25%")
+	if strings.Contains(errs, "n1") || strings.Contains(errs, "n4") {
+		t.Errorf("names nodes that nobody waits for: %s", errs)
+	}
+	code, out, _ := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms", "-o", "json")
+	if code != exitNotConverged || !strings.HasSuffix(strings.Join(kinds(t, out), " "), " error") {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+}
+
+// TestInterruptStopsOnlyTheWaiting: Ctrl-C is exit code 3 and says that the
+// seeding goes on.
+func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching)}}
+	ctx, cancel := context.WithCancel(t.Context())
+	var errs bytes.Buffer
+	out := cancelOn{"fetching", cancel}
+	code := run(ctx, []string{"announce", "app:v1", "--socket", serveControl(t, f)}, nil, out, &errs)
+	if code != exitNotConverged {
+		t.Errorf("exit code %d, want %d", code, exitNotConverged)
+	}
+	wantAll(t, errs.String(), "stopped waiting; the seeding goes on", "seeder wait app:v1")
+}
+
+// cancelOn ends the context when text is written: the user at Ctrl-C.
+type cancelOn struct {
+	text   string
+	cancel context.CancelFunc
+}
+
+func (c cancelOn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.text)) {
+		c.cancel()
+	}
+	return len(p), nil
+}
+
+func TestSupersededAndWithdrawn(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(2, p2p.Ready, p2p.Ready)}}
+	code, _, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
+	if code != exitFailed {
+		t.Errorf("exit code %d, want %d", code, exitFailed)
+	}
+	wantAll(t, errs, "announced again by n1 as version 2", "seeder wait app:v1")
+
+	gone := row(2)
+	gone.Images[0].State = "withdrawn"
+	f = &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching), gone}}
+	socket := serveControl(t, f)
+	code, _, errs = seeder(t.Context(), socket, "wait", "app:v1")
+	if code != exitFailed {
+		t.Errorf("exit code %d, want %d", code, exitFailed)
+	}
+	wantAll(t, errs, "app:v1 is withdrawn", "nothing to wait for")
+	if code, _, errs = seeder(t.Context(), socket, "wait"); code != exitDone {
+		t.Errorf("waiting for everything: exit code %d: %s", code, errs)
+	}
+}
+
+func TestArchiveGoesToTheDaemon(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "image.tar")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.Truncate(file, 64<<20)); err != nil { // more than any buffer on the way
+		t.Fatal(err)
+	}
+	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
+	socket := serveControl(t, f)
+	code, out, errs := seeder(t.Context(), socket, "announce", "--from", file)
+	if code != exitDone {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	wantAll(t, out, "sending the archive to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
+	if len(f.imported) != 1000 {
+		t.Errorf("the daemon read %d bytes", len(f.imported))
+	}
+
+	f.archive = append(f.archive, "docker.io/library/base:v1")
+	code, _, errs = seeder(t.Context(), socket, "announce", "--from", file)
+	if code != exitUsage {
+		t.Errorf("exit code %d, want %d", code, exitUsage)
+	}
+	wantAll(t, errs, "2 images: app:v1, base:v1", "seeder announce REF --from FILE")
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--from", file); code != exitDone {
+		t.Errorf("with REF: exit code %d: %s", code, errs)
+	}
+	f.archive = nil
+	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != exitUsage || !strings.Contains(errs, "names no image") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	// The archive is refused while most of it is not sent yet: the answer arrives
+	// all the same.
+	f.err = errors.New("image.tar is not an image archive")
+	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != exitFailed || !strings.Contains(errs, "is not an image archive") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
+func TestErrorsOfTheNode(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{err: fmt.Errorf("it is not announced; nearest: app:v1 (%w)", fs.ErrNotExist)}
+	socket := serveControl(t, f)
+	for _, args := range [][]string{{"images", "ap:v1"}, {"withdraw", "ap:v1"}, {"announce", "ap:v1"}} {
+		code, _, errs := seeder(t.Context(), socket, args...)
+		if code != exitFailed {
+			t.Errorf("%v: exit code %d, want %d", args, code, exitFailed)
+		}
+		wantAll(t, errs, "nearest: app:v1")
+	}
+	for _, args := range [][]string{{"images", "A B"}, {"withdraw", "A B"}, {"wait", "A B"}} {
+		if code, _, errs := seeder(t.Context(), socket, args...); code != exitUsage || !strings.Contains(errs, "not an image reference") {
+			t.Errorf("%v: exit code %d: %s", args, code, errs)
+		}
+	}
+	// The daemon does not rely on its own command for that.
+	err := dialControl(socket).post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}})
+	if exitCodeOf(err) != exitUsage {
+		t.Errorf("withdraw A B: %v", err)
+	}
+}
+
+func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{err: fs.ErrNotExist, steps: []p2p.Images{row(1, p2p.Ready)}}
+	socket := serveControl(t, f)
+	code, _, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms")
+	if code != exitNotConverged {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	wantAll(t, errs, "not everything that was asked for is announced")
+	timer := time.AfterFunc(150*time.Millisecond, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.err = nil
+	})
+	defer timer.Stop()
+	if code, out, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "20s"); code != exitDone {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+}
+
+func TestWithdraw(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{}
+	socket := serveControl(t, f)
+	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "ghcr.io/me/app:v2"}} {
+		if code, _, errs := seeder(t.Context(), socket, args...); code != exitDone {
+			t.Errorf("%v: exit code %d: %s", args, code, errs)
+		}
+	}
+	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false, ghcr.io/me/app:v2 true"; got != want {
+		t.Errorf("withdrawn %s, want %s", got, want)
+	}
+}
+
+// TestContractOfJSON: the keys that scripts rely on.
+func TestContractOfJSON(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching)}}
+	socket := serveControl(t, f)
+	for command, keys := range map[string][]string{
+		"images": {"images", "ref", "digest", "version", "size", "state", "announced_by", "announced_at", "nodes", "name",
+			"done_bytes", "total_bytes", "reason", "ready", "total"},
+		"members": {"members", "name", "address", "state", "version"},
+		"status": {"node", "id", "version", "containerd", "address", "ok", "members", "converged", "images", "ready", "total",
+			"transfers", "disk", "free_bytes"},
+	} {
+		code, out, errs := seeder(t.Context(), socket, command, "-o", "json")
+		if code != exitDone || !json.Valid([]byte(out)) {
+			t.Errorf("%s: exit code %d: %s%s", command, code, out, errs)
+		}
+		for _, key := range keys {
+			if !strings.Contains(out, `"`+key+`":`) {
+				t.Errorf("%s -o json lacks %q:\n%s", command, key, out)
+			}
+		}
+	}
+}
+
+func TestTables(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
+	socket := serveControl(t, f)
+	_, out, _ := seeder(t.Context(), socket, "images")
+	wantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
+		"app:v1  abababababab  7        4 MiB  1/3    ready  fetching 25%  unreachable\n",
+		"n3  app:v1  unreachable   because")
+	_, out, _ = seeder(t.Context(), socket, "images", "app:v1")
+	wantAll(t, out, "version 7, announced by n1", "ready on 1 of 3 nodes", "n2    fetching 25%  1 MiB of 4 MiB  because")
+	_, out, _ = seeder(t.Context(), socket, "members")
+	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J")
+	_, out, _ = seeder(t.Context(), socket, "status")
+	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB from n2, n3")
+	f.steps = []p2p.Images{{}}
+	_, out, _ = seeder(t.Context(), socket, "images")
+	wantAll(t, out, "nothing is announced")
+}
+
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	socket := serveControl(t, &fakeNode{})
+	info, err := os.Lstat(socket)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	second := newControl(socket, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	if err := second.Open(); err == nil || !strings.Contains(err.Error(), "another seeder daemon answers there") {
+		t.Errorf("a second daemon on the same socket: %v", err)
+	}
+	// What a crashed daemon left behind is no daemon.
+	stale := filepath.Join(t.TempDir(), "api.sock")
+	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	third := newControl(stale, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	if err := third.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := seeder(t.Context(), stale, "status"); code != exitDone {
+		t.Error(errs)
+	}
+	if err := third.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDaemonGoesAway: a wait whose daemon ends is exit code 4, not a hang.
+func TestDaemonGoesAway(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching)}}
+	c := newControl(socket, f, f, slog.New(slog.DiscardHandler))
+	if err := c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	out := cancelOn{"fetching", func() {
+		go func() { closed <- c.Close() }()
+	}}
+	var errs bytes.Buffer
+	if code := run(t.Context(), []string{"wait", "--socket", socket}, nil, out, &errs); code != exitNoDaemon {
+		t.Errorf("exit code %d, want %d: %s", code, exitNoDaemon, errs.String())
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"seeder/p2p/trust"
+)
+
+func (a *app) daemonCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run this host's node",
+		Long: `Run this host's node until it is told to stop. The unit seeder.service starts it.
+
+Every configuration key is also a flag, and an environment variable named like
+SEEDER_GOSSIP_BIND. A flag wins over the environment, the environment over the
+file, the file over the default. ` + "`seeder config show`" + ` says what is in force.`,
+		Example: "  seeder daemon\n  seeder daemon --config ./seeder.yaml --log-level debug\n  seeder daemon --gossip-join 10.0.0.1,10.0.0.2",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.keyFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := a.loadConfig(cmd.Flags())
+		if err != nil {
+			a.warn(cfg)
+			return err
+		}
+		log, err := newLogger(a.stderr, cfg.Log)
+		if err != nil {
+			return err
+		}
+		for _, w := range cfg.Warnings {
+			log.Warn(w)
+		}
+		d := &running{cfg: cfg.Config, log: log}
+		err = d.run(cmd.Context())
+		if err != nil {
+			notify(log, "STATUS="+clean(err.Error()))
+		}
+		return err
+	}
+	return cmd
+}
+
+// running is the daemon at work: its parts are opened in order of dependence and
+// closed in reverse.
+type running struct {
+	cfg  Config
+	log  *slog.Logger
+	open []part
+}
+
+type part struct {
+	name  string
+	close func() error
+}
+
+func (d *running) opened(name string, close func() error) {
+	d.open = append(d.open, part{name, close})
+}
+
+// run opens everything, serves until ctx ends or a part fails, and closes
+// everything.
+func (d *running) run(ctx context.Context) (err error) {
+	defer func() {
+		notify(d.log, daemon.SdNotifyStopping)
+		err = errors.Join(err, d.close())
+	}()
+	secrets, note, err := loadSecrets(d.cfg, defaultSecretFile)
+	if err != nil {
+		return err
+	}
+	if note != "" {
+		d.log.Warn(note)
+	}
+	if err := d.lockDataDir(); err != nil {
+		return err
+	}
+	w, err := d.openNode(ctx, secrets)
+	if err != nil {
+		return err
+	}
+	registry := w.registry
+	registry.MustRegister(newGauges(w.node), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := d.openServers(w, registry); err != nil {
+		return err
+	}
+	d.log.Info("ready", "node", d.cfg.NodeName, "id", w.node.ID(), "version", programVersion(),
+		"gossip", d.cfg.Gossip.Bind, "transfer", w.node.TransferAddress(), "socket", d.cfg.API.Socket)
+	notify(d.log, daemon.SdNotifyReady)
+	return d.serve(ctx, w)
+}
+
+// openNode opens the store and the node on it.
+func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, error) {
+	// What ends the parts is close, in its order, and not the signal.
+	ctx = context.WithoutCancel(ctx)
+	w, err := wire(ctx, d.cfg, secrets, d.log)
+	if err != nil {
+		return nil, err
+	}
+	d.opened("store", w.store.Close)
+	if err := w.node.Open(ctx); err != nil {
+		return nil, err
+	}
+	d.opened("node", w.node.Close)
+	return w, nil
+}
+
+func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
+	control := newControl(d.cfg.API.Socket, w.node, w, d.log)
+	if err := control.Open(); err != nil {
+		return err
+	}
+	d.opened("control socket", control.Close)
+	if d.cfg.HTTP.Bind == "" {
+		return nil
+	}
+	httpd := newHTTPD(d.cfg.HTTP.Bind, w.node, registry, d.log)
+	if err := httpd.Open(); err != nil {
+		return err
+	}
+	d.opened("http listener", httpd.Close)
+	return nil
+}
+
+// serve waits for the end: ctx, or a part of the node that fails.
+func (d *running) serve(ctx context.Context, w *wired) error {
+	ctx, cancel := context.WithCancel(ctx)
+	failed := make(chan error, 1)
+	go func() { failed <- w.node.Wait() }() // ends with the node, which close waits for
+	var group sync.WaitGroup
+	group.Go(func() { notifyStatus(ctx, d.log, w.node) })
+	defer group.Wait()
+	defer cancel()
+	defer d.log.Info("stopping")
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// close closes what was opened, last first.
+func (d *running) close() error {
+	var errs []error
+	for i := len(d.open) - 1; i >= 0; i-- {
+		p := d.open[i]
+		if err := p.close(); err != nil && !errors.Is(err, context.Canceled) {
+			errs = append(errs, fmt.Errorf("close the %s: %w", p.name, err))
+		}
+	}
+	d.open = nil
+	return errors.Join(errs...)
+}
+
+// lockDataDir makes data_dir and keeps a second daemon out of it.
+func (d *running) lockDataDir() error {
+	dir := d.cfg.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data_dir %s: %w; set data_dir to a directory that the daemon may write to", dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return fmt.Errorf("data_dir %s is not writable: %w; make it so, or set data_dir to a directory that is", dir, err)
+		}
+		return fmt.Errorf("data_dir %s: %w", dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("data_dir %s: another seeder daemon uses it; stop that one, or give this one its own data_dir", dir)
+	}
+	d.opened("lock of data_dir", f.Close)
+	return nil
+}

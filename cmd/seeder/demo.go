@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"seeder/p2p"
+	"seeder/p2p/trust"
+)
+
+const (
+	minDemoNodes = 2
+	maxDemoNodes = 16
+
+	demoStartTimeout    = 30 * time.Second
+	demoAnnounceTimeout = 90 * time.Second
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See it work on this machine, without containerd or root",
+		Long: `Start several nodes on this machine's loopback addresses, each with an image
+store of its own, announce an image on the first, and watch the others get it. The
+image is packed from files of this machine, or is the archive that --image names.
+Everything is in one temporary directory and is removed at the end.`,
+		Example: "  seeder demo\n  seeder demo --nodes 8\n  seeder demo --image k3s-dashboard.tar",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	nodes := cmd.Flags().Int("nodes", 4, "`number` of nodes")
+	image := cmd.Flags().String("image", "", "archive `file` with one image (default: one packed from files of this machine)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *nodes < minDemoNodes || *nodes > maxDemoNodes {
+			return usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)
+		}
+		if *image != "" {
+			f, err := announceSource(*image, "")
+			if err != nil {
+				return usagef("--image %s: want an archive file: %w", *image, err)
+			}
+			f.Close()
+		}
+		return a.demo(cmd.Context(), *nodes, *image)
+	}
+	return cmd
+}
+
+// demo runs the whole demonstration and leaves nothing behind.
+func (a *app) demo(ctx context.Context, count int, image string) (err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program for the nodes: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "seeder-demo-")
+	if err != nil {
+		return fmt.Errorf("make the demo's directory: %w", err)
+	}
+	d := &demo{app: a, exe: exe, dir: dir, start: time.Now()}
+	defer func() {
+		d.stop()
+		if err != nil {
+			err = d.explain(ctx, err)
+		}
+		if rm := os.RemoveAll(dir); rm != nil {
+			err = errors.Join(err, fmt.Errorf("remove the demo's directory: %w", rm))
+		}
+	}()
+	if err := d.startNodes(ctx, count); err != nil {
+		return err
+	}
+	d.say("\n%d nodes are up and know each other.", count)
+	if image == "" {
+		if image, err = d.packImage(ctx); err != nil {
+			return err
+		}
+	}
+	return d.announce(ctx, image)
+}
+
+// demo is one demonstration.
+type demo struct {
+	*app
+	exe   string
+	dir   string
+	start time.Time
+	nodes []*demoNode
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.stdout, format+"\n", args...) }
+
+func (d *demo) startNodes(ctx context.Context, count int) error {
+	secret := filepath.Join(d.dir, "secret")
+	if err := os.WriteFile(secret, []byte(trust.GenerateSecret()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("write the demo's secret: %w", err)
+	}
+	ports, err := freePorts(3 * count)
+	if err != nil {
+		return err
+	}
+	d.say("starting %d nodes on 127.0.0.1, each with an image store of its own", count)
+	for i := range count {
+		n := &demoNode{name: fmt.Sprintf("n%d", i+1), dir: filepath.Join(d.dir, fmt.Sprintf("n%d", i+1))}
+		n.gossip, n.transfer, n.http = loopback(ports[3*i]), loopback(ports[3*i+1]), loopback(ports[3*i+2])
+		join := ""
+		if i > 0 {
+			join = d.nodes[0].gossip
+		}
+		if err := n.start(d.exe, secret, join, d.childEnv()); err != nil {
+			return err
+		}
+		d.nodes = append(d.nodes, n)
+	}
+	ctx, cancel := context.WithTimeout(ctx, demoStartTimeout)
+	defer cancel()
+	for _, n := range d.nodes {
+		if err := n.waitMembers(ctx, count); err != nil {
+			return err
+		}
+		d.say("  %s  gossip %s  transfer %s", n.name, n.gossip, n.transfer)
+	}
+	return nil
+}
+
+func (d *demo) packImage(ctx context.Context) (string, error) {
+	file := filepath.Join(d.dir, "image.tar")
+	packed, err := packDemoImage(ctx, file, d.dir)
+	if err != nil {
+		return "", fmt.Errorf("pack an image from files of this machine: %w", err)
+	}
+	d.say("%s: packed %d files of this machine into %d layers, %s", demoImageName, packed.files, packed.layers, size(packed.bytes))
+	return file, nil
+}
+
+// announce runs the same commands that a user would, and sums up.
+func (d *demo) announce(ctx context.Context, image string) error {
+	first := d.nodes[0]
+	d.say("\n$ seeder announce --from %s        # on %s", filepath.Base(image), first.name)
+	began := time.Now()
+	if err := d.cli(ctx, "announce", "--from", image, "--timeout", demoAnnounceTimeout.String(), "--socket", first.socket()); err != nil {
+		return fmt.Errorf("announce on %s: %w", first.name, err)
+	}
+	took := time.Since(began)
+	last := d.nodes[len(d.nodes)-1]
+	d.say("\n$ seeder images        # on %s", last.name)
+	if err := d.cli(ctx, "images", "--socket", last.socket()); err != nil {
+		return fmt.Errorf("images on %s: %w", last.name, err)
+	}
+	var images p2p.Images
+	if err := dialControl(last.socket()).get(ctx, "/v1/images", nil, &images); err != nil {
+		return fmt.Errorf("ask %s for the images: %w", last.name, err)
+	}
+	if len(images.Images) != 1 || images.Images[0].Ready != len(d.nodes) {
+		return fmt.Errorf("%s does not see the image ready on all %d nodes", last.name, len(d.nodes))
+	}
+	return d.sumUp(ctx, images.Images[0], took)
+}
+
+// sumUp prints what went over the wire, by the nodes' own metrics.
+func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration) error {
+	t := &table{term: d.terminal(d.stdout)}
+	t.header("NODE", "SENT", "RECEIVED")
+	var sent, fromFirst float64
+	for i, n := range d.nodes {
+		out, in, err := n.wireBytes(ctx)
+		if err != nil {
+			return fmt.Errorf("read the metrics of %s: %w", n.name, err)
+		}
+		sent += out
+		if i == 0 {
+			fromFirst = out
+		}
+		t.add(cell{n.name, ""}, cell{size(int64(out)), ""}, cell{size(int64(in)), ""})
+	}
+	d.say("")
+	if err := t.print(d.stdout); err != nil {
+		return err
+	}
+	receivers := len(d.nodes) - 1
+	d.say(`
+%s for each of %d nodes arrived in %.1f s, every chunk verified. %s went over
+the wire, TLS included: %.0f %% of the image per node. The announcing node sent %s,
+%.1f times the image; the nodes had the rest from each other.`,
+		size(img.Size), receivers, took.Seconds(), size(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
+		size(int64(fromFirst)), fromFirst/float64(max(img.Size, 1)))
+	d.say(`
+For real, on each host (as root):
+  seeder secret generate > %s      # once; copy the file to each host
+  seeder daemon --gossip-join FIRST-HOST          # or the unit systemd/seeder.service
+and on whichever host has the image:
+  seeder announce k3s-dashboard:latest
+
+Demo done in %.1f s; its nodes and files are removed.`, defaultSecretFile, time.Since(d.start).Seconds())
+	return nil
+}
+
+// cli runs a command of this program as a user would, with the demo's terminal.
+func (d *demo) cli(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, d.exe, args...)
+	cmd.Env = d.childEnv()
+	cmd.Stdout, cmd.Stderr = d.stdout, d.stderr
+	cmd.WaitDelay = 2 * time.Second
+	return cmd.Run()
+}
+
+// childEnv is the environment without what would configure the nodes from
+// outside, or make them talk to the supervisor of this process.
+func (d *demo) childEnv() []string {
+	var env []string
+	for _, kv := range d.environ() {
+		if !strings.HasPrefix(kv, envPrefix) && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+func (d *demo) stop() {
+	for _, n := range d.nodes {
+		n.signal()
+	}
+	for _, n := range d.nodes {
+		n.wait()
+	}
+}
+
+// explain adds the last words of the nodes to the error that ended the demo: of
+// those that died, or else of all.
+func (d *demo) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("interrupted; the demo's nodes and files are removed")
+	}
+	nodes := d.nodes
+	var dead []*demoNode
+	for _, n := range d.nodes {
+		if n.died {
+			dead = append(dead, n)
+		}
+	}
+	if len(dead) > 0 {
+		nodes = dead
+	}
+	var b strings.Builder
+	for _, n := range nodes {
+		fmt.Fprintf(&b, "\n--- last log lines of %s\n%s", n.name, n.lastLog())
+	}
+	_, _ = io.WriteString(d.stderr, b.String()+"\n")
+	return fmt.Errorf("demo: %w", err)
+}

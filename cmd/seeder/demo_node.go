@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"seeder/p2p"
+)
+
+// demoNode is a daemon of the demo: a process of its own.
+type demoNode struct {
+	name, dir              string
+	gossip, transfer, http string // ip:port
+
+	pid  int
+	done chan struct{} // closed when the process has ended
+	died bool          // ended without being told to; valid once done is closed
+	stop chan struct{} // closed when it is told to end
+}
+
+func (n *demoNode) socket() string  { return filepath.Join(n.dir, "api.sock") }
+func (n *demoNode) logFile() string { return filepath.Join(n.dir, "log") }
+
+// config is the node's configuration file.
+func (n *demoNode) config(secret, join string) string {
+	if join != "" {
+		join = strconv.Quote(join)
+	}
+	return fmt.Sprintf(`node_name: %s
+data_dir: %s
+secret_file: %s
+gossip: {bind: %q, join: [%s]}
+transfer: {bind: %q}
+containerd: {address: embedded}
+images: {min_free: "0%%"}
+api: {socket: %s}
+http: {bind: %q}
+`, n.name, filepath.Join(n.dir, "data"), secret, n.gossip, join, n.transfer, n.socket(), n.http)
+}
+
+// start runs the daemon. The kernel ends it when this process ends, however that
+// happens.
+func (n *demoNode) start(exe, secret, join string, env []string) error {
+	if err := os.Mkdir(n.dir, 0o700); err != nil {
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	file := filepath.Join(n.dir, "seeder.yaml")
+	if err := os.WriteFile(file, []byte(n.config(secret, join)), 0o600); err != nil {
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	log, err := os.Create(n.logFile())
+	if err != nil {
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(exe, "daemon", "--config", file)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	// An own group: Ctrl-C at the terminal is for the demo, which ends the nodes.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	n.done, n.stop = make(chan struct{}), make(chan struct{})
+	started := make(chan error)
+	go func() {
+		// The death signal comes when the thread that started the process ends, so
+		// this goroutine keeps its thread as long as the process lives.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			n.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = cmd.Wait() // how it ended is in its log
+		select {
+		case <-n.stop:
+		default:
+			n.died = true
+		}
+		close(n.done)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	return nil
+}
+
+// signal tells the node to end.
+func (n *demoNode) signal() {
+	close(n.stop)
+	select {
+	case <-n.done:
+	default:
+		_ = syscall.Kill(n.pid, syscall.SIGTERM)
+	}
+}
+
+// wait returns when the node has ended, by force after some seconds.
+func (n *demoNode) wait() {
+	select {
+	case <-n.done:
+		return
+	case <-time.After(10 * time.Second):
+	}
+	_ = syscall.Kill(n.pid, syscall.SIGKILL)
+	<-n.done
+}
+
+// waitMembers returns when the node answers and knows count members.
+func (n *demoNode) waitMembers(ctx context.Context, count int) error {
+	c := dialControl(n.socket())
+	known := "it does not answer"
+	for {
+		var s p2p.Status
+		err := c.get(ctx, "/v1/status", nil, &s)
+		if err == nil && s.Members >= count && s.Containerd.OK {
+			return nil
+		}
+		if err == nil {
+			known = statusLine(s)
+		}
+		select {
+		case <-n.done:
+			return fmt.Errorf("%s ended at once", n.name)
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("%s is not ready after %s: %s", n.name, demoStartTimeout, known)
+			}
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// lastLog is the end of the node's log.
+func (n *demoNode) lastLog() string {
+	const most = 20
+	data, err := os.ReadFile(n.logFile())
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n") + "\n"
+}
+
+// wireBytes asks the node's metrics how many bytes it sent and received.
+func (n *demoNode) wireBytes(ctx context.Context) (sent, received float64, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.http+"/metrics", nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	samples, err := sumSamples(io.LimitReader(resp.Body, 16<<20), "seeder_wire_sent_bytes_total", "seeder_wire_received_bytes_total")
+	if err != nil {
+		return 0, 0, err
+	}
+	return samples[0], samples[1], nil
+}
+
+// sumSamples adds up the samples of each named metric in Prometheus' text format.
+func sumSamples(r io.Reader, names ...string) ([]float64, error) {
+	sums := make([]float64, len(names))
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		sample, value, ok := strings.Cut(lines.Text(), " ")
+		name, _, _ := strings.Cut(sample, "{")
+		for i, want := range names {
+			if ok && name == want {
+				v, err := strconv.ParseFloat(value, 64)
+				if err != nil {
+					return nil, fmt.Errorf("metric %s: %w", name, err)
+				}
+				sums[i] += v
+			}
+		}
+	}
+	return sums, lines.Err()
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// freePorts finds ports on 127.0.0.1 that nobody uses, tcp and udp, below the
+// range from which the kernel takes ports for outgoing connections, so that none
+// is taken away before its node listens.
+func freePorts(count int) ([]int, error) {
+	const lowest, highest = 20000, 32000
+	var ports []int
+	for try := 0; try < 50*count && len(ports) < count; try++ {
+		port := lowest + rand.IntN(highest-lowest)
+		if isFree(port) && !contains(ports, port) {
+			ports = append(ports, port)
+		}
+	}
+	if len(ports) < count {
+		return nil, fmt.Errorf("find %d free ports between %d and %d on 127.0.0.1", count, lowest, highest)
+	}
+	return ports, nil
+}
+
+func contains(ports []int, port int) bool {
+	for _, p := range ports {
+		if p == port {
+			return true
+		}
+	}
+	return false
+}
+
+func isFree(port int) bool {
+	tcp, err := net.Listen("tcp", loopback(port))
+	if err != nil {
+		return false
+	}
+	defer tcp.Close()
+	udp, err := net.ListenPacket("udp", loopback(port))
+	if err != nil {
+		return false
+	}
+	udp.Close()
+	return true
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"time"
+
+	"seeder/p2p"
+)
+
+// The kinds of events, in the order in which a command sees them.
+const (
+	eventSending   = "sending"   // an archive goes to the daemon: done_bytes of total_bytes
+	eventPreparing = "preparing" // the image is read and cut into chunks
+	eventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
+	eventProgress  = "progress"  // image: the row of the matrix, whenever it changes
+	eventReady     = "ready"     // image: every alive, eligible member is ready
+	eventDone      = "done"      // the command is done
+	eventError     = "error"     // error, code: the command failed
+)
+
+// event is one line of the output of announce and wait with -o json, and of what
+// the daemon streams to them.
+type event struct {
+	Event      string          `json:"event"`
+	Time       time.Time       `json:"time"`
+	Ref        string          `json:"ref,omitempty"`
+	Digest     string          `json:"digest,omitempty"`
+	Version    uint64          `json:"version,omitempty"`
+	DoneBytes  int64           `json:"done_bytes,omitempty"`
+	TotalBytes int64           `json:"total_bytes,omitempty"`
+	Image      *p2p.ImageState `json:"image,omitempty"`
+	Error      string          `json:"error,omitempty"`
+	Code       int             `json:"code,omitempty"` // exit code that the error asks for
+}
+
+// cluster is what the control API asks of the node.
+type cluster interface {
+	Images(ctx context.Context, refs ...string) (p2p.Images, error)
+	Members() p2p.Members
+	Status(ctx context.Context) p2p.Status
+	Withdraw(ctx context.Context, ref string, purge bool) error
+}
+
+const (
+	// minPause is how often the members are asked while somebody waits; asking
+	// them never takes more than a tenth of the time, up to maxPause.
+	minPause = 100 * time.Millisecond
+	maxPause = 2 * time.Second
+)
+
+// watcher follows images until they are converged.
+type watcher struct {
+	cluster cluster
+	refs    []string // none: everything announced
+	version uint64   // of the one ref that was announced just now; 0: whichever there is
+	emit    func(event) error
+
+	rows  map[string]p2p.ImageState
+	ready map[string]bool
+}
+
+// wait emits a progress event for each change of a row and a ready event for
+// each row that is converged, and returns when all are.
+func (w *watcher) wait(ctx context.Context) error {
+	w.rows, w.ready = map[string]p2p.ImageState{}, map[string]bool{}
+	for {
+		start := time.Now()
+		images, err := w.cluster.Images(ctx, w.refs...)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// A reference that nobody has announced yet is waited for like any other:
+		// a host that has just joined does not know the catalog.
+		if err == nil {
+			if done, err := w.look(images.Images); done || err != nil {
+				return err
+			}
+		}
+		pause := min(max(10*time.Since(start), minPause), maxPause)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// look takes the matrix as it is now and reports whether all of it is converged.
+func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
+	done = len(rows) >= len(w.refs)
+	for _, row := range rows {
+		if err := w.check(row); err != nil {
+			return false, err
+		}
+		if row.State == "withdrawn" {
+			continue
+		}
+		if row.Version < w.version {
+			done = false // the catalog's answer is older than the announcement
+			continue
+		}
+		if !reflect.DeepEqual(w.rows[row.Reference], row) {
+			w.rows[row.Reference] = row
+			if err := w.emit(event{Event: eventProgress, Ref: row.Reference, Image: &row}); err != nil {
+				return false, err
+			}
+		}
+		if !converged(row) {
+			done, w.ready[row.Reference] = false, false
+			continue
+		}
+		if w.ready[row.Reference] {
+			continue
+		}
+		w.ready[row.Reference] = true
+		if err := w.emit(event{Event: eventReady, Ref: row.Reference, Image: &row}); err != nil {
+			return false, err
+		}
+	}
+	return done, nil
+}
+
+// check says when there is nothing left to wait for.
+func (w *watcher) check(row p2p.ImageState) error {
+	if row.State == "withdrawn" && len(w.refs) > 0 {
+		return fmt.Errorf("%s is withdrawn since %s (by %s); nothing to wait for", shortRef(row.Reference), row.AnnouncedAt.Format(time.RFC3339), row.AnnouncedBy)
+	}
+	if w.version > 0 && row.Version > w.version {
+		return fmt.Errorf("%s was announced again by %s as version %d while version %d was on its way; follow it with `seeder wait %s`",
+			shortRef(row.Reference), row.AnnouncedBy, row.Version, w.version, shortRef(row.Reference))
+	}
+	return nil
+}
+
+// converged: every alive node that is meant to hold the image is ready.
+func converged(row p2p.ImageState) bool { return row.Ready >= row.Total }

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"seeder/p2p"
+)
+
+// errTimeout is the cause of the end of waiting when --timeout is over.
+var errTimeout = errors.New("timeout")
+
+// follower follows the events of one command to its end and shows them.
+type follower struct {
+	view       view
+	timeout    time.Duration // 0: none
+	announcing bool          // what is announced by this command, rather than waited for
+
+	mu   sync.Mutex // the archive's reader reports from the transport's goroutine
+	ref  string     // announced
+	rows map[string]p2p.ImageState
+}
+
+func (a *app) newFollower(out output, timeout time.Duration) *follower {
+	f := &follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
+	term := a.terminal(a.stdout)
+	switch {
+	case out == "json":
+		f.view = jsonView{json.NewEncoder(a.stdout)}
+	case term.live:
+		f.view = &liveView{screen: screen{w: a.stdout, term: term}, start: time.Now(), rows: map[string]p2p.ImageState{}}
+	default:
+		f.view = &plainView{w: a.stdout, start: time.Now(), cells: map[string]plainCell{}}
+	}
+	return f
+}
+
+func (f *follower) event(e event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e.Event == eventAnnounced {
+		f.ref = e.Ref
+	}
+	if e.Image != nil {
+		f.rows[e.Image.Reference] = *e.Image
+	}
+	f.view.show(e)
+}
+
+// follow asks the daemon and shows what it streams. Its error says what is not
+// ready yet where the time is over or the user has had enough.
+func (f *follower) follow(ctx context.Context, c *client, method, path string, query url.Values, body io.Reader) error {
+	if f.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, errTimeout)
+		defer cancel()
+	}
+	err := c.stream(ctx, method, path, query, body, f.event)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = f.unfinished(context.Cause(ctx))
+	}
+	f.event(event{Event: eventError, Time: time.Now().UTC(), Error: err.Error(), Code: exitCodeOf(err)})
+	return err
+}
+
+// unfinished is the error of a wait that ended before convergence.
+func (f *follower) unfinished(cause error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	what := "stopped waiting"
+	if errors.Is(cause, errTimeout) {
+		what = fmt.Sprintf("not converged within %s", f.timeout)
+	}
+	if f.announcing && f.ref == "" {
+		return withCode(exitNotConverged, fmt.Errorf("%s: the image was not announced yet; try again", what))
+	}
+	lines := []string{what}
+	if f.announcing {
+		lines[0] += fmt.Sprintf("; the seeding goes on, follow it with `seeder wait %s`", shortRef(f.ref))
+	}
+	lines = append(lines, unready(f.rows)...)
+	if len(f.rows) == 0 && !f.announcing {
+		lines[0] += ": not everything that was asked for is announced"
+	}
+	return withCode(exitNotConverged, errors.New(strings.Join(lines, "\n  ")))
+}
+
+// unready lists the cells that are waited for, at most maxReasons.
+func unready(rows map[string]p2p.ImageState) []string {
+	var out []string
+	for _, row := range rows {
+		if converged(row) {
+			continue
+		}
+		for _, n := range row.Nodes {
+			if n.State != p2p.Ready && n.State != p2p.Excluded {
+				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), clean(n.Name), stateText(n), because(n)))
+			}
+		}
+	}
+	slices.Sort(out)
+	if len(out) > maxReasons {
+		out = append(out[:maxReasons], fmt.Sprintf("… and %d more", len(out)-maxReasons))
+	}
+	return out
+}
+
+func because(n p2p.NodeState) string {
+	if n.Reason == "" || n.Reason == string(n.State) {
+		return ""
+	}
+	return " (" + clean(n.Reason) + ")"
+}

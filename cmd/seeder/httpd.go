@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+)
+
+// httpd serves metrics and health to whoever reaches http.bind; it changes
+// nothing.
+type httpd struct {
+	bind    string
+	handler http.Handler
+	log     *slog.Logger
+
+	server *http.Server
+	group  errgroup.Group
+}
+
+func newHTTPD(bind string, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if cd := c.Status(r.Context()).Containerd; !cd.OK {
+			http.Error(w, "waiting for containerd: "+cd.Reason, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return &httpd{bind: bind, handler: mux, log: log.With("component", "http")}
+}
+
+// Open listens and serves.
+func (h *httpd) Open() error {
+	l, err := net.Listen("tcp", h.bind)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("http.bind %s: the port is in use by another process; set http.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", h.bind)
+	}
+	if err != nil {
+		return fmt.Errorf("http.bind %s: %w", h.bind, err)
+	}
+	h.server = &http.Server{
+		Handler:           h.handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
+	h.group.Go(func() error {
+		if err := h.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve http.bind %s: %w", h.bind, err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// Close ends every request.
+func (h *httpd) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := h.server.Shutdown(ctx)
+	if err != nil {
+		err = h.server.Close()
+	}
+	return errors.Join(err, h.group.Wait())
+}

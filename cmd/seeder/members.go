@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"seeder/p2p"
+)
+
+func (a *app) membersCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "members",
+		Short:   "Show the nodes of the cluster",
+		Long:    "Show the nodes that gossip knows, those that are dead or have left too. The\naddress is where images travel.",
+		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.clientFlags(cmd)
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.newClient()
+		if err != nil {
+			return err
+		}
+		var members p2p.Members
+		if err := c.get(cmd.Context(), "/v1/members", nil, &members); err != nil {
+			return err
+		}
+		if *out == "json" {
+			return printJSON(a.stdout, members)
+		}
+		t := &table{term: a.terminal(a.stdout)}
+		t.header("NAME", "ADDRESS", "STATE", "VERSION", "ID")
+		for _, m := range members.Members {
+			colour := green
+			if m.State != "alive" {
+				colour = red
+			}
+			t.add(cell{clean(m.Name), ""}, cell{clean(m.Address), ""}, cell{clean(m.State), colour}, cell{clean(m.Version), ""}, cell{clean(m.ID), faint})
+		}
+		return t.print(a.stdout)
+	}
+	return cmd
+}
+
+// printJSON writes one indented document.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"seeder/p2p"
+)
+
+const statusInterval = 5 * time.Second
+
+// notify tells systemd something; without systemd it does nothing.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Debug("notify systemd", "err", err)
+	}
+}
+
+// notifyStatus keeps the status line of `systemctl status` true until ctx ends.
+func notifyStatus(ctx context.Context, log *slog.Logger, c cluster) {
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	last := ""
+	for {
+		if line := statusLine(c.Status(ctx)); line != last {
+			notify(log, "STATUS="+line)
+			last = line
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func statusLine(s p2p.Status) string {
+	line := fmt.Sprintf("%d members, %d of %d images ready", s.Members, s.Images.Ready, s.Images.Total)
+	if !s.Containerd.OK && s.Containerd.Reason != "" {
+		line = "waiting for containerd: " + clean(s.Containerd.Reason) + "; " + line
+	}
+	return line
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/distribution/reference"
+)
+
+// normalizeRef makes what the user typed the reference that CRI uses:
+// k3s-dashboard:latest is docker.io/library/k3s-dashboard:latest.
+func normalizeRef(typed string) (string, error) {
+	named, err := reference.ParseDockerRef(typed)
+	if err != nil {
+		return "", usagef("%q is not an image reference: %w; write it as name:tag, as k3s-dashboard:latest or ghcr.io/me/app:v1", typed, err)
+	}
+	return named.String(), nil
+}
+
+func normalizeRefs(typed []string) ([]string, error) {
+	var out []string
+	for _, t := range typed {
+		ref, err := normalizeRef(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ref)
+	}
+	return out, nil
+}
+
+// shortRef is how a reference is shown: without what every Docker user leaves
+// out. It reads back as the same reference.
+func shortRef(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	short := reference.FamiliarString(named)
+	if back, err := normalizeRef(short); err != nil || back != ref {
+		return ref
+	}
+	return short
+}
+
+// shortDigest is enough of a digest to tell two builds apart.
+func shortDigest(dgst string) string {
+	_, hex, ok := strings.Cut(dgst, ":")
+	if !ok || len(hex) < 12 {
+		return dgst
+	}
+	return hex[:12]
+}
+
+// nearestRefs are the at most three of refs that look most like ref, short.
+func nearestRefs(ref string, refs []string) []string {
+	refs = slices.Clone(refs)
+	slices.SortStableFunc(refs, func(a, b string) int {
+		return levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil)
+	})
+	var out []string
+	for _, r := range refs[:min(3, len(refs))] {
+		out = append(out, shortRef(r))
+	}
+	return out
+}
+
+// notAnnounced is the error for a reference that the catalog does not have.
+func notAnnounced(ref string, announced []string) error {
+	if len(announced) == 0 {
+		return fmt.Errorf("%s is not announced, and nothing else is; announce it with `seeder announce %s`", shortRef(ref), shortRef(ref))
+	}
+	return fmt.Errorf("%s is not announced; nearest: %s", shortRef(ref), strings.Join(nearestRefs(ref, announced), ", "))
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"seeder/p2p"
+)
+
+// expectExitCode is the script command `exitcode N PROGRAM ARG...`: it runs the
+// program and fails where it ends with another code. Standard output and error
+// are there for `stdout` and `stderr` through files of these names.
+func expectExitCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exitcode N program arg...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("run %s: %v", args[1], err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// setFreePorts is `freeports NAME...`: each variable becomes a free port.
+func setFreePorts(ts *testscript.TestScript, _ bool, names []string) {
+	ports, err := freePorts(len(names))
+	ts.Check(err)
+	for i, name := range names {
+		ts.Setenv(name, strconv.Itoa(ports[i]))
+	}
+}
+
+// waitForLog is `waitlog FILE TEXT`: it returns when the file has the text.
+func waitForLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitlog file text")
+	}
+	deadline := time.After(30 * time.Second)
+	for {
+		data := readIfThere(ts.MkAbs(args[0]))
+		if strings.Contains(data, args[1]) {
+			return
+		}
+		select {
+		case <-deadline:
+			ts.Fatalf("%s has no %q after 30 s:\n%s", args[0], args[1], data)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func readIfThere(path string) string {
+	data, err := readBounded(path, 64<<20)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// makeDemoImage is `demoimage FILE`: it packs the demo's image.
+func makeDemoImage(ts *testscript.TestScript, _ bool, args []string) {
+	file := ts.MkAbs(args[0])
+	_, err := packDemoImage(context.Background(), file, filepath.Dir(file))
+	ts.Check(err)
+}
+
+// waitReady is `waitready N SOCKET`: it returns when the one image is ready on N
+// nodes.
+func waitReady(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	c := dialControl(ts.MkAbs(args[1]))
+	for {
+		var images p2p.Images
+		ts.Check(c.get(ctx, "/v1/images", nil, &images))
+		if len(images.Images) == 1 && images.Images[0].Ready == want {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("not ready on %d nodes: %+v", want, images)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// isEmpty is `empty DIR`.
+func isEmpty(ts *testscript.TestScript, _ bool, args []string) {
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	for _, e := range entries {
+		ts.Fatalf("%s is not empty: %s", args[0], e.Name())
+	}
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+
+	"seeder/p2p/trust"
+)
+
+// defaultSecretFile is read where it exists and secret_file is not set.
+const defaultSecretFile = "/etc/seeder/secret"
+
+const maxSecretFileBytes = 64 << 10
+
+// loadSecrets finds the cluster's secrets: secret_file, else the default file,
+// else what k3s has. note is something the log should say, or empty.
+func loadSecrets(cfg Config, defaultFile string) (secrets trust.Secrets, note string, err error) {
+	path := cfg.SecretFile
+	if path == "" {
+		path = defaultFile
+	}
+	data, err := readBounded(path, maxSecretFileBytes)
+	switch {
+	case err == nil:
+		secrets, err = trust.ParseSecrets(data)
+		if err != nil {
+			return nil, "", withCode(exitUsage, fmt.Errorf("secret file %s: %w", path, err))
+		}
+		return secrets, exposedNote(path), nil
+	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
+		return nil, "", usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, "", usagef("secret file: %w; the daemon must be able to read it", err)
+	}
+	if secrets, err := secretsFromK3s(); err != nil || len(secrets) > 0 {
+		return secrets, "", err
+	}
+	return withoutSecret(cfg)
+}
+
+// secretsFromK3s derives the secrets from the token of the k3s cluster that this
+// host is part of; none where there is no such cluster.
+func secretsFromK3s() (trust.Secrets, error) { return nil, nil }
+
+// withoutSecret lets a node run alone on loopback addresses, with a secret that
+// ends with the process; everything else is refused.
+func withoutSecret(cfg Config) (trust.Secrets, string, error) {
+	for _, a := range []struct{ key, value string }{
+		{"gossip.bind", cfg.Gossip.Bind}, {"gossip.advertise", cfg.Gossip.Advertise},
+		{"transfer.bind", cfg.Transfer.Bind}, {"transfer.advertise", cfg.Transfer.Advertise},
+	} {
+		if a.value != "" && !isLoopback(a.value) {
+			return nil, "", usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
+  on the first host:   seeder secret generate > %s
+  on every other host: copy that file to the same place, mode 0600`, a.key, a.value, defaultSecretFile)
+		}
+	}
+	secrets, err := trust.ParseSecrets([]byte(trust.GenerateSecret()))
+	return secrets, "no secret: this node stays alone; make one with `seeder secret generate > " + defaultSecretFile + "`", err
+}
+
+func isLoopback(address string) bool {
+	addr, err := advertised(address)
+	if err != nil {
+		addr = netip.Addr{}
+	}
+	return addr.IsLoopback()
+}
+
+// exposedNote warns of a secret that every user of the host can read.
+func exposedNote(path string) string {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm()&0o007 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("every user of this host can read the secret: chmod 600 %s", path)
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal is what is known of where text goes. The zero value is a pipe.
+type terminal struct {
+	live          bool // lines can be drawn over
+	colour        bool
+	width, height int // 0: no limit
+}
+
+func (a *app) terminal(w io.Writer) terminal {
+	f, ok := w.(*os.File)
+	if !ok {
+		return terminal{}
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return terminal{}
+	}
+	term, _ := a.lookupEnv("TERM")
+	_, noColour := a.lookupEnv("NO_COLOR")
+	t := terminal{live: term != "dumb" && term != "", width: int(size.Col), height: int(size.Row)}
+	t.colour = t.live && !noColour
+	return t
+}
+
+const (
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	red    = "\x1b[31m"
+	faint  = "\x1b[2m"
+	plain  = "\x1b[0m"
+)
+
+func (t terminal) paint(colour, s string) string {
+	if !t.colour || colour == "" {
+		return s
+	}
+	return colour + s + plain
+}
+
+// cut shortens s to the width of the terminal. It counts runes, which is right
+// for everything that this program prints. s has no colour in it.
+func (t terminal) cut(s string) string {
+	if t.width < 2 || utf8.RuneCountInString(s) <= t.width-1 {
+		return s
+	}
+	return string([]rune(s)[:t.width-2]) + "…"
+}
+
+// clean makes text of another node safe for a terminal: names, versions and
+// reasons come from whoever has the cluster's secret.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, s)
+}

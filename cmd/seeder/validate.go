@@ -1,0 +1,224 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+const (
+	defaultGossipPort = 7950
+
+	// sun_path of a unix address has room for 107 bytes; the socket is made
+	// beside its final place under a slightly longer name.
+	maxSocketPathBytes = 90
+	maxNodeNameBytes   = 64 // Linux' HOST_NAME_MAX
+	maxKeepPrevious    = 100
+)
+
+// validate adds whatever is wrong with the values, each with the key and the
+// mend.
+func (l *loaded) validate(p *problems) {
+	checkNodeName(p, l.NodeName)
+	checkAbsolute(p, "data_dir", l.DataDir)
+	if l.SecretFile != "" {
+		checkAbsolute(p, "secret_file", l.SecretFile)
+	}
+	l.validateAddresses(p)
+	for _, limit := range []struct{ key, value string }{
+		{"transfer.upload_limit", l.Transfer.UploadLimit},
+		{"transfer.download_limit", l.Transfer.DownloadLimit},
+	} {
+		if _, err := parseBytes(limit.value); err != nil {
+			p.add(limit.key, limit.value, "%v", err)
+		}
+	}
+	l.validateContainerd(p)
+	l.validateImages(p)
+	for _, id := range l.Announcers {
+		if err := checkNodeID(id); err != nil {
+			p.add("announcers", id, "%v; `seeder status` on a node shows its id", err)
+		}
+	}
+	for _, label := range l.Labels {
+		if k, _, ok := strings.Cut(label, "="); !ok || k == "" {
+			p.add("labels", label, "want key=value")
+		}
+	}
+	checkAbsolute(p, "api.socket", l.API.Socket)
+	if len(l.API.Socket) > maxSocketPathBytes {
+		p.add("api.socket", l.API.Socket, "%d bytes long: at most %d fit a unix socket; choose a shorter path", len(l.API.Socket), maxSocketPathBytes)
+	}
+	if _, err := newLogger(nil, l.Log); err != nil {
+		*p = append(*p, err.Error())
+	}
+}
+
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
+
+func checkNodeName(p *problems, name string) {
+	switch {
+	case name == "":
+		p.add("node_name", name, "this host has no hostname; set node_name")
+	case len(name) > maxNodeNameBytes:
+		p.add("node_name", name, "%d bytes long: at most %d; set a shorter node_name", len(name), maxNodeNameBytes)
+	case !nodeName.MatchString(name):
+		p.add("node_name", name, "want letters, digits, '-', '.' and '_', beginning and ending with a letter or digit")
+	}
+}
+
+func checkAbsolute(p *problems, key, value string) {
+	if !filepath.IsAbs(value) {
+		p.add(key, value, "want an absolute path")
+	}
+}
+
+func (l *loaded) validateAddresses(p *problems) {
+	gossip := checkBind(p, "gossip.bind", l.Gossip.Bind)
+	transfer := checkBind(p, "transfer.bind", l.Transfer.Bind)
+	if gossip.IsValid() && gossip.Port() == transfer.Port() && gossip.Port() != 0 && sameHost(gossip, transfer) {
+		p.add("transfer.bind", l.Transfer.Bind, "gossip.bind has the same port; give each its own")
+	}
+	checkAdvertise(p, "gossip.advertise", l.Gossip.Advertise)
+	checkAdvertise(p, "transfer.advertise", l.Transfer.Advertise)
+	if l.HTTP.Bind != "" {
+		checkBind(p, "http.bind", l.HTTP.Bind)
+	}
+	for i, join := range l.Gossip.Join {
+		full, err := joinAddress(join)
+		if err != nil {
+			p.add("gossip.join", join, "%v", err)
+			continue
+		}
+		l.Gossip.Join[i] = full
+	}
+}
+
+func sameHost(a, b netip.AddrPort) bool {
+	return a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified()
+}
+
+// checkBind parses ip:port; the zero value stands for an address that is wrong.
+func checkBind(p *problems, key, value string) netip.AddrPort {
+	if host, port, err := net.SplitHostPort(value); err == nil && host == "" {
+		value = net.JoinHostPort("0.0.0.0", port)
+	}
+	addr, err := netip.ParseAddrPort(value)
+	if err != nil {
+		p.add(key, value, "want ip:port, as 0.0.0.0:%d", defaultGossipPort)
+		return netip.AddrPort{}
+	}
+	return addr
+}
+
+func checkAdvertise(p *problems, key, value string) {
+	if value == "" {
+		return
+	}
+	addr, err := advertised(value)
+	if err != nil {
+		p.add(key, value, "want ip or ip:port at which other hosts reach this one")
+	} else if addr.IsUnspecified() {
+		p.add(key, value, "no other host can reach that address; name one of this host's own")
+	}
+}
+
+// advertised is the ip of "ip" or "ip:port".
+func advertised(value string) (netip.Addr, error) {
+	if ap, err := netip.ParseAddrPort(value); err == nil {
+		return ap.Addr(), nil
+	}
+	return netip.ParseAddr(value)
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
+
+// joinAddress completes "host", "host:port" or "ip" with the default port.
+func joinAddress(s string) (string, error) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(ip, defaultGossipPort).String(), nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = s, strconv.Itoa(defaultGossipPort)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", fmt.Errorf("port %q is none; want host or host:port", port)
+	}
+	if _, err := netip.ParseAddr(host); err != nil && !hostName.MatchString(host) {
+		return "", errors.New("want host or host:port")
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+var identifier = regexp.MustCompile(`^[A-Za-z0-9]+([-._][A-Za-z0-9]+)*$`)
+
+func (l *loaded) validateContainerd(p *problems) {
+	c := &l.Containerd
+	c.Address = strings.TrimPrefix(c.Address, "unix://")
+	if c.Address != "auto" && c.Address != "embedded" && !filepath.IsAbs(c.Address) {
+		p.add("containerd.address", c.Address, "want auto, embedded or the absolute path of containerd's socket")
+	}
+	if !identifier.MatchString(c.Namespace) {
+		p.add("containerd.namespace", c.Namespace, "want a namespace of containerd; the kubelet's is k8s.io")
+	}
+	if !identifier.MatchString(c.Snapshotter) {
+		p.add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, as overlayfs")
+	}
+}
+
+func (l *loaded) validateImages(p *problems) {
+	if n := l.Images.KeepPrevious; n < 0 || n > maxKeepPrevious {
+		p.add("images.keep_previous", n, "want 0 to %d", maxKeepPrevious)
+	}
+	if err := checkMinFree(l.Images.MinFree); err != nil {
+		p.add("images.min_free", l.Images.MinFree, "%v", err)
+	}
+	for _, list := range []struct {
+		key      string
+		patterns []string
+	}{{"images.auto", l.Images.Auto}, {"images.accept", l.Images.Accept}} {
+		for _, pattern := range list.patterns {
+			if _, err := path.Match(pattern, ""); err != nil {
+				p.add(list.key, pattern, "not a pattern: a '[' without its ']'?")
+			}
+		}
+	}
+}
+
+func checkMinFree(s string) error {
+	if percent, ok := strings.CutSuffix(s, "%"); ok {
+		if f, err := strconv.ParseFloat(percent, 64); err != nil || !(f >= 0 && f < 100) {
+			return errors.New("want a share from 0% to 99%, or a size as 5GiB")
+		}
+		return nil
+	}
+	if _, err := parseBytes(s); err != nil {
+		return errors.New("want a share as 10%, or a size as 5GiB")
+	}
+	return nil
+}
+
+// parseBytes reads a size as people write it: 50MiB is 50·2²⁰, 50MB is 50·10⁶,
+// and a bare number is bytes.
+func parseBytes(s string) (int64, error) {
+	parse := units.FromHumanSize
+	if strings.Contains(strings.ToLower(s), "ib") {
+		parse = units.RAMInBytes
+	}
+	n, err := parse(s)
+	if err != nil || n < 0 || n == math.MaxInt64 {
+		return 0, errors.New("want a size as 50MiB, 50MB or a number of bytes; 0: no limit")
+	}
+	return n, nil
+}

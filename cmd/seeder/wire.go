@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"seeder/p2p"
+	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
+	"seeder/store"
+	"seeder/store/ctrd"
+)
+
+// frameCacheBytes bounds the finished zstd frames that are kept for latecomers.
+const frameCacheBytes = 1 << 30
+
+// wired is a node on its store: the one place where both are known.
+type wired struct {
+	node     *p2p.Node
+	store    *store.Store
+	registry *prometheus.Registry
+}
+
+// wire makes the node that cfg describes; it is not open yet, its store is.
+func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logger) (*wired, error) {
+	upload, err := parseBytes(cfg.Transfer.UploadLimit)
+	if err != nil {
+		return nil, fmt.Errorf("transfer.upload_limit: %w", err)
+	}
+	download, err := parseBytes(cfg.Transfer.DownloadLimit)
+	if err != nil {
+		return nil, fmt.Errorf("transfer.download_limit: %w", err)
+	}
+	var announcers []trust.NodeID
+	for _, id := range cfg.Announcers {
+		parsed, err := trust.ParseNodeID(id)
+		if err != nil {
+			return nil, fmt.Errorf("announcers: %w", err)
+		}
+		announcers = append(announcers, parsed)
+	}
+	s, err := store.Open(ctx, store.Config{
+		DataDir: cfg.DataDir,
+		Containerd: ctrd.Config{
+			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace,
+			Snapshotter: cfg.Containerd.Snapshotter, Root: filepath.Join(cfg.DataDir, "embedded"),
+			Pin: cfg.Images.Pin, Log: log.With("component", "containerd"),
+		},
+		CacheBytes: frameCacheBytes,
+		Log:        log.With("component", "store"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the image store: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	join := slices.Clone(cfg.Gossip.Join)
+	node := p2p.New(p2p.Config{
+		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
+		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
+		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
+		Join:    func() []string { return join },
+		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept,
+		UploadLimit: upload, DownloadLimit: download,
+		Log: log, Registerer: registry,
+	}, storeAdapter{s})
+	return &wired{node: node, store: s, registry: registry}, nil
+}
+
+// checkNodeID says whether id can be the id of a node.
+func checkNodeID(id string) error {
+	_, err := trust.ParseNodeID(strings.TrimSpace(id))
+	return err
+}
+
+// ImportArchive is part of announcer.
+func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error) {
+	return w.store.ImportArchive(ctx, archive, ref)
+}
+
+// Announce is part of announcer.
+func (w *wired) Announce(ctx context.Context, ref string) (announced, error) {
+	p, err := w.store.Prepare(ctx, ref)
+	if err != nil {
+		return announced{}, err
+	}
+	version, err := w.node.Announce(ctx, p2p.Announcement{Reference: p.Reference, Target: p.Target, Index: p.Index, Bytes: p.Bytes})
+	if err != nil {
+		return announced{}, err
+	}
+	return announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes}, nil
+}
+
+// storeAdapter gives a store.Store the types that p2p speaks.
+type storeAdapter struct{ *store.Store }
+
+// Image is part of p2p.Store.
+func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error) {
+	img, err := s.Store.Image(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	return imageAdapter{img}, nil
+}
+
+// List is part of p2p.Store.
+func (s storeAdapter) List(ctx context.Context) (map[string]digest.Digest, error) {
+	return s.Store.List(ctx)
+}
+
+// imageAdapter gives a store.Image the types that p2p speaks. The numbers of the
+// encodings are the same on both sides: they are on the wire and on disk.
+type imageAdapter struct{ *store.Image }
+
+// Have is part of swarm.Chunks.
+func (i imageAdapter) Have() swarm.Bitmap { return swarm.Bitmap(i.Image.Have()) }
+
+// Wanted is part of swarm.Chunks.
+func (i imageAdapter) Wanted() swarm.Bitmap { return swarm.Bitmap(i.Image.Wanted()) }
+
+// Put is part of swarm.Chunks.
+func (i imageAdapter) Put(ctx context.Context, n int, enc swarm.Encoding, payload []byte) (bool, error) {
+	return i.Image.Put(ctx, n, uint8(enc), payload)
+}
+
+// Frame is part of swarm.Chunks.
+func (i imageAdapter) Frame(ctx context.Context, n int) (swarm.Frame, error) {
+	enc, bytes, payload, err := i.Image.Frame(ctx, n)
+	if err != nil {
+		return swarm.Frame{}, err
+	}
+	return swarm.Frame{Encoding: swarm.Encoding(enc), Bytes: bytes, Payload: payload}, nil
+}

@@ -1,0 +1,114 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/agext/levenshtein"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
+)
+
+// Announcement is what Announce makes known: a reference, the target it shall
+// have, and the seed index by which others fetch it. The Store must already
+// keep that index.
+type Announcement struct {
+	Reference string
+	Target    ocispec.Descriptor
+	Index     []byte
+	Bytes     int64 // of all blobs as stored
+}
+
+// Announce puts an announcement into the catalog and tells the cluster. It
+// returns the version under which the announcement stands; announcing what the
+// catalog already says is not a new version.
+func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, err error) {
+	if !n.mayAnnounce(n.identity.ID()) {
+		return 0, fmt.Errorf("announce %s: this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", a.Reference, n.identity.ID())
+	}
+	seed := catalog.Seed{Digest: digest.FromBytes(a.Index), Size: int64(len(a.Index))}
+	if cur, ok := n.catalog.Get(a.Reference); ok {
+		c := cur.Announcement()
+		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest {
+			n.poke()
+			return c.Version, nil
+		}
+	}
+	return n.publish(ctx, catalog.Announcement{
+		Reference:  a.Reference,
+		Target:     ocispec.Descriptor{MediaType: a.Target.MediaType, Digest: a.Target.Digest, Size: a.Target.Size},
+		Seed:       seed,
+		ImageBytes: a.Bytes,
+	})
+}
+
+// Withdraw puts a withdrawal of ref into the catalog: nobody seeds it any more,
+// and with purge every node removes it. The error of an unknown ref names the
+// nearest announced ones and wraps fs.ErrNotExist.
+func (n *Node) Withdraw(ctx context.Context, ref string, purge bool) error {
+	cur, ok := n.catalog.Get(ref)
+	if !ok || (cur.Announcement().Withdrawn && (!purge || cur.Announcement().Purge)) {
+		return fmt.Errorf("withdraw %s: %w", ref, n.notAnnounced(ref))
+	}
+	if !n.mayAnnounce(n.identity.ID()) {
+		return fmt.Errorf("withdraw %s: this node's id %s is not in `announcers`", ref, n.identity.ID())
+	}
+	a := cur.Announcement()
+	a.Withdrawn, a.Purge = true, purge
+	_, err := n.publish(ctx, a)
+	return err
+}
+
+// publish signs a as the next version of its reference and spreads it.
+func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error) {
+	a.Version = n.catalog.NextVersion(a.Reference)
+	a.AnnouncedAt = time.Now()
+	a.NodeName = n.cfg.Name
+	rec, err := catalog.Sign(n.identity, a)
+	if err != nil {
+		return 0, fmt.Errorf("sign the announcement of %s: %w", a.Reference, err)
+	}
+	changed, err := n.catalog.Merge(rec)
+	if err != nil {
+		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
+	}
+	if len(changed) == 0 {
+		return 0, fmt.Errorf("announce %s: another node announced version %d at the same moment; try again", a.Reference, a.Version)
+	}
+	n.log.Info("announced", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version, "withdrawn", a.Withdrawn)
+	n.noteCatalog()
+	n.broadcast(rec)
+	n.poke()
+	return a.Version, nil
+}
+
+// broadcast hints at a record that this node now holds.
+func (n *Node) broadcast(rec catalog.Record) {
+	a := rec.Announcement()
+	n.gossip.Broadcast(gossip.Hint{
+		Reference: a.Reference, Digest: a.Target.Digest, Version: a.Version, Holder: n.cfg.Name,
+	})
+}
+
+// notAnnounced says that ref is not in the catalog and what is, nearest first.
+func (n *Node) notAnnounced(ref string) error {
+	var refs []string
+	for _, r := range n.catalog.All() {
+		if a := r.Announcement(); !a.Withdrawn {
+			refs = append(refs, a.Reference)
+		}
+	}
+	if len(refs) == 0 {
+		return fmt.Errorf("%w: nothing is announced in this cluster", fs.ErrNotExist)
+	}
+	slices.SortFunc(refs, func(a, b string) int {
+		return levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil)
+	})
+	return fmt.Errorf("%w: it is not announced; nearest: %v", fs.ErrNotExist, refs[:min(3, len(refs))])
+}

@@ -1,0 +1,140 @@
+package p2p
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// cell is how far this node is with one reference.
+type cell struct {
+	version    uint64
+	target     digest.Digest
+	state      State
+	done       int64
+	total      int64
+	reason     string
+	live       func() (done, total int64) // while fetching; nil otherwise
+	liveReason func() string
+	peers      []string // names of the peers that bytes came from
+}
+
+// cells is this node's column of the matrix, safe for concurrent use.
+type cells struct {
+	mu    sync.Mutex
+	byRef map[string]*cell
+	next  chan struct{} // closed and replaced at each change
+}
+
+func newCells() *cells {
+	return &cells{byRef: map[string]*cell{}, next: make(chan struct{})}
+}
+
+// update changes the cell of ref, made when it is not there.
+func (c *cells) update(ref string, change func(*cell)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.byRef[ref]
+	if x == nil {
+		x = &cell{}
+		c.byRef[ref] = x
+	}
+	change(x)
+	c.signal()
+}
+
+// settle puts ref in a state that holds until the next one.
+func (c *cells) settle(ref string, s State, reason string) {
+	c.update(ref, func(x *cell) {
+		if x.live != nil {
+			x.done, x.total = x.live()
+		}
+		x.state, x.reason, x.live, x.liveReason = s, reason, nil, nil
+		if s == Ready {
+			x.done, x.reason = x.total, ""
+		}
+	})
+}
+
+func (c *cells) remove(ref string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.byRef, ref)
+	c.signal()
+}
+
+// get returns a copy of the cell of ref with the figures of this moment.
+func (c *cells) get(ref string) (cell, bool) {
+	c.mu.Lock()
+	x, ok := c.byRef[ref]
+	if !ok {
+		c.mu.Unlock()
+		return cell{}, false
+	}
+	y := *x
+	y.peers = slices.Clone(x.peers)
+	c.mu.Unlock()
+	if y.live != nil {
+		y.done, y.total = y.live()
+	}
+	if y.liveReason != nil {
+		if r := y.liveReason(); r != "" {
+			y.reason = r
+		}
+	}
+	return y, true
+}
+
+// changed is closed at the next change of any cell.
+func (c *cells) changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.next
+}
+
+func (c *cells) signal() {
+	close(c.next)
+	c.next = make(chan struct{})
+}
+
+// claims says which missing blobs a running fetch brings, so that a layer which
+// several images share crosses the network once.
+type claims struct {
+	mu    sync.Mutex
+	held  map[digest.Digest]string // blob → reference that fetches it
+	freed chan struct{}            // closed and replaced at each release
+}
+
+func newClaims() *claims {
+	return &claims{held: map[digest.Digest]string{}, freed: make(chan struct{})}
+}
+
+// take claims all blobs for ref or none. Where another reference holds one of
+// them, it is named and freed is closed at the next release.
+func (c *claims) take(ref string, blobs []digest.Digest) (holder string, freed <-chan struct{}, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range blobs {
+		if other, taken := c.held[b]; taken && other != ref {
+			return other, c.freed, false
+		}
+	}
+	for _, b := range blobs {
+		c.held[b] = ref
+	}
+	return "", nil, true
+}
+
+// release frees every blob that ref claimed.
+func (c *claims) release(ref string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for b, r := range c.held {
+		if r == ref {
+			delete(c.held, b)
+		}
+	}
+	close(c.freed)
+	c.freed = make(chan struct{})
+}

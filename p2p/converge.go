@@ -1,0 +1,344 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"seeder/p2p/catalog"
+)
+
+const (
+	// maxFetches is how many images arrive at once. Each holds at most four
+	// frames and a few decoded chunks of up to 4 MiB in memory.
+	maxFetches = 3
+	// maxChecks is how many references are compared with the store at once.
+	maxChecks = 4
+	// recheck is how often a ready reference is looked at without a hint: its
+	// content may have been deleted under the record, its pin removed.
+	recheck = 5 * time.Minute
+	// tick bounds how long a lost hint goes unnoticed.
+	tick = 10 * time.Second
+	// storeSettle gathers the events of one burst (an import makes several).
+	storeSettle = 200 * time.Millisecond
+)
+
+// backoff is how long to wait after the n-th failure in a row (n ≥ 1): 1 s,
+// doubled each time, at most a minute, ± 20 % so that hosts do not march in
+// step. r is uniform in [0, 1).
+func backoff(n int, r float64) time.Duration {
+	d := time.Minute
+	if n < 7 {
+		d = time.Second << (n - 1)
+	}
+	return time.Duration(float64(d) * (0.8 + 0.4*r))
+}
+
+// task is what the converge loop knows about one reference. Only the loop
+// touches it.
+type task struct {
+	rec       catalog.Record
+	version   uint64
+	cancel    context.CancelCauseFunc // of the running job; nil when none runs
+	ready     bool
+	dirty     bool // a hint says that the store may differ
+	failures  int
+	notBefore time.Time
+	checkedAt time.Time
+}
+
+// jobDone is a finished job's word to the loop.
+type jobDone struct {
+	ref     string
+	version uint64
+	err     error
+}
+
+// loop is the state of the converge loop. One goroutine owns it.
+type loop struct {
+	n       *Node
+	tasks   map[string]*task
+	checks  *semaphore.Weighted
+	fetches *semaphore.Weighted
+	running int
+}
+
+// converge compares the catalog with this host's images, for ever: events are
+// hints that wake it, the comparison is the truth.
+func (n *Node) converge(ctx context.Context) {
+	l := &loop{n: n, tasks: map[string]*task{},
+		checks: semaphore.NewWeighted(maxChecks), fetches: semaphore.NewWeighted(maxFetches)}
+	defer l.drain()
+	changes := n.store.Changes(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case done := <-n.results:
+			l.finish(done)
+		case <-n.wake:
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+				continue
+			}
+			timer.Reset(storeSettle)
+			l.compareStore(ctx)
+			continue
+		case <-timer.C:
+			l.compareStore(ctx)
+		}
+		timer.Reset(l.pass(ctx, time.Now()))
+	}
+}
+
+// compareStore marks the references whose image record is not at the target.
+func (l *loop) compareStore(ctx context.Context) {
+	if len(l.tasks) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	have, err := l.n.store.List(ctx)
+	if err != nil {
+		return // the health watch says so, and marks everything once it is back
+	}
+	for ref, t := range l.tasks {
+		if a := t.rec.Announcement(); !a.Withdrawn && have[ref] != a.Target.Digest {
+			t.dirty = true
+		}
+	}
+}
+
+// pass looks at each announcement once and returns how long nothing needs to be
+// looked at.
+func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
+	if l.n.health.recovered.CompareAndSwap(true, false) {
+		for _, t := range l.tasks {
+			t.dirty, t.notBefore = true, time.Time{}
+		}
+	}
+	wait := tick
+	seen := make(map[string]bool)
+	for _, rec := range l.n.catalog.All() {
+		a := rec.Announcement()
+		seen[a.Reference] = true
+		t := l.tasks[a.Reference]
+		if t == nil {
+			t = &task{}
+			l.tasks[a.Reference] = t
+		}
+		if t.version != a.Version || t.rec.Hash() != rec.Hash() {
+			l.supersede(t, rec, a)
+		}
+		if d := l.step(ctx, t, a, now); d > 0 && d < wait {
+			wait = d
+		}
+	}
+	for ref, t := range l.tasks {
+		if !seen[ref] && t.cancel == nil {
+			delete(l.tasks, ref)
+			l.n.cells.remove(ref)
+		}
+	}
+	return wait
+}
+
+// supersede replaces what a task is about: the newest announcement of a
+// reference cancels the work on an older one.
+func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
+	if t.cancel != nil {
+		t.cancel(fmt.Errorf("superseded by version %d", a.Version))
+	}
+	t.rec, t.version = rec, a.Version
+	t.ready, t.dirty, t.failures, t.notBefore = false, false, 0, time.Time{}
+	l.n.cells.update(a.Reference, func(c *cell) {
+		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
+	})
+}
+
+// step starts a job for one reference where one is due. It returns when to look
+// again, 0 for no opinion.
+func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now time.Time) time.Duration {
+	switch {
+	case t.cancel != nil:
+		return 0
+	case a.Withdrawn && (t.ready || !a.Purge):
+		if !t.ready {
+			t.ready = true
+			l.n.cells.remove(a.Reference)
+		}
+		return 0
+	case t.ready && !t.dirty && now.Sub(t.checkedAt) < recheck:
+		return 0
+	case !a.Withdrawn && !accepts(l.n.cfg.Accept, a.Reference):
+		l.n.cells.settle(a.Reference, Excluded, fmt.Sprintf("no pattern of images.accept %q on this host matches", l.n.cfg.Accept))
+		return 0
+	case now.Before(t.notBefore):
+		return t.notBefore.Sub(now)
+	}
+	jobCtx, cancel := context.WithCancelCause(ctx)
+	t.cancel, t.dirty = cancel, false
+	l.running++
+	rec := t.rec
+	l.n.group.Go(func() error {
+		err := l.n.work(jobCtx, l, rec)
+		cancel(nil)
+		l.n.results <- jobDone{ref: a.Reference, version: a.Version, err: err}
+		return nil
+	})
+	return 0
+}
+
+// finish books the end of a job.
+func (l *loop) finish(done jobDone) {
+	l.running--
+	t := l.tasks[done.ref]
+	if t == nil {
+		return
+	}
+	t.cancel = nil
+	if t.version != done.version {
+		return // superseded: the next pass begins the new one at once
+	}
+	t.checkedAt = time.Now()
+	var excluded interface{ Excluded() string }
+	switch {
+	case done.err == nil:
+		t.ready, t.failures = true, 0
+	case errors.As(done.err, &excluded):
+		t.ready = true // nothing to do until the announcement or this host changes
+		l.n.cells.settle(done.ref, Excluded, excluded.Excluded())
+	default:
+		t.ready = false
+		t.failures++
+		t.notBefore = time.Now().Add(backoff(t.failures, rand.Float64()))
+		l.explain(done.ref, done.err, t)
+	}
+}
+
+// explain puts the reason of a failed try where `images` shows it.
+func (l *loop) explain(ref string, err error, t *task) {
+	if down := l.n.health.down(); down != "" {
+		t.failures = min(t.failures, 3)
+		l.n.cells.settle(ref, Waiting, down)
+		return
+	}
+	if errors.Is(err, errNoSeed) {
+		t.failures = min(t.failures, 3)
+		l.n.cells.settle(ref, Waiting, err.Error())
+		return
+	}
+	l.n.log.Warn("converge", "ref", ref, "err", err, "tries", t.failures)
+	l.n.cells.settle(ref, Failed, err.Error())
+}
+
+// drain waits for the jobs after the loop has ended, so that none is left
+// writing to results.
+func (l *loop) drain() {
+	for ; l.running > 0; l.running-- {
+		<-l.n.results
+	}
+}
+
+// work brings one reference to where its record says. It returns nil when the
+// store has confirmed that.
+func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
+	a := rec.Announcement()
+	if err := l.checks.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	ready, reason, err := n.check(ctx, a)
+	l.checks.Release(1)
+	if err != nil || ready {
+		return err
+	}
+	n.cells.update(a.Reference, func(c *cell) {
+		if c.state == Ready { // was ready, is no longer
+			c.done = 0
+		}
+		c.state, c.reason = Waiting, "queued: "+reason
+	})
+	if err := l.fetches.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer l.fetches.Release(1)
+	return n.obtain(ctx, a)
+}
+
+// check asks the store about a; a purge that is due is done here.
+func (n *Node) check(ctx context.Context, a catalog.Announcement) (ready bool, reason string, err error) {
+	if a.Withdrawn {
+		return true, "", n.purge(ctx, a)
+	}
+	ready, reason, err = n.store.Check(ctx, a.Reference, a.Target.Digest)
+	if err != nil {
+		return false, "", fmt.Errorf("check %s: %w", a.Reference, err)
+	}
+	if ready {
+		n.cells.settle(a.Reference, Ready, "")
+	}
+	return ready, reason, nil
+}
+
+// purge removes a withdrawn image where the record still is at its target: what
+// somebody put under that name since then is not ours to remove.
+func (n *Node) purge(ctx context.Context, a catalog.Announcement) error {
+	have, err := n.store.List(ctx)
+	if err != nil {
+		return fmt.Errorf("purge %s: %w", a.Reference, err)
+	}
+	if have[a.Reference] == a.Target.Digest {
+		if err := n.store.Remove(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("purge %s: %w", a.Reference, err)
+		}
+		n.log.Info("purged", "ref", a.Reference, "digest", a.Target.Digest)
+	}
+	n.cells.remove(a.Reference)
+	return nil
+}
+
+// accepts reports whether one of the patterns matches ref; no patterns accept
+// all. In a pattern * stands for any run of characters, slashes included, and
+// the default registry's prefix may be left out.
+func accepts(patterns []string, ref string) bool {
+	if len(patterns) == 0 {
+		return true
+	}
+	short := strings.TrimPrefix(strings.TrimPrefix(ref, "docker.io/"), "library/")
+	for _, p := range patterns {
+		if matchGlob(p, ref) || matchGlob(p, short) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchGlob matches s against a pattern in which only * is special.
+func matchGlob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	if !strings.HasPrefix(s, parts[0]) {
+		return false
+	}
+	s = s[len(parts[0]):]
+	last := parts[len(parts)-1]
+	for _, part := range parts[1 : len(parts)-1] {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return strings.HasSuffix(s, last)
+}

@@ -1,0 +1,129 @@
+package p2p
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/swarm"
+)
+
+const (
+	// owners is how many nodes keep track of a swarm: one answer is enough, three
+	// are there so that two may be away.
+	owners = 3
+	// ownerTimeout bounds the question to one owner.
+	ownerTimeout = 2 * time.Second
+	// maxPeers is how many peers a question for peers yields at most.
+	maxPeers = 32
+)
+
+// finder finds the peers of one swarm. The owners of a seed (rendezvous hashing
+// over the alive members) know who is fetching it right now. Whoever announced
+// it, and in the long run every member, holds it: so the announcer and random
+// members fill the list up, and nothing waits for gossip.
+type finder struct {
+	n         *Node
+	announcer string
+}
+
+// Peers implements swarm.Finder.
+func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) ([]swarm.Peer, error) {
+	members := f.n.peers()
+	byName := make(map[string]swarm.Peer, len(members))
+	names := []string{f.n.cfg.Name}
+	for _, m := range members {
+		byName[m.Name] = m
+		names = append(names, m.Name)
+	}
+	self := swarm.Peer{Name: f.n.cfg.Name, Address: f.n.selfAddress(), Complete: complete}
+	found := f.ask(ctx, seed, swarm.Owners(seed, names, owners), byName, self)
+
+	list := newPeerList(f.n.cfg.Name)
+	if p, ok := byName[f.announcer]; ok {
+		p.Complete = true
+		list.add(p)
+	}
+	for _, p := range found {
+		list.add(p)
+	}
+	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	for _, p := range members {
+		list.add(p)
+	}
+	return list.peers, nil
+}
+
+// ask registers self with each owner and gathers their answers.
+func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, byName map[string]swarm.Peer, self swarm.Peer) []swarm.Peer {
+	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	defer cancel()
+	var (
+		mu    sync.Mutex
+		found []swarm.Peer
+		wg    sync.WaitGroup
+	)
+	for _, owner := range owners {
+		if owner == self.Name {
+			mu.Lock()
+			found = append(found, f.n.tracker.Register(seed, self, time.Now())...)
+			mu.Unlock()
+			continue
+		}
+		wg.Go(func() {
+			peers, err := f.n.client.Register(ctx, byName[owner].Address, seed, self)
+			if err != nil {
+				f.n.log.Debug("ask owner", "owner", owner, "seed", seed, "err", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, peers...)
+		})
+	}
+	wg.Wait()
+	return found
+}
+
+// peerList gathers at most maxPeers different peers, never self.
+type peerList struct {
+	seen  map[string]bool
+	peers []swarm.Peer
+}
+
+func newPeerList(self string) *peerList {
+	return &peerList{seen: map[string]bool{self: true}}
+}
+
+func (l *peerList) add(p swarm.Peer) {
+	if p.Name == "" || p.Address == "" || l.seen[p.Name] || len(l.peers) >= maxPeers {
+		return
+	}
+	l.seen[p.Name] = true
+	l.peers = append(l.peers, p)
+}
+
+// peers are the other alive members as swarm peers.
+func (n *Node) peers() []swarm.Peer {
+	var out []swarm.Peer
+	for _, m := range n.gossip.Alive() {
+		if m.Name != n.cfg.Name && m.Address != "" {
+			out = append(out, swarm.Peer{Name: m.Name, Address: m.Address})
+		}
+	}
+	return out
+}
+
+// selfAddress is this node's transfer address as other members see it.
+func (n *Node) selfAddress() string {
+	addr, _ := n.addressOf(n.cfg.Name)
+	return addr
+}
+
+// Register serves the owners' side of finding peers (wire.Handler).
+func (n *Node) Register(_ context.Context, seed digest.Digest, p swarm.Peer) []swarm.Peer {
+	return n.tracker.Register(seed, p, time.Now())
+}

@@ -1,0 +1,110 @@
+package p2p
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// healthInterval is how often containerd is asked whether it is there. It costs
+// one small request on a unix socket.
+const healthInterval = 2 * time.Second
+
+// healthState is the last answer of the image store.
+type healthState struct {
+	mu        sync.Mutex
+	last      ContainerdStatus
+	asked     bool
+	recovered atomic.Bool // came back since the converge loop last looked
+}
+
+func (h *healthState) status() ContainerdStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
+// down is why the image store does not answer, empty while it does.
+func (h *healthState) down() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.asked || h.last.OK {
+		return ""
+	}
+	return h.last.Reason
+}
+
+// set books an answer and reports whether it differs from the last one.
+func (h *healthState) set(s ContainerdStatus) (changed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed = !h.asked || h.last.OK != s.OK
+	h.last, h.asked = s, true
+	return changed
+}
+
+// watchHealth keeps health current, says once when containerd goes and when it
+// comes, and wakes the converge loop when it is back.
+func (n *Node) watchHealth(ctx context.Context) {
+	tick := time.NewTicker(healthInterval)
+	defer tick.Stop()
+	for {
+		n.askHealth(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) askHealth(ctx context.Context) {
+	askCtx, cancel := context.WithTimeout(ctx, healthInterval)
+	defer cancel()
+	address, version, err := n.store.Health(askCtx)
+	if ctx.Err() != nil {
+		return
+	}
+	s := ContainerdStatus{Address: address, Version: version, OK: err == nil}
+	if err != nil {
+		s.Reason = err.Error()
+	}
+	if !n.health.set(s) {
+		return
+	}
+	if err != nil {
+		n.log.Warn("waiting for containerd", "address", address, "err", err)
+		return
+	}
+	n.log.Info("containerd is there", "address", address, "version", version)
+	n.health.recovered.Store(true)
+	n.poke()
+}
+
+// janitor closes what nobody uses and expires what is only soft state.
+func (n *Node) janitor(ctx context.Context) {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			n.swarms.sweep(now)
+			_ = now
+		}
+	}
+}
+
+// freeBytes is the space that is left for this process on dir's file system; 0
+// where it cannot be told.
+func freeBytes(dir string) int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0
+	}
+	return int64(st.Bavail) * st.Bsize
+}

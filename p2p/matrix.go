@@ -1,0 +1,277 @@
+package p2p
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"seeder/p2p/catalog"
+)
+
+const (
+	// askTimeout bounds how long the matrix waits for one member.
+	askTimeout = 2 * time.Second
+	// maxAsks is how many members are asked at once.
+	maxAsks = 64
+	// maxNameBytes and maxReasonBytes bound what another node's report may put
+	// on this host's terminals.
+	maxReasonBytes = 512
+)
+
+// report is what one node says of itself: its column of the matrix.
+type report struct {
+	Name   string        `json:"name"`
+	Images []reportImage `json:"images"`
+}
+
+type reportImage struct {
+	Reference  string `json:"ref"`
+	Digest     string `json:"digest"`
+	Version    uint64 `json:"version"`
+	State      State  `json:"state"`
+	DoneBytes  int64  `json:"done_bytes"`
+	TotalBytes int64  `json:"total_bytes"`
+	Reason     string `json:"reason"`
+}
+
+// State serves this node's column for refs, all where none is named
+// (wire.Handler).
+func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
+	return json.Marshal(n.report(refs))
+}
+
+func (n *Node) report(refs []string) report {
+	r := report{Name: n.cfg.Name}
+	for _, rec := range n.selected(refs) {
+		a := rec.Announcement()
+		c, ok := n.cells.get(a.Reference)
+		if !ok || c.version != a.Version {
+			c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
+		}
+		r.Images = append(r.Images, reportImage{
+			Reference: a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
+			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
+		})
+	}
+	return r
+}
+
+// selected are the records of refs, or all, withdrawn ones too.
+func (n *Node) selected(refs []string) []catalog.Record {
+	if len(refs) == 0 {
+		return n.catalog.All()
+	}
+	var out []catalog.Record
+	for _, ref := range refs {
+		if rec, ok := n.catalog.Get(ref); ok {
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+// Images is the matrix for refs, or for everything announced. It asks every
+// alive member and is answered within a few seconds whatever they do. An unknown
+// ref is an error that names the nearest announced ones and wraps
+// fs.ErrNotExist.
+func (n *Node) Images(ctx context.Context, refs ...string) (Images, error) {
+	for _, ref := range refs {
+		if _, ok := n.catalog.Get(ref); !ok {
+			return Images{}, fmt.Errorf("image %s: %w", ref, n.notAnnounced(ref))
+		}
+	}
+	reports := n.ask(ctx, refs)
+	out := Images{Images: []ImageState{}}
+	for _, rec := range n.selected(refs) {
+		out.Images = append(out.Images, n.row(rec, reports))
+	}
+	slices.SortFunc(out.Images, func(a, b ImageState) int { return strings.Compare(a.Reference, b.Reference) })
+	return out, nil
+}
+
+// row is one announcement against all reports.
+func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
+	a := rec.Announcement()
+	img := ImageState{
+		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Size: a.ImageBytes,
+		State: "announced", AnnouncedBy: a.NodeName, AnnouncedAt: a.AnnouncedAt, Nodes: []NodeState{},
+	}
+	if a.Withdrawn {
+		img.State = "withdrawn"
+		return img
+	}
+	for _, ans := range reports {
+		ns := ans.cellFor(a)
+		img.Nodes = append(img.Nodes, ns)
+		if ans.away || ns.State == Excluded {
+			continue
+		}
+		img.Total++
+		if ns.State == Ready {
+			img.Ready++
+		}
+	}
+	return img
+}
+
+// answer is what one member said, or why it said nothing.
+type answer struct {
+	name   string
+	away   bool // dead: shown, but not waited for
+	err    error
+	images map[string]reportImage
+}
+
+// cellFor reads the cell of one announcement out of an answer. A member that
+// speaks of another version has not heard of this one yet.
+func (ans answer) cellFor(a catalog.Announcement) NodeState {
+	ns := NodeState{Name: ans.name, TotalBytes: a.ImageBytes}
+	if ans.err != nil {
+		ns.State, ns.Reason = Unreachable, ans.err.Error()
+		return ns
+	}
+	img, ok := ans.images[a.Reference]
+	if !ok || img.Version != a.Version || img.Digest != a.Target.Digest.String() {
+		ns.State, ns.Reason = Waiting, fmt.Sprintf("has not heard of version %d yet", a.Version)
+		return ns
+	}
+	ns.State, ns.Reason = img.State, img.Reason
+	ns.DoneBytes, ns.TotalBytes = img.DoneBytes, img.TotalBytes
+	if ns.State != Ready && ns.Reason == "" {
+		ns.Reason = string(ns.State)
+	}
+	return ns
+}
+
+// ask gathers the columns of all members, this node's own included, by name.
+func (n *Node) ask(ctx context.Context, refs []string) []answer {
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	var (
+		mu      sync.Mutex
+		answers []answer
+		wg      sync.WaitGroup
+		sem     = semaphore.NewWeighted(maxAsks)
+	)
+	gather := func(a answer) {
+		mu.Lock()
+		defer mu.Unlock()
+		answers = append(answers, a)
+	}
+	for _, m := range n.gossip.Members() {
+		switch {
+		case m.Name == n.cfg.Name:
+			gather(readReport(m.Name, n.report(refs)))
+		case m.State == "left":
+		case m.State == "dead":
+			gather(answer{name: m.Name, away: true, err: errors.New("is not there (no answer to gossip)")})
+		default:
+			wg.Go(func() {
+				if err := sem.Acquire(ctx, 1); err != nil {
+					gather(answer{name: m.Name, err: errors.New("not asked in time")})
+					return
+				}
+				defer sem.Release(1)
+				gather(n.askMember(ctx, m.Name, m.Address, refs))
+			})
+		}
+	}
+	wg.Wait()
+	slices.SortFunc(answers, func(a, b answer) int { return strings.Compare(a.name, b.name) })
+	return answers
+}
+
+func (n *Node) askMember(ctx context.Context, name, addr string, refs []string) answer {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	b, err := n.client.State(ctx, addr, refs)
+	if err != nil {
+		return answer{name: name, err: fmt.Errorf("does not answer on %s: %w", addr, err)}
+	}
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return answer{name: name, err: fmt.Errorf("unreadable answer from %s: %w", addr, err)}
+	}
+	return readReport(name, r)
+}
+
+// readReport bounds what a report says; the name is the one gossip knows.
+func readReport(name string, r report) answer {
+	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images))}
+	for _, img := range r.Images {
+		switch img.State {
+		case Waiting, Fetching, Importing, Ready, Failed, Excluded:
+		default:
+			img.State, img.Reason = Waiting, "unknown state"
+		}
+		img.Reason = printable(img.Reason, maxReasonBytes)
+		img.TotalBytes = max(img.TotalBytes, 0)
+		img.DoneBytes = min(max(img.DoneBytes, 0), img.TotalBytes)
+		ans.images[img.Reference] = img
+	}
+	return ans
+}
+
+// printable cuts s at limit bytes and replaces control characters, since it came
+// from another node and ends on a terminal.
+func printable(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// Members lists the cluster.
+func (n *Node) Members() Members {
+	out := Members{Members: []MemberState{}}
+	for _, m := range n.gossip.Members() {
+		out.Members = append(out.Members, MemberState{
+			Name: m.Name, Address: m.Address, State: string(m.State), Version: m.Version, ID: string(m.ID),
+		})
+	}
+	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Changed is closed at the next change of this node's own states.
+func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
+
+// Status is this node alone.
+func (n *Node) Status(context.Context) Status {
+	s := Status{
+		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
+		Containerd: n.health.status(), Members: len(n.gossip.Alive()), Converged: true,
+		Transfers: []Transfer{}, Disk: DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir)},
+	}
+	for _, img := range n.report(nil).Images {
+		c, _ := n.cells.get(img.Reference)
+		if rec, ok := n.catalog.Get(img.Reference); !ok || rec.Announcement().Withdrawn || img.State == Excluded {
+			continue
+		}
+		s.Images.Total++
+		if img.State == Ready {
+			s.Images.Ready++
+			continue
+		}
+		s.Converged = false
+		if img.State == Fetching || img.State == Importing {
+			s.Transfers = append(s.Transfers, Transfer{
+				Reference: img.Reference, Digest: img.Digest, State: img.State,
+				DoneBytes: img.DoneBytes, TotalBytes: img.TotalBytes, Peers: append([]string{}, c.peers...),
+			})
+		}
+	}
+	return s
+}

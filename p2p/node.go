@@ -1,0 +1,350 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
+	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
+	"seeder/p2p/wire"
+)
+
+// Store is this host's images as the node sees them. It is safe for concurrent
+// use. Errors wrap fs.ErrNotExist where a thing is not there.
+type Store interface {
+	// List maps the references that have an image record to their targets.
+	List(ctx context.Context) (map[string]digest.Digest, error)
+	// Check says whether ref is at target, complete and visible to the kubelet;
+	// where it is not, reason says what lacks.
+	Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error)
+	// SeedIndex returns a seed index that this host keeps.
+	SeedIndex(ctx context.Context, seed digest.Digest) ([]byte, error)
+	// Image opens the image that a seed index describes, with whatever of it is
+	// already here, and keeps the index. An error with a method Excluded()
+	// string says that this host is not meant to hold it.
+	Image(ctx context.Context, index []byte) (Image, error)
+	// Remove deletes ref and what only it needs.
+	Remove(ctx context.Context, ref string) error
+	// Changes wakes up after image records changed; a hint, never complete. The
+	// channel closes when ctx ends.
+	Changes(ctx context.Context) <-chan struct{}
+	// Health asks whether the image store answers.
+	Health(ctx context.Context) (address, version string, err error)
+}
+
+// Image is one open image of this host: what is fetched into and served from.
+type Image interface {
+	swarm.Chunks
+	// Missing lists the wanted blobs that the content store lacks.
+	Missing() []digest.Digest
+	// Import runs beside the fetch: it takes the chunks in order as they arrive
+	// and returns once ref is complete and visible. With all chunks here it
+	// repairs whatever Check found lacking.
+	Import(ctx context.Context, ref string) error
+	Close() error
+}
+
+// Config is what a node is made of. The zero value of a field means its
+// documented default only where one is named.
+type Config struct {
+	Name    string // node name, unique in the cluster
+	Version string // of the program, shown to other members
+	DataDir string // identity, catalog and known members live here
+
+	GossipBind        string // host:port
+	GossipAdvertise   string // host[:port]; empty: memberlist's choice
+	TransferBind      string // host:port
+	TransferAdvertise string // host[:port]; empty: the gossip address with the transfer port
+	Join              func() []string
+
+	Secrets    trust.Secrets
+	Announcers []trust.NodeID // who may announce; empty: every member
+	Accept     []string       // patterns of references this node holds; empty: all
+
+	UploadLimit   int64 // bytes per second; 0: none
+	DownloadLimit int64 // bytes per second; 0: none
+
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Node is one running member. New starts nothing; Open acquires and starts;
+// Close ends everything and waits.
+type Node struct {
+	cfg     Config
+	store   Store
+	log     *slog.Logger
+	metrics *metrics
+
+	identity *trust.Identity
+	catalog  *catalog.Catalog
+	gossip   *gossip.Gossip
+	client   *wire.Client
+	server   *wire.Server
+	listener net.Listener
+	uploader *swarm.Uploader
+	tracker  *swarm.Tracker
+
+	swarms *swarms
+	cells  *cells
+	claims *claims
+	syncer *syncer
+
+	wake    chan struct{} // to the converge loop, capacity 1
+	results chan jobDone  // from the jobs to the converge loop
+	health  healthState
+
+	cancel context.CancelCauseFunc
+	group  *errgroup.Group
+	closed sync.Once
+}
+
+// New returns a node that does nothing yet.
+func New(cfg Config, store Store) *Node {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Join == nil {
+		cfg.Join = func() []string { return nil }
+	}
+	n := &Node{
+		cfg:     cfg,
+		store:   store,
+		log:     cfg.Log.With("component", "node"),
+		metrics: newMetrics(cfg.Registerer),
+		cells:   newCells(),
+		claims:  newClaims(),
+		wake:    make(chan struct{}, 1),
+		results: make(chan jobDone),
+	}
+	n.swarms = newSwarms(n.store)
+	n.syncer = newSyncer()
+	return n
+}
+
+// errClosing is the cause of the context's end when Close is called.
+var errClosing = errors.New("node is closing")
+
+// Open loads identity and catalog, listens on both ports, joins the cluster and
+// starts to converge. It does not wait for containerd or for other members. What
+// it opened is closed again where it fails.
+func (n *Node) Open(ctx context.Context) (err error) {
+	ctx, n.cancel = context.WithCancelCause(ctx)
+	n.group, ctx = errgroup.WithContext(ctx)
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		n.openIdentity, n.openCatalog, n.openTransfer, n.openGossip, n.serve,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	n.noteCatalog()
+	n.start(ctx, "converge", n.converge)
+	n.start(ctx, "sync", n.sync)
+	n.start(ctx, "janitor", n.janitor)
+	n.start(ctx, "health", n.watchHealth)
+	return nil
+}
+
+func (n *Node) openIdentity(context.Context) error {
+	id, err := trust.LoadOrCreateIdentity(filepath.Join(n.cfg.DataDir, "identity"))
+	if err != nil {
+		return fmt.Errorf("load this node's identity: %w", err)
+	}
+	n.identity = id
+	return nil
+}
+
+func (n *Node) openCatalog(context.Context) error {
+	c, err := catalog.Open(catalog.Config{
+		Path:  filepath.Join(n.cfg.DataDir, "catalog.db"),
+		Allow: n.mayAnnounce,
+		Log:   n.cfg.Log.With("component", "catalog"),
+	})
+	if err != nil {
+		return fmt.Errorf("open the catalog: %w", err)
+	}
+	n.catalog = c
+	return nil
+}
+
+// openTransfer listens on the transfer port and sets up both directions of it.
+func (n *Node) openTransfer(context.Context) error {
+	creds, err := trust.NewCredentials(n.identity, n.cfg.Secrets)
+	if err != nil {
+		return fmt.Errorf("make the node's certificate: %w", err)
+	}
+	n.listener, err = net.Listen("tcp", n.cfg.TransferBind)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen on transfer.bind %s: the port is in use by another process; set transfer.bind to a free port or stop that process (ss -ltnp shows it)", n.cfg.TransferBind)
+	}
+	if err != nil {
+		return fmt.Errorf("listen on transfer.bind %s: %w", n.cfg.TransferBind, err)
+	}
+	n.uploader = swarm.NewUploader(swarm.UploaderConfig{})
+	n.tracker = swarm.NewTracker(swarm.TrackerConfig{})
+	n.swarms.uploader = n.uploader
+	limits := wire.Limits{UploadBytesPerSec: n.cfg.UploadLimit, DownloadBytesPerSec: n.cfg.DownloadLimit}
+	limiter := wire.NewLimiter(limits)
+	n.client = wire.NewClient(wire.ClientConfig{
+		Credentials: creds, Limiter: limiter, Log: n.cfg.Log.With("component", "wire"),
+		Sent: n.metrics.sent, Received: n.metrics.received,
+	})
+	n.server = wire.NewServer(wire.ServerConfig{
+		Credentials: creds, Handler: n, Limiter: limiter, Log: n.cfg.Log.With("component", "wire"),
+		Sent: n.metrics.sent, Received: n.metrics.received,
+	})
+	return nil
+}
+
+// serve answers on the transfer port, once everything that answers is there.
+func (n *Node) serve(ctx context.Context) error {
+	n.group.Go(func() error {
+		if err := n.server.Serve(n.listener); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("serve the transfer port: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+func (n *Node) openGossip(ctx context.Context) error {
+	n.gossip = gossip.New(gossip.Config{
+		NodeName:      n.cfg.Name,
+		BindAddr:      n.cfg.GossipBind,
+		AdvertiseAddr: n.cfg.GossipAdvertise,
+		Join:          n.cfg.Join,
+		Keys:          n.cfg.Secrets.GossipKeys(),
+		Meta: gossip.Meta{
+			ID:              n.identity.ID(),
+			TransferAddress: n.advertised(),
+			Protocol:        1,
+			Version:         n.cfg.Version,
+			CatalogHash:     n.catalog.Hash(),
+		},
+		PeersFile: filepath.Join(n.cfg.DataDir, "members.json"),
+		Probe:     n.probe,
+		Log:       n.cfg.Log.With("component", "gossip"),
+		OnHint:    n.onHint,
+		OnCatalog: n.onCatalog,
+	})
+	if err := n.gossip.Open(ctx); err != nil {
+		return fmt.Errorf("start gossip: %w", err)
+	}
+	return nil
+}
+
+// advertised is the transfer address as other members learn it: with an empty
+// host they use the gossip address of this node.
+func (n *Node) advertised() string {
+	_, port, _ := net.SplitHostPort(n.listener.Addr().String())
+	if adv := n.cfg.TransferAdvertise; adv != "" {
+		if _, _, err := net.SplitHostPort(adv); err == nil {
+			return adv
+		}
+		return net.JoinHostPort(adv, port)
+	}
+	host, _, _ := net.SplitHostPort(n.cfg.TransferBind)
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = ""
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// probe asks the transfer port of a join address whether it has our secret. It
+// assumes this node's own transfer port there, since nothing else is known yet.
+func (n *Node) probe(ctx context.Context, host string) error {
+	port := n.listener.Addr().(*net.TCPAddr).Port
+	return n.client.Probe(ctx, net.JoinHostPort(host, strconv.Itoa(port)))
+}
+
+// start runs loop in the node's group until ctx ends.
+func (n *Node) start(ctx context.Context, name string, loop func(context.Context)) {
+	n.group.Go(func() error {
+		loop(ctx)
+		n.log.Debug("loop ended", "loop", name)
+		return nil
+	})
+}
+
+// Close leaves the cluster, ends every transfer and waits for all goroutines.
+// What was verified stays staged. It may be called more than once.
+func (n *Node) Close() error {
+	var errs []error
+	n.closed.Do(func() {
+		if n.cancel != nil {
+			n.cancel(errClosing)
+		}
+		if n.gossip != nil {
+			errs = append(errs, n.gossip.Close())
+		}
+		if n.server != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			errs = append(errs, n.server.Close(ctx))
+			cancel()
+		} else if n.listener != nil {
+			errs = append(errs, n.listener.Close())
+		}
+		if n.group != nil {
+			errs = append(errs, n.group.Wait())
+		}
+		n.swarms.close()
+		if n.client != nil {
+			n.client.Close()
+		}
+		if n.catalog != nil {
+			errs = append(errs, n.catalog.Close())
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// Wait blocks until a part of the node fails or Close is called; the error says
+// which part.
+func (n *Node) Wait() error { return n.group.Wait() }
+
+// ID is this node's identity, as `announcers` lists it.
+func (n *Node) ID() trust.NodeID { return n.identity.ID() }
+
+// TransferAddress is where this node listens for transfers, host:port.
+func (n *Node) TransferAddress() string { return n.listener.Addr().String() }
+
+// mayAnnounce is the rule of Config.Announcers.
+func (n *Node) mayAnnounce(id trust.NodeID) bool {
+	if len(n.cfg.Announcers) == 0 {
+		return true
+	}
+	for _, a := range n.cfg.Announcers {
+		if a == id {
+			return true
+		}
+	}
+	return false
+}
+
+// poke wakes the converge loop.
+func (n *Node) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}

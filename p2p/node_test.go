@@ -1,0 +1,315 @@
+package p2p_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+	"seeder/p2p/p2ptest"
+	"seeder/p2p/trust"
+)
+
+const testRef = "docker.io/library/k3s-dashboard:latest"
+
+// testNode is one node of a cluster on loopback.
+type testNode struct {
+	*p2p.Node
+	store  *p2ptest.Store
+	cfg    p2p.Config
+	gossip string
+}
+
+// cluster starts n nodes that share a secret; all but the first join the first.
+func cluster(t *testing.T, n int) []*testNode {
+	t.Helper()
+	var nodes []*testNode
+	for i := range n {
+		var join []string
+		if i > 0 {
+			join = []string{nodes[0].gossip}
+		}
+		nodes = append(nodes, newTestNode(t, fmt.Sprintf("n%d", i), trust.GenerateSecret(), join))
+		if i > 0 {
+			nodes[i].cfg.Secrets = nodes[0].cfg.Secrets
+		}
+		nodes[i].open(t)
+	}
+	for _, nd := range nodes {
+		nd.waitFor(t, fmt.Sprintf("%d alive members", n), func() bool { return alive(nd) == n })
+	}
+	return nodes
+}
+
+func newTestNode(t *testing.T, name, secret string, join []string) *testNode {
+	t.Helper()
+	secrets, err := trust.ParseSecrets([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := freeAddr(t)
+	return &testNode{
+		store:  p2ptest.NewStore(),
+		gossip: addr,
+		cfg: p2p.Config{
+			Name: name, Version: "test", DataDir: t.TempDir(),
+			GossipBind: addr, TransferBind: "127.0.0.1:0",
+			Join: func() []string { return join }, Secrets: secrets,
+			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name),
+		},
+	}
+}
+
+// freeAddr is a loopback address whose port was free for TCP a moment ago.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// open starts the node, or starts it again after close with the same disk.
+func (nd *testNode) open(t *testing.T) {
+	t.Helper()
+	nd.Node = p2p.New(nd.cfg, nd.store)
+	if err := nd.Node.Open(t.Context()); err != nil {
+		t.Fatalf("open %s: %v", nd.cfg.Name, err)
+	}
+	t.Cleanup(func() { nd.Node.Close() })
+}
+
+func (nd *testNode) close(t *testing.T) {
+	t.Helper()
+	if err := nd.Node.Close(); err != nil {
+		t.Fatalf("close %s: %v", nd.cfg.Name, err)
+	}
+}
+
+// waitFor polls a condition of the real network until it holds.
+func (nd *testNode) waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			imgs, err := nd.Images(context.Background())
+			t.Fatalf("%s: not within 30 s: %s; images %+v %v; members %+v", nd.cfg.Name, what, imgs, err, nd.Members())
+		}
+	}
+}
+
+func alive(nd *testNode) int {
+	c := 0
+	for _, m := range nd.Members().Members {
+		if m.State == "alive" {
+			c++
+		}
+	}
+	return c
+}
+
+// holds waits until the node's store has ref at the announced target.
+func (nd *testNode) holds(t *testing.T, a p2p.Announcement) {
+	t.Helper()
+	nd.waitFor(t, a.Reference+" at "+a.Target.Digest.String(), func() bool {
+		have, _ := nd.store.List(context.Background())
+		return have[a.Reference] == a.Target.Digest
+	})
+}
+
+// blob is random, so that chunks differ; the seed makes it repeatable.
+func blob(seed uint64, bytes int) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	b := make([]byte, bytes)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+func announce(t *testing.T, nd *testNode, a p2p.Announcement) uint64 {
+	t.Helper()
+	v, err := nd.Announce(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestAnnounceReachesEveryNode(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 4)
+	a := nodes[0].store.Add(testRef, blob(1, 3<<20), 256<<10)
+	if v := announce(t, nodes[0], a); v != 1 {
+		t.Fatalf("first announcement has version %d, want 1", v)
+	}
+	for _, nd := range nodes {
+		nd.holds(t, a)
+	}
+	nodes[3].waitFor(t, "matrix complete", func() bool {
+		imgs, err := nodes[3].Images(t.Context(), testRef)
+		return err == nil && imgs.Images[0].Ready == 4 && imgs.Images[0].Total == 4
+	})
+	if v := announce(t, nodes[2], a); v != 1 {
+		t.Fatalf("announcing what the catalog says made version %d, want 1", v)
+	}
+}
+
+func TestNewBuildMovesEveryNode(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], first)
+	nodes[2].holds(t, first)
+	second := nodes[2].store.Add(testRef, blob(2, 1<<20), 256<<10) // another host, which received the first
+	if v := announce(t, nodes[2], second); v != 2 {
+		t.Fatalf("second announcement has version %d, want 2", v)
+	}
+	for _, nd := range nodes {
+		nd.holds(t, second)
+	}
+}
+
+func TestLateJoinerLostImageAndRestart(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], a)
+	nodes[1].holds(t, a)
+
+	late := newTestNode(t, "late", trust.GenerateSecret(), []string{nodes[0].gossip})
+	late.cfg.Secrets = nodes[0].cfg.Secrets
+	late.open(t)
+	late.holds(t, a)
+
+	late.store.Forget(testRef)
+	late.holds(t, a)
+
+	all := append(nodes, late)
+	for _, nd := range all {
+		nd.close(t)
+	}
+	late.store.Forget(testRef) // lost while everything was down
+	for _, nd := range all {
+		nd.open(t)
+	}
+	late.holds(t, a)
+}
+
+func TestStoreAwayThenBack(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	nodes[1].store.SetDown(p2ptest.ErrDown)
+	nodes[1].waitFor(t, "says that the store is away", func() bool {
+		return !nodes[1].Status(t.Context()).Containerd.OK
+	})
+	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], a)
+	nodes[0].waitFor(t, "a reason in the matrix", func() bool {
+		imgs, err := nodes[0].Images(t.Context(), testRef)
+		if err != nil || len(imgs.Images[0].Nodes) != 2 {
+			return false
+		}
+		c := imgs.Images[0].Nodes[1]
+		return c.State == p2p.Waiting && strings.Contains(c.Reason, p2ptest.ErrDown.Error())
+	})
+	nodes[1].store.SetDown(nil)
+	nodes[1].holds(t, a)
+}
+
+func TestWithdrawAndPurge(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], a)
+	nodes[1].holds(t, a)
+	if err := nodes[1].Withdraw(t.Context(), testRef, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, nd := range nodes {
+		nd.waitFor(t, "image purged", func() bool {
+			have, _ := nd.store.List(t.Context())
+			return len(have) == 0
+		})
+	}
+	err := nodes[0].Withdraw(t.Context(), "docker.io/library/k3s-dashbord:latest", false)
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("withdraw of an unknown reference: %v", err)
+	}
+}
+
+func TestUnknownReferenceNamesTheNearest(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 1)
+	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<10), 256<<10))
+	_, err := nodes[0].Images(t.Context(), "docker.io/library/k3s-dashbord:latest")
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), testRef) {
+		t.Fatalf("got %v, want not-exist naming %s", err, testRef)
+	}
+}
+
+func TestOnlyAnnouncersAnnounce(t *testing.T) {
+	t.Parallel()
+	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
+	nd.cfg.Announcers = []trust.NodeID{"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
+	nd.open(t)
+	_, err := nd.Announce(t.Context(), nd.store.Add(testRef, blob(1, 1<<10), 256<<10))
+	if err == nil || !strings.Contains(err.Error(), string(nd.ID())) {
+		t.Fatalf("got %v, want a refusal that names this node's id", err)
+	}
+}
+
+func TestAcceptExcludes(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 1)
+	picky := newTestNode(t, "picky", trust.GenerateSecret(), []string{nodes[0].gossip})
+	picky.cfg.Secrets, picky.cfg.Accept = nodes[0].cfg.Secrets, []string{"other-*"}
+	picky.open(t)
+	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<10), 256<<10))
+	nodes[0].waitFor(t, "excluded with the rule", func() bool {
+		imgs, _ := nodes[0].Images(t.Context(), testRef)
+		if len(imgs.Images) != 1 || len(imgs.Images[0].Nodes) != 2 {
+			return false
+		}
+		c := imgs.Images[0].Nodes[1]
+		return c.State == p2p.Excluded && strings.Contains(c.Reason, "other-*") && imgs.Images[0].Total == 1
+	})
+}
+
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
+	nd.cfg.TransferBind = l.Addr().String()
+	err = p2p.New(nd.cfg, nd.store).Open(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "transfer.bind") || !strings.Contains(err.Error(), nd.cfg.TransferBind) {
+		t.Fatalf("got %v, want an error that names transfer.bind and the address", err)
+	}
+}
+
+func TestDataDirNotWritable(t *testing.T) {
+	t.Parallel()
+	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
+	nd.cfg.DataDir = filepath.Join(nd.cfg.DataDir, "not-there")
+	if err := p2p.New(nd.cfg, nd.store).Open(t.Context()); err == nil || !strings.Contains(err.Error(), nd.cfg.DataDir) {
+		t.Fatalf("got %v, want an error that names %s", err, nd.cfg.DataDir)
+	}
+}

@@ -1,0 +1,270 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/swarm"
+)
+
+// errNoSeed: no reachable member has the seed index of an announcement.
+var errNoSeed = errors.New("no reachable member has the seed index")
+
+// obtain fetches what this host lacks of an announced image and imports it.
+func (n *Node) obtain(ctx context.Context, a catalog.Announcement) error {
+	index, err := n.seedIndex(ctx, a)
+	if err != nil {
+		return err
+	}
+	sw, err := n.swarms.acquire(ctx, a.Seed.Digest, index, true)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", a.Reference, err)
+	}
+	defer n.swarms.release(sw, true)
+	defer n.claims.release(a.Reference)
+	if err := n.claim(ctx, a.Reference, sw.image); err != nil {
+		return err
+	}
+	return n.fetchAndImport(ctx, a, sw)
+}
+
+// claim waits until no other fetch brings a blob that img misses.
+func (n *Node) claim(ctx context.Context, ref string, img Image) error {
+	for {
+		holder, freed, ok := n.claims.take(ref, img.Missing())
+		if ok {
+			return nil
+		}
+		n.cells.update(ref, func(c *cell) { c.state, c.reason = Waiting, "shares a layer with "+holder+", which is being fetched" })
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fetchAndImport runs the swarm and the import side by side: the import takes
+// the contiguous prefix as it grows, so that after the last chunk only the last
+// layer is left to do.
+func (n *Node) fetchAndImport(ctx context.Context, a catalog.Announcement, sw *openSwarm) error {
+	p := newProgress(sw.image)
+	n.metrics.chunks("local", p.local)
+	n.cells.update(a.Reference, func(c *cell) {
+		c.state, c.reason, c.peers = Fetching, "", nil
+		c.live, c.liveReason = p.bytes, p.reason
+	})
+	start := time.Now()
+	var arrived time.Time
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := n.fetch(gctx, a, sw, p); err != nil {
+			return fmt.Errorf("fetch %s: %w", a.Reference, err)
+		}
+		arrived = time.Now()
+		n.cells.update(a.Reference, func(c *cell) {
+			c.state, c.reason, c.liveReason, c.peers = Importing, "unpacking", nil, p.names()
+		})
+		return nil
+	})
+	group.Go(func() error {
+		if err := sw.image.Import(gctx, a.Reference); err != nil {
+			return fmt.Errorf("import %s: %w", a.Reference, err)
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	n.metrics.fetchSeconds.Observe(arrived.Sub(start).Seconds())
+	since(n.metrics.importSeconds, arrived)
+	ready, reason, err := n.check(ctx, a)
+	if err != nil {
+		return err
+	}
+	if !ready {
+		return fmt.Errorf("import %s: done, but the image is not ready: %s", a.Reference, reason)
+	}
+	n.log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
+		"bytes", p.total, "local_bytes", p.local, "peers", p.names(), "seconds", time.Since(start).Seconds())
+	n.register(ctx, a, sw)
+	return nil
+}
+
+// fetch runs the swarm until every wanted chunk is here.
+func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm, p *progress) error {
+	return swarm.Fetch(ctx, swarm.FetchConfig{
+		Seed:      a.Seed.Digest,
+		Chunks:    sw.image,
+		Transport: n.client,
+		Finder:    &finder{n: n, announcer: a.NodeName},
+		Self:      n.cfg.Name,
+		Log:       n.cfg.Log.With("component", "swarm", "ref", a.Reference),
+		Observe: swarm.Observer{
+			Have: sw.upload.Added,
+			Received: func(peer string, raw, _ int64) {
+				n.metrics.chunks("peer", raw)
+				p.from(peer, raw)
+			},
+			BadChunk: func(peer string, chunk int) {
+				n.metrics.badChunks.Inc()
+				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)
+			},
+			State: p.set,
+		},
+	})
+}
+
+// register tells the owners of a seed that this node holds it now, so that
+// those who come next find it.
+func (n *Node) register(ctx context.Context, a catalog.Announcement, sw *openSwarm) {
+	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	defer cancel()
+	f := &finder{n: n, announcer: a.NodeName}
+	complete := sw.image.Have().Count() == sw.image.Len()
+	if _, err := f.Peers(ctx, a.Seed.Digest, complete); err != nil {
+		n.log.Debug("register", "ref", a.Reference, "err", err)
+	}
+}
+
+// seedIndex returns the seed index of a: kept here, or from a member, the
+// announcer first. It is content-addressed, so anybody may serve it.
+func (n *Node) seedIndex(ctx context.Context, a catalog.Announcement) ([]byte, error) {
+	index, err := n.store.SeedIndex(ctx, a.Seed.Digest)
+	if err == nil {
+		return index, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read seed index of %s: %w", a.Reference, err)
+	}
+	var errs []error
+	for _, m := range n.seedHolders(a) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		index, err := n.client.Seed(ctx, m.Address, a.Seed.Digest)
+		cancel()
+		if err == nil {
+			return index, nil
+		}
+		if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+			return nil, context.Cause(ctx)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
+	}
+	if len(errs) == 0 {
+		return nil, fmt.Errorf("%w of %s (announced by %s; no other member is alive)", errNoSeed, a.Reference, a.NodeName)
+	}
+	return nil, fmt.Errorf("%w of %s: %w", errNoSeed, a.Reference, errors.Join(errs...))
+}
+
+// seedHolders are up to 8 members to ask for a seed index: the announcer, then
+// random ones.
+func (n *Node) seedHolders(a catalog.Announcement) []swarm.Peer {
+	const ask = 8
+	peers := n.peers()
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	for i, p := range peers {
+		if p.Name == a.NodeName {
+			peers[0], peers[i] = peers[i], peers[0]
+		}
+	}
+	return peers[:min(ask, len(peers))]
+}
+
+// progress is what a fetch shows of itself.
+type progress struct {
+	image        Image
+	wanted       swarm.Bitmap
+	total, local int64
+
+	mu    sync.Mutex
+	state swarm.Progress
+	raw   map[string]int64 // raw bytes by peer
+	order []string
+}
+
+func newProgress(img Image) *progress {
+	p := &progress{image: img, wanted: img.Wanted(), raw: map[string]int64{}}
+	have := img.Have()
+	for i := range img.Len() {
+		if p.wanted.Has(i) {
+			p.total += img.Bytes(i)
+			if have.Has(i) {
+				p.local += img.Bytes(i)
+			}
+		}
+	}
+	return p
+}
+
+// bytes sums the wanted chunks that are here.
+func (p *progress) bytes() (done, total int64) {
+	have := p.image.Have()
+	for i := range p.image.Len() {
+		if p.wanted.Has(i) && have.Has(i) {
+			done += p.image.Bytes(i)
+		}
+	}
+	return done, p.total
+}
+
+func (p *progress) set(s swarm.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = s
+}
+
+func (p *progress) from(peer string, raw int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, known := p.raw[peer]; !known {
+		p.order = append(p.order, peer)
+	}
+	p.raw[peer] += raw
+}
+
+func (p *progress) names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.order...)
+}
+
+// reason says where a fetch stands: from whom, or why nothing comes.
+func (p *progress) reason() string {
+	done, total := p.bytes()
+	names := p.names()
+	p.mu.Lock()
+	why := p.state.Reason
+	p.mu.Unlock()
+	s := fmt.Sprintf("%s of %s", units.HumanSize(float64(done)), units.HumanSize(float64(total)))
+	switch {
+	case why != "":
+		s += ", " + why
+	case len(names) > 4:
+		s += fmt.Sprintf(" from %d peers", len(names))
+	case len(names) > 0:
+		s += " from " + strings.Join(names, ", ")
+	}
+	return s
+}
+
+// Seed serves seed indexes to other nodes (wire.Handler).
+func (n *Node) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
+	if !n.swarms.isServed(seed) {
+		return nil, fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
+	}
+	return n.store.SeedIndex(ctx, seed)
+}

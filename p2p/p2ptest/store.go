@@ -1,0 +1,262 @@
+// Package p2ptest helps to test nodes without a container runtime: an image
+// store in memory that keeps the promises of p2p.Store, for clusters in one
+// process.
+//
+// It owns no policy and no network. Invariant: like the real store it names an
+// image only when every chunk is there and verified.
+package p2ptest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/p2p"
+	"seeder/p2p/swarm"
+)
+
+// Store is an image store in memory. The zero value is not usable; see NewStore.
+type Store struct {
+	mu      sync.Mutex
+	images  map[string]digest.Digest // reference → target
+	chunks  map[[32]byte][]byte      // every chunk that is here
+	indexes map[digest.Digest][]byte
+	hints   []chan struct{}
+	down    error
+}
+
+// NewStore returns an empty store.
+func NewStore() *Store {
+	return &Store{
+		images:  map[string]digest.Digest{},
+		chunks:  map[[32]byte][]byte{},
+		indexes: map[digest.Digest][]byte{},
+	}
+}
+
+// index is the seed index of this package: an image is one blob.
+type index struct {
+	Target     digest.Digest
+	Bytes      int64
+	ChunkBytes int64
+	Sums       [][32]byte
+}
+
+// Add puts an image of one blob under ref and returns what announces it.
+func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Announcement {
+	idx := index{Target: digest.FromBytes(blob), Bytes: int64(len(blob)), ChunkBytes: chunkBytes}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for rest := blob; len(rest) > 0; {
+		n := min(int64(len(rest)), chunkBytes)
+		sum := sha256.Sum256(rest[:n])
+		idx.Sums = append(idx.Sums, sum)
+		s.chunks[sum] = rest[:n]
+		rest = rest[n:]
+	}
+	b, err := json.Marshal(idx)
+	if err != nil {
+		panic(err) // programmer error: index has no type that fails
+	}
+	s.indexes[digest.FromBytes(b)] = b
+	s.images[ref] = idx.Target
+	s.hint()
+	return p2p.Announcement{
+		Reference: ref, Index: b, Bytes: idx.Bytes,
+		Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: idx.Target, Size: idx.Bytes},
+	}
+}
+
+// Forget removes an image and all chunks, as somebody else would.
+func (s *Store) Forget(ref string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.images, ref)
+	clear(s.chunks)
+	s.hint()
+}
+
+// SetDown makes every call fail with err, as while containerd is away; nil ends
+// that.
+func (s *Store) SetDown(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = err
+}
+
+// hint wakes whoever follows Changes. The caller holds mu.
+func (s *Store) hint() {
+	for _, c := range s.hints {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// List implements p2p.Store.
+func (s *Store) List(context.Context) (map[string]digest.Digest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]digest.Digest{}
+	for r, d := range s.images {
+		out[r] = d
+	}
+	return out, s.down
+}
+
+// Check implements p2p.Store.
+func (s *Store) Check(_ context.Context, ref string, target digest.Digest) (bool, string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return false, "", s.down
+	}
+	return s.images[ref] == target, "no image record", nil
+}
+
+// SeedIndex implements p2p.Store.
+func (s *Store) SeedIndex(_ context.Context, seed digest.Digest) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.indexes[seed]; ok {
+		return b, nil
+	}
+	return nil, fmt.Errorf("seed index %s: %w", seed, fs.ErrNotExist)
+}
+
+// Image implements p2p.Store.
+func (s *Store) Image(_ context.Context, b []byte) (p2p.Image, error) {
+	var idx index
+	if err := json.Unmarshal(b, &idx); err != nil {
+		return nil, fmt.Errorf("seed index: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return nil, s.down
+	}
+	s.indexes[digest.FromBytes(b)] = b
+	return &image{store: s, index: idx, put: make(chan struct{}, 1)}, nil
+}
+
+// Remove implements p2p.Store.
+func (s *Store) Remove(_ context.Context, ref string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.images, ref)
+	s.hint()
+	return s.down
+}
+
+// Changes implements p2p.Store.
+func (s *Store) Changes(ctx context.Context) <-chan struct{} {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hints = append(s.hints, c)
+	return c
+}
+
+// Health implements p2p.Store.
+func (s *Store) Health(context.Context) (address, version string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "memory", "1", s.down
+}
+
+// image implements p2p.Image.
+type image struct {
+	store *Store
+	index index
+	put   chan struct{} // capacity 1: a chunk came
+}
+
+func (i *image) Len() int { return len(i.index.Sums) }
+
+func (i *image) Bytes(n int) int64 {
+	return min(i.index.ChunkBytes, i.index.Bytes-int64(n)*i.index.ChunkBytes)
+}
+
+func (i *image) Have() swarm.Bitmap {
+	b := swarm.NewBitmap(i.Len())
+	i.store.mu.Lock()
+	defer i.store.mu.Unlock()
+	for n, sum := range i.index.Sums {
+		if _, ok := i.store.chunks[sum]; ok {
+			b.Set(n)
+		}
+	}
+	return b
+}
+
+func (i *image) Wanted() swarm.Bitmap {
+	b := swarm.NewBitmap(i.Len())
+	for n := range i.Len() {
+		b.Set(n)
+	}
+	return b
+}
+
+func (i *image) Put(_ context.Context, n int, enc swarm.Encoding, payload []byte) (bool, error) {
+	if enc != swarm.Raw || sha256.Sum256(payload) != i.index.Sums[n] {
+		return false, nil
+	}
+	i.store.mu.Lock()
+	i.store.chunks[i.index.Sums[n]] = bytes.Clone(payload)
+	i.store.mu.Unlock()
+	select {
+	case i.put <- struct{}{}:
+	default:
+	}
+	return true, nil
+}
+
+func (i *image) Frame(_ context.Context, n int) (swarm.Frame, error) {
+	i.store.mu.Lock()
+	defer i.store.mu.Unlock()
+	b, ok := i.store.chunks[i.index.Sums[n]]
+	if !ok {
+		return swarm.Frame{}, fmt.Errorf("chunk %d: %w", n, fs.ErrNotExist)
+	}
+	return swarm.Frame{Encoding: swarm.Raw, Bytes: int64(len(b)), Payload: io.NopCloser(bytes.NewReader(b))}, nil
+}
+
+func (i *image) Missing() []digest.Digest {
+	if i.Have().Count() == i.Len() {
+		return nil
+	}
+	return []digest.Digest{i.index.Target}
+}
+
+func (i *image) Import(ctx context.Context, ref string) error {
+	for i.Have().Count() < i.Len() {
+		select {
+		case <-i.put:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	i.store.mu.Lock()
+	defer i.store.mu.Unlock()
+	if i.store.down != nil {
+		return i.store.down
+	}
+	i.store.images[ref] = i.index.Target
+	i.store.hint()
+	return nil
+}
+
+func (i *image) Close() error { return nil }
+
+// ErrDown is a ready-made error for SetDown.
+var ErrDown = errors.New("the image store does not answer")
