@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/distribution/reference"
 )
 
@@ -52,25 +50,4 @@ func shortDigest(dgst string) string {
 		return dgst
 	}
 	return hex[:12]
-}
-
-// nearestRefs are the at most three of refs that look most like ref, short.
-func nearestRefs(ref string, refs []string) []string {
-	refs = slices.Clone(refs)
-	slices.SortStableFunc(refs, func(a, b string) int {
-		return levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil)
-	})
-	var out []string
-	for _, r := range refs[:min(3, len(refs))] {
-		out = append(out, shortRef(r))
-	}
-	return out
-}
-
-// notAnnounced is the error for a reference that the catalog does not have.
-func notAnnounced(ref string, announced []string) error {
-	if len(announced) == 0 {
-		return fmt.Errorf("%s is not announced, and nothing else is; announce it with `seeder announce %s`", shortRef(ref), shortRef(ref))
-	}
-	return fmt.Errorf("%s is not announced; nearest: %s", shortRef(ref), strings.Join(nearestRefs(ref, announced), ", "))
 }

@@ -1,0 +1,57 @@
+# What CI runs is what is here. `make demo` needs Go alone; `make test` needs root
+# on Debian and installs the rest.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+FUZZTIME ?= 5s
+
+.PHONY: build demo test unit hosts fuzz bench lint clean
+
+build: ## bin/seeder
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/seeder ./cmd/seeder
+
+demo: build ## four nodes on this machine, one announces an image, all get it
+	bin/seeder demo
+
+test: install lint unit fuzz hosts ## everything; as root on Debian
+
+.PHONY: install
+install: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
+	test/install.sh
+
+lint: ## gofmt, vet, staticcheck, who may import whom
+	@unformatted=$$(gofmt -l cmd p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	go vet ./...
+	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+	test/imports.sh
+
+unit: ## unit tests with the race detector
+	go test -race -shuffle=on ./cmd/... ./p2p/... ./store/...
+
+fuzz: ## each fuzz target for FUZZTIME
+	FUZZTIME=$(FUZZTIME) test/fuzz.sh
+
+hosts: build containerds ## real hosts with real containerd; needs root
+	go test -count=1 -timeout 20m ./test
+
+.PHONY: containerds
+containerds: bin/containerd-1.7/containerd bin/containerd-2/containerd
+
+bin/containerd-1.7/containerd: test/tools/containerd-1.7/go.mod
+	cd test/tools/containerd-1.7 && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-1.7/ \
+		github.com/containerd/containerd/cmd/containerd github.com/containerd/containerd/cmd/ctr \
+		github.com/containerd/containerd/cmd/containerd-shim-runc-v2
+	@touch $@
+
+bin/containerd-2/containerd: test/tools/containerd-2/go.mod
+	cd test/tools/containerd-2 && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-2/ \
+		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
+		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	@touch $@
+
+bench: ## throughput and allocations of the data path
+	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
+
+clean:
+	rm -rf bin

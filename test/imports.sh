@@ -1,0 +1,30 @@
+#!/bin/sh
+# Fails where a package imports what it must not: p2p and store meet in cmd/seeder
+# alone, and each outside library that others lean on has one importer. Tests are
+# free.
+set -eu
+
+imports=$(go list -f '{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}
+{{end}}' ./cmd/... ./p2p/... ./store/...)
+bad=0
+
+forbid() { # package pattern, import pattern, rule
+	found=$(printf '%s\n' "$imports" | grep -E "^$1 $2" || true)
+	[ -z "$found" ] || { echo "$3:"; echo "$found"; bad=1; }
+}
+only() { # import pattern, the package that may
+	found=$(printf '%s\n' "$imports" | grep -E " $1" | grep -vE "^$2 " || true)
+	[ -z "$found" ] || { echo "only $2 imports $1:"; echo "$found"; bad=1; }
+}
+
+forbid 'seeder/p2p[^ ]*' 'seeder/(store|cmd)' 'p2p never imports store'
+forbid 'seeder/store[^ ]*' 'seeder/(p2p|cmd)' 'store never imports p2p'
+forbid 'seeder/p2p/(trust|catalog|gossip|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
+only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
+only 'github.com/spf13/viper' 'seeder/cmd/seeder'
+only 'github.com/containerd/containerd' 'seeder/store/ctrd'
+only 'k8s.io/cri-api' 'seeder/store/ctrd'
+
+viper=$(grep -l spf13/viper cmd/seeder/*.go | grep -v _test.go)
+[ "$viper" = cmd/seeder/config.go ] || { echo "viper is imported by $viper, not by cmd/seeder/config.go alone"; bad=1; }
+exit $bad
