@@ -110,7 +110,7 @@ func IDOf(public ed25519.PublicKey) NodeID {
 // ParseNodeID checks the form of an id.
 func ParseNodeID(s string) (NodeID, error) {
 	b, err := idEncoding.DecodeString(strings.ToUpper(s))
-	if err != nil || len(b) != idBytes || strings.ToLower(s) != s {
+	if err != nil || len(b) != idBytes || strings.ToLower(idEncoding.EncodeToString(b)) != s {
 		return "", fmt.Errorf("%q is no node id: want 32 characters of a-z and 2-7, as `seeder status` shows it", s)
 	}
 	return NodeID(s), nil

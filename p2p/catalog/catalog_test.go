@@ -1,0 +1,312 @@
+package catalog
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"pgregory.net/rapid"
+
+	"seeder/p2p/trust"
+)
+
+func newIdentity(t testing.TB) *trust.Identity {
+	t.Helper()
+	id, err := trust.LoadOrCreateIdentity(filepath.Join(t.TempDir(), "identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func announcement(ref string, version uint64, content string) Announcement {
+	return Announcement{
+		Reference: ref, Version: version, NodeName: "n1", ImageBytes: 10, AnnouncedAt: time.Unix(1000, 0),
+		Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(content), Size: 5},
+		Seed:   Seed{Digest: digest.FromString("seed of " + content), Size: 7},
+	}
+}
+
+func sign(t testing.TB, id *trust.Identity, a Announcement) Record {
+	t.Helper()
+	r, err := Sign(id, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func open(t testing.TB, cfg Config) *Catalog {
+	t.Helper()
+	if cfg.Path == "" {
+		cfg.Path = filepath.Join(t.TempDir(), "catalog.db")
+	}
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	t.Parallel()
+	id := newIdentity(t)
+	r := sign(t, id, announcement("docker.io/library/a:1", 3, "x"))
+	got, err := Decode(r.Encode())
+	if err != nil || got.Announcement().Version != 3 || got.AnnouncedBy() != id.ID() || got.Hash() != r.Hash() {
+		t.Fatalf("got %+v %v", got, err)
+	}
+	enc := r.Encode()
+	for i := range enc { // no bit of it may change
+		bad := bytes.Clone(enc)
+		bad[i] ^= 1
+		if _, err := Decode(bad); err == nil {
+			t.Fatalf("a record with byte %d changed decodes", i)
+		}
+	}
+	for _, bad := range [][]byte{nil, enc[:len(enc)-1], append(bytes.Clone(enc), 0), make([]byte, MaxRecordBytes+1)} {
+		if _, err := Decode(bad); err == nil {
+			t.Errorf("%d bytes decode", len(bad))
+		}
+	}
+}
+
+func TestSignRefusesWhatDecodeWould(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Announcement){
+		"no reference":  func(a *Announcement) { a.Reference = "" },
+		"control chars": func(a *Announcement) { a.Reference = "a\x1b[2Jb" },
+		"version 0":     func(a *Announcement) { a.Version = 0 },
+		"bad digest":    func(a *Announcement) { a.Target.Digest = "sha256:abc" },
+		"huge seed":     func(a *Announcement) { a.Seed.Size = 1 << 40 },
+		"purge alone":   func(a *Announcement) { a.Purge = true },
+		"long name":     func(a *Announcement) { a.NodeName = strings.Repeat("x", 200) },
+	} {
+		a := announcement("docker.io/library/a:1", 1, "x")
+		change(&a)
+		if _, err := Sign(newIdentity(t), a); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+}
+
+// TestMergeConverges: any order, duplication and loss, and then exchanges of
+// differences, end in equal catalogs that hold the same winners (invariant 5).
+func TestMergeConverges(t *testing.T) {
+	t.Parallel()
+	ids := []*trust.Identity{newIdentity(t), newIdentity(t)}
+	dir := t.TempDir()
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		var records []Record
+		for range rapid.IntRange(1, 12).Draw(rt, "records") {
+			a := announcement(fmt.Sprintf("docker.io/library/r%d:1", rapid.IntRange(0, 3).Draw(rt, "ref")),
+				rapid.Uint64Range(1, 3).Draw(rt, "version"), rapid.StringMatching("[ab]").Draw(rt, "content"))
+			a.AnnouncedAt = time.Unix(rapid.Int64Range(0, 2).Draw(rt, "time"), 0)
+			r, err := Sign(ids[rapid.IntRange(0, 1).Draw(rt, "id")], a)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			records = append(records, r)
+		}
+		var cats []*Catalog
+		for i := range 3 {
+			c, err := Open(Config{Path: filepath.Join(dir, fmt.Sprintf("%d-%d.db", n, i))})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			defer c.Close()
+			cats = append(cats, c)
+			for _, r := range rapid.Permutation(records).Draw(rt, "order") {
+				if i == 0 || rapid.Bool().Draw(rt, "arrives") { // everything arrives somewhere
+					for range rapid.IntRange(1, 2).Draw(rt, "times") {
+						if _, err := c.Merge(r); err != nil {
+							rt.Fatal(err)
+						}
+					}
+				}
+			}
+		}
+		for range 2 {
+			for _, a := range cats {
+				for _, b := range cats {
+					if _, err := a.Merge(b.Diff(a.Buckets())...); err != nil {
+						rt.Fatal(err)
+					}
+				}
+			}
+		}
+		for _, c := range cats[1:] {
+			if c.Buckets() != cats[0].Buckets() || c.Hash() != cats[0].Hash() || len(c.All()) != len(cats[0].All()) {
+				rt.Fatalf("catalogs differ: %d and %d records", len(c.All()), len(cats[0].All()))
+			}
+			for _, r := range cats[0].All() {
+				if got, _ := c.Get(r.Announcement().Reference); got.Hash() != r.Hash() {
+					rt.Fatalf("%s has two winners", r.Announcement().Reference)
+				}
+			}
+		}
+	})
+}
+
+func TestNewerIsATotalOrder(t *testing.T) {
+	t.Parallel()
+	a, b := newIdentity(t), newIdentity(t)
+	x := sign(t, a, announcement("docker.io/library/a:1", 2, "x"))
+	later := announcement("docker.io/library/a:1", 1, "y")
+	later.AnnouncedAt = time.Now().Add(24 * time.Hour) // a clock that is a day ahead
+	if y := sign(t, b, later); Newer(y, x) || !Newer(x, y) {
+		t.Error("a clock decided over a version")
+	}
+	if y := sign(t, b, announcement("docker.io/library/a:1", 2, "x")); Newer(x, y) == Newer(y, x) {
+		t.Error("two records of one version and time have no order")
+	}
+	if Newer(x, x) {
+		t.Error("a record is newer than itself")
+	}
+}
+
+func TestSurvivesReopenAndDamage(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	id := newIdentity(t)
+	c, err := Open(Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Merge(sign(t, id, announcement("docker.io/library/a:1", 1, "x"))); err != nil {
+		t.Fatal(err)
+	}
+	want := c.Hash()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, err = Open(Config{Path: path})
+	if err != nil || c.Hash() != want {
+		t.Fatalf("after reopening: hash %x %v, want %x", c.Hash(), err, want)
+	}
+	c.Close()
+	for name, damage := range map[string]func([]byte) []byte{
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"zeroed":  func(b []byte) []byte { clear(b); return b },
+		"garbled": func(b []byte) []byte { copy(b[4096*2:], bytes.Repeat([]byte{0xa5}, 4096*2)); return b },
+	} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		damaged := filepath.Join(t.TempDir(), "catalog.db")
+		if err := os.WriteFile(damaged, damage(bytes.Clone(b)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		c, err := Open(Config{Path: damaged, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Errorf("%s: %v, want an empty catalog", name, err)
+			continue
+		}
+		if len(c.All()) > 0 && c.Hash() != want {
+			t.Errorf("%s: believed %d records", name, len(c.All()))
+		}
+		if len(c.All()) == 0 && !strings.Contains(log.String(), "damaged") {
+			t.Errorf("%s: nothing was said: %s", name, log.String())
+		}
+		if _, err := c.Merge(sign(t, id, announcement("docker.io/library/b:1", 1, "y"))); err != nil {
+			t.Errorf("%s: the new catalog does not take records: %v", name, err)
+		}
+		c.Close()
+	}
+}
+
+func TestOnlyAllowedAnnouncers(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	good, bad := newIdentity(t), newIdentity(t)
+	c := open(t, Config{Path: path})
+	records := []Record{
+		sign(t, good, announcement("docker.io/library/a:1", 1, "x")),
+		sign(t, bad, announcement("docker.io/library/b:1", 1, "x")),
+	}
+	if _, err := c.Merge(records...); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	c = open(t, Config{Path: path, Allow: func(id trust.NodeID) bool { return id == good.ID() }})
+	if len(c.All()) != 1 {
+		t.Fatalf("%d records were loaded, want the allowed one", len(c.All()))
+	}
+	newer := sign(t, bad, announcement("docker.io/library/a:1", 9, "evil"))
+	if changed, err := c.Merge(newer); err != nil || len(changed) != 0 {
+		t.Fatalf("a record of another announcer was taken: %v %v", changed, err)
+	}
+}
+
+func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
+	t.Parallel()
+	id := newIdentity(t)
+	c := open(t, Config{TombstoneTTL: time.Hour, MaxRecords: 2})
+	gone := announcement("docker.io/library/gone:1", 1, "x")
+	gone.Withdrawn = true
+	kept := announcement("docker.io/library/kept:1", 1, "x")
+	if _, err := c.Merge(sign(t, id, gone), sign(t, id, kept), sign(t, id, announcement("docker.io/library/third:1", 1, "x"))); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(c.All()); n != 2 {
+		t.Fatalf("%d records, want the bound of 2", n)
+	}
+	if err := c.Expire(gone.AnnouncedAt.Add(30 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.Get(gone.Reference); !ok {
+		t.Fatal("a tombstone expired too early")
+	}
+	if err := c.Expire(gone.AnnouncedAt.Add(2 * time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.Get(gone.Reference); ok {
+		t.Fatal("a tombstone did not expire")
+	}
+	if _, ok := c.Get(kept.Reference); !ok {
+		t.Fatal("an announcement expired")
+	}
+}
+
+func TestSecondProcessIsTold(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	open(t, Config{Path: path})
+	if _, err := Open(Config{Path: path}); err == nil || !strings.Contains(err.Error(), path) {
+		t.Fatalf("got %v, want an error that names %s", err, path)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	id := newIdentity(f)
+	f.Add(sign(f, id, announcement("docker.io/library/a:1", 1, "x")).Encode())
+	f.Add([]byte{1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Decode(b)
+		if err == nil && !bytes.Equal(r.Encode(), b) {
+			t.Fatal("decodes, but encodes to other bytes")
+		}
+	})
+}
+
+func FuzzDecodeBuckets(f *testing.F) {
+	f.Add(Buckets{1, 2}.Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := DecodeBuckets(b)
+		if err == nil && !bytes.Equal(x.Encode(), b) {
+			t.Fatal("decodes, but encodes to other bytes")
+		}
+	})
+}
