@@ -3,196 +3,248 @@ package swarm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// Observer are optional hooks of a fetch, called from its goroutines.
-type Observer struct {
-	Have     func(n int)
-	Received func(peer string, rawBytes, wireBytes int64)
-	BadChunk func(peer string, n int)
-	State    func(Progress)
-}
-
-// Progress is where a fetch stands.
-type Progress struct {
-	Peers, Neighbours int
-	Reason            string
-}
-
-// FetchConfig is what a fetch needs.
+// FetchConfig says what to fetch and with what.
 type FetchConfig struct {
 	Seed      digest.Digest
 	Chunks    Chunks
 	Transport Transport
 	Finder    Finder
-	Self      string
+	Self      string // this node's name: it is never its own peer
 	Log       *slog.Logger
 	Observe   Observer
+	Rand      rand.Source // breaks ties between peers; a random one
 }
 
-type fev struct {
-	peer  string
-	haves *Haves
-	gone  error
-	n     int
-	done  bool
-	err   error
-	bad   bool
-	next  bool
+// Observer is told what a fetch does. Each function may be nil. They are called
+// one at a time from the goroutine that owns the fetch and must not block.
+type Observer struct {
+	// Have: chunk n is verified and staged.
+	Have func(n int)
+	// Received: peer gave a verified chunk of so many raw bytes, which travelled
+	// as so many.
+	Received func(peer string, rawBytes, wireBytes int64)
+	// Duplicate: a chunk came that was here already.
+	Duplicate func(peer string, wireBytes int64)
+	// BadChunk: what peer sent as chunk n is not that; it is not asked again.
+	BadChunk func(peer string, n int)
+	// State: the progress is another than the last time.
+	State func(Progress)
 }
 
-type nb struct {
-	peer  Peer
-	have  Bitmap
-	full  bool
-	busy  bool
-	until time.Time
-	dead  bool
+// Progress is where a fetch stands.
+type Progress struct {
+	Peers      int    // known for this swarm
+	Neighbours int    // whose haves are followed
+	Reason     string // why nothing comes; empty while something does
 }
 
-// Fetch: interim engine.
+// Fetch gets every wanted chunk that is not held from peers. It returns nil once
+// all are held, and keeps trying while there are no peers, until ctx ends. Any
+// other error is this host's own (Chunks.Put failed). All its goroutines have
+// ended when it returns.
 func Fetch(ctx context.Context, cfg FetchConfig) error {
-	ctx, cancel := context.WithCancel(ctx)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if n := cfg.Chunks.Len(); n < 0 || n > MaxChunks {
+		return fmt.Errorf("fetch %s: %d chunks, at most %d", cfg.Seed, n, MaxChunks)
+	}
+	e := newEngine(cfg)
+	if e.missing.Count() == 0 {
+		return nil
+	}
+	inner, cancel := context.WithCancel(ctx)
+	defer e.wg.Wait()
 	defer cancel()
+	e.ctx = inner
+	return e.run()
+}
+
+// engine is the state of one fetch. Only the goroutine in run touches it; the
+// workers (one per request, chunk being verified, and followed peer, and one for
+// the finder) report to it by events. wg counts them; Fetch waits for them.
+type engine struct {
+	cfg    FetchConfig
+	log    *slog.Logger
+	rng    *rand.Rand
+	ctx    context.Context
+	wg     sync.WaitGroup
+	events chan event
+	err    error // this host's own trouble
+
+	missing   Bitmap // wanted and not held
+	left      int    // how many
+	free      Bitmap // missing, not asked for, not being verified
+	verifying Bitmap
+	asked     map[int]int // requests by chunk, overdue ones aside
+
+	neighbours []*neighbour
+	copies     []uint16          // partial neighbours that hold each chunk
+	known      map[string]*known // peers by name, neighbours or not
+	lost       map[string]Bitmap // what peers held that have left us
+
+	requests  []*request
+	puts      int
+	took      durations // request to reply
+	bufs      [][]byte
+	bufBytes  int64
+	nextFind  time.Time
+	finds     int // questions answered
+	dry       int // questions answered since there was a useful neighbour
+	finding   bool
+	nextTick  time.Time
+	lastFlow  time.Time // when something last was in flight
+	lastError string    // of a peer, for Progress
+	told      Progress
+	toldOnce  bool
+}
+
+// event is a change of the state that a worker reports.
+type event interface {
+	apply(e *engine, now time.Time)
+}
+
+func newEngine(cfg FetchConfig) *engine {
 	n := cfg.Chunks.Len()
-	want := cfg.Chunks.Wanted().Without(cfg.Chunks.Have())
-	inflight := NewBitmap(n)
-	nbs := map[string]*nb{}
-	evs := make(chan fev)
-	send := func(e fev) {
-		select {
-		case evs <- e:
-		case <-ctx.Done():
+	e := &engine{
+		cfg: cfg, log: cfg.Log.With("seed", cfg.Seed), rng: newRand(cfg.Rand),
+		events:    make(chan event, 64),
+		verifying: NewBitmap(n),
+		asked:     map[int]int{},
+		copies:    make([]uint16, n),
+		known:     map[string]*known{},
+		lost:      map[string]Bitmap{},
+		missing:   NewBitmap(n),
+	}
+	e.look()
+	e.free = e.missing.Clone()
+	e.missing.and(e.missing, func(i int) bool {
+		e.bufBytes = max(e.bufBytes, cfg.Chunks.Bytes(i))
+		return true
+	})
+	return e
+}
+
+// look reads anew what is held: chunks may come from elsewhere too, and what was
+// held may be gone.
+func (e *engine) look() {
+	n := e.cfg.Chunks.Len()
+	wanted, have := e.cfg.Chunks.Wanted(), e.cfg.Chunks.Have()
+	for i := range n {
+		if wanted.Has(i) && !have.Has(i) {
+			e.missing.Set(i)
+		} else {
+			e.missing.Clear(i)
 		}
 	}
-	peersCh := make(chan []Peer)
-	go func() {
-		d := 50 * time.Millisecond
-		for {
-			ps, _ := cfg.Finder.Peers(ctx, cfg.Seed, false)
-			select {
-			case peersCh <- ps:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case <-time.After(d):
-			case <-ctx.Done():
-				return
-			}
-			d = min(2*d, 3*time.Second)
-		}
-	}()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	active := 0
-	for want.Count() > 0 {
-		now := time.Now()
-		for name, b := range nbs {
-			if active >= 4 || b.busy || b.dead || b.have == nil || now.Before(b.until) {
-				continue
-			}
-			w := want.Without(inflight)
-			for i := range w {
-				w[i] &= b.have[i]
-			}
-			if w.Count() == 0 {
-				continue
-			}
-			pick := 0
-			for !w.Has(pick) {
-				pick++
-			}
-			b.busy = true
-			active++
-			if !b.full {
-				inflight.Set(pick)
-			}
-			full := b.full
-			go func() {
-				buf := make([]byte, MaxFrameBytes)
-				var r Reply
-				var err error
-				if full {
-					r, err = cfg.Transport.Next(ctx, b.peer, cfg.Seed, w, buf)
-				} else {
-					r, err = cfg.Transport.Chunk(ctx, b.peer, cfg.Seed, pick, buf)
-				}
-				e := fev{peer: name, n: pick, err: err, done: true, next: full}
-				if err == nil {
-					e.n = r.Chunk
-					var ok bool
-					ok, e.err = cfg.Chunks.Put(ctx, r.Chunk, r.Encoding, r.Payload)
-					e.bad = !ok && e.err == nil
-					if ok && cfg.Observe.Received != nil {
-						cfg.Observe.Received(name, cfg.Chunks.Bytes(r.Chunk), int64(len(r.Payload)))
-					}
-				}
-				send(e)
-			}()
-		}
+	e.left = e.missing.Count()
+}
+
+// run applies events until nothing is missing. Each turn asks for what can be
+// asked for now and sleeps until an event or the next deadline: there is always
+// one, and none is in the past, so nothing spins.
+func (e *engine) run() error {
+	now := time.Now()
+	e.nextTick, e.lastFlow, e.nextFind = now.Add(tickEvery), now, now
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for e.left > 0 && e.err == nil {
+		wake := e.turn(now)
+		timer.Reset(max(wake.Sub(now), minSleep))
 		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		case ps := <-peersCh:
-			for _, p := range ps {
-				if nbs[p.Name] != nil {
-					continue
-				}
-				b := &nb{peer: p}
-				nbs[p.Name] = b
-				go func() {
-					err := cfg.Transport.FollowHaves(ctx, p, cfg.Seed, n, func(h Haves) { send(fev{peer: p.Name, haves: &h}) })
-					send(fev{peer: p.Name, gone: err})
-				}()
-			}
-		case e := <-evs:
-			b := nbs[e.peer]
-			switch {
-			case b == nil:
-			case e.haves != nil:
-				if e.haves.Map != nil {
-					b.have = e.haves.Map.Clone()
-				}
-				for _, c := range e.haves.New {
-					b.have.Set(c)
-				}
-				b.full = b.have.Count() == n
-			case e.gone != nil:
-				delete(nbs, e.peer)
-				if b.busy {
-					active--
-				}
-			case e.done:
-				active--
-				b.busy = false
-				if !e.next {
-					inflight.Clear(e.n)
-				}
-				var busy *BusyError
-				switch {
-				case e.bad:
-					b.dead = true
-					if cfg.Observe.BadChunk != nil {
-						cfg.Observe.BadChunk(e.peer, e.n)
-					}
-				case errors.As(e.err, &busy):
-					b.until = time.Now().Add(busy.RetryAfter)
-				case e.err != nil:
-					b.until = time.Now().Add(500 * time.Millisecond)
-				default:
-					want.Clear(e.n)
-					if cfg.Observe.Have != nil {
-						cfg.Observe.Have(e.n)
-					}
-				}
-			}
+		case ev := <-e.events:
+			now = time.Now()
+			ev.apply(e, now)
+		case <-timer.C:
+			now = time.Now()
+		case <-e.ctx.Done():
+			return fmt.Errorf("fetch %s: %w", e.cfg.Seed, context.Cause(e.ctx))
 		}
+		e.drain(now)
+	}
+	if e.err != nil {
+		return fmt.Errorf("fetch %s: %w", e.cfg.Seed, e.err)
 	}
 	return nil
+}
+
+const (
+	// tickEvery is how often a fetch looks at itself.
+	tickEvery = time.Second
+	minSleep  = time.Millisecond
+)
+
+// drain applies what has come in the meantime, so that a burst of haves costs
+// one turn.
+func (e *engine) drain(now time.Time) {
+	for range cap(e.events) {
+		select {
+		case ev := <-e.events:
+			ev.apply(e, now)
+		default:
+			return
+		}
+	}
+}
+
+// turn does what is due and returns when the next thing is.
+func (e *engine) turn(now time.Time) time.Time {
+	wake := e.nextTick
+	if !now.Before(e.nextTick) {
+		e.tick(now)
+		wake = e.nextTick
+	}
+	wake = earlier(wake, e.find(now))
+	wake = earlier(wake, e.connect(now))
+	wake = earlier(wake, e.expire(now))
+	wake = earlier(wake, e.ask(now))
+	if len(e.requests) > 0 {
+		e.lastFlow = now
+	}
+	e.tell(now)
+	return wake
+}
+
+// earlier is the earlier of two times, of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || (!a.IsZero() && a.Before(b)) {
+		return a
+	}
+	return b
+}
+
+// send reports an event, unless the fetch has ended.
+func (e *engine) send(ctx context.Context, ev event) bool {
+	select {
+	case e.events <- ev:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refresh says anew whether chunk n may be asked for.
+func (e *engine) refresh(n int) {
+	if e.missing.Has(n) && !e.verifying.Has(n) && e.asked[n] == 0 {
+		e.free.Set(n)
+	} else {
+		e.free.Clear(n)
+	}
+}
+
+// start runs fn as a worker of this fetch.
+func (e *engine) start(fn func()) { e.wg.Go(fn) }
+
+// isOurs reports whether err is only that this fetch ended ctx.
+func isOurs(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, context.Canceled)
 }

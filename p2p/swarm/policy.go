@@ -1,8 +1,44 @@
 package swarm
 
 import (
+	"math/bits"
 	"slices"
 	"time"
+)
+
+// The numbers of the scheduler. "Simulated" is the simulation of the design at
+// N = 1,000 nodes and 256 chunks, as a multiple of the optimum K + ⌈log2 N⌉ − 1
+// chunk times (Mundinger, Weber, Weiss 2008); base 1.068.
+const (
+	// maxNeighbours: simulated degree 8 1.41, 12 1.18, 16 1.13, 24 1.08, 64 1.07.
+	maxNeighbours = 32
+	// enoughNeighbours is where a fetch stops to look for more in a hurry.
+	enoughNeighbours = 24
+	// maxRequests in flight: simulated 2 1.23, 3 1.08, 4 1.07, 8 1.09, 16 1.10.
+	maxRequests = 4
+	// maxPerPeer is how many of them one peer gets where there are fewer useful
+	// peers than requests: one on its way, one behind it, one asked for.
+	maxPerPeer = 3
+	// maxOpen bounds the requests that have not ended, overdue ones included, and
+	// with them the buffers.
+	maxOpen = 12
+	// maxVerifying bounds the chunks that have come and are being verified: when
+	// the disk is slower than the link nothing more is asked for.
+	maxVerifying = 4
+	// endgameChunks: the last few may be asked of two peers (simulated with 5 % of
+	// nodes at a tenth of the rate: 1.27 without, 1.23 with).
+	endgameChunks = 4
+	// minDeadline: a chunk that takes longer than this and 4 × the median is also
+	// asked for elsewhere.
+	minDeadline = time.Second
+	// hardRate, with hardFloor, is when a request is given up altogether. It is
+	// far below any useful link, since a slow only holder is better than none.
+	hardFloor       = 30 * time.Second
+	hardBytesPerSec = 8 << 10
+	// maxClasses is over how many complete peers the new chunks are divided.
+	maxClasses = 4
+	// maxStrikes failures in a row make a peer no neighbour for a while.
+	maxStrikes = 3
 )
 
 // durations keeps the last few durations of one kind, for their median.
@@ -29,3 +65,85 @@ func (d *durations) median() time.Duration {
 	slices.Sort(s[:k])
 	return s[k/2]
 }
+
+// deadline is after what time a chunk is asked for elsewhere too: max(1 s, 4 ×
+// the median of the last chunks).
+func deadline(median time.Duration) time.Duration { return max(minDeadline, 4*median) }
+
+// hardDeadline is after what time a request for bytes is given up.
+func hardDeadline(bytes int64) time.Duration {
+	return hardFloor + time.Duration(bytes)*time.Second/hardBytesPerSec
+}
+
+// backoff is the pause before a peer that failed strikes times in a row is tried
+// again: 100 ms doubling to 10 s.
+func backoff(strikes int) time.Duration {
+	return min(100*time.Millisecond<<min(max(strikes-1, 0), 10), 10*time.Second)
+}
+
+// finding is the pause before the finder is asked again, after asked questions in
+// all and dry ones since there was a useful neighbour: quickly at first (a new or
+// returning node starts within a second, and those who join at once must learn of
+// each other), then every few seconds. A fetch with neighbours enough only renews
+// its place at the owners, who forget after 60 s.
+func finding(asked, dry, neighbours int, useful bool) time.Duration {
+	switch {
+	case !useful:
+		return min(100*time.Millisecond<<min(dry, 10), 3*time.Second)
+	case neighbours < enoughNeighbours:
+		return min(500*time.Millisecond<<min(asked, 10), 5*time.Second)
+	}
+	return 20 * time.Second
+}
+
+// perPeer is how many requests one peer gets: one where there are peers enough
+// (simulated), more where a small cluster would leave its links idle.
+func perPeer(useful int) int {
+	return min(max((maxRequests+useful-1)/max(useful, 1), 1), maxPerPeer)
+}
+
+// rarest is rarest-first (Legout 2006: near-ideal diversity): of the chunks in
+// both free and have the one with the fewest copies, ties by lowest offset, so
+// that in file order the prefix grows. -1: there is none. (Simulated: random
+// ties 1.08, strictly in order 1.10.)
+func rarest(free, have Bitmap, copies []uint16) int {
+	best := -1
+	free.and(have, func(n int) bool {
+		if best < 0 || copies[n] < copies[best] {
+			best = n
+		}
+		return copies[best] > 0
+	})
+	return best
+}
+
+// last is the highest chunk in the set, -1 where it is empty.
+func (b Bitmap) last() int {
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] != 0 {
+			return i<<6 + bits.Len64(b[i]) - 1
+		}
+	}
+	return -1
+}
+
+// classOf is the share of set that complete peer rank of k is asked to choose
+// from, so that two super-seeds do not hand out the same chunk. Every receiver
+// ranks them by name and so divides alike.
+func classOf(set Bitmap, rank, k int) Bitmap {
+	if k <= 1 {
+		return set.Clone()
+	}
+	out := make(Bitmap, len(set))
+	set.and(set, func(n int) bool {
+		if n%k == rank%k {
+			out.Set(n)
+		}
+		return true
+	})
+	return out
+}
+
+// endgame reports whether duplicates are in order: nothing is left to ask for
+// that is not under way, and few chunks are missing.
+func endgame(free, missing int) bool { return free == 0 && missing > 0 && missing <= endgameChunks }

@@ -245,10 +245,11 @@ func (u *Upload) hasAny(want Bitmap) bool {
 // serve admits peer, waits for a slot, and opens the chunk that choose names
 // then (-1: none any more).
 func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Outgoing, error) {
-	if err := u.admit(peer, time.Now()); err != nil {
+	again, err := u.admit(peer, time.Now())
+	if err != nil {
 		return Outgoing{}, err
 	}
-	s, err := u.uploader.acquire(ctx, u, peer)
+	s, err := u.uploader.acquire(ctx, u, peer, again)
 	if err != nil {
 		u.leave(peer)
 		return Outgoing{}, err
@@ -324,28 +325,29 @@ func (u *Upload) leastServed(peer string, want Bitmap) int {
 
 // admit gives peer a place among the askers. A complete node takes only so many
 // (simulated at N = 1,000: 32 askers 1.07, everybody 1.09 × the optimum, and
-// without super-seeding 1.24): what it sends goes to few, who pass it on.
-func (u *Upload) admit(peer string, now time.Time) error {
+// without super-seeding 1.24): what it sends goes to few, who pass it on. again
+// says that another request of peer is still being served or waits.
+func (u *Upload) admit(peer string, now time.Time) (again bool, err error) {
 	crowdable := u.isComplete()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	select {
 	case <-u.closed:
-		return ErrNotHeld
+		return false, ErrNotHeld
 	default:
 	}
 	a, known := u.askers[peer]
 	if !known && crowdable && len(u.askers) >= u.uploader.cfg.Askers {
 		u.expireAskers(now)
 		if len(u.askers) >= u.uploader.cfg.Askers {
-			return ErrCrowded
+			return false, ErrCrowded
 		}
 	}
 	if !known && !crowdable && len(u.askers) > 4*u.uploader.cfg.Askers {
 		u.expireAskers(now)
 	}
 	u.askers[peer] = asker{last: now, pending: a.pending + 1}
-	return nil
+	return a.pending > 0, nil
 }
 
 // expireAskers frees the places of those who stopped asking. mu is held.

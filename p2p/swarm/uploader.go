@@ -88,9 +88,10 @@ type waiter struct {
 }
 
 // acquire waits in the queue of up for a slot. It returns a *BusyError at once
-// where the queue is full, or where the peer is still busy with a chunk that it
-// takes too slowly.
-func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string) (*seat, error) {
+// where the queue is full, where the peer is still busy with a chunk that it
+// takes too slowly, and where it asks again while others wait: the first copies
+// of a chunk should go to different peers.
+func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, again bool) (*seat, error) {
 	u.mu.Lock()
 	if u.slow[peer] > 0 {
 		defer u.mu.Unlock()
@@ -101,7 +102,7 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string) (*seat,
 		u.mu.Unlock()
 		return u.sit(peer), nil
 	}
-	if len(up.waiters) >= u.cfg.Queue {
+	if len(up.waiters) >= u.cfg.Queue || again && len(up.waiters) > 0 {
 		defer u.mu.Unlock()
 		return nil, &BusyError{RetryAfter: u.retryAfter()}
 	}

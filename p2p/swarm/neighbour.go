@@ -1,0 +1,388 @@
+package swarm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+)
+
+// maxKnown bounds the peers that a fetch remembers.
+const maxKnown = 1024
+
+// known is a peer that a fetch has heard of.
+type known struct {
+	peer      Peer
+	neighbour bool
+	bad       bool      // sent something that did not verify: never again
+	tries     int       // failed have streams in a row
+	notBefore time.Time // not to be followed before
+}
+
+// neighbour is a peer whose haves are followed.
+type neighbour struct {
+	peer      Peer
+	ctx       context.Context // ends with the neighbourhood, and its requests with it
+	cancel    context.CancelFunc
+	since     time.Time
+	mapped    bool // its have-map has come
+	complete  bool // holds everything there is, or is said to
+	gone      bool
+	have      Bitmap // counted in copies unless complete
+	requests  []*request
+	notBefore time.Time // not to be asked before
+	strikes   int
+	idleSince time.Time // since when it has nothing for us; zero: it has
+	took      durations
+}
+
+func (nb *neighbour) pause(now time.Time, d time.Duration) {
+	if t := now.Add(d); t.After(nb.notBefore) {
+		nb.notBefore = t
+	}
+}
+
+// slow: peers below a quarter of the median rate get one request at most.
+func (nb *neighbour) slow(median time.Duration) bool {
+	return nb.took.n > 0 && median > 0 && nb.took.median() > 4*median
+}
+
+// find asks the finder when it is time, one question at once.
+func (e *engine) find(now time.Time) (wake time.Time) {
+	if e.finding {
+		return time.Time{}
+	}
+	if now.Before(e.nextFind) {
+		return e.nextFind
+	}
+	e.finding = true
+	e.start(func() {
+		peers, err := e.cfg.Finder.Peers(e.ctx, e.cfg.Seed, false)
+		e.send(e.ctx, found{peers: peers, err: err})
+	})
+	return time.Time{}
+}
+
+// found: the finder has answered.
+type found struct {
+	peers []Peer
+	err   error
+}
+
+func (ev found) apply(e *engine, now time.Time) {
+	e.finding = false
+	useful := slices.ContainsFunc(e.neighbours, e.isUseful)
+	e.nextFind = now.Add(finding(e.finds, e.dry, len(e.neighbours), useful))
+	e.finds++
+	e.dry++
+	if useful {
+		e.dry = 0
+	}
+	if ev.err != nil {
+		e.log.Debug("find peers", "err", ev.err)
+		e.lastError = "find peers: " + ev.err.Error()
+	}
+	for _, p := range ev.peers {
+		k := e.known[p.Name]
+		switch {
+		case p.Name == e.cfg.Self || p.Name == "":
+		case k != nil:
+			if k.peer.Address != p.Address {
+				k.notBefore = now // moved: what it did at the old address does not count
+			}
+			k.peer = p
+		case len(e.known) < maxKnown:
+			e.known[p.Name] = &known{peer: p}
+		}
+	}
+}
+
+// connect follows known peers until there are neighbours enough: those said to
+// be complete first, the others by chance. It returns when the next one may be
+// tried.
+func (e *engine) connect(now time.Time) (wake time.Time) {
+	if len(e.neighbours) >= maxNeighbours || len(e.known) == len(e.neighbours) {
+		return time.Time{}
+	}
+	var ready []*known
+	for _, k := range e.known {
+		switch {
+		case k.neighbour || k.bad:
+		case now.Before(k.notBefore):
+			wake = earlier(wake, k.notBefore)
+		default:
+			ready = append(ready, k)
+		}
+	}
+	sort.Slice(ready, func(i, j int) bool { return ready[i].peer.Name < ready[j].peer.Name })
+	e.rng.Shuffle(len(ready), func(i, j int) { ready[i], ready[j] = ready[j], ready[i] })
+	slices.SortStableFunc(ready, func(a, b *known) int {
+		switch {
+		case a.peer.Complete == b.peer.Complete:
+			return 0
+		case a.peer.Complete:
+			return -1
+		}
+		return 1
+	})
+	for _, k := range ready {
+		if len(e.neighbours) >= maxNeighbours {
+			break
+		}
+		e.follow(k, now)
+	}
+	return wake
+}
+
+// follow makes k a neighbour. One that is said to be complete is asked at once,
+// before its have-map is here.
+func (e *engine) follow(k *known, now time.Time) {
+	n := e.cfg.Chunks.Len()
+	ctx, cancel := context.WithCancel(e.ctx)
+	nb := &neighbour{peer: k.peer, ctx: ctx, cancel: cancel, since: now, idleSince: now,
+		have: NewBitmap(n), complete: k.peer.Complete}
+	if nb.complete {
+		nb.have = everything(n)
+	}
+	k.neighbour = true
+	e.neighbours = append(e.neighbours, nb)
+	e.start(func() {
+		defer cancel()
+		err := e.cfg.Transport.FollowHaves(ctx, nb.peer, e.cfg.Seed, n, func(h Haves) {
+			e.send(ctx, told{nb: nb, haves: h})
+		})
+		e.send(e.ctx, parted{nb: nb, err: err})
+	})
+}
+
+// everything is the set of all n chunks.
+func everything(n int) Bitmap {
+	b := NewBitmap(n)
+	for i := range n {
+		b.Set(i)
+	}
+	return b
+}
+
+// told: a neighbour says what it holds.
+type told struct {
+	nb    *neighbour
+	haves Haves
+}
+
+func (ev told) apply(e *engine, now time.Time) {
+	nb, n := ev.nb, e.cfg.Chunks.Len()
+	if nb.gone {
+		return
+	}
+	if k := e.known[nb.peer.Name]; k != nil {
+		k.tries = 0
+	}
+	if ev.haves.Map != nil {
+		e.uncount(nb)
+		nb.mapped, nb.complete = true, false
+		nb.have = NewBitmap(n)
+		everything(n).and(ev.haves.Map, func(i int) bool { e.holds(nb, i); return true })
+	}
+	for _, i := range ev.haves.New {
+		if i >= 0 && i < n {
+			e.holds(nb, i)
+		}
+	}
+	if ev.haves.Complete && !nb.complete {
+		e.uncount(nb)
+		nb.complete, nb.have = true, everything(n)
+	}
+}
+
+// holds counts chunk i as held by nb.
+func (e *engine) holds(nb *neighbour, i int) {
+	if !nb.have.Has(i) {
+		nb.have.Set(i)
+		e.copies[i]++
+	}
+}
+
+// uncount takes what nb holds out of copies, which counts partial holders only.
+func (e *engine) uncount(nb *neighbour) {
+	if nb.complete {
+		return
+	}
+	nb.have.and(nb.have, func(i int) bool { e.copies[i]--; return true })
+}
+
+// lacks: nb does not hold what it was said to. -1 stands for all of it.
+func (e *engine) lacks(nb *neighbour, chunk int) {
+	if nb.gone {
+		return
+	}
+	switch {
+	case nb.complete && (chunk < 0 || !nb.mapped):
+		nb.complete, nb.have = false, NewBitmap(e.cfg.Chunks.Len())
+	case nb.complete:
+		nb.complete = false
+		nb.have = nb.have.Clone()
+		nb.have.Clear(chunk)
+		nb.have.and(nb.have, func(i int) bool { e.copies[i]++; return true })
+	case nb.have.Has(chunk):
+		nb.have.Clear(chunk)
+		e.copies[chunk]--
+	}
+}
+
+// parted: a have stream has ended.
+type parted struct {
+	nb  *neighbour
+	err error
+}
+
+func (ev parted) apply(e *engine, now time.Time) {
+	if ev.nb.gone {
+		return
+	}
+	k := e.known[ev.nb.peer.Name]
+	k.tries++
+	wait := backoff(k.tries + 1)
+	wait += e.chance(wait / 2)
+	if ev.err != nil {
+		e.lastError = fmt.Sprintf("%s: %v", ev.nb.peer.Name, ev.err)
+		e.log.Debug("follow", "peer", ev.nb.peer.Name, "err", ev.err)
+	}
+	e.part(ev.nb, now, now.Add(wait))
+}
+
+// part ends a neighbourhood and its requests; the peer may become a neighbour
+// again after notBefore.
+func (e *engine) part(nb *neighbour, now, notBefore time.Time) {
+	if nb.gone {
+		return
+	}
+	if nb.mapped {
+		e.lost[nb.peer.Name] = nb.have
+		if len(e.lost) > 2*maxNeighbours {
+			e.forgetLost()
+		}
+	}
+	e.uncount(nb)
+	nb.gone = true
+	nb.cancel()
+	e.neighbours = without(e.neighbours, nb)
+	for _, r := range nb.requests {
+		r.dropped = true
+	}
+	if k := e.known[nb.peer.Name]; k != nil {
+		k.neighbour = false
+		k.notBefore = notBefore
+	}
+	if !slices.ContainsFunc(e.neighbours, e.isUseful) {
+		e.nextFind = earlier(e.nextFind, now.Add(finding(0, e.dry, 0, false)))
+	}
+}
+
+// forgetLost keeps lost bounded; which one goes does not matter.
+func (e *engine) forgetLost() {
+	for name := range e.lost {
+		delete(e.lost, name)
+		return
+	}
+}
+
+// tick looks at the whole: what is held by now, and which neighbours have been
+// of no use for 10 s while others are known who might be.
+func (e *engine) tick(now time.Time) {
+	const useless, atOnce = 10 * time.Second, 4
+	e.nextTick = now.Add(tickEvery)
+	before := e.missing.Clone()
+	e.look()
+	for i := range e.cfg.Chunks.Len() {
+		e.refresh(i)
+		if f := e.cfg.Observe.Have; f != nil && before.Has(i) && !e.missing.Has(i) {
+			f(i) // it came from elsewhere
+		}
+	}
+	spare := 0
+	for _, k := range e.known {
+		if !k.neighbour && !k.bad && !now.Before(k.notBefore) {
+			spare++
+		}
+	}
+	var drop []*neighbour
+	for _, nb := range e.neighbours {
+		if len(nb.requests) > 0 || e.isUseful(nb) {
+			nb.idleSince = time.Time{}
+			continue
+		}
+		if nb.idleSince.IsZero() {
+			nb.idleSince = now
+		}
+		if now.Sub(nb.idleSince) >= useless {
+			drop = append(drop, nb)
+		}
+	}
+	if len(e.neighbours) < maxNeighbours {
+		return
+	}
+	for _, nb := range drop[:min(len(drop), spare, atOnce)] {
+		e.part(nb, now, now.Add(3*useless))
+	}
+}
+
+// tell reports the progress where it has changed.
+func (e *engine) tell(now time.Time) {
+	f := e.cfg.Observe.State
+	if f == nil {
+		return
+	}
+	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Reason: e.told.Reason}
+	switch {
+	case len(e.requests) > 0 || e.puts > 0:
+		p.Reason = ""
+	case now.Sub(e.lastFlow) >= tickEvery/2:
+		p.Reason = e.reason()
+	}
+	if e.toldOnce && p == e.told {
+		return
+	}
+	e.told, e.toldOnce = p, true
+	f(p)
+}
+
+// reason says why nothing comes, and whose return would mend it.
+func (e *engine) reason() string {
+	if len(e.neighbours) == 0 {
+		switch {
+		case e.lastError != "":
+			return "no peer answers (" + e.lastError + ")"
+		case len(e.known) == 0:
+			return "no peer found"
+		}
+		return "no peer answers"
+	}
+	nowhere := e.missing
+	for _, nb := range e.neighbours {
+		nowhere = nowhere.Without(nb.have)
+	}
+	k := nowhere.Count()
+	if k == 0 {
+		return "peers are busy"
+	}
+	why := fmt.Sprintf("%d of the %d missing chunks are on no peer that answers", k, e.left)
+	var had []string
+	for name, have := range e.lost {
+		if nowhere.Without(have).Count() < k && !e.isNeighbour(name) && !e.known[name].bad {
+			had = append(had, name)
+		}
+	}
+	if len(had) > 0 {
+		sort.Strings(had)
+		why += "; they were on " + strings.Join(had, ", ")
+	}
+	return why
+}
+
+func (e *engine) isNeighbour(name string) bool {
+	k := e.known[name]
+	return k != nil && k.neighbour
+}

@@ -1,0 +1,435 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// request is one chunk asked of one neighbour.
+type request struct {
+	nb      *neighbour
+	chunk   int    // -1: the peer chooses
+	want    Bitmap // what it may choose from
+	start   time.Time
+	overdue bool // asked for elsewhere too; does not count as in flight
+	dropped bool // we do not want the answer any more
+	cancel  context.CancelFunc
+	buf     []byte
+}
+
+// ask starts requests while there is room and something to ask for. It returns
+// when to look again.
+func (e *engine) ask(now time.Time) (wake time.Time) {
+	if e.puts >= maxVerifying || e.inFlight() >= maxRequests {
+		return time.Time{}
+	}
+	// One request per neighbour first, in random order (choosing the peer by
+	// chance spreads the load; nobody knows the queues of others), then a second
+	// one where there are fewer useful neighbours than requests.
+	order := e.rng.Perm(len(e.neighbours))
+	useful := 0
+	for _, i := range order {
+		if e.isUseful(e.neighbours[i]) {
+			useful++
+		}
+	}
+	for round := range perPeer(useful) {
+		for _, i := range order {
+			nb := e.neighbours[i]
+			if e.inFlight() >= maxRequests {
+				return wake
+			}
+			if len(nb.requests) > round || nb.slow(e.took.median()) && len(nb.requests) > 0 {
+				continue
+			}
+			chunk, want, ok := e.pick(nb, now)
+			if !ok {
+				continue
+			}
+			if now.Before(nb.notBefore) {
+				wake = earlier(wake, nb.notBefore)
+				continue
+			}
+			e.request(nb, chunk, want, now)
+		}
+	}
+	return earlier(wake, e.finish(now, order))
+}
+
+// inFlight counts the requests that take up room: not the overdue ones.
+func (e *engine) inFlight() int {
+	k := 0
+	for _, r := range e.requests {
+		if !r.overdue {
+			k++
+		}
+	}
+	return k
+}
+
+// isUseful reports whether nb holds, or may hold, something missing.
+func (e *engine) isUseful(nb *neighbour) bool {
+	if nb.complete {
+		return true
+	}
+	found := false
+	e.missing.and(nb.have, func(int) bool { found = true; return false })
+	return found
+}
+
+// pick chooses what to ask nb for. A complete neighbour chooses itself among the
+// chunks that no partial neighbour holds (super-seeding: it sends each chunk
+// once, and the swarm passes it on). Of anybody, complete or not, the rarest is
+// asked of what partial neighbours hold: the two sets do not overlap, so neither
+// do the answers.
+func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want Bitmap, ok bool) {
+	free := e.free
+	if e.free.Count() <= e.openNexts(now) {
+		return 0, nil, false // what is left is being chosen from right now
+	}
+	if nb.complete && e.superSeeds() {
+		fresh := e.fresh()
+		rank, classes := e.rank(nb)
+		if want := classOf(fresh, rank, classes); want.Count() > 0 {
+			return -1, want, true
+		}
+		if n := fresh.last(); n >= 0 && e.openNexts(now) == 0 {
+			return n, nil, true
+		} else if n >= 0 {
+			free = free.Without(fresh)
+		}
+	}
+	n := rarest(free, nb.have, e.copies)
+	return n, nil, n >= 0
+}
+
+// superSeeds reports whether complete neighbours are left to choose: not where
+// nobody else is about, since then only file order matters, and more than one
+// complete neighbour can be asked for different chunks.
+func (e *engine) superSeeds() bool {
+	for _, nb := range e.neighbours {
+		if !nb.complete {
+			return true
+		}
+	}
+	return len(e.neighbours) < 2
+}
+
+// fresh is what is free and held by no partial neighbour.
+func (e *engine) fresh() Bitmap {
+	out := e.free.Clone()
+	e.free.and(e.free, func(n int) bool {
+		if e.copies[n] > 0 {
+			out.Clear(n)
+		}
+		return true
+	})
+	return out
+}
+
+// rank is the place of nb among the complete neighbours by name, and over how
+// many of them new chunks are divided.
+func (e *engine) rank(nb *neighbour) (rank, classes int) {
+	for _, o := range e.neighbours {
+		if o.complete {
+			classes++
+			if o.peer.Name < nb.peer.Name {
+				rank++
+			}
+		}
+	}
+	return rank, min(classes, maxClasses)
+}
+
+// openNexts counts the requests that will yield a chunk not known yet, those
+// aside that already take longer than most.
+func (e *engine) openNexts(now time.Time) int {
+	k := 0
+	for _, r := range e.requests {
+		if r.chunk < 0 && !r.overdue && now.Before(e.oldAt(r)) {
+			k++
+		}
+	}
+	return k
+}
+
+// oldAt is when r will have taken longer than most requests do.
+func (e *engine) oldAt(r *request) time.Time {
+	if median := e.took.median(); median > 0 {
+		return r.start.Add(median * 3 / 2)
+	}
+	return r.start.Add(minDeadline)
+}
+
+// finish is the endgame: the last few chunks are asked of a second peer once
+// they take longer than most, and whoever is first wins. It waits that long
+// since a copy that is about to come costs its uplink for nothing.
+func (e *engine) finish(now time.Time, order []int) (wake time.Time) {
+	if e.left-e.puts > endgameChunks {
+		return time.Time{}
+	}
+	over := endgame(e.free.Count(), e.left-e.puts)
+	for _, r := range slices.Clone(e.requests) {
+		if r.overdue || r.chunk >= 0 && e.asked[r.chunk] > 1 {
+			continue
+		}
+		if old := e.oldAt(r); now.Before(old) {
+			wake = earlier(wake, old)
+			continue
+		}
+		if r.chunk < 0 || !over {
+			continue
+		}
+		for _, i := range order {
+			nb := e.neighbours[i]
+			if e.inFlight() >= maxRequests {
+				return wake
+			}
+			if len(nb.requests) == 0 && nb.have.Has(r.chunk) && !now.Before(nb.notBefore) {
+				e.request(nb, r.chunk, nil, now)
+				break
+			}
+		}
+	}
+	return wake
+}
+
+// request asks nb for chunk, or for one of want.
+func (e *engine) request(nb *neighbour, chunk int, want Bitmap, now time.Time) {
+	if len(e.requests) >= maxOpen {
+		e.dropOldest()
+	}
+	ctx, cancel := context.WithTimeoutCause(nb.ctx, hardDeadline(e.bufBytes), errGivenUp)
+	r := &request{nb: nb, chunk: chunk, want: want, start: now, cancel: cancel, buf: e.buffer()}
+	e.requests = append(e.requests, r)
+	nb.requests = append(nb.requests, r)
+	if chunk >= 0 {
+		e.asked[chunk]++
+		e.refresh(chunk)
+	}
+	t, peer, seed := e.cfg.Transport, nb.peer, e.cfg.Seed
+	limit := e.bufBytes
+	if chunk >= 0 {
+		limit = min(limit, e.cfg.Chunks.Bytes(chunk))
+	}
+	e.start(func() {
+		defer cancel()
+		var reply Reply
+		var err error
+		if chunk >= 0 {
+			reply, err = t.Chunk(ctx, peer, seed, chunk, r.buf[:0:limit])
+		} else {
+			reply, err = t.Next(ctx, peer, seed, want, r.buf[:0:limit])
+		}
+		e.send(e.ctx, replied{r: r, reply: reply, err: err})
+	})
+}
+
+// errGivenUp ends a request that took longer than any useful link does.
+var errGivenUp = errors.New("no chunk came in time")
+
+// dropOldest gives up the oldest overdue request to make room.
+func (e *engine) dropOldest() {
+	for _, r := range e.requests {
+		if r.overdue && !r.dropped {
+			r.drop()
+			return
+		}
+	}
+}
+
+func (r *request) drop() {
+	r.dropped = true
+	r.cancel()
+}
+
+// buffer takes a buffer for one frame.
+func (e *engine) buffer() []byte {
+	if k := len(e.bufs); k > 0 {
+		b := e.bufs[k-1]
+		e.bufs = e.bufs[:k-1]
+		return b
+	}
+	return make([]byte, 0, e.bufBytes)
+}
+
+// expire marks the requests past their deadline: their chunks may be asked for
+// elsewhere, they do not count as in flight, and their peer is asked for nothing
+// else until they end. They are not ended, since on a slow link they are all
+// there is.
+func (e *engine) expire(now time.Time) (wake time.Time) {
+	limit := deadline(e.took.median())
+	for _, r := range e.requests {
+		if r.overdue {
+			continue
+		}
+		if due := r.start.Add(limit); now.Before(due) {
+			wake = earlier(wake, due)
+			continue
+		}
+		r.overdue = true
+		if r.chunk >= 0 {
+			e.asked[r.chunk]--
+			e.refresh(r.chunk)
+		}
+	}
+	return wake
+}
+
+// replied: a request has ended. Whatever came is verified, unless it is here
+// already.
+type replied struct {
+	r     *request
+	reply Reply
+	err   error
+}
+
+func (ev replied) apply(e *engine, now time.Time) {
+	r := ev.r
+	e.forget(r)
+	if ev.err != nil {
+		e.bufs = append(e.bufs, r.buf)
+		e.refused(r, ev.err, now)
+		return
+	}
+	n := ev.reply.Chunk
+	if r.chunk >= 0 && n != r.chunk || r.chunk < 0 && !r.want.Has(n) {
+		e.bufs = append(e.bufs, r.buf)
+		e.bad(r.nb, n, fmt.Sprintf("asked for chunk %d, got %d", r.chunk, n), now)
+		return
+	}
+	e.took.add(now.Sub(r.start))
+	r.nb.took.add(now.Sub(r.start))
+	r.nb.strikes = 0
+	if !e.missing.Has(n) || e.verifying.Has(n) {
+		e.bufs = append(e.bufs, r.buf)
+		if f := e.cfg.Observe.Duplicate; f != nil {
+			f(r.nb.peer.Name, int64(len(ev.reply.Payload)))
+		}
+		return
+	}
+	e.verifying.Set(n)
+	e.refresh(n)
+	e.puts++
+	e.start(func() {
+		ok, err := e.cfg.Chunks.Put(e.ctx, n, ev.reply.Encoding, ev.reply.Payload)
+		e.send(e.ctx, put{r: r, n: n, wire: int64(len(ev.reply.Payload)), ok: ok, err: err})
+	})
+}
+
+// forget takes r out of the requests under way.
+func (e *engine) forget(r *request) {
+	e.requests = without(e.requests, r)
+	r.nb.requests = without(r.nb.requests, r)
+	if r.chunk >= 0 && !r.overdue {
+		e.asked[r.chunk]--
+		e.refresh(r.chunk)
+	}
+	if r.chunk >= 0 && e.asked[r.chunk] <= 0 {
+		delete(e.asked, r.chunk)
+	}
+}
+
+func without[T comparable](list []T, x T) []T {
+	for i, o := range list {
+		if o == x {
+			return append(list[:i], list[i+1:]...)
+		}
+	}
+	return list
+}
+
+// refused: the peer did not give a chunk. What it says decides when it is asked
+// again; anything else than a refusal is a strike.
+func (e *engine) refused(r *request, err error, now time.Time) {
+	nb := r.nb
+	var busy *BusyError
+	switch {
+	case r.dropped && !r.overdue, nb.gone:
+	case errors.As(err, &busy):
+		nb.pause(now, min(max(busy.RetryAfter, minRetry), 10*time.Second))
+	case errors.Is(err, ErrCrowded):
+		// Its places are taken by others, who pass on what they get.
+		nb.pause(now, time.Second+e.chance(2*time.Second))
+	case errors.Is(err, ErrNothing):
+		nb.pause(now, 20*time.Millisecond+e.chance(30*time.Millisecond))
+	case errors.Is(err, ErrNotHeld):
+		if r.chunk < 0 && nb.mapped {
+			e.part(nb, now, now.Add(backoff(maxStrikes))) // it does not know the seed any more
+			return
+		}
+		e.lacks(nb, r.chunk)
+		nb.pause(now, 50*time.Millisecond)
+	case isOurs(e.ctx, err):
+	default:
+		nb.strikes++
+		e.lastError = fmt.Sprintf("%s: %v", nb.peer.Name, err)
+		e.log.Debug("fetch chunk", "peer", nb.peer.Name, "chunk", r.chunk, "err", err)
+		nb.pause(now, backoff(nb.strikes))
+		if nb.strikes >= maxStrikes {
+			e.part(nb, now, now.Add(backoff(nb.strikes+maxStrikes)))
+		}
+	}
+}
+
+// chance is a random duration below d.
+func (e *engine) chance(d time.Duration) time.Duration {
+	return time.Duration(e.rng.Int64N(int64(d)))
+}
+
+// put: a chunk has been verified, or not.
+type put struct {
+	r    *request
+	n    int
+	wire int64
+	ok   bool
+	err  error
+}
+
+func (ev put) apply(e *engine, now time.Time) {
+	e.puts--
+	e.bufs = append(e.bufs, ev.r.buf)
+	e.verifying.Clear(ev.n)
+	name := ev.r.nb.peer.Name
+	switch {
+	case ev.err != nil:
+		e.err = fmt.Errorf("stage chunk %d: %w", ev.n, ev.err)
+		return
+	case !ev.ok:
+		e.refresh(ev.n)
+		e.bad(ev.r.nb, ev.n, "it does not verify", now)
+		return
+	}
+	if e.missing.Has(ev.n) {
+		e.missing.Clear(ev.n)
+		e.left--
+	}
+	e.refresh(ev.n)
+	for _, r := range e.requests {
+		if r.chunk == ev.n && !r.dropped {
+			r.drop()
+		}
+	}
+	if f := e.cfg.Observe.Have; f != nil {
+		f(ev.n)
+	}
+	if f := e.cfg.Observe.Received; f != nil {
+		f(name, e.cfg.Chunks.Bytes(ev.n), ev.wire)
+	}
+}
+
+// bad: a peer that sends what it should not is not asked again in this fetch.
+func (e *engine) bad(nb *neighbour, n int, why string, now time.Time) {
+	e.log.Warn("drop peer for this fetch", "peer", nb.peer.Name, "chunk", n, "err", why)
+	if k := e.known[nb.peer.Name]; k != nil {
+		k.bad = true
+	}
+	e.lastError = nb.peer.Name + ": sent a chunk that is not what was asked for"
+	e.part(nb, now, now)
+	if f := e.cfg.Observe.BadChunk; f != nil {
+		f(nb.peer.Name, n)
+	}
+}
