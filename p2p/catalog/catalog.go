@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -85,10 +86,13 @@ func Open(cfg Config) (*Catalog, error) {
 // errDamaged marks a file that bbolt cannot read.
 var errDamaged = errors.New("damaged")
 
-// openFile opens and loads the file. bbolt panics on some kinds of damage; this
-// is the one place where its pages are read, so it is the one that guards.
+// openFile opens and loads the file. bbolt panics on some kinds of damage, and a
+// file that was cut off faults where it is mapped beyond its end; this is the one
+// place where pages are read that were not written by this process, so it is the
+// one that guards.
 func (c *Catalog) openFile() (err error) {
 	var db *bolt.DB
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v", errDamaged, p)
@@ -128,6 +132,14 @@ func closeGuarded(db *bolt.DB) {
 }
 
 func (c *Catalog) load(tx *bolt.Tx) error {
+	// Tx.Check reads in a goroutine of its own, which no guard of ours reaches.
+	st, err := os.Stat(c.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("open catalog %s: %w", c.cfg.Path, err)
+	}
+	if st.Size() < tx.Size() {
+		return fmt.Errorf("%w: %d bytes of %d", errDamaged, st.Size(), tx.Size())
+	}
 	if err := firstError(tx.Check()); err != nil {
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
