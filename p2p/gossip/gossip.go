@@ -101,6 +101,7 @@ type Gossip struct {
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	closed sync.Once
 }
 
 // event is a hint or a summary on its way out of a callback.
@@ -299,11 +300,15 @@ func (g *Gossip) Status() (joined bool, reason string) {
 }
 
 // Close says farewell, so that the others need not find out, and waits for every
-// goroutine of this package.
-func (g *Gossip) Close() error {
-	if g.list == nil {
-		return nil
+// goroutine of this package. It may be called more than once.
+func (g *Gossip) Close() (err error) {
+	if g.list != nil {
+		g.closed.Do(func() { err = g.leave() })
 	}
+	return err
+}
+
+func (g *Gossip) leave() error {
 	g.mu.Lock()
 	g.meta.Leaving = true
 	g.mu.Unlock()

@@ -1,0 +1,318 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"seeder/p2p/trust"
+)
+
+func TestMain(m *testing.M) {
+	// memberlist's own goroutines have no owner that waits; they end soon after
+	// Shutdown.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).streamListen"))
+}
+
+const testID = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+// node is one member on loopback.
+type node struct {
+	*Gossip
+	addr string
+	log  *syncBuffer
+
+	mu    sync.Mutex
+	hints []Hint
+	diffs []string
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 20 { // free for both TCP and UDP a moment ago
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if p, err := net.ListenPacket("udp", addr); err == nil {
+			p.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+func start(t *testing.T, name string, key byte, change func(*Config), join ...string) *node {
+	t.Helper()
+	n := &node{addr: freePort(t), log: &syncBuffer{}}
+	cfg := Config{
+		NodeName: name, BindAddr: n.addr, Join: func() []string { return join },
+		Keys: [][]byte{bytes.Repeat([]byte{key}, 32)},
+		Meta: Meta{ID: testID, TransferAddress: ":7951", Protocol: 1, Version: "test"},
+		Log:  slog.New(slog.NewTextHandler(n.log, nil)),
+		OnHint: func(h Hint) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.hints = append(n.hints, h)
+		},
+		OnCatalog: func(member string, _ Meta) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.diffs = append(n.diffs, member)
+		},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	n.addr = cfg.BindAddr
+	n.Gossip = New(cfg)
+	if err := n.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (n *node) state(name string) string {
+	for _, m := range n.Members() {
+		if m.Name == name {
+			return m.State
+		}
+	}
+	return ""
+}
+
+func TestJoinHintAndLeave(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, nil)
+	b := start(t, "b", 1, nil, a.addr)
+	c := start(t, "c", 1, nil, a.addr)
+	for _, n := range []*node{a, b, c} {
+		eventually(t, "three members", func() bool { return len(n.Alive()) == 3 })
+	}
+	if m := b.Members()[0]; m.Name != "a" || m.Address != "127.0.0.1:7951" || m.ID != testID || m.Version != "test" {
+		t.Errorf("b sees %+v", m)
+	}
+	h := Hint{Reference: "docker.io/library/x:1", Digest: digest.FromString("x"), Version: 7, Holder: "a"}
+	a.Broadcast(h)
+	for _, n := range []*node{b, c} {
+		eventually(t, "the hint arrives", func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return len(n.hints) > 0 && n.hints[0] == h
+		})
+	}
+	a.SetCatalog(42, 1)
+	eventually(t, "b hears of another catalog", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.diffs) > 0 && b.diffs[0] == "a"
+	})
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "c has left", func() bool { return a.state("c") == StateLeft && b.state("c") == StateLeft })
+}
+
+func TestRejoinsAfterEverybodyWasDown(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	peers := func(c *Config) { c.PeersFile = filepath.Join(dir, c.NodeName) }
+	a := start(t, "a", 1, peers)
+	b := start(t, "b", 1, peers, a.addr)
+	eventually(t, "they know each other", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
+	addrA, addrB := a.addr, b.addr
+	for _, n := range []*node{a, b} {
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Neither has a join address now: the file of known members has to do.
+	a = start(t, "a", 1, func(c *Config) { peers(c); c.BindAddr = addrA })
+	b = start(t, "b", 1, func(c *Config) { peers(c); c.BindAddr = addrB })
+	eventually(t, "they know each other again", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
+}
+
+func TestOtherSecretIsTold(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, nil)
+	probed := make(chan string, 100)
+	b := start(t, "b", 2, func(c *Config) {
+		c.Probe = func(_ context.Context, host string) error { probed <- host; return trust.ErrSecretsDiffer }
+	}, a.addr)
+	eventually(t, "b says that the secrets differ", func() bool {
+		_, reason := b.Status()
+		return strings.Contains(reason, "secrets differ") && strings.Contains(b.log.String(), "secrets differ")
+	})
+	if host := <-probed; host != "127.0.0.1" {
+		t.Errorf("probed %q", host)
+	}
+	c := start(t, "c", 3, nil, a.addr) // without a probe, memberlist's own word is enough
+	eventually(t, "c says that the secrets differ", func() bool {
+		_, reason := c.Status()
+		return strings.Contains(reason, "secrets differ")
+	})
+	eventually(t, "a says that a stranger knocks", func() bool { return strings.Contains(a.log.String(), "secret differs") })
+	if len(a.Alive()) != 1 {
+		t.Fatalf("a took a stranger in: %+v", a.Members())
+	}
+}
+
+func TestSameNameIsTold(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, nil)
+	start(t, "a", 1, nil, a.addr)
+	eventually(t, "a says that the name is taken", func() bool { return strings.Contains(a.log.String(), "same node name") })
+}
+
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, nil)
+	g := New(Config{NodeName: "b", BindAddr: a.addr, Keys: [][]byte{bytes.Repeat([]byte{1}, 32)},
+		Meta: Meta{ID: testID, TransferAddress: ":7951"}})
+	err := g.Open(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "gossip.bind "+a.addr) {
+		t.Fatalf("got %v, want an error that names gossip.bind and the address", err)
+	}
+}
+
+func TestKeyringAcceptsAllSecrets(t *testing.T) {
+	t.Parallel()
+	old, next := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	a := start(t, "a", 1, func(c *Config) { c.Keys = [][]byte{old, next} })
+	b := start(t, "b", 1, func(c *Config) { c.Keys = [][]byte{next, old} }, a.addr)
+	eventually(t, "two hosts in the middle of a rotation talk", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
+}
+
+func TestHintsAreBounded(t *testing.T) {
+	t.Parallel()
+	h := Hint{Reference: strings.Repeat("r", 300), Digest: digest.FromString("x"), Version: 1 << 60, Holder: "node"}
+	b, err := h.encode()
+	if err != nil || len(b) > maxHintBytes {
+		t.Fatalf("%d bytes %v", len(b), err)
+	}
+	got, err := decodeHint(b)
+	if err != nil || got.Reference != "" || got.Holder != "node" {
+		t.Fatalf("got %+v %v, want a hint without the reference", got, err)
+	}
+	if _, err := (Hint{Digest: "sha256:x"}).encode(); err == nil {
+		t.Error("a hint without a digest was encoded")
+	}
+}
+
+func TestMetaIsChecked(t *testing.T) {
+	t.Parallel()
+	good := Meta{ID: testID, TransferAddress: "10.0.0.1:7951", Version: "1"}
+	for i, change := range []func(*Meta){
+		func(m *Meta) { m.ID = "x" },
+		func(m *Meta) { m.TransferAddress = "10.0.0.1" },
+		func(m *Meta) { m.TransferAddress = "10.0.0.1:99999" },
+		func(m *Meta) { m.Version = "\x1b[2J" },
+	} {
+		m := good
+		change(&m)
+		b, err := m.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeMeta(b); err == nil {
+			t.Errorf("case %d: %s was accepted", i, b)
+		}
+	}
+	if _, err := (Meta{Version: strings.Repeat("v", 600)}).encode(); err == nil {
+		t.Error("metadata beyond memberlist's limit was encoded")
+	}
+}
+
+func FuzzDecodeHint(f *testing.F) {
+	b, _ := Hint{Reference: "docker.io/library/x:1", Digest: digest.FromString("x"), Version: 7, Holder: "a"}.encode()
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := decodeHint(b)
+		if err != nil {
+			return
+		}
+		again, err := h.encode()
+		if err != nil {
+			t.Fatalf("decodes to %+v, which does not encode: %v", h, err)
+		}
+		if back, err := decodeHint(again); err != nil || back != h {
+			t.Fatalf("%+v becomes %+v %v", h, back, err)
+		}
+	})
+}
+
+func FuzzDecodeMeta(f *testing.F) {
+	b, _ := Meta{ID: testID, TransferAddress: ":7951", Version: "1", CatalogHash: 5}.encode()
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMeta(b)
+		if err == nil && (len(m.ID) != 32 || !printable(m.Version)) {
+			t.Fatalf("accepted %+v", m)
+		}
+	})
+}
+
+func FuzzDecodeState(f *testing.F) {
+	f.Add([]byte(`{"n":"a","h":1,"c":2}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := decodeState(b); err == nil && !validName(s.Name) {
+			t.Fatalf("accepted %+v", s)
+		}
+	})
+}
+
+// The log writer must survive whatever memberlist prints.
+func TestLogWriter(t *testing.T) {
+	t.Parallel()
+	var buf syncBuffer
+	w := &logWriter{log: slog.New(slog.NewTextHandler(&buf, nil)), now: time.Now}
+	for range 3 {
+		fmt.Fprintln(w, "[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=10.0.0.9:7950")
+	}
+	fmt.Fprintln(w, "no installed keys could decrypt")
+	if got := strings.Count(buf.String(), "10.0.0.9"); got != 1 {
+		t.Errorf("warned %d times of one host: %s", got, buf.String())
+	}
+}
