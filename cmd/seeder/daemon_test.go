@@ -1,7 +1,7 @@
 package main
 
 import (
-	"io"
+	"bytes"
 	"log/slog"
 	"net"
 	"net/http"
@@ -138,55 +138,52 @@ func TestLoadSecrets(t *testing.T) {
 	}
 }
 
-func TestShortRef(t *testing.T) {
-	t.Parallel()
-	dgst := "sha256:" + strings.Repeat("ab", 32)
-	for full, want := range map[string]string{
-		"docker.io/library/k3s-dashboard:latest": "k3s-dashboard:latest",
-		"docker.io/me/app:v1":                    "me/app:v1",
-		"ghcr.io/me/app:v1":                      "ghcr.io/me/app:v1",
-		"docker.io/library/app@" + dgst:          "app@" + dgst,
-		"not a reference":                        "not a reference",
-	} {
-		if got := shortRef(full); got != want {
-			t.Errorf("shortRef(%s) = %s, want %s", full, got, want)
-		}
-		if full == "not a reference" {
-			continue
-		}
-		if back, err := normalizeRef(want); err != nil || back != full {
-			t.Errorf("normalizeRef(%s) = %s, %v; want %s", want, back, err, full)
-		}
-	}
-}
-
-// TestLiveView draws what a terminal of 40×8 would show.
-func TestLiveView(t *testing.T) {
-	t.Parallel()
-	var out strings.Builder
-	v := &liveView{screen: screen{w: &out, term: terminal{live: true, width: 40, height: 8}}, rows: map[string]p2p.ImageState{}}
-	img := row(1, p2p.Ready, p2p.Fetching, p2p.Ready, p2p.Waiting, p2p.Ready, p2p.Ready).Images[0]
-	v.show(event{Event: eventAnnounced, Ref: img.Reference, Version: 1, Digest: img.Digest})
-	v.show(event{Event: eventProgress, Image: &img})
-	_, last, _ := strings.Cut(out.String(), "\x1b[1A")
-	wantAll(t, last, "app:v1  ready on 4 of 6 nodes", "n2  fetching 25%  ██████░", "n4  waiting", "and 4 more nodes")
-	for line := range strings.Lines(last) {
-		text := strings.TrimSuffix(strings.NewReplacer("\x1b[2K", "", "\x1b[J", "").Replace(line), "\n")
-		if n := len([]rune(text)); n > 40 {
-			t.Errorf("%d columns: %q", n, text)
-		}
-	}
-	if n := strings.Count(last, "\n"); n > 8 {
-		t.Errorf("%d lines on 8:\n%s", n, last)
-	}
-}
-
-func TestWriteErrorsEndACommand(t *testing.T) {
+func TestSocket(t *testing.T) {
 	t.Parallel()
 	socket := serveControl(t, &fakeNode{})
-	r, w := io.Pipe()
-	r.Close()
-	if code := run(t.Context(), []string{"members", "--socket", socket}, nil, w, io.Discard); code != exitFailed {
-		t.Errorf("exit code %d, want %d", code, exitFailed)
+	info, err := os.Lstat(socket)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	second := newControl(socket, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	if err := second.Open(); err == nil || !strings.Contains(err.Error(), "another seeder daemon answers there") {
+		t.Errorf("a second daemon on the same socket: %v", err)
+	}
+	// What a crashed daemon left behind is no daemon.
+	stale := filepath.Join(t.TempDir(), "api.sock")
+	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	third := newControl(stale, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	if err := third.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := seeder(t.Context(), stale, "status"); code != exitDone {
+		t.Error(errs)
+	}
+	if err := third.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDaemonGoesAway: a wait whose daemon ends is exit code 4, not a hang.
+func TestDaemonGoesAway(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching)}}
+	c := newControl(socket, f, f, slog.New(slog.DiscardHandler))
+	if err := c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	out := cancelOn{"fetching", func() {
+		go func() { closed <- c.Close() }()
+	}}
+	var errs bytes.Buffer
+	if code := run(t.Context(), []string{"wait", "--socket", socket}, nil, out, &errs); code != exitNoDaemon {
+		t.Errorf("exit code %d, want %d: %s", code, exitNoDaemon, errs.String())
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
 	}
 }

@@ -73,6 +73,9 @@ func (a *app) demo(ctx context.Context, count int, image string) (err error) {
 		if rm := os.RemoveAll(dir); rm != nil {
 			err = errors.Join(err, fmt.Errorf("remove the demo's directory: %w", rm))
 		}
+		if err == nil {
+			d.say("\nDone in %.1f s; the demo's nodes and files are removed.", time.Since(d.start).Seconds())
+		}
 	}()
 	if err := d.startNodes(ctx, count); err != nil {
 		return err
@@ -193,12 +196,10 @@ the wire, TLS included: %.0f %% of the image per node. The announcing node sent 
 		size(int64(fromFirst)), fromFirst/float64(max(img.Size, 1)))
 	d.say(`
 For real, on each host (as root):
-  seeder secret generate > %s      # once; copy the file to each host
-  seeder daemon --gossip-join FIRST-HOST          # or the unit systemd/seeder.service
+  seeder secret generate > %s    # once; copy the file to each host
+  seeder daemon --gossip-join FIRST-HOST         # or the unit systemd/seeder.service
 and on whichever host has the image:
-  seeder announce k3s-dashboard:latest
-
-Demo done in %.1f s; its nodes and files are removed.`, defaultSecretFile, time.Since(d.start).Seconds())
+  seeder announce k3s-dashboard:latest`, defaultSecretFile)
 	return nil
 }
 
@@ -223,12 +224,10 @@ func (d *demo) childEnv() []string {
 	return env
 }
 
+// stop ends the nodes without ceremony: what they would save is removed next.
 func (d *demo) stop() {
 	for _, n := range d.nodes {
-		n.signal()
-	}
-	for _, n := range d.nodes {
-		n.wait()
+		n.kill()
 	}
 }
 

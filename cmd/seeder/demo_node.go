@@ -100,25 +100,15 @@ func (n *demoNode) start(exe, secret, join string, env []string) error {
 	return nil
 }
 
-// signal tells the node to end.
-func (n *demoNode) signal() {
+// kill ends the node and returns when it has ended.
+func (n *demoNode) kill() {
 	close(n.stop)
 	select {
 	case <-n.done:
 	default:
-		_ = syscall.Kill(n.pid, syscall.SIGTERM)
+		_ = syscall.Kill(n.pid, syscall.SIGKILL)
+		<-n.done
 	}
-}
-
-// wait returns when the node has ended, by force after some seconds.
-func (n *demoNode) wait() {
-	select {
-	case <-n.done:
-		return
-	case <-time.After(10 * time.Second):
-	}
-	_ = syscall.Kill(n.pid, syscall.SIGKILL)
-	<-n.done
 }
 
 // waitMembers returns when the node answers and knows count members.

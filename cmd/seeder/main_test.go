@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 			"waitready": waitReady,
 			"demoimage": makeDemoImage,
 			"empty":     isEmpty,
+			"geturl":    getURL,
 		},
 		// The scripts about a missing secret say nothing on a machine that has one.
 		Condition: func(cond string) (bool, error) {

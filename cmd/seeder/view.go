@@ -44,7 +44,7 @@ func (v *plainView) show(e event) {
 	case eventPreparing:
 		fmt.Fprintf(v.w, "%s: preparing\n", short(e.Ref))
 	case eventAnnounced:
-		fmt.Fprintln(v.w, announcedLine(e))
+		fmt.Fprintln(v.w, announcedLine(e, e.Digest))
 	case eventProgress:
 		v.progress(*e.Image, e.Time)
 	case eventReady:
@@ -64,8 +64,8 @@ func (v *plainView) progress(img p2p.ImageState, now time.Time) {
 	}
 }
 
-func announcedLine(e event) string {
-	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, clean(e.Digest), size(e.TotalBytes))
+func announcedLine(e event, dgst string) string {
+	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, clean(dgst), size(e.TotalBytes))
 }
 
 func readyLine(img p2p.ImageState, took time.Duration) string {
@@ -88,7 +88,7 @@ func (v *liveView) show(e event) {
 	case eventPreparing:
 		v.head = []string{fmt.Sprintf("%s: preparing", short(e.Ref))}
 	case eventAnnounced:
-		v.head = []string{announcedLine(e)}
+		v.head = []string{announcedLine(e, shortDigest(e.Digest))}
 	case eventProgress:
 		if _, known := v.rows[e.Image.Reference]; !known {
 			v.refs = append(v.refs, e.Image.Reference)

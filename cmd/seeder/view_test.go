@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+
+	"seeder/p2p"
+)
+
+// TestContractOfJSON: the keys that scripts rely on.
+func TestContractOfJSON(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching)}}
+	socket := serveControl(t, f)
+	for command, keys := range map[string][]string{
+		"images": {"images", "ref", "digest", "version", "size", "state", "announced_by", "announced_at", "nodes", "name",
+			"done_bytes", "total_bytes", "reason", "ready", "total"},
+		"members": {"members", "name", "address", "state", "version"},
+		"status": {"node", "id", "version", "containerd", "address", "ok", "members", "converged", "images", "ready", "total",
+			"transfers", "disk", "free_bytes"},
+	} {
+		code, out, errs := seeder(t.Context(), socket, command, "-o", "json")
+		if code != exitDone || !json.Valid([]byte(out)) {
+			t.Errorf("%s: exit code %d: %s%s", command, code, out, errs)
+		}
+		for _, key := range keys {
+			if !strings.Contains(out, `"`+key+`":`) {
+				t.Errorf("%s -o json lacks %q:\n%s", command, key, out)
+			}
+		}
+	}
+}
+
+func TestTables(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
+	socket := serveControl(t, f)
+	_, out, _ := seeder(t.Context(), socket, "images")
+	wantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
+		"app:v1  abababababab  7        4 MiB  1/3    ready  fetching 25%  unreachable\n",
+		"n3  app:v1  unreachable   because")
+	_, out, _ = seeder(t.Context(), socket, "images", "app:v1")
+	wantAll(t, out, "version 7, announced by n1", "ready on 1 of 3 nodes", "n2    fetching 25%  1 MiB of 4 MiB  because")
+	_, out, _ = seeder(t.Context(), socket, "members")
+	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J")
+	_, out, _ = seeder(t.Context(), socket, "status")
+	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB from n2, n3")
+	f.steps = []p2p.Images{{}}
+	_, out, _ = seeder(t.Context(), socket, "images")
+	wantAll(t, out, "nothing is announced")
+}
+
+func TestShortRef(t *testing.T) {
+	t.Parallel()
+	dgst := "sha256:" + strings.Repeat("ab", 32)
+	for full, want := range map[string]string{
+		"docker.io/library/k3s-dashboard:latest": "k3s-dashboard:latest",
+		"docker.io/me/app:v1":                    "me/app:v1",
+		"ghcr.io/me/app:v1":                      "ghcr.io/me/app:v1",
+		"docker.io/library/app@" + dgst:          "app@" + dgst,
+		"not a reference":                        "not a reference",
+	} {
+		if got := shortRef(full); got != want {
+			t.Errorf("shortRef(%s) = %s, want %s", full, got, want)
+		}
+		if full == "not a reference" {
+			continue
+		}
+		if back, err := normalizeRef(want); err != nil || back != full {
+			t.Errorf("normalizeRef(%s) = %s, %v; want %s", want, back, err, full)
+		}
+	}
+}
+
+// TestLiveView draws what a terminal of 40×8 would show.
+func TestLiveView(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	v := &liveView{screen: screen{w: &out, term: terminal{live: true, width: 40, height: 8}}, rows: map[string]p2p.ImageState{}}
+	img := row(1, p2p.Ready, p2p.Fetching, p2p.Ready, p2p.Waiting, p2p.Ready, p2p.Ready).Images[0]
+	v.show(event{Event: eventAnnounced, Ref: img.Reference, Version: 1, Digest: img.Digest})
+	v.show(event{Event: eventProgress, Image: &img})
+	_, last, _ := strings.Cut(out.String(), "\x1b[1A")
+	wantAll(t, last, "app:v1  ready on 4 of 6 nodes", "n2  fetching 25%  ██████░", "n4  waiting", "and 4 more nodes")
+	for line := range strings.Lines(last) {
+		text := strings.TrimSuffix(strings.NewReplacer("\x1b[2K", "", "\x1b[J", "").Replace(line), "\n")
+		if n := len([]rune(text)); n > 40 {
+			t.Errorf("%d columns: %q", n, text)
+		}
+	}
+	if n := strings.Count(last, "\n"); n > 8 {
+		t.Errorf("%d lines on 8:\n%s", n, last)
+	}
+}
+
+func TestWriteErrorsEndACommand(t *testing.T) {
+	t.Parallel()
+	socket := serveControl(t, &fakeNode{})
+	r, w := io.Pipe()
+	r.Close()
+	if code := run(t.Context(), []string{"members", "--socket", socket}, nil, w, io.Discard); code != exitFailed {
+		t.Errorf("exit code %d, want %d", code, exitFailed)
+	}
+}
