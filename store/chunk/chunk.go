@@ -16,8 +16,6 @@ package chunk
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +33,9 @@ const (
 	MaxIndexBytes = 8 << 20
 	// MaxChunks bounds the chunks of a seed index: 256 GiB at 4 MiB.
 	MaxChunks = 65536
-	maxBlobs  = 8192
+
+	maxBlobs     = 8192
+	maxPlatforms = 64
 )
 
 // SizeFor is the chunk size of a blob: a power of two near blob/512, at least
@@ -134,7 +134,7 @@ func (b Blob) validate() error {
 		return fmt.Errorf("%d bytes in chunks of %d are too many", b.Bytes, size)
 	case len(b.Sums) != Chunks(b.Bytes, size):
 		return fmt.Errorf("%d chunk sums for %d bytes in chunks of %d, want %d", len(b.Sums), b.Bytes, size, Chunks(b.Bytes, size))
-	case len(b.Platforms) > 64 || len(b.MediaType) > 256:
+	case len(b.Platforms) > maxPlatforms || len(b.MediaType) > 256:
 		return errors.New("too many platforms, or too long a media type")
 	}
 	for _, p := range b.Platforms {
@@ -173,97 +173,13 @@ func (x Index) Bytes(n int) int64 {
 	return int64(x.Blobs[b].ChunkLen(i))
 }
 
-// indexJSON is the encoded form. Sums are the concatenated SHA-256 sums in
-// standard base64. Fields that are not known are passed over: deltas are to
-// come.
-type indexJSON struct {
-	Schema int                `json:"schema"`
-	Target ocispec.Descriptor `json:"target"`
-	Blobs  []blobJSON         `json:"blobs"`
-}
-
-type blobJSON struct {
-	Digest     digest.Digest `json:"digest"`
-	Bytes      int64         `json:"bytes"`
-	MediaType  string        `json:"media_type"`
-	Platforms  []string      `json:"platforms,omitempty"`
-	ChunkBytes int64         `json:"chunk_bytes"`
-	Sums       string        `json:"sums"`
-}
-
-const schema = 1
-
-// Encode is the one encoding of an index; its SHA-256 names it.
-func (x Index) Encode() ([]byte, error) {
-	out := indexJSON{Schema: schema, Target: x.Target}
-	for _, b := range x.Blobs {
-		sums := make([]byte, 0, len(b.Sums)*sha256.Size)
-		for _, s := range b.Sums {
-			sums = append(sums, s[:]...)
-		}
-		out.Blobs = append(out.Blobs, blobJSON{
-			Digest: b.Digest, Bytes: b.Bytes, MediaType: b.MediaType, Platforms: b.Platforms,
-			ChunkBytes: b.ChunkBytes, Sums: base64.StdEncoding.EncodeToString(sums),
-		})
-	}
-	p, err := json.Marshal(out)
-	if err == nil && len(p) > MaxIndexBytes {
-		err = fmt.Errorf("seed index of %d bytes, at most %d", len(p), MaxIndexBytes)
-	}
-	return p, err
-}
-
-// Decode reads an index and checks every bound of it.
-func Decode(p []byte) (Index, error) {
-	if len(p) > MaxIndexBytes {
-		return Index{}, fmt.Errorf("seed index of %d bytes, at most %d", len(p), MaxIndexBytes)
-	}
-	var in indexJSON
-	if err := json.Unmarshal(p, &in); err != nil {
-		return Index{}, fmt.Errorf("seed index: %w", err)
-	}
-	if in.Schema != schema {
-		return Index{}, fmt.Errorf("seed index of schema %d; this version of seeder knows %d", in.Schema, schema)
-	}
-	var blobs []Blob
-	for _, b := range in.Blobs {
-		sums, err := decodeSums(b.Sums)
-		if err != nil {
-			return Index{}, fmt.Errorf("seed index: blob %q: %w", b.Digest, err)
-		}
-		blobs = append(blobs, Blob{
-			Digest: b.Digest, Bytes: b.Bytes, MediaType: b.MediaType, Platforms: b.Platforms,
-			ChunkBytes: b.ChunkBytes, Sums: sums,
-		})
-	}
-	x, err := New(in.Target, blobs)
-	if err != nil {
-		return Index{}, fmt.Errorf("seed index: %w", err)
-	}
-	return x, nil
-}
-
-func decodeSums(s string) ([][sha256.Size]byte, error) {
-	p, err := base64.StdEncoding.DecodeString(s)
-	if err != nil {
-		return nil, fmt.Errorf("sums: %w", err)
-	}
-	if len(p)%sha256.Size != 0 || len(p)/sha256.Size > MaxChunks {
-		return nil, fmt.Errorf("%d bytes of sums", len(p))
-	}
-	out := make([][sha256.Size]byte, len(p)/sha256.Size)
-	for i := range out {
-		copy(out[i][:], p[i*sha256.Size:])
-	}
-	return out, nil
-}
-
-// Sum reads a blob of size bytes and returns the sums of its chunks.
+// Sum reads a blob of size bytes, each byte once and in order, and returns the
+// sums of its chunks.
 func Sum(ctx context.Context, r io.ReaderAt, size, chunkBytes int64) ([][sha256.Size]byte, error) {
 	out := make([][sha256.Size]byte, 0, Chunks(size, chunkBytes))
-	buf := make([]byte, min(chunkBytes, max(size, 1)))
+	buf := make([]byte, min(chunkBytes, size))
 	for off := int64(0); off < size; off += chunkBytes {
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		p := buf[:min(chunkBytes, size-off)]

@@ -77,35 +77,39 @@ func (c *Codec) Encode(dst, raw []byte) (Encoding, []byte, error) {
 	return Zstd, dst, nil
 }
 
-// errFrame says that the payload is not a frame of the chunk.
-var errFrame = errors.New("not a frame of this chunk")
+// ErrFrame says that a payload is not a frame of the chunk: whoever sent it is
+// at fault.
+var ErrFrame = errors.New("not a frame of this chunk")
 
 // Decode returns the chunk of rawBytes bytes that a frame stands for, in dst's
 // memory (or the payload itself for raw frames). It allocates no more than the
 // chunk, whatever the payload says.
 func (c *Codec) Decode(dst []byte, enc Encoding, payload []byte, rawBytes int) ([]byte, error) {
 	if len(payload) > MaxBytes || rawBytes > MaxBytes {
-		return nil, fmt.Errorf("%w: %d bytes for %d", errFrame, len(payload), rawBytes)
+		return nil, fmt.Errorf("%w: %d bytes for %d", ErrFrame, len(payload), rawBytes)
 	}
 	switch enc {
 	case Raw:
 		if len(payload) != rawBytes {
-			return nil, fmt.Errorf("%w: %d raw bytes, want %d", errFrame, len(payload), rawBytes)
+			return nil, fmt.Errorf("%w: %d raw bytes, want %d", ErrFrame, len(payload), rawBytes)
 		}
 		return payload, nil
 	case Zstd:
 		return c.inflate(dst, payload, rawBytes)
 	}
-	return nil, fmt.Errorf("%w: unknown encoding %d", errFrame, enc)
+	return nil, fmt.Errorf("%w: unknown encoding %d", ErrFrame, enc)
 }
 
 func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
 	var h zstd.Header
 	if err := h.Decode(payload); err != nil {
-		return nil, fmt.Errorf("%w: %w", errFrame, err)
+		return nil, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
 	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(rawBytes) {
-		return nil, fmt.Errorf("%w: it says that it holds %d bytes, want %d", errFrame, h.FrameContentSize, rawBytes)
+		return nil, fmt.Errorf("%w: it says that it holds %d bytes, want %d", ErrFrame, h.FrameContentSize, rawBytes)
+	}
+	if !single(payload, h) {
+		return nil, fmt.Errorf("%w: it does not end where its last block does", ErrFrame)
 	}
 	dec, err := c.decoder()
 	if err != nil {
@@ -115,14 +119,35 @@ func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
 	if cap(dst) < rawBytes {
 		dst = make([]byte, 0, rawBytes)
 	}
-	out, err := dec.DecodeAll(payload, dst[:0])
+	out, err := dec.DecodeAll(payload, dst[:0:rawBytes])
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errFrame, err)
+		return nil, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
 	if len(out) != rawBytes {
-		return nil, fmt.Errorf("%w: %d bytes came out, want %d", errFrame, len(out), rawBytes)
+		return nil, fmt.Errorf("%w: %d bytes came out, want %d", ErrFrame, len(out), rawBytes)
 	}
 	return out, nil
+}
+
+// single reports whether p is exactly one zstd frame: blocks of a three-byte
+// header (last 1 bit, type 2 bits, size 21 bits; RFC 8878, section 3.1.1.2),
+// then the checksum if there is one.
+func single(p []byte, h zstd.Header) bool {
+	for off := h.HeaderSize; off+3 <= len(p); {
+		block := uint32(p[off]) | uint32(p[off+1])<<8 | uint32(p[off+2])<<16
+		size := int(block >> 3)
+		if block>>1&3 == 1 { // run length: one byte stands for size of them
+			size = 1
+		}
+		off += 3 + size
+		if block&1 == 1 {
+			if h.HasCheckSum {
+				off += 4
+			}
+			return off == len(p)
+		}
+	}
+	return false
 }
 
 func (c *Codec) encoder() (*zstd.Encoder, error) {
@@ -130,7 +155,7 @@ func (c *Codec) encoder() (*zstd.Encoder, error) {
 		return e, nil
 	}
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
-		zstd.WithWindowSize(MaxBytes), zstd.WithEncoderCRC(false)) // chunks have a SHA-256
+		zstd.WithWindowSize(MaxBytes), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // chunks have a SHA-256
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd encoder: %w", err)
 	}
@@ -142,7 +167,7 @@ func (c *Codec) decoder() (*zstd.Decoder, error) {
 		return d, nil
 	}
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxBytes),
-		zstd.WithDecoderMaxWindow(MaxBytes))
+		zstd.WithDecoderMaxWindow(MaxBytes), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd decoder: %w", err)
 	}
