@@ -23,6 +23,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
@@ -49,8 +50,13 @@ type Store struct {
 	codec *chunk.Codec
 	seeds string
 
-	blobs keyLock[digest.Digest] // one writer for each blob
-	work  sync.Pool              // buffers of a chunk
+	buffers chunk.Buffers
+	imports keyLock[digest.Digest] // one import of each target
+	writes  keyLock[digest.Digest] // one writer of each blob
+	ahead   ahead
+
+	mu   sync.Mutex
+	open map[string]*blob // by stage.Name
 }
 
 // Open prepares the directories below data_dir. Containerd need not be there.
@@ -61,8 +67,9 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = defaultCacheBytes
 	}
-	s := &Store{cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds")}
-	s.work.New = func() any { b := make([]byte, 0, chunk.MaxBytes); return &b }
+	s := &Store{
+		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"), open: map[string]*blob{},
+	}
 	if err := os.MkdirAll(s.seeds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of seed indexes: %w", err)
 	}
@@ -79,11 +86,15 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if s.ctrd, err = ctrd.Open(cfg.Containerd); err != nil {
 		return nil, err
 	}
+	s.ahead.start()
 	return s, nil
 }
 
-// Close ends the connection to containerd.
-func (s *Store) Close() error { return s.ctrd.Close() }
+// Close ends the work in the background and the connection to containerd.
+func (s *Store) Close() error {
+	s.ahead.stop()
+	return s.ctrd.Close()
+}
 
 // Prepared is an image that is ready to be announced.
 type Prepared struct {
@@ -134,27 +145,63 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 	return p, nil
 }
 
+// cutting is how many blobs are read at once: hashing is what takes the time.
+const cutting = 2
+
 // cut reads every blob and makes the seed index.
 func (s *Store) cut(ctx context.Context, target ocispec.Descriptor, blobs []ctrd.Blob) (chunk.Index, int64, error) {
-	var out []chunk.Blob
+	out := make([]chunk.Blob, len(blobs))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(cutting)
+	for i, b := range blobs {
+		group.Go(func() (err error) {
+			out[i], err = s.cutBlob(gctx, b)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return chunk.Index{}, 0, err
+	}
 	var total int64
-	for _, b := range blobs {
-		ra, err := s.ctrd.ReaderAt(ctx, b.Digest)
-		if err != nil {
-			return chunk.Index{}, 0, err
-		}
-		cb := chunk.Blob{
-			Digest: b.Digest, Bytes: ra.Size(), MediaType: b.MediaType, Platforms: b.For, ChunkBytes: chunk.SizeFor(ra.Size()),
-		}
-		cb.Sums, err = chunk.Sum(ctx, ra, cb.Bytes, cb.ChunkBytes)
-		if err := errors.Join(err, ra.Close()); err != nil {
-			return chunk.Index{}, 0, fmt.Errorf("read blob %s: %w", b.Digest, err)
-		}
-		total += cb.Bytes
-		out = append(out, cb)
+	for _, b := range out {
+		total += b.Bytes
 	}
 	x, err := chunk.New(target, out)
 	return x, total, err
+}
+
+// cutBlob sums the chunks of a blob, and the whole: the damage of one disk must
+// not be announced to all hosts.
+func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
+	ra, err := s.ctrd.ReaderAt(ctx, b.Digest)
+	if err != nil {
+		return chunk.Blob{}, err
+	}
+	cb := chunk.Blob{
+		Digest: b.Digest, Bytes: ra.Size(), MediaType: b.MediaType, Platforms: b.For, ChunkBytes: chunk.SizeFor(ra.Size()),
+	}
+	whole := &summed{r: ra, digester: digest.SHA256.Digester()}
+	cb.Sums, err = chunk.Sum(ctx, whole, cb.Bytes, cb.ChunkBytes)
+	if err := errors.Join(err, ra.Close()); err != nil {
+		return chunk.Blob{}, fmt.Errorf("read blob %s: %w", b.Digest, err)
+	}
+	if got := whole.digester.Digest(); got != b.Digest {
+		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; remove the image and import it again", b.Digest, got)
+	}
+	return cb, nil
+}
+
+// summed digests what is read through it, from the beginning and in order.
+type summed struct {
+	r        io.ReaderAt
+	digester digest.Digester
+}
+
+// ReadAt implements io.ReaderAt.
+func (s *summed) ReadAt(p []byte, off int64) (int, error) {
+	n, err := s.r.ReadAt(p, off)
+	s.digester.Hash().Write(p[:n])
+	return n, err
 }
 
 // keepIndex writes a seed index where SeedIndex finds it.
@@ -163,19 +210,31 @@ func (s *Store) keepIndex(d digest.Digest, b []byte) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	tmp, err := os.CreateTemp(s.seeds, ".seed-*")
+	if err := writeFile(path, b); err != nil {
+		return fmt.Errorf("keep seed index %s: %w", d, err)
+	}
+	return nil
+}
+
+// writeFile makes a file that is there with all of b, or not at all.
+func writeFile(path string, b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
-		return fmt.Errorf("keep seed index: %w", err)
+		return err
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(b)
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("keep seed index: %w", err)
+		return err
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {
-		return fmt.Errorf("keep seed index: %w", err)
+		return err
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (s *Store) indexPath(d digest.Digest) string {
@@ -237,42 +296,4 @@ func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Cha
 // Health asks whether containerd answers.
 func (s *Store) Health(ctx context.Context) (address, version string, err error) {
 	return s.ctrd.Health(ctx)
-}
-
-// buffer borrows the memory of a chunk.
-func (s *Store) buffer() *[]byte    { return s.work.Get().(*[]byte) }
-func (s *Store) giveBack(b *[]byte) { s.work.Put(b) }
-
-// keyLock is a lock for each key. The zero value is ready.
-type keyLock[K comparable] struct {
-	mu   sync.Mutex
-	held map[K]chan struct{}
-}
-
-// lock waits for the key's lock; unlock frees it.
-func (l *keyLock[K]) lock(ctx context.Context, k K) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		if l.held == nil {
-			l.held = map[K]chan struct{}{}
-		}
-		wait, taken := l.held[k]
-		if !taken {
-			free := make(chan struct{})
-			l.held[k] = free
-			l.mu.Unlock()
-			return func() {
-				l.mu.Lock()
-				delete(l.held, k)
-				l.mu.Unlock()
-				close(free)
-			}, nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }

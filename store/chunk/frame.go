@@ -83,9 +83,10 @@ var ErrFrame = errors.New("not a frame of this chunk")
 
 // Decode returns the chunk of rawBytes bytes that a frame stands for, in dst's
 // memory (or the payload itself for raw frames). It allocates no more than the
-// chunk, whatever the payload says.
+// chunk, whatever the payload says. A payload is never longer than its chunk: it
+// would travel raw then.
 func (c *Codec) Decode(dst []byte, enc Encoding, payload []byte, rawBytes int) ([]byte, error) {
-	if len(payload) > MaxBytes || rawBytes > MaxBytes {
+	if len(payload) > rawBytes || rawBytes > MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes for %d", ErrFrame, len(payload), rawBytes)
 	}
 	switch enc {

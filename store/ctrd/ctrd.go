@@ -62,6 +62,9 @@ var ErrUnavailable = errors.New("containerd is not available")
 // ErrExists says that a blob is in the content store already.
 var ErrExists = errors.New("blob exists")
 
+// ErrMismatch says that what was written of a blob has another size or digest.
+var ErrMismatch = errors.New("not the bytes of the blob")
+
 // Containerd is one containerd namespace. It is safe for concurrent use.
 type Containerd struct {
 	cfg      Config

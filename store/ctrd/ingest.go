@@ -112,22 +112,17 @@ func (i *Ingest) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset throws away what was written.
-func (i *Ingest) Reset() error {
-	if err := i.w.Truncate(0); err != nil {
-		return fmt.Errorf("begin blob %s anew: %w", i.desc.Digest, i.c.fail(err))
-	}
-	i.off = 0
-	return nil
-}
-
-// Commit makes the blob visible once containerd has verified size and digest.
+// Commit makes the blob visible once containerd has verified size and digest. What
+// was written stays where they do not match (ErrMismatch), until Abort.
 func (i *Ingest) Commit(ctx context.Context) error {
 	ctx, _, err := i.c.use(ctx)
 	if err != nil {
 		return err
 	}
 	err = i.w.Commit(ctx, i.desc.Size, i.desc.Digest)
+	if errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("commit blob %s: %w: %w", i.desc.Digest, ErrMismatch, err)
+	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("commit blob %s: %w", i.desc.Digest, i.c.fail(err))
 	}

@@ -115,11 +115,11 @@ func TestEveryCut(t *testing.T) {
 		f.put(t, b, n)
 		ends = append(ends, b.end)
 	}
-	whole, err := os.ReadFile(b.path)
+	whole, err := os.ReadFile(b.path())
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Base(b.path)
+	name := filepath.Base(b.path())
 	for cut := 0; cut <= len(whole); cut += 7 {
 		d := openDir(t, t.TempDir(), 1<<30)
 		path := filepath.Join(d.staged, name)
@@ -149,11 +149,11 @@ func TestDamage(t *testing.T) {
 	for n := range f.raw {
 		f.put(t, b, n)
 	}
-	whole, err := os.ReadFile(b.path)
+	whole, err := os.ReadFile(b.path())
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Base(b.path)
+	name := filepath.Base(b.path())
 	for at := 0; at < len(whole); at += 11 {
 		d := openDir(t, t.TempDir(), 1<<30)
 		bad := bytes.Clone(whole)
@@ -219,9 +219,10 @@ func TestFinishMovesToTheBoundedCache(t *testing.T) {
 	}
 }
 
-func TestSharedOpenAndDiscard(t *testing.T) {
+// TestFinishDropsWhatIsNotWorthKeeping: with others having it open, and a reader.
+func TestFinishDropsWhatIsNotWorthKeeping(t *testing.T) {
 	t.Parallel()
-	d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "shared")
+	d, f := openDir(t, t.TempDir(), 1), newFixture(t, "shared") // no room in the cache
 	a, b := openBlob(t, d, f, true), openBlob(t, d, f, true)
 	f.put(t, a, 1)
 	f.check(t, b, 1)
@@ -229,21 +230,110 @@ func TestSharedOpenAndDiscard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.Discard()
+	a.Finish()
 	if p, err := io.ReadAll(r); err != nil || !bytes.Equal(p, f.pays[1]) {
-		t.Errorf("open reader after Discard: %v", err)
+		t.Errorf("open reader after Finish: %v", err)
 	}
 	r.Close()
-	if b.Have(1) {
-		t.Error("held after Discard")
+	if b.Have(1) || len(d.files(d.staged)) > 0 {
+		t.Error("held after Finish")
 	}
-	c := openBlob(t, d, f, true)
+	f.put(t, b, 2) // a late duplicate: neither an error nor a new staging file
+	if len(d.files(d.staged))+len(d.files(d.cached)) > 0 {
+		t.Error("a late frame made a file")
+	}
+	c := openBlob(t, d, f, true) // the blob vanished and is fetched again
 	f.put(t, c, 1)
-	f.check(t, c, 1)
+	f.check(t, b, 1)
 	a.Close()
 	b.Close()
 	f.check(t, c, 1)
 	c.Close()
+	if err := c.Put(0, f.encs[0], f.pays[0]); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Put after the last Close: %v", err)
+	}
+	if got := len(d.files(d.staged)); got != 1 {
+		t.Errorf("%d staged files", got)
+	}
+	f.check(t, openBlob(t, d, f, true), 1)
+}
+
+// TestCacheKeepsItsBoundWhileInUse: what is compressed for peers counts at once,
+// and makes room by what nobody uses.
+func TestCacheKeepsItsBoundWhileInUse(t *testing.T) {
+	t.Parallel()
+	f, g := newFixture(t, "first"), newFixture(t, "second")
+	room := int64(len(f.pays[0])+len(f.pays[1])+len(f.pays[2])) + 3*headerBytes
+	d := openDir(t, t.TempDir(), room+1)
+	a := openBlob(t, d, f, false)
+	for n := range f.raw {
+		f.put(t, a, n)
+		f.check(t, a, n)
+	}
+	b := openBlob(t, d, g, false)
+	g.put(t, b, 0)
+	if b.Have(0) {
+		t.Error("a frame was kept beyond the bound")
+	}
+	a.Close()
+	g.put(t, b, 0)
+	g.check(t, b, 0)
+	if files := d.files(d.cached); len(files) != 1 || d.used != files[0].bytes {
+		t.Errorf("%d bytes counted in %v", d.used, files)
+	}
+	if a = openBlob(t, d, f, true); a.Have(0) {
+		t.Error("a frame that was evicted is held")
+	}
+	// What is fetched is never cache.
+	f.put(t, a, 0)
+	f.put(t, a, 1)
+	g.put(t, b, 1)
+	f.check(t, a, 0)
+	a.Close()
+	b.Close()
+	d.Sweep(time.Now())
+	f.check(t, openBlob(t, d, f, true), 1)
+}
+
+// TestVerifiedOncePerProcess: the frames of a file are believed again without
+// reading them, as long as nobody else wrote to it.
+func TestVerifiedOncePerProcess(t *testing.T) {
+	t.Parallel()
+	d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "once")
+	b := openBlob(t, d, f, true)
+	f.put(t, b, 0)
+	f.put(t, b, 1)
+	b.Close()
+	again := openBlob(t, d, f, true)
+	if again != b {
+		t.Error("what was verified is forgotten")
+	}
+	again.Close()
+	if err := os.Truncate(b.path(), b.end-1); err != nil {
+		t.Fatal(err)
+	}
+	b = openBlob(t, d, f, true)
+	if !b.Have(0) || b.Have(1) {
+		t.Error("a file that was changed is believed")
+	}
+}
+
+// TestCutsAreDistinct: the same blob, cut or summed otherwise, shares no frame.
+func TestCutsAreDistinct(t *testing.T) {
+	t.Parallel()
+	d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "cuts")
+	a := openBlob(t, d, f, true)
+	f.put(t, a, 0)
+	lie := f
+	lie.info.Sums = append([][32]byte(nil), f.info.Sums...)
+	lie.info.Sums[0][0] ^= 1
+	coarse := f
+	coarse.info.ChunkBytes, coarse.info.Sums = chunk.MaxBytes, f.info.Sums[:1]
+	for _, x := range []fixture{lie, coarse} {
+		if b := openBlob(t, d, x, true); b.Have(0) {
+			t.Error("a frame of another cut is held")
+		}
+	}
 }
 
 func TestSweepForgetsStaleFrames(t *testing.T) {
@@ -251,7 +341,7 @@ func TestSweepForgetsStaleFrames(t *testing.T) {
 	d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "stale")
 	b := openBlob(t, d, f, true)
 	f.put(t, b, 0)
-	later := time.Now().Add(48 * time.Hour)
+	later := time.Now().Add(8 * 24 * time.Hour)
 	d.Sweep(later)
 	f.check(t, b, 0) // in use
 	b.Close()
@@ -261,7 +351,7 @@ func TestSweepForgetsStaleFrames(t *testing.T) {
 	}
 	d.Sweep(later)
 	if len(d.files(d.staged)) != 0 {
-		t.Fatal("frames of two days ago are still there")
+		t.Fatal("frames of last week are still there")
 	}
 }
 
@@ -271,14 +361,14 @@ func FuzzScan(f *testing.F) {
 	b := openBlob(f, d, x, true)
 	x.put(f, b, 0)
 	x.put(f, b, 2)
-	whole, err := os.ReadFile(b.path)
+	whole, err := os.ReadFile(b.path())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(whole)
 	f.Fuzz(func(t *testing.T, p []byte) {
 		d := openDir(t, t.TempDir(), 1<<30)
-		if err := os.WriteFile(filepath.Join(d.staged, filepath.Base(b.path)), p, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(d.staged, filepath.Base(b.path())), p, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		b := openBlob(t, d, x, true)
@@ -306,13 +396,13 @@ func FuzzScan(f *testing.F) {
 
 func BenchmarkPut(b *testing.B) {
 	f := newFixture(b, "bench")
-	d := openDir(b, b.TempDir(), 1<<30)
+	d := openDir(b, b.TempDir(), 0)
 	b.SetBytes(int64(len(f.pays[0])))
 	b.ReportAllocs()
 	for b.Loop() {
 		x := openBlob(b, d, f, true)
 		f.put(b, x, 0)
-		x.Discard()
+		x.Finish() // without a cache it drops them
 		x.Close()
 	}
 }

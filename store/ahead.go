@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"sync"
+
+	"seeder/store/chunk"
+)
+
+// aheadChunks is how many chunks beyond one that was asked for are compressed in
+// advance: complete nodes hand out the lowest offset first, so that the next
+// peers ask for these.
+const aheadChunks = 4
+
+// ahead compresses chunks before somebody asks for them, so that an upload slot
+// is not spent on that. One goroutine does the work until stop, which waits for
+// it.
+type ahead struct {
+	jobs   chan aheadJob
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// aheadJob is a chunk to compress; the blob is in use until it is done.
+type aheadJob struct {
+	blob *blob
+	at   int
+}
+
+func (a *ahead) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.jobs, a.cancel = make(chan aheadJob, 4*aheadChunks), cancel
+	a.done.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case j := <-a.jobs:
+				j.blob.compressAhead(ctx, j.at)
+				j.blob.close()
+			}
+		}
+	})
+}
+
+func (a *ahead) stop() {
+	a.cancel()
+	a.done.Wait()
+}
+
+// want asks for the chunks from at on. What the queue has no room for is left to
+// whoever asks for it.
+func (a *ahead) want(b *blob, at int) {
+	for end := min(at+aheadChunks, len(b.info.Sums)); at < end; at++ {
+		if !b.worthAhead(at) || !b.hold() {
+			continue
+		}
+		select {
+		case a.jobs <- aheadJob{b, at}:
+		default:
+			b.close()
+			return
+		}
+	}
+}
+
+// worthAhead reports whether compressing chunk at now would save anything later.
+func (b *blob) worthAhead(at int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.present && !b.full && !b.plain[at] && !b.frames.Have(at)
+}
+
+// compressAhead makes the frame of chunk at for the cache. Whoever asks for the
+// chunk itself is told what went wrong.
+func (b *blob) compressAhead(ctx context.Context, at int) {
+	if !b.worthAhead(at) {
+		return
+	}
+	enc, _, r, err := b.frame(ctx, at)
+	if err != nil {
+		b.store.log.Debug("cannot compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
+		return
+	}
+	r.Close()
+	if enc == chunk.Zstd && !b.staged().Have(at) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.full = true
+	}
+}
