@@ -581,3 +581,31 @@ func TestClosed(t *testing.T) {
 		t.Errorf("staged: %v", left)
 	}
 }
+
+// TestVanishedBlobIsFetchedAgain through the image that was open when it went.
+func TestVanishedBlobIsFetchedAgain(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, noise(t, 1<<20), layer(t, "base", 300_000))
+	from, b := image(t, a, p.Index), open(t, t.TempDir())
+	to := image(t, b, p.Index)
+	moveAll(t, from, to)
+	if err := to.Import(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Remove(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	for tries := 0; ; tries++ { // each finds one blob gone
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := to.Import(ctx, full)
+		cancel()
+		if err == nil {
+			break
+		}
+		if tries > len(to.blobs) {
+			t.Fatal(err)
+		}
+		moveAll(t, from, to)
+	}
+	ready(t, b, p)
+}

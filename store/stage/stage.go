@@ -6,7 +6,9 @@
 // what is fetched and never talks to containerd.
 //
 // One blob, as one seed index cuts it, is one append-only file of records (see
-// record.go). A crash cuts off or garbles the tail at most.
+// record.go). A crash of the process loses nothing; one of the machine cuts off
+// or garbles what the kernel had not written yet, half a minute's worth. Files
+// are not synced: all that a loss costs is to fetch it again.
 //
 // Invariant: a frame counts as held only after its chunk was verified by its
 // digest in this process: by whoever puts it, or when the file is first opened

@@ -406,3 +406,27 @@ func BenchmarkPut(b *testing.B) {
 		x.Close()
 	}
 }
+
+// TestFetchedAgain: what the cache has of a blob that the content store lost is
+// staging again, out of reach of the cache's bound.
+func TestFetchedAgain(t *testing.T) {
+	t.Parallel()
+	dir, f := t.TempDir(), newFixture(t, "again")
+	d := openDir(t, dir, 1<<30)
+	b := openBlob(t, d, f, true)
+	f.put(t, b, 0)
+	f.put(t, b, 1)
+	b.Finish()
+	if len(d.files(d.staged)) != 0 || len(d.files(d.cached)) != 1 || d.used != b.end {
+		t.Fatalf("finished, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used)
+	}
+	again := openBlob(t, d, f, true)
+	f.put(t, again, 2)
+	if len(d.files(d.staged)) != 1 || len(d.files(d.cached)) != 0 || d.used != 0 {
+		t.Errorf("fetched again, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used)
+	}
+	b = openBlob(t, openDir(t, dir, 0), f, true) // killed, and started with no cache at all
+	for n := range f.raw {
+		f.check(t, b, n)
+	}
+}
