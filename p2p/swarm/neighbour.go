@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -23,19 +24,21 @@ type known struct {
 
 // neighbour is a peer whose haves are followed.
 type neighbour struct {
-	peer      Peer
-	ctx       context.Context // ends with the neighbourhood, and its requests with it
-	cancel    context.CancelFunc
-	since     time.Time
-	mapped    bool // its have-map has come
-	complete  bool // holds everything there is, or is said to
-	gone      bool
-	have      Bitmap // counted in copies unless complete
-	requests  []*request
-	notBefore time.Time // not to be asked before
-	strikes   int
-	idleSince time.Time // since when it has nothing for us; zero: it has
-	took      durations
+	peer     Peer
+	cancel   context.CancelFunc // ends its have stream
+	since    time.Time
+	mapped   bool // its have-map has come
+	complete bool // holds everything there is, or is said to
+	gone     bool
+	// unfollowed: complete, as we were told, with no room for another have stream.
+	// It has no news anyway, and may still have a place for us among its askers.
+	unfollowed bool
+	have       Bitmap // counted in copies unless complete
+	requests   []*request
+	notBefore  time.Time // not to be asked before
+	strikes    int
+	idleSince  time.Time // since when it has nothing for us; zero: it has
+	took       durations
 }
 
 func (nb *neighbour) pause(now time.Time, d time.Duration) {
@@ -141,7 +144,7 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 func (e *engine) follow(k *known, now time.Time) {
 	n := e.cfg.Chunks.Len()
 	ctx, cancel := context.WithCancel(e.ctx)
-	nb := &neighbour{peer: k.peer, ctx: ctx, cancel: cancel, since: now, idleSince: now,
+	nb := &neighbour{peer: k.peer, cancel: cancel, since: now, idleSince: now,
 		have: NewBitmap(n), complete: k.peer.Complete}
 	if nb.complete {
 		nb.have = everything(n)
@@ -250,12 +253,24 @@ func (ev parted) apply(e *engine, now time.Time) {
 		e.lastError = fmt.Sprintf("%s: %v", ev.nb.peer.Name, ev.err)
 		e.log.Debug("follow", "peer", ev.nb.peer.Name, "err", ev.err)
 	}
+	if errors.Is(ev.err, ErrCrowded) && ev.nb.complete {
+		ev.nb.unfollowed = true
+		return
+	}
 	e.part(ev.nb, now, now.Add(wait))
 }
 
 // part ends a neighbourhood and its requests; the peer may become a neighbour
 // again after notBefore.
 func (e *engine) part(nb *neighbour, now, notBefore time.Time) {
+	for _, r := range nb.requests {
+		r.drop()
+	}
+	e.leave(nb, now, notBefore)
+}
+
+// leave ends a neighbourhood but not its requests.
+func (e *engine) leave(nb *neighbour, now, notBefore time.Time) {
 	if nb.gone {
 		return
 	}
@@ -269,9 +284,6 @@ func (e *engine) part(nb *neighbour, now, notBefore time.Time) {
 	nb.gone = true
 	nb.cancel()
 	e.neighbours = without(e.neighbours, nb)
-	for _, r := range nb.requests {
-		r.dropped = true
-	}
 	if k := e.known[nb.peer.Name]; k != nil {
 		k.neighbour = false
 		k.notBefore = notBefore

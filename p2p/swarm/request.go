@@ -202,7 +202,7 @@ func (e *engine) request(nb *neighbour, chunk int, want Bitmap, now time.Time) {
 	if len(e.requests) >= maxOpen {
 		e.dropOldest()
 	}
-	ctx, cancel := context.WithTimeoutCause(nb.ctx, hardDeadline(e.bufBytes), errGivenUp)
+	ctx, cancel := context.WithTimeoutCause(e.ctx, hardDeadline(e.bufBytes), errGivenUp)
 	r := &request{nb: nb, chunk: chunk, want: want, start: now, cancel: cancel, buf: e.buffer()}
 	e.requests = append(e.requests, r)
 	nb.requests = append(nb.requests, r)
@@ -348,16 +348,20 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 	nb := r.nb
 	var busy *BusyError
 	switch {
-	case r.dropped && !r.overdue, nb.gone:
+	case nb.gone, r.dropped && !r.overdue:
 	case errors.As(err, &busy):
 		nb.pause(now, min(max(busy.RetryAfter, minRetry), 10*time.Second))
 	case errors.Is(err, ErrCrowded):
 		// Its places are taken by others, who pass on what they get.
-		nb.pause(now, time.Second+e.chance(2*time.Second))
+		wait := time.Second + e.chance(2*time.Second)
+		nb.pause(now, wait)
+		if nb.unfollowed {
+			e.leave(nb, now, now.Add(wait))
+		}
 	case errors.Is(err, ErrNothing):
 		nb.pause(now, 20*time.Millisecond+e.chance(30*time.Millisecond))
 	case errors.Is(err, ErrNotHeld):
-		if r.chunk < 0 && nb.mapped {
+		if r.chunk < 0 && nb.mapped || nb.unfollowed {
 			e.part(nb, now, now.Add(backoff(maxStrikes))) // it does not know the seed any more
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/bits"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,12 @@ func flashCrowd(t testing.TB, nodes, chunks int, latency time.Duration) outcome 
 		last = max(last, n.done)
 		dups += n.dups.Load()
 	}
+	var all []time.Duration
+	for _, n := range s.nodes {
+		all = append(all, n.done)
+	}
+	slices.Sort(all)
+	t.Logf("done at: 1st %v, median %v, 90%% %v, 99%% %v, last %v", all[1], all[nodes/2], all[nodes*9/10], all[nodes*99/100], all[nodes-1])
 	optimum := time.Duration(chunks+bits.Len(uint(nodes-1))-1) * piece
 	return outcome{
 		ratio:  float64(last) / float64(optimum),

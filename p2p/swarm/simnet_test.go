@@ -111,6 +111,10 @@ type simNode struct {
 	behave   func(ctx context.Context, n int) (Outgoing, error) // nil: as it should
 	haves    func(Haves) Haves
 	observer Observer
+	onHave   func(c int)
+
+	mu   sync.Mutex
+	errs map[string]int // refusals given to this node
 }
 
 var simSeed = digest.FromString("image")
@@ -145,7 +149,12 @@ func (n *simNode) fetch(ctx context.Context) error {
 	src := rand.NewPCG(n.net.rng.Uint64(), 4)
 	n.net.mu.Unlock()
 	o := n.observer
-	o.Have = n.upload.Added
+	o.Have = func(c int) {
+		n.upload.Added(c)
+		if n.onHave != nil {
+			n.onHave(c)
+		}
+	}
 	o.Duplicate = func(string, int64) { n.dups.Add(1) }
 	return Fetch(ctx, FetchConfig{Seed: simSeed, Chunks: n.chunks, Transport: n, Finder: n, Self: n.name,
 		Rand: src, Observe: o})
@@ -273,6 +282,7 @@ func (n *simNode) get(ctx context.Context, p Peer, buf []byte, ask func(context.
 	defer end()
 	out, err := ask(ctx, o)
 	if err != nil {
+		n.refused(err)
 		if serr := sleep(ctx, n.latency); serr != nil {
 			return Reply{}, serr
 		}
@@ -297,6 +307,21 @@ func (n *simNode) get(ctx context.Context, p Peer, buf []byte, ask func(context.
 		return Reply{}, fmt.Errorf("frame of %d bytes, at most %d", len(payload), cap(buf))
 	}
 	return Reply{Chunk: out.N, Encoding: out.Encoding, Payload: append(buf, payload...)}, nil
+}
+
+// refused counts a refusal by its kind.
+func (n *simNode) refused(err error) {
+	var busy *BusyError
+	kind := err.Error()
+	if errors.As(err, &busy) {
+		kind = "busy"
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.errs == nil {
+		n.errs = map[string]int{}
+	}
+	n.errs[kind]++
 }
 
 // carry books bytes on the uplink of from and the downlink of to and returns

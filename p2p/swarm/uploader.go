@@ -170,15 +170,32 @@ func (u *Uploader) grant() {
 	}
 }
 
+// chunkTime is about how long a chunk holds its seat.
+func (u *Uploader) chunkTime() time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.hold()
+}
+
+func (u *Uploader) hold() time.Duration {
+	if hold := u.holds.median(); hold > 0 {
+		return hold
+	}
+	return firstRetry
+}
+
+// busy is the refusal of a request while there is no seat.
+func (u *Uploader) busy() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return &BusyError{RetryAfter: u.retryAfter()}
+}
+
 // retryAfter spreads the next attempts over 0.5 … 1.5 × the time one chunk
 // takes (facts: an uploader says when, since 1.4-4.3 answers per chunk are
 // "busy"). mu is held.
 func (u *Uploader) retryAfter() time.Duration {
-	hold := u.holds.median()
-	if hold == 0 {
-		hold = firstRetry
-	}
-	d := time.Duration((0.5 + u.rng.Float64()) * float64(hold))
+	d := time.Duration((0.5 + u.rng.Float64()) * float64(u.hold()))
 	return min(max(d, minRetry), maxRetry)
 }
 
