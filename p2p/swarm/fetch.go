@@ -102,7 +102,7 @@ type engine struct {
 	dry       int // questions answered since there was a useful neighbour
 	finding   bool
 	nextTick  time.Time
-	lastFlow  time.Time // when something last was in flight
+	lastChunk time.Time // when one was verified last, or the fetch began
 	lastError string    // of a peer, for Progress
 	told      Progress
 	toldOnce  bool
@@ -154,7 +154,7 @@ func (e *engine) look() {
 // one, and none is in the past, so nothing spins.
 func (e *engine) run() error {
 	now := time.Now()
-	e.nextTick, e.lastFlow, e.nextFind = now.Add(tickEvery), now, now
+	e.nextTick, e.lastChunk, e.nextFind = now.Add(tickEvery), now, now
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for e.left > 0 && e.err == nil {
@@ -207,9 +207,6 @@ func (e *engine) turn(now time.Time) time.Time {
 	wake = earlier(wake, e.connect(now))
 	wake = earlier(wake, e.expire(now))
 	wake = earlier(wake, e.ask(now))
-	if len(e.requests) > 0 {
-		e.lastFlow = now
-	}
 	e.tell(now)
 	return wake
 }

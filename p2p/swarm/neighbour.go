@@ -348,10 +348,13 @@ func (e *engine) tell(now time.Time) {
 		return
 	}
 	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Reason: e.told.Reason}
+	// A request that is under way says nothing yet: one that is refused ends soon.
+	const while = tickEvery / 2
+	waited := func(r *request) bool { return now.Sub(r.start) >= while }
 	switch {
-	case len(e.requests) > 0 || e.puts > 0:
+	case e.puts > 0, now.Sub(e.lastChunk) < while, slices.ContainsFunc(e.requests, waited):
 		p.Reason = ""
-	case now.Sub(e.lastFlow) >= tickEvery/2:
+	case len(e.requests) == 0:
 		p.Reason = e.reason()
 	}
 	if e.toldOnce && p == e.told {

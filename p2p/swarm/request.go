@@ -407,6 +407,7 @@ func (ev put) apply(e *engine, now time.Time) {
 		e.bad(ev.r.nb, ev.n, "it does not verify", now)
 		return
 	}
+	e.lastChunk = now
 	if e.missing.Has(ev.n) {
 		e.missing.Clear(ev.n)
 		e.left--

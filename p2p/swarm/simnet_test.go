@@ -29,7 +29,6 @@ type memChunks struct {
 	wanted Bitmap
 	puts   int
 	failAt int // the put that fails; 0: none
-	all    chan struct{}
 }
 
 func newMemChunks(n int, full bool) *memChunks {
@@ -102,8 +101,7 @@ type simNode struct {
 	up, down link
 	chunks   *memChunks
 	upload   *Upload
-	alive    context.Context
-	leave    context.CancelFunc
+	life     atomic.Pointer[life]
 
 	sent     atomic.Int64 // chunks
 	dups     atomic.Int64
@@ -133,11 +131,25 @@ func (s *simNet) add(name string, chunks *memChunks, rate float64, latency time.
 		up: link{rate: rate * pieceBytes}, down: link{rate: rate * pieceBytes}}
 	u := NewUploader(UploaderConfig{Rand: rand.NewPCG(s.rng.Uint64(), 3)})
 	n.upload = u.Serve(simSeed, chunks)
-	n.alive, n.leave = context.WithCancel(context.Background())
+	n.back()
 	s.nodes[name] = n
 	s.names = append(s.names, name)
 	return n
 }
+
+// life is from when a node comes until it leaves.
+type life struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func (n *simNode) back() {
+	ctx, end := context.WithCancel(context.Background())
+	n.life.Store(&life{ctx, end})
+}
+
+func (n *simNode) leave()                 { n.life.Load().end() }
+func (n *simNode) alive() context.Context { return n.life.Load().ctx }
 
 func (n *simNode) peer() Peer {
 	return Peer{Name: n.name, Address: n.name + ":7951", Complete: n.chunks.Have().Count() == n.chunks.len}
@@ -171,7 +183,7 @@ func (n *simNode) Peers(ctx context.Context, seed digest.Digest, complete bool) 
 		out = append(out, s.nodes[s.names[0]].peer())
 	}
 	for _, i := range s.rng.Perm(len(s.names)) {
-		if len(out) < s.degree && s.names[i] != n.name && i != 0 && s.nodes[s.names[i]].alive.Err() == nil {
+		if len(out) < s.degree && s.names[i] != n.name && i != 0 && s.nodes[s.names[i]].alive().Err() == nil {
 			out = append(out, s.nodes[s.names[i]].peer())
 		}
 	}
@@ -189,11 +201,11 @@ func (n *simNode) target(ctx context.Context, p Peer) (*simNode, context.Context
 	n.net.mu.Lock()
 	o := n.net.nodes[p.Name]
 	n.net.mu.Unlock()
-	if o == nil || o.alive.Err() != nil {
+	if o == nil || o.alive().Err() != nil {
 		return nil, nil, nil, errGone
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(o.alive, cancel)
+	stop := context.AfterFunc(o.alive(), cancel)
 	return o, ctx, func() { stop(); cancel() }, nil
 }
 
@@ -248,7 +260,7 @@ func (n *simNode) FollowHaves(ctx context.Context, p Peer, _ digest.Digest, _ in
 		}
 		fn(m.h)
 	}
-	if serveErr == nil || o.alive.Err() != nil {
+	if serveErr == nil || o.alive().Err() != nil {
 		return errGone
 	}
 	return serveErr
@@ -333,9 +345,10 @@ func (s *simNet) carry(from, to *simNode, bytes int64) (left, arrived time.Time)
 	start := latest(now, from.up.free)
 	left = start.Add(time.Duration(float64(bytes) / from.up.rate * 1e9))
 	from.up.free = left
-	down := latest(start, to.down.free).Add(time.Duration(float64(bytes) / to.down.rate * 1e9))
-	to.down.free = latest(down, left)
-	return left, to.down.free.Add(to.latency)
+	// The downlink is taken for what the bytes need of it, not for as long as a
+	// slow uplink takes to send them: other transfers fill the gaps.
+	to.down.free = latest(now, to.down.free).Add(time.Duration(float64(bytes) / to.down.rate * 1e9))
+	return left, latest(left, to.down.free).Add(to.latency)
 }
 
 func latest(a, b time.Time) time.Time {
@@ -356,9 +369,9 @@ func (s *simNet) run(t testing.TB, ctx context.Context) {
 		wg.Go(func() {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
-			defer context.AfterFunc(n.alive, cancel)()
+			defer context.AfterFunc(n.alive(), cancel)()
 			err := n.fetch(ctx)
-			if err != nil && n.alive.Err() == nil {
+			if err != nil && n.alive().Err() == nil {
 				t.Errorf("%s: %v", n.name, err)
 			}
 			n.done = time.Since(start)
