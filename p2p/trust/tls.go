@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"time"
 )
 
@@ -111,7 +112,9 @@ func (c *Credentials) config() *tls.Config {
 		NextProtos:             []string{"http/1.1"},
 		SessionTicketsDisabled: true, // a resumed session would outlive a rotated secret
 		InsecureSkipVerify:     true,
-		VerifyConnection:       c.verify,
+		// Small records at first serve web pages; here they only cost.
+		DynamicRecordSizingDisabled: true,
+		VerifyConnection:            c.verify,
 	}
 }
 
@@ -129,6 +132,21 @@ func (c *Credentials) verify(cs tls.ConnectionState) error {
 	}
 	return nil
 }
+
+// Explain turns the other side's refusal of this host's certificate, which
+// reaches a client as a TLS alert after its own handshake, into
+// ErrSecretsDiffer. Other errors come back as they are.
+func Explain(err error) error {
+	var op *net.OpError
+	// crypto/tls keeps the type of the alerts of a net.Conn to itself.
+	if errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == alertBadCertificate.Error() {
+		return fmt.Errorf("the other host refuses this host's certificate: %w", ErrSecretsDiffer)
+	}
+	return err
+}
+
+// alertBadCertificate is what crypto/tls sends when VerifyConnection fails.
+const alertBadCertificate tls.AlertError = 42
 
 // PeerID is the proved id of the other side of a finished handshake.
 func PeerID(cs tls.ConnectionState) (NodeID, error) {

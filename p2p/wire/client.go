@@ -40,6 +40,10 @@ const (
 	// wait in the other side's queue for a slot.
 	answerTimeout = 10 * time.Second
 	chunkTimeout  = 30 * time.Second
+	// beginTimeout bounds the time until an answer begins, sending included.
+	beginTimeout = chunkTimeout + 2*dialTimeout
+	// smallTimeout bounds a small answer in all: 16 MiB over a poor link.
+	smallTimeout = 5 * time.Minute
 )
 
 // Client talks to other nodes' transfer ports. It implements swarm.Transport and
@@ -59,8 +63,8 @@ func NewClient(cfg ClientConfig) *Client {
 		cfg.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	}
 	c := &Client{cfg: cfg}
-	c.control = &http.Client{Transport: c.transport(answerTimeout, 4<<10)}
-	c.bulk = &http.Client{Transport: c.transport(chunkTimeout, 64<<10)}
+	c.control = &http.Client{Transport: c.transport(answerTimeout, 4<<10), CheckRedirect: stay}
+	c.bulk = &http.Client{Transport: c.transport(chunkTimeout, 64<<10), CheckRedirect: stay}
 	return c
 }
 
@@ -89,34 +93,85 @@ func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() {}), nil
 }
 
+// stay follows no redirect: a peer answers for itself alone.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // Close drops the idle connections; requests in flight end with their contexts.
 func (c *Client) Close() {
 	c.control.CloseIdleConnections()
 	c.bulk.CloseIdleConnections()
 }
 
-// do sends a request and checks the status. The caller closes the body.
+// do sends a request and checks the status. The caller closes the body, which
+// ends with errSilent where nothing comes for maxSilence.
 func (c *Client) do(ctx context.Context, hc *http.Client, method, addr, path string, body []byte) (*http.Response, error) {
 	if err := checkAddress(addr); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	watch := &watched{ctx: ctx, cancel: cancel}
+	watch.timer = time.AfterFunc(beginTimeout, func() { cancel(errSilent) })
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(body))
 	if err != nil {
+		watch.stop()
 		return nil, err
 	}
 	resp, err := hc.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // the URL says nothing that the caller does not
-		}
+		err = watch.explain(err)
+		watch.stop()
 		return nil, err
 	}
+	watch.timer.Reset(maxSilence)
+	watch.ReadCloser, resp.Body = resp.Body, watch
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
 	}
 	resp.Body.Close()
 	return nil, refusal(resp)
+}
+
+// watched is the body of an answer that must not stall. One goroutine uses it.
+type watched struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+}
+
+// Read implements io.Reader.
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if n > 0 {
+		w.timer.Reset(maxSilence)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = w.explain(err)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (w *watched) Close() error {
+	defer w.stop()
+	return w.ReadCloser.Close()
+}
+
+func (w *watched) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// explain says what is behind an error of net/http.
+func (w *watched) explain(err error) error {
+	if errors.Is(context.Cause(w.ctx), errSilent) {
+		return errSilent
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // the URL says nothing that the caller does not
+	}
+	return trust.Explain(err)
 }
 
 // refusal is the error that an answer stands for.
@@ -141,6 +196,8 @@ var errNotFound = fmt.Errorf("%w (%w)", swarm.ErrNotHeld, fs.ErrNotExist)
 
 // small reads an answer of at most limit bytes.
 func (c *Client) small(ctx context.Context, method, addr, path string, body []byte, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
 	resp, err := c.do(ctx, c.control, method, addr, path, body)
 	if err != nil {
 		return nil, err
@@ -159,8 +216,8 @@ func (c *Client) small(ctx context.Context, method, addr, path string, body []by
 // State asks a node for its column of the matrix.
 func (c *Client) State(ctx context.Context, addr string, refs []string) ([]byte, error) {
 	path := "/v1/state"
-	if 0 < len(refs) && len(refs) <= maxRefsInQuery {
-		path += "?" + url.Values{"ref": refs}.Encode()
+	if q := (url.Values{"ref": refs}).Encode(); 0 < len(q) && len(q) <= maxQueryBytes {
+		path += "?" + q
 	}
 	return c.small(ctx, http.MethodGet, addr, path, nil, MaxStateBytes)
 }
@@ -206,15 +263,16 @@ func (c *Client) Register(ctx context.Context, addr string, seed digest.Digest, 
 	return decodePeers(out)
 }
 
-// Probe makes a TLS handshake and nothing else: nil, trust.ErrSecretsDiffer, or
-// what the network says.
+// Probe tells whether both sides accept each other: nil, trust.ErrSecretsDiffer,
+// or what the network says. The client's side of a TLS 1.3 handshake is done
+// before the server has looked at its certificate, so only an answer tells; any
+// will do.
 func (c *Client) Probe(ctx context.Context, addr string) error {
-	nc, err := c.dial(ctx, "tcp", addr)
-	if err != nil {
-		return err
+	_, err := c.small(ctx, http.MethodHead, addr, "/", nil, 0)
+	if errors.Is(err, errNotFound) {
+		return nil
 	}
-	defer nc.Close()
-	return tls.Client(nc, c.cfg.Credentials.ClientConfig()).HandshakeContext(ctx)
+	return err
 }
 
 // Chunk implements swarm.Transport.

@@ -2,8 +2,7 @@ package wire
 
 import (
 	"context"
-	"net"
-	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -48,84 +47,25 @@ func set(l *rate.Limiter, bytesPerSec int64) {
 	l.SetLimit(rate.Limit(bytesPerSec))
 }
 
-// conn counts and limits the bytes of a connection, below TLS.
-type conn struct {
-	net.Conn
-	limiter        *Limiter
-	sent, received func(bytes int)
+const (
+	// smallBytes is what counts as a word of control: a request, a have message,
+	// a keep-alive, a TLS alert.
+	smallBytes = 512
+	// maxDebt is how far words of control may run ahead of the limit.
+	maxDebt = time.Second
+)
 
-	ctx    context.Context // ends with Close, and with it the waiting for the limit
-	cancel context.CancelFunc
-	closed func() // once, at the first Close
-	once   sync.Once
-}
-
-func newConn(c net.Conn, l *Limiter, sent, received func(int), closed func()) *conn {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &conn{Conn: c, limiter: l, sent: sent, received: received, ctx: ctx, cancel: cancel, closed: closed}
-}
-
-// Read implements net.Conn. The wait comes after the read: the bytes are here,
-// and not reading on is what slows the sender down.
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p[:min(len(p), minBurst)])
-	if n > 0 {
-		c.received(n)
-		if werr := c.limiter.down.WaitN(c.ctx, n); werr != nil && err == nil {
-			err = net.ErrClosed
+// wait takes so many bytes from l and waits until the limit allows them. Words
+// of control count but do not queue behind chunks: late haves would cost more
+// than they weigh.
+func wait(ctx context.Context, l *rate.Limiter, bytes int) error {
+	if bytes <= smallBytes {
+		now := time.Now()
+		r := l.ReserveN(now, bytes)
+		if r.OK() && r.DelayFrom(now) <= maxDebt {
+			return ctx.Err()
 		}
+		r.CancelAt(now)
 	}
-	return n, err
-}
-
-// Write implements net.Conn.
-func (c *conn) Write(p []byte) (int, error) {
-	written := 0
-	for len(p) > 0 {
-		part := p[:min(len(p), minBurst)]
-		if err := c.limiter.up.WaitN(c.ctx, len(part)); err != nil {
-			return written, net.ErrClosed
-		}
-		n, err := c.Conn.Write(part)
-		c.sent(n)
-		written += n
-		if err != nil {
-			return written, err
-		}
-		p = p[n:]
-	}
-	return written, nil
-}
-
-// Close implements net.Conn.
-func (c *conn) Close() error {
-	c.once.Do(func() {
-		c.cancel()
-		c.closed()
-	})
-	return c.Conn.Close()
-}
-
-// listener wraps accepted connections and refuses those beyond max.
-type listener struct {
-	net.Listener
-	limiter        *Limiter
-	sent, received func(int)
-	slots          chan struct{}
-}
-
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case l.slots <- struct{}{}:
-			return newConn(c, l.limiter, l.sent, l.received, func() { <-l.slots }), nil
-		default:
-			c.Close() // full: a peer tries another node, an attacker gets nothing
-		}
-	}
+	return l.WaitN(ctx, bytes)
 }

@@ -48,16 +48,14 @@ type ServerConfig struct {
 }
 
 const (
-	// maxConns bounds the connections of the transfer port: a swarm of 64
-	// followers and as many requests needs a few hundred.
-	maxConns = 2048
 	// headerTimeout bounds the TLS handshake and a request's header.
 	headerTimeout = 10 * time.Second
 	// bodyTimeout bounds the few kilobytes of a request's body.
 	bodyTimeout = 10 * time.Second
 	// idleTimeout closes a connection that asks for nothing.
 	idleTimeout = 2 * time.Minute
-	// writeStall is how long one buffer of an answer may take to leave.
+	// writeStall is how long one buffer of an answer may take to leave, waiting for
+	// this node's own limit aside.
 	writeStall = 30 * time.Second
 )
 
@@ -105,11 +103,11 @@ func defaults(l *Limiter, log *slog.Logger, sent, received func(int)) (*Limiter,
 
 // Serve answers on l until Close; it returns nil after that.
 func (s *Server) Serve(l net.Listener) error {
-	counted := &listener{
+	bounded := &listener{
 		Listener: l, limiter: s.cfg.Limiter, sent: s.cfg.Sent, received: s.cfg.Received,
-		slots: make(chan struct{}, maxConns),
+		perHost: map[string]int{},
 	}
-	err := s.http.Serve(tls.NewListener(counted, s.cfg.Credentials.ServerConfig()))
+	err := s.http.Serve(tls.NewListener(bounded, s.cfg.Credentials.ServerConfig()))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -323,8 +321,10 @@ func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoin
 	for left := out.Bytes; left > 0; {
 		p := (*buf)[:min(left, int64(len(*buf)))]
 		if _, err := io.ReadFull(out.Payload, p); err != nil {
+			// The header is out: the server closes the connection after an answer
+			// that is too short, which is all that can still be said.
 			s.cfg.Log.Warn("chunk is shorter than it was said to be", "chunk", out.N, "err", err)
-			panic(http.ErrAbortHandler) // the header is out: only a broken connection says so
+			return
 		}
 		_ = ctl.SetWriteDeadline(time.Now().Add(writeStall))
 		if _, err := w.Write(p); err != nil {
@@ -333,76 +333,4 @@ func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoin
 		left -= int64(len(p))
 	}
 	_ = ctl.SetWriteDeadline(time.Time{})
-}
-
-// haves writes a have stream until the peer goes, the swarm closes or the server
-// does.
-func (s *Server) haves(w http.ResponseWriter, r *http.Request) {
-	sw, _, err := s.swarmOf(r)
-	if err != nil {
-		s.refuse(w, r, err)
-		return
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	st := &haveStream{w: w, ctl: http.NewResponseController(w), n: sw.Len()}
-	var wg sync.WaitGroup
-	wg.Go(func() { st.keepAlive(ctx, cancel) })
-	err = sw.Haves(ctx, st.send)
-	cancel()
-	wg.Wait()
-	if err != nil && !st.begun {
-		s.refuse(w, r, err)
-	}
-}
-
-// haveStream serialises what Haves and the keep-alive write.
-type haveStream struct {
-	mu    sync.Mutex
-	w     http.ResponseWriter
-	ctl   *http.ResponseController
-	n     int
-	begun bool
-	buf   []byte
-}
-
-func (st *haveStream) send(h swarm.Haves) error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.begun = true
-	st.buf = appendHaves(st.buf[:0], h, st.n)
-	return st.flush()
-}
-
-func (st *haveStream) flush() error {
-	if err := st.ctl.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
-		return err
-	}
-	if _, err := st.w.Write(st.buf); err != nil {
-		return err
-	}
-	return st.ctl.Flush()
-}
-
-func (st *haveStream) keepAlive(ctx context.Context, cancel func()) {
-	tick := time.NewTicker(keepAlive)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		st.mu.Lock()
-		var err error
-		if st.begun {
-			st.buf = appendMessage(st.buf[:0], haveKeepAlive, nil)
-			err = st.flush()
-		}
-		st.mu.Unlock()
-		if err != nil {
-			cancel()
-			return
-		}
-	}
 }

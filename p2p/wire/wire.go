@@ -19,6 +19,9 @@
 //	GET  /v1/swarms/{seed}/chunks/{n}    → frame of chunk n
 //	POST /v1/swarms/{seed}/chunks        body: wanted chunks as a bitmap, padded to 64 chunks → frame of one of them
 //
+// Anything else is answered with 404, which is how a probe learns that both sides
+// accept each other.
+//
 // A frame's answer has Content-Length and the headers Seeder-Chunk (its number)
 // and Seeder-Encoding (raw or zstd). Refusals are 404 not held, 204 nothing of
 // it here, 409 enough askers already, 503 busy with Seeder-Retry-After-Ms.
@@ -51,9 +54,9 @@ const (
 	maxNameBytes    = 128
 	maxAddressBytes = 300
 	maxHeaderBytes  = 64 << 10
-	// maxRefsInQuery keeps a question for many references within the header's
+	// maxQueryBytes keeps a question for many references within the header's
 	// bound: beyond it all are asked for.
-	maxRefsInQuery = 64
+	maxQueryBytes = 32 << 10
 )
 
 const (

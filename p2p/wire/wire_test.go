@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -66,6 +65,7 @@ type served struct {
 	n      int
 	err    error
 	chunk  []byte
+	short  bool // Bytes says more than there is
 	done   atomic.Int32
 	update chan swarm.Haves
 }
@@ -99,6 +99,9 @@ func (s *served) Chunk(_ context.Context, peer string, n int) (swarm.Outgoing, e
 		return swarm.Outgoing{}, s.err
 	}
 	f := swarm.Frame{Encoding: swarm.Zstd, Bytes: int64(len(s.chunk)), Payload: io.NopCloser(bytes.NewReader(s.chunk))}
+	if s.short {
+		f.Bytes *= 2
+	}
 	return swarm.Outgoing{N: n, Frame: f, Done: func() { s.done.Add(1) }}, nil
 }
 func (s *served) Next(ctx context.Context, peer string, want swarm.Bitmap) (swarm.Outgoing, error) {
@@ -253,6 +256,54 @@ func TestHaves(t *testing.T) {
 	}
 }
 
+// TestKeepAlive: a swarm without news keeps its followers, by a keep-alive every
+// 5 s (virtual time).
+func TestKeepAlive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := pipePair(t, &handler{served: &served{n: 100}}, Limits{}, Limits{})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		messages := 0
+		err := c.FollowHaves(ctx, swarm.Peer{Address: pipeAddr}, testSeed, 100, func(swarm.Haves) { messages++ })
+		if !errors.Is(err, context.DeadlineExceeded) || messages != 1 {
+			t.Errorf("%v after %d messages, want to follow until the deadline and 1 message", err, messages)
+		}
+	})
+}
+
+// TestCloseEndsStreams: closing the server does not wait for followers, and
+// again does nothing.
+func TestCloseEndsStreams(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handler: &handler{served: &served{n: 100}}})
+		ended := make(chan error, 2)
+		go func() { ended <- s.Serve(p) }()
+		c := NewClient(ClientConfig{Credentials: credentials(t, secret), DialContext: p.dial})
+		defer c.Close()
+		go func() {
+			ended <- c.FollowHaves(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 100, func(swarm.Haves) {})
+		}()
+		synctest.Wait()
+		began := time.Now()
+		for range 2 {
+			if err := s.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("closing took %s", took)
+		}
+		for range 2 {
+			if err := <-ended; err != nil && !errors.Is(err, io.EOF) {
+				t.Errorf("ended with %v", err)
+			}
+		}
+	})
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	c, addr := pair(t, &handler{})
@@ -266,128 +317,9 @@ func TestProbe(t *testing.T) {
 	if _, err := other.State(t.Context(), addr, nil); !errors.Is(err, trust.ErrSecretsDiffer) {
 		t.Errorf("request with another secret: %v, want ErrSecretsDiffer", err)
 	}
-}
-
-// TestSilentConnections: 200 connections that send nothing keep nobody out.
-func TestSilentConnections(t *testing.T) {
-	t.Parallel()
-	c, addr := pair(t, &handler{})
-	for range 200 {
-		nc, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
+	// This one accepts the server, which does not accept it.
+	ahead := NewClient(ClientConfig{Credentials: credentials(t, "the secret to come, first\n"+secret)})
+	if err := ahead.Probe(t.Context(), addr); !errors.Is(err, trust.ErrSecretsDiffer) {
+		t.Errorf("refused by the server: %v, want ErrSecretsDiffer", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if _, err := c.State(ctx, addr, nil); err != nil {
-		t.Fatalf("behind 200 silent connections: %v", err)
-	}
-}
-
-// TestLimits: a limit holds to within 5 % over 5 s, and a new one takes effect on
-// a running transfer (virtual time).
-func TestLimits(t *testing.T) {
-	t.Parallel()
-	for _, rate := range []int64{100 << 10, 10 << 20, 200 << 20} {
-		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter(Limits{UploadBytesPerSec: rate})
-			near, far := net.Pipe()
-			var sent atomic.Int64
-			c := newConn(near, l, func(n int) { sent.Add(int64(n)) }, func(int) {}, func() {})
-			go io.Copy(io.Discard, far)
-			go func() {
-				b := make([]byte, 1<<20)
-				for {
-					if _, err := c.Write(b); err != nil {
-						return
-					}
-				}
-			}()
-			measure := func(d time.Duration) float64 {
-				before := sent.Load()
-				time.Sleep(d)
-				return float64(sent.Load()-before) / d.Seconds()
-			}
-			measure(time.Second) // the first burst
-			if got := measure(5 * time.Second); got < 0.95*float64(rate) || got > 1.05*float64(rate) {
-				t.Errorf("limit %d: %.0f bytes/s over 5 s", rate, got)
-			}
-			l.SetLimits(Limits{UploadBytesPerSec: rate / 2})
-			measure(time.Second)
-			if got := measure(5 * time.Second); got < 0.95*float64(rate)/2 || got > 1.05*float64(rate)/2 {
-				t.Errorf("limit changed to %d: %.0f bytes/s over 5 s", rate/2, got)
-			}
-			c.Close()
-			far.Close()
-		})
-	}
-}
-
-func FuzzReadHaves(f *testing.F) {
-	m := swarm.NewBitmap(70)
-	m.Set(69)
-	f.Add(appendHaves(nil, swarm.Haves{Map: m, New: []int{3, 69}, Complete: true}, 70), 70)
-	f.Add(appendMessage(nil, haveKeepAlive, nil), 1)
-	f.Fuzz(func(t *testing.T, b []byte, n int) {
-		if n < 0 || n > swarm.MaxChunks {
-			return
-		}
-		r := bufio.NewReader(bytes.NewReader(b))
-		for {
-			h, ok, err := readHaves(r, n)
-			if err != nil {
-				return
-			}
-			for _, c := range h.New {
-				if c < 0 || c >= n {
-					t.Fatalf("chunk %d of %d", c, n)
-				}
-			}
-			if ok && h.Map != nil && h.Map.Count() > n {
-				t.Fatalf("%d chunks of %d", h.Map.Count(), n)
-			}
-		}
-	})
-}
-
-func FuzzDecodePeers(f *testing.F) {
-	b, _ := encodePeers([]swarm.Peer{{Name: "a", Address: "10.0.0.1:1"}})
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if peers, err := decodePeers(b); err == nil {
-			for _, p := range peers {
-				if checkAddress(p.Address) != nil || p.Name == "" {
-					t.Fatalf("accepted %+v", p)
-				}
-			}
-		}
-		if p, err := decodePeer(b); err == nil && checkAddress(p.Address) != nil {
-			t.Fatalf("accepted %+v", p)
-		}
-	})
-}
-
-func FuzzDecodeRecords(f *testing.F) {
-	f.Add([]byte{1, 1})
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x0f})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		recs, bad, err := decodeRecords(b)
-		if err == nil && len(b) > 0 && len(recs)+bad == 0 {
-			t.Fatal("bytes without a record and without an error")
-		}
-	})
-}
-
-func FuzzPath(f *testing.F) {
-	f.Add("sha256:"+strings.Repeat("a", 64), "12")
-	f.Fuzz(func(t *testing.T, d, n string) {
-		if got, err := parseDigest(d); err == nil && len(got) != 71 {
-			t.Fatalf("accepted %q", d)
-		}
-		if got, err := parseChunk(n); err == nil && (got < 0 || got >= swarm.MaxChunks) {
-			t.Fatalf("accepted %q", n)
-		}
-	})
 }

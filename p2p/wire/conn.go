@@ -1,0 +1,167 @@
+package wire
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// maxConns bounds the connections of the transfer port: a swarm of 64
+	// followers and as many requests needs a few hundred.
+	maxConns = 2048
+	// maxConnsPerHost keeps one host that opens connections and says nothing from
+	// keeping all others out. A node opens a few to each peer.
+	maxConnsPerHost = 512
+)
+
+// conn counts and limits the bytes of a connection, below TLS.
+type conn struct {
+	net.Conn
+	limiter        *Limiter
+	sent, received func(bytes int)
+
+	ctx    context.Context // ends with Close, and with it the waiting for the limit
+	cancel context.CancelFunc
+	closed func() // once, at the first Close
+	once   sync.Once
+
+	mu      sync.Mutex
+	writeBy time.Time // the write deadline, zero for none
+}
+
+func newConn(c net.Conn, l *Limiter, sent, received func(int), closed func()) *conn {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &conn{Conn: c, limiter: l, sent: sent, received: received, ctx: ctx, cancel: cancel, closed: closed}
+}
+
+// Read implements net.Conn. The wait comes after the read: the bytes are here,
+// and not reading on is what slows the sender down.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p[:min(len(p), minBurst)])
+	if n > 0 {
+		c.received(n)
+		if werr := wait(c.ctx, c.limiter.down, n); werr != nil && err == nil {
+			err = net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		part := p[:min(len(p), minBurst)]
+		if err := c.waitToSend(len(part)); err != nil {
+			return written, net.ErrClosed
+		}
+		n, err := c.Conn.Write(part)
+		c.sent(n)
+		written += n
+		if err != nil {
+			return written, err
+		}
+		p = p[n:]
+	}
+	return written, nil
+}
+
+// waitToSend waits for the limit and moves the write deadline by as much: it is
+// there for a peer that does not read, and this wait is not the peer's doing.
+func (c *conn) waitToSend(bytes int) error {
+	began := time.Now()
+	if err := wait(c.ctx, c.limiter.up, bytes); err != nil {
+		return err
+	}
+	waited := time.Since(began)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if waited < time.Millisecond || c.writeBy.IsZero() {
+		return nil
+	}
+	c.writeBy = c.writeBy.Add(waited)
+	return c.Conn.SetWriteDeadline(c.writeBy)
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writeBy = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.SetWriteDeadline(t); err != nil {
+		return err
+	}
+	return c.SetReadDeadline(t)
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		c.cancel()
+		c.closed()
+	})
+	return c.Conn.Close()
+}
+
+// listener wraps accepted connections and closes those beyond the bounds: a peer
+// tries another node, an attacker gets nothing.
+type listener struct {
+	net.Listener
+	limiter        *Limiter
+	sent, received func(int)
+
+	mu      sync.Mutex
+	total   int
+	perHost map[string]int
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		host := hostOf(c)
+		if l.enter(host) {
+			return newConn(c, l.limiter, l.sent, l.received, func() { l.leave(host) }), nil
+		}
+		c.Close()
+	}
+}
+
+func (l *listener) enter(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= maxConns || l.perHost[host] >= maxConnsPerHost {
+		return false
+	}
+	l.total++
+	l.perHost[host]++
+	return true
+}
+
+func (l *listener) leave(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.perHost[host]--; l.perHost[host] == 0 {
+		delete(l.perHost, host)
+	}
+}
+
+// hostOf is the IP address of the other side.
+func hostOf(c net.Conn) string {
+	addr := c.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
+}
