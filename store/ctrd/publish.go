@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -31,18 +32,42 @@ const (
 	criPoll  = 20 * time.Millisecond
 )
 
-// labels are those of a name that seeder writes.
-func (c *Containerd) labels() map[string]string {
-	l := map[string]string{labelManaged: "managed"}
-	if c.cfg.Pin {
-		l[labelPinned] = "pinned"
-	}
-	return l
+// record is one image record that seeder writes.
+type record struct {
+	name   string
+	labels map[string]string
+	// shared: two manifests of one config have the same id, and either will do.
+	shared bool
 }
 
-// Publish makes target visible as ref: the labels of its blobs, the name by
-// digest that CRI keeps for a pulled image, and last the name itself; then it
-// waits until CRI answers for ref, where there is a CRI. The version that ref
+// records are those that stand for ref at target, as a CRI pull leaves them: by
+// image id, by digest, and ref itself, in the order in which they are written.
+// The id is never pinned: CRI shows an image as pinned where any of its names is,
+// and a replaced version has to become collectable. Where this host lacks the
+// config, since target has no image for its platform, there is no id.
+func (c *Containerd) records(ctx context.Context, cs store, ref string, target ocispec.Descriptor) ([]record, error) {
+	byDigest, err := digestName(ref, target.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("name %s: %w", ref, err)
+	}
+	managed := map[string]string{labelManaged: "managed"}
+	named := maps.Clone(managed)
+	if c.cfg.Pin {
+		named[labelPinned] = "pinned"
+	}
+	var out []record
+	config, err := images.Config(ctx, cs, target, c.platform)
+	if err == nil {
+		out = append(out, record{config.Digest.String(), managed, true})
+	} else if !errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("find the config of %s: %w", target.Digest, c.fail(err))
+	}
+	return append(out, record{byDigest, named, false}, record{ref, named, false}), nil
+}
+
+// Publish makes target visible as ref: the labels of its blobs, the names by
+// image id and by digest that CRI keeps for a pulled image, and last the name
+// itself; then it waits until CRI answers for ref, where there is a CRI. The version that ref
 // named before loses its pin, so that the kubelet may collect it. It is
 // idempotent.
 func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor) error {
@@ -53,29 +78,29 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 	if err := c.label(ctx, cl.ContentStore(), target); err != nil {
 		return err
 	}
-	byDigest, err := digestName(ref, target.Digest)
+	records, err := c.records(ctx, cl.ContentStore(), ref, target)
 	if err != nil {
-		return fmt.Errorf("name %s: %w", ref, err)
+		return err
 	}
 	before, err := cl.ImageService().Get(ctx, ref)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("look up image %s: %w", ref, c.fail(err))
 	}
-	for _, name := range []string{byDigest, ref} {
-		if err := c.name(ctx, cl.ImageService(), name, target); err != nil {
-			return fmt.Errorf("name image %s: %w", name, c.fail(err))
+	for _, r := range records {
+		if err := c.write(ctx, cl.ImageService(), r, target); err != nil {
+			return fmt.Errorf("name image %s: %w", r.name, c.fail(err))
 		}
 	}
 	if old := before.Target.Digest; old != "" && old != target.Digest {
 		c.unpin(ctx, cl.ImageService(), ref, old)
 	}
-	return c.awaitCRI(ctx, cl, ref, target)
+	return c.awaitCRI(ctx, cl, records[len(records)-1], target)
 }
 
-// name writes one image record, keeping labels that are not ours.
-func (c *Containerd) name(ctx context.Context, is images.Store, name string, target ocispec.Descriptor) error {
-	img := images.Image{Name: name, Target: target, Labels: c.labels()}
-	cur, err := is.Get(ctx, name)
+// write writes one image record, keeping labels that are not ours.
+func (c *Containerd) write(ctx context.Context, is images.Store, r record, target ocispec.Descriptor) error {
+	img := images.Image{Name: r.name, Target: target, Labels: r.labels}
+	cur, err := is.Get(ctx, r.name)
 	if errdefs.IsNotFound(err) {
 		if _, err = is.Create(ctx, img); !errdefs.IsAlreadyExists(err) {
 			return err
@@ -83,7 +108,10 @@ func (c *Containerd) name(ctx context.Context, is images.Store, name string, tar
 	} else if err != nil {
 		return err
 	}
-	if cur.Target.Digest == target.Digest && hasLabels(cur.Labels, img.Labels) {
+	if r.shared && cur.Target.Digest != "" {
+		img.Target = cur.Target
+	}
+	if cur.Target.Digest == img.Target.Digest && hasLabels(cur.Labels, img.Labels) {
 		return nil
 	}
 	return c.update(ctx, is, img)
@@ -124,24 +152,24 @@ func (c *Containerd) unpin(ctx context.Context, is images.Store, ref string, old
 	}
 }
 
-// awaitCRI waits until CRI answers for ref with target's config.
-func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) error {
+// awaitCRI waits until CRI answers for the record of target with its config.
+func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, r record, target ocispec.Descriptor) error {
 	ctx, cancel := context.WithTimeout(ctx, criWait)
 	defer cancel()
 	touched := false
 	start := time.Now()
 	for {
-		reason, err := c.askCRI(ctx, cl, ref, target)
+		reason, err := c.askCRI(ctx, cl, r.name, target)
 		if err == nil && reason == "" {
 			return nil
 		}
 		if !touched && time.Since(start) > criTouch {
 			touched = true
-			err = errors.Join(err, c.update(ctx, cl.ImageService(), images.Image{Name: ref, Target: target, Labels: c.labels()}))
+			err = errors.Join(err, c.update(ctx, cl.ImageService(), images.Image{Name: r.name, Target: target, Labels: r.labels}))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("image %s is stored, but CRI does not show it: %s: %w", ref, reason, errors.Join(err, context.Cause(ctx)))
+			return fmt.Errorf("image %s is stored, but CRI does not show it: %s: %w", r.name, reason, errors.Join(err, context.Cause(ctx)))
 		case <-time.After(criPoll):
 		}
 	}
@@ -202,18 +230,15 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if img.Target.Digest != target {
 		return false, "the name stands for " + img.Target.Digest.String(), nil
 	}
-	if !hasLabels(img.Labels, c.labels()) {
-		return false, "the image is not labelled " + labelPinned + " and " + labelManaged, nil
-	}
-	if reason, err := c.checkDigestName(ctx, cl, ref, target); reason != "" || err != nil {
-		return false, reason, err
-	}
 	if _, err := c.Walk(ctx, img.Target); err != nil {
 		var missing *MissingError
 		if errors.As(err, &missing) {
 			return false, missing.Error(), nil
 		}
 		return false, "", err
+	}
+	if reason, err := c.checkRecords(ctx, cl, ref, img.Target); reason != "" || err != nil {
+		return false, reason, err
 	}
 	if c.embedded != nil {
 		return true, "", nil
@@ -229,20 +254,24 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	return reason == "" && err == nil, reason, err
 }
 
-func (c *Containerd) checkDigestName(ctx context.Context, cl *client.Client, ref string, target digest.Digest) (reason string, err error) {
-	name, err := digestName(ref, target)
+// checkRecords says which of the records of ref is not as it should be.
+func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) (reason string, err error) {
+	records, err := c.records(ctx, cl.ContentStore(), ref, target)
 	if err != nil {
-		return "", fmt.Errorf("check %s: %w", ref, err)
+		return "", err
 	}
-	img, err := cl.ImageService().Get(ctx, name)
-	if errdefs.IsNotFound(err) {
-		return "there is no record " + name, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("look up image %s: %w", name, c.fail(err))
-	}
-	if img.Target.Digest != target || !hasLabels(img.Labels, c.labels()) {
-		return "the record " + name + " is another one", nil
+	for _, r := range records {
+		img, err := cl.ImageService().Get(ctx, r.name)
+		switch {
+		case errdefs.IsNotFound(err):
+			return "there is no record " + r.name, nil
+		case err != nil:
+			return "", fmt.Errorf("look up image %s: %w", r.name, c.fail(err))
+		case !r.shared && img.Target.Digest != target.Digest:
+			return "the record " + r.name + " is another one", nil
+		case !hasLabels(img.Labels, r.labels):
+			return fmt.Sprintf("the record %s lacks labels of %v", r.name, r.labels), nil
+		}
 	}
 	return "", nil
 }

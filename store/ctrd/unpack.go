@@ -7,7 +7,9 @@ import (
 	"path"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -91,6 +93,16 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	_, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, nil)
 	if err != nil {
 		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.c.fail(err))
+	}
+	return u.labelLayer(ctx, cl.ContentStore(), u.layers[i])
+}
+
+// labelLayer notes on a layer's blob what it unpacks to, as CRI's unpacker does;
+// containerd asks that before it decompresses the layer to find out.
+func (u *Unpacker) labelLayer(ctx context.Context, cs store, l rootfs.Layer) error {
+	info := content.Info{Digest: l.Blob.Digest, Labels: map[string]string{labels.LabelUncompressed: l.Diff.Digest.String()}}
+	if _, err := cs.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
+		return fmt.Errorf("label layer %s: %w", l.Blob.Digest, u.c.fail(err))
 	}
 	return nil
 }
