@@ -4,18 +4,23 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // imageSpec says what a test image holds.
@@ -28,50 +33,146 @@ type imageSpec struct {
 	seed    uint64 // of the payload
 }
 
-// writeImage packs an image that runs: Debian's static busybox, a script, and
-// payload. `docker save` writes the same form.
-func writeImage(t *testing.T, dir string, spec imageSpec) string {
+// image is an image in memory, in the form of OCI.
+type image struct {
+	ref      string
+	layers   [][]byte // as stored, the lowest first
+	config   []byte
+	manifest []byte
+}
+
+// newImage packs an image that runs: Debian's static busybox, payload, and a
+// script.
+func newImage(t *testing.T, spec imageSpec) *image {
 	t.Helper()
 	shell, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatalf("busybox-static is not installed: %v; `make test` installs it", err)
 	}
-	base := tarOf(t, map[string][]byte{"bin/busybox": shell, "bin/sh": shell})
-	app := tarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.says + "\n")})
-	data := tarOf(t, map[string][]byte{"data/text": words(spec.seed, spec.payload), "data/random": noise(spec.seed, spec.random)})
-	layers := [][]byte{base, data, app}
-
-	var diffIDs, names []string
-	files := map[string][]byte{}
-	for _, l := range layers {
-		sum := sha256.Sum256(l)
-		diffIDs = append(diffIDs, "sha256:"+hex.EncodeToString(sum[:]))
+	img := &image{ref: spec.ref}
+	var diffIDs []digest.Digest
+	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	for _, layer := range [][]byte{
+		tarOf(t, map[string][]byte{"bin/busybox": shell, "bin/sh": shell}),
+		tarOf(t, map[string][]byte{"data/text": words(spec.seed, spec.payload), "data/random": noise(spec.seed, spec.random)}),
+		tarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.says + "\n")}),
+	} {
+		diffIDs = append(diffIDs, digest.FromBytes(layer))
+		mediaType := ocispec.MediaTypeImageLayer
 		if spec.gzip {
-			l = gzipped(t, l)
+			layer, mediaType = gzipped(t, layer), ocispec.MediaTypeImageLayerGzip
 		}
-		name := hex.EncodeToString(sum[:]) + "/layer.tar"
+		img.layers = append(img.layers, layer)
+		manifest.Layers = append(manifest.Layers, describe(mediaType, layer))
+	}
+	img.config = marshal(t, ocispec.Image{
+		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+		Config:   ocispec.ImageConfig{Cmd: []string{"/say"}, Env: []string{"PATH=/bin"}},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: diffIDs},
+	})
+	manifest.Config = describe(ocispec.MediaTypeImageConfig, img.config)
+	img.manifest = marshal(t, manifest)
+	return img
+}
+
+func describe(mediaType string, blob []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+}
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// bytes is the size of all blobs as stored.
+func (img *image) bytes() int {
+	n := len(img.config) + len(img.manifest)
+	for _, l := range img.layers {
+		n += len(l)
+	}
+	return n
+}
+
+// blobs are all blobs by digest.
+func (img *image) blobs() map[digest.Digest][]byte {
+	out := map[digest.Digest][]byte{}
+	for _, b := range append([][]byte{img.manifest, img.config}, img.layers...) {
+		out[digest.FromBytes(b)] = b
+	}
+	return out
+}
+
+// dockerArchive writes the file that `docker save` writes.
+func (img *image) dockerArchive(t *testing.T, dir string) string {
+	t.Helper()
+	files := map[string][]byte{"config.json": img.config}
+	var names []string
+	for _, l := range img.layers {
+		name := digest.FromBytes(l).Encoded() + "/layer.tar"
 		names = append(names, name)
 		files[name] = l
 	}
-	config, err := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Cmd": []string{"/say"}, "Env": []string{"PATH=/bin"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
-	})
+	files["manifest.json"] = marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{img.ref}, "Layers": names}})
+	return writeFile(t, dir, "docker-*.tar", tarOf(t, files))
+}
+
+// ociArchive writes an OCI layout, as buildah and `docker buildx` do.
+func (img *image) ociArchive(t *testing.T, dir string) string {
+	t.Helper()
+	return writeFile(t, dir, "oci-*.tar", tarOf(t, img.ociLayout(t)))
+}
+
+func (img *image) ociLayout(t *testing.T) map[string][]byte {
+	t.Helper()
+	top := describe(ocispec.MediaTypeImageManifest, img.manifest)
+	top.Annotations = map[string]string{"io.containerd.image.name": img.ref}
+	files := map[string][]byte{
+		"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`),
+		"index.json": marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{top}}),
+	}
+	for d, b := range img.blobs() {
+		files["blobs/sha256/"+d.Encoded()] = b
+	}
+	return files
+}
+
+func writeFile(t *testing.T, dir, pattern string, content []byte) string {
+	t.Helper()
+	f, err := os.CreateTemp(dir, pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files["config.json"] = config
-	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{spec.ref}, "Layers": names}})
-	if err != nil {
+	if _, err := f.Write(content); err != nil {
 		t.Fatal(err)
 	}
-	files["manifest.json"] = manifest
-	path := filepath.Join(dir, fmt.Sprintf("image-%d.tar", spec.seed))
-	if err := os.WriteFile(path, tarOf(t, files), 0o644); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return f.Name()
+}
+
+// ServeHTTP is a registry that has this image under any name.
+func (img *image) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, last := path.Split(r.URL.Path)
+	switch {
+	case r.URL.Path == "/v2/":
+	case strings.Contains(r.URL.Path, "/manifests/"):
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		w.Header().Set("Docker-Content-Digest", digest.FromBytes(img.manifest).String())
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(img.manifest))
+	default:
+		b, ok := img.blobs()[digest.Digest(last)]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+	}
 }
 
 func tarOf(t *testing.T, files map[string][]byte) []byte {

@@ -1,0 +1,139 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// space is a set of namespaces, held by one process.
+type space struct {
+	cmd *exec.Cmd
+	pid int // of the process inside
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("real hosts are namespaces and need root; run `make test` as root")
+	}
+}
+
+// newSpace starts a process in new namespaces that runs setup and then sleeps.
+// It dies with this process, and everything inside with it.
+func (n *network) newSpace(name, setup string) *space {
+	n.t.Helper()
+	ready := filepath.Join(n.dir, name+".ready")
+	script := fmt.Sprintf("set -e\n%s\ntouch %s\nexec sleep 86400", setup, ready)
+	cmd := exec.Command("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL",
+		"--propagation", "private", "--mount-proc", "sh", "-c", script)
+	out := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatalf("make host %s: %v", name, err)
+	}
+	s := &space{cmd: cmd}
+	n.spaces = append(n.spaces, s)
+	eventually(n.t, 10*time.Second, "host "+name+" is set up", func() error {
+		if _, err := os.Stat(ready); err != nil {
+			return fmt.Errorf("%w: %s", err, out.String())
+		}
+		return nil
+	})
+	s.pid = childOf(n.t, cmd.Process.Pid)
+	return s
+}
+
+// end kills the first process of the pid namespace, and the kernel the rest.
+func (s *space) end() {
+	if s.pid != 0 {
+		syscall.Kill(s.pid, syscall.SIGKILL)
+	}
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+// in is a command inside the namespaces.
+func (s *space) in(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.pid), "-a", "--"}, args...)...)
+}
+
+// inNet calls f on a thread that is in the network namespace: sockets that f
+// makes stay there. f must not start goroutines that make sockets.
+func (s *space) inNet(f func() error) error {
+	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.pid))
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	runtime.LockOSThread()
+	own, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	if err == nil {
+		defer own.Close()
+		err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	err = f()
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back) // the thread stays locked: nobody else gets it
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// childOf is the one child of a process.
+func childOf(t *testing.T, pid int) int {
+	t.Helper()
+	var child int
+	eventually(t, 5*time.Second, "the process has a child", func() error {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			return err
+		}
+		child, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		return err
+	})
+	return child
+}
+
+// killInTheMiddle runs this test in a process of its own, kills it once a
+// container runs on its host, and returns how its networks' names begin.
+func killInTheMiddle(t *testing.T) (prefix string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), "SEEDER_TEST_TO_BE_KILLED=1")
+	out := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = out, io.Discard
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "the run to be killed is up", func() error {
+		if !strings.Contains(out.String(), "up\n") {
+			return errors.New(out.tail(20))
+		}
+		return nil
+	})
+	prefix = fmt.Sprintf("%s%d-", namePrefix, cmd.Process.Pid)
+	if n := len(processesIn(prefix)); n < 6 { // holders, containerd, seeder, shim, the container
+		t.Errorf("only %d processes are there to be left behind: %q", n, traces(prefix))
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	return prefix
+}

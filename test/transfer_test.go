@@ -1,0 +1,125 @@
+package test
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestFromEachOther: hosts that fetch take chunks from several peers at once,
+// also from those that are still fetching, so that the announcer sends little
+// more than one copy.
+func TestFromEachOther(t *testing.T) {
+	n := cluster(t, newest, 4, "100mbit")
+	img := newImage(t, imageSpec{ref: short, says: "hello", random: 24 << 20, seed: 1})
+	a := n.hosts[0]
+	a.ctr("images", "import", img.dockerArchive(t, n.dir))
+	start := time.Now()
+	a.run("announce", short)
+	took := time.Since(start)
+	size := float64(img.bytes())
+	optimum := time.Duration(size * 8 / 100e6 * float64(time.Second))
+	t.Logf("%.1f MB to 3 hosts over 100 Mbit/s in %v: one copy over one link takes %v", size/1e6, took.Round(time.Millisecond), optimum.Round(time.Millisecond))
+	for _, h := range n.hosts {
+		sent := h.metric("seeder_wire_sent_bytes_total")
+		t.Logf("%s sent %.1f MB, %.2f copies", h.name, sent/1e6, sent/size)
+		if h == a && sent > 1.6*size {
+			t.Errorf("the announcer sent %.2f copies", sent/size)
+		}
+		if h != a && sent < size/10 {
+			t.Errorf("%s sent only %.2f copies while it was fetching", h.name, sent/size)
+		}
+	}
+	// The announcer alone would need three copies' time.
+	if took > 3*optimum {
+		t.Errorf("took %v, as long as three copies one after the other", took)
+	}
+}
+
+// TestContinuesAfterKill: what was verified before a kill -9 is not fetched again.
+func TestContinuesAfterKill(t *testing.T) {
+	n := cluster(t, newest, 2, "40mbit")
+	const size = 24 << 20
+	n.hosts[0].importImage(imageSpec{ref: short, says: "hello", random: size, seed: 1})
+	n.hosts[0].run("announce", "--detach", short)
+	h := n.hosts[1]
+	var before float64
+	eventually(t, 30*time.Second, "a third has arrived", func() error {
+		if before = h.metric("seeder_chunk_bytes_total"); before < size/3 {
+			return fmt.Errorf("%.0f bytes", before)
+		}
+		return nil
+	})
+	h.seeder.stop(t, syscall.SIGKILL)
+	h.startSeeder()
+	h.ready("hello")
+	received := h.metric("seeder_wire_received_bytes_total")
+	t.Logf("before the kill %.1f MB of chunks, after it %.1f MB on the wire, of %.1f MB", before/1e6, received/1e6, size/1e6)
+	if received > size-before+4<<20 {
+		t.Errorf("%.0f bytes came after the kill: what was verified before was fetched again", received)
+	}
+}
+
+// TestFramesOnTheWire: a plain layer shrinks on the way; a gzip layer is not
+// compressed again and does not grow.
+func TestFramesOnTheWire(t *testing.T) {
+	n := cluster(t, newest, 2, "")
+	a, b := n.hosts[0], n.hosts[1]
+	for _, gz := range []bool{false, true} {
+		spec := imageSpec{ref: fmt.Sprintf("frames:gzip-%v", gz), says: "hello", payload: 16 << 20, gzip: gz, seed: 10}
+		img := newImage(t, spec)
+		before := b.metric("seeder_wire_received_bytes_total")
+		a.ctr("images", "import", img.dockerArchive(t, n.dir))
+		a.run("announce", spec.ref)
+		wire, size := b.metric("seeder_wire_received_bytes_total")-before, float64(img.bytes())
+		t.Logf("gzip %v: %.2f MB on the wire for %.2f MB", gz, wire/1e6, size/1e6)
+		if !gz && wire > 0.6*size {
+			t.Errorf("plain layers took %.0f bytes on the wire: they were not compressed", wire)
+		}
+		if gz && wire > 1.01*size+64<<10 {
+			t.Errorf("gzip layers took %.0f bytes on the wire, %.0f as stored", wire, size)
+		}
+	}
+}
+
+// TestStorageOnlyNode: a node on the embedded store is a member like others; it
+// holds and seeds.
+func TestStorageOnlyNode(t *testing.T) {
+	n := cluster(t, newest, 2, "")
+	archive := n.addHost(newest)
+	archive.startSeeder("SEEDER_CONTAINERD_ADDRESS=embedded")
+	n.hosts[0].awaitMembers(3)
+	n.hosts[0].importImage(imageSpec{ref: short, says: "hello", payload: 4 << 20, seed: 1})
+	n.hosts[0].run("announce", short)
+	n.hosts[1].ready("hello")
+	archive.inState(archive, "ready", "")
+
+	// Everybody else is gone: the archive alone gives the image to a new host.
+	n.hosts[0].seeder.stop(t, syscall.SIGTERM)
+	n.hosts[1].seeder.stop(t, syscall.SIGTERM)
+	late := n.addHost(newest)
+	late.startContainerd()
+	late.startSeeder("SEEDER_GOSSIP_JOIN=" + archive.address)
+	late.ready("hello")
+
+	// And it may announce: an archive file goes into its own store.
+	own := imageSpec{ref: short, says: "from the archive", payload: 1 << 20, seed: 2}
+	archive.run("announce", "--from", newImage(t, own).dockerArchive(t, n.dir))
+	late.ready(own.says)
+}
+
+// TestLinksAreShaped: the harness's links have the rate that they are said to
+// have, in both directions.
+func TestLinksAreShaped(t *testing.T) {
+	n := newNetwork(t, "40mbit")
+	a, b := n.addHost(newest), n.addHost(newest)
+	const size = 4 << 20
+	for _, way := range [][2]*host{{a, b}, {b, a}} {
+		rate := size * 8 / way[0].send(way[1], size).Seconds() / 1e6
+		t.Logf("%s to %s: %.1f Mbit/s", way[0].name, way[1].name, rate)
+		if rate > 44 || rate < 30 {
+			t.Errorf("%.1f Mbit/s, want 40", rate)
+		}
+	}
+}
