@@ -247,8 +247,8 @@ func (ev parted) apply(e *engine, now time.Time) {
 	}
 	k := e.known[ev.nb.peer.Name]
 	k.tries++
-	wait := backoff(k.tries + 1)
-	wait += e.chance(wait / 2)
+	wait := backoff(k.tries+1) / 2
+	wait += e.chance(wait) // those who lost it at once do not return at once
 	if ev.err != nil {
 		e.lastError = fmt.Sprintf("%s: %v", ev.nb.peer.Name, ev.err)
 		e.log.Debug("follow", "peer", ev.nb.peer.Name, "err", ev.err)
