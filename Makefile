@@ -3,7 +3,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-FUZZTIME ?= 5s
+FUZZTIME ?= 20000x
 
 .PHONY: build demo test unit hosts fuzz bench lint clean
 
@@ -29,7 +29,7 @@ lint: ## gofmt, vet, staticcheck, who may import whom
 unit: ## unit tests with the race detector
 	go test -race -shuffle=on ./cmd/... ./p2p/... ./store/...
 
-fuzz: ## each fuzz target for FUZZTIME
+fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 hosts: build containerds ## real hosts with real containerd; needs root

@@ -323,8 +323,9 @@ func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
 	}
 }
 
-// Delete removes an image name, and what only it kept: its digest name, and the
-// name that CRI gave to its config.
+// Delete removes an image name, and the records that only it needed: that by
+// digest, and that by image id. The name itself goes last, so that a call that
+// was cut off is finished by the next one.
 func (c *Containerd) Delete(ctx context.Context, ref string) error {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
@@ -335,31 +336,50 @@ func (c *Containerd) Delete(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
 	}
-	names := []string{ref}
-	if byDigest, err := digestName(ref, img.Target.Digest); err == nil {
-		names = append(names, byDigest)
-	}
 	all, err := is.List(ctx, "target.digest=="+img.Target.Digest.String())
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
 	}
-	others := 0
-	for _, i := range all {
-		if i.Name != ref && i.Name != names[len(names)-1] && !strings.HasPrefix(i.Name, "sha256:") {
-			others++
+	for _, name := range append(onlyFor(ref, all), ref) {
+		var opts []images.DeleteOpt
+		if name == ref {
+			opts = append(opts, images.SynchronousDelete())
 		}
-	}
-	for _, i := range all {
-		if others == 0 && strings.HasPrefix(i.Name, "sha256:") {
-			names = append(names, i.Name)
-		}
-	}
-	for _, name := range names {
-		if err := is.Delete(ctx, name, images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
+		if err := is.Delete(ctx, name, opts...); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove image %s: %w", name, c.fail(err))
 		}
 	}
 	return c.collect(ctx)
+}
+
+// onlyFor names, of all records of one target, those that ref needs and no other
+// name does.
+func onlyFor(ref string, all []images.Image) []string {
+	var ids []string
+	byDigest := map[string]string{} // by repository
+	repos := map[string]int{}       // how many other tags each has
+	tags := 0
+	for _, i := range all {
+		repo, tag := repository(i.Name)
+		switch {
+		case strings.HasPrefix(i.Name, "sha256:"):
+			ids = append(ids, i.Name)
+		case !tag:
+			byDigest[repo] = i.Name
+		case i.Name != ref:
+			repos[repo]++
+			tags++
+		}
+	}
+	var out []string
+	if repo, tag := repository(ref); tag && repos[repo] == 0 && byDigest[repo] != "" {
+		out = append(out, byDigest[repo])
+		delete(byDigest, repo)
+	}
+	if tags == 0 && len(byDigest) == 0 {
+		out = append(out, ids...)
+	}
+	return out
 }
 
 // collect runs the embedded store's garbage collection; a dialled containerd

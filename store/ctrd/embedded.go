@@ -45,6 +45,11 @@ func openEmbedded(root string) (*embedded, error) {
 	if err := db.Init(context.Background()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the metadata: %w", err), bdb.Close())
 	}
+	// What an earlier process left without a name or a lease. A daemon collects by
+	// itself; here nobody else does.
+	if _, err := db.GarbageCollect(context.Background()); err != nil {
+		return nil, errors.Join(fmt.Errorf("collect garbage: %w", err), bdb.Close())
+	}
 	cl, err := client.New("", client.WithServices(
 		client.WithContentStore(db.ContentStore()),
 		client.WithImageStore(metadata.NewImageStore(db)),

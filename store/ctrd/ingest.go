@@ -25,6 +25,11 @@ const leaseTTL = 24 * time.Hour
 // crashed writer as soon as it sees the connection end.
 const ingestTries = 20
 
+const (
+	abortTries = 20
+	abortPause = 25 * time.Millisecond
+)
+
 // Lease protects what is written under the returned context from garbage
 // collection. The name is the work's, so that a daemon that comes back after a
 // crash finds what it had; release ends it.
@@ -139,11 +144,18 @@ func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	err = cl.ContentStore().Abort(ctx, "seeder-"+dgst.String())
-	if err != nil && !errdefs.IsNotFound(err) {
-		return c.fail(err)
+	// A daemon learns a moment later than Close that the writer is gone; until
+	// then what is to be removed may still be written to.
+	for try := 0; ; try++ {
+		err = cl.ContentStore().Abort(ctx, "seeder-"+dgst.String())
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		if try == abortTries || ctx.Err() != nil {
+			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.fail(err))
+		}
+		time.Sleep(abortPause)
 	}
-	return nil
 }
 
 // label sets the labels by which garbage collection finds an image's blobs from

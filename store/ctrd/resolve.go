@@ -36,6 +36,17 @@ func digestName(ref string, target digest.Digest) (string, error) {
 	return reference.TrimNamed(named).Name() + "@" + target.String(), nil
 }
 
+// repository is the part of a reference before its tag or digest, and whether it
+// is a tag; the reference itself where it is neither.
+func repository(ref string) (repo string, tag bool) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return ref, true
+	}
+	_, isDigest := named.(reference.Digested)
+	return named.Name(), !isDigest
+}
+
 // Resolve returns the target of a reference. The error of an unknown one names
 // the nearest that are there and wraps fs.ErrNotExist.
 func (c *Containerd) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {

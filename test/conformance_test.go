@@ -1,0 +1,35 @@
+package test
+
+import (
+	"testing"
+
+	"github.com/containerd/containerd/v2/client"
+
+	"seeder/store/ctrd"
+	"seeder/store/storetest"
+)
+
+// TestConformance: what seeder needs of a containerd is so on every version.
+func TestConformance(t *testing.T) {
+	for version := range containerds {
+		t.Run("containerd-"+version, func(t *testing.T) {
+			h := newNetwork(t, "").addHost(version)
+			h.startContainerd()
+			cl := h.client()
+			storetest.Run(t, storetest.Subject{
+				Open: func(t *testing.T, cfg ctrd.Config) *ctrd.Containerd {
+					cfg.Address = h.path(sockPath)
+					c, err := ctrd.Open(cfg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { c.Close() })
+					return c
+				},
+				Client:  func(*ctrd.Containerd) *client.Client { return cl },
+				Collect: func(t *testing.T) { storetest.CollectBy(t, cl) },
+				Unpacks: true,
+			})
+		})
+	}
+}
