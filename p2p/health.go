@@ -84,7 +84,7 @@ func (n *Node) askHealth(ctx context.Context) {
 	n.poke()
 }
 
-// janitor closes what nobody uses and expires what is only soft state.
+// janitor closes the swarms that nobody uses.
 func (n *Node) janitor(ctx context.Context) {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
@@ -94,7 +94,6 @@ func (n *Node) janitor(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			n.swarms.sweep(now)
-			_ = now
 		}
 	}
 }

@@ -74,7 +74,7 @@ func (n *Node) fetchAndImport(ctx context.Context, a catalog.Announcement, sw *o
 		}
 		arrived = time.Now()
 		n.cells.update(a.Reference, func(c *cell) {
-			c.state, c.reason, c.liveReason, c.peers = Importing, "unpacking", nil, p.names()
+			c.state, c.reason, c.liveReason, c.peers = Importing, "every chunk is here", nil, p.names()
 		})
 		return nil
 	})
@@ -249,7 +249,7 @@ func (p *progress) reason() string {
 	p.mu.Lock()
 	why := p.state.Reason
 	p.mu.Unlock()
-	s := fmt.Sprintf("%s of %s", units.HumanSize(float64(done)), units.HumanSize(float64(total)))
+	s := fmt.Sprintf("%s of %s", units.BytesSize(float64(done)), units.BytesSize(float64(total)))
 	switch {
 	case why != "":
 		s += ", " + why
