@@ -74,6 +74,13 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 	if err != nil {
 		return 0, fmt.Errorf("sign the announcement of %s: %w", a.Reference, err)
 	}
+	// What is announced from here is here: a build that is imported from now on is
+	// a new one.
+	if !a.Withdrawn {
+		if err := n.catalog.SetReached(rec); err != nil {
+			return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
+		}
+	}
 	changed, err := n.catalog.Merge(rec)
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
 	"seeder/p2p/catalog"
@@ -214,6 +215,9 @@ func (l *loop) finish(done jobDone) {
 	switch {
 	case done.err == nil:
 		t.ready, t.failures = true, 0
+		if err := l.n.catalog.SetReached(t.rec); err != nil {
+			l.n.log.Error("what this host has reached will not survive a restart", "ref", done.ref, "err", err)
+		}
 	case errors.As(done.err, &excluded):
 		t.ready = true // nothing to do until the announcement or this host changes
 		l.n.cells.settle(done.ref, Excluded, excluded.Excluded())
@@ -256,10 +260,16 @@ func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
 	if err := l.checks.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
-	ready, reason, err := n.check(ctx, a)
+	ready, reason, err := n.check(ctx, rec)
 	l.checks.Release(1)
 	if err != nil || ready {
 		return err
+	}
+	switch have, err := n.replaced(ctx, rec); {
+	case err != nil:
+		return err
+	case have != "":
+		return n.yield(ctx, rec, have)
 	}
 	n.cells.update(a.Reference, func(c *cell) {
 		if c.state == Ready { // was ready, is no longer
@@ -271,12 +281,65 @@ func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
 		return context.Cause(ctx)
 	}
 	defer l.fetches.Release(1)
-	return n.obtain(ctx, a)
+	return n.obtain(ctx, rec)
 }
 
-// check asks the store about a; a purge that is due is done here.
-func (n *Node) check(ctx context.Context, a catalog.Announcement) (ready bool, reason string, err error) {
+// replaced returns what the reference stands for here where somebody has given it
+// another target after this host had reached rec: an import by hand, a tag that
+// was moved. What was there before rec came is not meant, and is moved.
+func (n *Node) replaced(ctx context.Context, rec catalog.Record) (digest.Digest, error) {
+	if !n.catalog.Reached(rec) {
+		return "", nil
+	}
+	have, err := n.store.List(ctx)
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", rec.Announcement().Reference, err)
+	}
+	if d := have[rec.Announcement().Reference]; d != rec.Announcement().Target.Digest {
+		return d, nil
+	}
+	return "", nil
+}
+
+// yield leaves to have what somebody has put there. On the host that announced
+// the image that is a new build, which is announced in its turn; elsewhere it is
+// that person's business.
+func (n *Node) yield(ctx context.Context, rec catalog.Record, have digest.Digest) error {
+	ref := rec.Announcement().Reference
+	if n.cfg.Follow == nil || rec.AnnouncedBy() != n.identity.ID() {
+		return &replacedError{ref: ref, have: have}
+	}
+	n.log.Info("the announced image has changed on this host and is announced again", "ref", ref, "digest", have)
+	if err := n.cfg.Follow(ctx, ref); err != nil {
+		return fmt.Errorf("announce the changed %s: %w", ref, err)
+	}
+	if cur, ok := n.catalog.Get(ref); ok && cur.Hash() == rec.Hash() {
+		return fmt.Errorf("%s changes on this host while it is being announced", ref)
+	}
+	return nil
+}
+
+// replacedError excludes this host from an announcement.
+type replacedError struct {
+	ref  string
+	have digest.Digest
+}
+
+func (e *replacedError) Error() string { return e.Excluded() }
+
+// Excluded says why.
+func (e *replacedError) Excluded() string {
+	return fmt.Sprintf("on this host somebody has since put %s under that name; seeder announce %s makes that the announced one, removing the image here brings back the announced one", e.have, e.ref)
+}
+
+// check asks the store about a; a purge that is due is done here, once.
+func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reason string, err error) {
+	a := rec.Announcement()
 	if a.Withdrawn {
+		if n.catalog.Reached(rec) {
+			n.cells.remove(a.Reference)
+			return true, "", nil // what came back since was brought by somebody
+		}
 		return true, "", n.purge(ctx, a)
 	}
 	ready, reason, err = n.store.Check(ctx, a.Reference, a.Target.Digest)

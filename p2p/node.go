@@ -74,6 +74,9 @@ type Config struct {
 	Secrets    trust.Secrets
 	Announcers []trust.NodeID // who may announce; empty: every member
 	Accept     []string       // patterns of references this node holds; empty: all
+	// Follow announces what the store now has under a reference that this node
+	// announced and that somebody has changed since. Nil: that is left to people.
+	Follow func(ctx context.Context, ref string) error
 
 	UploadLimit   int64 // bytes per second; 0: none
 	DownloadLimit int64 // bytes per second; 0: none

@@ -252,6 +252,114 @@ func TestWithdrawAndPurge(t *testing.T) {
 	}
 }
 
+// A purge is done once: who brings the image back afterwards means it.
+func TestPurgeIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 1)
+	nd := nodes[0]
+	a := nd.store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nd, a)
+	if err := nd.Withdraw(t.Context(), testRef, true); err != nil {
+		t.Fatal(err)
+	}
+	nd.waitFor(t, "image purged", func() bool {
+		have, _ := nd.store.List(t.Context())
+		return len(have) == 0
+	})
+	other := nd.store.Add("docker.io/library/other:latest", blob(2, 1<<10), 256<<10)
+	nd.store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nd, other)
+	nd.close(t)
+	nd.open(t)
+	nd.waitFor(t, "the other image ready", func() bool {
+		imgs, err := nd.Images(t.Context(), other.Reference)
+		return err == nil && imgs.Images[0].Ready == 1
+	})
+	nd.holds(t, a)
+}
+
+// cellOf is what nd says of a node's image.
+func cellOf(t *testing.T, nd *testNode, node string) p2p.NodeState {
+	t.Helper()
+	imgs, err := nd.Images(t.Context(), testRef)
+	if err == nil {
+		for _, c := range imgs.Images[0].Nodes {
+			if c.Name == node {
+				return c
+			}
+		}
+	}
+	return p2p.NodeState{}
+}
+
+// A build that somebody imports on a host under an announced name stays there,
+// over a restart too, until it is announced, another one is, or it is removed.
+func TestImportByHandIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	nd := nodes[1]
+	nd.store.Add(testRef, blob(9, 1<<20), 256<<10) // an old one from before seeder
+	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], first)
+	nodeReady := func() bool { return cellOf(t, nd, "n1").State == p2p.Ready }
+	nd.waitFor(t, "what was there before is replaced", nodeReady)
+
+	byHand := nd.store.Add(testRef, blob(2, 1<<20), 256<<10)
+	excluded := func() bool {
+		c := cellOf(t, nodes[0], "n1")
+		return c.State == p2p.Excluded && strings.Contains(c.Reason, byHand.Target.Digest.String())
+	}
+	nd.waitFor(t, "the build by hand is seen", excluded)
+	nd.close(t)
+	nd.open(t)
+	nd.waitFor(t, "the build by hand is seen after a restart", excluded)
+	nd.holds(t, byHand)
+
+	nd.store.Forget(testRef)
+	nd.holds(t, first)
+	nd.waitFor(t, "ready again", nodeReady)
+
+	byHand = nd.store.Add(testRef, blob(3, 1<<20), 256<<10)
+	nd.waitFor(t, "the build by hand is seen", excluded)
+	announce(t, nd, byHand)
+	for _, o := range nodes {
+		o.holds(t, byHand)
+	}
+	nodes[2].store.Add(testRef, blob(4, 1<<20), 256<<10)
+	third := nodes[0].store.Add(testRef, blob(5, 1<<20), 256<<10)
+	announce(t, nodes[0], third)
+	for _, o := range nodes {
+		o.holds(t, third)
+	}
+}
+
+// images.follow: the host that announced an image announces what replaces it.
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	for _, nd := range nodes {
+		nd.close(t)
+		nd.cfg.Follow = func(ctx context.Context, ref string) error {
+			_, err := nd.Announce(ctx, nd.store.Announcement(ref))
+			return err
+		}
+		nd.open(t)
+	}
+	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], first)
+	for _, nd := range nodes {
+		nd.holds(t, first)
+	}
+	second := nodes[0].store.Add(testRef, blob(2, 1<<20), 256<<10)
+	for _, nd := range nodes {
+		nd.holds(t, second)
+	}
+	nodes[0].waitFor(t, "all ready at version 2", func() bool {
+		imgs, err := nodes[0].Images(t.Context(), testRef)
+		return err == nil && imgs.Images[0].Ready == 3 && imgs.Images[0].Version == 2
+	})
+}
+
 func TestUnknownReferenceNamesTheNearest(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 1)

@@ -22,7 +22,8 @@ import (
 var errNoSeed = errors.New("no reachable member has the seed index")
 
 // obtain fetches what this host lacks of an announced image and imports it.
-func (n *Node) obtain(ctx context.Context, a catalog.Announcement) error {
+func (n *Node) obtain(ctx context.Context, rec catalog.Record) error {
+	a := rec.Announcement()
 	index, err := n.seedIndex(ctx, a)
 	if err != nil {
 		return err
@@ -36,7 +37,7 @@ func (n *Node) obtain(ctx context.Context, a catalog.Announcement) error {
 	if err := n.claim(ctx, a.Reference, sw.image); err != nil {
 		return err
 	}
-	return n.fetchAndImport(ctx, a, sw)
+	return n.fetchAndImport(ctx, rec, sw)
 }
 
 // claim waits until no other fetch brings a blob that img misses.
@@ -58,7 +59,8 @@ func (n *Node) claim(ctx context.Context, ref string, img Image) error {
 // fetchAndImport runs the swarm and the import side by side: the import takes
 // the contiguous prefix as it grows, so that after the last chunk only the last
 // layer is left to do.
-func (n *Node) fetchAndImport(ctx context.Context, a catalog.Announcement, sw *openSwarm) error {
+func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openSwarm) error {
+	a := rec.Announcement()
 	p := newProgress(sw.image)
 	n.metrics.chunks("local", p.local)
 	n.cells.update(a.Reference, func(c *cell) {
@@ -92,7 +94,7 @@ func (n *Node) fetchAndImport(ctx context.Context, a catalog.Announcement, sw *o
 	}
 	n.metrics.fetchSeconds.Observe(arrived.Sub(start).Seconds())
 	since(n.metrics.importSeconds, arrived)
-	ready, reason, err := n.check(ctx, a)
+	ready, reason, err := n.check(ctx, rec)
 	if err != nil {
 		return err
 	}

@@ -147,6 +147,42 @@ func TestNewBuildMovesEveryHost(t *testing.T) {
 	}
 }
 
+// TestImportByHand: a new build that somebody imports is not put back to the
+// announced one: on the host that announced it is announced again by itself, on
+// another host it waits for its announcement.
+func TestImportByHand(t *testing.T) {
+	n := cluster(t, newest, 3, "")
+	a, b := n.hosts[0], n.hosts[1]
+	a.importImage(imageSpec{ref: short, says: "one", payload: 1 << 20, seed: 1})
+	a.run("announce", short)
+	a.importImage(imageSpec{ref: short, says: "two", payload: 1 << 20, seed: 2})
+	for _, h := range n.hosts {
+		h.becomes("two")
+	}
+	b.importImage(imageSpec{ref: short, says: "three", payload: 1 << 20, seed: 3})
+	b.inState(b, p2p.Excluded, "somebody has since put sha256:")
+	if got := b.runContainer(full); got != "three" {
+		t.Errorf("after the import by hand a container prints %q", got)
+	}
+	b.run("announce", short)
+	for _, h := range n.hosts {
+		h.becomes("three")
+		h.complete()
+	}
+}
+
+// becomes waits until a container from the image prints says.
+func (h *host) becomes(says string) {
+	h.t.Helper()
+	eventually(h.t, 30*time.Second, h.name+" runs "+says, func() error {
+		if got := h.runContainer(full); got != says {
+			return fmt.Errorf("prints %q", got)
+		}
+		return nil
+	})
+	h.ready(says)
+}
+
 // watch looks at the reference all the time, fails the test where it is not there
 // or stands for something incomplete, and returns what it stood for.
 func (h *host) watch(ctx context.Context, cl *client.Client) (targets []digest.Digest) {

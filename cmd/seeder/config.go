@@ -108,13 +108,13 @@ func configKeys() []key {
 		{"containerd.namespace", "k8s.io", "containerd `namespace`"},
 		{"containerd.snapshotter", "auto", "containerd `snapshotter`; auto: the one that CRI uses"},
 		{"images.pin", true, "protect announced images from the kubelet's garbage collection"},
-		{"images.keep_previous", 1, "`number` of previous versions of an image kept"},
+		{"images.keep_previous", 1, "`number` of previous versions of an image kept (no effect yet)"},
 		{"images.follow", true, "announce an announced image again when it changes on the host that announced it"},
-		{"images.auto", []string{}, "`patterns` of references announced without being asked, comma-separated"},
+		{"images.auto", []string{}, "`patterns` of references announced without being asked, comma-separated (no effect yet)"},
 		{"images.accept", []string{"*"}, "`patterns` of references that this node holds, comma-separated"},
-		{"images.min_free", "10%", "`share` or size of the disk that stays free, as 10% or 5GiB"},
+		{"images.min_free", "10%", "`share` or size of the disk that stays free, as 10% or 5GiB (no effect yet)"},
 		{"announcers", []string{}, "`ids` of the nodes that may announce, comma-separated; none: every member"},
-		{"labels", []string{}, "labels of this node as `key=value`, comma-separated"},
+		{"labels", []string{}, "labels of this node as `key=value`, comma-separated (no effect yet)"},
 		{"api.socket", "/run/seeder/seeder.sock", "unix `socket` of the control API"},
 		{"http.bind", "127.0.0.1:7952", "`ip:port` of /metrics, /healthz and /readyz; empty: off"},
 		{"log.level", "info", "`level` of the log: debug, info, warn or error"},
@@ -173,7 +173,7 @@ func (a *app) loadConfig(flags *pflag.FlagSet) (loaded, error) {
 	if err := v.UnmarshalExact(&out.Config); err != nil {
 		return loaded{}, fmt.Errorf("assemble the configuration: %w", err)
 	}
-	out.Warnings = a.unknownEnv()
+	out.Warnings = append(a.unknownEnv(), out.withoutEffect()...)
 	out.complete()
 	out.validate(&p)
 	return out, p.err()
@@ -217,6 +217,21 @@ func (l *loaded) complete() {
 			l.note("node_name", l.NodeName, "default (hostname)")
 		}
 	}
+}
+
+// withoutEffect names the keys that are set and that this version only reads, so
+// that nobody relies on them.
+func (l *loaded) withoutEffect() []string {
+	var out []string
+	for _, s := range l.Settings {
+		switch s.Key {
+		case "images.keep_previous", "images.auto", "images.min_free", "labels":
+			if s.Source != "default" {
+				out = append(out, fmt.Sprintf("%s has no effect in this version (%s)", s.Key, s.Source))
+			}
+		}
+	}
+	return out
 }
 
 func (l *loaded) note(key string, value any, source string) {

@@ -60,18 +60,25 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
-	registry := prometheus.NewRegistry()
+	w := &wired{store: s, registry: prometheus.NewRegistry()}
+	var follow func(ctx context.Context, ref string) error
+	if cfg.Images.Follow {
+		follow = func(ctx context.Context, ref string) error {
+			_, err := w.Announce(ctx, ref)
+			return err
+		}
+	}
 	join := slices.Clone(cfg.Gossip.Join)
-	node := p2p.New(p2p.Config{
+	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
 		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    func() []string { return join },
-		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept,
+		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Follow: follow,
 		UploadLimit: upload, DownloadLimit: download,
-		Log: log, Registerer: registry,
+		Log: log, Registerer: w.registry,
 	}, storeAdapter{s})
-	return &wired{node: node, store: s, registry: registry}, nil
+	return w, nil
 }
 
 // checkNodeID says whether id can be the id of a node.

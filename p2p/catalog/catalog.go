@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -44,11 +45,15 @@ type Catalog struct {
 
 	mu      sync.RWMutex
 	byRef   map[string]Record
+	reached map[string][sha256.Size]byte // hash of the record, by reference
 	buckets Buckets
 	changed chan struct{} // capacity 1
 }
 
-var recordsBucket = []byte("records")
+var (
+	recordsBucket = []byte("records")
+	reachedBucket = []byte("reached")
+)
 
 // Open reads the catalog at cfg.Path, or makes it. A file that is damaged is set
 // aside and the catalog begins empty; a record that is damaged or whose announcer
@@ -67,7 +72,7 @@ func Open(cfg Config) (*Catalog, error) {
 	if cfg.MaxRecords == 0 {
 		cfg.MaxRecords = defaultMaxRecords
 	}
-	c := &Catalog{cfg: cfg, byRef: map[string]Record{}, changed: make(chan struct{}, 1)}
+	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1)}
 	err := c.openFile()
 	if errors.Is(err, errDamaged) {
 		aside := fmt.Sprintf("%s.damaged-%d", cfg.Path, time.Now().Unix())
@@ -112,12 +117,16 @@ func (c *Catalog) openFile() (err error) {
 		return fmt.Errorf("open catalog %s: %w", c.cfg.Path, err)
 	}
 	if err := db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(recordsBucket)
-		return err
+		for _, name := range [][]byte{recordsBucket, reachedBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
 	}); err != nil {
 		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
 	}
-	c.byRef, c.buckets = map[string]Record{}, Buckets{}
+	c.byRef, c.reached, c.buckets = map[string]Record{}, map[string][sha256.Size]byte{}, Buckets{}
 	if err := db.View(c.load); err != nil {
 		return err
 	}
@@ -142,6 +151,15 @@ func (c *Catalog) load(tx *bolt.Tx) error {
 	}
 	if err := firstError(tx.Check()); err != nil {
 		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	err = tx.Bucket(reachedBucket).ForEach(func(k, v []byte) error {
+		if len(v) == sha256.Size {
+			c.reached[string(k)] = [sha256.Size]byte(v)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
 		r, err := Decode(v)
@@ -272,6 +290,30 @@ func (c *Catalog) All() []Record {
 	return out
 }
 
+// Reached reports whether this host has been where r says since r came: then what
+// differs now was changed here afterwards. It is local and survives restarts.
+func (c *Catalog) Reached(r Record) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	h, ok := c.reached[r.ann.Reference]
+	return ok && h == r.Hash()
+}
+
+// SetReached notes that this host is where r says.
+func (c *Catalog) SetReached(r Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ref, h := r.ann.Reference, r.Hash()
+	if c.reached[ref] == h {
+		return nil
+	}
+	if err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(reachedBucket).Put([]byte(ref), h[:]) }); err != nil {
+		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+	}
+	c.reached[ref] = h
+	return nil
+}
+
 // NextVersion is the version of the next announcement of ref: one more than the
 // highest seen.
 func (c *Catalog) NextVersion(ref string) uint64 {
@@ -327,8 +369,10 @@ func (c *Catalog) Expire(now time.Time) error {
 	}
 	err := c.db.Update(func(tx *bolt.Tx) error {
 		for _, r := range old {
-			if err := tx.Bucket(recordsBucket).Delete([]byte(r.ann.Reference)); err != nil {
-				return err
+			for _, name := range [][]byte{recordsBucket, reachedBucket} {
+				if err := tx.Bucket(name).Delete([]byte(r.ann.Reference)); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -339,6 +383,7 @@ func (c *Catalog) Expire(now time.Time) error {
 	for _, r := range old {
 		c.toggle(r)
 		delete(c.byRef, r.ann.Reference)
+		delete(c.reached, r.ann.Reference)
 	}
 	c.wake()
 	return nil

@@ -187,12 +187,22 @@ func TestSurvivesReopenAndDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := c.Hash()
+	rec, _ := c.Get("docker.io/library/a:1")
+	if c.Reached(rec) {
+		t.Error("reached before it was said")
+	}
+	if err := c.SetReached(rec); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 	c, err = Open(Config{Path: path})
 	if err != nil || c.Hash() != want {
 		t.Fatalf("after reopening: hash %x %v, want %x", c.Hash(), err, want)
+	}
+	if next := sign(t, id, announcement("docker.io/library/a:1", 2, "x")); !c.Reached(rec) || c.Reached(next) {
+		t.Errorf("after reopening: reached %v, the next version %v", c.Reached(rec), c.Reached(next))
 	}
 	c.Close()
 	for name, damage := range map[string]func([]byte) []byte{

@@ -30,6 +30,7 @@ type Store struct {
 	images  map[string]digest.Digest // reference → target
 	chunks  map[[32]byte][]byte      // every chunk that is here
 	indexes map[digest.Digest][]byte
+	added   map[string]p2p.Announcement // by reference
 	hints   []chan struct{}
 	down    error
 }
@@ -40,6 +41,7 @@ func NewStore() *Store {
 		images:  map[string]digest.Digest{},
 		chunks:  map[[32]byte][]byte{},
 		indexes: map[digest.Digest][]byte{},
+		added:   map[string]p2p.Announcement{},
 	}
 }
 
@@ -69,11 +71,20 @@ func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Announcement 
 	}
 	s.indexes[digest.FromBytes(b)] = b
 	s.images[ref] = idx.Target
-	s.hint()
-	return p2p.Announcement{
+	a := p2p.Announcement{
 		Reference: ref, Index: b, Bytes: idx.Bytes,
 		Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: idx.Target, Size: idx.Bytes},
 	}
+	s.added[ref] = a
+	s.hint()
+	return a
+}
+
+// Announcement is what announces the image that was last added under ref.
+func (s *Store) Announcement(ref string) p2p.Announcement {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.added[ref]
 }
 
 // Forget removes an image and all chunks, as somebody else would.
