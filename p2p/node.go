@@ -99,6 +99,7 @@ type Node struct {
 	client   *wire.Client
 	server   *wire.Server
 	listener net.Listener
+	limiter  *wire.Limiter
 	uploader *swarm.Uploader
 	tracker  *swarm.Tracker
 
@@ -131,6 +132,7 @@ func New(cfg Config, store Store) *Node {
 		metrics: newMetrics(cfg.Registerer),
 		cells:   newCells(),
 		claims:  newClaims(),
+		limiter: wire.NewLimiter(wire.Limits{}),
 		wake:    make(chan struct{}, 1),
 		results: make(chan jobDone),
 	}
@@ -206,14 +208,13 @@ func (n *Node) openTransfer(context.Context) error {
 	n.uploader = swarm.NewUploader(swarm.UploaderConfig{})
 	n.tracker = swarm.NewTracker(swarm.TrackerConfig{})
 	n.swarms.uploader = n.uploader
-	limits := wire.Limits{UploadBytesPerSec: n.cfg.UploadLimit, DownloadBytesPerSec: n.cfg.DownloadLimit}
-	limiter := wire.NewLimiter(limits)
+	n.SetLimits(n.cfg.UploadLimit, n.cfg.DownloadLimit)
 	n.client = wire.NewClient(wire.ClientConfig{
-		Credentials: creds, Limiter: limiter, Log: n.cfg.Log.With("component", "wire"),
+		Credentials: creds, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 	})
 	n.server = wire.NewServer(wire.ServerConfig{
-		Credentials: creds, Handler: n, Limiter: limiter, Log: n.cfg.Log.With("component", "wire"),
+		Credentials: creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 	})
 	return nil
@@ -254,6 +255,12 @@ func (n *Node) openGossip(ctx context.Context) error {
 		return fmt.Errorf("start gossip: %w", err)
 	}
 	return nil
+}
+
+// SetLimits changes the limits of all transfers, those that run too. Both are in
+// bytes per second, 0 for none.
+func (n *Node) SetLimits(upload, download int64) {
+	n.limiter.SetLimits(wire.Limits{UploadBytesPerSec: upload, DownloadBytesPerSec: download})
 }
 
 // advertised is the transfer address as other members learn it: with an empty

@@ -55,9 +55,15 @@ func (c *client) get(ctx context.Context, path string, query url.Values, out any
 	})
 }
 
-// post asks for something to be done.
-func (c *client) post(ctx context.Context, path string, query url.Values) error {
-	return c.do(ctx, http.MethodPost, path, query, nil, func(io.Reader) error { return nil })
+// post asks for something to be done and reads what came of it into out, unless
+// that is nil.
+func (c *client) post(ctx context.Context, path string, query url.Values, out any) error {
+	return c.do(ctx, http.MethodPost, path, query, nil, func(body io.Reader) error {
+		if out == nil {
+			return nil
+		}
+		return json.NewDecoder(body).Decode(out)
+	})
 }
 
 // stream hands each event to fn until the daemon is done. The error of an error

@@ -235,9 +235,13 @@ func (l *loaded) withoutEffect() []string {
 }
 
 func (l *loaded) note(key string, value any, source string) {
+	l.set(setting{key, value, source})
+}
+
+func (l *loaded) set(s setting) {
 	for i := range l.Settings {
-		if l.Settings[i].Key == key {
-			l.Settings[i].Value, l.Settings[i].Source = value, source
+		if l.Settings[i].Key == s.Key {
+			l.Settings[i] = s
 		}
 	}
 }

@@ -35,18 +35,25 @@ type announcer interface {
 	Announce(ctx context.Context, ref string) (announced, error)
 }
 
+// configReloader reads the daemon's configuration anew.
+type configReloader interface {
+	Reload() (reloaded, error)
+}
+
 // control serves the commands of this host on a unix socket:
 //
 //	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
 //	POST /v1/announce?ref=…&archive=…&wait=…           events, one a line
 //	GET  /v1/wait?ref=…                                events, one a line
 //	POST /v1/withdraw?ref=…&purge=…                    nothing
+//	POST /v1/reload                                    what has changed
 //
 // Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced)
 // or 500. Only the owner of the socket reaches it: its mode is 0600.
 type control struct {
 	cluster   cluster
 	announcer announcer
+	reload    configReloader
 	log       *slog.Logger
 
 	path   string
@@ -55,8 +62,8 @@ type control struct {
 	cancel context.CancelFunc
 }
 
-func newControl(path string, c cluster, a announcer, log *slog.Logger) *control {
-	return &control{cluster: c, announcer: a, path: path, log: log.With("component", "control")}
+func newControl(path string, c cluster, a announcer, r configReloader, log *slog.Logger) *control {
+	return &control{cluster: c, announcer: a, reload: r, path: path, log: log.With("component", "control")}
 }
 
 // Open listens and serves. A socket that a crashed daemon left behind is
@@ -140,6 +147,10 @@ func (c *control) routes() http.Handler {
 	mux.HandleFunc("POST /v1/withdraw", c.handleWithdraw)
 	mux.HandleFunc("POST /v1/announce", c.handleAnnounce)
 	mux.HandleFunc("GET /v1/wait", c.handleWait)
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
+		changed, err := c.reload.Reload()
+		c.answer(w, changed, err)
+	})
 	return mux
 }
 

@@ -43,6 +43,8 @@ func (f *fakeNode) Images(context.Context, ...string) (p2p.Images, error) {
 	return now, nil
 }
 
+func (f *fakeNode) Reload() (reloaded, error) { return reloaded{}, f.err }
+
 func (f *fakeNode) Members() p2p.Members {
 	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead"}}}
 }
@@ -103,7 +105,7 @@ func row(version uint64, states ...p2p.State) p2p.Images {
 func serveControl(t *testing.T, f *fakeNode) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "api.sock")
-	c := newControl(socket, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	c := newControl(socket, f, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +316,7 @@ func TestErrorsOfTheNode(t *testing.T) {
 		}
 	}
 	// The daemon does not rely on its own command for that.
-	err := dialControl(socket).post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}})
+	err := dialControl(socket).post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}}, nil)
 	if exitCodeOf(err) != exitUsage {
 		t.Errorf("withdraw A B: %v", err)
 	}

@@ -38,7 +38,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 			a.warn(cfg)
 			return err
 		}
-		log, err := newLogger(a.stderr, cfg.Log)
+		log, level, err := newLogger(a.stderr, cfg.Log)
 		if err != nil {
 			return err
 		}
@@ -46,6 +46,9 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 			log.Warn(w)
 		}
 		d := &running{cfg: cfg.Config, log: log}
+		d.reload = &reloader{
+			load: func() (loaded, error) { return a.loadConfig(cmd.Flags()) }, level: level, log: log, last: cfg,
+		}
 		err = d.run(cmd.Context())
 		if err != nil {
 			notify(log, "STATUS="+clean(err.Error()))
@@ -58,9 +61,10 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 // running is the daemon at work: its parts are opened in order of dependence and
 // closed in reverse.
 type running struct {
-	cfg  Config
-	log  *slog.Logger
-	open []part
+	cfg    Config
+	log    *slog.Logger
+	reload *reloader
+	open   []part
 }
 
 type part struct {
@@ -122,7 +126,8 @@ func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, 
 }
 
 func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
-	control := newControl(d.cfg.API.Socket, w.node, w, d.log)
+	d.reload.node = w.node
+	control := newControl(d.cfg.API.Socket, w.node, w, d.reload, d.log)
 	if err := control.Open(); err != nil {
 		return err
 	}
@@ -145,6 +150,7 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	go func() { failed <- w.node.Wait() }() // ends with the node, which close waits for
 	var group sync.WaitGroup
 	group.Go(func() { notifyStatus(ctx, d.log, w.node) })
+	group.Go(func() { d.reload.onSignal(ctx) })
 	defer group.Wait()
 	defer cancel()
 	defer d.log.Info("stopping")

@@ -145,7 +145,7 @@ func TestSocket(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
 	}
-	second := newControl(socket, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	second := newControl(socket, &fakeNode{}, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
 	if err := second.Open(); err == nil || !strings.Contains(err.Error(), "another seeder daemon answers there") {
 		t.Errorf("a second daemon on the same socket: %v", err)
 	}
@@ -154,7 +154,7 @@ func TestSocket(t *testing.T) {
 	if err := os.WriteFile(stale, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	third := newControl(stale, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	third := newControl(stale, &fakeNode{}, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
 	if err := third.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestDaemonGoesAway(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "api.sock")
 	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching)}}
-	c := newControl(socket, f, f, slog.New(slog.DiscardHandler))
+	c := newControl(socket, f, f, f, slog.New(slog.DiscardHandler))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}

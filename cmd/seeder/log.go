@@ -7,15 +7,10 @@ import (
 )
 
 // newLogger returns the daemon's logger; a nil w discards everything.
-func newLogger(w io.Writer, cfg LogConfig) (*slog.Logger, error) {
-	var level slog.Level
-	switch cfg.Level {
-	case "debug", "info", "warn", "error":
-		if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
-			return nil, fmt.Errorf("log.level: %w", err)
-		}
-	default:
-		return nil, fmt.Errorf("log.level: %q: want debug, info, warn or error", cfg.Level)
+func newLogger(w io.Writer, cfg LogConfig) (*slog.Logger, *slog.LevelVar, error) {
+	level := &slog.LevelVar{}
+	if err := setLevel(level, cfg.Level); err != nil {
+		return nil, nil, err
 	}
 	if w == nil {
 		w = io.Discard
@@ -23,9 +18,21 @@ func newLogger(w io.Writer, cfg LogConfig) (*slog.Logger, error) {
 	opts := &slog.HandlerOptions{Level: level}
 	switch cfg.Format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
+		return slog.New(slog.NewTextHandler(w, opts)), level, nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+		return slog.New(slog.NewJSONHandler(w, opts)), level, nil
 	}
-	return nil, fmt.Errorf("log.format: %q: want text or json", cfg.Format)
+	return nil, nil, fmt.Errorf("log.format: %q: want text or json", cfg.Format)
+}
+
+func setLevel(level *slog.LevelVar, name string) error {
+	switch name {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level: %q: want debug, info, warn or error", name)
+	}
+	if err := level.UnmarshalText([]byte(name)); err != nil {
+		return fmt.Errorf("log.level: %w", err)
+	}
+	return nil
 }

@@ -58,7 +58,7 @@ func (l *loaded) validate(p *problems) {
 	if len(l.API.Socket) > maxSocketPathBytes {
 		p.add("api.socket", l.API.Socket, "%d bytes long: at most %d fit a unix socket; choose a shorter path", len(l.API.Socket), maxSocketPathBytes)
 	}
-	if _, err := newLogger(nil, l.Log); err != nil {
+	if _, _, err := newLogger(nil, l.Log); err != nil {
 		*p = append(*p, err.Error())
 	}
 }

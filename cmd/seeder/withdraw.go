@@ -30,7 +30,7 @@ are back.`,
 			return err
 		}
 		query := url.Values{"ref": {ref}, "purge": {strconv.FormatBool(*purge)}}
-		if err := c.post(cmd.Context(), "/v1/withdraw", query); err != nil {
+		if err := c.post(cmd.Context(), "/v1/withdraw", query, nil); err != nil {
 			return err
 		}
 		what := "withdrawn; the nodes that have it keep it"

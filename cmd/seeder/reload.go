@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"reflect"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// reloaded is what a reload came to, by key.
+type reloaded struct {
+	Applied []setting `json:"applied"`
+	Restart []setting `json:"restart"` // in force after a restart only
+}
+
+// limited is the part of a node whose limits change while it runs.
+type limited interface {
+	SetLimits(upload, download int64)
+}
+
+// reloader brings a changed configuration into force, as far as that goes without
+// a restart: the transfer limits and the level of the log. It is safe for
+// concurrent use.
+type reloader struct {
+	load  func() (loaded, error)
+	node  limited
+	level *slog.LevelVar
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	last loaded // what is in force, or will be after a restart
+}
+
+// Reload reads the configuration. One that is bad changes nothing.
+func (r *reloader) Reload() (reloaded, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := reloaded{Applied: []setting{}, Restart: []setting{}}
+	next, err := r.load()
+	if err != nil {
+		return out, fmt.Errorf("the running configuration stays in force: %w", err)
+	}
+	upload, err := parseBytes(next.Transfer.UploadLimit)
+	if err != nil {
+		return out, fmt.Errorf("transfer.upload_limit: %w", err)
+	}
+	download, err := parseBytes(next.Transfer.DownloadLimit)
+	if err != nil {
+		return out, fmt.Errorf("transfer.download_limit: %w", err)
+	}
+	if err := setLevel(r.level, next.Log.Level); err != nil {
+		return out, err
+	}
+	r.node.SetLimits(upload, download)
+	for i, s := range next.Settings {
+		switch {
+		case reflect.DeepEqual(s.Value, r.last.Settings[i].Value):
+		case s.Key == "transfer.upload_limit", s.Key == "transfer.download_limit", s.Key == "log.level":
+			out.Applied = append(out.Applied, s)
+			r.log.Info("configuration changed", "key", s.Key, "value", s.Value, "source", s.Source)
+		default:
+			out.Restart = append(out.Restart, s)
+			r.log.Warn("configuration changed; restart the daemon to bring it into force", "key", s.Key, "value", s.Value, "source", s.Source)
+		}
+	}
+	for _, w := range next.Warnings {
+		r.log.Warn(w)
+	}
+	for _, s := range out.Applied {
+		r.last.set(s)
+	}
+	return out, nil
+}
+
+// onSignal reloads at each SIGHUP until ctx ends.
+func (r *reloader) onSignal(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			if _, err := r.Reload(); err != nil {
+				r.log.Error("reload", "err", err)
+			}
+		}
+	}
+}
+
+func (a *app) reloadCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Bring a changed configuration file into force",
+		Long: `Tell the daemon of this host to read its configuration again. The transfer limits
+and the level of the log change at once, also for transfers that run; for any
+other key the command says that a restart is needed. A bad configuration changes
+nothing.`,
+		Example: "  seeder reload",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.clientFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.newClient()
+		if err != nil {
+			return err
+		}
+		var out reloaded
+		if err := c.post(cmd.Context(), "/v1/reload", nil, &out); err != nil {
+			return err
+		}
+		for _, s := range out.Applied {
+			fmt.Fprintf(a.stdout, "%s is now %v (%s)\n", s.Key, s.Value, s.Source)
+		}
+		for _, s := range out.Restart {
+			fmt.Fprintf(a.stdout, "%s will be %v (%s) after a restart of the daemon\n", s.Key, s.Value, s.Source)
+		}
+		if len(out.Applied)+len(out.Restart) == 0 {
+			fmt.Fprintln(a.stdout, "nothing has changed")
+		}
+		return nil
+	}
+	return cmd
+}
