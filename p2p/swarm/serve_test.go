@@ -1,0 +1,697 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// partial is 100 chunks of which the first 50 are held: whoever has those only
+// does not super-seed.
+func partial() *memChunks {
+	c := newMemChunks(100, false)
+	for i := range 50 {
+		c.have.Set(i)
+	}
+	return c
+}
+
+func newTestUploader(active, queue int) *Uploader {
+	return NewUploader(UploaderConfig{Active: active, Queue: queue, Rand: rand.NewPCG(1, 1)})
+}
+
+// send reads o to its end, as a server does.
+func send(t testing.TB, o Outgoing) {
+	t.Helper()
+	if p, err := io.ReadAll(o.Payload); err != nil || int64(len(p)) != o.Bytes {
+		t.Fatalf("%d bytes of %d: %v", len(p), o.Bytes, err)
+	}
+	o.Payload.Close()
+	o.Done()
+}
+
+func mustChunk(t testing.TB, up *Upload, peer string, n int) Outgoing {
+	t.Helper()
+	o, err := up.Chunk(t.Context(), peer, n)
+	if err != nil || o.N != n {
+		t.Fatalf("chunk %d for %s: chunk %d, %v", n, peer, o.N, err)
+	}
+	return o
+}
+
+func mustNext(t testing.TB, up *Upload, peer string, want Bitmap) Outgoing {
+	t.Helper()
+	o, err := up.Next(t.Context(), peer, want)
+	if err != nil {
+		t.Fatalf("next for %s: %v", peer, err)
+	}
+	return o
+}
+
+// idle fails where a seat is still taken.
+func idle(t testing.TB, u *Uploader) {
+	t.Helper()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.active != 0 || len(u.turn) != 0 || u.slowN != 0 || len(u.slow) != 0 {
+		t.Errorf("%d active, %d swarms wait, %d slow of %v", u.active, len(u.turn), u.slowN, u.slow)
+	}
+}
+
+// brokenChunks fails to open what it says it holds.
+type brokenChunks struct {
+	*memChunks
+	err error
+}
+
+func (c *brokenChunks) Frame(context.Context, int) (Frame, error) { return Frame{}, c.err }
+
+func TestRefusals(t *testing.T) {
+	io5 := errors.New("input/output error")
+	cases := []struct {
+		name string
+		ask  func(up *Upload) error
+		want error
+	}{
+		{"a negative chunk", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", -1); return err }, ErrNotHeld},
+		{"a chunk beyond the last", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", 100); return err }, ErrNotHeld},
+		{"a chunk that is not held", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", 50); return err }, ErrNotHeld},
+		{"none wanted", func(up *Upload) error { _, err := up.Next(t.Context(), "p", nil); return err }, ErrNothing},
+		{"none of the wanted held", func(up *Upload) error {
+			_, err := up.Next(t.Context(), "p", bitmapOf(100, 50, 99))
+			return err
+		}, ErrNothing},
+		{"more wanted than there is", func(up *Upload) error {
+			_, err := up.Next(t.Context(), "p", bitmapOf(1000, 100, 101, 999))
+			return err
+		}, ErrNothing},
+		{"all of it on its way to that peer", func(up *Upload) error {
+			o := mustNext(t, up, "p", bitmapOf(100, 7))
+			_, err := up.Next(t.Context(), "p", bitmapOf(100, 7))
+			send(t, o)
+			return err
+		}, ErrNothing},
+		{"closed", func(up *Upload) error { up.Close(); up.Close(); _, err := up.Chunk(t.Context(), "p", 1); return err }, ErrNotHeld},
+		{"closed, the next one", func(up *Upload) error { up.Close(); _, err := up.Next(t.Context(), "p", everything(100)); return err }, ErrNotHeld},
+		{"gone from disk", func(up *Upload) error {
+			up.chunks = &brokenChunks{partial(), fmt.Errorf("open: %w", fs.ErrNotExist)}
+			_, err := up.Chunk(t.Context(), "p", 1)
+			return err
+		}, ErrNotHeld},
+		{"a broken disk", func(up *Upload) error {
+			up.chunks = &brokenChunks{partial(), io5}
+			_, err := up.Next(t.Context(), "p", everything(100))
+			return err
+		}, io5},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			u := newTestUploader(2, 2)
+			if err := c.ask(u.Serve(simSeed, partial())); !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			}
+			idle(t, u)
+		})
+	}
+}
+
+// What did not reach its peer does not count as served; and Done counts once.
+func TestDoneOnce(t *testing.T) {
+	u := newTestUploader(2, 2)
+	up := u.Serve(simSeed, partial())
+	all := everything(100)
+	o := mustNext(t, up, "a", all)
+	if _, err := o.Payload.Read(make([]byte, 10)); err != nil || o.N != 0 {
+		t.Fatal(o.N, err)
+	}
+	other := mustNext(t, up, "b", all)
+	o.Done()
+	o.Done()
+	o.Done()
+	if u.holds.n != 0 {
+		t.Error("a chunk that did not arrive tells how long one takes")
+	}
+	if u.active != 1 || up.served[0] != 0 || len(up.out) != 1 || up.askers["a"].pending != 0 {
+		t.Errorf("%d active, chunk 0 served %d times, %d on their way, %d pending",
+			u.active, up.served[0], len(up.out), up.askers["a"].pending)
+	}
+	if again := mustNext(t, up, "c", all); again.N != 0 {
+		t.Errorf("chunk %d was handed out, not the one that did not arrive", again.N)
+	} else {
+		send(t, again)
+		again.Done()
+	}
+	send(t, other)
+	idle(t, u)
+	if up.served[0] != 1 || up.served[1] != 1 {
+		t.Errorf("served %v", up.served[:3])
+	}
+}
+
+// A super-seed hands out the least served chunk, lowest offset first.
+func TestLeastServed(t *testing.T) {
+	up := newTestUploader(2, 2).Serve(simSeed, newMemChunks(5, true))
+	var order []int
+	for i := range 12 {
+		o := mustNext(t, up, fmt.Sprint("p", i), everything(5))
+		order = append(order, o.N)
+		send(t, o)
+	}
+	if want := []int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1}; !slices.Equal(order, want) {
+		t.Errorf("handed out %v, want %v", order, want)
+	}
+	if o := mustNext(t, up, "q", bitmapOf(5, 0, 1)); o.N != 0 {
+		t.Errorf("of 0 and 1, served alike, %d went", o.N)
+	}
+	if o := mustNext(t, up, "r", bitmapOf(5, 0, 1, 3)); o.N != 3 {
+		t.Errorf("of 0, 1 and 3, the last served least, %d went", o.N)
+	}
+}
+
+// Queue requests of a swarm wait, one for each peer while others wait; the rest
+// is told when to come back.
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(2, 2)
+		up := u.Serve(simSeed, partial())
+		first := []Outgoing{mustChunk(t, up, "a", 1), mustChunk(t, up, "b", 1)}
+		var mu sync.Mutex
+		var order []string
+		wait := func(peer string) {
+			go func() {
+				o := mustChunk(t, up, peer, 2)
+				mu.Lock()
+				order = append(order, peer)
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+				send(t, o)
+			}()
+			synctest.Wait()
+		}
+		wait("c")
+		var busy *BusyError
+		if _, err := up.Chunk(t.Context(), "c", 3); !errors.As(err, &busy) {
+			t.Errorf("a second place in the queue while others wait: %v", err)
+		}
+		wait("d")
+		retries := map[time.Duration]bool{}
+		for i := range 100 {
+			_, err := up.Chunk(t.Context(), fmt.Sprint("e", i), 4)
+			if !errors.As(err, &busy) {
+				t.Fatalf("the third of a queue of two: %v", err)
+			}
+			retries[busy.RetryAfter] = true
+			if busy.RetryAfter < firstRetry/2 || busy.RetryAfter > firstRetry*3/2 {
+				t.Errorf("retry after %v", busy.RetryAfter)
+			}
+		}
+		if len(retries) < 50 {
+			t.Errorf("100 peers come back at %d different times", len(retries))
+		}
+		if up.askers["e0"].pending != 0 {
+			t.Error("who was refused still counts as waiting")
+		}
+		if _, err := up.Next(t.Context(), "f", bitmapOf(100, 99)); !errors.Is(err, ErrNothing) {
+			t.Errorf("what is not here is worth no wait: %v", err)
+		}
+		for _, o := range first {
+			send(t, o)
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		if !slices.Equal(order, []string{"c", "d"}) {
+			t.Errorf("served %v, want first come, first served", order)
+		}
+		idle(t, u)
+	})
+}
+
+// The retry time follows the time that a chunk takes, within bounds.
+func TestRetryAfterIsBounded(t *testing.T) {
+	for hold, want := range map[time.Duration][2]time.Duration{
+		0:                {10 * ms, 30 * ms},
+		time.Microsecond: {minRetry, minRetry},
+		100 * ms:         {50 * ms, 150 * ms},
+		time.Hour:        {maxRetry, maxRetry},
+	} {
+		u := newTestUploader(1, 1)
+		u.holds.add(hold)
+		for range 100 {
+			if got := u.retryAfter(); got < want[0] || got > want[1] {
+				t.Errorf("a chunk takes %v, retry after %v, want %v", hold, got, want)
+			}
+		}
+	}
+}
+
+// Whoever gives up waiting frees its place; a slot that came too late goes on.
+func TestGiveUpWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(1, 2)
+		up := u.Serve(simSeed, partial())
+		o := mustChunk(t, up, "a", 1)
+		gone := errors.New("the peer hung up")
+		for i := range 10 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(time.Millisecond, func() { cancel(gone) })
+			if _, err := up.Chunk(ctx, fmt.Sprint("b", i), 1); !errors.Is(err, gone) {
+				t.Fatalf("given up: %v", err)
+			}
+		}
+		if len(up.waiters) != 0 || up.askers["b0"].pending != 0 {
+			t.Errorf("%d wait, b0 has %d pending", len(up.waiters), up.askers["b0"].pending)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go up.Chunk(ctx, "b", 1)
+		synctest.Wait()
+		go func() { send(t, mustChunk(t, up, "c", 1)) }()
+		synctest.Wait()
+		cancel(gone)
+		synctest.Wait()
+		send(t, o)
+		synctest.Wait()
+		if up.served[1] != 2 {
+			t.Errorf("%d served, want the one behind who gave up too", up.served[1])
+		}
+		idle(t, u)
+
+		// Granted and cancelled in the same instant.
+		w, next := &waiter{ready: make(chan struct{})}, &waiter{ready: make(chan struct{})}
+		u.active, u.turn, up.waiters = 1, []*Upload{up}, []*waiter{w, next}
+		u.active--
+		u.grant()
+		u.abandon(up, w)
+		if !next.granted || u.active != 1 {
+			t.Errorf("the slot was not given on: %v, %d active", next.granted, u.active)
+		}
+	})
+}
+
+// Swarms that wait take turns, however many ask for either.
+func TestSwarmsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(1, 8)
+		a, b := u.Serve(simSeed, partial()), u.Serve(simSeed, partial())
+		o := mustChunk(t, a, "x", 1)
+		var mu sync.Mutex
+		order := ""
+		wait := func(up *Upload, name string, peers int) {
+			for i := range peers {
+				go func() {
+					o := mustChunk(t, up, fmt.Sprint(name, i), 1)
+					mu.Lock()
+					order += name
+					mu.Unlock()
+					time.Sleep(time.Millisecond)
+					send(t, o)
+				}()
+				synctest.Wait()
+			}
+		}
+		wait(a, "a", 6)
+		wait(b, "b", 3)
+		send(t, o)
+		time.Sleep(time.Second)
+		if order != "abababaaa" {
+			t.Errorf("served in the order %s", order)
+		}
+		idle(t, u)
+	})
+}
+
+// A peer that takes its chunk too slowly holds no slot, only its own chunk; and
+// no more than maxSlow of them are borne.
+func TestSlowPeerLendsItsSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(1, 2)
+		up := u.Serve(simSeed, partial())
+		start := time.Now()
+		var slow []Outgoing
+		for i := range maxSlow + 1 {
+			slow = append(slow, mustChunk(t, up, fmt.Sprint("p", i), 1))
+		}
+		if d := time.Since(start); d < maxSlow*time.Second || d > maxSlow*1100*ms {
+			t.Errorf("%d slots were lent after %v", maxSlow, d)
+		}
+		var busy *BusyError
+		if _, err := up.Chunk(t.Context(), "p0", 2); !errors.As(err, &busy) || busy.RetryAfter != time.Second {
+			t.Errorf("a second chunk for a slow peer: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if _, err := up.Chunk(ctx, "q", 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one slow peer too many: %v", err)
+		}
+		for _, o := range slow {
+			send(t, o)
+			o.Done()
+		}
+		idle(t, u)
+		send(t, mustChunk(t, up, "p0", 2))
+	})
+}
+
+// On a link where chunks take long, long is not slow.
+func TestSlowIsRelative(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(1, 2)
+		up := u.Serve(simSeed, partial())
+		for i := range 4 {
+			o := mustChunk(t, up, fmt.Sprint("p", i), 1)
+			time.Sleep(900 * ms)
+			send(t, o)
+		}
+		start := time.Now()
+		o := mustChunk(t, up, "slow", 1)
+		next := mustChunk(t, up, "next", 1)
+		if d := time.Since(start); d != 3600*ms {
+			t.Errorf("the slot was lent after %v, want 4 × the median", d)
+		}
+		send(t, o)
+		send(t, next)
+		idle(t, u)
+	})
+}
+
+// A complete node takes 32 askers and keeps their places while they ask.
+func TestCrowded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newTestUploader(2, 2).Serve(simSeed, newMemChunks(100, true))
+		all := everything(100)
+		for i := range 32 {
+			send(t, mustNext(t, up, fmt.Sprint("p", i), all))
+		}
+		for range 3 {
+			if _, err := up.Next(t.Context(), "late", all); !errors.Is(err, ErrCrowded) {
+				t.Fatalf("the 33rd asker: %v", err)
+			}
+			if _, err := up.Chunk(t.Context(), "late", 5); !errors.Is(err, ErrCrowded) {
+				t.Fatalf("the 33rd asker: %v", err)
+			}
+		}
+		held := mustNext(t, up, "p0", all)
+		time.Sleep(askerIdle)
+		for i := 1; i < 31; i++ { // p0 waits for its chunk, p31 has gone
+			send(t, mustNext(t, up, fmt.Sprint("p", i), all))
+		}
+		if _, err := up.Next(t.Context(), "late", all); !errors.Is(err, ErrCrowded) {
+			t.Fatalf("before a place is free: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+		send(t, mustNext(t, up, "late", all))
+		if _, err := up.Next(t.Context(), "p31", all); !errors.Is(err, ErrCrowded) {
+			t.Fatalf("who lost its place: %v", err)
+		}
+		send(t, held)
+	})
+}
+
+// Who does not super-seed takes everybody, and does not remember them for ever.
+func TestPartialIsNotCrowded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newTestUploader(2, 2).Serve(simSeed, partial())
+		for i := range 2000 {
+			send(t, mustChunk(t, up, fmt.Sprint("p", i), i%50))
+			time.Sleep(100 * ms)
+		}
+		if len(up.askers) > 4*32+1 {
+			t.Errorf("%d askers are remembered", len(up.askers))
+		}
+	})
+}
+
+// A super-seed lets the one that had more wait for those who ask too, but not
+// for those who have stopped.
+func TestSuperSeedIsEven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newTestUploader(2, 2).Serve(simSeed, newMemChunks(100, true))
+		all := everything(100)
+		send(t, mustNext(t, up, "a", all))
+		send(t, mustNext(t, up, "a", all))
+		send(t, mustNext(t, up, "b", all)) // starts where a was
+		var busy *BusyError
+		if _, err := up.Next(t.Context(), "b", all); !errors.As(err, &busy) || busy.RetryAfter > time.Second {
+			t.Errorf("b has had more than a: %v", err)
+		}
+		if up.askers["b"].pending != 0 {
+			t.Error("who was told to wait counts as waiting here")
+		}
+		send(t, mustNext(t, up, "a", all))
+		send(t, mustNext(t, up, "b", all))
+		time.Sleep(time.Second)
+		send(t, mustNext(t, up, "b", all))
+		send(t, mustNext(t, up, "b", all))
+	})
+}
+
+// A node that was complete and has lost a chunk looks again.
+func TestLosesAChunk(t *testing.T) {
+	c := newMemChunks(4, true)
+	up := newTestUploader(2, 2).Serve(simSeed, c)
+	send(t, mustNext(t, up, "a", everything(4)))
+	if !up.isComplete() {
+		t.Fatal("not complete")
+	}
+	up.chunks = &brokenChunks{c, fs.ErrNotExist}
+	if _, err := up.Chunk(t.Context(), "b", 3); !errors.Is(err, ErrNotHeld) {
+		t.Fatal(err)
+	}
+	c.have.Clear(3)
+	if up.isComplete() {
+		t.Error("still complete")
+	}
+}
+
+// listener collects what a have stream says.
+type listener struct {
+	mu   sync.Mutex
+	at   []time.Duration
+	said []Haves
+	err  error
+}
+
+// listen follows up until ctx ends.
+func listen(ctx context.Context, up *Upload, wg *sync.WaitGroup) *listener {
+	l := &listener{}
+	start := time.Now()
+	wg.Go(func() {
+		l.err = up.Haves(ctx, func(h Haves) error {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.at = append(l.at, time.Since(start))
+			l.said = append(l.said, h)
+			return nil
+		})
+	})
+	return l
+}
+
+// heard is what the listener thinks is held.
+func (l *listener) heard(n int) Bitmap {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := NewBitmap(n)
+	for _, h := range l.said {
+		copy(b, h.Map)
+		for _, c := range h.New {
+			b.Set(c)
+		}
+	}
+	return b
+}
+
+// The map comes first; news goes out at once after a pause and every
+// haveInterval in a burst, each chunk once, ascending.
+func TestHavesAreBundled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := partial()
+		up := newTestUploader(2, 2).Serve(simSeed, c)
+		var wg sync.WaitGroup
+		l := listen(t.Context(), up, &wg)
+		synctest.Wait()
+		if len(l.said) != 1 || !slices.Equal(l.said[0].Map, c.have) || l.said[0].Complete {
+			t.Fatalf("at first: %v", l.said)
+		}
+		add := func(n int) {
+			c.mu.Lock()
+			c.have.Set(n)
+			c.mu.Unlock()
+			up.Added(n)
+			up.Added(n)
+		}
+		const pause = time.Second + 1234*time.Microsecond
+		time.Sleep(pause)
+		add(60)
+		synctest.Wait()
+		if len(l.at) != 2 || l.at[1] != pause || !slices.Equal(l.said[1].New, []int{60}) {
+			t.Errorf("after a pause: %v at %v", l.said[1], l.at[1])
+		}
+		for i := 99; i >= 70; i-- {
+			add(i)
+			time.Sleep(time.Millisecond)
+		}
+		for _, i := range []int{-1, 100, 5, 60} {
+			up.Added(i) // no such chunk, or held from the start
+		}
+		time.Sleep(time.Second)
+		if got := len(l.said); got != 2+6 {
+			t.Errorf("%d messages for 30 chunks in 30 ms, want one every %v", got, haveInterval)
+		}
+		for i := 2; i < len(l.at); i++ {
+			if gap := l.at[i] - l.at[i-1]; gap < haveInterval {
+				t.Errorf("message %d came %v after the one before", i, gap)
+			}
+			if !slices.IsSorted(l.said[i].New) || l.said[i].Map != nil {
+				t.Errorf("message %d: %v", i, l.said[i])
+			}
+		}
+		for _, i := range chunksOf(everything(100).Without(c.Have())) {
+			add(i)
+		}
+		time.Sleep(time.Second)
+		if last := l.said[len(l.said)-1]; !last.Complete || l.heard(100).Count() != 100 {
+			t.Errorf("at last: %v", last)
+		}
+		up.Close()
+		wg.Wait()
+		if !errors.Is(l.err, errClosed) {
+			t.Errorf("closed: %v", l.err)
+		}
+	})
+}
+
+// tornChunks adds a chunk after the map was read and before it is used.
+type tornChunks struct {
+	*memChunks
+	after func()
+}
+
+func (c *tornChunks) Have() Bitmap {
+	b := c.memChunks.Have()
+	c.after()
+	return b
+}
+
+// What is added while the map is read, while it is sent, or while news is sent,
+// is told.
+func TestHavesLoseNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &tornChunks{memChunks: partial()}
+		up := newTestUploader(2, 2).Serve(simSeed, c)
+		next := 50
+		add := func() {
+			if next < 100 {
+				c.have.Set(next)
+				up.Added(next)
+				next++
+			}
+		}
+		c.after = add
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		heard := NewBitmap(100)
+		err := up.Haves(ctx, func(h Haves) error {
+			add()
+			copy(heard, h.Map)
+			for _, n := range h.New {
+				heard.Set(n)
+			}
+			add()
+			return nil
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || next != 100 || heard.Count() != 100 {
+			t.Errorf("%d of %d chunks told, %v", heard.Count(), next, err)
+		}
+	})
+}
+
+// Random adders and followers that come at any time: in the end all know all.
+func TestHavesAgree(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 9))
+			c := newMemChunks(300, false)
+			up := newTestUploader(2, 2).Serve(simSeed, c)
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			var all []*listener
+			for _, n := range rng.Perm(300) {
+				if rng.IntN(10) == 0 {
+					all = append(all, listen(ctx, up, &wg))
+				}
+				c.mu.Lock()
+				c.have.Set(n)
+				c.mu.Unlock()
+				up.Added(n)
+				time.Sleep(time.Duration(rng.ExpFloat64() * float64(2*ms)))
+			}
+			time.Sleep(time.Second)
+			for i, l := range all {
+				if k := l.heard(300).Count(); k != 300 || !l.said[len(l.said)-1].Complete {
+					t.Errorf("seed %d: follower %d heard of %d chunks", seed, i, k)
+				}
+			}
+			cancel()
+			wg.Wait()
+		})
+	}
+}
+
+// maxFollowers have streams are served, and one that ends makes room.
+func TestFollowersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newTestUploader(2, 2).Serve(simSeed, partial())
+		var wg sync.WaitGroup
+		for range maxFollowers - 1 {
+			listen(t.Context(), up, &wg)
+		}
+		left := errors.New("the peer left")
+		ctx, leave := context.WithCancelCause(t.Context())
+		one := listen(ctx, up, &wg)
+		synctest.Wait()
+		if err := up.Haves(t.Context(), func(Haves) error { return nil }); !errors.Is(err, ErrCrowded) {
+			t.Errorf("one too many: %v", err)
+		}
+		leave(left)
+		synctest.Wait()
+		if !errors.Is(one.err, left) {
+			t.Errorf("left: %v", one.err)
+		}
+		broken := errors.New("broken pipe")
+		if err := up.Haves(t.Context(), func(Haves) error { return broken }); !errors.Is(err, broken) {
+			t.Errorf("a stream that breaks: %v", err)
+		}
+		listen(t.Context(), up, &wg)
+		synctest.Wait()
+		if up.followers != maxFollowers {
+			t.Errorf("%d followers", up.followers)
+		}
+		up.Close()
+		wg.Wait()
+		if up.followers != 0 {
+			t.Errorf("%d followers of a closed swarm", up.followers)
+		}
+	})
+}
+
+// A closed swarm finishes what is on its way.
+func TestCloseFinishesUploads(t *testing.T) {
+	u := newTestUploader(2, 2)
+	up := u.Serve(simSeed, partial())
+	o := mustChunk(t, up, "a", 1)
+	up.Close()
+	send(t, o)
+	idle(t, u)
+	if err := up.Haves(t.Context(), func(Haves) error { return nil }); err == nil || !strings.Contains(err.Error(), "not served") {
+		t.Errorf("a have stream of a closed swarm: %v", err)
+	}
+}
