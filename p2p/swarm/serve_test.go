@@ -57,6 +57,12 @@ func mustNext(t testing.TB, up *Upload, peer string, want Bitmap) Outgoing {
 	return o
 }
 
+// settle lets d pass and everything that happens until then.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // idle fails where a seat is still taken.
 func idle(t testing.TB, u *Uploader) {
 	t.Helper()
@@ -227,7 +233,7 @@ func TestQueue(t *testing.T) {
 			send(t, o)
 			synctest.Wait()
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if !slices.Equal(order, []string{"c", "d"}) {
 			t.Errorf("served %v, want first come, first served", order)
 		}
@@ -320,7 +326,7 @@ func TestSwarmsTakeTurns(t *testing.T) {
 		wait(a, "a", 6)
 		wait(b, "b", 3)
 		send(t, o)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if order != "abababaaa" {
 			t.Errorf("served in the order %s", order)
 		}
@@ -447,7 +453,7 @@ func TestSuperSeedIsEven(t *testing.T) {
 		}
 		send(t, mustNext(t, up, "a", all))
 		send(t, mustNext(t, up, "b", all))
-		time.Sleep(time.Second)
+		settle(time.Second)
 		send(t, mustNext(t, up, "b", all))
 		send(t, mustNext(t, up, "b", all))
 	})
@@ -542,7 +548,7 @@ func TestHavesAreBundled(t *testing.T) {
 		for _, i := range []int{-1, 100, 5, 60} {
 			up.Added(i) // no such chunk, or held from the start
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if got := len(l.said); got != 2+6 {
 			t.Errorf("%d messages for 30 chunks in 30 ms, want one every %v", got, haveInterval)
 		}
@@ -557,7 +563,7 @@ func TestHavesAreBundled(t *testing.T) {
 		for _, i := range chunksOf(everything(100).Without(c.Have())) {
 			add(i)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if last := l.said[len(l.said)-1]; !last.Complete || l.heard(100).Count() != 100 {
 			t.Errorf("at last: %v", last)
 		}
@@ -634,7 +640,7 @@ func TestHavesAgree(t *testing.T) {
 				up.Added(n)
 				time.Sleep(time.Duration(rng.ExpFloat64() * float64(2*ms)))
 			}
-			time.Sleep(time.Second)
+			settle(time.Second)
 			for i, l := range all {
 				if k := l.heard(300).Count(); k != 300 || !l.said[len(l.said)-1].Complete {
 					t.Errorf("seed %d: follower %d heard of %d chunks", seed, i, k)
