@@ -50,7 +50,14 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	@touch $@
 
-bench: ## throughput and allocations of the data path
+bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; about half an hour
+	test/install.sh docker-registry
+	rm -f docs/benchmarks.jsonl
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 4h -run '^TestBench$$' ./test
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
+
+.PHONY: bench-data
+bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
 
 clean:

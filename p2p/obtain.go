@@ -75,6 +75,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			return fmt.Errorf("fetch %s: %w", a.Reference, err)
 		}
 		arrived = time.Now()
+		n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.names(), "seconds", arrived.Sub(start).Seconds())
 		n.cells.update(a.Reference, func(c *cell) {
 			c.state, c.reason, c.liveReason, c.peers = Importing, "every chunk is here", nil, p.names()
 		})

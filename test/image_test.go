@@ -49,17 +49,22 @@ func newImage(t *testing.T, spec imageSpec) *image {
 	if err != nil {
 		t.Fatalf("busybox-static is not installed: %v; `make test` installs it", err)
 	}
-	img := &image{ref: spec.ref}
-	var diffIDs []digest.Digest
-	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
-	for _, layer := range [][]byte{
+	return packImage(t, spec.ref, spec.gzip,
 		tarOf(t, map[string][]byte{"bin/busybox": shell, "bin/sh": shell}),
 		tarOf(t, map[string][]byte{"data/text": words(spec.seed, spec.payload), "data/random": noise(spec.seed, spec.random)}),
-		tarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.says + "\n")}),
-	} {
+		tarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.says + "\n")}))
+}
+
+// packImage makes an image of layers that are tar files, plain or gzip.
+func packImage(t *testing.T, ref string, gzip bool, layers ...[]byte) *image {
+	t.Helper()
+	img := &image{ref: ref}
+	var diffIDs []digest.Digest
+	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	for _, layer := range layers {
 		diffIDs = append(diffIDs, digest.FromBytes(layer))
 		mediaType := ocispec.MediaTypeImageLayer
-		if spec.gzip {
+		if gzip {
 			layer, mediaType = gzipped(t, layer), ocispec.MediaTypeImageLayerGzip
 		}
 		img.layers = append(img.layers, layer)

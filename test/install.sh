@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector).
+# busybox-static (the test image runs it), gcc (the race detector); and the programs
+# named as arguments, each from the package of its name.
 set -eu
 
 missing=
@@ -16,6 +17,7 @@ need nsenter util-linux
 need busybox busybox-static
 need gcc gcc
 need git git
+for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 

@@ -1,0 +1,550 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"seeder/store/chunk"
+)
+
+// The matrix of TestBench, one environment variable for each side. `make bench`
+// has the defaults.
+var (
+	benchHosts  = benchList("BENCH_HOSTS", "4 8")
+	benchRates  = benchList("BENCH_RATES", "100mbit 200mbit")
+	benchImages = benchList("BENCH_IMAGES", "raw gzip random")
+	benchWays   = benchList("BENCH_WAYS", "seeder registry loop")
+	benchRuns   = benchList("BENCH_RUNS", "5")
+	benchMB     = benchList("BENCH_MB", "100")
+)
+
+func benchList(name, fallback string) []string {
+	if v := os.Getenv(name); v != "" {
+		return strings.Fields(v)
+	}
+	return strings.Fields(fallback)
+}
+
+// sample is what one run of one way gave.
+type sample struct {
+	Way      string  `json:"way"` // seeder, registry or loop
+	Hosts    int     `json:"hosts"`
+	Rate     string  `json:"rate"` // of each link, both ways
+	Image    string  `json:"image"`
+	Bytes    int     `json:"bytes"`             // as stored
+	Chunks   int     `json:"chunks"`            // seeder's
+	Optimum  float64 `json:"optimum_s"`         // for the bytes that seeder put on one link; 0: unshaped
+	LastByte float64 `json:"last_byte_s"`       // on all hosts; 0: not known
+	Ready    float64 `json:"ready_s"`           // on all hosts
+	Source   float64 `json:"source_sent_bytes"` // of the host that had the image
+	Others   float64 `json:"others_sent_bytes"` // of each other host, mean
+	Wire     float64 `json:"wire_bytes"`        // received by each other host, mean
+	CPU      float64 `json:"cpu_s"`             // busy time of the whole machine
+	Seeder   float64 `json:"seeder_cpu_s"`      // of seeder alone, on all hosts
+	PeakRSS  float64 `json:"peak_rss_bytes"`    // of a seeder, the largest
+}
+
+// TestBench measures how long an image of one host takes to all, by seeder and by
+// what people do without it, in turns on the same machine.
+func TestBench(t *testing.T) {
+	out := os.Getenv("BENCH_OUT")
+	if out == "" {
+		t.Skip("a benchmark that takes many minutes; `make bench` runs it")
+	}
+	runs, err := strconv.Atoi(benchRuns[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range benchImages {
+		for _, rate := range benchRates {
+			for _, hosts := range benchHosts {
+				n, err := strconv.Atoi(hosts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for r := range runs {
+					for _, way := range benchWays {
+						t.Run(fmt.Sprintf("%s/%s/%d/%s/%d", image, rate, n, way, r), func(t *testing.T) {
+							s := measure(t, way, n, rate, image, uint64(r))
+							b, err := json.Marshal(s)
+							if err != nil {
+								t.Fatal(err)
+							}
+							t.Log(string(b))
+							if err := appendLine(out, b); err != nil {
+								t.Fatal(err)
+							}
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+func appendLine(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// measure makes a network, gives the image to the first host, and takes the time
+// until all have it.
+func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64) sample {
+	t.Helper()
+	mb, err := strconv.Atoi(benchMB[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := benchImage(t, kind, mb<<20)
+	s := sample{Way: way, Hosts: hosts, Rate: rate, Image: kind, Bytes: img.bytes()}
+	for _, b := range img.blobs() {
+		size := chunk.SizeFor(int64(len(b)))
+		s.Chunks += int((int64(len(b)) + size - 1) / size)
+	}
+	shape := rate
+	if rate == "unshaped" {
+		shape = ""
+	}
+	n := newNetwork(t, shape)
+	for range hosts {
+		h := n.addHost(newest)
+		h.startContainerd()
+		if way == "seeder" {
+			h.startSeeder()
+		}
+	}
+	first := n.hosts[0]
+	if way == "seeder" {
+		first.awaitMembers(hosts)
+	}
+	archive := img.dockerArchive(t, n.dir)
+	first.ctr("images", "import", archive)
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	before, busy := n.counters(), busySeconds(t)
+	start := time.Now()
+	switch way {
+	case "seeder":
+		first.run("announce", "--timeout", "20m", short)
+		s.LastByte, s.Ready = n.fromLogs(t, start)
+	case "registry":
+		n.byRegistry(t)
+		s.Ready = time.Since(start).Seconds()
+	case "loop":
+		n.byLoop(t)
+		s.Ready = time.Since(start).Seconds()
+	default:
+		t.Fatalf("no such way: %s", way)
+	}
+	after := n.counters()
+	s.CPU = busySeconds(t) - busy
+	for i := range after {
+		sent, received := after[i].sent-before[i].sent, after[i].received-before[i].received
+		if i == 0 {
+			s.Source = sent
+		} else {
+			s.Others += sent / float64(hosts-1)
+			s.Wire += received / float64(hosts-1)
+		}
+		s.Seeder += after[i].seederCPU - before[i].seederCPU
+		s.PeakRSS = max(s.PeakRSS, after[i].seederRSS)
+	}
+	if bits, err := strconv.ParseFloat(strings.TrimSuffix(rate, "mbit"), 64); err == nil {
+		k := float64(s.Chunks)
+		s.Optimum = (k + math.Ceil(math.Log2(float64(hosts))) - 1) / k * s.Wire * 8 / (bits * 1e6)
+	}
+	for _, h := range n.hosts[1:] {
+		if img, err := h.imageStatus(full); way == "seeder" && (err != nil || img == nil) {
+			t.Errorf("%s does not have the image: %v", h.name, err)
+		}
+	}
+	return s
+}
+
+// fromLogs are the moments at which the last host had every byte, and was ready.
+func (n *network) fromLogs(t *testing.T, start time.Time) (lastByte, ready float64) {
+	t.Helper()
+	at := func(h *host, msg string) float64 {
+		for line := range strings.Lines(h.seeder.log.String()) {
+			if !strings.Contains(line, " msg="+msg+" ") || !strings.Contains(line, "ref="+full) {
+				continue
+			}
+			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			when, err := time.Parse(time.RFC3339Nano, stamp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return when.Sub(start).Seconds()
+		}
+		t.Errorf("%s never said %s", h.name, msg)
+		return 0
+	}
+	for _, h := range n.hosts[1:] {
+		lastByte, ready = max(lastByte, at(h, "fetched")), max(ready, at(h, "ready"))
+	}
+	return lastByte, ready
+}
+
+// counters of a host: what crossed its link, and what its seeder used.
+type counters struct {
+	sent, received float64 // bytes, headers included
+	seederCPU      float64 // seconds
+	seederRSS      float64 // peak, bytes
+}
+
+func (n *network) counters() []counters {
+	var out []counters
+	for _, h := range n.hosts {
+		var c counters
+		c.received, c.sent = h.linkBytes()
+		if h.seeder != nil {
+			c.seederCPU, c.seederRSS = cpuSeconds(n.t, h.seeder.pid), peakRSS(n.t, h.seeder.pid)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// linkBytes counts what came and went on the host's link.
+func (h *host) linkBytes() (received, sent float64) {
+	h.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", h.pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "eth0:"); ok {
+			f := strings.Fields(rest)
+			received, _ = strconv.ParseFloat(f[0], 64)
+			sent, _ = strconv.ParseFloat(f[8], 64)
+		}
+	}
+	return received, sent
+}
+
+// cpuSeconds is what a process and its ended children have used.
+func cpuSeconds(t *testing.T, pid int) float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+2:]))
+	var ticks float64
+	for _, s := range f[11:15] { // utime, stime, cutime, cstime
+		v, _ := strconv.ParseFloat(s, 64)
+		ticks += v
+	}
+	return ticks / 100 // USER_HZ
+}
+
+// busySeconds is for how long the cores of this machine have not been idle.
+func busySeconds(t *testing.T) float64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ticks float64
+	for i, s := range strings.Fields(strings.SplitN(string(b), "\n", 2)[0])[1:] {
+		if v, _ := strconv.ParseFloat(s, 64); i < 8 && i != 3 && i != 4 && i != 7 { // idle, iowait, steal
+			ticks += v
+		}
+	}
+	return ticks / 100
+}
+
+func peakRSS(t *testing.T, pid int) float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kb * 1024
+		}
+	}
+	return 0
+}
+
+// byLoop does what people do by hand: export once, copy to one host after the
+// other, import there. The copy has no ssh to slow it down.
+func (n *network) byLoop(t *testing.T) {
+	t.Helper()
+	first := n.hosts[0]
+	file := first.path("/var/lib/tmp/image.tar")
+	first.ctr("images", "export", "/var/lib/tmp/image.tar", full)
+	for _, h := range n.hosts[1:] {
+		if err := first.copyTo(h, file); err != nil {
+			t.Fatal(err)
+		}
+		h.ctr("images", "import", "/var/lib/tmp/image.tar")
+	}
+}
+
+// copyTo sends a file over the network to the same place of another host.
+func (h *host) copyTo(to *host, file string) error {
+	l := to.listen(to.address + ":9")
+	defer l.Close()
+	got := make(chan error, 1)
+	go func() {
+		got <- func() error {
+			conn, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			f, err := os.Create(to.path("/var/lib/tmp/image.tar"))
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(f, conn)
+			return errors.Join(err, f.Close())
+		}()
+	}()
+	conn, err := h.dial(l.Addr().String())
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	_, err = io.Copy(conn, f)
+	return errors.Join(err, f.Close(), conn.Close(), <-got)
+}
+
+// byRegistry pushes to a registry on the first host, from which all others pull
+// at once.
+func (n *network) byRegistry(t *testing.T) {
+	t.Helper()
+	first := n.hosts[0]
+	first.write("/etc/registry.yml", `version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: /var/lib/registry}}
+http: {addr: "0.0.0.0:5000"}
+`, 0o644)
+	d := first.start(nil, "docker-registry", "serve", "/etc/registry.yml")
+	defer func() { <-d.done }()
+	defer d.cmd.Process.Kill()
+	defer syscall.Kill(d.pid, syscall.SIGKILL)
+	eventually(t, 20*time.Second, "the registry answers", func() error {
+		conn, err := first.dial(first.address + ":5000")
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	remote := first.address + ":5000/library/k3s-dashboard:latest"
+	first.ctr("images", "push", "--plain-http", remote, full)
+	var wg sync.WaitGroup
+	errs := make([]error, len(n.hosts))
+	for i, h := range n.hosts[1:] {
+		wg.Go(func() {
+			if out, err := h.ctrCmd("images", "pull", "--plain-http", remote).CombinedOutput(); err != nil {
+				errs[i] = fmt.Errorf("pull on %s: %w: %s", h.name, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// benchImages are made once: the files of this machine take a while to read.
+var benchCache sync.Map
+
+// benchImage makes an image of about so many bytes as stored: raw and gzip of
+// this machine's programs and libraries in four layers, random of what does not
+// compress, tiny of many small layers.
+func benchImage(t *testing.T, kind string, size int) *image {
+	t.Helper()
+	if img, ok := benchCache.Load(kind); ok {
+		return img.(*image)
+	}
+	var layers [][]byte
+	switch kind {
+	case "raw", "gzip":
+		if kind == "gzip" {
+			size *= 3
+		}
+		for _, files := range rootFiles(t, size, 4) {
+			layers = append(layers, tarOf(t, files))
+		}
+	case "random":
+		for i := range 4 {
+			layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("noise-%d", i): noise(uint64(i), size/4)}))
+		}
+	case "tiny":
+		for i := range 100 {
+			layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("tiny-%d", i): words(uint64(i), 1000)}))
+		}
+	default:
+		t.Fatalf("no such image: %s", kind)
+	}
+	img := packImage(t, short, kind == "gzip", layers...)
+	benchCache.Store(kind, img)
+	return img
+}
+
+// rootFiles are files of this machine's /usr, as a root file system has them, in
+// parts of equal size.
+func rootFiles(t *testing.T, size, parts int) []map[string][]byte {
+	t.Helper()
+	out := []map[string][]byte{{}}
+	total := 0
+	enough := errors.New("enough")
+	for _, dir := range []string{"/usr/bin", "/usr/lib", "/usr/share"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return nil
+			}
+			info, err := d.Info()
+			if err != nil || info.Size() > int64(size)/8 {
+				return nil
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return nil
+			}
+			out[len(out)-1][strings.TrimPrefix(path, "/")] = b
+			if total += len(b); total >= size {
+				return enough
+			}
+			if total >= size*len(out)/parts {
+				out = append(out, map[string][]byte{})
+			}
+			return nil
+		})
+		if errors.Is(err, enough) {
+			return out
+		}
+	}
+	t.Logf("this machine has only %d MB of files in /usr", total>>20)
+	return out
+}
+
+// TestBenchReport writes docs/benchmarks.md from the samples of TestBench.
+func TestBenchReport(t *testing.T) {
+	in, out := os.Getenv("BENCH_OUT"), os.Getenv("BENCH_REPORT")
+	if out == "" {
+		t.Skip("writes the report of a benchmark; `make bench` runs it")
+	}
+	b, err := os.ReadFile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups := map[string][]sample{}
+	var keys []string
+	for line := range bytes.Lines(b) {
+		var s sample
+		if err := json.Unmarshal(line, &s); err != nil {
+			t.Fatal(err)
+		}
+		key := fmt.Sprintf("%s/%s/%d", s.Image, s.Rate, s.Hosts)
+		if groups[key] == nil {
+			keys = append(keys, key)
+		}
+		groups[key] = append(groups[key], s)
+	}
+	var w strings.Builder
+	w.WriteString("| image | link | hosts | way | runs | last byte ÷ optimum | ready on all | ready ÷ seeder's | source sent ÷ W | other hosts sent ÷ W | CPU s | peak RSS |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, key := range keys {
+		var ours []float64
+		var wire float64
+		for _, s := range groups[key] {
+			if s.Way == "seeder" {
+				ours, wire = append(ours, s.Ready), s.Wire
+			}
+		}
+		for _, way := range []string{"seeder", "registry", "loop"} {
+			var list []sample
+			for _, s := range groups[key] {
+				if s.Way == way {
+					list = append(list, s)
+				}
+			}
+			if len(list) > 0 {
+				w.WriteString(row(list, median(ours), wire))
+			}
+		}
+	}
+	page, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- begin of what make bench writes -->\n", "<!-- end of what make bench writes -->\n"
+	head, rest, ok := strings.Cut(string(page), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s lacks the marks between which the table goes", out)
+	}
+	if err := os.WriteFile(out, []byte(head+begin+w.String()+end+tail), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// row is a line of the table: medians with the range.
+func row(list []sample, seeder, wire float64) string {
+	get := func(f func(sample) float64) []float64 {
+		var out []float64
+		for _, s := range list {
+			out = append(out, f(s))
+		}
+		return out
+	}
+	s := list[0]
+	lastByte := "–"
+	if s.Way == "seeder" && s.Optimum > 0 {
+		lastByte = spread(get(func(s sample) float64 { return s.LastByte / s.Optimum }), "%.2f")
+	}
+	rss := "–"
+	if s.PeakRSS > 0 {
+		rss = fmt.Sprintf("%.0f MB", median(get(func(s sample) float64 { return s.PeakRSS }))/1e6)
+	}
+	cpu := fmt.Sprintf("%.1f", median(get(func(s sample) float64 { return s.CPU })))
+	return fmt.Sprintf("| %s, %.0f MB | %s | %d | %s | %d | %s | %s s | %s | %s | %s | %s | %s |\n", s.Image, float64(s.Bytes)/1e6, s.Rate, s.Hosts, s.Way,
+		len(list), lastByte, spread(get(func(s sample) float64 { return s.Ready }), "%.1f"),
+		spread(get(func(s sample) float64 { return s.Ready / seeder }), "%.2f"),
+		spread(get(func(s sample) float64 { return s.Source / wire }), "%.2f"),
+		spread(get(func(s sample) float64 { return s.Others / wire }), "%.2f"), cpu, rss)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return math.NaN()
+	}
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// spread is the median and, where there are several, the range.
+func spread(v []float64, format string) string {
+	s := fmt.Sprintf(format, median(v))
+	if len(v) > 1 {
+		s += fmt.Sprintf(" ("+format+" … "+format+")", slices.Min(v), slices.Max(v))
+	}
+	return s
+}
