@@ -172,11 +172,7 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 	switch {
 	case t.cancel != nil:
 		return 0
-	case a.Withdrawn && (t.ready || !a.Purge):
-		if !t.ready {
-			t.ready = true
-			l.n.cells.remove(a.Reference)
-		}
+	case a.Withdrawn && t.ready:
 		return 0
 	case t.ready && !t.dirty && now.Sub(t.checkedAt) < recheck:
 		return 0
@@ -332,7 +328,7 @@ func (e *replacedError) Excluded() string {
 	return fmt.Sprintf("on this host somebody has since put %s under that name; seeder announce %s makes that the announced one, removing the image here brings back the announced one", e.have, e.ref)
 }
 
-// check asks the store about a; a purge that is due is done here, once.
+// check asks the store about rec; what a withdrawal asks for is done here, once.
 func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reason string, err error) {
 	a := rec.Announcement()
 	if a.Withdrawn {
@@ -340,7 +336,7 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 			n.cells.remove(a.Reference)
 			return true, "", nil // what came back since was brought by somebody
 		}
-		return true, "", n.purge(ctx, a)
+		return true, "", n.letGo(ctx, a)
 	}
 	ready, reason, err = n.store.Check(ctx, a.Reference, a.Target.Digest)
 	if err != nil {
@@ -352,18 +348,23 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 	return ready, reason, nil
 }
 
-// purge removes a withdrawn image where the record still is at its target: what
-// somebody put under that name since then is not ours to remove.
-func (n *Node) purge(ctx context.Context, a catalog.Announcement) error {
+// letGo removes a withdrawn image (purge), or leaves it to the kubelet's garbage
+// collection, where the record still is at its target: what somebody put under
+// that name since then is not ours.
+func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 	have, err := n.store.List(ctx)
 	if err != nil {
-		return fmt.Errorf("purge %s: %w", a.Reference, err)
+		return fmt.Errorf("let go of %s: %w", a.Reference, err)
 	}
 	if have[a.Reference] == a.Target.Digest {
-		if err := n.store.Remove(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("purge %s: %w", a.Reference, err)
+		do, done := n.store.Release, "released"
+		if a.Purge {
+			do, done = n.store.Remove, "purged"
 		}
-		n.log.Info("purged", "ref", a.Reference, "digest", a.Target.Digest)
+		if err := do(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("let go of %s: %w", a.Reference, err)
+		}
+		n.log.Info(done, "ref", a.Reference, "digest", a.Target.Digest)
 	}
 	n.cells.remove(a.Reference)
 	return nil

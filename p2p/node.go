@@ -37,6 +37,8 @@ type Store interface {
 	// already here, and keeps the index. An error with a method Excluded()
 	// string says that this host is not meant to hold it.
 	Image(ctx context.Context, index []byte) (Image, error)
+	// Release takes the protection from garbage collection off ref.
+	Release(ctx context.Context, ref string) error
 	// Remove deletes ref and what only it needs.
 	Remove(ctx context.Context, ref string) error
 	// Changes wakes up after image records changed; a hint, never complete. The

@@ -287,6 +287,9 @@ func (s *Store) Check(ctx context.Context, ref string, target digest.Digest) (re
 	return s.ctrd.Check(ctx, ref, target)
 }
 
+// Release takes the pins off an image: the kubelet may collect it from now on.
+func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Unpin(ctx, ref) }
+
 // Remove deletes an image's names; containerd collects what only they needed.
 func (s *Store) Remove(ctx context.Context, ref string) error { return s.ctrd.Delete(ctx, ref) }
 

@@ -111,6 +111,12 @@ func TestWithdraw(t *testing.T) {
 	if got := b.runContainer(full); got != "hello" {
 		t.Errorf("a withdrawn image prints %q", got)
 	}
+	eventually(t, 10*time.Second, "the kubelet may collect the withdrawn image", func() error {
+		if list := b.ctr("images", "ls"); strings.Contains(list, "pinned") {
+			return errors.New(list)
+		}
+		return nil
+	})
 	a.run("announce", short)
 	late.ready("hello")
 	a.run("withdraw", "--purge", short)

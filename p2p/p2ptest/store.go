@@ -160,6 +160,13 @@ func (s *Store) Image(_ context.Context, b []byte) (p2p.Image, error) {
 	return &image{store: s, index: idx, put: make(chan struct{}, 1)}, nil
 }
 
+// Release implements p2p.Store: nothing collects garbage here.
+func (s *Store) Release(context.Context, string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
 // Remove implements p2p.Store.
 func (s *Store) Remove(_ context.Context, ref string) error {
 	s.mu.Lock()

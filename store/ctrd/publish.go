@@ -92,7 +92,14 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 		}
 	}
 	if old := before.Target.Digest; old != "" && old != target.Digest {
-		c.unpin(ctx, cl.ImageService(), ref, old)
+		// Best effort: a pin too many costs disk, nothing else.
+		name, err := digestName(ref, old)
+		if err == nil {
+			err = c.unpin(ctx, cl.ImageService(), name)
+		}
+		if err != nil {
+			c.log.Warn("cannot unpin the replaced version", "ref", ref, "digest", old, "err", err)
+		}
 	}
 	return c.awaitCRI(ctx, cl, records[len(records)-1], target)
 }
@@ -135,21 +142,40 @@ func hasLabels(have, want map[string]string) bool {
 	return true
 }
 
-// unpin takes the pin off the name by digest of a version that was replaced. It
-// is best effort: a pin too many costs disk, nothing else.
-func (c *Containerd) unpin(ctx context.Context, is images.Store, ref string, old digest.Digest) {
-	name, err := digestName(ref, old)
+// Unpin takes the pins off ref and its name by digest.
+func (c *Containerd) Unpin(ctx context.Context, ref string) error {
+	ctx, cl, err := c.use(ctx)
 	if err != nil {
-		return
+		return err
 	}
+	img, err := cl.ImageService().Get(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("unpin image %s: %w", ref, c.fail(err))
+	}
+	byDigest, err := digestName(ref, img.Target.Digest)
+	if err != nil {
+		return fmt.Errorf("unpin image %s: %w", ref, err)
+	}
+	for _, name := range []string{byDigest, ref} {
+		if err := c.unpin(ctx, cl.ImageService(), name); err != nil {
+			return fmt.Errorf("unpin image %s: %w", name, c.fail(err))
+		}
+	}
+	return nil
+}
+
+// unpin takes the pin off one name, if it is there and pinned.
+func (c *Containerd) unpin(ctx context.Context, is images.Store, name string) error {
 	cur, err := is.Get(ctx, name)
-	if err != nil || cur.Labels[labelPinned] == "" {
-		return
+	if errdefs.IsNotFound(err) || err == nil && cur.Labels[labelPinned] == "" {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	cur.Labels = map[string]string{labelPinned: ""} // an empty value removes a label
-	if _, err := is.Update(ctx, cur, "labels."+labelPinned); err != nil {
-		c.log.Warn("cannot unpin the replaced version", "image", name, "err", err)
-	}
+	_, err = is.Update(ctx, cur, "labels."+labelPinned)
+	return err
 }
 
 // awaitCRI waits until CRI answers for the record of target with its config.

@@ -495,6 +495,17 @@ func publish(s *suite) {
 			s.Errorf("blob %s of a named image was collected", d)
 		}
 	}
+	if err := s.c.Unpin(s.ctx, ref); err != nil {
+		s.Fatal(err)
+	}
+	for name, labels := range s.records(img.Target.Digest) {
+		if labels["io.cri-containerd.pinned"] != "" {
+			s.Errorf("%s is still pinned", name)
+		}
+	}
+	if err := s.c.Unpin(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
+		s.Errorf("unpin what is not there: %v", err)
+	}
 	// Without pins there is none.
 	bare := s.Open(s.T, ctrd.Config{Pin: false})
 	const plain = "docker.io/library/storetest-unpinned:latest"
