@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,10 +70,15 @@ func newTestNode(t *testing.T, name, secret string, join []string) *testNode {
 	}
 }
 
-// freeAddr is a loopback address whose port was free for TCP a moment ago.
+// loopbacks counts the addresses given out.
+var loopbacks atomic.Uint32
+
+// freeAddr is a loopback address that no other node of any test has: with a host
+// of its own nobody can take the port while a node is away.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	n := loopbacks.Add(1)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+os.Getpid()%250, n/250, 1+n%250))
 	if err != nil {
 		t.Fatal(err)
 	}

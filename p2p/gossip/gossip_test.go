@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -56,10 +57,10 @@ func (s *syncBuffer) String() string {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 20 { // free for both TCP and UDP a moment ago
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 20 { // free for TCP and UDP, and below the ports of outgoing connections
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		addr := l.Addr().String()
 		l.Close()

@@ -107,6 +107,9 @@ func (u *Unpacker) labelLayer(ctx context.Context, cs store, l rootfs.Layer) err
 	return nil
 }
 
+// unpackTries is how often Finish tries again.
+const unpackTries = 2
+
 // Finish checks that every layer is unpacked and labels config and layers as
 // containerd's own unpacking does, so that the snapshots live as long as the
 // image.
@@ -116,7 +119,15 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 		return err
 	}
 	img := client.NewImageWithPlatform(cl, images.Image{Name: "seeder", Target: u.target}, u.c.platform)
-	if err := img.Unpack(ctx, u.snapshotter); err != nil {
+	// A snapshot that was found may be collected before the one above it is made:
+	// it was nobody's until then. The second try makes it anew, under the lease.
+	for try := 0; ; try++ {
+		err = img.Unpack(ctx, u.snapshotter)
+		if try == unpackTries || !errdefs.IsNotFound(err) {
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("unpack %s: %w", u.target.Digest, u.c.fail(err))
 	}
 	return nil
