@@ -287,8 +287,10 @@ func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Out
 	body := &counted{ReadCloser: f.Payload, left: f.Bytes}
 	f.Payload = body
 	return Outgoing{N: n, Frame: f, Done: sync.OnceFunc(func() {
-		s.release(body.left <= 0)
-		u.finish(peer, n, body.left <= 0)
+		// In this order: whoever gets the seat sees what has become of this chunk.
+		sent := body.left <= 0
+		u.finish(peer, n, sent)
+		s.release(sent)
 	})}, nil
 }
 

@@ -78,14 +78,16 @@ func (c *memChunks) Frame(_ context.Context, n int) (Frame, error) {
 	return Frame{Encoding: Raw, Bytes: pieceBytes, Payload: io.NopCloser(bytes.NewReader(piece(n)))}, nil
 }
 
-// simNet is a network of nodes whose links are first come, first served.
+// simNet is a network of nodes whose links are first come, first served, and one
+// image on it.
 type simNet struct {
-	mu      sync.Mutex
+	clock   *clock
+	seed    digest.Digest
 	nodes   map[string]*simNode
 	names   []string
 	rng     *rand.Rand
 	degree  int
-	tracker *Tracker
+	carried *sync.Mutex // guards the links
 }
 
 // link is one direction of a node's connection.
@@ -96,16 +98,20 @@ type link struct {
 
 type simNode struct {
 	net      *simNet
+	id       int32
 	name     string
-	latency  time.Duration // one way, half of it at each end
-	up, down link
+	rng      *rand.Rand    // its chances, whatever the others do; guarded by mu
+	latency  time.Duration // one way to a node like it
+	up, down *link
+	uploader *Uploader
 	chunks   *memChunks
 	upload   *Upload
 	life     atomic.Pointer[life]
 
-	sent     atomic.Int64 // chunks
+	joins    time.Duration // after the start
+	sent     atomic.Int64  // chunks
 	dups     atomic.Int64
-	done     time.Duration
+	done     time.Duration                                      // from its start
 	behave   func(ctx context.Context, n int) (Outgoing, error) // nil: as it should
 	haves    func(Haves) Haves
 	observer Observer
@@ -117,23 +123,45 @@ type simNode struct {
 
 var simSeed = digest.FromString("image")
 
+// newSimNet must be called, and its close, inside a bubble of synctest.
 func newSimNet(seed uint64, degree int) *simNet {
 	return &simNet{
+		clock: newClock(), seed: simSeed, carried: &sync.Mutex{},
 		nodes: map[string]*simNode{}, degree: degree,
-		rng:     rand.New(rand.NewPCG(seed, 1)),
-		tracker: NewTracker(TrackerConfig{Rand: rand.NewPCG(seed, 2)}),
+		rng: rand.New(rand.NewPCG(seed, 1)),
+	}
+}
+
+// another is the same network as another image sees it.
+func (s *simNet) another(seed digest.Digest) *simNet {
+	return &simNet{
+		clock: s.clock, seed: seed, carried: s.carried,
+		nodes: map[string]*simNode{}, degree: s.degree,
+		rng: rand.New(rand.NewPCG(s.rng.Uint64(), 2)),
 	}
 }
 
 // add makes a node; rate is in chunks per second, both ways.
 func (s *simNet) add(name string, chunks *memChunks, rate float64, latency time.Duration) *simNode {
-	n := &simNode{net: s, name: name, chunks: chunks, latency: latency,
-		up: link{rate: rate * pieceBytes}, down: link{rate: rate * pieceBytes}}
 	u := NewUploader(UploaderConfig{Rand: rand.NewPCG(s.rng.Uint64(), 3)})
-	n.upload = u.Serve(simSeed, chunks)
+	return s.insert(&simNode{name: name, chunks: chunks, latency: latency, uploader: u,
+		up: &link{rate: rate * pieceBytes}, down: &link{rate: rate * pieceBytes}})
+}
+
+// share lets o, of another image, take part in this one with the same links and
+// the same upload slots.
+func (s *simNet) share(o *simNode, chunks *memChunks) *simNode {
+	return s.insert(&simNode{name: o.name, chunks: chunks, latency: o.latency, uploader: o.uploader,
+		up: o.up, down: o.down})
+}
+
+func (s *simNet) insert(n *simNode) *simNode {
+	n.net, n.id = s, int32(len(s.names))
+	n.rng = rand.New(rand.NewPCG(s.rng.Uint64(), 4))
+	n.upload = n.uploader.Serve(s.seed, n.chunks)
 	n.back()
-	s.nodes[name] = n
-	s.names = append(s.names, name)
+	s.nodes[n.name] = n
+	s.names = append(s.names, n.name)
 	return n
 }
 
@@ -151,15 +179,41 @@ func (n *simNode) back() {
 func (n *simNode) leave()                 { n.life.Load().end() }
 func (n *simNode) alive() context.Context { return n.life.Load().ctx }
 
+// leaveAfter lets n leave d from now.
+func (n *simNode) leaveAfter(d time.Duration) {
+	n.net.clock.plan(stepKey{to: n.id, from: n.id, kind: kindJoin}, d, n.leave)
+}
+
 func (n *simNode) peer() Peer {
 	return Peer{Name: n.name, Address: n.name + ":7951", Complete: n.chunks.Have().Count() == n.chunks.len}
 }
 
+// trip is how long a message takes between n and o.
+func (n *simNode) trip(o *simNode) time.Duration { return (n.latency + o.latency) / 2 }
+
+// pause waits for a step of n about o.
+func (n *simNode) pause(ctx context.Context, k kind, o *simNode, chunk int, d time.Duration) error {
+	return n.net.clock.sleep(ctx, stepKey{to: n.id, from: o.id, kind: k, chunk: int32(chunk)}, d)
+}
+
+// staged are the chunks of a node that verifies in no time.
+type staged struct {
+	*memChunks
+	node *simNode
+}
+
+func (c *staged) Put(ctx context.Context, n int, enc Encoding, payload []byte) (bool, error) {
+	if err := c.node.pause(ctx, kindPut, c.node, n, 0); err != nil {
+		return false, err
+	}
+	return c.memChunks.Put(ctx, n, enc, payload)
+}
+
 // fetch runs the engine of n until it is complete.
 func (n *simNode) fetch(ctx context.Context) error {
-	n.net.mu.Lock()
-	src := rand.NewPCG(n.net.rng.Uint64(), 4)
-	n.net.mu.Unlock()
+	n.mu.Lock()
+	src := rand.NewPCG(n.rng.Uint64(), 5)
+	n.mu.Unlock()
 	o := n.observer
 	o.Have = func(c int) {
 		n.upload.Added(c)
@@ -168,21 +222,24 @@ func (n *simNode) fetch(ctx context.Context) error {
 		}
 	}
 	o.Duplicate = func(string, int64) { n.dups.Add(1) }
-	return Fetch(ctx, FetchConfig{Seed: simSeed, Chunks: n.chunks, Transport: n, Finder: n, Self: n.name,
-		Rand: src, Observe: o})
+	return Fetch(ctx, FetchConfig{Seed: n.net.seed, Chunks: &staged{n.chunks, n}, Transport: n, Finder: n,
+		Self: n.name, Rand: src, Observe: o})
 }
 
 // Peers implements Finder: what owners and member lists come to.
 func (n *simNode) Peers(ctx context.Context, seed digest.Digest, complete bool) ([]Peer, error) {
-	time.Sleep(4 * n.latency)
+	if err := n.pause(ctx, kindFind, n, 0, 4*n.latency); err != nil {
+		return nil, err
+	}
 	s := n.net
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	n.mu.Lock()
+	order := n.rng.Perm(len(s.names))
+	n.mu.Unlock()
 	out := []Peer{}
 	if n.name != s.names[0] {
 		out = append(out, s.nodes[s.names[0]].peer())
 	}
-	for _, i := range s.rng.Perm(len(s.names)) {
+	for _, i := range order {
 		if len(out) < s.degree && s.names[i] != n.name && i != 0 && s.nodes[s.names[i]].alive().Err() == nil {
 			out = append(out, s.nodes[s.names[i]].peer())
 		}
@@ -194,14 +251,15 @@ var errGone = errors.New("connection refused")
 
 // target is the node behind p, one trip away, and a context that ends when
 // either end goes.
-func (n *simNode) target(ctx context.Context, p Peer) (*simNode, context.Context, func(), error) {
-	if err := sleep(ctx, n.latency); err != nil {
+func (n *simNode) target(ctx context.Context, p Peer, chunk int) (*simNode, context.Context, func(), error) {
+	o := n.net.nodes[p.Name]
+	if o == nil {
+		return nil, nil, nil, errGone
+	}
+	if err := n.pause(ctx, kindTrip, o, chunk, n.trip(o)); err != nil {
 		return nil, nil, nil, err
 	}
-	n.net.mu.Lock()
-	o := n.net.nodes[p.Name]
-	n.net.mu.Unlock()
-	if o == nil || o.alive().Err() != nil {
+	if o.alive().Err() != nil {
 		return nil, nil, nil, errGone
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -209,66 +267,36 @@ func (n *simNode) target(ctx context.Context, p Peer) (*simNode, context.Context
 	return o, ctx, func() { stop(); cancel() }, nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// FollowHaves implements Transport: messages arrive in order, latency later.
+// FollowHaves implements Transport: messages arrive in order, a trip later.
 func (n *simNode) FollowHaves(ctx context.Context, p Peer, _ digest.Digest, _ int, fn func(Haves)) error {
-	o, ctx, end, err := n.target(ctx, p)
+	o, ctx, end, err := n.target(ctx, p, -2)
 	if err != nil {
 		return err
 	}
 	defer end()
-	type message struct {
-		at time.Time
-		h  Haves
-	}
-	line := make(chan message, 4096)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var serveErr error
-	wg.Go(func() {
-		defer close(line)
-		serveErr = o.upload.Haves(ctx, func(h Haves) error {
-			if o.haves != nil {
-				h = o.haves(h)
-			}
-			select {
-			case line <- message{time.Now().Add(n.latency), h}:
-				return nil
-			case <-ctx.Done():
-				return context.Cause(ctx)
+	err = o.upload.Haves(ctx, func(h Haves) error {
+		if o.haves != nil {
+			h = o.haves(h)
+		}
+		n.net.clock.plan(stepKey{to: n.id, from: o.id, kind: kindHave}, n.trip(o), func() {
+			if ctx.Err() == nil {
+				fn(h)
 			}
 		})
+		return nil
 	})
-	for m := range line {
-		if err := sleep(ctx, time.Until(m.at)); err != nil {
-			return err
-		}
-		fn(m.h)
+	if perr := n.pause(ctx, kindBroken, o, 0, n.trip(o)); perr != nil && o.alive().Err() == nil {
+		return perr
 	}
-	if serveErr == nil || o.alive().Err() != nil {
+	if o.alive().Err() != nil {
 		return errGone
 	}
-	return serveErr
+	return err
 }
 
 // Chunk implements Transport.
 func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf []byte) (Reply, error) {
-	return n.get(ctx, p, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
+	return n.get(ctx, p, c, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
 		if o.behave != nil {
 			return o.behave(ctx, c)
 		}
@@ -278,7 +306,7 @@ func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf
 
 // Next implements Transport.
 func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap, buf []byte) (Reply, error) {
-	return n.get(ctx, p, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
+	return n.get(ctx, p, -1, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
 		if o.behave != nil {
 			return o.behave(ctx, want.last())
 		}
@@ -286,8 +314,8 @@ func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap
 	})
 }
 
-func (n *simNode) get(ctx context.Context, p Peer, buf []byte, ask func(context.Context, *simNode) (Outgoing, error)) (Reply, error) {
-	o, ctx, end, err := n.target(ctx, p)
+func (n *simNode) get(ctx context.Context, p Peer, chunk int, buf []byte, ask func(context.Context, *simNode) (Outgoing, error)) (Reply, error) {
+	o, ctx, end, err := n.target(ctx, p, chunk)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -295,13 +323,13 @@ func (n *simNode) get(ctx context.Context, p Peer, buf []byte, ask func(context.
 	out, err := ask(ctx, o)
 	if err != nil {
 		n.refused(err)
-		if serr := sleep(ctx, n.latency); serr != nil {
-			return Reply{}, serr
+		if perr := n.pause(ctx, kindArrived, o, chunk, n.trip(o)); perr != nil {
+			return Reply{}, perr
 		}
 		return Reply{}, err
 	}
 	left, arrived := n.net.carry(o, n, out.Bytes)
-	err = sleep(ctx, time.Until(left))
+	err = n.pause(ctx, kindSent, o, out.N, time.Until(left))
 	payload, rerr := io.ReadAll(out.Payload)
 	if err != nil {
 		payload = nil
@@ -312,7 +340,7 @@ func (n *simNode) get(ctx context.Context, p Peer, buf []byte, ask func(context.
 		return Reply{}, err
 	}
 	o.sent.Add(1)
-	if err := sleep(ctx, time.Until(arrived)); err != nil {
+	if err := n.pause(ctx, kindArrived, o, out.N, time.Until(arrived)); err != nil {
 		return Reply{}, err
 	}
 	if len(payload) > cap(buf) {
@@ -339,8 +367,8 @@ func (n *simNode) refused(err error) {
 // carry books bytes on the uplink of from and the downlink of to and returns
 // when they have left the one and come over the other.
 func (s *simNet) carry(from, to *simNode, bytes int64) (left, arrived time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.carried.Lock()
+	defer s.carried.Unlock()
 	now := time.Now()
 	start := latest(now, from.up.free)
 	left = start.Add(time.Duration(float64(bytes) / from.up.rate * 1e9))
@@ -348,7 +376,7 @@ func (s *simNet) carry(from, to *simNode, bytes int64) (left, arrived time.Time)
 	// The downlink is taken for what the bytes need of it, not for as long as a
 	// slow uplink takes to send them: other transfers fill the gaps.
 	to.down.free = latest(now, to.down.free).Add(time.Duration(float64(bytes) / to.down.rate * 1e9))
-	return left, latest(left, to.down.free).Add(to.latency)
+	return left, latest(left, to.down.free).Add(from.trip(to))
 }
 
 func latest(a, b time.Time) time.Time {
@@ -358,15 +386,22 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// run lets every node that lacks something fetch at once, waits, and reports
-// those that failed.
+// run lets every node that lacks something fetch, all at once but those who join
+// later, waits, and reports those that failed.
 func (s *simNet) run(t testing.TB, ctx context.Context) {
 	t.Helper()
-	start := time.Now()
 	var wg sync.WaitGroup
 	for _, name := range s.names {
 		n := s.nodes[name]
+		if n.joins > 0 {
+			n.leave()
+		}
 		wg.Go(func() {
+			if n.joins > 0 {
+				n.pause(ctx, kindJoin, n, 0, n.joins)
+				n.back()
+			}
+			start := time.Now()
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(n.alive(), cancel)()
@@ -380,8 +415,13 @@ func (s *simNet) run(t testing.TB, ctx context.Context) {
 	wg.Wait()
 }
 
-// close ends every node.
+// close ends every node, and the clock.
 func (s *simNet) close() {
+	s.closeNodes()
+	s.clock.end()
+}
+
+func (s *simNet) closeNodes() {
 	for _, n := range s.nodes {
 		n.leave()
 		n.upload.Close()

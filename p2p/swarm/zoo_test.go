@@ -247,7 +247,6 @@ func TestAloneThenNot(t *testing.T) {
 				Self: "n1", Observe: Observer{State: func(p Progress) { reason.Store(p.Reason) }}})
 		}()
 		time.Sleep(time.Minute)
-		synctest.Wait()
 		if k := f.asked.Load(); k > 40 {
 			t.Errorf("asked for peers %d times in a minute", k)
 		}
@@ -315,11 +314,13 @@ func TestFetchesOnlyWhatIsMissing(t *testing.T) {
 }
 
 func TestNothingMissing(t *testing.T) {
-	s, n := crowd(2, 100)
-	defer s.close()
-	if err := n[0].fetch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, n := crowd(2, 100)
+		defer s.close()
+		if err := n[0].fetch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // A disk that is full ends the fetch with that error.
