@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
-# runc, iproute2 (name spaces, shaped links), util-linux (unshare, nsenter),
+# runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
 # busybox-static (the test image runs it), gcc (the race detector); and the programs
 # named as arguments, each from the package of its name.
 set -eu
@@ -15,6 +15,7 @@ need tc iproute2
 need unshare util-linux
 need nsenter util-linux
 need busybox busybox-static
+need nft nftables
 need gcc gcc
 need git git
 for program in "$@"; do need "$program" "$program"; done

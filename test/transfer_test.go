@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"seeder/p2p"
 )
 
 // TestFromEachOther: hosts that fetch take chunks from several peers at once,
@@ -122,4 +124,79 @@ func TestLinksAreShaped(t *testing.T) {
 			t.Errorf("%.1f Mbit/s, want 40", rate)
 		}
 	}
+}
+
+// lose drops a share of the packets that reach the host, of whatever kind.
+func (h *host) lose(percent int) {
+	h.t.Helper()
+	rules := fmt.Sprintf(`table inet loss {
+  chain in {
+    type filter hook input priority 0;
+    iifname "eth0" numgen random mod 100 < %d drop
+  }
+}
+`, percent)
+	h.write("/etc/loss.nft", rules, 0o644)
+	run(h.t, h.in(h.t.Context(), "nft", "-f", "/etc/loss.nft"))
+}
+
+// TestPacketLoss: with 2 % of all packets lost on every link the image arrives,
+// and nobody is taken for dead.
+func TestPacketLoss(t *testing.T) {
+	n := cluster(t, newest, 3, "100mbit")
+	for _, h := range n.hosts {
+		h.lose(2)
+	}
+	a := n.hosts[0]
+	img := newImage(t, imageSpec{ref: short, says: "hello", random: 16 << 20, seed: 1})
+	a.ctr("images", "import", img.dockerArchive(t, n.dir))
+	start := time.Now()
+	a.run("announce", short)
+	t.Logf("%.1f MB to 2 hosts over 100 Mbit/s with 2 %% loss in %v", float64(img.bytes())/1e6, time.Since(start).Round(time.Millisecond))
+	for _, h := range n.hosts {
+		h.ready("hello")
+		h.awaitMembers(3)
+	}
+}
+
+// TestGossipUnderBulk: while bulk data fills every link, no member is taken for
+// dead and an announcement still gets through.
+func TestGossipUnderBulk(t *testing.T) {
+	n := cluster(t, newest, 3, "20mbit")
+	a, b := n.hosts[0], n.hosts[1]
+	a.importImage(imageSpec{ref: "bulk:latest", says: "hello", random: 24 << 20, seed: 1}) // 10 s on the link
+	a.run("announce", "--detach", "bulk:latest")
+	eventually(t, 20*time.Second, "the link is busy", func() error {
+		if got := b.metric("seeder_wire_received_bytes_total"); got < 1<<20 {
+			return fmt.Errorf("%.0f bytes", got)
+		}
+		return nil
+	})
+	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 10, seed: 2})
+	start := time.Now()
+	a.run("announce", "--detach", short)
+	eventually(t, 10*time.Second, "the other hosts know of the small image", func() error {
+		_, err := b.image(short)
+		return err
+	})
+	t.Logf("known elsewhere after %v", time.Since(start).Round(time.Millisecond))
+	for ended := false; !ended; {
+		for _, h := range n.hosts {
+			var out p2p.Members
+			if err := h.try(&out, "members"); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range out.Members {
+				if m.State != "alive" {
+					t.Fatalf("%s says that %s is %s", h.name, m.Name, m.State)
+				}
+			}
+		}
+		row, err := a.image("bulk:latest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = row.Ready == row.Total
+	}
+	b.ready("hello")
 }
