@@ -405,3 +405,20 @@ func TestShortPayload(t *testing.T) {
 		t.Errorf("got %v, want an unexpected end", err)
 	}
 }
+
+// TestClosesAfterEveryReply: a peer that keeps no connection alive costs a
+// handshake for each chunk, and no chunk.
+func TestClosesAfterEveryReply(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := scripted(t, func(w io.Writer, _ func()) {
+			_, _ = io.WriteString(w, ok+"Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\nContent-Length: 4\r\n\r\nsome")
+		})
+		for range 20 {
+			reply, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, make([]byte, 0, 1000))
+			if err != nil || string(reply.Payload) != "some" {
+				t.Fatalf("%q %v", reply.Payload, err)
+			}
+		}
+	})
+}
