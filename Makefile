@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 20000x
 
-.PHONY: build demo test unit hosts fuzz bench lint clean
+.PHONY: build demo test unit hosts fuzz sim bench lint clean
 
 build: ## bin/seeder
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/seeder ./cmd/seeder
@@ -49,6 +49,9 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	@touch $@
+
+sim: ## the scheduler on simulated links, up to 1,000 nodes; some seven minutes
+	go test -c -o bin/sim ./p2p/swarm && bin/sim -test.run '^TestSimulation$$' -sim full
 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; about half an hour
 	test/install.sh docker-registry

@@ -95,6 +95,9 @@ type engine struct {
 	requests  []*request
 	puts      int
 	took      durations // request to reply
+	trips     durations // request to refusal: hardly more than the way there and back
+	gaps      durations // between replies
+	lastReply time.Time
 	bufs      [][]byte
 	bufBytes  int64
 	nextFind  time.Time

@@ -53,6 +53,9 @@ func TestMedian(t *testing.T) {
 			if got := d.median(); got != c.median || d.enough() != c.enough {
 				t.Errorf("median %v, enough %v, want %v, %v", got, d.enough(), c.median, c.enough)
 			}
+			if last := c.added[max(0, len(c.added)-32):]; len(last) > 0 && d.least != slices.Min(last) {
+				t.Errorf("least %v of %v", d.least, last)
+			}
 		})
 	}
 }
@@ -111,10 +114,30 @@ func TestFinding(t *testing.T) {
 	}
 }
 
+func TestInFlightFor(t *testing.T) {
+	cases := []struct {
+		trip, gap time.Duration
+		want      int
+	}{
+		{0, 0, 5}, {time.Second, 0, 5}, {0, 8 * ms, 5},
+		{1 * ms, 8 * ms, 5}, {2 * ms, 8 * ms, 6}, {10 * ms, 8 * ms, 10}, {50 * ms, 80 * ms, 7},
+		{14 * ms, 8 * ms, 12}, {50 * ms, 8 * ms, 12}, {time.Hour, time.Nanosecond, 12},
+	}
+	for _, c := range cases {
+		if got := inFlightFor(c.trip, c.gap); got != c.want {
+			t.Errorf("trips of %v, a chunk every %v: %d requests, want %d", c.trip, c.gap, got, c.want)
+		}
+	}
+}
+
 func TestPerPeer(t *testing.T) {
-	for useful, want := range map[int]int{0: 3, 1: 3, 2: 3, 3: 2, 4: 2, 5: 1, 6: 1, 1000: 1} {
-		if got := perPeer(useful); got != want {
-			t.Errorf("%d useful peers: %d requests each, want %d", useful, got, want)
+	cases := []struct{ useful, requests, want int }{
+		{0, 5, 3}, {1, 5, 3}, {2, 5, 3}, {3, 5, 2}, {4, 5, 2}, {5, 5, 1}, {6, 5, 1}, {1000, 5, 1},
+		{0, 12, 10}, {1, 12, 10}, {2, 12, 6}, {5, 12, 3}, {12, 12, 1}, {32, 12, 1}, {2, 7, 4},
+	}
+	for _, c := range cases {
+		if got := perPeer(c.useful, c.requests); got != c.want {
+			t.Errorf("%d useful peers: %d of %d requests each, want %d", c.useful, got, c.requests, c.want)
 		}
 	}
 }

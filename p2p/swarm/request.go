@@ -23,8 +23,10 @@ type request struct {
 // ask starts requests while there is room and something to ask for. It returns
 // when to look again.
 func (e *engine) ask(now time.Time) (wake time.Time) {
-	if e.puts >= maxVerifying || e.inFlight() >= maxRequests {
-		return time.Time{}
+	limit := e.limit()
+	flying, wake := e.inFlight(now)
+	if e.puts >= maxVerifying || flying >= limit {
+		return wake
 	}
 	// One request per neighbour first, in random order (choosing the peer by
 	// chance spreads the load; nobody knows the queues of others), then a second
@@ -36,10 +38,10 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 			useful++
 		}
 	}
-	for round := range perPeer(useful) {
+	for round := range perPeer(useful, limit) {
 		for _, i := range order {
 			nb := e.neighbours[i]
-			if e.inFlight() >= maxRequests {
+			if flying >= limit {
 				return wake
 			}
 			if len(nb.requests) > round || nb.slow(e.took.median()) && len(nb.requests) > 0 {
@@ -54,20 +56,43 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 				continue
 			}
 			e.request(nb, chunk, want, now)
+			flying++
 		}
 	}
 	return earlier(wake, e.finish(now, order))
 }
 
-// inFlight counts the requests that take up room: not the overdue ones.
-func (e *engine) inFlight() int {
-	k := 0
+// limit is how many requests may be in flight. The shortest of the last trips
+// counts: the others waited somewhere. Where nobody refuses there is one peer,
+// and it takes no more than it has: asking it for more until it does refuse is
+// worse than maxPerPeer (simulated with a trip of 10 ms: 1.31, not 1.02).
+func (e *engine) limit() int {
+	if !e.trips.enough() || !e.gaps.enough() {
+		return maxRequests
+	}
+	return inFlightFor(e.trips.least, e.gaps.median())
+}
+
+// inFlight counts the requests that take up room: not the overdue ones, nor a few
+// that take much longer than most, since they wait for a slow peer and leave our
+// link idle. wake is when the next one will.
+func (e *engine) inFlight(now time.Time) (k int, wake time.Time) {
+	patience := stuckAfter * e.took.median()
+	stuck := 0
 	for _, r := range e.requests {
-		if !r.overdue {
+		at := r.start.Add(patience)
+		switch {
+		case r.overdue:
+		case patience == 0:
 			k++
+		case now.Before(at):
+			k++
+			wake = earlier(wake, at)
+		default:
+			stuck++
 		}
 	}
-	return k
+	return k + max(0, stuck-maxStuck), wake
 }
 
 // isUseful reports whether nb holds, or may hold, something missing.
@@ -185,7 +210,7 @@ func (e *engine) finish(now time.Time, order []int) (wake time.Time) {
 		}
 		for _, i := range order {
 			nb := e.neighbours[i]
-			if e.inFlight() >= maxRequests {
+			if flying, _ := e.inFlight(now); flying >= maxRequests {
 				return wake
 			}
 			if len(nb.requests) == 0 && nb.have.Has(r.chunk) && !now.Before(nb.notBefore) {
@@ -302,6 +327,10 @@ func (ev replied) apply(e *engine, now time.Time) {
 		return
 	}
 	e.took.add(now.Sub(r.start))
+	if !e.lastReply.IsZero() {
+		e.gaps.add(now.Sub(e.lastReply))
+	}
+	e.lastReply = now
 	r.nb.took.add(now.Sub(r.start))
 	r.nb.strikes = 0
 	if !e.missing.Has(n) || e.verifying.Has(n) {
@@ -350,6 +379,7 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 	switch {
 	case nb.gone, r.dropped && !r.overdue:
 	case errors.As(err, &busy):
+		e.trips.add(now.Sub(r.start))
 		nb.pause(now, min(max(busy.RetryAfter, minRetry), 10*time.Second))
 	case errors.Is(err, ErrCrowded):
 		// Its places are taken by others, who pass on what they get.
