@@ -2,12 +2,16 @@ package test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,11 +29,11 @@ import (
 // has the defaults.
 var (
 	benchHosts  = benchList("BENCH_HOSTS", "4 8")
-	benchRates  = benchList("BENCH_RATES", "100mbit 200mbit")
+	benchRates  = benchList("BENCH_RATES", "100mbit")
 	benchImages = benchList("BENCH_IMAGES", "raw gzip random")
 	benchWays   = benchList("BENCH_WAYS", "seeder registry loop")
 	benchRuns   = benchList("BENCH_RUNS", "5")
-	benchMB     = benchList("BENCH_MB", "100")
+	benchMB     = benchList("BENCH_MB", "50")
 )
 
 func benchList(name, fallback string) []string {
@@ -41,21 +45,22 @@ func benchList(name, fallback string) []string {
 
 // sample is what one run of one way gave.
 type sample struct {
-	Way      string  `json:"way"` // seeder, registry or loop
-	Hosts    int     `json:"hosts"`
-	Rate     string  `json:"rate"` // of each link, both ways
-	Image    string  `json:"image"`
-	Bytes    int     `json:"bytes"`             // as stored
-	Chunks   int     `json:"chunks"`            // seeder's
-	Optimum  float64 `json:"optimum_s"`         // for the bytes that seeder put on one link; 0: unshaped
-	LastByte float64 `json:"last_byte_s"`       // on all hosts; 0: not known
-	Ready    float64 `json:"ready_s"`           // on all hosts
-	Source   float64 `json:"source_sent_bytes"` // of the host that had the image
-	Others   float64 `json:"others_sent_bytes"` // of each other host, mean
-	Wire     float64 `json:"wire_bytes"`        // received by each other host, mean
-	CPU      float64 `json:"cpu_s"`             // busy time of the whole machine
-	Seeder   float64 `json:"seeder_cpu_s"`      // of seeder alone, on all hosts
-	PeakRSS  float64 `json:"peak_rss_bytes"`    // of a seeder, the largest
+	Way       string  `json:"way"` // seeder, registry, loop or tls
+	Hosts     int     `json:"hosts"`
+	Rate      string  `json:"rate"` // of each link, both ways
+	Image     string  `json:"image"`
+	Bytes     int     `json:"bytes"`             // as stored
+	Chunks    int     `json:"chunks"`            // seeder's
+	Optimum   float64 `json:"optimum_s"`         // for the bytes that seeder put on one link; 0: unshaped
+	Announced float64 `json:"announced_s"`       // the image was cut, summed and announced
+	LastByte  float64 `json:"last_byte_s"`       // on all hosts; 0: not known
+	Ready     float64 `json:"ready_s"`           // on all hosts
+	Source    float64 `json:"source_sent_bytes"` // of the host that had the image
+	Others    float64 `json:"others_sent_bytes"` // of each other host, mean
+	Wire      float64 `json:"wire_bytes"`        // received by each other host, mean
+	CPU       float64 `json:"cpu_s"`             // busy time of the whole machine
+	Seeder    float64 `json:"seeder_cpu_s"`      // of seeder alone, on all hosts
+	PeakRSS   float64 `json:"peak_rss_bytes"`    // of a seeder, the largest
 }
 
 // TestBench measures how long an image of one host takes to all, by seeder and by
@@ -145,13 +150,17 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	switch way {
 	case "seeder":
 		first.run("announce", "--timeout", "20m", short)
-		s.LastByte, s.Ready = n.fromLogs(t, start)
+		s.Announced, s.LastByte, s.Ready = n.fromLogs(t, start)
 	case "registry":
 		n.byRegistry(t)
 		s.Ready = time.Since(start).Seconds()
 	case "loop":
 		n.byLoop(t)
 		s.Ready = time.Since(start).Seconds()
+	case "tls":
+		n.byTLS(t, img)
+		s.LastByte = time.Since(start).Seconds()
+		s.Ready = s.LastByte
 	default:
 		t.Fatalf("no such way: %s", way)
 	}
@@ -180,8 +189,9 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	return s
 }
 
-// fromLogs are the moments at which the last host had every byte, and was ready.
-func (n *network) fromLogs(t *testing.T, start time.Time) (lastByte, ready float64) {
+// fromLogs are the moments at which the image was announced, and at which the last
+// host had every byte and was ready.
+func (n *network) fromLogs(t *testing.T, start time.Time) (announced, lastByte, ready float64) {
 	t.Helper()
 	at := func(h *host, msg string) float64 {
 		for line := range strings.Lines(h.seeder.log.String()) {
@@ -201,7 +211,7 @@ func (n *network) fromLogs(t *testing.T, start time.Time) (lastByte, ready float
 	for _, h := range n.hosts[1:] {
 		lastByte, ready = max(lastByte, at(h, "fetched")), max(ready, at(h, "ready"))
 	}
-	return lastByte, ready
+	return at(n.hosts[0], "announced"), lastByte, ready
 }
 
 // counters of a host: what crossed its link, and what its seeder used.
@@ -373,6 +383,50 @@ http: {addr: "0.0.0.0:5000"}
 	}
 }
 
+// byTLS moves the image's bytes to each other host and does nothing with them:
+// HTTP/1.1 over TLS, four connections to each, as a measure of the machine.
+func (n *network) byTLS(t *testing.T, img *image) {
+	t.Helper()
+	const conns = 4
+	all := bytes.Join(img.layers, nil)
+	first := n.hosts[0]
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(all))
+	}))
+	srv.Listener.Close()
+	srv.Listener = first.listen(first.address + ":8443")
+	srv.StartTLS()
+	defer srv.Close()
+	var wg sync.WaitGroup
+	for _, h := range n.hosts[1:] {
+		tr := srv.Client().Transport.(*http.Transport).Clone()
+		tr.DialContext = func(context.Context, string, string) (net.Conn, error) { return h.dial(first.address + ":8443") }
+		tr.TLSClientConfig.ServerName = "example.com" // what the certificate is for
+		tr.ReadBufferSize = 64 << 10
+		for i := range conns {
+			wg.Go(func() {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", len(all)*i/conns, len(all)*(i+1)/conns-1))
+				resp, err := tr.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer resp.Body.Close()
+				if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 256<<10)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		defer tr.CloseIdleConnections()
+	}
+	wg.Wait()
+}
+
 // benchImages are made once: the files of this machine take a while to read.
 var benchCache sync.Map
 
@@ -479,7 +533,7 @@ func TestBenchReport(t *testing.T) {
 				ours, wire = append(ours, s.Ready), s.Wire
 			}
 		}
-		for _, way := range []string{"seeder", "registry", "loop"} {
+		for _, way := range []string{"seeder", "registry", "loop", "tls"} {
 			var list []sample
 			for _, s := range groups[key] {
 				if s.Way == way {

@@ -75,7 +75,7 @@ func (c *Client) transport(answer time.Duration, buffer int) *http.Transport {
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  answer,
 		MaxResponseHeaderBytes: 16 << 10,
-		MaxIdleConnsPerHost:    4,
+		MaxIdleConnsPerHost:    16, // the most requests that a fetch has under way (swarm)
 		MaxIdleConns:           256,
 		IdleConnTimeout:        time.Minute,
 		DisableCompression:     true,
