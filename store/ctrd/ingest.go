@@ -154,7 +154,10 @@ func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
 		if try == abortTries || ctx.Err() != nil {
 			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.fail(err))
 		}
-		time.Sleep(abortPause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(abortPause):
+		}
 	}
 }
 

@@ -1,0 +1,139 @@
+package storetest
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/ctrd"
+)
+
+func ingest(s *suite) {
+	blob := bytes.Repeat([]byte("ingest "), 40_000)
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, release, err := s.c.Lease(s.ctx, "storetest-ingest")
+	if err != nil {
+		s.Fatal(err)
+	}
+	w, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := w.Write(blob[:100_000]); err != nil {
+		s.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		s.Fatal(err)
+	}
+	// Another process goes on where this one stopped.
+	again := s.Open(s.T, ctrd.Config{})
+	if w, err = again.Ingest(lctx, desc); err != nil {
+		s.Fatal(err)
+	}
+	if w.Offset() != 100_000 {
+		s.Fatalf("goes on at %d, want 100000", w.Offset())
+	}
+	if s.here(desc.Digest) {
+		s.Error("a blob is visible before it is committed")
+	}
+	if _, err := w.Write(blob[100_000:]); err != nil {
+		s.Fatal(err)
+	}
+	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil {
+		s.Fatal(err)
+	}
+	if _, err := s.c.Ingest(lctx, desc); !errors.Is(err, ctrd.ErrExists) {
+		s.Errorf("begin again: %v", err)
+	}
+	ra, err := s.c.ReaderAt(s.ctx, desc.Digest)
+	if err != nil {
+		s.Fatal(err)
+	}
+	got := make([]byte, len(blob))
+	if _, err := ra.ReadAt(got, 0); err != nil || !bytes.Equal(got, blob) {
+		s.Errorf("reads another blob, %v", err)
+	}
+	if err := errors.Join(ra.Close(), release(s.ctx)); err != nil {
+		s.Error(err)
+	}
+	s.Collect(s.T)
+	if s.here(desc.Digest) {
+		s.Error("what no image and no lease needs is kept")
+	}
+	if _, err := s.c.ReaderAt(s.ctx, desc.Digest); !errors.Is(err, fs.ErrNotExist) {
+		s.Errorf("read what is gone: %v", err)
+	}
+}
+
+func ingestMismatch(s *suite) {
+	blob := []byte("what was asked for")
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, release, err := s.c.Lease(s.ctx, "storetest-mismatch")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer release(s.ctx)
+	w, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := w.Write([]byte("what came, as long")); err != nil {
+		s.Fatal(err)
+	}
+	if err := w.Commit(lctx); !errors.Is(err, ctrd.ErrMismatch) {
+		s.Errorf("commit: %v", err)
+	}
+	w.Close()
+	if s.here(desc.Digest) {
+		s.Error("another blob was committed")
+	}
+	if err := s.c.Abort(s.ctx, desc.Digest); err != nil {
+		s.Fatal(err)
+	}
+	if w, err = s.c.Ingest(lctx, desc); err != nil || w.Offset() != 0 {
+		s.Fatalf("after Abort: offset %d, %v", w.Offset(), err)
+	}
+	w.Close()
+	if err := errors.Join(s.c.Abort(s.ctx, desc.Digest), s.c.Abort(s.ctx, desc.Digest)); err != nil {
+		s.Errorf("Abort is not idempotent: %v", err)
+	}
+}
+
+func lease(s *suite) {
+	blob := []byte("leased")
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, _, err := s.c.Lease(s.ctx, "storetest-lease")
+	if err != nil {
+		s.Fatal(err)
+	}
+	w, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := w.Write(blob); err != nil {
+		s.Fatal(err)
+	}
+	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil {
+		s.Fatal(err)
+	}
+	s.Collect(s.T)
+	if !s.here(desc.Digest) {
+		s.Error("collected in spite of the lease")
+	}
+	// A daemon that comes back finds its lease by the name of the work.
+	_, release, err := s.Open(s.T, ctrd.Config{}).Lease(s.ctx, "storetest-lease")
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := errors.Join(release(s.ctx), release(s.ctx)); err != nil {
+		s.Errorf("release: %v", err)
+	}
+	s.Collect(s.T)
+	if s.here(desc.Digest) {
+		s.Error("kept without a lease")
+	}
+	s.noLeases()
+}
