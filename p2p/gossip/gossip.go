@@ -90,6 +90,7 @@ type Gossip struct {
 	cfg     Config
 	log     *slog.Logger
 	list    *memberlist.Memberlist
+	lines   *logWriter // memberlist's
 	queue   *memberlist.TransmitLimitedQueue
 	members *members
 	events  chan event
@@ -121,6 +122,7 @@ func New(cfg Config) *Gossip {
 	}
 	return &Gossip{
 		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
+		lines:   &logWriter{log: cfg.Log.With("component", "memberlist"), now: time.Now},
 		members: newMembers(cfg.NodeName),
 		events:  make(chan event, maxEvents),
 		dirty:   make(chan struct{}, 1),
@@ -174,7 +176,7 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.PushPullInterval = 30 * time.Second
 	c.DeadNodeReclaimTime = 10 * time.Second // a host that comes back with another address keeps its name
 	c.Delegate, c.Events, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g)
-	c.Logger = log.New(&logWriter{log: g.log.With("component", "memberlist"), now: time.Now}, "", 0)
+	c.Logger = log.New(g.lines, "", 0)
 	c.Transport = g.cfg.Transport
 	if g.cfg.AdvertiseAddr != "" {
 		host, port, err := splitAddr(g.cfg.AdvertiseAddr, port)
@@ -321,7 +323,9 @@ func (g *Gossip) leave() error {
 			g.log.Debug("leave", "err", err)
 		}
 	}
-	if err := g.list.Shutdown(); err != nil {
+	err := g.list.Shutdown()
+	g.lines.close()
+	if err != nil {
 		return fmt.Errorf("close gossip: %w", err)
 	}
 	return nil

@@ -316,4 +316,11 @@ func TestLogWriter(t *testing.T) {
 	if got := strings.Count(buf.String(), "10.0.0.9"); got != 1 {
 		t.Errorf("warned %d times of one host: %s", got, buf.String())
 	}
+	w.close()
+	before := buf.String()
+	fmt.Fprintln(w, "[INFO] memberlist: Marking a as failed, suspect timeout reached")
+	fmt.Fprintln(w, "[ERR] memberlist: no installed keys could decrypt the message from=10.0.0.8:7950")
+	if buf.String() != before {
+		t.Errorf("written after the end: %s", buf.String())
+	}
 }

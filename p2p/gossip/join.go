@@ -266,11 +266,25 @@ type logWriter struct {
 	now func() time.Time
 
 	mu     sync.Mutex
+	closed bool
 	warned map[string]time.Time // remote host → last warning
+}
+
+// close drops what comes from now on: memberlist's timers of suspicion outlive
+// its Shutdown, and whoever handed the log in need not.
+func (w *logWriter) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
 }
 
 // Write implements io.Writer, one line a call.
 func (w *logWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return len(p), nil
+	}
 	line := strings.TrimSpace(string(p))
 	if !undecryptable(strings.ToLower(line)) {
 		w.log.Debug(line)
@@ -282,8 +296,6 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	if err != nil {
 		host = from
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.warned == nil || len(w.warned) > 1000 {
 		w.warned = map[string]time.Time{}
 	}
