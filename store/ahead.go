@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"runtime"
 	"sync"
 
 	"seeder/store/chunk"
@@ -13,8 +14,8 @@ import (
 const aheadChunks = 4
 
 // ahead compresses chunks before somebody asks for them, so that an upload slot
-// is not spent on that. One goroutine does the work until stop, which waits for
-// it.
+// is not spent on that. Half of the cores do the work, at most four, until stop,
+// which waits for them.
 type ahead struct {
 	jobs   chan aheadJob
 	cancel context.CancelFunc
@@ -30,17 +31,21 @@ type aheadJob struct {
 func (a *ahead) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.jobs, a.cancel = make(chan aheadJob, 4*aheadChunks), cancel
-	a.done.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case j := <-a.jobs:
-				j.blob.compressAhead(ctx, j.at)
-				j.blob.close()
-			}
+	for range min(max(runtime.GOMAXPROCS(0)/2, 1), 4) {
+		a.done.Go(func() { a.work(ctx) })
+	}
+}
+
+func (a *ahead) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-a.jobs:
+			j.blob.compressAhead(ctx, j.at)
+			j.blob.close()
 		}
-	})
+	}
 }
 
 func (a *ahead) stop() {
@@ -77,7 +82,7 @@ func (b *blob) compressAhead(ctx context.Context, at int) {
 	if !b.worthAhead(at) {
 		return
 	}
-	enc, _, r, err := b.frame(ctx, at)
+	enc, _, r, err := b.frame(ctx, at, chunk.Thorough)
 	if err != nil {
 		b.store.log.Debug("cannot compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
 		return

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"seeder/store/chunk"
+	"seeder/store/ctrd"
 	"seeder/store/stage"
 )
 
@@ -26,11 +28,14 @@ type blob struct {
 
 	mu      sync.Mutex
 	frames  *stage.Blob
-	present bool   // in the content store
-	changes uint64 // of present, so that an older answer of containerd is not believed
-	checked []bool // chunks in the content store that were verified
-	plain   []bool // chunks that do not shrink
-	full    bool   // the cache has no room for its frames
+	present bool           // in the content store
+	changes uint64         // of present, so that an older answer of containerd is not believed
+	checked []bool         // chunks in the content store that were verified
+	stamp   ctrd.Stamp     // of the file in which they were; none where it was read through containerd
+	plain   []bool         // chunks that do not shrink
+	full    bool           // the cache has no room for its frames
+	near    map[int][]byte // chunks for the import that runs, nil while none does
+	nearAt  int            // which one it wants next
 	arrived chan struct{}
 }
 
@@ -86,13 +91,23 @@ func (b *blob) settle(present bool) error {
 	if b.frames = frames; present != b.present {
 		b.changes++
 		b.present = present
-		clear(b.checked)
+		b.trust(b.store.summed(b.name))
 	}
 	return nil
 }
 
+// trust says that all chunks were verified in the file with that stamp, or none
+// where there is no such file. The caller holds the mutex.
+func (b *blob) trust(stamp ctrd.Stamp) {
+	b.stamp = stamp
+	for at := range b.checked {
+		b.checked[at] = stamp != ctrd.Stamp{}
+	}
+}
+
 // lost notes that the content store has lost the blob, or damaged it.
 func (b *blob) lost() {
+	b.store.keepSummed(b.name, ctrd.Stamp{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.settle(false); err != nil {
@@ -101,13 +116,19 @@ func (b *blob) lost() {
 }
 
 // finish notes that the content store has the blob. From here on its chunks are
-// read from there, before that from the frames: no reader meets a gap.
-func (b *blob) finish() {
+// read from there, before that from the frames: no reader meets a gap. written
+// says that it was written from verified chunks just now: they need not be
+// verified again.
+func (b *blob) finish(ctx context.Context, written bool) {
+	var stamp ctrd.Stamp
+	if written {
+		stamp = b.store.ctrd.Stamp(ctx, b.info.Digest)
+	}
 	b.mu.Lock()
 	if !b.present {
 		b.present = true
 		b.changes++
-		clear(b.checked)
+		b.trust(stamp)
 	}
 	b.frames.Finish()
 	b.mu.Unlock()
@@ -153,13 +174,6 @@ func (b *blob) staged() *stage.Blob {
 	return b.frames
 }
 
-// have reports whether chunk at is here, in the content store or as a frame.
-func (b *blob) have(at int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.present || b.frames.Have(at)
-}
-
 // signal wakes whoever waits for chunks.
 func (b *blob) signal() {
 	b.mu.Lock()
@@ -187,8 +201,10 @@ func (b *blob) await(ctx context.Context, at int) error {
 
 // put verifies a frame and stages it.
 func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, err error) {
+	b.store.verifying <- struct{}{} // one for each core: more would only take memory
+	defer func() { <-b.store.verifying }()
 	buf := b.store.buffers.Get(b.info.ChunkLen(at))
-	defer b.store.buffers.Put(buf)
+	defer func() { b.store.buffers.Put(buf) }()
 	raw, err := b.store.codec.Decode(buf, enc, payload, b.info.ChunkLen(at))
 	if errors.Is(err, chunk.ErrFrame) || (err == nil && sha256.Sum256(raw) != b.info.Sums[at]) {
 		return false, nil
@@ -202,30 +218,99 @@ func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, e
 	if err := b.staged().Put(at, enc, payload); err != nil {
 		return false, err
 	}
+	if enc == chunk.Zstd && b.handOver(at, raw) {
+		buf = nil
+	}
 	b.signal()
 	return true, nil
 }
 
+// handOver gives a verified chunk to the import that will want it next, so that it
+// need not be read and decompressed again. It is staged all the same. False: there
+// is no such import, or it has enough.
+func (b *blob) handOver(at int, raw []byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.near == nil || at < b.nearAt || at >= b.nearAt+nearChunks || b.near[at] != nil {
+		return false
+	}
+	if b.store.near.Add(int64(len(raw))) > nearBytes {
+		b.store.near.Add(-int64(len(raw)))
+		return false
+	}
+	b.near[at] = raw
+	return true
+}
+
+const (
+	// nearChunks is how far ahead of the import chunks are handed over, nearBytes
+	// how much of them there is, of all blobs.
+	nearChunks = 8
+	nearBytes  = 8 << 20
+)
+
+// wantFrom says which chunk the import wants next. What was handed over before it
+// is freed.
+func (b *blob) wantFrom(at int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.near == nil {
+		b.near = map[int][]byte{}
+	}
+	b.nearAt = at
+	for k := range b.near {
+		if k < at {
+			b.store.buffers.Put(b.unhand(k))
+		}
+	}
+}
+
+// take is chunk at where it was handed over, else nil. The buffer is the caller's.
+func (b *blob) take(at int) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unhand(at)
+}
+
+// unhand takes back what was handed over. The caller holds the mutex.
+func (b *blob) unhand(at int) []byte {
+	p := b.near[at]
+	b.store.near.Add(-int64(len(p)))
+	delete(b.near, at)
+	return p
+}
+
+// wantNone ends the handing over.
+func (b *blob) wantNone() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for at := range b.near {
+		b.store.buffers.Put(b.unhand(at))
+	}
+	b.near = nil
+}
+
 // frame opens a chunk as it travels: as it was received or made before, else from
 // the content store.
-func (b *blob) frame(ctx context.Context, at int) (chunk.Encoding, int64, io.ReadCloser, error) {
-	enc, size, r, err := b.staged().Frame(at)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) || !b.isPresent() {
-		return enc, size, r, err
+func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort) (chunk.Encoding, int64, io.ReadCloser, error) {
+	if enc, size, r, err := b.staged().Frame(at); err == nil {
+		return enc, size, r, nil
+	} else if !errors.Is(err, fs.ErrNotExist) || !b.isPresent() {
+		return 0, 0, nil, err
 	}
 	if b.isPlain(at) {
-		raw, err := b.read(ctx, at)
-		return chunk.Raw, int64(len(raw)), b.store.lend(raw), err
+		size, r, err := b.open(ctx, at)
+		return chunk.Raw, size, r, err
 	}
 	unlock, err := b.encode.lock(ctx, at) // whoever comes second finds the frame
 	if err != nil {
 		return 0, 0, nil, err
 	}
 	defer unlock()
-	if enc, size, r, err = b.staged().Frame(at); err == nil {
+	if enc, size, r, err := b.staged().Frame(at); err == nil {
 		return enc, size, r, nil
 	}
-	return b.makeFrame(ctx, at)
+	return b.makeFrame(ctx, at, effort)
 }
 
 // isPlain reports whether it is known that chunk at does not shrink.
@@ -237,14 +322,19 @@ func (b *blob) isPlain(at int) bool {
 
 // makeFrame reads chunk at from the content store and compresses it. The frame is
 // kept where that was worth it and the cache has room.
-func (b *blob) makeFrame(ctx context.Context, at int) (chunk.Encoding, int64, io.ReadCloser, error) {
-	raw, err := b.read(ctx, at)
+func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chunk.Encoding, int64, io.ReadCloser, error) {
+	ra, err := b.reader(ctx)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer ra.Close()
+	raw, err := b.read(ra, at)
 	if err != nil {
 		return 0, 0, nil, err
 	}
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
-		enc, payload, err = b.store.codec.Encode(b.store.buffers.Get(len(raw)), raw)
+		enc, payload, err = b.store.codec.Encode(b.store.buffers.Get(len(raw)), raw, effort)
 		if err != nil {
 			return 0, 0, nil, fmt.Errorf("compress chunk %d of %s: %w", at, b.info.Digest, err)
 		}
@@ -271,36 +361,88 @@ func (b *blob) head(raw []byte, at int) []byte {
 	return nil
 }
 
-// read reads a chunk from the content store into a pooled buffer, and verifies it
-// the first time. A blob that is no longer there, or damaged, is lost.
-func (b *blob) read(ctx context.Context, at int) (_ []byte, err error) {
+// open opens a chunk as it lies in the content store. One that was verified is
+// read piece by piece where it is a file, so that it takes no memory.
+func (b *blob) open(ctx context.Context, at int) (size int64, _ io.ReadCloser, err error) {
+	ra, err := b.reader(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	size = int64(b.info.ChunkLen(at))
+	if f, ok := ra.(*ctrd.File); ok && b.isChecked(f, at) {
+		return size, &section{io.NewSectionReader(f, int64(at)*b.info.ChunkBytes, size), f}, nil
+	}
+	defer ra.Close()
+	raw, err := b.read(ra, at)
+	if err != nil {
+		return 0, nil, err
+	}
+	return size, b.store.lend(raw), nil
+}
+
+// section is a chunk of a file.
+type section struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// isChecked reports whether chunk at was verified in what ra reads.
+func (b *blob) isChecked(ra ctrd.Reader, at int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if stamp := stampOf(ra); b.stamp != stamp {
+		b.stamp = stamp
+		clear(b.checked)
+	}
+	return b.checked[at]
+}
+
+// stampOf is that of the file that ra reads, none where it reads through
+// containerd.
+func stampOf(ra ctrd.Reader) ctrd.Stamp {
+	if f, ok := ra.(*ctrd.File); ok {
+		return f.Stamp()
+	}
+	return ctrd.Stamp{}
+}
+
+// reader opens the blob in the content store. One that is no longer there is
+// lost.
+func (b *blob) reader(ctx context.Context) (ctrd.Reader, error) {
 	ra, err := b.store.ctrd.ReaderAt(ctx, b.info.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		b.lost()
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer ra.Close()
+	return ra, err
+}
+
+// read reads a chunk of the content store into a pooled buffer, and verifies it
+// the first time. A blob that is damaged is lost.
+func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
+	checked := b.isChecked(ra, at)
 	raw := b.store.buffers.Get(b.info.ChunkLen(at))
-	if n, err := ra.ReadAt(raw, int64(at)*b.info.ChunkBytes); n < len(raw) {
+	n, err := ra.ReadAt(raw, int64(at)*b.info.ChunkBytes)
+	switch {
+	case n < len(raw) && errors.Is(err, io.EOF):
+		return nil, b.damaged(at)
+	case n < len(raw):
 		return nil, fmt.Errorf("read chunk %d of %s: %w", at, b.info.Digest, err)
-	}
-	b.mu.Lock()
-	checked := b.checked[at]
-	b.mu.Unlock()
-	if checked {
+	case checked:
 		return raw, nil
-	}
-	if sha256.Sum256(raw) != b.info.Sums[at] {
-		b.store.log.Error("a blob in containerd's content store does not match its seed index; it is not served", "blob", b.info.Digest, "chunk", at)
-		b.lost()
-		return nil, fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)
+	case sha256.Sum256(raw) != b.info.Sums[at]:
+		return nil, b.damaged(at)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.checked[at] = b.present
+	b.checked[at] = b.present && b.stamp == stampOf(ra)
 	return raw, nil
+}
+
+// damaged notes that the content store has other bytes where chunk at should be.
+func (b *blob) damaged(at int) error {
+	b.store.log.Error("a blob in containerd's content store does not match its seed index; it is not served", "blob", b.info.Digest, "chunk", at)
+	b.lost()
+	return fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)
 }
 
 // readStaged appends the rest of chunk at, from its byte skip on, to dst. Its
@@ -313,18 +455,27 @@ func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
 		return dst, err
 	}
 	defer r.Close()
-	payload, buf := b.store.buffers.Get(int(size)), b.store.buffers.Get(b.info.ChunkLen(at))
+	length := b.info.ChunkLen(at)
+	dst = slices.Grow(dst, length)
+	tail := dst[len(dst) : len(dst)+length]
+	if enc == chunk.Raw && size == int64(length) {
+		n, err := r.ReadAt(tail[:size-skip], skip)
+		if int64(n) < size-skip {
+			return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
+		}
+		return dst[:len(dst)+n], nil
+	}
+	payload := b.store.buffers.Get(int(size))
 	defer b.store.buffers.Put(payload)
-	defer b.store.buffers.Put(buf)
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
 	}
-	raw, err := b.store.codec.Decode(buf, enc, payload, b.info.ChunkLen(at))
+	raw, err := b.store.codec.Decode(tail, enc, payload, length)
 	if err != nil {
 		frames.Drop(at)
 		return dst, fmt.Errorf("the frame of chunk %d was damaged on disk; it is fetched again: %w", at, err)
 	}
-	return append(dst, raw[skip:]...), nil
+	return dst[:len(dst)+copy(tail, raw[skip:])], nil
 }
 
 // lend gives a buffer away as a reader; its Close takes the buffer back.

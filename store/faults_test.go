@@ -372,6 +372,63 @@ func TestDamagedBlob(t *testing.T) {
 	}
 }
 
+// TestDamagedAfterServing: a blob that was verified and served is changed on disk.
+// It is not served again.
+func TestDamagedAfterServing(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, noise(t, 2<<20))
+	img := image(t, a, p.Index)
+	for n := range img.Len() {
+		move(t, img, img, n)
+	}
+	n := img.Len() - 2
+	blob, at := img.index.Locate(n)
+	info := img.blobs[blob].info
+	path := filepath.Join(a.cfg.DataDir, "containerd", "content", "blobs", "sha256", info.Digest.Encoded())
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("damage"), int64(at)*info.ChunkBytes)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := img.Frame(t.Context(), n); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a chunk that was damaged after it had been served: %v", err)
+	}
+}
+
+// TestHandsOver: chunks that come while the import waits for them go on to it from
+// memory, and none is kept when it is over.
+func TestHandsOver(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, layer(t, "base", 6<<20))
+	from, b := image(t, a, p.Index), open(t, t.TempDir())
+	to := image(t, b, p.Index)
+	last := to.blobs[len(to.blobs)-1]
+	last.wantFrom(0)
+	move(t, from, to, to.index.Start(len(to.blobs)-1))
+	if last.take(0) == nil {
+		t.Error("the chunk that an import waits for was not handed over")
+	}
+	last.wantNone()
+	imported := make(chan error, 1)
+	go func() { imported <- to.Import(t.Context(), full) }()
+	for n := to.Len() - 1; n >= 0; n-- {
+		move(t, from, to, n)
+	}
+	if err := <-imported; err != nil {
+		t.Fatal(err)
+	}
+	ready(t, b, p)
+	if left := b.near.Load(); left != 0 {
+		t.Errorf("%d bytes are still handed over", left)
+	}
+}
+
 // TestReaderOutlivesTheSwitch: a frame that a peer is reading while its blob
 // moves from staging to the content store is read to its end.
 func TestReaderOutlivesTheSwitch(t *testing.T) {

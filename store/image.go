@@ -101,22 +101,25 @@ func (i *Image) Len() int { return i.index.Len() }
 // Bytes is the raw length of chunk n.
 func (i *Image) Bytes(n int) int64 { return i.index.Bytes(n) }
 
-// set is the set of chunks for which in is true, 64 to a word.
+// set is the set of chunks for which in is true, 64 to a word. in is called with
+// the blob's mutex held.
 func (i *Image) set(in func(blob, at int) bool) []uint64 {
 	set := make([]uint64, (i.Len()+63)/64)
 	for k, b := range i.blobs {
-		for at := range b.info.Sums {
-			if n := i.index.Start(k) + at; in(k, at) {
+		b.mu.Lock()
+		for at, start := 0, i.index.Start(k); at < len(b.info.Sums); at++ {
+			if n := start + at; in(k, at) {
 				set[n/64] |= 1 << (n % 64)
 			}
 		}
+		b.mu.Unlock()
 	}
 	return set
 }
 
 // Have is the set of chunks that are here, 64 to a word.
 func (i *Image) Have() []uint64 {
-	return i.set(func(k, at int) bool { return i.blobs[k].have(at) })
+	return i.set(func(k, at int) bool { return i.blobs[k].present || i.blobs[k].frames.Have(at) })
 }
 
 // Wanted is the set of chunks that this host needs, here or not.
@@ -156,7 +159,7 @@ func (i *Image) Frame(ctx context.Context, n int) (chunk.Encoding, int64, io.Rea
 		return 0, 0, nil, fmt.Errorf("chunk %d of %d: %w", n, i.Len(), fs.ErrNotExist)
 	}
 	k, at := i.index.Locate(n)
-	enc, size, r, err := i.blobs[k].frame(ctx, at)
+	enc, size, r, err := i.blobs[k].frame(ctx, at, chunk.Fast)
 	if err != nil {
 		return 0, 0, nil, err
 	}

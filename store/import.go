@@ -80,7 +80,7 @@ func (b *blob) ingest(ctx context.Context) error {
 	defer unlock()
 	w, err := s.ctrd.Ingest(ctx, ocispec.Descriptor{MediaType: b.info.MediaType, Digest: b.info.Digest, Size: b.info.Bytes})
 	if errors.Is(err, ctrd.ErrExists) {
-		b.finish()
+		b.finish(ctx, false)
 		return nil
 	}
 	if err != nil {
@@ -99,7 +99,7 @@ func (b *blob) ingest(ctx context.Context) error {
 		return errors.Join(b.explain(begun, err), s.ctrd.Abort(ctx, b.info.Digest))
 	}
 	if err == nil {
-		b.finish()
+		b.finish(ctx, begun == 0)
 	}
 	return err
 }
@@ -126,6 +126,7 @@ func (b *blob) stream(ctx context.Context, w *ctrd.Ingest) error {
 	}
 	batch := b.store.buffers.Get(chunk.MaxBytes)[:0]
 	defer func() { b.store.buffers.Put(batch) }()
+	defer b.wantNone()
 	for {
 		next := w.Offset() + int64(len(batch))
 		at := int(next / b.info.ChunkBytes)
@@ -140,11 +141,18 @@ func (b *blob) stream(ctx context.Context, w *ctrd.Ingest) error {
 		if next == b.info.Bytes {
 			return nil
 		}
+		b.wantFrom(at)
 		if err := b.await(ctx, at); err != nil {
 			return err
 		}
+		skip := next - int64(at)*b.info.ChunkBytes
+		if raw := b.take(at); raw != nil {
+			batch = append(batch, raw[skip:]...)
+			b.store.buffers.Put(raw)
+			continue
+		}
 		var err error
-		if batch, err = b.readStaged(batch, at, next-int64(at)*b.info.ChunkBytes); err != nil {
+		if batch, err = b.readStaged(batch, at, skip); err != nil {
 			return err
 		}
 	}

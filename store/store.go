@@ -19,7 +19,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,8 +57,28 @@ type Store struct {
 	writes  keyLock[digest.Digest] // one writer of each blob
 	ahead   ahead
 
+	verifying chan struct{} // slots
+	near      atomic.Int64  // bytes that were handed over and not taken yet
+
 	mu   sync.Mutex
 	open map[string]*blob // by stage.Name
+	// sums are the files, by stage.Name, from which this process made the sums of a
+	// blob's chunks: nobody needs to verify them again before they are served.
+	sums map[string]ctrd.Stamp
+}
+
+func (s *Store) summed(name string) ctrd.Stamp {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sums[name]
+}
+
+func (s *Store) keepSummed(name string, stamp ctrd.Stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sums[name] = stamp; stamp == (ctrd.Stamp{}) {
+		delete(s.sums, name)
+	}
 }
 
 // Open prepares the directories below data_dir. Containerd need not be there.
@@ -68,7 +90,9 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		cfg.CacheBytes = defaultCacheBytes
 	}
 	s := &Store{
-		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"), open: map[string]*blob{},
+		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"),
+		verifying: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		open:      map[string]*blob{}, sums: map[string]ctrd.Stamp{},
 	}
 	if err := os.MkdirAll(s.seeds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of seed indexes: %w", err)
@@ -180,7 +204,7 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 	cb := chunk.Blob{
 		Digest: b.Digest, Bytes: ra.Size(), MediaType: b.MediaType, Platforms: b.For, ChunkBytes: chunk.SizeFor(ra.Size()),
 	}
-	whole := &summed{r: ra, digester: digest.SHA256.Digester()}
+	whole := &digested{r: ra, digester: digest.SHA256.Digester()}
 	cb.Sums, err = chunk.Sum(ctx, whole, cb.Bytes, cb.ChunkBytes)
 	if err := errors.Join(err, ra.Close()); err != nil {
 		return chunk.Blob{}, fmt.Errorf("read blob %s: %w", b.Digest, err)
@@ -188,19 +212,20 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 	if got := whole.digester.Digest(); got != b.Digest {
 		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; remove the image and import it again", b.Digest, got)
 	}
+	s.keepSummed(stage.Name(cb), stampOf(ra))
 	return cb, nil
 }
 
-// summed digests what is read through it, from the beginning and in order.
-type summed struct {
+// digested digests what is read through it, from the beginning and in order.
+type digested struct {
 	r        io.ReaderAt
 	digester digest.Digester
 }
 
 // ReadAt implements io.ReaderAt.
-func (s *summed) ReadAt(p []byte, off int64) (int, error) {
-	n, err := s.r.ReadAt(p, off)
-	s.digester.Hash().Write(p[:n])
+func (d *digested) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.r.ReadAt(p, off)
+	d.digester.Hash().Write(p[:n])
 	return n, err
 }
 

@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -73,11 +72,13 @@ type Containerd struct {
 	platform platforms.MatchComparer
 	embedded *embedded // nil for a dialled one
 
-	mu          sync.Mutex
-	client      *client.Client
-	address     string // of client
-	snapshotter string // resolved from auto
-	noCRI       bool   // the socket serves no CRI
+	mu           sync.Mutex
+	client       *client.Client
+	address      string // of client
+	snapshotter  string // resolved from auto
+	noCRI        bool   // the socket serves no CRI
+	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
+	blobDirKnown bool
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -219,7 +220,7 @@ func (c *Containerd) Health(ctx context.Context) (address, version string, err e
 func (c *Containerd) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.snapshotter, c.noCRI = "", false
+	c.snapshotter, c.noCRI, c.blobDir, c.blobDirKnown = "", false, "", false
 	if c.cfg.Address == Auto && c.client != nil {
 		c.client.Close()
 		c.client, c.address = nil, ""
@@ -257,22 +258,6 @@ func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, 
 		return 0, false, fmt.Errorf("look for blob %s: %w", dgst, c.fail(err))
 	}
 	return info.Size, true, nil
-}
-
-// Reader reads a committed blob.
-type Reader = content.ReaderAt
-
-// ReaderAt opens a blob; the error wraps fs.ErrNotExist where it is not there.
-func (c *Containerd) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, error) {
-	ctx, cl, err := c.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ra, err := cl.ContentStore().ReaderAt(ctx, ocispec.Descriptor{Digest: dgst})
-	if err != nil {
-		return nil, fmt.Errorf("open blob %s: %w", dgst, c.fail(err))
-	}
-	return ra, nil
 }
 
 // Changes wakes up after image records changed, and after the connection came

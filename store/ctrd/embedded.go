@@ -18,6 +18,7 @@ import (
 
 // embedded is containerd's own metadata and content store in this process.
 type embedded struct {
+	root   string
 	bolt   *bolt.DB
 	db     *metadata.DB
 	client *client.Client
@@ -59,7 +60,7 @@ func openEmbedded(root string) (*embedded, error) {
 	if err != nil {
 		return nil, errors.Join(err, bdb.Close())
 	}
-	return &embedded{bolt: bdb, db: db, client: cl}, nil
+	return &embedded{root: root, bolt: bdb, db: db, client: cl}, nil
 }
 
 func (e *embedded) close() error { return e.bolt.Close() }

@@ -21,3 +21,6 @@ func (c *Containerd) With(cfg Config) (*Containerd, error) {
 
 // Collect runs the embedded store's garbage collection.
 func (c *Containerd) Collect(ctx context.Context) error { return c.collect(ctx) }
+
+// HideBlobs makes c read through containerd.
+func (c *Containerd) HideBlobs() { c.blobDir, c.blobDirKnown = "", true }

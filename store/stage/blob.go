@@ -250,7 +250,7 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 // Frame opens the frame of chunk n. The error wraps fs.ErrNotExist where it is
 // not here. The payload stays readable until it is closed, whatever becomes of
 // the file.
-func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload io.ReadCloser, err error) {
+func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.at[n]
@@ -258,18 +258,19 @@ func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload io.ReadClo
 		return 0, 0, nil, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, fs.ErrNotExist)
 	}
 	b.file.refs.Add(1)
-	r := &frameReader{SectionReader: io.NewSectionReader(b.file, s.off, int64(s.len)), file: b.file}
+	r := &Payload{SectionReader: io.NewSectionReader(b.file, s.off, int64(s.len)), file: b.file}
 	return s.enc, int64(s.len), r, nil
 }
 
-type frameReader struct {
+// Payload is a frame's payload on disk. One goroutine uses it.
+type Payload struct {
 	*io.SectionReader
 	file *handle
 	once sync.Once
 }
 
 // Close implements io.Closer.
-func (r *frameReader) Close() error {
+func (r *Payload) Close() error {
 	r.once.Do(r.file.release)
 	return nil
 }

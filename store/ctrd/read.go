@@ -1,0 +1,158 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Reader reads a committed blob.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// ReaderAt opens a blob; the error wraps fs.ErrNotExist where it is not there.
+//
+// The blob's file is read where this process can, since the content API costs
+// forty times the CPU for the same bytes (measured: 2 CPU-s per GB against
+// 0.05), and through the API everywhere else. Neither verifies what is read:
+// whoever knows its digest does.
+func (c *Containerd) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, error) {
+	if f := c.openFile(ctx, dgst); f != nil {
+		return f, nil
+	}
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ra, err := cl.ContentStore().ReaderAt(ctx, ocispec.Descriptor{Digest: dgst})
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", dgst, c.fail(err))
+	}
+	return ra, nil
+}
+
+// File is a blob that is read as the file that it is: many small reads cost no
+// more than one large one.
+type File struct {
+	*os.File
+	stamp Stamp
+}
+
+// Size is that of the blob in bytes.
+func (f *File) Size() int64 { return f.stamp.size }
+
+// Stamp is another one once somebody has written to the file, or put another one
+// in its place.
+func (f *File) Stamp() Stamp { return f.stamp }
+
+// Stamp tells states of a file apart. The zero value is that of no file.
+type Stamp struct {
+	device, inode uint64
+	size          int64
+	mtime, ctime  syscall.Timespec
+}
+
+func stampOf(f *os.File) (Stamp, bool) {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return Stamp{}, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return Stamp{}, false
+	}
+	return Stamp{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}, true
+}
+
+// Stamp is that of a blob's file, the zero value where there is none to be read.
+func (c *Containerd) Stamp(ctx context.Context, dgst digest.Digest) Stamp {
+	f := c.openFile(ctx, dgst)
+	if f == nil {
+		return Stamp{}
+	}
+	defer f.Close()
+	return f.stamp
+}
+
+// openFile opens the file of a blob, nil where that cannot be.
+func (c *Containerd) openFile(ctx context.Context, dgst digest.Digest) *File {
+	if dgst.Validate() != nil {
+		return nil
+	}
+	dir := c.blobs(ctx)
+	if dir == "" {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded()))
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			c.log.Debug("read through containerd what cannot be read as a file", "blob", dgst, "err", err)
+		}
+		return nil
+	}
+	stamp, ok := stampOf(f)
+	if !ok {
+		f.Close()
+		return nil
+	}
+	return &File{File: f, stamp: stamp}
+}
+
+// blobs is the directory of the content store's blobs, empty where it is not
+// known.
+func (c *Containerd) blobs(ctx context.Context) string {
+	c.mu.Lock()
+	dir, known := c.blobDir, c.blobDirKnown
+	c.mu.Unlock()
+	if known {
+		return dir
+	}
+	dir, err := c.findBlobs(ctx)
+	if err != nil {
+		return "" // asked again the next time
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.blobDir, c.blobDirKnown = dir, true
+	return dir
+}
+
+// findBlobs asks containerd where its content store is. A containerd that does
+// not say so, or that sees other directories than this process, is no error.
+func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
+	if c.embedded != nil {
+		return filepath.Join(c.embedded.root, "content", "blobs"), nil
+	}
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return "", err
+	}
+	resp, err := cl.IntrospectionService().Plugins(ctx, `type=="io.containerd.content.v1",id=="content"`)
+	if err != nil {
+		return "", fmt.Errorf("ask for the content store's place: %w", c.fail(err))
+	}
+	for _, p := range resp.Plugins {
+		root := p.Exports["root"]
+		if root == "" {
+			continue
+		}
+		dir := filepath.Join(root, "blobs")
+		if _, err := os.ReadDir(dir); err != nil {
+			c.log.Debug("the content store is read through containerd", "dir", dir, "err", err)
+			return "", nil
+		}
+		return dir, nil
+	}
+	return "", nil
+}
