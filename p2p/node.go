@@ -106,6 +106,7 @@ type Node struct {
 	tracker  *swarm.Tracker
 
 	swarms *swarms
+	memory swarm.Memory // of frames on their way in
 	cells  *cells
 	claims *claims
 	syncer *syncer

@@ -116,6 +116,7 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 		Transport: n.client,
 		Finder:    &finder{n: n, announcer: a.NodeName},
 		Self:      n.cfg.Name,
+		Memory:    &n.memory,
 		Log:       n.cfg.Log.With("component", "swarm", "ref", a.Reference),
 		Observe: swarm.Observer{
 			Have: sw.upload.Added,

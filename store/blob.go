@@ -201,7 +201,7 @@ func (b *blob) await(ctx context.Context, at int) error {
 
 // put verifies a frame and stages it.
 func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, err error) {
-	b.store.verifying <- struct{}{} // one for each core: more would only take memory
+	b.store.verifying <- struct{}{} // more at once than there are cores would only take memory
 	defer func() { <-b.store.verifying }()
 	buf := b.store.buffers.Get(b.info.ChunkLen(at))
 	defer func() { b.store.buffers.Put(buf) }()
@@ -299,8 +299,7 @@ func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort) (chunk.En
 		return 0, 0, nil, err
 	}
 	if b.isPlain(at) {
-		size, r, err := b.open(ctx, at)
-		return chunk.Raw, size, r, err
+		return b.openPlain(ctx, at)
 	}
 	unlock, err := b.encode.lock(ctx, at) // whoever comes second finds the frame
 	if err != nil {
@@ -321,8 +320,13 @@ func (b *blob) isPlain(at int) bool {
 }
 
 // makeFrame reads chunk at from the content store and compresses it. The frame is
-// kept where that was worth it and the cache has room.
+// kept where that was worth it and the cache has room. What goes out comes from a
+// file where it can: many slow peers at once must not take the memory of as many
+// chunks.
 func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chunk.Encoding, int64, io.ReadCloser, error) {
+	if !chunk.Compressible(b.info.MediaType, nil) {
+		return b.openPlain(ctx, at)
+	}
 	ra, err := b.reader(ctx)
 	if err != nil {
 		return 0, 0, nil, err
@@ -334,22 +338,44 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	}
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
-		enc, payload, err = b.store.codec.Encode(b.store.buffers.Get(len(raw)), raw, effort)
-		if err != nil {
+		scratch := b.store.buffers.Get(len(raw))
+		if enc, payload, err = b.store.codec.Encode(scratch, raw, effort); err != nil {
 			return 0, 0, nil, fmt.Errorf("compress chunk %d of %s: %w", at, b.info.Digest, err)
 		}
+		if enc == chunk.Raw {
+			b.store.buffers.Put(scratch)
+		}
+	}
+	if _, file := ra.(*ctrd.File); enc == chunk.Raw && file {
+		b.store.buffers.Put(raw)
+		return b.openPlain(ctx, at)
 	}
 	if enc == chunk.Raw {
-		b.mu.Lock()
-		b.plain[at] = true
-		b.mu.Unlock()
+		b.setPlain(at)
 		return enc, int64(len(raw)), b.store.lend(raw), nil
 	}
 	b.store.buffers.Put(raw)
 	if err := b.staged().Put(at, enc, payload); err != nil {
 		b.store.log.Warn("cannot cache a frame", "blob", b.info.Digest, "chunk", at, "err", err)
 	}
+	if _, size, r, err := b.staged().Frame(at); err == nil {
+		b.store.buffers.Put(payload)
+		return enc, size, r, nil
+	}
 	return enc, int64(len(payload)), b.store.lend(payload), nil
+}
+
+func (b *blob) setPlain(at int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.plain[at] = true
+}
+
+// openPlain opens a chunk that does not shrink.
+func (b *blob) openPlain(ctx context.Context, at int) (chunk.Encoding, int64, io.ReadCloser, error) {
+	b.setPlain(at)
+	size, r, err := b.open(ctx, at)
+	return chunk.Raw, size, r, err
 }
 
 // head is the beginning of the blob where raw is its first chunk; later chunks

@@ -174,11 +174,19 @@ func (i *Image) unpack(ctx context.Context, committed *blobSet) error {
 	if err != nil {
 		return err
 	}
+	stacked, err := u.Stacked(ctx)
+	if err != nil {
+		return err
+	}
 	for k, layer := range u.Layers() {
 		if err := committed.wait(ctx, layer); err != nil {
 			return err
 		}
-		if err := u.Apply(ctx, k); err != nil {
+		apply := u.Apply
+		if stacked {
+			apply = u.Label
+		}
+		if err := apply(ctx, k); err != nil {
 			return err
 		}
 	}

@@ -91,7 +91,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"),
-		verifying: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		verifying: make(chan struct{}, min(runtime.GOMAXPROCS(0), 4)),
 		open:      map[string]*blob{}, sums: map[string]ctrd.Stamp{},
 	}
 	if err := os.MkdirAll(s.seeds, 0o700); err != nil {

@@ -1,19 +1,23 @@
 package test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +25,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/store/chunk"
 )
@@ -118,11 +125,11 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := benchImage(t, kind, mb<<20)
-	s := sample{Way: way, Hosts: hosts, Rate: rate, Image: kind, Bytes: img.bytes()}
-	for _, b := range img.blobs() {
-		size := chunk.SizeFor(int64(len(b)))
-		s.Chunks += int((int64(len(b)) + size - 1) / size)
+	load := benchLoad(t, kind, mb<<20)
+	s := sample{Way: way, Hosts: hosts, Rate: rate, Image: kind}
+	for _, size := range load.blobs {
+		s.Bytes += int(size)
+		s.Chunks += chunk.Chunks(size, chunk.SizeFor(size))
 	}
 	shape := rate
 	if rate == "unshaped" {
@@ -140,7 +147,7 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	if way == "seeder" {
 		first.awaitMembers(hosts)
 	}
-	archive := img.dockerArchive(t, n.dir)
+	archive := load.archive(t, n.dir)
 	first.ctr("images", "import", archive)
 	if err := os.Remove(archive); err != nil {
 		t.Fatal(err)
@@ -149,16 +156,20 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	start := time.Now()
 	switch way {
 	case "seeder":
-		first.run("announce", "--timeout", "20m", short)
-		s.Announced, s.LastByte, s.Ready = n.fromLogs(t, start)
+		for _, ref := range load.refs[1:] {
+			first.run("announce", "--detach", ref)
+		}
+		first.run("announce", "--timeout", "20m", load.refs[0])
+		first.run("wait", "--timeout", "20m")
+		s.Announced, s.LastByte, s.Ready = n.fromLogs(t, load, start)
 	case "registry":
-		n.byRegistry(t)
+		n.byRegistry(t, load)
 		s.Ready = time.Since(start).Seconds()
 	case "loop":
-		n.byLoop(t)
+		n.byLoop(t, load)
 		s.Ready = time.Since(start).Seconds()
 	case "tls":
-		n.byTLS(t, img)
+		n.byTLS(t, load)
 		s.LastByte = time.Since(start).Seconds()
 		s.Ready = s.LastByte
 	default:
@@ -182,37 +193,53 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 		s.Optimum = (k + math.Ceil(math.Log2(float64(hosts))) - 1) / k * s.Wire * 8 / (bits * 1e6)
 	}
 	for _, h := range n.hosts[1:] {
-		if img, err := h.imageStatus(full); way == "seeder" && (err != nil || img == nil) {
-			t.Errorf("%s does not have the image: %v", h.name, err)
+		for _, ref := range load.refs {
+			if img, err := h.imageStatus(fullName(ref)); way == "seeder" && (err != nil || img == nil) {
+				t.Errorf("%s does not have %s: %v", h.name, ref, err)
+			}
 		}
 	}
 	return s
 }
 
-// fromLogs are the moments at which the image was announced, and at which the last
-// host had every byte and was ready.
-func (n *network) fromLogs(t *testing.T, start time.Time) (announced, lastByte, ready float64) {
+// fromLogs are the moments at which the images were announced, and at which the
+// last host had every byte and was ready.
+func (n *network) fromLogs(t *testing.T, load benchSet, start time.Time) (announced, lastByte, ready float64) {
 	t.Helper()
-	at := func(h *host, msg string) float64 {
+	last := func(h *host, msg string) (latest float64) {
+		found := map[string]bool{}
 		for line := range strings.Lines(h.seeder.log.String()) {
-			if !strings.Contains(line, " msg="+msg+" ") || !strings.Contains(line, "ref="+full) {
+			if !strings.Contains(line, " msg="+msg+" ") {
 				continue
 			}
+			_, ref, _ := strings.Cut(line, " ref=")
+			ref, _, _ = strings.Cut(ref, " ")
+			if ref == "" {
+				continue // the daemon says ready, too
+			}
+			found[ref] = true
 			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
 			when, err := time.Parse(time.RFC3339Nano, stamp)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return when.Sub(start).Seconds()
+			latest = max(latest, when.Sub(start).Seconds())
 		}
-		t.Errorf("%s never said %s", h.name, msg)
-		return 0
+		for _, ref := range load.refs {
+			if !found[fullName(ref)] {
+				t.Errorf("%s never said %s of %s", h.name, msg, ref)
+			}
+		}
+		return latest
 	}
 	for _, h := range n.hosts[1:] {
-		lastByte, ready = max(lastByte, at(h, "fetched")), max(ready, at(h, "ready"))
+		lastByte, ready = max(lastByte, last(h, "fetched")), max(ready, last(h, "ready"))
 	}
-	return at(n.hosts[0], "announced"), lastByte, ready
+	return last(n.hosts[0], "announced"), lastByte, ready
 }
+
+// fullName is the reference as CRI writes it.
+func fullName(ref string) string { return "docker.io/library/" + ref }
 
 // counters of a host: what crossed its link, and what its seeder used.
 type counters struct {
@@ -300,11 +327,11 @@ func peakRSS(t *testing.T, pid int) float64 {
 
 // byLoop does what people do by hand: export once, copy to one host after the
 // other, import there. The copy has no ssh to slow it down.
-func (n *network) byLoop(t *testing.T) {
+func (n *network) byLoop(t *testing.T, load benchSet) {
 	t.Helper()
 	first := n.hosts[0]
 	file := first.path("/var/lib/tmp/image.tar")
-	first.ctr("images", "export", "/var/lib/tmp/image.tar", full)
+	first.ctr(append([]string{"images", "export", "/var/lib/tmp/image.tar"}, load.names()...)...)
 	for _, h := range n.hosts[1:] {
 		if err := first.copyTo(h, file); err != nil {
 			t.Fatal(err)
@@ -347,7 +374,7 @@ func (h *host) copyTo(to *host, file string) error {
 
 // byRegistry pushes to a registry on the first host, from which all others pull
 // at once.
-func (n *network) byRegistry(t *testing.T) {
+func (n *network) byRegistry(t *testing.T, load benchSet) {
 	t.Helper()
 	first := n.hosts[0]
 	first.write("/etc/registry.yml", `version: 0.1
@@ -366,14 +393,18 @@ http: {addr: "0.0.0.0:5000"}
 		}
 		return conn.Close()
 	})
-	remote := first.address + ":5000/library/k3s-dashboard:latest"
-	first.ctr("images", "push", "--plain-http", remote, full)
+	remote := func(ref string) string { return first.address + ":5000/library/" + ref }
+	for _, ref := range load.refs {
+		first.ctr("images", "push", "--plain-http", remote(ref), fullName(ref))
+	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(n.hosts))
 	for i, h := range n.hosts[1:] {
 		wg.Go(func() {
-			if out, err := h.ctrCmd("images", "pull", "--plain-http", remote).CombinedOutput(); err != nil {
-				errs[i] = fmt.Errorf("pull on %s: %w: %s", h.name, err, out)
+			for _, ref := range load.refs {
+				if out, err := h.ctrCmd("images", "pull", "--plain-http", remote(ref)).CombinedOutput(); err != nil {
+					errs[i] = fmt.Errorf("pull on %s: %w: %s", h.name, err, out)
+				}
 			}
 		})
 	}
@@ -385,10 +416,13 @@ http: {addr: "0.0.0.0:5000"}
 
 // byTLS moves the image's bytes to each other host and does nothing with them:
 // HTTP/1.1 over TLS, four connections to each, as a measure of the machine.
-func (n *network) byTLS(t *testing.T, img *image) {
+func (n *network) byTLS(t *testing.T, load benchSet) {
 	t.Helper()
 	const conns = 4
-	all := bytes.Join(img.layers, nil)
+	if load.content == nil {
+		t.Fatal("tls has all bytes in memory: not with this image")
+	}
+	all := load.content()
 	first := n.hosts[0]
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(all))
@@ -427,40 +461,148 @@ func (n *network) byTLS(t *testing.T, img *image) {
 	wg.Wait()
 }
 
-// benchImages are made once: the files of this machine take a while to read.
-var benchCache sync.Map
+// benchSet is one image or several to be moved.
+type benchSet struct {
+	refs    []string // short
+	blobs   []int64  // their sizes
+	archive func(t *testing.T, dir string) string
+	content func() []byte // of all layers; nil where it does not go into memory
+}
 
-// benchImage makes an image of about so many bytes as stored: raw and gzip of
-// this machine's programs and libraries in four layers, random of what does not
-// compress, tiny of many small layers.
-func benchImage(t *testing.T, kind string, size int) *image {
-	t.Helper()
-	if img, ok := benchCache.Load(kind); ok {
-		return img.(*image)
+func (l benchSet) names() []string {
+	var out []string
+	for _, ref := range l.refs {
+		out = append(out, fullName(ref))
 	}
-	var layers [][]byte
+	return out
+}
+
+// setOf is a set of images in memory.
+func setOf(imgs ...*image) benchSet {
+	l := benchSet{}
+	seen := map[digest.Digest]bool{}
+	for _, img := range imgs {
+		l.refs = append(l.refs, img.ref)
+		for d, b := range img.blobs() {
+			if !seen[d] {
+				l.blobs = append(l.blobs, int64(len(b)))
+			}
+			seen[d] = true
+		}
+	}
+	l.archive = func(t *testing.T, dir string) string { return dockerArchive(t, dir, imgs...) }
+	l.content = func() []byte {
+		var all [][]byte
+		for _, img := range imgs {
+			all = append(all, img.layers...)
+		}
+		return bytes.Join(all, nil)
+	}
+	return l
+}
+
+// benchLoads are made once: the files of this machine take a while to read.
+var benchLoads sync.Map
+
+// benchLoad makes an image of about so many bytes as stored: raw and gzip of this
+// machine's programs and libraries in four layers, random of what does not
+// compress. tiny are 100 images of 20 layers of a kilobyte each, huge has one
+// layer of 4 GiB.
+func benchLoad(t *testing.T, kind string, size int) benchSet {
+	t.Helper()
+	if l, ok := benchLoads.Load(kind); ok {
+		return l.(benchSet)
+	}
+	var l benchSet
 	switch kind {
 	case "raw", "gzip":
 		if kind == "gzip" {
 			size *= 3
 		}
+		var layers [][]byte
 		for _, files := range rootFiles(t, size, 4) {
 			layers = append(layers, tarOf(t, files))
 		}
+		l = setOf(packImage(t, short, kind == "gzip", layers...))
 	case "random":
+		var layers [][]byte
 		for i := range 4 {
 			layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("noise-%d", i): noise(uint64(i), size/4)}))
 		}
+		l = setOf(packImage(t, short, false, layers...))
 	case "tiny":
+		var imgs []*image
 		for i := range 100 {
-			layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("tiny-%d", i): words(uint64(i), 1000)}))
+			var layers [][]byte
+			for k := range 20 {
+				layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("tiny-%d", k): words(uint64(100*i+k), 1000)}))
+			}
+			imgs = append(imgs, packImage(t, fmt.Sprintf("tiny-%02d:latest", i), false, layers...))
 		}
+		l = setOf(imgs...)
+	case "huge":
+		l = hugeImage(t, 4<<30)
 	default:
 		t.Fatalf("no such image: %s", kind)
 	}
-	img := packImage(t, short, kind == "gzip", layers...)
-	benchCache.Store(kind, img)
-	return img
+	benchLoads.Store(kind, l)
+	return l
+}
+
+// hugeImage has one layer with a file that does not compress. It is never in
+// memory as a whole.
+func hugeImage(t *testing.T, size int64) benchSet {
+	t.Helper()
+	layer := func(w io.Writer) {
+		tw := tar.NewWriter(w)
+		if err := tw.WriteHeader(&tar.Header{Name: "noise", Mode: 0o644, Size: size}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(tw, rand.NewChaCha8([32]byte{1}), size); err != nil {
+			t.Fatal(err)
+		}
+		if err := tw.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum, count := sha256.New(), &counter{}
+	layer(io.MultiWriter(sum, count))
+	diffID := digest.NewDigest(digest.SHA256, sum)
+	config := marshal(t, ocispec.Image{
+		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
+	})
+	archive := func(t *testing.T, dir string) string {
+		f, err := os.CreateTemp(dir, "huge-*.tar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tw := tar.NewWriter(f)
+		put := func(name string, size int64, content func(io.Writer)) {
+			if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size}); err != nil {
+				t.Fatal(err)
+			}
+			content(tw)
+		}
+		name := diffID.Encoded() + "/layer.tar"
+		manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{short}, "Layers": []string{name}}})
+		put("config.json", int64(len(config)), func(w io.Writer) { _, _ = w.Write(config) })
+		put(name, count.bytes, layer)
+		put("manifest.json", int64(len(manifest)), func(w io.Writer) { _, _ = w.Write(manifest) })
+		if err := errors.Join(tw.Close(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return f.Name()
+	}
+	return benchSet{refs: []string{short}, blobs: []int64{count.bytes, int64(len(config)), 500}, archive: archive}
+}
+
+// counter counts what is written to it.
+type counter struct{ bytes int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += int64(len(p))
+	return len(p), nil
 }
 
 // rootFiles are files of this machine's /usr, as a root file system has them, in

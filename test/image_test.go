@@ -114,14 +114,26 @@ func (img *image) blobs() map[digest.Digest][]byte {
 // dockerArchive writes the file that `docker save` writes.
 func (img *image) dockerArchive(t *testing.T, dir string) string {
 	t.Helper()
-	files := map[string][]byte{"config.json": img.config}
-	var names []string
-	for _, l := range img.layers {
-		name := digest.FromBytes(l).Encoded() + "/layer.tar"
-		names = append(names, name)
-		files[name] = l
+	return dockerArchive(t, dir, img)
+}
+
+// dockerArchive writes the file that `docker save` of several images writes.
+func dockerArchive(t *testing.T, dir string, imgs ...*image) string {
+	t.Helper()
+	files := map[string][]byte{}
+	var manifest []map[string]any
+	for _, img := range imgs {
+		config := digest.FromBytes(img.config).Encoded() + ".json"
+		files[config] = img.config
+		var names []string
+		for _, l := range img.layers {
+			name := digest.FromBytes(l).Encoded() + "/layer.tar"
+			names = append(names, name)
+			files[name] = l
+		}
+		manifest = append(manifest, map[string]any{"Config": config, "RepoTags": []string{img.ref}, "Layers": names})
 	}
-	files["manifest.json"] = marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{img.ref}, "Layers": names}})
+	files["manifest.json"] = marshal(t, manifest)
 	return writeFile(t, dir, "docker-*.tar", tarOf(t, files))
 }
 

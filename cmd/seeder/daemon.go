@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -58,6 +59,11 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 	return cmd
 }
 
+// heapBytes is where the runtime collects garbage before the heap has doubled: with
+// the program's own 20 MiB the daemon stays below 192 MiB however large the images
+// are that it moves. GOMEMLIMIT sets another limit.
+const heapBytes = 136 << 20
+
 // running is the daemon at work: its parts are opened in order of dependence and
 // closed in reverse.
 type running struct {
@@ -79,6 +85,9 @@ func (d *running) opened(name string, close func() error) {
 // run opens everything, serves until ctx ends or a part fails, and closes
 // everything.
 func (d *running) run(ctx context.Context) (err error) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(heapBytes)
+	}
 	defer func() {
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())

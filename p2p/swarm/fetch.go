@@ -21,6 +21,7 @@ type FetchConfig struct {
 	Self      string // this node's name: it is never its own peer
 	Log       *slog.Logger
 	Observe   Observer
+	Memory    *Memory     // for frames, shared by the fetches of a node; one of its own
 	Rand      rand.Source // breaks ties between peers; a random one
 }
 
@@ -58,10 +59,15 @@ func Fetch(ctx context.Context, cfg FetchConfig) error {
 	if n := cfg.Chunks.Len(); n < 0 || n > MaxChunks {
 		return fmt.Errorf("fetch %s: %d chunks, at most %d", cfg.Seed, n, MaxChunks)
 	}
+	if cfg.Memory == nil {
+		cfg.Memory = &Memory{}
+	}
 	e := newEngine(cfg)
 	if e.missing.Count() == 0 {
 		return nil
 	}
+	cfg.Memory.fetches.Add(1)
+	defer cfg.Memory.fetches.Add(-1)
 	inner, cancel := context.WithCancel(ctx)
 	defer e.wg.Wait()
 	defer cancel()
@@ -97,9 +103,9 @@ type engine struct {
 	took      durations // request to reply
 	trips     durations // request to refusal: hardly more than the way there and back
 	gaps      durations // between replies
+	far       durations // the trips that connections know, by reply
 	lastReply time.Time
-	bufs      [][]byte
-	bufBytes  int64
+	bufBytes  int64 // of the largest chunk
 	nextFind  time.Time
 	finds     int // questions answered
 	dry       int // questions answered since there was a useful neighbour

@@ -17,7 +17,7 @@ type request struct {
 	overdue bool // asked for elsewhere too; does not count as in flight
 	dropped bool // we do not want the answer any more
 	cancel  context.CancelFunc
-	buf     []byte
+	buf     []byte // lent to the transport, once the frame's length was known
 }
 
 // ask starts requests while there is room and something to ask for. It returns
@@ -63,14 +63,17 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 }
 
 // limit is how many requests may be in flight. The shortest of the last trips
-// counts: the others waited somewhere. Where nobody refuses there is one peer,
-// and it takes no more than it has: asking it for more until it does refuse is
-// worse than maxPerPeer (simulated with a trip of 10 ms: 1.31, not 1.02).
+// counts: the others waited somewhere. Where nobody refuses there are few peers,
+// which take no more than they have.
 func (e *engine) limit() int {
-	if !e.trips.enough() || !e.gaps.enough() {
-		return maxRequests
+	limit := maxRequests
+	switch {
+	case e.trips.enough() && e.gaps.enough():
+		limit = inFlightFor(e.trips.least, e.gaps.median())
+	case e.far.enough():
+		limit = inFlightAlone(e.far.least, e.took.least)
 	}
-	return inFlightFor(e.trips.least, e.gaps.median())
+	return min(limit, max(e.cfg.Memory.room(e.bufBytes)-e.puts, minRequests))
 }
 
 // inFlight counts the requests that take up room: not the overdue ones, nor a few
@@ -224,11 +227,11 @@ func (e *engine) finish(now time.Time, order []int) (wake time.Time) {
 
 // request asks nb for chunk, or for one of want.
 func (e *engine) request(nb *neighbour, chunk int, want Bitmap, now time.Time) {
-	if len(e.requests) >= maxOpen {
+	if len(e.requests) >= min(maxOpen, max(e.cfg.Memory.room(e.bufBytes), minRequests+maxStuck)) {
 		e.dropOldest()
 	}
 	ctx, cancel := context.WithTimeoutCause(e.ctx, hardDeadline(e.bufBytes), errGivenUp)
-	r := &request{nb: nb, chunk: chunk, want: want, start: now, cancel: cancel, buf: e.buffer()}
+	r := &request{nb: nb, chunk: chunk, want: want, start: now, cancel: cancel}
 	e.requests = append(e.requests, r)
 	nb.requests = append(nb.requests, r)
 	if chunk >= 0 {
@@ -240,14 +243,21 @@ func (e *engine) request(nb *neighbour, chunk int, want Bitmap, now time.Time) {
 	if chunk >= 0 {
 		limit = min(limit, e.cfg.Chunks.Bytes(chunk))
 	}
+	lend := func(bytes int64) []byte { // the event that comes after it gives r back to the engine
+		if bytes > limit || r.buf != nil {
+			return nil
+		}
+		r.buf = e.cfg.Memory.take(bytes)
+		return r.buf
+	}
 	e.start(func() {
 		defer cancel()
 		var reply Reply
 		var err error
 		if chunk >= 0 {
-			reply, err = t.Chunk(ctx, peer, seed, chunk, r.buf[:0:limit])
+			reply, err = t.Chunk(ctx, peer, seed, chunk, lend)
 		} else {
-			reply, err = t.Next(ctx, peer, seed, want, r.buf[:0:limit])
+			reply, err = t.Next(ctx, peer, seed, want, lend)
 		}
 		e.send(e.ctx, replied{r: r, reply: reply, err: err})
 	})
@@ -269,16 +279,6 @@ func (e *engine) dropOldest() {
 func (r *request) drop() {
 	r.dropped = true
 	r.cancel()
-}
-
-// buffer takes a buffer for one frame.
-func (e *engine) buffer() []byte {
-	if k := len(e.bufs); k > 0 {
-		b := e.bufs[k-1]
-		e.bufs = e.bufs[:k-1]
-		return b
-	}
-	return make([]byte, 0, e.bufBytes)
 }
 
 // expire marks the requests past their deadline: their chunks may be asked for
@@ -316,17 +316,20 @@ func (ev replied) apply(e *engine, now time.Time) {
 	r := ev.r
 	e.forget(r)
 	if ev.err != nil {
-		e.bufs = append(e.bufs, r.buf)
+		e.cfg.Memory.give(r.buf)
 		e.refused(r, ev.err, now)
 		return
 	}
 	n := ev.reply.Chunk
 	if r.chunk >= 0 && n != r.chunk || r.chunk < 0 && !r.want.Has(n) {
-		e.bufs = append(e.bufs, r.buf)
+		e.cfg.Memory.give(r.buf)
 		e.bad(r.nb, n, fmt.Sprintf("asked for chunk %d, got %d", r.chunk, n), now)
 		return
 	}
 	e.took.add(now.Sub(r.start))
+	if ev.reply.Trip > 0 {
+		e.far.add(ev.reply.Trip)
+	}
 	if !e.lastReply.IsZero() {
 		e.gaps.add(now.Sub(e.lastReply))
 	}
@@ -334,7 +337,7 @@ func (ev replied) apply(e *engine, now time.Time) {
 	r.nb.took.add(now.Sub(r.start))
 	r.nb.strikes = 0
 	if !e.missing.Has(n) || e.verifying.Has(n) {
-		e.bufs = append(e.bufs, r.buf)
+		e.cfg.Memory.give(r.buf)
 		if f := e.cfg.Observe.Duplicate; f != nil {
 			f(r.nb.peer.Name, int64(len(ev.reply.Payload)))
 		}
@@ -425,7 +428,7 @@ type put struct {
 
 func (ev put) apply(e *engine, now time.Time) {
 	e.puts--
-	e.bufs = append(e.bufs, ev.r.buf)
+	e.cfg.Memory.give(ev.r.buf)
 	e.verifying.Clear(ev.n)
 	name := ev.r.nb.peer.Name
 	switch {

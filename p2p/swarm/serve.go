@@ -246,7 +246,7 @@ func (u *Upload) hasAny(want Bitmap) bool {
 // serve admits peer, waits for a slot, and opens the chunk that choose names
 // then (-1: none any more).
 func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Outgoing, error) {
-	again, err := u.admit(peer, time.Now())
+	place, err := u.admit(peer, time.Now())
 	if err != nil {
 		return Outgoing{}, err
 	}
@@ -254,7 +254,7 @@ func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Out
 		u.leave(peer)
 		return Outgoing{}, u.uploader.busy()
 	}
-	s, err := u.uploader.acquire(ctx, u, peer, again)
+	s, err := u.uploader.acquire(ctx, u, peer, place)
 	if err != nil {
 		u.leave(peer)
 		return Outgoing{}, err
@@ -335,22 +335,21 @@ func (u *Upload) leastServed(peer string, want Bitmap) int {
 
 // admit gives peer a place among the askers. A complete node takes only so many
 // (simulated at N = 1,000: 32 askers 1.07, everybody 1.09 × the optimum, and
-// without super-seeding 1.24): what it sends goes to few, who pass it on. again
-// says that another request of peer is still being served or waits.
-func (u *Upload) admit(peer string, now time.Time) (again bool, err error) {
+// without super-seeding 1.24): what it sends goes to few, who pass it on.
+func (u *Upload) admit(peer string, now time.Time) (place, error) {
 	crowdable := u.isComplete()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	select {
 	case <-u.closed:
-		return false, ErrNotHeld
+		return 0, ErrNotHeld
 	default:
 	}
 	a, known := u.askers[peer]
 	if !known && crowdable && len(u.askers) >= u.uploader.cfg.Askers {
 		u.expireAskers(now)
 		if len(u.askers) >= u.uploader.cfg.Askers {
-			return false, ErrCrowded
+			return 0, ErrCrowded
 		}
 	}
 	if !known && !crowdable && len(u.askers) > 4*u.uploader.cfg.Askers {
@@ -362,8 +361,29 @@ func (u *Upload) admit(peer string, now time.Time) (again bool, err error) {
 	a.last = now
 	a.pending++
 	u.askers[peer] = a
-	return a.pending > 1, nil
+	for p, o := range u.askers {
+		if p != peer && (o.pending > 0 || now.Sub(o.last) < aloneAfter) {
+			if a.pending > 1 {
+				return again, nil
+			}
+			return first, nil
+		}
+	}
+	return alone, nil
 }
+
+// place is how a request stands to the others of its swarm.
+type place int
+
+const (
+	first place = iota // the only one of its peer that is served or waits
+	again              // one more of its peer
+	alone              // nobody else has asked lately
+)
+
+// aloneAfter is for how long somebody who asked keeps the others from being alone:
+// a few trips to far peers.
+const aloneAfter = time.Second
 
 // mustYield reports whether a super-seed lets peer wait although there may be a
 // seat: it has had more than others who ask too. Whoever was just served asks

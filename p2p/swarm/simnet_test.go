@@ -295,7 +295,7 @@ func (n *simNode) FollowHaves(ctx context.Context, p Peer, _ digest.Digest, _ in
 }
 
 // Chunk implements Transport.
-func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf []byte) (Reply, error) {
+func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf Buffer) (Reply, error) {
 	return n.get(ctx, p, c, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
 		if o.behave != nil {
 			return o.behave(ctx, c)
@@ -305,7 +305,7 @@ func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf
 }
 
 // Next implements Transport.
-func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap, buf []byte) (Reply, error) {
+func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap, buf Buffer) (Reply, error) {
 	return n.get(ctx, p, -1, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
 		if o.behave != nil {
 			return o.behave(ctx, want.last())
@@ -314,7 +314,7 @@ func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap
 	})
 }
 
-func (n *simNode) get(ctx context.Context, p Peer, chunk int, buf []byte, ask func(context.Context, *simNode) (Outgoing, error)) (Reply, error) {
+func (n *simNode) get(ctx context.Context, p Peer, chunk int, buf Buffer, ask func(context.Context, *simNode) (Outgoing, error)) (Reply, error) {
 	o, ctx, end, err := n.target(ctx, p, chunk)
 	if err != nil {
 		return Reply{}, err
@@ -343,10 +343,11 @@ func (n *simNode) get(ctx context.Context, p Peer, chunk int, buf []byte, ask fu
 	if err := n.pause(ctx, kindArrived, o, out.N, time.Until(arrived)); err != nil {
 		return Reply{}, err
 	}
-	if len(payload) > cap(buf) {
-		return Reply{}, fmt.Errorf("frame of %d bytes, at most %d", len(payload), cap(buf))
+	lent := buf(int64(len(payload)))
+	if lent == nil {
+		return Reply{}, fmt.Errorf("frame of %d bytes is too long", len(payload))
 	}
-	return Reply{Chunk: out.N, Encoding: out.Encoding, Payload: append(buf, payload...)}, nil
+	return Reply{Chunk: out.N, Encoding: out.Encoding, Payload: append(lent[:0], payload...), Trip: 2 * n.trip(o)}, nil
 }
 
 // refused counts a refusal by its kind.

@@ -78,12 +78,12 @@ type Frame struct {
 	Payload  io.ReadCloser
 }
 
-// Reply is a chunk on its way in. Payload aliases the buffer handed to the
-// Transport and is valid until that buffer is used again.
+// Reply is a chunk on its way in. Payload is what Buffer lent.
 type Reply struct {
 	Chunk    int
 	Encoding Encoding
 	Payload  []byte
+	Trip     time.Duration // to the peer and back, as the connection knows it; 0: unknown
 }
 
 // Errors that a Transport returns for a peer's refusals, matched by errors.Is.
@@ -121,11 +121,15 @@ type Transport interface {
 	// breaks; the error says which. A peer that says nothing for 15 s (it sends
 	// keep-alives every 5 s) is broken.
 	FollowHaves(ctx context.Context, p Peer, seed digest.Digest, chunks int, fn func(Haves)) error
-	// Chunk fetches chunk n into buf, whose capacity bounds the payload.
-	Chunk(ctx context.Context, p Peer, seed digest.Digest, n int, buf []byte) (Reply, error)
+	// Chunk fetches chunk n into what buf lends once the frame's length is known.
+	Chunk(ctx context.Context, p Peer, seed digest.Digest, n int, buf Buffer) (Reply, error)
 	// Next lets a complete peer choose one of the chunks in want.
-	Next(ctx context.Context, p Peer, seed digest.Digest, want Bitmap, buf []byte) (Reply, error)
+	Next(ctx context.Context, p Peer, seed digest.Digest, want Bitmap, buf Buffer) (Reply, error)
 }
+
+// Buffer lends memory for a frame of so many bytes, once; nil where that is more
+// than the chunk that was asked for.
+type Buffer func(bytes int64) []byte
 
 // Finder finds peers of a swarm. Peers registers this node with the owners of
 // the seed (see Tracker) and returns at most 32 peers, without this node.

@@ -32,6 +32,9 @@ const (
 	// median to compare it with.
 	slowBytesPerSec = 64 << 10
 	// firstRetry is what a busy node says before it knows how long a chunk takes.
+	// aloneQueue is how many requests of a peer wait that alone asks: they delay
+	// nobody, and a far one needs many under way to fill the link. It is farRequests.
+	aloneQueue = 12
 	firstRetry = 20 * time.Millisecond
 	minRetry   = 2 * time.Millisecond
 	maxRetry   = 5 * time.Second
@@ -91,7 +94,7 @@ type waiter struct {
 // where the queue is full, where the peer is still busy with a chunk that it
 // takes too slowly, and where it asks again while others wait: the first copies
 // of a chunk should go to different peers.
-func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, again bool) (*seat, error) {
+func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where place) (*seat, error) {
 	u.mu.Lock()
 	if u.slow[peer] > 0 {
 		defer u.mu.Unlock()
@@ -102,7 +105,14 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, again b
 		u.mu.Unlock()
 		return u.sit(peer), nil
 	}
-	if len(up.waiters) >= u.cfg.Queue || again && len(up.waiters) > 0 {
+	queue := u.cfg.Queue
+	switch {
+	case where == alone:
+		queue = aloneQueue
+	case where == again && len(up.waiters) > 0:
+		queue = 0
+	}
+	if len(up.waiters) >= queue {
 		defer u.mu.Unlock()
 		return nil, &BusyError{RetryAfter: u.retryAfter()}
 	}

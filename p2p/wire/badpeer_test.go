@@ -43,14 +43,14 @@ func callRegister(ctx context.Context, c *Client) error {
 }
 
 func callChunk(ctx context.Context, c *Client) error {
-	_, err := c.Chunk(ctx, swarm.Peer{Address: pipeAddr}, testSeed, 3, make([]byte, 1000))
+	_, err := c.Chunk(ctx, swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(1000))
 	return err
 }
 
 func callNext(ctx context.Context, c *Client) error {
 	want := swarm.NewBitmap(100)
 	want.Set(3)
-	_, err := c.Next(ctx, swarm.Peer{Address: pipeAddr}, testSeed, want, make([]byte, 1000))
+	_, err := c.Next(ctx, swarm.Peer{Address: pipeAddr}, testSeed, want, upTo(1000))
 	return err
 }
 
@@ -181,8 +181,8 @@ func TestWrongAnswers(t *testing.T) {
 		{"no chunk number", frame("Seeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "no chunk number"},
 		{"a chunk number beyond all", frame("Seeder-Chunk: 65536\r\nSeeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "no chunk number"},
 		{"an unknown encoding", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: br\r\nContent-Length: 10\r\n"), callChunk, "br"},
-		{"a frame without a length", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\n"), callChunk, "at most 1000"},
-		{"a frame too long", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\nContent-Length: 1001\r\n"), callChunk, "at most 1000"},
+		{"a frame without a length", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\n"), callChunk, "frame of -1 bytes"},
+		{"a frame too long", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\nContent-Length: 1001\r\n"), callChunk, "longer than the chunk"},
 		{"a frame cut off", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\nContent-Length: 11\r\n"), callChunk, "EOF"},
 		{"a have stream without a map", message(appendMessage(nil, haveNew, []byte{1})), callHaves, "begin with the map"},
 		{"a map of another length", message(appendMessage(nil, haveMap, make([]byte, 12))), callHaves, "12 bytes"},
@@ -400,7 +400,7 @@ func TestShortPayload(t *testing.T) {
 	t.Parallel()
 	s := &served{n: 100, chunk: make([]byte, 1000), short: true}
 	c, addr := pair(t, &handler{served: s})
-	_, err := c.Chunk(t.Context(), swarm.Peer{Address: addr}, testSeed, 3, make([]byte, 4000))
+	_, err := c.Chunk(t.Context(), swarm.Peer{Address: addr}, testSeed, 3, upTo(4000))
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v, want an unexpected end", err)
 	}
@@ -415,7 +415,7 @@ func TestClosesAfterEveryReply(t *testing.T) {
 			_, _ = io.WriteString(w, ok+"Seeder-Chunk: 3\r\nSeeder-Encoding: raw\r\nContent-Length: 4\r\n\r\nsome")
 		})
 		for range 20 {
-			reply, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, make([]byte, 0, 1000))
+			reply, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(1000))
 			if err != nil || string(reply.Payload) != "some" {
 				t.Fatalf("%q %v", reply.Payload, err)
 			}

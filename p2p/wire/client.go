@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"time"
@@ -86,11 +87,14 @@ func (c *Client) transport(answer time.Duration, buffer int) *http.Transport {
 }
 
 func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	began := time.Now()
 	nc, err := c.cfg.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() {}), nil
+	out := newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() {})
+	out.trip = time.Since(began) // the handshake of TCP is one trip there and back
+	return out, nil
 }
 
 // stay follows no redirect: a peer answers for itself alone.
@@ -276,7 +280,7 @@ func (c *Client) Probe(ctx context.Context, addr string) error {
 }
 
 // Chunk implements swarm.Transport.
-func (c *Client) Chunk(ctx context.Context, p swarm.Peer, seed digest.Digest, n int, buf []byte) (swarm.Reply, error) {
+func (c *Client) Chunk(ctx context.Context, p swarm.Peer, seed digest.Digest, n int, buf swarm.Buffer) (swarm.Reply, error) {
 	path := "/v1/swarms/" + seed.String() + "/chunks/" + strconv.Itoa(n)
 	r, err := c.frame(ctx, http.MethodGet, p.Address, path, nil, buf)
 	if err == nil && r.Chunk != n {
@@ -286,7 +290,7 @@ func (c *Client) Chunk(ctx context.Context, p swarm.Peer, seed digest.Digest, n 
 }
 
 // Next implements swarm.Transport.
-func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, want swarm.Bitmap, buf []byte) (swarm.Reply, error) {
+func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, want swarm.Bitmap, buf swarm.Buffer) (swarm.Reply, error) {
 	path := "/v1/swarms/" + seed.String() + "/chunks"
 	r, err := c.frame(ctx, http.MethodPost, p.Address, path, want.AppendBinary(nil, 64*len(want)), buf)
 	if err == nil && !want.Has(r.Chunk) {
@@ -295,8 +299,10 @@ func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, wan
 	return r, err
 }
 
-// frame reads a chunk's answer into buf.
-func (c *Client) frame(ctx context.Context, method, addr, path string, body, buf []byte) (swarm.Reply, error) {
+// frame reads a chunk's answer into what buf lends.
+func (c *Client) frame(ctx context.Context, method, addr, path string, body []byte, buf swarm.Buffer) (swarm.Reply, error) {
+	var trip time.Duration
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { trip = tripOf(info.Conn) }})
 	resp, err := c.do(ctx, c.bulk, method, addr, path, body)
 	if err != nil {
 		return swarm.Reply{}, err
@@ -310,15 +316,27 @@ func (c *Client) frame(ctx context.Context, method, addr, path string, body, buf
 	if err != nil {
 		return swarm.Reply{}, err
 	}
-	limit := min(int64(cap(buf)), swarm.MaxFrameBytes)
-	if resp.ContentLength < 0 || resp.ContentLength > limit {
-		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, limit)
+	if resp.ContentLength < 0 || resp.ContentLength > swarm.MaxFrameBytes {
+		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, swarm.MaxFrameBytes)
 	}
-	payload := buf[:resp.ContentLength]
+	payload := buf(resp.ContentLength)
+	if payload == nil {
+		return swarm.Reply{}, fmt.Errorf("frame of %d bytes is longer than the chunk", resp.ContentLength)
+	}
 	if _, err := io.ReadFull(resp.Body, payload); err != nil {
 		return swarm.Reply{}, fmt.Errorf("read the frame of chunk %d: %w", n, err)
 	}
-	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload}, nil
+	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload, Trip: trip}, nil
+}
+
+// tripOf is what a connection of dial knows.
+func tripOf(c net.Conn) time.Duration {
+	if t, ok := c.(*tls.Conn); ok {
+		if c, ok := t.NetConn().(*conn); ok {
+			return c.trip
+		}
+	}
+	return 0
 }
 
 // FollowHaves implements swarm.Transport.

@@ -21,6 +21,7 @@ type conn struct {
 	net.Conn
 	limiter        *Limiter
 	sent, received func(bytes int)
+	trip           time.Duration // there and back when it was dialled; 0: unknown
 
 	ctx    context.Context // ends with Close, and with it the waiting for the limit
 	cancel context.CancelFunc

@@ -74,7 +74,7 @@ func TestTransferLimits(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() {
-					if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, make([]byte, swarm.MaxFrameBytes)); err != nil {
+					if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(swarm.MaxFrameBytes)); err != nil {
 						t.Errorf("%s: %v", tc.name, err)
 					}
 				})
@@ -106,7 +106,7 @@ func TestCounted(t *testing.T) {
 			Credentials: credentials(t, secret), DialContext: p.dial,
 			Sent: add(&sent[1]), Received: add(&received[1]),
 		})
-		if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, make([]byte, swarm.MaxFrameBytes)); err != nil {
+		if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(swarm.MaxFrameBytes)); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -199,10 +199,13 @@ func TestChunks(t *testing.T) {
 	t.Parallel()
 	s := &served{n: 70, chunk: bytes.Repeat([]byte("chunk"), 200_000)}
 	c, addr := pair(t, &handler{served: s})
-	p, buf := swarm.Peer{Name: "n", Address: addr}, make([]byte, swarm.MaxFrameBytes)
+	p, buf := swarm.Peer{Name: "n", Address: addr}, upTo(swarm.MaxFrameBytes)
 	r, err := c.Chunk(t.Context(), p, testSeed, 3, buf)
 	if err != nil || r.Chunk != 3 || r.Encoding != swarm.Zstd || !bytes.Equal(r.Payload, s.chunk) {
 		t.Fatalf("chunk: %d %d bytes %v", r.Chunk, len(r.Payload), err)
+	}
+	if r.Trip <= 0 || r.Trip > 5*time.Second {
+		t.Errorf("a trip of %v", r.Trip)
 	}
 	want := swarm.NewBitmap(70)
 	want.Set(5)
@@ -210,7 +213,7 @@ func TestChunks(t *testing.T) {
 	if r, err = c.Next(t.Context(), p, testSeed, want, buf); err != nil || r.Chunk != 69 {
 		t.Fatalf("next: %d %v, want 69", r.Chunk, err)
 	}
-	if _, err := c.Chunk(t.Context(), p, testSeed, 3, make([]byte, 100)); err == nil {
+	if _, err := c.Chunk(t.Context(), p, testSeed, 3, upTo(100)); err == nil {
 		t.Error("a frame larger than the buffer was read")
 	}
 	if _, err := c.Chunk(t.Context(), p, digest.FromString("other"), 3, buf); !errors.Is(err, swarm.ErrNotHeld) {
@@ -321,5 +324,15 @@ func TestProbe(t *testing.T) {
 	ahead := NewClient(ClientConfig{Credentials: credentials(t, "the secret to come, first\n"+secret)})
 	if err := ahead.Probe(t.Context(), addr); !errors.Is(err, trust.ErrSecretsDiffer) {
 		t.Errorf("refused by the server: %v, want ErrSecretsDiffer", err)
+	}
+}
+
+// upTo lends memory for frames of at most so many bytes.
+func upTo(limit int64) swarm.Buffer {
+	return func(bytes int64) []byte {
+		if bytes > limit {
+			return nil
+		}
+		return make([]byte, bytes)
 	}
 }

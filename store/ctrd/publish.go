@@ -75,10 +75,11 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 	if err != nil {
 		return err
 	}
-	if err := c.label(ctx, cl.ContentStore(), target); err != nil {
+	cs := c.once(cl)
+	if err := c.label(ctx, cs, target); err != nil {
 		return err
 	}
-	records, err := c.records(ctx, cl.ContentStore(), ref, target)
+	records, err := c.records(ctx, cs, ref, target)
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 			c.log.Warn("cannot unpin the replaced version", "ref", ref, "digest", old, "err", err)
 		}
 	}
-	return c.awaitCRI(ctx, cl, records[len(records)-1], target)
+	return c.awaitCRI(ctx, cl, cs, records[len(records)-1], target)
 }
 
 // write writes one image record, keeping labels that are not ours.
@@ -179,13 +180,13 @@ func (c *Containerd) unpin(ctx context.Context, is images.Store, name string) er
 }
 
 // awaitCRI waits until CRI answers for the record of target with its config.
-func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, r record, target ocispec.Descriptor) error {
+func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, r record, target ocispec.Descriptor) error {
 	ctx, cancel := context.WithTimeout(ctx, criWait)
 	defer cancel()
 	touched := false
 	start := time.Now()
 	for {
-		reason, err := c.askCRI(ctx, cl, r.name, target)
+		reason, err := c.askCRI(ctx, cs, r.name, target)
 		if err == nil && reason == "" {
 			return nil
 		}
@@ -203,7 +204,7 @@ func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, r record, 
 
 // askCRI says why CRI does not answer for ref with target, "" where it does or
 // where the socket serves no CRI.
-func (c *Containerd) askCRI(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) (reason string, err error) {
+func (c *Containerd) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
 	conn, err := c.cri(ctx)
 	if err != nil || conn == nil {
 		return "", err
@@ -221,7 +222,7 @@ func (c *Containerd) askCRI(ctx context.Context, cl *client.Client, ref string, 
 	if resp.GetImage() == nil {
 		return "CRI does not know the reference", nil
 	}
-	config, err := images.Config(ctx, cl.ContentStore(), target, c.platform)
+	config, err := images.Config(ctx, cs, target, c.platform)
 	if err != nil {
 		return "the config is not readable", c.fail(err)
 	}
@@ -256,33 +257,34 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if img.Target.Digest != target {
 		return false, "the name stands for " + img.Target.Digest.String(), nil
 	}
-	if _, err := c.Walk(ctx, img.Target); err != nil {
+	cs := c.once(cl)
+	if _, err := c.walk(ctx, cs, img.Target); err != nil {
 		var missing *MissingError
 		if errors.As(err, &missing) {
 			return false, missing.Error(), nil
 		}
 		return false, "", err
 	}
-	if reason, err := c.checkRecords(ctx, cl, ref, img.Target); reason != "" || err != nil {
+	if reason, err := c.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
 		return false, reason, err
 	}
 	if c.embedded != nil {
 		return true, "", nil
 	}
-	ok, err := c.unpacked(ctx, cl, img.Target)
+	ok, err := c.unpacked(ctx, cs, img.Target)
 	if err != nil {
 		return false, "", err
 	}
 	if !ok {
 		return false, "the image is not unpacked", nil
 	}
-	reason, err = c.askCRI(ctx, cl, ref, img.Target)
+	reason, err = c.askCRI(ctx, cs, ref, img.Target)
 	return reason == "" && err == nil, reason, err
 }
 
 // checkRecords says which of the records of ref is not as it should be.
-func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, ref string, target ocispec.Descriptor) (reason string, err error) {
-	records, err := c.records(ctx, cl.ContentStore(), ref, target)
+func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
+	records, err := c.records(ctx, cs, ref, target)
 	if err != nil {
 		return "", err
 	}

@@ -121,7 +121,11 @@ func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blo
 	if err != nil {
 		return nil, err
 	}
-	w := &walk{c: c, cs: cl.ContentStore(), target: target}
+	return c.walk(ctx, c.once(cl), target)
+}
+
+func (c *Containerd) walk(ctx context.Context, cs store, target ocispec.Descriptor) (_ []Blob, err error) {
+	w := &walk{c: c, cs: cs, target: target}
 	switch {
 	case images.IsIndexType(target.MediaType):
 		err = w.index(ctx, target, 0)

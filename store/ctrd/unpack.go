@@ -25,6 +25,7 @@ type Unpacker struct {
 	c           *Containerd
 	target      ocispec.Descriptor
 	snapshotter string
+	config      digest.Digest
 	layers      []rootfs.Layer
 }
 
@@ -42,31 +43,32 @@ func (c *Containerd) Unpacker(ctx context.Context, target ocispec.Descriptor) (*
 	if err != nil {
 		return nil, err
 	}
-	layers, err := c.rootLayers(ctx, cl.ContentStore(), target)
+	config, layers, err := c.rootLayers(ctx, c.once(cl), target)
 	if err != nil {
 		return nil, err
 	}
-	return &Unpacker{c: c, target: target, snapshotter: sn, layers: layers}, nil
+	return &Unpacker{c: c, target: target, snapshotter: sn, config: config, layers: layers}, nil
 }
 
-// rootLayers pairs the layers of this platform's manifest with their diff ids.
-func (c *Containerd) rootLayers(ctx context.Context, cs store, target ocispec.Descriptor) ([]rootfs.Layer, error) {
+// rootLayers pairs the layers of this platform's manifest with their diff ids,
+// which its config has.
+func (c *Containerd) rootLayers(ctx context.Context, cs store, target ocispec.Descriptor) (config digest.Digest, _ []rootfs.Layer, _ error) {
 	m, err := images.Manifest(ctx, cs, target, c.platform)
 	if err != nil {
-		return nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, c.Platform(), c.fail(err))
+		return "", nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, c.Platform(), c.fail(err))
 	}
 	diffIDs, err := images.RootFS(ctx, cs, m.Config)
 	if err != nil {
-		return nil, fmt.Errorf("read config %s: %w", m.Config.Digest, c.fail(err))
+		return "", nil, fmt.Errorf("read config %s: %w", m.Config.Digest, c.fail(err))
 	}
 	if len(diffIDs) != len(m.Layers) {
-		return nil, fmt.Errorf("image %s has %d layers and %d diff ids", target.Digest, len(m.Layers), len(diffIDs))
+		return "", nil, fmt.Errorf("image %s has %d layers and %d diff ids", target.Digest, len(m.Layers), len(diffIDs))
 	}
 	var out []rootfs.Layer
 	for i, l := range m.Layers {
 		out = append(out, rootfs.Layer{Blob: l, Diff: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: diffIDs[i]}})
 	}
-	return out, nil
+	return m.Config.Digest, out, nil
 }
 
 // Layers are the blobs to unpack, from the bottom up.
@@ -97,9 +99,44 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	return u.labelLayer(ctx, cl.ContentStore(), u.layers[i])
 }
 
+// Label is what Apply does besides unpacking, for a layer that is unpacked.
+func (u *Unpacker) Label(ctx context.Context, i int) error {
+	ctx, cl, err := u.c.use(ctx)
+	if err != nil {
+		return err
+	}
+	return u.labelLayer(ctx, cl.ContentStore(), u.layers[i])
+}
+
+// Stacked reports whether all layers are unpacked, so that there is nothing to
+// apply.
+func (u *Unpacker) Stacked(ctx context.Context) (bool, error) {
+	ctx, cl, err := u.c.use(ctx)
+	if err != nil || len(u.layers) == 0 {
+		return false, err
+	}
+	_, err = cl.SnapshotService(u.snapshotter).Stat(ctx, u.top().String())
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, u.c.fail(err)
+}
+
+// top is the chain id of all layers, which names the topmost snapshot.
+func (u *Unpacker) top() digest.Digest {
+	var chain []digest.Digest
+	for _, l := range u.layers {
+		chain = append(chain, l.Diff.Digest)
+	}
+	return identity.ChainID(chain)
+}
+
 // labelLayer notes on a layer's blob what it unpacks to, as CRI's unpacker does;
 // containerd asks that before it decompresses the layer to find out.
 func (u *Unpacker) labelLayer(ctx context.Context, cs store, l rootfs.Layer) error {
+	if has, err := cs.Info(ctx, l.Blob.Digest); err == nil && has.Labels[labels.LabelUncompressed] == l.Diff.Digest.String() {
+		return nil // asking costs less than a write to containerd's metadata
+	}
 	info := content.Info{Digest: l.Blob.Digest, Labels: map[string]string{labels.LabelUncompressed: l.Diff.Digest.String()}}
 	if _, err := cs.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
 		return fmt.Errorf("label layer %s: %w", l.Blob.Digest, u.c.fail(err))
@@ -110,19 +147,25 @@ func (u *Unpacker) labelLayer(ctx context.Context, cs store, l rootfs.Layer) err
 // unpackTries is how often Finish tries again.
 const unpackTries = 2
 
-// Finish checks that every layer is unpacked and labels config and layers as
-// containerd's own unpacking does, so that the snapshots live as long as the
-// image.
+// Finish checks that every layer is unpacked and labels the config as containerd's
+// own unpacking does, so that the snapshots live as long as the image.
 func (u *Unpacker) Finish(ctx context.Context) error {
-	ctx, cl, err := u.c.use(ctx)
+	nctx, cl, err := u.c.use(ctx)
 	if err != nil {
+		return err
+	}
+	// The label first: a snapshot that is there after it stays there.
+	if err := u.labelConfig(nctx, cl.ContentStore()); err != nil {
+		return err
+	}
+	if stacked, err := u.Stacked(ctx); err != nil || stacked {
 		return err
 	}
 	img := client.NewImageWithPlatform(cl, images.Image{Name: "seeder", Target: u.target}, u.c.platform)
 	// A snapshot that was found may be collected before the one above it is made:
 	// it was nobody's until then. The second try makes it anew, under the lease.
 	for try := 0; ; try++ {
-		err = img.Unpack(ctx, u.snapshotter)
+		err = img.Unpack(nctx, u.snapshotter)
 		if try == unpackTries || !errdefs.IsNotFound(err) {
 			break
 		}
@@ -133,31 +176,37 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 	return nil
 }
 
+func (u *Unpacker) labelConfig(ctx context.Context, cs store) error {
+	if len(u.layers) == 0 {
+		return nil
+	}
+	label := "containerd.io/gc.ref.snapshot." + u.snapshotter
+	info := content.Info{Digest: u.config, Labels: map[string]string{label: u.top().String()}}
+	if _, err := cs.Update(ctx, info, "labels."+label); err != nil {
+		return fmt.Errorf("label config %s: %w", u.config, u.c.fail(err))
+	}
+	return nil
+}
+
 // unpacked reports whether the topmost snapshot of target is there.
-func (c *Containerd) unpacked(ctx context.Context, cl *client.Client, target ocispec.Descriptor) (bool, error) {
+func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
 	sn, err := c.snapshotterName(ctx)
 	if err != nil {
 		return false, err
 	}
-	layers, err := c.rootLayers(ctx, cl.ContentStore(), target)
+	config, layers, err := c.rootLayers(ctx, cs, target)
 	if err != nil {
 		return false, err
 	}
-	var chain []digest.Digest
-	for _, l := range layers {
-		chain = append(chain, l.Diff.Digest)
-	}
-	if len(chain) == 0 {
+	u := &Unpacker{c: c, target: target, snapshotter: sn, config: config, layers: layers}
+	if len(layers) == 0 {
 		return true, nil
 	}
-	_, err = cl.SnapshotService(sn).Stat(ctx, identity.ChainID(chain).String())
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
+	stacked, err := u.Stacked(ctx)
 	if err != nil {
 		return false, fmt.Errorf("look for the snapshot of %s: %w", target.Digest, c.fail(err))
 	}
-	return true, nil
+	return stacked, nil
 }
 
 // snapshotterName resolves auto: the snapshotter that CRI uses, as the path of

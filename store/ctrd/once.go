@@ -1,0 +1,54 @@
+package ctrd
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// once is the content store during one piece of work: each blob is asked for once,
+// and manifests and configs are read as files where they can be. An image of
+// twenty small layers took 150 questions without it. It is not safe for concurrent
+// use, and is not kept: what it remembers may be gone by the next piece of work.
+type once struct {
+	content.Store
+	c     *Containerd
+	infos map[digest.Digest]content.Info
+}
+
+func (c *Containerd) once(cl *client.Client) *once {
+	return &once{Store: cl.ContentStore(), c: c, infos: map[digest.Digest]content.Info{}}
+}
+
+// Info implements content.InfoProvider.
+func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
+	if info, ok := o.infos[dgst]; ok {
+		return info, nil
+	}
+	info, err := o.Store.Info(ctx, dgst)
+	if err == nil {
+		o.infos[dgst] = info
+	}
+	return info, err
+}
+
+// ReaderAt implements content.Provider. A file alone says nothing: containerd
+// has to know the blob.
+func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	if _, err := o.Info(ctx, desc.Digest); err != nil {
+		return nil, err
+	}
+	if f := o.c.openFile(ctx, desc.Digest); f != nil {
+		return f, nil
+	}
+	return o.Store.ReaderAt(ctx, desc)
+}
+
+// Update implements content.Manager.
+func (o *once) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
+	delete(o.infos, info.Digest)
+	return o.Store.Update(ctx, info, fieldpaths...)
+}
