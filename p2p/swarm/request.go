@@ -62,14 +62,13 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 	return earlier(wake, e.finish(now, order))
 }
 
-// limit is how many requests may be in flight. The shortest of the last trips
-// counts: the others waited somewhere. Where nobody refuses there are few peers,
-// which take no more than they have.
+// limit is how many requests may be in flight. Where nobody refuses there are few
+// peers, which take no more than they have.
 func (e *engine) limit() int {
 	limit := maxRequests
 	switch {
 	case e.trips.enough() && e.gaps.enough():
-		limit = inFlightFor(e.trips.least, e.gaps.median())
+		limit = inFlightFor(e.trips.median(), e.gaps.median())
 	case e.far.enough():
 		limit = inFlightAlone(e.far.least, e.took.least)
 	}
