@@ -53,15 +53,19 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 sim: ## the scheduler on simulated links, up to 1,000 nodes; some seven minutes
 	go test -c -o bin/sim ./p2p/swarm && bin/sim -test.run '^TestSimulation$$' -sim full
 
-bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; about half an hour
+bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
 	test/install.sh docker-registry
-	rm -f docs/benchmarks.jsonl
-	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 4h -run '^TestBench$$' ./test
+	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -run '^TestBench$$' ./test
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
 
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
+
+.PHONY: bench-idle
+bench-idle: build containerds ## what a host's seeder takes while nothing happens; five minutes
+	BENCH_IDLE=1 go test -count=1 -v -run '^TestIdle$$' ./test
 
 clean:
 	rm -rf bin

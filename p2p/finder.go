@@ -69,7 +69,7 @@ func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, b
 	for _, owner := range owners {
 		if owner == self.Name {
 			mu.Lock()
-			found = append(found, f.n.tracker.Register(seed, self, time.Now())...)
+			found = append(found, f.n.tracker.Register(seed, string(f.n.ID()), self, time.Now())...)
 			mu.Unlock()
 			continue
 		}
@@ -124,6 +124,6 @@ func (n *Node) selfAddress() string {
 }
 
 // Register serves the owners' side of finding peers (wire.Handler).
-func (n *Node) Register(_ context.Context, seed digest.Digest, p swarm.Peer) []swarm.Peer {
-	return n.tracker.Register(seed, p, time.Now())
+func (n *Node) Register(_ context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer {
+	return n.tracker.Register(seed, from, p, time.Now())
 }

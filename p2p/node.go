@@ -96,6 +96,12 @@ type Node struct {
 	metrics *metrics
 
 	identity *trust.Identity
+	creds    *trust.Credentials
+	expired  chan time.Time // connections from before then shall end, capacity 1
+
+	secretsMu sync.Mutex
+	secrets   trust.Secrets // in force
+
 	catalog  *catalog.Catalog
 	gossip   *gossip.Gossip
 	client   *wire.Client
@@ -138,6 +144,8 @@ func New(cfg Config, store Store) *Node {
 		limiter: wire.NewLimiter(wire.Limits{}),
 		wake:    make(chan struct{}, 1),
 		results: make(chan jobDone),
+		expired: make(chan time.Time, 1),
+		secrets: cfg.Secrets,
 	}
 	n.swarms = newSwarms(n.store)
 	n.syncer = newSyncer()
@@ -170,6 +178,7 @@ func (n *Node) Open(ctx context.Context) (err error) {
 	n.start(ctx, "sync", n.sync)
 	n.start(ctx, "janitor", n.janitor)
 	n.start(ctx, "health", n.watchHealth)
+	n.start(ctx, "expire", n.expire)
 	return nil
 }
 
@@ -197,8 +206,8 @@ func (n *Node) openCatalog(context.Context) error {
 
 // openTransfer listens on the transfer port and sets up both directions of it.
 func (n *Node) openTransfer(context.Context) error {
-	creds, err := trust.NewCredentials(n.identity, n.cfg.Secrets)
-	if err != nil {
+	var err error
+	if n.creds, err = trust.NewCredentials(n.identity, n.cfg.Secrets); err != nil {
 		return fmt.Errorf("make the node's certificate: %w", err)
 	}
 	n.listener, err = net.Listen("tcp", n.cfg.TransferBind)
@@ -213,11 +222,11 @@ func (n *Node) openTransfer(context.Context) error {
 	n.swarms.uploader = n.uploader
 	n.SetLimits(n.cfg.UploadLimit, n.cfg.DownloadLimit)
 	n.client = wire.NewClient(wire.ClientConfig{
-		Credentials: creds, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
+		Credentials: n.creds, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 	})
 	n.server = wire.NewServer(wire.ServerConfig{
-		Credentials: creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
+		Credentials: n.creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 	})
 	return nil

@@ -74,7 +74,8 @@ type APIConfig struct {
 
 // HTTPConfig is the listener for metrics and health.
 type HTTPConfig struct {
-	Bind string `mapstructure:"bind"`
+	Bind  string `mapstructure:"bind"`
+	Pprof bool   `mapstructure:"pprof"`
 }
 
 // LogConfig is what the daemon writes to standard error.
@@ -117,6 +118,7 @@ func configKeys() []key {
 		{"labels", []string{}, "labels of this node as `key=value`, comma-separated (no effect yet)"},
 		{"api.socket", "/run/seeder/seeder.sock", "unix `socket` of the control API"},
 		{"http.bind", "127.0.0.1:7952", "`ip:port` of /metrics, /healthz and /readyz; empty: off"},
+		{"http.pprof", false, "serve Go's profiles at /debug/pprof/ there, too"},
 		{"log.level", "info", "`level` of the log: debug, info, warn or error"},
 		{"log.format", "text", "`format` of the log: text or json"},
 	}

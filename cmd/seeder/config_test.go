@@ -112,7 +112,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"transfer.bind": "127.0.0.1:2", "transfer.advertise": "10.0.0.1", "transfer.upload_limit": "1MB", "transfer.download_limit": "2MB",
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB",
-		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3",
+		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
 		"log.level": "debug", "log.format": "json",
 	}
 	for _, k := range configKeys() {

@@ -65,10 +65,10 @@ func (a *app) configCheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, note, err := loadSecrets(cfg.Config, defaultSecretFile); err != nil {
+		if f, err := loadSecrets(cfg.Config, defaultSecretFile); err != nil {
 			return err
-		} else if note != "" {
-			fmt.Fprintln(a.stderr, "warning: "+note)
+		} else if f.note != "" {
+			fmt.Fprintln(a.stderr, "warning: "+f.note)
 		}
 		_, err = fmt.Fprintln(a.stdout, "the configuration is good")
 		return err

@@ -49,6 +49,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &reloader{
 			load: func() (loaded, error) { return a.loadConfig(cmd.Flags()) }, level: level, log: log, last: cfg,
+			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, defaultSecretFile) },
 		}
 		err = d.run(cmd.Context())
 		if err != nil {
@@ -92,17 +93,18 @@ func (d *running) run(ctx context.Context) (err error) {
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())
 	}()
-	secrets, note, err := loadSecrets(d.cfg, defaultSecretFile)
+	f, err := loadSecrets(d.cfg, defaultSecretFile)
 	if err != nil {
 		return err
 	}
-	if note != "" {
-		d.log.Warn(note)
+	if f.note != "" {
+		d.log.Warn(f.note)
 	}
+	d.reload.held = f
 	if err := d.lockDataDir(); err != nil {
 		return err
 	}
-	w, err := d.openNode(ctx, secrets)
+	w, err := d.openNode(ctx, f.secrets)
 	if err != nil {
 		return err
 	}
@@ -144,7 +146,7 @@ func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
-	httpd := newHTTPD(d.cfg.HTTP.Bind, w.node, registry, d.log)
+	httpd := newHTTPD(d.cfg.HTTP, w.node, registry, d.log)
 	if err := httpd.Open(); err != nil {
 		return err
 	}

@@ -21,11 +21,18 @@ func TestHealthAndMetrics(t *testing.T) {
 	f := &fakeNode{}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newGauges(f))
-	h := newHTTPD("127.0.0.1:0", f, reg, slog.New(slog.DiscardHandler))
+	h := newHTTPD(HTTPConfig{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		return w.Code, w.Body.String()
+	}
+	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
+		t.Errorf("profiles that were asked for: %d", code)
+	}
+	h.handler = newHTTPD(HTTPConfig{}, f, reg, slog.New(slog.DiscardHandler)).handler
+	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusNotFound {
+		t.Errorf("profiles that nobody asked for: %d", code)
 	}
 	if code, _ := get("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d", code)
@@ -45,7 +52,7 @@ func TestHTTPPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	h := newHTTPD(l.Addr().String(), &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(HTTPConfig{Bind: l.Addr().String()}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	err = h.Open()
 	if err == nil {
 		t.Fatal("no error")
@@ -123,10 +130,11 @@ func TestLoadSecrets(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			secrets, text, err := loadSecrets(tc.cfg, tc.file)
-			if len(secrets) != tc.secrets || (err == nil) != (tc.secrets > 0) {
-				t.Fatalf("%d secrets, %v; want %d", len(secrets), err, tc.secrets)
+			f, err := loadSecrets(tc.cfg, tc.file)
+			if len(f.secrets) != tc.secrets || (err == nil) != (tc.secrets > 0) {
+				t.Fatalf("%d secrets, %v; want %d", len(f.secrets), err, tc.secrets)
 			}
+			text := f.note
 			if err != nil {
 				text = err.Error()
 				if exitCodeOf(err) != exitUsage {

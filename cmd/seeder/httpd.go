@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ type httpd struct {
 	group  errgroup.Group
 }
 
-func newHTTPD(bind string, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
+func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -39,7 +40,12 @@ func newHTTPD(bind string, c cluster, reg prometheus.Gatherer, log *slog.Logger)
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	return &httpd{bind: bind, handler: mux, log: log.With("component", "http")}
+	if cfg.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return &httpd{bind: cfg.Bind, handler: mux, log: log.With("component", "http")}
 }
 
 // Open listens and serves.
@@ -55,7 +61,7 @@ func (h *httpd) Open() error {
 		Handler:           h.handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      90 * time.Second, // a profile takes 30 s unless another time is asked for
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"seeder/p2p/trust"
 )
 
 // reloaded is what a reload came to, by key.
@@ -19,22 +22,25 @@ type reloaded struct {
 	Restart []setting `json:"restart"` // in force after a restart only
 }
 
-// limited is the part of a node whose limits change while it runs.
-type limited interface {
+// reloadable is what changes of a node while it runs.
+type reloadable interface {
 	SetLimits(upload, download int64)
+	SetSecrets(secrets trust.Secrets) error
 }
 
 // reloader brings a changed configuration into force, as far as that goes without
-// a restart: the transfer limits and the level of the log. It is safe for
-// concurrent use.
+// a restart: the transfer limits, the level of the log, and the secrets. It is safe
+// for concurrent use.
 type reloader struct {
-	load  func() (loaded, error)
-	node  limited
-	level *slog.LevelVar
-	log   *slog.Logger
+	load    func() (loaded, error)
+	secrets func(Config) (found, error)
+	node    reloadable
+	level   *slog.LevelVar
+	log     *slog.Logger
 
 	mu   sync.Mutex
 	last loaded // what is in force, or will be after a restart
+	held found  // the secrets in force
 }
 
 // Reload reads the configuration. One that is bad changes nothing.
@@ -55,6 +61,9 @@ func (r *reloader) Reload() (reloaded, error) {
 		return out, fmt.Errorf("transfer.download_limit: %w", err)
 	}
 	if err := setLevel(r.level, next.Log.Level); err != nil {
+		return out, err
+	}
+	if err := r.changeSecrets(next.Config, &out); err != nil {
 		return out, err
 	}
 	r.node.SetLimits(upload, download)
@@ -78,6 +87,35 @@ func (r *reloader) Reload() (reloaded, error) {
 	return out, nil
 }
 
+// changeSecrets brings what is in the secret file now into force.
+func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
+	f, err := r.secrets(cfg)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the running configuration stays in force: %w", err)
+	case f.alone && r.held.alone:
+		return nil // it had none before
+	case f.alone:
+		return errors.New("the secret file is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
+	case r.held.alone:
+		out.Restart = append(out.Restart, setting{Key: "secret", Value: "found", Source: "the secret file"})
+		r.log.Warn("there is a secret now; restart the daemon to bring it into force")
+		return nil
+	case f.note != "":
+		r.log.Warn(f.note)
+	}
+	if f.secrets.Equal(r.held.secrets) {
+		return nil
+	}
+	if err := r.node.SetSecrets(f.secrets); err != nil {
+		return fmt.Errorf("change the secrets: %w", err)
+	}
+	r.held = f
+	out.Applied = append(out.Applied, setting{Key: "number of secrets", Value: len(f.secrets), Source: "the first is used, all are accepted"})
+	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.secrets))
+	return nil
+}
+
 // onSignal reloads at each SIGHUP until ctx ends.
 func (r *reloader) onSignal(ctx context.Context) {
 	hup := make(chan os.Signal, 1)
@@ -99,10 +137,13 @@ func (a *app) reloadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "Bring a changed configuration file into force",
-		Long: `Tell the daemon of this host to read its configuration again. The transfer limits
-and the level of the log change at once, also for transfers that run; for any
+		Long: `Tell the daemon of this host to read its configuration again. The transfer limits,
+the level of the log and the secrets change at once, also for transfers that run; for any
 other key the command says that a restart is needed. A bad configuration changes
-nothing.`,
+nothing.
+
+The secret file is read again, too: that is how a running cluster moves to another
+secret (docs/security.md).`,
 		Example: "  seeder reload",
 		Args:    argCount(0, 0, "no arguments"),
 	}

@@ -15,9 +15,16 @@ const defaultSecretFile = "/etc/seeder/secret"
 
 const maxSecretFileBytes = 64 << 10
 
+// found are the secrets of the cluster.
+type found struct {
+	secrets trust.Secrets
+	alone   bool   // there is none: this one ends with the process
+	note    string // something the log should say, or empty
+}
+
 // loadSecrets finds the cluster's secrets: secret_file, else the default file,
-// else what k3s has. note is something the log should say, or empty.
-func loadSecrets(cfg Config, defaultFile string) (secrets trust.Secrets, note string, err error) {
+// else what k3s has.
+func loadSecrets(cfg Config, defaultFile string) (found, error) {
 	path := cfg.SecretFile
 	if path == "" {
 		path = defaultFile
@@ -25,18 +32,18 @@ func loadSecrets(cfg Config, defaultFile string) (secrets trust.Secrets, note st
 	data, err := readBounded(path, maxSecretFileBytes)
 	switch {
 	case err == nil:
-		secrets, err = trust.ParseSecrets(data)
+		secrets, err := trust.ParseSecrets(data)
 		if err != nil {
-			return nil, "", withCode(exitUsage, fmt.Errorf("secret file %s: %w", path, err))
+			return found{}, withCode(exitUsage, fmt.Errorf("secret file %s: %w", path, err))
 		}
-		return secrets, exposedNote(path), nil
+		return found{secrets: secrets, note: exposedNote(path)}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
-		return nil, "", usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
+		return found{}, usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, "", usagef("secret file: %w; the daemon must be able to read it", err)
+		return found{}, usagef("secret file: %w; the daemon must be able to read it", err)
 	}
 	if secrets, err := secretsFromK3s(); err != nil || len(secrets) > 0 {
-		return secrets, "", err
+		return found{secrets: secrets}, err
 	}
 	return withoutSecret(cfg)
 }
@@ -47,19 +54,22 @@ func secretsFromK3s() (trust.Secrets, error) { return nil, nil }
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that
 // ends with the process; everything else is refused.
-func withoutSecret(cfg Config) (trust.Secrets, string, error) {
+func withoutSecret(cfg Config) (found, error) {
 	for _, a := range []struct{ key, value string }{
 		{"gossip.bind", cfg.Gossip.Bind}, {"gossip.advertise", cfg.Gossip.Advertise},
 		{"transfer.bind", cfg.Transfer.Bind}, {"transfer.advertise", cfg.Transfer.Advertise},
 	} {
 		if a.value != "" && !isLoopback(a.value) {
-			return nil, "", usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
+			return found{}, usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
   on the first host:   seeder secret generate > %s
   on every other host: copy that file to the same place, mode 0600`, a.key, a.value, defaultSecretFile)
 		}
 	}
 	secrets, err := trust.ParseSecrets([]byte(trust.GenerateSecret()))
-	return secrets, "no secret: this node stays alone; make one with `seeder secret generate > " + defaultSecretFile + "`", err
+	return found{
+		secrets: secrets, alone: true,
+		note: "no secret: this node stays alone; make one with `seeder secret generate > " + defaultSecretFile + "`",
+	}, err
 }
 
 func isLoopback(address string) bool {

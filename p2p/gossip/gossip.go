@@ -14,6 +14,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,7 @@ type Gossip struct {
 	cfg     Config
 	log     *slog.Logger
 	list    *memberlist.Memberlist
+	keyring *memberlist.Keyring
 	lines   *logWriter // memberlist's
 	queue   *memberlist.TransmitLimitedQueue
 	members *members
@@ -171,6 +173,7 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	}
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.BindAddr, c.BindPort, c.AdvertisePort = g.cfg.NodeName, host, port, port
+	g.keyring = keyring
 	c.Keyring, c.Label = keyring, label
 	c.EnableCompression = false // digests and encrypted bytes only grow (LZW)
 	c.PushPullInterval = 30 * time.Second
@@ -189,6 +192,30 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 		c.AdvertisePort = port
 	}
 	return c, nil
+}
+
+// SetKeys puts other keys in force: the first encrypts, all are accepted.
+func (g *Gossip) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("gossip needs a key")
+	}
+	for _, k := range keys {
+		if err := g.keyring.AddKey(k); err != nil {
+			return fmt.Errorf("gossip keys: %w", err)
+		}
+	}
+	if err := g.keyring.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("gossip keys: %w", err)
+	}
+	for _, k := range g.keyring.GetKeys() {
+		if slices.ContainsFunc(keys, func(o []byte) bool { return bytes.Equal(o, k) }) {
+			continue
+		}
+		if err := g.keyring.RemoveKey(k); err != nil {
+			return fmt.Errorf("gossip keys: %w", err)
+		}
+	}
+	return nil
 }
 
 // splitAddr splits host[:port], with a default for the port.

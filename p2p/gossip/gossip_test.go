@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -224,6 +225,42 @@ func TestKeyringAcceptsAllSecrets(t *testing.T) {
 	a := start(t, "a", 1, func(c *Config) { c.Keys = [][]byte{old, next} })
 	b := start(t, "b", 1, func(c *Config) { c.Keys = [][]byte{next, old} }, a.addr)
 	eventually(t, "two hosts in the middle of a rotation talk", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
+}
+
+// TestKeysChangeWhileItRuns: members that change their keys one after the other, as
+// a rotation goes, lose nobody; who keeps the old key alone is out.
+func TestKeysChangeWhileItRuns(t *testing.T) {
+	t.Parallel()
+	old, next := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	a := start(t, "a", 1, nil)
+	b := start(t, "b", 1, nil, a.addr)
+	eventually(t, "a and b know each other", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
+	for i, keys := range [][][]byte{{old, next}, {next, old}, {next}} {
+		for _, n := range []*node{a, b} {
+			if err := n.SetKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			hint := Hint{Reference: fmt.Sprintf("docker.io/library/step:%d-%s", i, n.cfg.NodeName), Version: 1, Digest: digest.FromString("x"), Holder: n.cfg.NodeName}
+			n.Broadcast(hint)
+			other := map[*node]*node{a: b, b: a}[n]
+			eventually(t, "the other hears of "+hint.Reference, func() bool {
+				other.mu.Lock()
+				defer other.mu.Unlock()
+				return slices.Contains(other.hints, hint)
+			})
+		}
+	}
+	if got := len(a.keyring.GetKeys()); got != 1 {
+		t.Errorf("%d keys are accepted, want 1", got)
+	}
+	c := start(t, "c", 1, nil, a.addr)
+	eventually(t, "c says that the secrets differ", func() bool {
+		_, reason := c.Status()
+		return strings.Contains(reason, "secrets differ")
+	})
+	if len(a.Alive()) != 2 {
+		t.Errorf("a took in who has only the old key: %+v", a.Members())
+	}
 }
 
 func TestHintsAreBounded(t *testing.T) {

@@ -24,6 +24,7 @@ const completeReturned = 8
 type TrackerConfig struct {
 	TTL      time.Duration // a peer not heard of for so long is forgotten; 60 s
 	MaxPeers int           // peers remembered over all seeds; 65,536
+	MaxEach  int           // of them registered by one node; 4,096
 	Rand     rand.Source   // picks the peers of an answer; a random one
 }
 
@@ -37,11 +38,13 @@ type Tracker struct {
 	rng   *rand.Rand
 	seeds map[digest.Digest]map[string]tracked
 	peers int
+	each  map[string]int // how many of them by whoever registered them
 	swept time.Time
 }
 
 type tracked struct {
 	peer Peer
+	from string // proved id of who registered it
 	seen time.Time
 }
 
@@ -53,29 +56,53 @@ func NewTracker(cfg TrackerConfig) *Tracker {
 	if cfg.MaxPeers <= 0 {
 		cfg.MaxPeers = 65536
 	}
-	return &Tracker{cfg: cfg, rng: newRand(cfg.Rand), seeds: map[digest.Digest]map[string]tracked{}}
+	if cfg.MaxEach <= 0 {
+		cfg.MaxEach = 4096
+	}
+	return &Tracker{
+		cfg: cfg, rng: newRand(cfg.Rand), seeds: map[digest.Digest]map[string]tracked{}, each: map[string]int{},
+	}
 }
 
-// Register remembers p as a peer of seed until TTL after now and returns at most
-// MaxPeersReturned other peers of it, chosen at random. When the tracker is full
-// p is answered but not remembered.
-func (t *Tracker) Register(seed digest.Digest, p Peer, now time.Time) []Peer {
+// Register remembers p, for which the node with the proved id from speaks, as a
+// peer of seed until TTL after now, and returns at most MaxPeersReturned other
+// peers of it, chosen at random. When the tracker is full, from has had its share,
+// or another node has spoken for p's name, p is answered but not remembered.
+func (t *Tracker) Register(seed digest.Digest, from string, p Peer, now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sweep(now)
 	peers := t.seeds[seed]
-	_, known := peers[p.Name]
-	if known || t.peers < t.cfg.MaxPeers {
-		if peers == nil {
-			peers = map[string]tracked{}
-			t.seeds[seed] = peers
+	old, known := peers[p.Name]
+	if known && old.from != from && now.Sub(old.seen) > t.cfg.TTL {
+		t.forget(seed, p.Name)
+		known = false
+	}
+	if known && old.from == from || !known && t.peers < t.cfg.MaxPeers && t.each[from] < t.cfg.MaxEach {
+		if t.seeds[seed] == nil {
+			t.seeds[seed] = map[string]tracked{}
 		}
-		if !known {
+		if peers = t.seeds[seed]; !known {
 			t.peers++
+			t.each[from]++
 		}
-		peers[p.Name] = tracked{peer: p, seen: now}
+		peers[p.Name] = tracked{peer: p, from: from, seen: now}
 	}
 	return t.choose(peers, p.Name, now)
+}
+
+// forget removes a peer of seed. The mutex is held.
+func (t *Tracker) forget(seed digest.Digest, name string) {
+	peers := t.seeds[seed]
+	from := peers[name].from
+	delete(peers, name)
+	if len(peers) == 0 {
+		delete(t.seeds, seed)
+	}
+	t.peers--
+	if t.each[from]--; t.each[from] == 0 {
+		delete(t.each, from)
+	}
 }
 
 // choose picks the peers of an answer: a few complete ones, the rest partial
@@ -114,12 +141,8 @@ func (t *Tracker) sweep(now time.Time) {
 	for seed, peers := range t.seeds {
 		for name, e := range peers {
 			if now.Sub(e.seen) > t.cfg.TTL {
-				delete(peers, name)
-				t.peers--
+				t.forget(seed, name)
 			}
-		}
-		if len(peers) == 0 {
-			delete(t.seeds, seed)
 		}
 	}
 }

@@ -46,10 +46,10 @@ func TestTrackerAnswers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			tr := newTestTracker(0)
 			for i := range c.complete + c.partial {
-				tr.Register(simSeed, testPeer(i, i < c.complete), now)
+				register(tr, simSeed, testPeer(i, i < c.complete), now)
 			}
 			for range 20 {
-				got := tr.Register(simSeed, Peer{Name: "asker", Complete: true}, now)
+				got := register(tr, simSeed, Peer{Name: "asker", Complete: true}, now)
 				names := map[string]bool{}
 				complete := 0
 				for _, p := range got {
@@ -73,11 +73,11 @@ func TestTrackerIsRandom(t *testing.T) {
 	times := func() map[string]int {
 		tr := newTestTracker(0)
 		for i := range peers {
-			tr.Register(simSeed, testPeer(i, false), now)
+			register(tr, simSeed, testPeer(i, false), now)
 		}
 		found := map[string]int{}
 		for range asks {
-			for _, p := range tr.Register(simSeed, testPeer(0, false), now) {
+			for _, p := range register(tr, simSeed, testPeer(0, false), now) {
 				found[p.Name]++
 			}
 		}
@@ -104,29 +104,29 @@ func TestTrackerRenewsAndForgets(t *testing.T) {
 	tr := newTestTracker(0)
 	at := func(s float64) time.Time { return time.Unix(1000, 0).Add(time.Duration(s * 1e9)) }
 	other := digest.FromString("another image")
-	tr.Register(simSeed, testPeer(1, false), at(0))
-	tr.Register(simSeed, testPeer(2, false), at(0))
-	tr.Register(other, testPeer(3, false), at(0))
+	register(tr, simSeed, testPeer(1, false), at(0))
+	register(tr, simSeed, testPeer(2, false), at(0))
+	register(tr, other, testPeer(3, false), at(0))
 	moved := Peer{Name: "n0002", Address: "192.0.2.9:7951", Complete: true}
-	tr.Register(simSeed, moved, at(50))
-	if got := tr.Register(simSeed, testPeer(9, false), at(60)); !slices.Equal(peerNames(got), []string{"n0001", "n0002"}) {
+	register(tr, simSeed, moved, at(50))
+	if got := register(tr, simSeed, testPeer(9, false), at(60)); !slices.Equal(peerNames(got), []string{"n0001", "n0002"}) {
 		t.Errorf("after 60 s: %v", got)
 	}
-	got := tr.Register(simSeed, testPeer(9, false), at(60.5))
+	got := register(tr, simSeed, testPeer(9, false), at(60.5))
 	if len(got) != 1 || got[0] != moved {
 		t.Errorf("after a little more: %v, want %v", got, moved)
 	}
-	if got := tr.Register(other, testPeer(9, false), at(61)); len(got) != 0 {
+	if got := register(tr, other, testPeer(9, false), at(61)); len(got) != 0 {
 		t.Errorf("of another image: %v", got)
 	}
-	tr.Register(digest.FromString("later"), testPeer(9, false), at(1000))
+	register(tr, digest.FromString("later"), testPeer(9, false), at(1000))
 	if len(tr.seeds) != 1 || tr.peers != 1 {
 		t.Errorf("%d seeds and %d peers are remembered, want what was said last only", len(tr.seeds), tr.peers)
 	}
 	// A clock that was set back does not stop the tracker from forgetting.
-	tr.Register(simSeed, testPeer(1, false), at(500))
-	tr.Register(simSeed, testPeer(2, false), at(600))
-	if got := tr.Register(simSeed, testPeer(9, false), at(600)); !slices.Equal(peerNames(got), []string{"n0002"}) {
+	register(tr, simSeed, testPeer(1, false), at(500))
+	register(tr, simSeed, testPeer(2, false), at(600))
+	if got := register(tr, simSeed, testPeer(9, false), at(600)); !slices.Equal(peerNames(got), []string{"n0002"}) {
 		t.Errorf("with a clock set back: %v", got)
 	}
 	if _, ok := tr.seeds[simSeed]["n0001"]; ok {
@@ -140,11 +140,11 @@ func TestTrackerIsBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	tr := newTestTracker(100)
 	for i := range 50 {
-		tr.Register(simSeed, testPeer(i, true), now)
+		register(tr, simSeed, testPeer(i, true), now)
 	}
 	for i := range 10000 {
-		tr.Register(simSeed, Peer{Name: fmt.Sprint("made-up-", i)}, now)
-		tr.Register(digest.FromString(fmt.Sprint(i)), testPeer(1, false), now)
+		register(tr, simSeed, Peer{Name: fmt.Sprint("made-up-", i)}, now)
+		register(tr, digest.FromString(fmt.Sprint(i)), testPeer(1, false), now)
 	}
 	remembered := 0
 	for _, peers := range tr.seeds {
@@ -154,14 +154,14 @@ func TestTrackerIsBounded(t *testing.T) {
 		t.Errorf("%d peers are remembered (counted %d), want 100", remembered, tr.peers)
 	}
 	late := now.Add(50 * time.Second)
-	if got := tr.Register(simSeed, Peer{Name: "one too many"}, late); len(got) != MaxPeersReturned {
+	if got := register(tr, simSeed, Peer{Name: "one too many"}, late); len(got) != MaxPeersReturned {
 		t.Errorf("who is not remembered gets %d peers", len(got))
 	}
-	tr.Register(simSeed, testPeer(7, true), late)
-	if got := tr.Register(simSeed, testPeer(8, true), now.Add(70*time.Second)); !slices.Equal(peerNames(got), []string{"n0007"}) {
+	register(tr, simSeed, testPeer(7, true), late)
+	if got := register(tr, simSeed, testPeer(8, true), now.Add(70*time.Second)); !slices.Equal(peerNames(got), []string{"n0007"}) {
 		t.Errorf("who was renewed while the tracker was full: %v", peerNames(got))
 	}
-	if got := tr.Register(simSeed, testPeer(9999, false), now.Add(71*time.Second)); !slices.Equal(peerNames(got), []string{"n0007", "n0008"}) {
+	if got := register(tr, simSeed, testPeer(9999, false), now.Add(71*time.Second)); !slices.Equal(peerNames(got), []string{"n0007", "n0008"}) {
 		t.Errorf("after room was made: %v", peerNames(got))
 	}
 	if _, ok := tr.seeds[simSeed]["n9999"]; !ok {
@@ -210,5 +210,38 @@ func TestOwners(t *testing.T) {
 	}
 	if got := Owners(simSeed, nil, 3); len(got) != 0 {
 		t.Errorf("of nobody: %v", got)
+	}
+}
+
+// register has p speak for itself.
+func register(tr *Tracker, seed digest.Digest, p Peer, now time.Time) []Peer {
+	return tr.Register(seed, "id of "+p.Name, p, now)
+}
+
+// TestTrackerShares: one node cannot fill the tracker with names that it made up,
+// nor move another one's address.
+func TestTrackerShares(t *testing.T) {
+	now := time.Now()
+	tr := NewTracker(TrackerConfig{MaxPeers: 100, MaxEach: 10})
+	for i := range 200 {
+		tr.Register(digest.FromString(fmt.Sprint("made up ", i)), "attacker", testPeer(i, true), now)
+	}
+	if tr.peers != 10 {
+		t.Errorf("one node has %d places, want 10", tr.peers)
+	}
+	register(tr, simSeed, testPeer(1, true), now)
+	stolen := testPeer(1, true)
+	stolen.Address = "10.6.6.6:7951"
+	tr.Register(simSeed, "another", stolen, now)
+	if got := register(tr, simSeed, testPeer(2, false), now); len(got) != 1 || got[0].Address == stolen.Address {
+		t.Errorf("got %+v, want the address that the peer gave itself", got)
+	}
+	late := now.Add(2 * time.Minute) // a host that came back with another identity
+	tr.Register(simSeed, "another", stolen, late)
+	if got := register(tr, simSeed, testPeer(2, false), late); len(got) != 1 || got[0].Address != stolen.Address {
+		t.Errorf("got %+v, want the address that was given since", got)
+	}
+	if len(tr.each) != 2 || tr.peers != 2 {
+		t.Errorf("%d nodes have %d places, want 2 and 2", len(tr.each), tr.peers)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,8 +33,15 @@ var (
 	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) // RFC 5280, 4.1.2.5: no expiry
 )
 
-// Credentials are what a node shows on the transfer port and what it accepts.
+// Credentials are what a node shows on the transfer port and what it accepts. They
+// are safe for concurrent use.
 type Credentials struct {
+	id  *Identity
+	now atomic.Pointer[certificates]
+}
+
+// certificates are those of the secrets in force.
+type certificates struct {
 	leaf  tls.Certificate // signed by the CA of the first secret
 	roots *x509.CertPool  // the CAs of all secrets
 }
@@ -41,10 +49,26 @@ type Credentials struct {
 // NewCredentials derives the cluster CA of each secret and signs the node's leaf
 // certificate, whose key is its identity, with the first one.
 func NewCredentials(id *Identity, secrets Secrets) (*Credentials, error) {
+	c := &Credentials{id: id}
+	return c, c.SetSecrets(secrets)
+}
+
+// SetSecrets puts other secrets in force, for the handshakes from now on. What was
+// agreed on before is left to whoever has the connections.
+func (c *Credentials) SetSecrets(secrets Secrets) error {
+	now, err := certify(c.id, secrets)
+	if err != nil {
+		return err
+	}
+	c.now.Store(now)
+	return nil
+}
+
+func certify(id *Identity, secrets Secrets) (*certificates, error) {
 	if len(secrets) == 0 {
 		return nil, ErrNoSecret
 	}
-	c := &Credentials{roots: x509.NewCertPool()}
+	c := &certificates{roots: x509.NewCertPool()}
 	for i, s := range secrets {
 		ca, key, err := s.ca()
 		if err != nil {
@@ -108,7 +132,8 @@ func (c *Credentials) ClientConfig() *tls.Config { return c.config() }
 func (c *Credentials) config() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{c.leaf},
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.now.Load().leaf, nil },
+		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.now.Load().leaf, nil },
 		NextProtos:             []string{"http/1.1"},
 		SessionTicketsDisabled: true, // a resumed session would outlive a rotated secret
 		InsecureSkipVerify:     true,
@@ -126,7 +151,7 @@ func (c *Credentials) verify(cs tls.ConnectionState) error {
 	if _, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || leaf.Issuer.CommonName != caName {
 		return errNotSeeder
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: c.roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: c.now.Load().roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return ErrSecretsDiffer
 	}

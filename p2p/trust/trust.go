@@ -22,6 +22,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -64,6 +65,22 @@ func ParseSecrets(data []byte) (Secrets, error) {
 		return nil, ErrNoSecret
 	}
 	return out, nil
+}
+
+// Has reports whether all secrets of other are among s: a cluster that moves from
+// other to s loses nobody's right to be in it.
+func (s Secrets) Has(other Secrets) bool {
+	for _, o := range other {
+		if !slices.ContainsFunc(s, func(x Secret) bool { return bytes.Equal(x, o) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Equal reports whether both are the same secrets in the same order.
+func (s Secrets) Equal(other Secrets) bool {
+	return slices.EqualFunc(s, other, func(a, b Secret) bool { return bytes.Equal(a, b) })
 }
 
 // GenerateSecret returns a new secret: 32 random bytes as text.

@@ -53,6 +53,7 @@ type Client struct {
 	cfg     ClientConfig
 	control *http.Client // small answers and have streams
 	bulk    *http.Client // chunks
+	conns   connSet
 }
 
 var _ swarm.Transport = (*Client)(nil)
@@ -92,13 +93,19 @@ func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	out := newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() {})
+	var out *conn
+	out = newConn(nc, c.cfg.Limiter, c.cfg.Sent, c.cfg.Received, func() { c.conns.remove(out) })
+	c.conns.add(out)
 	out.trip = time.Since(began) // the handshake of TCP is one trip there and back
 	return out, nil
 }
 
 // stay follows no redirect: a peer answers for itself alone.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// CloseBefore closes the connections that were opened before t, whatever is on its
+// way on them.
+func (c *Client) CloseBefore(t time.Time) { c.conns.closeBefore(t) }
 
 // Close drops the idle connections; requests in flight end with their contexts.
 func (c *Client) Close() {
@@ -120,6 +127,9 @@ func (c *Client) do(ctx context.Context, hc *http.Client, method, addr, path str
 		watch.stop()
 		return nil, err
 	}
+	// Everything that is asked for may be asked for again: net/http does so by itself
+	// where a connection that was idle turns out to be closed. The entry is not sent.
+	req.Header["Idempotency-Key"] = nil
 	resp, err := hc.Do(req)
 	if err != nil {
 		err = watch.explain(err)

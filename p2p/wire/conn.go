@@ -22,6 +22,7 @@ type conn struct {
 	limiter        *Limiter
 	sent, received func(bytes int)
 	trip           time.Duration // there and back when it was dialled; 0: unknown
+	opened         time.Time
 
 	ctx    context.Context // ends with Close, and with it the waiting for the limit
 	cancel context.CancelFunc
@@ -34,7 +35,43 @@ type conn struct {
 
 func newConn(c net.Conn, l *Limiter, sent, received func(int), closed func()) *conn {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &conn{Conn: c, limiter: l, sent: sent, received: received, ctx: ctx, cancel: cancel, closed: closed}
+	return &conn{Conn: c, limiter: l, sent: sent, received: received, opened: time.Now(), ctx: ctx, cancel: cancel, closed: closed}
+}
+
+// connSet are the connections that are open. It is safe for concurrent use.
+type connSet struct {
+	mu   sync.Mutex
+	open map[*conn]bool
+}
+
+func (s *connSet) add(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open = map[*conn]bool{}
+	}
+	s.open[c] = true
+}
+
+func (s *connSet) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+// closeBefore closes the connections that were opened before t.
+func (s *connSet) closeBefore(t time.Time) {
+	s.mu.Lock()
+	var old []*conn
+	for c := range s.open {
+		if c.opened.Before(t) {
+			old = append(old, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range old {
+		c.Close()
+	}
 }
 
 // Read implements net.Conn. The wait comes after the read: the bytes are here,
@@ -118,6 +155,8 @@ type listener struct {
 	limiter        *Limiter
 	sent, received func(int)
 
+	conns *connSet
+
 	mu      sync.Mutex
 	total   int
 	perHost map[string]int
@@ -132,7 +171,13 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		host := hostOf(c)
 		if l.enter(host) {
-			return newConn(c, l.limiter, l.sent, l.received, func() { l.leave(host) }), nil
+			var out *conn
+			out = newConn(c, l.limiter, l.sent, l.received, func() {
+				l.leave(host)
+				l.conns.remove(out)
+			})
+			l.conns.add(out)
+			return out, nil
 		}
 		c.Close()
 	}

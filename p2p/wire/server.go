@@ -33,8 +33,9 @@ type Handler interface {
 	Seed(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Swarm is a swarm to serve from.
 	Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error)
-	// Register books p for a seed that this node owns and returns others.
-	Register(ctx context.Context, seed digest.Digest, p swarm.Peer) []swarm.Peer
+	// Register books p, for which the node with the proved id from speaks, for a
+	// seed that this node owns and returns others.
+	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
 }
 
 // ServerConfig is what a server needs. Sent and Received count bytes, TLS
@@ -64,6 +65,7 @@ type Server struct {
 	cfg     ServerConfig
 	http    *http.Server
 	buffers sync.Pool
+	conns   connSet
 	cancel  context.CancelFunc
 }
 
@@ -105,7 +107,7 @@ func defaults(l *Limiter, log *slog.Logger, sent, received func(int)) (*Limiter,
 func (s *Server) Serve(l net.Listener) error {
 	bounded := &listener{
 		Listener: l, limiter: s.cfg.Limiter, sent: s.cfg.Sent, received: s.cfg.Received,
-		perHost: map[string]int{},
+		perHost: map[string]int{}, conns: &s.conns,
 	}
 	err := s.http.Serve(tls.NewListener(bounded, s.cfg.Credentials.ServerConfig()))
 	if errors.Is(err, http.ErrServerClosed) {
@@ -123,6 +125,10 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	return nil
 }
+
+// CloseBefore closes the connections that were accepted before t, whatever is on
+// its way on them.
+func (s *Server) CloseBefore(t time.Time) { s.conns.closeBefore(t) }
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
@@ -240,7 +246,12 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return
 	}
-	b, err := encodePeers(s.cfg.Handler.Register(r.Context(), seed, p))
+	from, err := peerOf(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	b, err := encodePeers(s.cfg.Handler.Register(r.Context(), seed, from, p))
 	s.send(w, r, b, err)
 }
 

@@ -55,7 +55,7 @@ func (h *handler) Swarm(_ context.Context, d digest.Digest) (swarm.Served, error
 	}
 	return h.served, nil
 }
-func (h *handler) Register(_ context.Context, _ digest.Digest, p swarm.Peer) []swarm.Peer {
+func (h *handler) Register(_ context.Context, _ digest.Digest, _ string, p swarm.Peer) []swarm.Peer {
 	h.asked <- p
 	return []swarm.Peer{{Name: "other", Address: "10.0.0.2:7951", Complete: true}}
 }
@@ -305,6 +305,70 @@ func TestCloseEndsStreams(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSecretsChangeWhileItRuns: what was agreed on before goes on until it is
+// closed, and nobody comes in again by a secret that was taken away.
+func TestSecretsChangeWhileItRuns(t *testing.T) {
+	t.Parallel()
+	const next = "the secret that comes after"
+	mine, theirs := credentials(t, secret), credentials(t, secret)
+	s := NewServer(ServerConfig{Credentials: mine, Handler: &handler{served: &served{n: 100}}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, ended := l.Addr().String(), make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	c := NewClient(ClientConfig{Credentials: theirs})
+	defer c.Close()
+	ask := func() error { _, err := c.State(t.Context(), addr, nil); return err }
+	set := func(c *trust.Credentials, text string) {
+		secrets, err := trust.ParseSecrets([]byte(text))
+		if err := errors.Join(err, c.SetSecrets(secrets)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	followed, mapped := make(chan error, 1), make(chan struct{})
+	go func() {
+		followed <- c.FollowHaves(t.Context(), swarm.Peer{Address: addr}, testSeed, 100, func(swarm.Haves) { close(mapped) })
+	}()
+	<-mapped
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	set(mine, next)
+	if err := ask(); err != nil {
+		t.Errorf("a connection from before: %v", err)
+	}
+	c.Close() // what is idle
+	if err := ask(); !errors.Is(err, trust.ErrSecretsDiffer) {
+		t.Errorf("a new connection with the old secret: %v", err)
+	}
+	select {
+	case err := <-followed:
+		t.Errorf("a stream ended at once: %v", err)
+	default:
+	}
+	s.CloseBefore(time.Now())
+	if err := <-followed; err == nil {
+		t.Error("the old stream ended without an error")
+	}
+	set(theirs, next+"\n"+secret)
+	if err := ask(); err != nil {
+		t.Errorf("with the new secret: %v", err)
+	}
+	s.CloseBefore(time.Now().Add(-time.Hour))
+	s.conns.mu.Lock()
+	open := len(s.conns.open)
+	s.conns.mu.Unlock()
+	if open == 0 {
+		t.Error("a younger connection was closed")
+	}
+	if err := errors.Join(s.Close(t.Context()), <-ended); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestProbe(t *testing.T) {

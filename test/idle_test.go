@@ -1,0 +1,48 @@
+package test
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// TestIdle measures what a host's seeder takes while nothing happens, with 100
+// images and 16 members.
+func TestIdle(t *testing.T) {
+	if os.Getenv("BENCH_IDLE") == "" {
+		t.Skip("a measurement that takes minutes; `make bench-idle` runs it")
+	}
+	const settle, watched = time.Minute, time.Minute
+	load := benchLoad(t, "tiny", 0)
+	n := cluster(t, newest, 16, "")
+	archive := load.archive(t, n.dir)
+	for _, h := range n.hosts { // nothing to fetch: what counts is what is there
+		h.ctr("images", "import", archive)
+	}
+	for _, ref := range load.refs {
+		n.hosts[0].run("announce", "--detach", ref)
+	}
+	n.hosts[0].run("wait", "--timeout", "10m")
+	time.Sleep(settle) // what follows the last announcement is no idleness
+	before := n.counters()
+	time.Sleep(watched)
+	after := n.counters()
+	var cpu, rss []float64
+	for i, h := range n.hosts {
+		cpu = append(cpu, (after[i].seederCPU-before[i].seederCPU)/watched.Seconds())
+		rss = append(rss, residentBytes(t, h.seeder.pid))
+	}
+	t.Logf("16 hosts with 100 images, idle: %s %% of a core, %s MiB resident",
+		spread(scaled(cpu, 100), "%.2f"), spread(scaled(rss, 1.0/(1<<20)), "%.1f"))
+	if median(rss) > 40<<20 {
+		t.Errorf("want at most 40 MiB")
+	}
+}
+
+func scaled(v []float64, by float64) []float64 {
+	out := make([]float64, len(v))
+	for i := range v {
+		out[i] = v[i] * by
+	}
+	return out
+}
