@@ -21,8 +21,8 @@ const (
 	maxFetches = 3
 	// maxChecks is how many references are compared with the store at once.
 	maxChecks = 4
-	// recheck is how often a ready reference is looked at without a hint: its
-	// content may have been deleted under the record, its pin removed.
+	// recheck is how often all of a ready reference is looked at without a hint: its
+	// pin may have been removed, its labels changed.
 	recheck = 5 * time.Minute
 	// tick bounds how long a lost hint goes unnoticed.
 	tick = 10 * time.Second
@@ -101,7 +101,8 @@ func (n *Node) converge(ctx context.Context) {
 	}
 }
 
-// compareStore marks the references whose image record is not at the target.
+// compareStore marks the references whose image record is not at the target, or
+// whose content is gone.
 func (l *loop) compareStore(ctx context.Context) {
 	if len(l.tasks) == 0 {
 		return
@@ -113,7 +114,8 @@ func (l *loop) compareStore(ctx context.Context) {
 		return // the health watch says so, and marks everything once it is back
 	}
 	for ref, t := range l.tasks {
-		if a := t.rec.Announcement(); !a.Withdrawn && have[ref] != a.Target.Digest {
+		a := t.rec.Announcement()
+		if !a.Withdrawn && (have[ref] != a.Target.Digest || t.ready && !l.n.store.Intact(ctx, ref)) {
 			t.dirty = true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -84,9 +85,12 @@ func (n *Node) askHealth(ctx context.Context) {
 	n.poke()
 }
 
-// janitor closes the swarms that nobody uses.
+// janitorInterval is how long what nobody needs any more may lie about.
+const janitorInterval = 30 * time.Second
+
+// janitor closes the swarms that nobody uses, and removes what was left behind.
 func (n *Node) janitor(ctx context.Context) {
-	tick := time.NewTicker(30 * time.Second)
+	tick := time.NewTicker(janitorInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -94,7 +98,25 @@ func (n *Node) janitor(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			n.swarms.sweep(now)
+			if n.health.down() == "" {
+				n.tidy(ctx)
+			}
 		}
+	}
+}
+
+// tidy lets the store remove what belongs to no announcement.
+func (n *Node) tidy(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, janitorInterval)
+	defer cancel()
+	var seeds, targets []digest.Digest
+	for _, rec := range n.catalog.All() {
+		if a := rec.Announcement(); !a.Withdrawn {
+			seeds, targets = append(seeds, a.Seed.Digest), append(targets, a.Target.Digest)
+		}
+	}
+	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot remove what is not needed any more", "err", err)
 	}
 }
 

@@ -31,6 +31,9 @@ type Store interface {
 	// Check says whether ref is at target, complete and visible to the kubelet;
 	// where it is not, reason says what lacks.
 	Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error)
+	// Intact says whether what Check found of a ready ref is still there, as far as
+	// that can be told cheaply; true where it cannot.
+	Intact(ctx context.Context, ref string) bool
 	// SeedIndex returns a seed index that this host keeps.
 	SeedIndex(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Image opens the image that a seed index describes, with whatever of it is
@@ -41,6 +44,9 @@ type Store interface {
 	Release(ctx context.Context, ref string) error
 	// Remove deletes ref and what only it needs.
 	Remove(ctx context.Context, ref string) error
+	// Tidy removes what work that will not go on has left behind, but nothing of
+	// the images whose seed indexes and targets are given.
+	Tidy(ctx context.Context, seeds, targets []digest.Digest) error
 	// Changes wakes up after image records changed; a hint, never complete. The
 	// channel closes when ctx ends.
 	Changes(ctx context.Context) <-chan struct{}

@@ -28,6 +28,7 @@ func (n *Node) obtain(ctx context.Context, rec catalog.Record) error {
 	if err != nil {
 		return err
 	}
+	n.log.Debug("seed index is here", "ref", a.Reference, "version", a.Version)
 	sw, err := n.swarms.acquire(ctx, a.Seed.Digest, index, true)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", a.Reference, err)
@@ -67,6 +68,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 		c.state, c.reason, c.peers = Fetching, "", nil
 		c.live, c.liveReason = p.bytes, p.reason
 	})
+	n.log.Debug("fetch begins", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
 	start := time.Now()
 	var arrived time.Time
 	group, gctx := errgroup.WithContext(ctx)

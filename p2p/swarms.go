@@ -159,12 +159,12 @@ func (s *swarms) release(sw *openSwarm, fetch bool) {
 	}
 }
 
-// sweep closes what nobody has used for idleSwarm.
+// sweep closes what nobody has used for idleSwarm, and what nobody may ask for.
 func (s *swarms) sweep(now time.Time) {
 	var idle []*openSwarm
 	s.mu.Lock()
 	for seed, sw := range s.open {
-		if sw.refs == 0 && now.Sub(sw.lastUsed) > idleSwarm {
+		if sw.refs == 0 && (now.Sub(sw.lastUsed) > idleSwarm || !s.served[seed]) {
 			delete(s.open, seed)
 			idle = append(idle, sw)
 		}

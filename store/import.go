@@ -33,7 +33,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 	defer unlock()
 	// A lease that is not released by a failed import keeps what was written for
 	// the next try, and expires by itself.
-	lctx, release, err := s.ctrd.Lease(ctx, "import-"+target.Digest.Encoded())
+	lctx, release, err := s.ctrd.Lease(ctx, forImport+target.Digest.Encoded())
 	if err != nil {
 		return err
 	}
@@ -50,6 +50,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 	if err := s.ctrd.Publish(lctx, ref, target); err != nil {
 		return err
 	}
+	s.log.Debug("named", "ref", ref, "digest", target.Digest)
 	return release(context.WithoutCancel(ctx))
 }
 
@@ -99,6 +100,7 @@ func (b *blob) ingest(ctx context.Context) error {
 		return errors.Join(b.explain(begun, err), s.ctrd.Abort(ctx, b.info.Digest))
 	}
 	if err == nil {
+		s.log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
 		b.finish(ctx, begun == 0)
 	}
 	return err
@@ -189,6 +191,7 @@ func (i *Image) unpack(ctx context.Context, committed *blobSet) error {
 		if err := apply(ctx, k); err != nil {
 			return err
 		}
+		i.store.log.Debug("layer unpacked", "layer", layer)
 	}
 	return u.Finish(ctx)
 }

@@ -38,3 +38,17 @@ func (l *keyLock[K]) lock(ctx context.Context, k K) (unlock func(), err error) {
 		}
 	}
 }
+
+// try is lock for those who do not wait: ok is false where somebody has it.
+func (l *keyLock[K]) try(k K) (unlock func(), ok bool) {
+	l.mu.Lock()
+	_, taken := l.held[k]
+	l.mu.Unlock()
+	if taken {
+		return nil, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	unlock, err := l.lock(ctx, k) // somebody may have been faster
+	return unlock, err == nil
+}

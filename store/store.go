@@ -22,6 +22,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -52,10 +53,11 @@ type Store struct {
 	codec *chunk.Codec
 	seeds string
 
-	buffers chunk.Buffers
-	imports keyLock[digest.Digest] // one import of each target
-	writes  keyLock[digest.Digest] // one writer of each blob
-	ahead   ahead
+	buffers  chunk.Buffers
+	imports  keyLock[digest.Digest] // one import of each target
+	prepares keyLock[digest.Digest] // one announcement of each target
+	writes   keyLock[digest.Digest] // one writer of each blob
+	ahead    ahead
 
 	verifying chan struct{} // slots
 	near      atomic.Int64  // bytes that were handed over and not taken yet
@@ -142,7 +144,12 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 	if err != nil {
 		return p, err
 	}
-	ctx, release, err := s.ctrd.Lease(ctx, "announce-"+target.Digest.Encoded())
+	unlock, err := s.prepares.lock(ctx, target.Digest) // one of them has the lease
+	if err != nil {
+		return p, err
+	}
+	defer unlock()
+	ctx, release, err := s.ctrd.Lease(ctx, forAnnounce+target.Digest.Encoded())
 	if err != nil {
 		return p, err
 	}
@@ -232,7 +239,8 @@ func (d *digested) ReadAt(p []byte, off int64) (int, error) {
 // keepIndex writes a seed index where SeedIndex finds it.
 func (s *Store) keepIndex(d digest.Digest, b []byte) error {
 	path := s.indexPath(d)
-	if _, err := os.Stat(path); err == nil {
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err == nil { // young again: see Tidy
 		return nil
 	}
 	if err := writeFile(path, b); err != nil {
@@ -311,6 +319,10 @@ func (s *Store) List(ctx context.Context) (map[string]digest.Digest, error) { re
 func (s *Store) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
 	return s.ctrd.Check(ctx, ref, target)
 }
+
+// Intact says whether the blobs that the last Check of ref saw are still there, as
+// far as that can be told without asking anybody.
+func (s *Store) Intact(ctx context.Context, ref string) bool { return s.ctrd.Intact(ctx, ref) }
 
 // Release takes the pins off an image: the kubelet may collect it from now on.
 func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Unpin(ctx, ref) }

@@ -108,9 +108,8 @@ func (h *host) plainSend(address string, b []byte) error {
 func (n *network) tap() (stop func() []byte) {
 	n.t.Helper()
 	fd := -1
-	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network byte order
 	err := n.switched.inNet(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, allProtocols)
 		return err
 	})
 	if err == nil {

@@ -16,6 +16,7 @@ type network struct {
 	name     string
 	dir      string
 	rate     string // of each link in both directions, e.g. 200mbit; "" for unshaped
+	program  string // the seeder that the daemons are; "" for bin/seeder
 	lock     *os.File
 	spaces   []*space
 	switched *space

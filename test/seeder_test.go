@@ -58,7 +58,11 @@ func (h *host) startSeederRaw(env ...string) {
 	if h != h.net.hosts[0] {
 		env = append([]string{"SEEDER_GOSSIP_JOIN=" + h.net.hosts[0].address}, env...)
 	}
-	h.seeder = h.start(env, seederBin(h.t), "daemon")
+	program := h.net.program
+	if program == "" {
+		program = seederBin(h.t)
+	}
+	h.seeder = h.start(env, program, "daemon")
 }
 
 func seederBin(t *testing.T) string {

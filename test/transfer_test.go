@@ -126,26 +126,12 @@ func TestLinksAreShaped(t *testing.T) {
 	}
 }
 
-// lose drops a share of the packets that reach the host, of whatever kind.
-func (h *host) lose(percent int) {
-	h.t.Helper()
-	rules := fmt.Sprintf(`table inet loss {
-  chain in {
-    type filter hook input priority 0;
-    iifname "eth0" numgen random mod 100 < %d drop
-  }
-}
-`, percent)
-	h.write("/etc/loss.nft", rules, 0o644)
-	run(h.t, h.in(h.t.Context(), "nft", "-f", "/etc/loss.nft"))
-}
-
 // TestPacketLoss: with 2 % of all packets lost on every link the image arrives,
 // and nobody is taken for dead.
 func TestPacketLoss(t *testing.T) {
 	n := cluster(t, newest, 3, "100mbit")
 	for _, h := range n.hosts {
-		h.lose(2)
+		h.drop(2)
 	}
 	a := n.hosts[0]
 	img := newImage(t, imageSpec{ref: short, says: "hello", random: 16 << 20, seed: 1})

@@ -79,6 +79,7 @@ type Containerd struct {
 	noCRI        bool   // the socket serves no CRI
 	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
 	blobDirKnown bool
+	checked      map[string][]digest.Digest // the blobs of each ref that Check found ready
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -95,7 +96,7 @@ func Open(cfg Config) (*Containerd, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec()}
+	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(), checked: map[string][]digest.Digest{}}
 	if cfg.Platform != "" {
 		p, err := platforms.Parse(cfg.Platform)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -20,6 +21,9 @@ type store = content.Store
 // leaseTTL is when containerd drops a lease that nobody released: a daemon that
 // is gone for good must not pin content for ever.
 const leaseTTL = 24 * time.Hour
+
+// leasePrefix tells seeder's leases from those of others.
+const leasePrefix = "seeder-"
 
 // ingestTries is how often a locked ref is tried: containerd frees the ref of a
 // crashed writer as soon as it sees the connection end.
@@ -39,25 +43,47 @@ func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context,
 		return nil, nil, err
 	}
 	ls := cl.LeasesService()
-	l, err := ls.Create(ctx, leases.WithID("seeder-"+name), leases.WithExpiration(leaseTTL))
+	l, err := ls.Create(ctx, leases.WithID(leasePrefix+name), leases.WithExpiration(leaseTTL))
 	if errdefs.IsAlreadyExists(err) {
-		l, err = leases.Lease{ID: "seeder-" + name}, nil
+		l, err = leases.Lease{ID: leasePrefix + name}, nil
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
 	}
-	release = func(ctx context.Context) error {
-		ctx, cl, err := c.use(ctx)
-		if err != nil {
-			return err
-		}
-		err = cl.LeasesService().Delete(ctx, l)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("release the lease: %w", c.fail(err))
-		}
-		return nil
-	}
+	release = func(ctx context.Context) error { return c.DropLease(ctx, name) }
 	return leases.WithLease(ctx, l.ID), release, nil
+}
+
+// Leases are the names of seeder's leases.
+func (c *Containerd) Leases(ctx context.Context) ([]string, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := cl.LeasesService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the leases: %w", c.fail(err))
+	}
+	var names []string
+	for _, l := range list {
+		if name, ours := strings.CutPrefix(l.ID, leasePrefix); ours {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// DropLease ends a lease. One that is not there is no error.
+func (c *Containerd) DropLease(ctx context.Context, name string) error {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	err = cl.LeasesService().Delete(ctx, leases.Lease{ID: leasePrefix + name})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("release the lease: %w", c.fail(err))
+	}
+	return nil
 }
 
 // Ingest is a blob being written. It is not safe for concurrent use.

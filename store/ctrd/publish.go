@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -247,6 +248,13 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if err != nil {
 		return false, "", err
 	}
+	cs := c.once(cl)
+	defer func() {
+		if !ready {
+			cs.infos = nil
+		}
+		c.keepChecked(ref, slices.Collect(maps.Keys(cs.infos)))
+	}()
 	img, err := cl.ImageService().Get(ctx, ref)
 	if errdefs.IsNotFound(err) {
 		return false, "containerd has no image of that name", nil
@@ -257,7 +265,6 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if img.Target.Digest != target {
 		return false, "the name stands for " + img.Target.Digest.String(), nil
 	}
-	cs := c.once(cl)
 	if _, err := c.walk(ctx, cs, img.Target); err != nil {
 		var missing *MissingError
 		if errors.As(err, &missing) {

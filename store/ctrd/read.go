@@ -156,3 +156,36 @@ func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
 	}
 	return "", nil
 }
+
+// Intact says whether the blobs that the last Check of ref saw are still there. It
+// asks nobody, since it is called often, and looks for their files: containerd
+// collects the content of an image that somebody discards without an event. True
+// where the files cannot be read.
+func (c *Containerd) Intact(ctx context.Context, ref string) bool {
+	c.mu.Lock()
+	blobs := c.checked[ref]
+	c.mu.Unlock()
+	if len(blobs) == 0 {
+		return true
+	}
+	dir := c.blobs(ctx)
+	if dir == "" {
+		return true
+	}
+	for _, dgst := range blobs {
+		_, err := os.Lstat(filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded()))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// keepChecked remembers what Intact looks for; nothing where ref is not ready.
+func (c *Containerd) keepChecked(ref string, blobs []digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.checked[ref] = blobs; blobs == nil {
+		delete(c.checked, ref)
+	}
+}

@@ -97,6 +97,18 @@ func (d *Dir) Sweep(now time.Time) {
 	d.evict(0)
 }
 
+// Keep removes the staged blobs whose names are not among those given and that
+// nobody uses.
+func (d *Dir) Keep(names map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.files(d.staged) {
+		if !names[strings.TrimSuffix(f.name, suffix)] {
+			d.removeIdle(d.staged, f.name)
+		}
+	}
+}
+
 type file struct {
 	name     string // of the file
 	bytes    int64

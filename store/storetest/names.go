@@ -128,6 +128,50 @@ func checkFindsWhatLacks(s *suite) {
 	s.notReady("docker.io/library/storetest-none:latest", img.Target.Digest, "no image of that name")
 }
 
+// discardedContent: somebody takes the layers from under an image, as `ctr content
+// prune references` does: the records stay as they are.
+func discardedContent(s *suite) {
+	const ref = "docker.io/library/storetest-discard:latest"
+	img := NewImage(s, ref, 15)
+	s.bring(img)
+	if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+		s.Fatal(err)
+	}
+	layer := img.Manifests[0].Layers[0].Digest
+	ra, err := s.c.ReaderAt(s.ctx, layer)
+	if err != nil {
+		s.Fatal(err)
+	}
+	_, file := ra.(*ctrd.File)
+	if err := ra.Close(); err != nil {
+		s.Error(err)
+	}
+	s.ready(ref, img.Target.Digest)
+	if !s.c.Intact(s.ctx, ref) || !s.c.Intact(s.ctx, "docker.io/library/storetest-none:latest") {
+		s.Error("a ready image is not intact, or one that was not checked")
+	}
+	manifest, err := s.cl.ContentStore().Info(s.ctx, img.Manifests[0].Descriptor.Digest)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for label := range manifest.Labels {
+		if strings.HasPrefix(label, "containerd.io/gc.ref.content.l.") {
+			manifest.Labels[label] = ""
+			if _, err := s.cl.ContentStore().Update(s.ctx, manifest, "labels."+label); err != nil {
+				s.Fatal(err)
+			}
+		}
+	}
+	s.Collect(s.T)
+	if s.here(layer) {
+		s.Fatal("the layer is still there")
+	}
+	if file && s.c.Intact(s.ctx, ref) {
+		s.Error("an image without a layer is intact")
+	}
+	s.notReady(ref, img.Target.Digest, layer.String())
+}
+
 func twoNamesOfOneConfig(s *suite) {
 	const one, two = "docker.io/library/storetest-one:latest", "docker.io/library/storetest-two:latest"
 	a := NewImage(s, one, 12)

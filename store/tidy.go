@@ -1,0 +1,111 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
+	"seeder/store/stage"
+)
+
+// The names of leases begin with what they are for and end with the target.
+const (
+	forImport   = "import-"
+	forAnnounce = "announce-"
+)
+
+// youngIndex is how long a seed index is kept without an announcement that names
+// it: announcing keeps it first.
+const youngIndex = time.Minute
+
+// Tidy removes what work that will not go on has left behind, a crash or a newer
+// announcement having ended it: leases, staged chunks and kept seed indexes of
+// images that are not among those named by the digests of their seed indexes and
+// of their targets. What is in use stays.
+func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
+	return errors.Join(s.tidyLeases(ctx, targets), s.tidyStage(ctx, seeds), s.tidySeeds(seeds))
+}
+
+// tidyLeases drops leases whose work does not run, but keeps that of an import
+// which will be tried again: it protects what was written already.
+func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
+	keep := map[digest.Digest]bool{}
+	for _, t := range targets {
+		keep[t] = true
+	}
+	names, err := s.ctrd.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		locks, hex := &s.imports, ""
+		if rest, ok := strings.CutPrefix(name, forImport); ok {
+			hex = rest
+		} else if rest, ok := strings.CutPrefix(name, forAnnounce); ok {
+			locks, hex = &s.prepares, rest
+		}
+		target := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		if target.Validate() != nil || locks == &s.imports && keep[target] {
+			continue
+		}
+		if unlock, ok := locks.try(target); ok {
+			errs = append(errs, s.ctrd.DropLease(ctx, name))
+			unlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) tidyStage(ctx context.Context, seeds []digest.Digest) error {
+	keep := map[string]bool{}
+	for _, seed := range seeds {
+		b, err := s.SeedIndex(ctx, seed)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // nothing was fetched without it
+		}
+		if err != nil {
+			return err
+		}
+		index, err := chunk.Decode(b)
+		if err != nil {
+			return fmt.Errorf("seed index %s: %w", seed, err)
+		}
+		for _, blob := range index.Blobs {
+			keep[stage.Name(blob)] = true
+		}
+	}
+	s.stage.Keep(keep)
+	return nil
+}
+
+func (s *Store) tidySeeds(seeds []digest.Digest) error {
+	keep := map[string]bool{}
+	for _, seed := range seeds {
+		keep[s.indexPath(seed)] = true
+	}
+	entries, err := os.ReadDir(s.seeds)
+	if err != nil {
+		return fmt.Errorf("look through the kept seed indexes: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(s.seeds, e.Name())
+		info, err := e.Info()
+		if err != nil || keep[path] || time.Since(info.ModTime()) < youngIndex {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove a seed index that nobody needs: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
