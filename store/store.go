@@ -170,6 +170,7 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 	if err := s.keepIndex(p.Digest, p.Index); err != nil {
 		return p, err
 	}
+	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.Digest)
 	if err := s.ctrd.Settle(ctx, ref, target); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}

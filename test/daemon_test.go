@@ -62,14 +62,27 @@ func (h *host) env() []string {
 
 // lockedBuffer is a buffer that a process writes while a test reads.
 type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	text []byte // then is called where a write has it
+	then func()
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.then != nil && bytes.Contains(p, b.text) {
+		b.then()
+		b.then = nil
+	}
 	return b.buf.Write(p)
+}
+
+// when calls f once, as soon as a text is written.
+func (b *lockedBuffer) when(text string, f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text, b.then = []byte(text), f
 }
 
 func (b *lockedBuffer) String() string {

@@ -13,6 +13,7 @@ import (
 // procedure (docs/security.md) while images go around all the time. No
 // announcement fails, nobody complains, and whoever has only the old secret is out.
 func TestRotation(t *testing.T) {
+	needRoot(t)
 	t.Parallel() // it waits most of the time
 	const next = "another secret, which replaces the first"
 	n := cluster(t, newest, 5, "100mbit")
