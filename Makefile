@@ -20,14 +20,14 @@ install: ## what the tests need: containerd, runc, iproute2, … (Debian package
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
-	@unformatted=$$(gofmt -l cmd p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd disk p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
 	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
 	test/imports.sh
 
 unit: ## unit tests with the race detector
-	go test -race -shuffle=on ./cmd/... ./p2p/... ./store/...
+	go test -race -shuffle=on ./cmd/... ./disk/... ./p2p/... ./store/...
 
 fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
