@@ -1,20 +1,19 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log/slog"
-	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
+	"seeder/disk"
 	"seeder/p2p/trust"
 )
 
@@ -74,10 +73,10 @@ func Open(cfg Config) (*Catalog, error) {
 	}
 	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1)}
 	err := c.openFile()
-	if errors.Is(err, errDamaged) {
-		aside := fmt.Sprintf("%s.damaged-%d", cfg.Path, time.Now().Unix())
-		if err := os.Rename(cfg.Path, aside); err != nil {
-			return nil, fmt.Errorf("set the damaged catalog %s aside: %w", cfg.Path, err)
+	if errors.Is(err, disk.ErrDamaged) {
+		aside, serr := disk.SetAside(cfg.Path)
+		if serr != nil {
+			return nil, errors.Join(err, serr)
 		}
 		cfg.Log.Error("the catalog file is damaged; it is set aside and rebuilt from other nodes", "path", cfg.Path, "aside", aside, "err", err)
 		err = c.openFile()
@@ -88,84 +87,80 @@ func Open(cfg Config) (*Catalog, error) {
 	return c, nil
 }
 
-// errDamaged marks a file that bbolt cannot read.
-var errDamaged = errors.New("damaged")
-
-// openFile opens and loads the file. bbolt panics on some kinds of damage, and a
-// file that was cut off faults where it is mapped beyond its end; this is the one
-// place where pages are read that were not written by this process, so it is the
-// one that guards.
-func (c *Catalog) openFile() (err error) {
-	var db *bolt.DB
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errDamaged, p)
-		}
-		if err != nil && db != nil {
-			closeGuarded(db)
-		}
-	}()
-	db, err = bolt.Open(c.cfg.Path, 0o600, &bolt.Options{Timeout: 2 * time.Second})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return fmt.Errorf("open catalog %s: another process has it open; is a second daemon running on this data_dir?", c.cfg.Path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch),
-		errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: %w", errDamaged, err)
-	case err != nil:
-		return fmt.Errorf("open catalog %s: %w", c.cfg.Path, err)
-	}
-	if err := db.Update(func(tx *bolt.Tx) error {
+// openFile opens and loads the file. It writes to one that is there already only
+// when there is something to write: a full disk keeps no daemon from starting.
+func (c *Catalog) openFile() error {
+	db, err := disk.OpenBolt(c.cfg.Path, func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{recordsBucket, reachedBucket} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
 		}
 		return nil
-	}); err != nil {
-		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
-	}
-	c.byRef, c.reached, c.buckets = map[string]Record{}, map[string][sha256.Size]byte{}, Buckets{}
-	if err := db.View(c.load); err != nil {
+	})
+	switch {
+	case errors.Is(err, disk.ErrInUse):
+		return fmt.Errorf("%w; is a second daemon running on this data_dir?", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; make it readable and writable for the daemon, or remove it: it is rebuilt from other nodes", err)
+	case err != nil:
 		return err
 	}
+	c.byRef, c.reached, c.buckets = map[string]Record{}, map[string][sha256.Size]byte{}, Buckets{}
+	var damaged [][]byte
+	err = db.View(func(tx *bolt.Tx) (err error) {
+		damaged, err = c.load(tx)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
 	c.db = db
+	c.remove(damaged)
 	return nil
 }
 
-// closeGuarded closes a file that bbolt may panic on.
-func closeGuarded(db *bolt.DB) {
-	defer func() { _ = recover() }()
-	db.Close()
+// remove takes damaged records out of the file, so that they are told once.
+func (c *Catalog) remove(keys [][]byte) {
+	if len(keys) == 0 {
+		return
+	}
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		for _, k := range keys {
+			if err := tx.Bucket(recordsBucket).Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		c.cfg.Log.Warn("cannot remove damaged records of the catalog", "path", c.cfg.Path, "err", err)
+	}
 }
 
-func (c *Catalog) load(tx *bolt.Tx) error {
-	// Tx.Check reads in a goroutine of its own, which no guard of ours reaches.
-	st, err := os.Stat(c.cfg.Path)
-	if err != nil {
-		return fmt.Errorf("open catalog %s: %w", c.cfg.Path, err)
+// load reads the file and returns the keys of damaged records.
+func (c *Catalog) load(tx *bolt.Tx) (damaged [][]byte, err error) {
+	reached, records := tx.Bucket(reachedBucket), tx.Bucket(recordsBucket)
+	if reached == nil || records == nil {
+		return nil, fmt.Errorf("%w: a bucket of the catalog is missing", disk.ErrDamaged)
 	}
-	if st.Size() < tx.Size() {
-		return fmt.Errorf("%w: %d bytes of %d", errDamaged, st.Size(), tx.Size())
-	}
-	if err := firstError(tx.Check()); err != nil {
-		return fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	err = tx.Bucket(reachedBucket).ForEach(func(k, v []byte) error {
+	err = reached.ForEach(func(k, v []byte) error {
 		if len(v) == sha256.Size {
 			c.reached[string(k)] = [sha256.Size]byte(v)
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
+	err = records.ForEach(func(k, v []byte) error {
 		r, err := Decode(v)
 		switch {
+		case v == nil:
+			return fmt.Errorf("%w: a bucket in the place of a record", disk.ErrDamaged)
 		case err != nil || r.ann.Reference != string(k):
-			c.cfg.Log.Error("a damaged record of the catalog is left out", "ref", string(k), "err", err)
+			c.cfg.Log.Error("a damaged record of the catalog is removed; it comes back from other nodes", "ref", string(k[:min(len(k), maxReferenceBytes)]), "err", err)
+			damaged = append(damaged, bytes.Clone(k))
 		case !c.cfg.Allow(r.AnnouncedBy()):
 			c.cfg.Log.Warn("an announcement is left out: its announcer is not in `announcers`", "ref", string(k), "announcer", r.AnnouncedBy())
 		default:
@@ -173,16 +168,7 @@ func (c *Catalog) load(tx *bolt.Tx) error {
 		}
 		return nil
 	})
-}
-
-// firstError drains a channel of errors, as Tx.Check needs.
-func firstError(errs <-chan error) (first error) {
-	for err := range errs {
-		if first == nil {
-			first = err
-		}
-	}
-	return first
+	return damaged, err
 }
 
 // put replaces the record of a reference in memory. The caller holds mu or is
