@@ -101,6 +101,7 @@ type Gossip struct {
 	mu     sync.Mutex
 	meta   Meta
 	reason string // why the cluster could not be joined, empty once it was
+	saved  []byte // what PeersFile has; of the loop that writes it
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

@@ -23,7 +23,8 @@ import (
 func TestMain(m *testing.M) {
 	// memberlist's own goroutines have no owner that waits; they end soon after
 	// Shutdown.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).streamListen"))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).streamListen"),
+		goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
 }
 
 const testID = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"

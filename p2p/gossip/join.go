@@ -1,20 +1,23 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"seeder/disk"
 	"seeder/p2p/trust"
 )
 
@@ -181,18 +184,9 @@ func (g *Gossip) loadPeers() []string {
 	if g.cfg.PeersFile == "" {
 		return nil
 	}
-	st, err := os.Stat(g.cfg.PeersFile)
-	if err != nil || st.Size() > maxPeersBytes {
-		return nil
-	}
-	b, err := os.ReadFile(g.cfg.PeersFile)
-	if err != nil {
-		return nil
-	}
-	var peers []string
-	if err := json.Unmarshal(b, &peers); err != nil {
+	peers, err := readPeers(g.cfg.PeersFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		g.log.Warn("the file of known members is damaged and not used", "path", g.cfg.PeersFile, "err", err)
-		return nil
 	}
 	var out []string
 	for _, p := range peers[:min(len(peers), maxPeers)] {
@@ -201,6 +195,22 @@ func (g *Gossip) loadPeers() []string {
 		}
 	}
 	return out
+}
+
+func readPeers(path string) (peers []string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPeersBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxPeersBytes {
+		return nil, fmt.Errorf("more than %d bytes", maxPeersBytes)
+	}
+	return peers, json.Unmarshal(b, &peers)
 }
 
 // savePeers writes the addresses of the other members, so that a node without
@@ -220,25 +230,24 @@ func (g *Gossip) savePeers() {
 	}
 	b, err := json.Marshal(peers)
 	if err == nil {
-		err = writeFile(g.cfg.PeersFile, b)
+		err = g.writePeers(b)
 	}
 	if err != nil {
 		g.log.Warn("cannot write the file of known members", "err", err)
 	}
 }
 
-// writeFile replaces path in one step.
-func writeFile(path string, b []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".members-*")
-	if err != nil {
+// writePeers writes the file where its content is another one than before: each
+// time costs two syncs.
+func (g *Gossip) writePeers(b []byte) error {
+	if bytes.Equal(b, g.saved) {
+		return nil
+	}
+	if err := disk.WriteFile(g.cfg.PeersFile, b); err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(b)
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	g.saved = b
+	return nil
 }
 
 // jitter spreads d by ± 20 %, so that nodes do not march in step.

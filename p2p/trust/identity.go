@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"seeder/disk"
 )
 
 // Identity is a node's own key. It proves who talks on the transfer port and
@@ -28,49 +30,39 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 		return createIdentity(path)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; %s", err, mend)
 	}
 	block, rest := pem.Decode(b)
 	if block == nil || block.Type != pemType || len(block.Bytes) != ed25519.SeedSize || len(rest) != 0 {
-		return nil, fmt.Errorf("%s is damaged or no identity of a node; restore it, or remove it to give this node a new id (then `announcers` lists that name the old id need the new one)", path)
+		return nil, fmt.Errorf("%s is damaged or no identity of a node; %s", path, mend)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("keep %s private: %w", path, err)
 	}
+	// Whoever made it may have been killed before its name was safe.
+	if err := disk.SyncDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("keep %s: %w", path, err)
+	}
 	return &Identity{private: ed25519.NewKeyFromSeed(block.Bytes)}, nil
 }
 
-// createIdentity writes a new identity: temporary file, sync, link into place,
-// so that of two processes that create at once one wins and both use that one.
+const mend = "restore it, or remove it to give this node a new id (then `announcers` lists that name the old id need the new one)"
+
+// createIdentity writes a new identity. Of two processes that create at once one
+// wins, and both use that one.
 func createIdentity(path string) (*Identity, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("generate a key: %w", err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".identity-*") // 0600
-	if err != nil {
-		return nil, err
+	err = disk.CreateFile(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: private.Seed()}))
+	if errors.Is(err, fs.ErrExist) {
+		return LoadOrCreateIdentity(path)
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: private.Seed()}))
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Link(tmp.Name(), path); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return LoadOrCreateIdentity(path)
-		}
-		return nil, fmt.Errorf("write %s: %w", path, err)
-	}
-	return &Identity{private: private}, syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return &Identity{private: private}, nil
 }
 
 // ID is the node id of this identity.
