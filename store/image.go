@@ -47,7 +47,7 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.keepIndex(digest.FromBytes(index), index); err != nil {
+	if err := s.keepIndex(ctx, digest.FromBytes(index), index); err != nil {
 		return nil, err
 	}
 	img := &Image{store: s, index: x, wanted: wanted}

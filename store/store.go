@@ -28,6 +28,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/disk"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/stage"
@@ -99,6 +100,9 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(s.seeds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of seed indexes: %w", err)
 	}
+	if err := disk.RemoveUnfinished(s.seeds); err != nil {
+		return nil, fmt.Errorf("remove unfinished seed indexes: %w", err)
+	}
 	var err error
 	if s.stage, err = stage.Open(cfg.DataDir, cfg.CacheBytes, s.codec, cfg.Log); err != nil {
 		return nil, err
@@ -167,7 +171,7 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
 	p.Digest = digest.FromBytes(p.Index)
-	if err := s.keepIndex(p.Digest, p.Index); err != nil {
+	if err := s.keepIndex(ctx, p.Digest, p.Index); err != nil {
 		return p, err
 	}
 	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.Digest)
@@ -237,38 +241,20 @@ func (d *digested) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// keepIndex writes a seed index where SeedIndex finds it.
-func (s *Store) keepIndex(d digest.Digest, b []byte) error {
-	path := s.indexPath(d)
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil { // young again: see Tidy
+// keepIndex writes a seed index where SeedIndex finds it, unless it is there and
+// undamaged. Either way it is young again: see Tidy.
+func (s *Store) keepIndex(ctx context.Context, d digest.Digest, b []byte) error {
+	if _, err := s.SeedIndex(ctx, d); err == nil {
+		now := time.Now()
+		if err := os.Chtimes(s.indexPath(d), now, now); err != nil {
+			return fmt.Errorf("keep seed index %s: %w", d, err)
+		}
 		return nil
 	}
-	if err := writeFile(path, b); err != nil {
+	if err := disk.WriteFile(s.indexPath(d), b); err != nil {
 		return fmt.Errorf("keep seed index %s: %w", d, err)
 	}
 	return nil
-}
-
-// writeFile makes a file that is there with all of b, or not at all.
-func writeFile(path string, b []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(b)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (s *Store) indexPath(d digest.Digest) string {
@@ -287,12 +273,9 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, chunk.MaxIndexBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("read seed index: %w", err)
-	}
-	if digest.FromBytes(b) != d {
-		s.log.Warn("a kept seed index is damaged; it is fetched again", "seed", d)
-		if err := os.Remove(f.Name()); err != nil {
+	if err != nil || digest.FromBytes(b) != d {
+		s.log.Warn("a kept seed index is damaged; it is removed and fetched again", "seed", d, "path", f.Name(), "err", err)
+		if err := os.RemoveAll(f.Name()); err != nil {
 			return nil, fmt.Errorf("remove the damaged seed index: %w", err)
 		}
 		return nil, fmt.Errorf("seed index %s: %w", d, fs.ErrNotExist)

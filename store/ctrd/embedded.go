@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/events/exchange"
@@ -14,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	bolt "go.etcd.io/bbolt"
+
+	"seeder/disk"
 )
 
 // embedded is containerd's own metadata and content store in this process.
@@ -30,16 +31,20 @@ func openEmbedded(root string) (*embedded, error) {
 	if root == "" {
 		return nil, errors.New("the embedded store needs a directory")
 	}
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	content := filepath.Join(root, "content")
+	if err := os.MkdirAll(content, 0o700); err != nil { // containerd would let others read it
 		return nil, err
 	}
-	cs, err := local.NewStore(filepath.Join(root, "content"))
+	cs, err := local.NewStore(content)
 	if err != nil {
 		return nil, fmt.Errorf("open the content store: %w", err)
 	}
-	bdb, err := bolt.Open(filepath.Join(root, "meta.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
+	bdb, err := disk.OpenBolt(filepath.Join(root, "meta.db"), func(*bolt.Tx) error { return nil })
+	if errors.Is(err, disk.ErrDamaged) {
+		return nil, fmt.Errorf("open the embedded store: %w; stop this node and remove %s: the images that are announced are fetched again, others have to be imported again", err, root)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open the metadata: %w; is another process using it?", err)
+		return nil, fmt.Errorf("open the embedded store: %w", err)
 	}
 	ex := exchange.NewExchange()
 	db := metadata.NewDB(bdb, cs, map[string]snapshots.Snapshotter{}, metadata.WithEventsPublisher(ex))

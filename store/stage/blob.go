@@ -126,7 +126,8 @@ func (b *Blob) forget() {
 	b.end, b.held, b.zstd, b.verified = 0, 0, 0, false
 }
 
-// scan verifies every record and cuts the file off after the last whole one.
+// scan verifies every record and cuts the file off after the last whole one. What
+// cannot be read is damaged.
 func (b *Blob) scan() error {
 	st, err := b.file.Stat()
 	if err != nil {
@@ -142,18 +143,12 @@ func (b *Blob) scan() error {
 	damaged := 0
 	for b.end+headerBytes <= st.Size() {
 		h, err := readHeader(b.file.File, b.end, b.info)
-		if err != nil && !errors.Is(err, errNoRecord) {
-			return err
-		}
 		if err != nil || b.end+headerBytes+int64(h.length) > st.Size() {
 			damaged++
 			break
 		}
 		p := payload[:h.length]
-		if _, err := b.file.ReadAt(p, b.end+headerBytes); err != nil {
-			return err
-		}
-		if b.verify(h, p, scratch) {
+		if _, err := b.file.ReadAt(p, b.end+headerBytes); err == nil && b.verify(h, p, scratch) {
 			b.book(h.chunk, span{b.end + headerBytes, h.length, h.enc, true})
 		} else {
 			damaged++

@@ -1,0 +1,127 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/disk/disktest"
+	"seeder/store/ctrd"
+)
+
+// keeper is a store for seed indexes: its containerd is never asked.
+func keeper(t testing.TB, dir string) *Store {
+	s, err := Open(context.Background(), Config{DataDir: dir, Containerd: ctrd.Config{Address: "/none/containerd.sock"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// TestSeedIndexCut: a seed index is there with all of it or not at all, and once
+// it was kept it is there.
+func TestSeedIndexCut(t *testing.T) {
+	t.Parallel()
+	index := bytes.Repeat([]byte("index "), 1000)
+	d := digest.FromBytes(index)
+	disktest.Crashes(t, nil, func(dir string, ack func(string)) {
+		if err := keeper(t, dir).keepIndex(t.Context(), d, index); err != nil {
+			panic(err)
+		}
+		ack("kept")
+	}, func(t *testing.T, s disktest.State) {
+		k := keeper(t, s.Dir)
+		if left, _ := filepath.Glob(filepath.Join(s.Dir, "seeds", ".*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		b, err := k.SeedIndex(t.Context(), d)
+		switch {
+		case err == nil && bytes.Equal(b, index), errors.Is(err, fs.ErrNotExist) && !s.Has("kept"):
+		case errors.Is(err, fs.ErrNotExist) && s.Power: // the directory itself was new
+		default:
+			t.Errorf("%d bytes, %v", len(b), err)
+		}
+		if err := k.keepIndex(t.Context(), d, index); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestKeepMendsASeedIndex: announcing again mends an index that is damaged, for it
+// may be the only one.
+func TestKeepMendsASeedIndex(t *testing.T) {
+	t.Parallel()
+	index := []byte("index")
+	d := digest.FromBytes(index)
+	for name, put := range map[string]func(path string) error{
+		"damaged":     func(path string) error { return os.WriteFile(path, []byte("damage"), 0o600) },
+		"empty":       func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		var log bytes.Buffer
+		s := keeper(t, t.TempDir())
+		s.log = slog.New(slog.NewTextHandler(&log, nil))
+		if err := put(s.indexPath(d)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.keepIndex(t.Context(), d, index); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if b, err := s.SeedIndex(t.Context(), d); err != nil || !bytes.Equal(b, index) {
+			t.Errorf("%s: %q %v", name, b, err)
+		}
+		if bytes.Count(log.Bytes(), []byte("\n")) != 1 || !bytes.Contains(log.Bytes(), []byte(s.indexPath(d))) {
+			t.Errorf("%s: it says %q", name, log.String())
+		}
+	}
+}
+
+// TestKilledWithEmbeddedStore: a kill at any step of taking in and preparing an
+// image leaves a store that opens, names nothing incomplete, and can go on.
+func TestKilledWithEmbeddedStore(t *testing.T) {
+	t.Parallel()
+	archive := dockerArchive(t, short, layer(t, "crash", 3000))
+	disktest.KilledCrashes(t, func(dir string, ack func(string)) {
+		s := open(t, dir)
+		ack("open")
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+			panic(err)
+		}
+		if _, err := s.Prepare(t.Context(), short); err != nil {
+			panic(err)
+		}
+		ack("prepared")
+	}, func(t *testing.T, st disktest.State) {
+		s := open(t, st.Dir)
+		defer s.Close()
+		names, err := s.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, there := names[full]; there {
+			if p, err := s.Prepare(t.Context(), full); err != nil {
+				t.Errorf("it has a name and is not complete: %v", err)
+			} else {
+				ready(t, s, p)
+			}
+		} else if st.Has("prepared") {
+			t.Error("the image is lost")
+		}
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+			t.Error(err)
+		}
+		p, err := s.Prepare(t.Context(), short)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready(t, s, p)
+	})
+}
