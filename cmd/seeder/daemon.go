@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,7 +98,7 @@ func (d *running) run(ctx context.Context) (err error) {
 		d.log.Warn(f.note)
 	}
 	d.reload.held = f
-	if err := d.lockDataDir(); err != nil {
+	if err := d.openDataDir(); err != nil {
 		return err
 	}
 	w, err := d.openNode(ctx, f.secrets)
@@ -184,25 +181,4 @@ func (d *running) close() error {
 	}
 	d.open = nil
 	return errors.Join(errs...)
-}
-
-// lockDataDir makes data_dir and keeps a second daemon out of it.
-func (d *running) lockDataDir() error {
-	dir := d.cfg.DataDir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("data_dir %s: %w; set data_dir to a directory that the daemon may write to", dir, err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-			return fmt.Errorf("data_dir %s is not writable: %w; make it so, or set data_dir to a directory that is", dir, err)
-		}
-		return fmt.Errorf("data_dir %s: %w", dir, err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return fmt.Errorf("data_dir %s: another seeder daemon uses it; stop that one, or give this one its own data_dir", dir)
-	}
-	d.opened("lock of data_dir", f.Close)
-	return nil
 }

@@ -63,18 +63,18 @@ func TestHTTPPortInUse(t *testing.T) {
 func TestDataDir(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	first := &running{cfg: Config{DataDir: dir}}
-	if err := first.lockDataDir(); err != nil {
+	first := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
+	if err := first.openDataDir(); err != nil {
 		t.Fatal(err)
 	}
-	second := &running{cfg: Config{DataDir: dir}}
-	if err := second.lockDataDir(); err == nil || !strings.Contains(err.Error(), "another seeder daemon uses it") {
+	second := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
+	if err := second.openDataDir(); err == nil || !strings.Contains(err.Error(), "another seeder daemon uses it") {
 		t.Errorf("a second daemon: %v", err)
 	}
 	if err := first.close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := second.lockDataDir(); err != nil {
+	if err := second.openDataDir(); err != nil {
 		t.Errorf("after the first has ended: %v", err)
 	}
 	if err := second.close(); err != nil {
@@ -84,8 +84,8 @@ func TestDataDir(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	third := &running{cfg: Config{DataDir: filepath.Join(file, "data")}}
-	if err := third.lockDataDir(); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
+	third := &running{cfg: Config{DataDir: filepath.Join(file, "data")}, log: slog.New(slog.DiscardHandler)}
+	if err := third.openDataDir(); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
 		t.Errorf("data_dir below a file: %v", err)
 	}
 }

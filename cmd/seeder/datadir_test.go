@@ -1,0 +1,253 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"seeder/disk/disktest"
+	"seeder/p2p/trust"
+)
+
+// dataDir opens dir as the daemon does and says what was logged.
+func dataDir(t testing.TB, dir string) (*running, string, error) {
+	t.Helper()
+	var log bytes.Buffer
+	d := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	t.Cleanup(func() { d.close() })
+	err := d.openDataDir()
+	return d, log.String(), err
+}
+
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, before string
+		newer        bool
+		says         string // logged
+	}{
+		{"none: written before there were schemas", "", false, ""},
+		{"this one", "1\n", false, ""},
+		{"a newer one", "2\n", true, ""},
+		{"a much newer one", "4711\n", true, ""},
+		{"damaged", "\x00\x00", false, "schema of data_dir is damaged"},
+		{"half", "\n", false, "schema of data_dir is damaged"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			path := filepath.Join(dir, "schema")
+			if tc.before != "" {
+				if err := os.WriteFile(path, []byte(tc.before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, log, err := dataDir(t, dir)
+			now, rerr := os.ReadFile(path)
+			if rerr != nil {
+				t.Fatal(rerr)
+			}
+			if tc.newer {
+				if err == nil {
+					t.Fatal("no error")
+				}
+				wantAll(t, err.Error(), dir, "schema "+strings.TrimSpace(tc.before), "up to 1", "install the newer version again, or set data_dir to")
+				if string(now) != tc.before {
+					t.Errorf("the schema was changed to %q", now)
+				}
+				return
+			}
+			if err != nil || string(now) != "1\n" || !strings.Contains(log, tc.says) || (tc.says == "") != (log == "") {
+				t.Errorf("%v, schema %q, it says %q", err, now, log)
+			}
+		})
+	}
+}
+
+// TestNewerSchemaIsLeftAlone: the daemon refuses before it opens anything there.
+func TestNewerSchemaIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "schema"), []byte("2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	code := run(t.Context(), []string{"daemon", "--data-dir", dir, "--secret-file", secret, "--containerd-address", "embedded",
+		"--api-socket", filepath.Join(t.TempDir(), "s")}, nil, &errs, &errs)
+	if code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	wantAll(t, errs.String(), dir, "schema 2", "up to 1")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 { // schema, lock
+		t.Errorf("%v %v", entries, err)
+	}
+}
+
+// TestDataDirCut: a cut anywhere leaves a data_dir that opens, with its schema
+// whole or absent, and nothing half written stays.
+func TestDataDirCut(t *testing.T) {
+	t.Parallel()
+	disktest.Crashes(t, nil, func(dir string, ack func(string)) {
+		if _, _, err := dataDir(t, filepath.Join(dir, "data")); err != nil {
+			panic(err)
+		}
+		ack("open")
+	}, func(t *testing.T, s disktest.State) {
+		dir := filepath.Join(s.Dir, "data")
+		if b, err := os.ReadFile(filepath.Join(dir, "schema")); s.Has("open") && (err != nil || string(b) != "1\n") {
+			t.Errorf("%q %v", b, err)
+		}
+		d, log, err := dataDir(t, dir)
+		if err != nil || log != "" {
+			t.Error(err, log)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 2 { // schema, lock
+			t.Errorf("%v %v", entries, err)
+		}
+		if err := d.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// node starts a daemon in this process and returns when it is ready.
+func node(t *testing.T, dir, secret, join string) (socket, gossip string) {
+	t.Helper()
+	ports, err := freePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := context.WithCancel(ctx)
+	done := make(chan int, 1)
+	socket, gossip = filepath.Join(dir, "run", "s"), loopback(ports[0])
+	args := []string{"daemon", "--node-name", filepath.Base(dir), "--data-dir", filepath.Join(dir, "data"), "--secret-file", secret,
+		"--gossip-bind", gossip, "--transfer-bind", loopback(ports[1]), "--containerd-address", "embedded",
+		"--api-socket", socket, "--http-bind", ""}
+	if join != "" {
+		args = append(args, "--gossip-join", join)
+	}
+	go func() {
+		done <- run(ctx, args, nil, os.Stderr, cancelOn{"msg=ready", ended})
+		ended()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if code := <-done; code != exitDone {
+			t.Errorf("the daemon ended with %d", code)
+		}
+	})
+	<-ready.Done()
+	return socket, gossip
+}
+
+// TestFileModes: whatever the umask, what the daemon writes is for its owner.
+func TestFileModes(t *testing.T) {
+	t.Parallel()
+	for _, umask := range []int{0, 0o077} {
+		t.Run(fmt.Sprintf("%03o", umask), func(t *testing.T) {
+			t.Parallel()
+			if !disktest.Alone(t) {
+				return
+			}
+			syscall.Umask(umask)
+			dir := t.TempDir()
+			image, secret := filepath.Join(dir, "image.tar"), filepath.Join(dir, "secret")
+			if _, err := packDemoImage(t.Context(), image, dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			first, join := node(t, filepath.Join(dir, "n1"), secret, "")
+			second, _ := node(t, filepath.Join(dir, "n2"), secret, join)
+			if code, out, errs := seeder(t.Context(), first, "announce", "--from", image, "--timeout", "60s"); code != exitDone {
+				t.Fatal(code, out, errs)
+			}
+			if code, out, errs := seeder(t.Context(), second, "wait", "--timeout", "60s"); code != exitDone {
+				t.Fatal(code, out, errs)
+			}
+			for _, n := range []string{"n1", "n2"} {
+				checkModes(t, filepath.Join(dir, n))
+			}
+		})
+	}
+}
+
+// checkModes looks at everything that the daemon of dir wrote. What containerd's
+// content store writes below the embedded store has the modes that containerd
+// gives it, in a directory that is private.
+func checkModes(t *testing.T, dir string) {
+	t.Helper()
+	found := map[string]bool{}
+	err := filepath.WalkDir(filepath.Join(dir, "data"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(filepath.Join(dir, "data"), path)
+		found[strings.Split(name, "/")[0]] = true
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		want := fs.FileMode(0o600)
+		if d.IsDir() {
+			want = 0o700
+		}
+		if info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v, want %v", name, info.Mode().Perm(), want)
+		}
+		if name == "embedded/content" {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"identity", "catalog.db", "lock", "schema", "seeds", "stage", "cache", "embedded"} {
+		if !found[name] {
+			t.Errorf("no %s in %v", name, found)
+		}
+	}
+	info, err := os.Lstat(filepath.Join(dir, "run", "s"))
+	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("control socket: %v %v", info.Mode(), err)
+	}
+}
+
+// TestStartsOnAFullDisk: a data_dir of before opens without a byte of room.
+func TestStartsOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	dir := t.TempDir()
+	d, _, err := dataDir(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.close()
+	disktest.LimitFiles(t, 0)
+	if _, log, err := dataDir(t, dir); err != nil || log != "" {
+		t.Error(err, log)
+	}
+	_, _, err = dataDir(t, filepath.Join(dir, "new"))
+	if err == nil {
+		t.Fatal("a new data_dir without room")
+	}
+	wantAll(t, err.Error(), filepath.Join(dir, "new"), "write its schema", "file too large")
+}
