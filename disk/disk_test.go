@@ -345,7 +345,9 @@ func TestFull(t *testing.T) {
 		if _, err := OpenBolt(path, initBolt); err == nil {
 			t.Errorf("%d bytes of room for a database", limit)
 		}
-		clean(t, dir)
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("%d bytes of room: left behind: %v %v", limit, left, err)
+		}
 	}
 	disktest.LimitFiles(t, disktest.NoLimit)
 	must(WriteFile(file, []byte("content")))

@@ -61,7 +61,7 @@ func checkPages(f *os.File) error {
 	if err := p.freelist(m.freelist); err != nil {
 		return err
 	}
-	return p.walk(m.root)
+	return p.walk(m.root, true)
 }
 
 type meta struct {
@@ -150,22 +150,22 @@ func (p *pages) freelist(id uint64) error {
 	return nil
 }
 
-// walk checks a page and those below it.
-func (p *pages) walk(id uint64) error {
+// walk checks a page and those below it. The root of all holds only buckets.
+func (p *pages) walk(id uint64, root bool) error {
 	b, err := p.page(id)
 	if err != nil {
 		return err
 	}
 	switch kind, count := native.Uint16(b[8:]), int(native.Uint16(b[10:])); kind {
 	case leafPage:
-		return p.leaf(b)
+		return p.leaf(b, root)
 	case branchPage:
 		for k := range count {
 			e, err := element(b, k)
 			if err != nil || !holds(e, native.Uint32(e), native.Uint32(e[4:]), 0) {
 				return fmt.Errorf("page %d: key %d of %d is not in it", id, k, count)
 			}
-			if err := p.walk(native.Uint64(e[8:])); err != nil {
+			if err := p.walk(native.Uint64(e[8:]), root); err != nil {
 				return err
 			}
 		}
@@ -179,7 +179,7 @@ func (p *pages) walk(id uint64) error {
 }
 
 // leaf checks a leaf, which may be the one of a small bucket, kept in its parent.
-func (p *pages) leaf(b []byte) error {
+func (p *pages) leaf(b []byte, root bool) error {
 	id, count := native.Uint64(b), int(native.Uint16(b[10:]))
 	for k := range count {
 		e, err := element(b, k)
@@ -189,6 +189,9 @@ func (p *pages) leaf(b []byte) error {
 		flags, at, keyBytes, valueBytes := native.Uint32(e), native.Uint32(e[4:]), native.Uint32(e[8:]), native.Uint32(e[12:])
 		if flags > 1 || !holds(e, at, keyBytes, valueBytes) {
 			return fmt.Errorf("page %d: element %d of %d is not in it", id, k, count)
+		}
+		if flags == 0 && root {
+			return fmt.Errorf("page %d: element %d of the root is no bucket", id, k)
 		}
 		if flags == 0 {
 			continue
@@ -208,13 +211,13 @@ func (p *pages) bucket(value []byte) error {
 		return fmt.Errorf("%d bytes", len(value))
 	}
 	if root := native.Uint64(value); root != 0 {
-		return p.walk(root)
+		return p.walk(root, false)
 	}
 	inline := value[bucketBytes:]
 	if len(inline) < pageHeaderBytes || native.Uint16(inline[8:]) != leafPage {
 		return errors.New("no page in it")
 	}
-	return p.leaf(inline)
+	return p.leaf(inline, false)
 }
 
 // element is the k-th of a page, with all that follows it there.

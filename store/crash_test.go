@@ -45,7 +45,6 @@ func TestSeedIndexCut(t *testing.T) {
 		b, err := k.SeedIndex(t.Context(), d)
 		switch {
 		case err == nil && bytes.Equal(b, index), errors.Is(err, fs.ErrNotExist) && !s.Has("kept"):
-		case errors.Is(err, fs.ErrNotExist) && s.Power: // the directory itself was new
 		default:
 			t.Errorf("%d bytes, %v", len(b), err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -82,9 +83,16 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ports, err := freePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var errs bytes.Buffer
-	code := run(t.Context(), []string{"daemon", "--data-dir", dir, "--secret-file", secret, "--containerd-address", "embedded",
-		"--api-socket", filepath.Join(t.TempDir(), "s")}, nil, &errs, &errs)
+	code := run(ctx, []string{"daemon", "--data-dir", dir, "--secret-file", secret, "--containerd-address", "embedded",
+		"--gossip-bind", loopback(ports[0]), "--transfer-bind", loopback(ports[1]), "--http-bind", "",
+		"--api-socket", filepath.Join(t.TempDir(), "s")}, nil, &errs, io.MultiWriter(&errs, cancelOn{"msg=ready", cancel}))
 	if code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
+
 	"seeder/disk/disktest"
 	"seeder/p2p/trust"
 )
@@ -219,6 +221,36 @@ func TestDamagedFile(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 100 were set aside", damaged)
+}
+
+// TestDamagedRecordIsToldOnce: it is taken out of the file, and a good one may come.
+func TestDamagedRecordIsToldOnce(t *testing.T) {
+	t.Parallel()
+	id := known(t)
+	dir := disktest.TempDir(t)
+	c, _ := opened(t, dir)
+	_, err := c.Merge(nth(t, id, 0), nth(t, id, 1))
+	must(err)
+	other := nth(t, id, 1).Encode()
+	must(c.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(recordsBucket)
+		return errors.Join(b.Put([]byte(nth(t, id, 0).ann.Reference), other[:len(other)-1]),
+			b.Put([]byte("docker.io/library/image:2"), other)) // signed, for another name
+	}))
+	must(c.Close())
+	c, log := opened(t, dir)
+	if len(c.All()) != 1 || strings.Count(log, "damaged record") != 2 || strings.Contains(log, "set aside") {
+		t.Errorf("%d records, and it says\n%s", len(c.All()), log)
+	}
+	must(c.Close())
+	c, log = opened(t, dir)
+	if len(c.All()) != 1 || log != "" {
+		t.Errorf("%d records, and it says again\n%s", len(c.All()), log)
+	}
+	if changed, err := c.Merge(nth(t, id, 0), nth(t, id, 2)); err != nil || len(changed) != 2 {
+		t.Errorf("%d came back, %v", len(changed), err)
+	}
+	must(c.Close())
 }
 
 // TestDiskFull: a record that cannot be written is not taken, says why, and is

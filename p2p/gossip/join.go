@@ -203,12 +203,9 @@ func readPeers(path string) (peers []string, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPeersBytes+1))
+	b, err := io.ReadAll(io.LimitReader(f, maxPeersBytes))
 	if err != nil {
 		return nil, err
-	}
-	if len(b) > maxPeersBytes {
-		return nil, fmt.Errorf("more than %d bytes", maxPeersBytes)
 	}
 	return peers, json.Unmarshal(b, &peers)
 }

@@ -41,10 +41,10 @@ func openEmbedded(root string) (*embedded, error) {
 	}
 	bdb, err := disk.OpenBolt(filepath.Join(root, "meta.db"), func(*bolt.Tx) error { return nil })
 	if errors.Is(err, disk.ErrDamaged) {
-		return nil, fmt.Errorf("open the embedded store: %w; stop this node and remove %s: the images that are announced are fetched again, others have to be imported again", err, root)
+		return nil, fmt.Errorf("%w; stop this node and remove %s: the images that are announced are fetched again, others have to be imported again", err, root)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the embedded store: %w", err)
+		return nil, err
 	}
 	ex := exchange.NewExchange()
 	db := metadata.NewDB(bdb, cs, map[string]snapshots.Snapshotter{}, metadata.WithEventsPublisher(ex))
