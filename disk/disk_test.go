@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"seeder/disk/disktest"
 )
@@ -221,7 +222,7 @@ func use(t testing.TB, path string) error {
 		}
 		return err
 	})
-	if err != nil && !errors.Is(err, bolt.ErrIncompatibleValue) { // a flag that was turned: not for bbolt to know
+	if err != nil && !errors.Is(err, bolterrors.ErrIncompatibleValue) { // a flag that was turned: not for bbolt to know
 		t.Errorf("write: %v", err)
 	}
 	if err := db.View(read); err != nil {

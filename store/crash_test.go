@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -123,4 +124,31 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		}
 		ready(t, s, p)
 	})
+}
+
+// TestSeedIndexDisk: an index that cannot be written is an error with its reason,
+// and nothing of it stays.
+func TestSeedIndexDisk(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	index := bytes.Repeat([]byte("index "), 5000)
+	d := digest.FromBytes(index)
+	root, readOnly := disktest.SmallDisk(t, 256<<10)
+	s := keeper(t, root)
+	fails := func(why string) {
+		t.Helper()
+		if err := s.keepIndex(t.Context(), d, index); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%v, want %s", err, why)
+		}
+		if left, err := os.ReadDir(s.seeds); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v %v", left, err)
+		}
+	}
+	free := disktest.Fill(t, root)
+	fails("no space left")
+	free()
+	readOnly()
+	fails("read-only file system")
 }

@@ -259,3 +259,36 @@ func TestStartsOnAFullDisk(t *testing.T) {
 	}
 	wantAll(t, err.Error(), filepath.Join(dir, "new"), "write its schema", "file too large")
 }
+
+// TestDisk: a disk that is full, and one that cannot be written, told apart.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	root, readOnly := disktest.SmallDisk(t, 64<<10)
+	open := func(name string) error {
+		d, _, err := dataDir(t, filepath.Join(root, name))
+		d.close()
+		return err
+	}
+	if err := open("data"); err != nil {
+		t.Fatal(err)
+	}
+	free := disktest.Fill(t, root)
+	if err := open("data"); err != nil {
+		t.Errorf("full: %v", err)
+	}
+	err := open("new")
+	if err == nil {
+		t.Fatal("a new data_dir on a full disk")
+	}
+	wantAll(t, err.Error(), filepath.Join(root, "new"), "no space left")
+	free()
+	readOnly()
+	err = open("data")
+	if err == nil {
+		t.Fatal("a read-only disk")
+	}
+	wantAll(t, err.Error(), filepath.Join(root, "data"), "not writable", "read-only file system", "set data_dir to")
+}

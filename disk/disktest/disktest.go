@@ -8,16 +8,21 @@ package disktest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // State is a directory as a crash left it.
@@ -144,9 +149,12 @@ func Alone(t *testing.T) bool {
 		return true
 	}
 	cmd := child(t, "-")
+	cmd.Args = append(cmd.Args, "-test.v")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
+	} else if bytes.Contains(out, []byte("--- SKIP")) {
+		t.Skipf("%s", out)
 	}
 	return false
 }
@@ -202,7 +210,12 @@ func child(t *testing.T, dir string) *exec.Cmd {
 	}
 	run := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
 	cmd := exec.Command(exe, "-test.run="+run, "-test.count=1", "-test.timeout=2m")
-	cmd.Env = append(os.Environ(), childEnv+"="+t.Name()+" "+dir)
+	tmp, err := os.MkdirTemp("", "seeder-") // it may be killed before it cleans up; t.TempDir is too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(tmp) })
+	cmd.Env = append(os.Environ(), childEnv+"="+t.Name()+" "+dir, "TMPDIR="+tmp)
 	return cmd
 }
 
@@ -211,6 +224,58 @@ func ackTo(f *os.File) func(string) {
 	return func(word string) {
 		if _, err := f.WriteString(ackPrefix + word + "\n"); err != nil {
 			panic(err)
+		}
+	}
+}
+
+// SmallDisk is a file system of its own with room for so many bytes, in a process
+// of its own: only the thread of this test sees it, and it ends with that.
+// readOnly makes it so. It needs root.
+func SmallDisk(t *testing.T, bytes int64) (dir string, readOnly func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a file system of one's own needs root")
+	}
+	runtime.LockOSThread() // and never unlocked: the thread is spoiled
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skipf("no name space for mounts here: %v", err)
+	}
+	dir = t.TempDir()
+	options := fmt.Sprintf("size=%d", bytes)
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(unix.Mount("seeder-test", dir, "tmpfs", 0, options))
+	t.Cleanup(func() { must(unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir, func() {
+		t.Helper()
+		must(unix.Mount("seeder-test", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, options))
+	}
+}
+
+// Fill leaves no room on the disk of dir until it is freed.
+func Fill(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "filled")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 16; size > 0; {
+		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
+			size /= 2
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		t.Helper()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

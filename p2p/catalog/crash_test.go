@@ -287,3 +287,41 @@ func TestDiskFull(t *testing.T) {
 	}
 	must(c.Close())
 }
+
+// TestDisk: as TestDiskFull, on a real disk; one that is read-only is no damage.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	id := known(t)
+	root, readOnly := disktest.SmallDisk(t, 128<<10)
+	c, _ := opened(t, root)
+	free := disktest.Fill(t, root)
+	taken := 0
+	var err error
+	for ; err == nil && taken < 1000; taken++ { // the file has room for some
+		_, err = c.Merge(nth(t, id, taken))
+	}
+	if taken--; err == nil || !strings.Contains(err.Error(), "no space left") || len(c.All()) != taken {
+		t.Errorf("%d of %d records on a full disk: %v", len(c.All()), taken, err)
+	}
+	must(c.Close())
+	c, log := opened(t, root)
+	if len(c.All()) != taken || log != "" {
+		t.Errorf("%d of %d records, and it says\n%s", len(c.All()), taken, log)
+	}
+	free()
+	if _, err := c.Merge(nth(t, id, taken)); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+	must(c.Close())
+	readOnly()
+	_, err = Open(Config{Path: filepath.Join(root, "catalog.db")})
+	if err == nil || !strings.Contains(err.Error(), "catalog.db: read-only file system") {
+		t.Errorf("read-only: %v", err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) != 1 {
+		t.Errorf("%v %v", left, err)
+	}
+}

@@ -165,3 +165,30 @@ func TestUnreadable(t *testing.T) {
 	b, _ = again(t, dir, f)
 	f.check(t, b, 0)
 }
+
+// TestDisk: as TestDiskFull, on a real disk, and on one that is read-only.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	f := newFixture(t, "disk")
+	for n := range f.raw { // larger than a page of memory
+		f.encs[n], f.pays[n] = chunk.Raw, f.raw[n]
+	}
+	root, readOnly := disktest.SmallDisk(t, 4<<20)
+	b, _ := again(t, root, f)
+	f.put(t, b, 0)
+	free := disktest.Fill(t, root)
+	if err := b.Put(1, f.encs[1], f.pays[1]); err == nil || !strings.Contains(err.Error(), "no space left") || b.Have(1) {
+		t.Errorf("full: held %v, %v", b.Have(1), err)
+	}
+	f.check(t, b, 0)
+	free()
+	f.put(t, b, 1)
+	b.Close()
+	readOnly()
+	if _, err := b.dir.Blob(f.info, true); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		t.Errorf("read-only: %v", err)
+	}
+}
