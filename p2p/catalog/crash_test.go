@@ -223,6 +223,35 @@ func TestDamagedFile(t *testing.T) {
 	t.Logf("%d of 100 were set aside", damaged)
 }
 
+// TestSetAsideCut: setting a damaged file aside, with one from before in its way,
+// can be cut anywhere; the damage is found again or the new file is there.
+func TestSetAsideCut(t *testing.T) {
+	t.Parallel()
+	id := known(t)
+	disktest.Crashes(t, func(dir string) {
+		path := filepath.Join(dir, "catalog.db")
+		must(errors.Join(os.WriteFile(path, []byte("damage"), 0o600), os.Mkdir(path+".damaged", 0o700),
+			os.WriteFile(filepath.Join(path+".damaged", "f"), nil, 0o600)))
+	}, func(dir string, ack func(string)) {
+		c, _ := opened(t, dir)
+		_, err := c.Merge(nth(t, id, 0))
+		must(err)
+		ack("merged")
+	}, func(t *testing.T, s disktest.State) {
+		c, log := opened(t, s.Dir)
+		if n := len(c.All()); strings.Count(log, "\n") > 1 || (s.Has("merged") && (n != 1 || log != "")) {
+			t.Errorf("%d records, and it says\n%s", n, log)
+		}
+		if _, err := c.Merge(nth(t, id, 0)); err != nil {
+			t.Error(err)
+		}
+		must(c.Close())
+		if b, err := os.ReadFile(filepath.Join(s.Dir, "catalog.db.damaged")); err != nil || string(b) != "damage" {
+			t.Errorf("set aside: %q %v", b, err)
+		}
+	})
+}
+
 // TestDamagedRecordIsToldOnce: it is taken out of the file, and a good one may come.
 func TestDamagedRecordIsToldOnce(t *testing.T) {
 	t.Parallel()
