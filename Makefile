@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 20000x
 
-.PHONY: build demo test unit hosts fuzz sim bench lint clean
+.PHONY: build demo test unit hosts fuzz sim bench chaos soak lint clean
 
 build: ## bin/seeder
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/seeder ./cmd/seeder
@@ -58,6 +58,13 @@ bench: build containerds ## seeder against a registry and a loop over hosts, on 
 	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -run '^TestBench$$' ./test
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
+
+chaos: build containerds ## the chaos suite, longer than in `make test`, with CHAOS_SEED (random) and CHAOS_ROUNDS
+	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-3} \
+		go test -count=1 -v -timeout 6h -run '^TestChaos$$' ./test
+
+soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
+	SOAK_MINUTES=$${SOAK_MINUTES:-60} go test -count=1 -v -timeout 24h -run '^TestSoak$$' ./test
 
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path

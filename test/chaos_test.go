@@ -169,8 +169,9 @@ type chaos struct {
 
 // chaosRef is a reference, and what may become of it.
 type chaosRef struct {
-	name string   // as the catalog has it
-	may  []string // the builds, by digest, of which one has to win; none: withdrawn
+	name string      // as the catalog has it
+	may  []string    // the builds, by digest, of which one has to win; none: withdrawn
+	ours atomic.Bool // not withdrawn: seeder looks after it
 }
 
 // violate notes what must never be, once where it stays so.
@@ -318,6 +319,7 @@ func (c *chaos) round(which []int, hold float64) {
 	c.book(ref, by, target, err)
 	if err == nil && withdraw {
 		args := []string{"withdraw", ref.name, "--purge"}[:2+c.rng.IntN(2)]
+		ref.ours.Store(false)
 		ref.may = nil
 		c.withdrawn++
 		if err := by.try(nil, args...); err != nil {
@@ -422,7 +424,11 @@ func (c *chaos) converge(after string) {
 	for _, h := range c.n.hosts {
 		eventually(c.t, convergeBound, fmt.Sprintf("after %s: all is well on %s", after, h.name), func() error { return c.well(h) })
 	}
-	c.pruned.Store(nil)
+	if h := c.pruned.Load(); h != nil { // what nothing protects goes now, and is noticed
+		h.collect()
+		eventually(c.t, convergeBound, fmt.Sprintf("after %s and garbage collection: all is well on %s", after, h.name), func() error { return c.well(h) })
+		c.pruned.Store(nil)
+	}
 	c.slowest = max(c.slowest, time.Since(start))
 	c.sameCatalogs(after)
 	for _, h := range c.n.hosts {
@@ -472,6 +478,7 @@ func (c *chaos) well(h *host) error {
 // sameCatalogs: invariant 5.
 func (c *chaos) sameCatalogs(after string) {
 	for _, ref := range c.refs {
+		ref.ours.Store(len(ref.may) > 0)
 		var first p2p.ImageState
 		for i, h := range c.n.hosts {
 			row, err := h.image(ref.name)
@@ -501,7 +508,14 @@ func (c *chaos) invariants(h *host, after string) {
 		if len(ref.may) == 0 {
 			continue
 		}
-		img, err := cl.ImageService().Get(c.t.Context(), ref.name)
+		var img images.Image
+		var err error
+		eventually(c.t, 30*time.Second, "containerd answers on "+h.name, func() error { // gRPC tries again in its own time
+			if img, err = cl.ImageService().Get(c.t.Context(), ref.name); errdefs.IsUnavailable(err) {
+				return err
+			}
+			return nil
+		})
 		if err != nil || img.Target.Digest.String() != ref.may[0] {
 			c.violate("after %s: on %s the record of %s is %s, %v; want %s", after, h.name, ref.name, img.Target.Digest, err, ref.may[0])
 			continue
@@ -547,6 +561,9 @@ func (c *chaos) watch(h *host) {
 	c.watching.Go(func() {
 		for c.ctx.Err() == nil {
 			for _, ref := range c.refs {
+				if !ref.ours.Load() {
+					continue
+				}
 				pruned := c.pruned.Load() == h // somebody else takes away its layers
 				if err := whole(c.ctx, cl, ref.name); err != nil && c.ctx.Err() == nil && !pruned && c.pruned.Load() != h {
 					c.violate("on %s: %v", h.name, err)

@@ -205,16 +205,6 @@ func (h *host) slowLink(delay time.Duration) (end func()) {
 	}
 }
 
-// logged waits for a line of the daemon's log.
-func (d *daemon) logged(text string) func() error {
-	return func() error {
-		if !strings.Contains(d.log.String(), text) {
-			return fmt.Errorf("its log ends:\n%s", d.log.tail(5))
-		}
-		return nil
-	}
-}
-
 // panicked is the first lines of what a Go program prints when it dies.
 func panicked(log []byte) string {
 	for _, mark := range []string{"panic:", "fatal error:", "WARNING: DATA RACE", "unexpected fault address"} {

@@ -12,7 +12,7 @@ func TestIdle(t *testing.T) {
 	if os.Getenv("BENCH_IDLE") == "" {
 		t.Skip("a measurement that takes minutes; `make bench-idle` runs it")
 	}
-	const settle, watched = time.Minute, time.Minute
+	const calm, watched = time.Minute, time.Minute
 	load := benchLoad(t, "tiny", 0)
 	n := cluster(t, newest, 16, "")
 	archive := load.archive(t, n.dir)
@@ -23,7 +23,7 @@ func TestIdle(t *testing.T) {
 		n.hosts[0].run("announce", "--detach", ref)
 	}
 	n.hosts[0].run("wait", "--timeout", "10m")
-	time.Sleep(settle) // what follows the last announcement is no idleness
+	time.Sleep(calm) // what follows the last announcement is no idleness
 	before := n.counters()
 	time.Sleep(watched)
 	after := n.counters()

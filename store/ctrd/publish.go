@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -265,12 +266,16 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if img.Target.Digest != target {
 		return false, "the name stands for " + img.Target.Digest.String(), nil
 	}
-	if _, err := c.walk(ctx, cs, img.Target); err != nil {
+	blobs, err := c.walk(ctx, cs, img.Target)
+	if err != nil {
 		var missing *MissingError
 		if errors.As(err, &missing) {
 			return false, missing.Error(), nil
 		}
 		return false, "", err
+	}
+	if loose, err := c.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
+		return false, fmt.Sprintf("nothing keeps blob %s from garbage collection", loose), err
 	}
 	if reason, err := c.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
 		return false, reason, err
@@ -287,6 +292,28 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	}
 	reason, err = c.askCRI(ctx, cs, ref, img.Target)
 	return reason == "" && err == nil, reason, err
+}
+
+// unlabelled is a blob that garbage collection does not find from its image's
+// target by labels: somebody removed them (`ctr content prune references` does),
+// and what is here now is gone soon.
+func (c *Containerd) unlabelled(ctx context.Context, cs store, target digest.Digest, blobs []Blob) (digest.Digest, error) {
+	kept := map[digest.Digest]bool{target: true}
+	for _, b := range blobs { // parents come before their children
+		if !kept[b.Digest] {
+			return b.Digest, nil
+		}
+		info, err := cs.Info(ctx, b.Digest)
+		if err != nil {
+			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.fail(err))
+		}
+		for label, child := range info.Labels {
+			if strings.HasPrefix(label, "containerd.io/gc.ref.content") {
+				kept[digest.Digest(child)] = true
+			}
+		}
+	}
+	return "", nil
 }
 
 // checkRecords says which of the records of ref is not as it should be.

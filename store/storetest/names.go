@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"maps"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/opencontainers/go-digest"
 
 	"seeder/store/ctrd"
 )
@@ -128,6 +131,48 @@ func checkFindsWhatLacks(s *suite) {
 	s.notReady("docker.io/library/storetest-none:latest", img.Target.Digest, "no image of that name")
 }
 
+// strip takes the labels off a manifest that keep its layers.
+func (s *suite) strip(manifest digest.Digest) {
+	s.Helper()
+	info, err := s.cl.ContentStore().Info(s.ctx, manifest)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for label := range info.Labels {
+		if strings.HasPrefix(label, "containerd.io/gc.ref.content.l.") {
+			info.Labels[label] = ""
+			if _, err := s.cl.ContentStore().Update(s.ctx, info, "labels."+label); err != nil {
+				s.Fatal(err)
+			}
+		}
+	}
+}
+
+// strippedLabels: layers that are here, but that nothing keeps, are kept again.
+func strippedLabels(s *suite) {
+	const ref = "docker.io/library/storetest-strip:latest"
+	img := NewImage(s, ref, 16)
+	s.bring(img)
+	lease, err := s.cl.LeasesService().Create(s.ctx, leases.WithID("strip"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { s.cl.LeasesService().Delete(context.WithoutCancel(s.ctx), lease) })
+	for _, layer := range img.Manifests[0].Layers { // or they are collected at once
+		if err := s.cl.LeasesService().AddResource(s.ctx, lease, leases.Resource{ID: layer.Digest.String(), Type: "content"}); err != nil {
+			s.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+			s.Fatal(err)
+		}
+		s.ready(ref, img.Target.Digest)
+		s.strip(img.Manifests[0].Descriptor.Digest)
+		s.notReady(ref, img.Target.Digest, "nothing keeps blob "+img.Manifests[0].Layers[0].Digest.String())
+	}
+}
+
 // discardedContent: somebody takes the layers from under an image, as `ctr content
 // prune references` does: the records stay as they are.
 func discardedContent(s *suite) {
@@ -150,18 +195,7 @@ func discardedContent(s *suite) {
 	if !s.c.Intact(s.ctx, ref) || !s.c.Intact(s.ctx, "docker.io/library/storetest-none:latest") {
 		s.Error("a ready image is not intact, or one that was not checked")
 	}
-	manifest, err := s.cl.ContentStore().Info(s.ctx, img.Manifests[0].Descriptor.Digest)
-	if err != nil {
-		s.Fatal(err)
-	}
-	for label := range manifest.Labels {
-		if strings.HasPrefix(label, "containerd.io/gc.ref.content.l.") {
-			manifest.Labels[label] = ""
-			if _, err := s.cl.ContentStore().Update(s.ctx, manifest, "labels."+label); err != nil {
-				s.Fatal(err)
-			}
-		}
-	}
+	s.strip(img.Manifests[0].Descriptor.Digest)
 	s.Collect(s.T)
 	if s.here(layer) {
 		s.Fatal("the layer is still there")

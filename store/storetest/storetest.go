@@ -60,6 +60,7 @@ func Run(t *testing.T, s Subject) {
 		"PublishKeepsLabels":   publishKeepsLabels,
 		"Retag":                retag,
 		"CheckFindsWhatLacks":  checkFindsWhatLacks,
+		"StrippedLabels":       strippedLabels,
 		"DiscardedContent":     discardedContent,
 		"TwoNamesOfOneConfig":  twoNamesOfOneConfig,
 		"Delete":               deleteNames,

@@ -1,0 +1,122 @@
+package test
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// usage is what a host's seeder takes at one moment.
+type usage struct {
+	goroutines, files, leases, staged float64
+	residentMiB, catalogKiB, cacheMiB float64
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%.0f goroutines, %.0f files, %.1f MiB resident, %.0f leases, %.0f bytes staged, catalog %.0f KiB, cache %.1f MiB",
+		u.goroutines, u.files, u.residentMiB, u.leases, u.staged, u.catalogKiB, u.cacheMiB)
+}
+
+func (h *host) usage() usage {
+	h.t.Helper()
+	files := 0
+	for _, k := range openFiles(h.seeder) {
+		files += k
+	}
+	return usage{
+		goroutines:  h.metric("go_goroutines"),
+		files:       float64(files),
+		residentMiB: residentBytes(h.t, h.seeder.pid) / (1 << 20),
+		leases:      float64(len(strings.Fields(h.ctr("leases", "ls", "-q")))),
+		staged:      treeBytes(h.path(dataDir + "/stage")),
+		catalogKiB:  treeBytes(h.path(dataDir+"/catalog.db")) / (1 << 10),
+		cacheMiB:    treeBytes(h.path(dataDir+"/cache")) / (1 << 20),
+	}
+}
+
+func treeBytes(root string) (sum float64) {
+	filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += float64(info.Size())
+			}
+		}
+		return nil // what goes away meanwhile is not counted
+	})
+	return sum
+}
+
+// settle is longer than anything that a quiet seeder keeps for a while: unused
+// swarms and connections, leases and staged chunks of superseded builds.
+const settle = 3 * time.Minute
+
+// TestSoak: continuous announcements under churn take nothing for good: what a
+// node takes after it is what it took before.
+func TestSoak(t *testing.T) {
+	minutes, err := strconv.ParseFloat(os.Getenv("SOAK_MINUTES"), 64)
+	if err != nil {
+		t.Skip("it takes an hour; `make soak` runs it, SOAK_MINUTES=10 makes it shorter")
+	}
+	rng := rand.New(rand.NewPCG(1, 0))
+	n := cluster(t, newest, 4, "200mbit")
+	refs := make([]string, 6)
+	build := 0
+	announce := func(by *host, ref string) {
+		build++
+		by.importImage(imageSpec{ref: ref, says: fmt.Sprintf("build %d", build), payload: 1 << 20, random: 2 << 20, seed: uint64(build)})
+		by.run("announce", "--detach", ref)
+	}
+	for i := range refs {
+		refs[i] = fmt.Sprintf("app%d:latest", i)
+		announce(n.hosts[0], refs[i])
+	}
+	quiet := func() (out []usage) {
+		n.hosts[0].run("wait", "--timeout", "2m")
+		time.Sleep(settle) // nothing happens: that is what is measured
+		for _, h := range n.hosts {
+			out = append(out, h.usage())
+		}
+		return out
+	}
+	before := quiet()
+	restarts, withdrawals := 0, 0
+	for end := time.Now().Add(time.Duration(minutes * float64(time.Minute))); time.Now().Before(end); {
+		by := n.hosts[rng.IntN(len(n.hosts))]
+		ref := refs[rng.IntN(len(refs))]
+		announce(by, ref)
+		switch rng.IntN(10) {
+		case 0: // the first two run all the time: theirs is the figure
+			h := n.hosts[2+rng.IntN(2)]
+			h.seeder.stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[rng.IntN(2)])
+			h.startSeeder()
+			restarts++
+		case 1:
+			by.run("withdraw", ref)
+			announce(by, ref)
+			withdrawals++
+		}
+	}
+	after := quiet()
+	t.Logf("%.0f minutes: %d builds announced, %d withdrawn and announced again, %d restarts", minutes, build, withdrawals, restarts)
+	for i, h := range n.hosts {
+		b, a := before[i], after[i]
+		t.Logf("%s before: %v", h.name, b)
+		t.Logf("%s after:  %v", h.name, a)
+		if a.leases > 0 || a.staged > 0 {
+			t.Errorf("%s: %.0f leases and %.0f staged bytes are left", h.name, a.leases, a.staged)
+		}
+		if a.goroutines > b.goroutines+10 || a.files > b.files+5 || a.catalogKiB > 2*b.catalogKiB {
+			t.Errorf("%s has grown", h.name)
+		}
+		if a.residentMiB > b.residentMiB*1.5+8 { // the runtime gives pages back in its own time
+			t.Errorf("%s: %.1f MiB resident, %.1f before", h.name, a.residentMiB, b.residentMiB)
+		}
+	}
+}
