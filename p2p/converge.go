@@ -45,7 +45,6 @@ func backoff(n int, r float64) time.Duration {
 // touches it.
 type task struct {
 	rec       catalog.Record
-	version   uint64
 	cancel    context.CancelCauseFunc // of the running job; nil when none runs
 	ready     bool
 	dirty     bool // a hint says that the store may differ
@@ -56,9 +55,8 @@ type task struct {
 
 // jobDone is a finished job's word to the loop.
 type jobDone struct {
-	ref     string
-	version uint64
-	err     error
+	rec catalog.Record
+	err error
 }
 
 // loop is the state of the converge loop. One goroutine owns it.
@@ -139,7 +137,7 @@ func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 			t = &task{}
 			l.tasks[a.Reference] = t
 		}
-		if t.version != a.Version || t.rec.Hash() != rec.Hash() {
+		if t.rec.Hash() != rec.Hash() {
 			l.supersede(t, rec, a)
 		}
 		if d := l.step(ctx, t, a, now); d > 0 && d < wait {
@@ -161,7 +159,7 @@ func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
 	if t.cancel != nil {
 		t.cancel(fmt.Errorf("superseded by version %d", a.Version))
 	}
-	t.rec, t.version = rec, a.Version
+	t.rec = rec
 	t.ready, t.dirty, t.failures, t.notBefore = false, false, 0, time.Time{}
 	l.n.cells.update(a.Reference, func(c *cell) {
 		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
@@ -191,7 +189,7 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 	l.n.group.Go(func() error {
 		err := l.n.work(jobCtx, l, rec)
 		cancel(nil)
-		l.n.results <- jobDone{ref: a.Reference, version: a.Version, err: err}
+		l.n.results <- jobDone{rec: rec, err: err}
 		return nil
 	})
 	return 0
@@ -200,12 +198,18 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 // finish books the end of a job.
 func (l *loop) finish(done jobDone) {
 	l.running--
-	t := l.tasks[done.ref]
+	ref := done.rec.Announcement().Reference
+	if done.err == nil {
+		if err := l.n.catalog.SetReached(done.rec); err != nil {
+			l.n.log.Error("what this host has reached will not survive a restart", "ref", ref, "err", err)
+		}
+	}
+	t := l.tasks[ref]
 	if t == nil {
 		return
 	}
 	t.cancel = nil
-	if t.version != done.version {
+	if t.rec.Hash() != done.rec.Hash() {
 		return // superseded: the next pass begins the new one at once
 	}
 	t.checkedAt = time.Now()
@@ -213,17 +217,14 @@ func (l *loop) finish(done jobDone) {
 	switch {
 	case done.err == nil:
 		t.ready, t.failures = true, 0
-		if err := l.n.catalog.SetReached(t.rec); err != nil {
-			l.n.log.Error("what this host has reached will not survive a restart", "ref", done.ref, "err", err)
-		}
 	case errors.As(done.err, &excluded):
 		t.ready = true // nothing to do until the announcement or this host changes
-		l.n.cells.settle(done.ref, Excluded, excluded.Excluded())
+		l.n.cells.settle(ref, Excluded, excluded.Excluded())
 	default:
 		t.ready = false
 		t.failures++
 		t.notBefore = time.Now().Add(backoff(t.failures, rand.Float64()))
-		l.explain(done.ref, done.err, t)
+		l.explain(ref, done.err, t)
 	}
 }
 
@@ -351,14 +352,15 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 }
 
 // letGo removes a withdrawn image (purge), or leaves it to the kubelet's garbage
-// collection, where the record still is at its target: what somebody put under
-// that name since then is not ours.
+// collection, where the record still is where an announcement put it: the one that
+// was withdrawn, or another that this host had come to before, as in a partition.
+// What somebody put under that name since then is not ours.
 func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 	have, err := n.store.List(ctx)
 	if err != nil {
 		return fmt.Errorf("let go of %s: %w", a.Reference, err)
 	}
-	if have[a.Reference] == a.Target.Digest {
+	if d := have[a.Reference]; d != "" && (d == a.Target.Digest || d == n.catalog.ReachedTarget(a.Reference)) {
 		do, done := n.store.Release, "released"
 		if a.Purge {
 			do, done = n.store.Remove, "purged"
@@ -366,7 +368,7 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 		if err := do(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("let go of %s: %w", a.Reference, err)
 		}
-		n.log.Info(done, "ref", a.Reference, "digest", a.Target.Digest)
+		n.log.Info(done, "ref", a.Reference, "digest", d)
 	}
 	n.cells.remove(a.Reference)
 	return nil

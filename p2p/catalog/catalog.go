@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
 	"seeder/disk"
@@ -18,11 +22,11 @@ import (
 )
 
 const (
-	// defaultTombstoneTTL is how long a withdrawal is remembered. A host that
-	// stays away longer may bring the announcement back.
+	// defaultTombstoneTTL is how long a withdrawal is part of the catalog. After that
+	// it is only kept against hosts that were away for longer.
 	defaultTombstoneTTL = 30 * 24 * time.Hour
-	// defaultMaxRecords bounds the catalog: 50,000 records of about 600 bytes are
-	// 30 MB in memory and as much on disk.
+	// defaultMaxRecords bounds the catalog, old withdrawals included: 50,000 records
+	// of about 600 bytes are 30 MB in memory and as much on disk.
 	defaultMaxRecords = 50_000
 )
 
@@ -42,15 +46,26 @@ type Catalog struct {
 	cfg Config
 	db  *bolt.DB
 
-	mu      sync.RWMutex
-	byRef   map[string]Record
-	reached map[string][sha256.Size]byte // hash of the record, by reference
+	mu    sync.RWMutex
+	byRef map[string]Record
+	// buried are withdrawals that have lived their time, by reference. They are no
+	// part of the summary and nothing is left to do about them; but a host that comes
+	// back with the announcement from before is told, and has no effect on others.
+	buried  map[string]Record
+	reached map[string]reached // by reference
 	buckets Buckets
 	changed chan struct{} // capacity 1
 }
 
+// reached is the record that this host has been at last.
+type reached struct {
+	record [sha256.Size]byte // its hash
+	target digest.Digest     // empty: written by a version that did not keep it
+}
+
 var (
 	recordsBucket = []byte("records")
+	buriedBucket  = []byte("buried")
 	reachedBucket = []byte("reached")
 )
 
@@ -91,7 +106,7 @@ func Open(cfg Config) (*Catalog, error) {
 // when there is something to write: a full disk keeps no daemon from starting.
 func (c *Catalog) openFile() error {
 	db, err := disk.OpenBolt(c.cfg.Path, func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{recordsBucket, reachedBucket} {
+		for _, name := range [][]byte{recordsBucket, buriedBucket, reachedBucket} {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
@@ -106,8 +121,8 @@ func (c *Catalog) openFile() error {
 	case err != nil:
 		return err
 	}
-	c.byRef, c.reached, c.buckets = map[string]Record{}, map[string][sha256.Size]byte{}, Buckets{}
-	var damaged [][]byte
+	c.byRef, c.buried, c.reached, c.buckets = map[string]Record{}, map[string]Record{}, map[string]reached{}, Buckets{}
+	var damaged []place
 	err = db.View(func(tx *bolt.Tx) (err error) {
 		damaged, err = c.load(tx)
 		return err
@@ -120,14 +135,17 @@ func (c *Catalog) openFile() error {
 	return nil
 }
 
+// place is where a record is in the file.
+type place struct{ bucket, key []byte }
+
 // remove takes damaged records out of the file, so that they are told once.
-func (c *Catalog) remove(keys [][]byte) {
-	if len(keys) == 0 {
+func (c *Catalog) remove(damaged []place) {
+	if len(damaged) == 0 {
 		return
 	}
 	err := c.db.Update(func(tx *bolt.Tx) error {
-		for _, k := range keys {
-			if err := tx.Bucket(recordsBucket).Delete(k); err != nil {
+		for _, d := range damaged {
+			if err := tx.Bucket(d.bucket).Delete(d.key); err != nil {
 				return err
 			}
 		}
@@ -138,33 +156,46 @@ func (c *Catalog) remove(keys [][]byte) {
 	}
 }
 
-// load reads the file and returns the keys of damaged records.
-func (c *Catalog) load(tx *bolt.Tx) (damaged [][]byte, err error) {
-	reached, records := tx.Bucket(reachedBucket), tx.Bucket(recordsBucket)
-	if reached == nil || records == nil {
-		return nil, fmt.Errorf("%w: a bucket of the catalog is missing", disk.ErrDamaged)
+// load reads the file and returns where damaged records are.
+func (c *Catalog) load(tx *bolt.Tx) (damaged []place, err error) {
+	for _, name := range [][]byte{recordsBucket, buriedBucket, reachedBucket} {
+		if tx.Bucket(name) == nil {
+			return nil, fmt.Errorf("%w: the bucket %s of the catalog is missing", disk.ErrDamaged, name)
+		}
 	}
-	err = reached.ForEach(func(k, v []byte) error {
-		if len(v) == sha256.Size {
-			c.reached[string(k)] = [sha256.Size]byte(v)
+	err = tx.Bucket(reachedBucket).ForEach(func(k, v []byte) error {
+		switch len(v) {
+		case sha256.Size:
+			c.reached[string(k)] = reached{record: [sha256.Size]byte(v)}
+		case 2 * sha256.Size:
+			c.reached[string(k)] = reached{record: [sha256.Size]byte(v), target: digest.NewDigestFromBytes(digest.SHA256, v[sha256.Size:])}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	err = records.ForEach(func(k, v []byte) error {
+	old, err := c.loadRecords(tx, buriedBucket, func(r Record) { c.buried[r.ann.Reference] = r })
+	if err != nil {
+		return nil, err
+	}
+	live, err := c.loadRecords(tx, recordsBucket, c.put)
+	return append(old, live...), err
+}
+
+func (c *Catalog) loadRecords(tx *bolt.Tx, bucket []byte, take func(Record)) (damaged []place, err error) {
+	err = tx.Bucket(bucket).ForEach(func(k, v []byte) error {
 		r, err := Decode(v)
 		switch {
 		case v == nil:
 			return fmt.Errorf("%w: a bucket in the place of a record", disk.ErrDamaged)
 		case err != nil || r.ann.Reference != string(k):
 			c.cfg.Log.Error("a damaged record of the catalog is removed; it comes back from other nodes", "ref", string(k[:min(len(k), maxReferenceBytes)]), "err", err)
-			damaged = append(damaged, bytes.Clone(k))
+			damaged = append(damaged, place{bucket, bytes.Clone(k)})
 		case !c.cfg.Allow(r.AnnouncedBy()):
 			c.cfg.Log.Warn("an announcement is left out: its announcer is not in `announcers`", "ref", string(k), "announcer", r.AnnouncedBy())
 		default:
-			c.put(r)
+			take(r)
 		}
 		return nil
 	})
@@ -193,7 +224,7 @@ func (c *Catalog) toggle(r Record) {
 func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	winners := map[string]Record{}
+	winners, bury := map[string]Record{}, map[string]Record{}
 	room := c.cfg.MaxRecords - len(c.byRef)
 	for _, r := range records {
 		ref := r.ann.Reference
@@ -202,45 +233,75 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 		}
 		cur, known := c.byRef[ref]
 		if w, ok := winners[ref]; ok {
-			cur = w
-		} else if !known {
-			if room <= 0 {
-				c.cfg.Log.Error("the catalog is full; an announcement is not taken", "ref", ref, "records", c.cfg.MaxRecords)
-				continue
+			cur, known = w, true
+		}
+		old := c.buried[ref]
+		if b, ok := bury[ref]; ok {
+			old = b
+		}
+		switch {
+		case known:
+			if Newer(r, cur) {
+				winners[ref] = r
 			}
+		case old.payload != nil && !Newer(r, old):
+		case c.isOld(r, time.Now()): // and nothing is known here that it withdraws
+			if len(c.byRef)+len(c.buried)+len(bury) < c.cfg.MaxRecords {
+				bury[ref] = r
+			}
+		case room <= 0:
+			c.cfg.Log.Error("the catalog is full; an announcement is not taken", "ref", ref, "records", c.cfg.MaxRecords)
+		default:
 			room--
 			winners[ref] = r
-			continue
-		}
-		if Newer(r, cur) {
-			winners[ref] = r
 		}
 	}
-	if len(winners) == 0 {
+	if len(winners) == 0 && len(bury) == 0 {
 		return nil, nil
 	}
-	if err := c.write(winners); err != nil {
+	for ref := range winners {
+		delete(bury, ref)
+	}
+	if err := c.write(winners, bury); err != nil {
 		return nil, err
 	}
 	for _, r := range winners {
 		c.put(r)
+		delete(c.buried, r.ann.Reference)
 		changed = append(changed, r)
 	}
-	c.wake()
+	maps.Copy(c.buried, bury)
+	if len(changed) > 0 {
+		c.wake()
+	}
 	return changed, nil
 }
 
-func (c *Catalog) write(records map[string]Record) error {
-	err := c.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(recordsBucket)
+// isOld reports whether r is a withdrawal that has lived its time.
+func (c *Catalog) isOld(r Record, now time.Time) bool {
+	return r.ann.Withdrawn && now.Sub(r.ann.AnnouncedAt) > c.cfg.TombstoneTTL
+}
+
+// write puts records on disk, each in the one of both places where it belongs now.
+func (c *Catalog) write(records, buried map[string]Record) error {
+	return c.update(func(tx *bolt.Tx) error {
+		live, old := tx.Bucket(recordsBucket), tx.Bucket(buriedBucket)
 		for ref, r := range records {
-			if err := b.Put([]byte(ref), r.Encode()); err != nil {
+			if err := errors.Join(live.Put([]byte(ref), r.Encode()), old.Delete([]byte(ref))); err != nil {
+				return err
+			}
+		}
+		for ref, r := range buried {
+			if err := errors.Join(old.Put([]byte(ref), r.Encode()), live.Delete([]byte(ref))); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
+}
+
+func (c *Catalog) update(change func(*bolt.Tx) error) error {
+	if err := c.db.Update(change); err != nil {
 		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
 	}
 	return nil
@@ -282,30 +343,44 @@ func (c *Catalog) Reached(r Record) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	h, ok := c.reached[r.ann.Reference]
-	return ok && h == r.Hash()
+	return ok && h.record == r.Hash()
+}
+
+// ReachedTarget is the target of the record of ref that this host has been at
+// last, whatever has come since; empty where there was none.
+func (c *Catalog) ReachedTarget(ref string) digest.Digest {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.reached[ref].target
 }
 
 // SetReached notes that this host is where r says.
 func (c *Catalog) SetReached(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ref, h := r.ann.Reference, r.Hash()
-	if c.reached[ref] == h {
+	ref, at := r.ann.Reference, reached{record: r.Hash(), target: r.ann.Target.Digest}
+	if c.reached[ref] == at {
 		return nil
 	}
-	if err := c.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(reachedBucket).Put([]byte(ref), h[:]) }); err != nil {
-		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+	sum, err := hex.DecodeString(at.target.Encoded())
+	if err != nil {
+		return fmt.Errorf("digest %s: %w", at.target, err)
 	}
-	c.reached[ref] = h
+	if err := c.update(func(tx *bolt.Tx) error {
+		return tx.Bucket(reachedBucket).Put([]byte(ref), append(at.record[:], sum...))
+	}); err != nil {
+		return err
+	}
+	c.reached[ref] = at
 	return nil
 }
 
 // NextVersion is the version of the next announcement of ref: one more than the
-// highest seen.
+// highest seen, buried ones included.
 func (c *Catalog) NextVersion(ref string) uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byRef[ref].ann.Version + 1
+	return max(c.byRef[ref].ann.Version, c.buried[ref].ann.Version) + 1
 }
 
 // Buckets is the summary of this catalog.
@@ -327,35 +402,66 @@ func (c *Catalog) Hash() uint64 {
 	return h
 }
 
-// Diff returns the records of the buckets in which a remote catalog differs.
+// Diff returns the records of the buckets in which a remote catalog differs, and
+// after them the buried ones: what differs may be an announcement from before.
 func (c *Catalog) Diff(remote Buckets) []Record {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Record
-	for ref, r := range c.byRef {
-		if b := bucketOf(ref); c.buckets[b] != remote[b] {
-			out = append(out, r)
+	for _, records := range []map[string]Record{c.byRef, c.buried} {
+		for ref, r := range records {
+			if b := bucketOf(ref); c.buckets[b] != remote[b] {
+				out = append(out, r)
+			}
 		}
 	}
 	return out
 }
 
-// Expire forgets withdrawals that are older than the tombstones' time to live.
+// Expire buries the withdrawals that are older than the tombstones' time to live
+// and done with on this host, and forgets the oldest of those that are buried where
+// there are too many records.
 func (c *Catalog) Expire(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var old []Record
-	for _, r := range c.byRef {
-		if r.ann.Withdrawn && now.Sub(r.ann.AnnouncedAt) > c.cfg.TombstoneTTL {
-			old = append(old, r)
+	old := map[string]Record{}
+	for ref, r := range c.byRef {
+		if c.isOld(r, now) && c.reached[ref].record == r.Hash() {
+			old[ref] = r
 		}
 	}
-	if len(old) == 0 {
+	if len(old) > 0 {
+		if err := c.bury(old); err != nil {
+			return err
+		}
+		c.wake()
+	}
+	return c.forget(len(c.byRef) + len(c.buried) - c.cfg.MaxRecords)
+}
+
+// bury takes withdrawals out of the summary. mu is held.
+func (c *Catalog) bury(old map[string]Record) error {
+	if err := c.write(nil, old); err != nil {
+		return err
+	}
+	for ref, r := range old {
+		c.toggle(r)
+		delete(c.byRef, ref)
+		c.buried[ref] = r
+	}
+	return nil
+}
+
+// forget drops the n oldest of what is buried. mu is held.
+func (c *Catalog) forget(n int) error {
+	if n <= 0 || len(c.buried) == 0 {
 		return nil
 	}
-	err := c.db.Update(func(tx *bolt.Tx) error {
-		for _, r := range old {
-			for _, name := range [][]byte{recordsBucket, reachedBucket} {
+	oldest := slices.SortedFunc(maps.Values(c.buried), func(a, b Record) int { return a.ann.AnnouncedAt.Compare(b.ann.AnnouncedAt) })
+	oldest = oldest[:min(n, len(oldest))]
+	err := c.update(func(tx *bolt.Tx) error {
+		for _, r := range oldest {
+			for _, name := range [][]byte{buriedBucket, reachedBucket} {
 				if err := tx.Bucket(name).Delete([]byte(r.ann.Reference)); err != nil {
 					return err
 				}
@@ -364,14 +470,12 @@ func (c *Catalog) Expire(now time.Time) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("write catalog %s: %w", c.cfg.Path, err)
+		return err
 	}
-	for _, r := range old {
-		c.toggle(r)
-		delete(c.byRef, r.ann.Reference)
+	for _, r := range oldest {
+		delete(c.buried, r.ann.Reference)
 		delete(c.reached, r.ann.Reference)
 	}
-	c.wake()
 	return nil
 }
 

@@ -96,8 +96,10 @@ func TestSignRefusesWhatDecodeWould(t *testing.T) {
 	}
 }
 
-// TestMergeConverges: any order, duplication and loss, and then exchanges of
-// differences, end in equal catalogs that hold the same winners (invariant 5).
+// TestMergeConverges: any order, duplication and loss, with withdrawals that are
+// buried at any moment in between, and then exchanges of differences, end in equal
+// catalogs that hold of each reference the record that wins over all others
+// (invariant 5).
 func TestMergeConverges(t *testing.T) {
 	t.Parallel()
 	ids := []*trust.Identity{newIdentity(t), newIdentity(t)}
@@ -105,17 +107,7 @@ func TestMergeConverges(t *testing.T) {
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
-		var records []Record
-		for range rapid.IntRange(1, 12).Draw(rt, "records") {
-			a := announcement(fmt.Sprintf("docker.io/library/r%d:1", rapid.IntRange(0, 3).Draw(rt, "ref")),
-				rapid.Uint64Range(1, 3).Draw(rt, "version"), rapid.StringMatching("[ab]").Draw(rt, "content"))
-			a.AnnouncedAt = time.Unix(rapid.Int64Range(0, 2).Draw(rt, "time"), 0)
-			r, err := Sign(ids[rapid.IntRange(0, 1).Draw(rt, "id")], a)
-			if err != nil {
-				rt.Fatal(err)
-			}
-			records = append(records, r)
-		}
+		records := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) Record { return anyRecord(rt, ids) }), 1, 12).Draw(rt, "records")
 		var cats []*Catalog
 		for i := range 3 {
 			c, err := Open(Config{Path: filepath.Join(dir, fmt.Sprintf("%d-%d.db", n, i))})
@@ -127,33 +119,79 @@ func TestMergeConverges(t *testing.T) {
 			for _, r := range rapid.Permutation(records).Draw(rt, "order") {
 				if i == 0 || rapid.Bool().Draw(rt, "arrives") { // everything arrives somewhere
 					for range rapid.IntRange(1, 2).Draw(rt, "times") {
-						if _, err := c.Merge(r); err != nil {
-							rt.Fatal(err)
-						}
+						merge(rt, c, r)
 					}
+				}
+				if rapid.IntRange(0, 3).Draw(rt, "time passes") == 0 {
+					expire(rt, c)
 				}
 			}
 		}
 		for range 2 {
 			for _, a := range cats {
 				for _, b := range cats {
-					if _, err := a.Merge(b.Diff(a.Buckets())...); err != nil {
-						rt.Fatal(err)
-					}
+					merge(rt, a, b.Diff(a.Buckets())...)
 				}
 			}
 		}
-		for _, c := range cats[1:] {
+		for _, c := range cats {
+			expire(rt, c)
+		}
+		newest := map[string]Record{}
+		for _, r := range records {
+			if old, ok := newest[r.ann.Reference]; !ok || Newer(r, old) {
+				newest[r.ann.Reference] = r
+			}
+		}
+		for i, c := range cats {
 			if c.Buckets() != cats[0].Buckets() || c.Hash() != cats[0].Hash() || len(c.All()) != len(cats[0].All()) {
 				rt.Fatalf("catalogs differ: %d and %d records", len(c.All()), len(cats[0].All()))
 			}
-			for _, r := range cats[0].All() {
-				if got, _ := c.Get(r.Announcement().Reference); got.Hash() != r.Hash() {
-					rt.Fatalf("%s has two winners", r.Announcement().Reference)
+			for ref, r := range newest {
+				got, ok := c.Get(ref)
+				if gone := c.isOld(r, time.Now()); ok == gone || ok && got.Hash() != r.Hash() {
+					rt.Fatalf("catalog %d has %+v of %s, want %+v (gone: %v)", i, got.ann, ref, r.ann, gone)
+				}
+				if c.NextVersion(ref) <= r.ann.Version && i == 0 {
+					rt.Fatalf("the next version of %s is %d, it had %d", ref, c.NextVersion(ref), r.ann.Version)
 				}
 			}
 		}
 	})
+}
+
+// anyRecord is of one of few references, versions and moments, so that many collide.
+func anyRecord(rt *rapid.T, ids []*trust.Identity) Record {
+	a := announcement(fmt.Sprintf("docker.io/library/r%d:1", rapid.IntRange(0, 3).Draw(rt, "ref")),
+		rapid.Uint64Range(1, 3).Draw(rt, "version"), rapid.StringMatching("[ab]").Draw(rt, "content"))
+	a.AnnouncedAt = time.Unix(rapid.Int64Range(0, 2).Draw(rt, "time"), 0)
+	if rapid.Bool().Draw(rt, "lately") {
+		a.AnnouncedAt = time.Now().Add(-time.Minute)
+	}
+	a.Withdrawn = rapid.Bool().Draw(rt, "withdrawn")
+	r, err := Sign(ids[rapid.IntRange(0, 1).Draw(rt, "id")], a)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	return r
+}
+
+func merge(t interface{ Fatal(...any) }, c *Catalog, records ...Record) {
+	if _, err := c.Merge(records...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expire lets a host have done all there is to do, and then its time pass.
+func expire(t interface{ Fatal(...any) }, c *Catalog) {
+	for _, r := range c.All() {
+		if err := c.SetReached(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Expire(time.Now()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestNewerIsATotalOrder(t *testing.T) {
@@ -231,30 +269,71 @@ func TestOnlyAllowedAnnouncers(t *testing.T) {
 func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
 	t.Parallel()
 	id := newIdentity(t)
-	c := open(t, Config{TombstoneTTL: time.Hour, MaxRecords: 2})
-	gone := announcement("docker.io/library/gone:1", 1, "x")
-	gone.Withdrawn = true
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	c := open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxRecords: 3})
+	gone := announcement("docker.io/library/gone:1", 5, "x")
+	gone.Withdrawn, gone.AnnouncedAt = true, time.Now()
 	kept := announcement("docker.io/library/kept:1", 1, "x")
-	if _, err := c.Merge(sign(t, id, gone), sign(t, id, kept), sign(t, id, announcement("docker.io/library/third:1", 1, "x"))); err != nil {
+	merge(t, c, sign(t, id, gone), sign(t, id, kept), sign(t, id, announcement("docker.io/library/third:1", 1, "x")),
+		sign(t, id, announcement("docker.io/library/fourth:1", 1, "x")))
+	if n := len(c.All()); n != 3 {
+		t.Fatalf("%d records, want the bound of 3", n)
+	}
+	late := gone.AnnouncedAt.Add(2 * time.Hour)
+	there := func(ref string) bool { _, ok := c.Get(ref); return ok }
+	for _, step := range []struct {
+		what   string
+		at     time.Time
+		before func()
+		there  bool
+	}{
+		{"before its time", gone.AnnouncedAt.Add(30 * time.Minute), func() {}, true},
+		{"before this host has done as it says", late, func() {}, true},
+		{"in its time", late, func() {
+			if err := c.SetReached(sign(t, id, gone)); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		step.before()
+		if err := c.Expire(step.at); err != nil {
+			t.Fatal(err)
+		}
+		if there(gone.Reference) != step.there || !there(kept.Reference) {
+			t.Fatalf("%s: the tombstone is there: %v, the announcement: %v", step.what, there(gone.Reference), there(kept.Reference))
+		}
+	}
+
+	c.Close()
+	c = open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxRecords: 3})
+	before := announcement(gone.Reference, 4, "x")
+	if merge(t, c, sign(t, id, before)); there(gone.Reference) || c.NextVersion(gone.Reference) != 6 {
+		t.Fatalf("the announcement from before is back: %v; the next version is %d, want 6", there(gone.Reference), c.NextVersion(gone.Reference))
+	}
+	var remote Buckets
+	remote[bucketOf(gone.Reference)] = 1
+	var told bool
+	for _, r := range c.Diff(remote) {
+		told = told || r.Announcement().Reference == gone.Reference && r.Announcement().Withdrawn
+	}
+	if !told {
+		t.Fatal("a host that differs is not told of the withdrawal")
+	}
+
+	for i := range 5 { // from others, of what is not known here
+		old := announcement(fmt.Sprintf("docker.io/library/old:%d", i), 1, "x")
+		old.Withdrawn = true
+		merge(t, c, sign(t, id, old))
+	}
+	if n := len(c.All()) + len(c.buried); n != 3 {
+		t.Fatalf("%d records with those that are buried, want the bound of 3", n)
+	}
+	merge(t, c, sign(t, id, announcement("docker.io/library/fourth:1", 1, "x")))
+	if err := c.Expire(late); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(c.All()); n != 2 {
-		t.Fatalf("%d records, want the bound of 2", n)
-	}
-	if err := c.Expire(gone.AnnouncedAt.Add(30 * time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := c.Get(gone.Reference); !ok {
-		t.Fatal("a tombstone expired too early")
-	}
-	if err := c.Expire(gone.AnnouncedAt.Add(2 * time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := c.Get(gone.Reference); ok {
-		t.Fatal("a tombstone did not expire")
-	}
-	if _, ok := c.Get(kept.Reference); !ok {
-		t.Fatal("an announcement expired")
+	if len(c.All()) != 3 || len(c.buried) != 0 {
+		t.Fatalf("%d records and %d buried, want an announcement in place of what was buried", len(c.All()), len(c.buried))
 	}
 }
 

@@ -79,8 +79,10 @@ func TestEveryCut(t *testing.T) {
 		merge(1, 20, "21")
 		gone := announcement("docker.io/library/image:0", 2, "gone")
 		gone.Withdrawn = true
-		_, err := c.Merge(sign(t, id, gone))
+		rec := sign(t, id, gone)
+		_, err := c.Merge(rec)
 		must(err)
+		must(c.SetReached(rec))
 		must(c.Expire(time.Now()))
 		ack("expired")
 		must(c.Close())
