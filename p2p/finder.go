@@ -15,8 +15,11 @@ const (
 	// owners is how many nodes keep track of a swarm: one answer is enough, three
 	// are there so that two may be away.
 	owners = 3
-	// ownerTimeout bounds the question to one owner.
+	// ownerTimeout bounds the question to one owner, ownerGrace the wait for the
+	// others once one has answered: an owner that died a moment ago is still alive as
+	// far as this node knows.
 	ownerTimeout = 2 * time.Second
+	ownerGrace   = 500 * time.Millisecond
 	// maxPeers is how many peers a question for peers yields at most.
 	maxPeers = 32
 )
@@ -64,13 +67,20 @@ func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, b
 	var (
 		mu    sync.Mutex
 		found []swarm.Peer
+		grace *time.Timer // ends the wait
 		wg    sync.WaitGroup
 	)
+	answered := func(peers []swarm.Peer) {
+		mu.Lock()
+		defer mu.Unlock()
+		found = append(found, peers...)
+		if grace == nil {
+			grace = time.AfterFunc(ownerGrace, cancel)
+		}
+	}
 	for _, owner := range owners {
 		if owner == self.Name {
-			mu.Lock()
-			found = append(found, f.n.tracker.Register(seed, string(f.n.ID()), self, time.Now())...)
-			mu.Unlock()
+			answered(f.n.tracker.Register(seed, string(f.n.ID()), self, time.Now()))
 			continue
 		}
 		wg.Go(func() {
@@ -79,12 +89,13 @@ func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, b
 				f.n.log.Debug("ask owner", "owner", owner, "seed", seed, "err", err)
 				return
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			found = append(found, peers...)
+			answered(peers)
 		})
 	}
 	wg.Wait()
+	if grace != nil {
+		grace.Stop()
+	}
 	return found
 }
 

@@ -66,6 +66,17 @@ type Image interface {
 	Close() error
 }
 
+// Network is what a node's connections go over where that is not the host's own
+// network: for clusters in virtual time (p2ptest).
+type Network interface {
+	// Listen opens the transfer port. The address of the listener is a *net.TCPAddr.
+	Listen(addr string) (net.Listener, error)
+	// Dial reaches the transfer port of another node.
+	Dial(ctx context.Context, network, addr string) (net.Conn, error)
+	// Gossip opens the gossip port.
+	Gossip(addr string) (gossip.Transport, error)
+}
+
 // Config is what a node is made of. The zero value of a field means its
 // documented default only where one is named.
 type Config struct {
@@ -78,6 +89,7 @@ type Config struct {
 	TransferBind      string // host:port
 	TransferAdvertise string // host[:port]; empty: the gossip address with the transfer port
 	Join              func() []string
+	Network           Network // nil: this host's
 
 	Secrets    trust.Secrets
 	Announcers []trust.NodeID // who may announce; empty: every member
@@ -122,6 +134,7 @@ type Node struct {
 	cells  *cells
 	claims *claims
 	syncer *syncer
+	noteMu sync.Mutex // of noteCatalog
 
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
@@ -182,6 +195,7 @@ func (n *Node) Open(ctx context.Context) (err error) {
 	n.noteCatalog()
 	n.start(ctx, "converge", n.converge)
 	n.start(ctx, "sync", n.sync)
+	n.start(ctx, "pull", n.pull)
 	n.start(ctx, "janitor", n.janitor)
 	n.start(ctx, "health", n.watchHealth)
 	n.start(ctx, "expire", n.expire)
@@ -216,7 +230,7 @@ func (n *Node) openTransfer(context.Context) error {
 	if n.creds, err = trust.NewCredentials(n.identity, n.cfg.Secrets); err != nil {
 		return fmt.Errorf("make the node's certificate: %w", err)
 	}
-	n.listener, err = net.Listen("tcp", n.cfg.TransferBind)
+	n.listener, err = n.listen(n.cfg.TransferBind)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("listen on transfer.bind %s: the port is in use by another process; set transfer.bind to a free port or stop that process (ss -ltnp shows it)", n.cfg.TransferBind)
 	}
@@ -229,12 +243,27 @@ func (n *Node) openTransfer(context.Context) error {
 	n.SetLimits(n.cfg.UploadLimit, n.cfg.DownloadLimit)
 	n.client = wire.NewClient(wire.ClientConfig{
 		Credentials: n.creds, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
-		Sent: n.metrics.sent, Received: n.metrics.received,
+		Sent: n.metrics.sent, Received: n.metrics.received, DialContext: n.dialer(),
 	})
 	n.server = wire.NewServer(wire.ServerConfig{
 		Credentials: n.creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 	})
+	return nil
+}
+
+func (n *Node) listen(addr string) (net.Listener, error) {
+	if n.cfg.Network != nil {
+		return n.cfg.Network.Listen(addr)
+	}
+	return net.Listen("tcp", addr)
+}
+
+// dialer is nil for the host's own.
+func (n *Node) dialer() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if n.cfg.Network != nil {
+		return n.cfg.Network.Dial
+	}
 	return nil
 }
 
@@ -250,6 +279,13 @@ func (n *Node) serve(ctx context.Context) error {
 }
 
 func (n *Node) openGossip(ctx context.Context) error {
+	var transport gossip.Transport
+	if n.cfg.Network != nil {
+		var err error
+		if transport, err = n.cfg.Network.Gossip(n.cfg.GossipBind); err != nil {
+			return fmt.Errorf("start gossip: %w", err)
+		}
+	}
 	n.gossip = gossip.New(gossip.Config{
 		NodeName:      n.cfg.Name,
 		BindAddr:      n.cfg.GossipBind,
@@ -261,10 +297,10 @@ func (n *Node) openGossip(ctx context.Context) error {
 			TransferAddress: n.advertised(),
 			Protocol:        1,
 			Version:         n.cfg.Version,
-			CatalogHash:     n.catalog.Hash(),
 		},
 		PeersFile: filepath.Join(n.cfg.DataDir, "members.json"),
 		Probe:     n.probe,
+		Transport: transport,
 		Log:       n.cfg.Log.With("component", "gossip"),
 		OnHint:    n.onHint,
 		OnCatalog: n.onCatalog,

@@ -2,122 +2,141 @@ package p2p
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
 )
 
 const (
-	// antiEntropy is how often a member whose catalog differs is looked for,
-	// besides the push/pull exchanges of gossip that find most differences.
-	antiEntropy = 15 * time.Second
-	pullTimeout = 20 * time.Second
+	// expireInterval is how often withdrawals are looked through.
+	expireInterval = 15 * time.Second
+	pullTimeout    = 20 * time.Second
+	// pullPatience is how long the next pull waits for the one before it, and
+	// maxPulls how many may be under way in all.
+	pullPatience = 300 * time.Millisecond
+	maxPulls     = 8
 )
 
 // syncer queues the members whose catalogs are to be pulled. A member stands in
 // the queue once, however many hints name it.
 type syncer struct {
 	mu     sync.Mutex
-	queue  []string
-	queued map[string]bool
-	wake   chan struct{}
+	needed map[string]func() bool // of the members in the queue: is it still worth it
+	queue  chan string
 }
 
-func newSyncer() *syncer {
-	return &syncer{queued: map[string]bool{}, wake: make(chan struct{}, 1)}
-}
-
-// maxQueuedPulls bounds the queue; more members than that are found again by
-// anti-entropy.
+// maxQueuedPulls bounds the queue; a member beyond it tells its summary again.
 const maxQueuedPulls = 1024
 
-func (s *syncer) add(member string) {
+func newSyncer() *syncer {
+	return &syncer{needed: map[string]func() bool{}, queue: make(chan string, maxQueuedPulls)}
+}
+
+func (s *syncer) add(member string, needed func() bool) {
 	s.mu.Lock()
-	if !s.queued[member] && len(s.queue) < maxQueuedPulls {
-		s.queued[member] = true
-		s.queue = append(s.queue, member)
+	defer s.mu.Unlock()
+	if _, queued := s.needed[member]; queued {
+		s.needed[member] = func() bool { return true } // for one reason or the other
+		return
 	}
-	s.mu.Unlock()
 	select {
-	case s.wake <- struct{}{}:
+	case s.queue <- member:
+		s.needed[member] = needed
 	default:
 	}
 }
 
-func (s *syncer) next() (member string, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		return "", false
+// next waits for a member whose catalog has something new; false says that ctx
+// ended.
+func (s *syncer) next(ctx context.Context) (member string, ok bool) {
+	for {
+		select {
+		case member = <-s.queue:
+		case <-ctx.Done():
+			return "", false
+		}
+		s.mu.Lock()
+		needed := s.needed[member]
+		delete(s.needed, member)
+		s.mu.Unlock()
+		if needed() {
+			return member, true
+		}
 	}
-	member, s.queue = s.queue[0], s.queue[1:]
-	delete(s.queued, member)
-	return member, true
 }
 
 // onHint is called by gossip with a reference's newest digest and version as
 // another node says. It only queues: the record itself is pulled and verified.
 func (n *Node) onHint(h gossip.Hint) {
-	if h.Reference != "" {
-		if cur, ok := n.catalog.Get(h.Reference); ok {
-			a := cur.Announcement()
-			if a.Version > h.Version || (a.Version == h.Version && a.Target.Digest == h.Digest) {
-				return
-			}
-		}
-	}
-	n.syncer.add(h.Holder)
-}
-
-// onCatalog is called by gossip when a member's catalog hash may differ.
-func (n *Node) onCatalog(member string, m gossip.Meta) {
-	if m.CatalogHash != n.catalog.Hash() {
-		n.syncer.add(member)
+	needed := func() bool { return n.isNews(h) }
+	if needed() {
+		n.syncer.add(h.Holder, needed)
 	}
 }
 
-// sync pulls differences from queued members, one after the other, and looks
-// for differing members from time to time.
+func (n *Node) isNews(h gossip.Hint) bool {
+	cur, ok := n.catalog.Get(h.Reference)
+	if !ok {
+		return true
+	}
+	a := cur.Announcement()
+	return a.Version < h.Version || a.Version == h.Version && a.Target.Digest != h.Digest
+}
+
+// onCatalog is called by gossip when a member's catalog hash may differ. Members
+// tell each other now and then, so that a hint may be lost.
+func (n *Node) onCatalog(member string, hash uint64) {
+	needed := func() bool { return hash != n.catalog.Hash() }
+	if needed() {
+		n.syncer.add(member, needed)
+	}
+}
+
+// sync keeps what depends on the catalog current.
 func (n *Node) sync(ctx context.Context) {
-	tick := time.NewTicker(antiEntropy)
+	tick := time.NewTicker(expireInterval)
 	defer tick.Stop()
 	for {
-		for {
-			member, ok := n.syncer.next()
-			if !ok {
-				break
-			}
-			n.pullCatalog(ctx, member)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-n.syncer.wake:
 		case <-n.catalog.Changed():
 			n.noteCatalog()
 			n.poke()
 		case now := <-tick.C:
-			n.catalog.Expire(now)
-			n.lookForDifference()
+			if err := n.catalog.Expire(now); err != nil {
+				n.log.Error("forget old withdrawals", "err", err)
+			}
 		}
 	}
 }
 
-// lookForDifference queues one random alive member whose catalog differs.
-func (n *Node) lookForDifference() {
-	var differ []string
-	for _, m := range n.gossip.Alive() {
-		if m.Name != n.cfg.Name && m.CatalogHash != n.catalog.Hash() {
-			differ = append(differ, m.Name)
+// pull pulls differences from queued members: one after the other, so that what one
+// has brought need not come from the next; but one that does not answer holds
+// nobody up.
+func (n *Node) pull(ctx context.Context) {
+	running := semaphore.NewWeighted(maxPulls)
+	for {
+		member, ok := n.syncer.next(ctx)
+		if !ok || running.Acquire(ctx, 1) != nil {
+			return
 		}
-	}
-	if len(differ) > 0 {
-		n.syncer.add(differ[rand.IntN(len(differ))])
+		done := make(chan struct{})
+		n.group.Go(func() error {
+			defer running.Release(1)
+			defer close(done)
+			n.pullCatalog(ctx, member)
+			return nil
+		})
+		select {
+		case <-done:
+		case <-time.After(pullPatience):
+		}
 	}
 }
 
@@ -166,8 +185,10 @@ func (n *Node) addressOf(member string) (string, bool) {
 
 // noteCatalog tells gossip and the swarms what the catalog says now.
 func (n *Node) noteCatalog() {
+	n.noteMu.Lock() // what one caller has read must not come after what a later one has
+	defer n.noteMu.Unlock()
 	all := n.catalog.All()
-	n.gossip.SetCatalog(n.catalog.Hash(), uint32(len(all)))
+	n.gossip.SetCatalog(n.catalog.Hash())
 	seeds := make(map[digest.Digest]bool, len(all))
 	for _, rec := range all {
 		if a := rec.Announcement(); !a.Withdrawn {

@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"bytes"
-	"encoding/json"
 	"net"
 	"slices"
 	"strconv"
@@ -37,6 +36,10 @@ func (d *delegate) NodeMeta(int) []byte {
 
 // NotifyMsg implements memberlist.Delegate. msg is used again after the call.
 func (d *delegate) NotifyMsg(msg []byte) {
+	if len(msg) > 0 && msg[0] == summaryKind {
+		d.summary(msg[1:])
+		return
+	}
 	h, err := decodeHint(msg)
 	if err != nil {
 		d.log.Debug("hint dropped", "err", err)
@@ -52,32 +55,21 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 
 // LocalState implements memberlist.Delegate.
 func (d *delegate) LocalState(bool) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	b, err := json.Marshal(state{Name: d.cfg.NodeName, Hash: d.meta.CatalogHash, Count: d.meta.CatalogCount})
-	if err != nil {
-		return nil
-	}
-	return b
+	return (*Gossip)(d).state()
 }
 
 // MergeRemoteState implements memberlist.Delegate.
-func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
+func (d *delegate) MergeRemoteState(buf []byte, _ bool) { d.summary(buf) }
+
+// summary hands over a member's catalog summary where it is other than ours.
+func (d *delegate) summary(buf []byte) {
 	s, err := decodeState(buf)
 	if err != nil {
-		d.log.Debug("push/pull state dropped", "err", err)
+		d.log.Debug("catalog summary dropped", "err", err)
 		return
 	}
-	d.summary(s.Name, Meta{CatalogHash: s.Hash, CatalogCount: s.Count})
-}
-
-// summary offers a member's catalog summary where it is other than ours.
-func (d *delegate) summary(name string, m Meta) {
-	d.mu.Lock()
-	same := m.CatalogHash == d.meta.CatalogHash
-	d.mu.Unlock()
-	if !same && name != d.cfg.NodeName {
-		(*Gossip)(d).offer(event{name: name, meta: m})
+	if s.Hash != d.catalogHash.Load() && s.Name != d.cfg.NodeName {
+		(*Gossip)(d).offer(event{name: s.Name, hash: s.Hash})
 	}
 }
 
@@ -97,9 +89,6 @@ func (d *delegate) seen(n *memberlist.Node) {
 	}
 	if before, changed := d.members.seen(n, m); changed {
 		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", n.Name, "before", before, "id", m.ID)
-	}
-	if err == nil {
-		d.summary(n.Name, m)
 	}
 }
 
@@ -142,7 +131,7 @@ func (ms *members) seen(n *memberlist.Node, meta Meta) (before string, changed b
 	}
 	m := &Member{
 		Name: n.Name, Address: addr, State: StateAlive, Version: meta.Version, ID: meta.ID,
-		CatalogHash: meta.CatalogHash, gossip: n.Address(), since: time.Now(),
+		gossip: n.Address(), since: time.Now(),
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()

@@ -16,15 +16,18 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -46,12 +49,19 @@ type Config struct {
 	// Probe tells why a host could not be joined: errors.Is trust.ErrSecretsDiffer.
 	Probe func(ctx context.Context, host string) error
 
-	Transport memberlist.Transport // nil: UDP and TCP on BindAddr
+	Transport Transport // nil: UDP and TCP on BindAddr
 	Log       *slog.Logger
 
 	OnHint    func(Hint)
-	OnCatalog func(member string, m Meta) // a member's catalog is other than ours, as far as gossip knows
+	OnCatalog func(member string, hash uint64) // a member's catalog is other than ours, as far as gossip knows
 }
+
+// Transport carries gossip and Packet is one datagram of it: memberlist's own,
+// named here since nobody else imports that.
+type (
+	Transport = memberlist.Transport
+	Packet    = memberlist.Packet
+)
 
 // The states of a member. memberlist does not tell a suspect from an alive
 // member; one that is suspected long enough is dead.
@@ -63,12 +73,11 @@ const (
 
 // Member is a node as gossip knows it.
 type Member struct {
-	Name        string
-	Address     string // transfer address, host:port
-	State       string
-	Version     string
-	ID          trust.NodeID
-	CatalogHash uint64
+	Name    string
+	Address string // transfer address, host:port
+	State   string
+	Version string
+	ID      trust.NodeID
 
 	gossip string // gossip address, ip:port
 	since  time.Time
@@ -79,9 +88,16 @@ const (
 	label = "seeder"
 	// maxEvents is how many hints and summaries wait to be handed over.
 	maxEvents = 1024
-	// metaInterval is the least time between two updates of the own metadata:
-	// each is spread by every node.
-	metaInterval = 5 * time.Second
+	// summaryInterval is how often a node tells one other member what its catalog
+	// is, so that who has missed a hint hears of it from the first of those that
+	// happen to tell him. It is a packet to one member: in the metadata, which every
+	// node spreads, an announcement made as many broadcasts as there are nodes, and
+	// the hint of the next one waited behind them (6 s with 200 nodes, against 1).
+	summaryInterval = 5 * time.Second
+	// spreadAsIf is how many nodes there are for a hint at least. Up to 9 each node
+	// passes it on four times to members chosen by chance, and one announcement in ten
+	// missed somebody; from 10 it is eight times.
+	spreadAsIf = 10
 	// leaveTimeout bounds the farewell.
 	leaveTimeout = 2 * time.Second
 )
@@ -96,7 +112,8 @@ type Gossip struct {
 	queue   *memberlist.TransmitLimitedQueue
 	members *members
 	events  chan event
-	dirty   chan struct{} // own metadata changed, capacity 1
+
+	catalogHash atomic.Uint64
 
 	mu     sync.Mutex
 	meta   Meta
@@ -112,7 +129,7 @@ type Gossip struct {
 type event struct {
 	hint *Hint
 	name string
-	meta Meta
+	hash uint64
 }
 
 // New returns gossip that is not open yet.
@@ -128,7 +145,6 @@ func New(cfg Config) *Gossip {
 		lines:   &logWriter{log: cfg.Log.With("component", "memberlist"), now: time.Now},
 		members: newMembers(cfg.NodeName),
 		events:  make(chan event, maxEvents),
-		dirty:   make(chan struct{}, 1),
 	}
 }
 
@@ -141,7 +157,10 @@ func (g *Gossip) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.queue = &memberlist.TransmitLimitedQueue{NumNodes: g.members.alive, RetransmitMult: conf.RetransmitMult}
+	g.queue = &memberlist.TransmitLimitedQueue{
+		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
+		RetransmitMult: conf.RetransmitMult,
+	}
 	g.list, err = memberlist.Create(conf)
 	if err != nil {
 		if strings.Contains(err.Error(), "address already in use") {
@@ -151,7 +170,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
 	g.wg.Go(func() { g.deliver(ctx) })
-	g.wg.Go(func() { g.updateMeta(ctx) })
+	g.wg.Go(func() { g.tellSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
 	return nil
 }
@@ -254,7 +273,7 @@ func (g *Gossip) deliver(ctx context.Context) {
 				g.cfg.OnHint(*e.hint)
 			}
 			if e.hint == nil && g.cfg.OnCatalog != nil {
-				g.cfg.OnCatalog(e.name, e.meta)
+				g.cfg.OnCatalog(e.name, e.hash)
 			}
 		}
 	}
@@ -280,35 +299,29 @@ func (g *Gossip) Broadcast(h Hint) {
 	g.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
 }
 
-// SetCatalog tells the cluster what this node's catalog is, soon.
-func (g *Gossip) SetCatalog(hash uint64, count uint32) {
-	g.mu.Lock()
-	same := g.meta.CatalogHash == hash && g.meta.CatalogCount == count
-	g.meta.CatalogHash, g.meta.CatalogCount = hash, count
-	g.mu.Unlock()
-	if same {
-		return
+// SetCatalog says what this node's catalog is now.
+func (g *Gossip) SetCatalog(hash uint64) { g.catalogHash.Store(hash) }
+
+// state is the summary of this node's catalog.
+func (g *Gossip) state() []byte {
+	b, err := json.Marshal(state{Name: g.cfg.NodeName, Hash: g.catalogHash.Load()})
+	if err != nil {
+		return nil // a string and a number always encode
 	}
-	select {
-	case g.dirty <- struct{}{}:
-	default:
-	}
+	return b
 }
 
-// updateMeta spreads changes of the own metadata, not more often than every
-// metaInterval with jitter.
-func (g *Gossip) updateMeta(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-g.dirty:
+// tellSummary tells one random member after the other what the catalog is.
+func (g *Gossip) tellSummary(ctx context.Context) {
+	for wait(ctx, jitter(summaryInterval)) {
+		others := slices.DeleteFunc(g.Alive(), func(m Member) bool { return m.Name == g.cfg.NodeName })
+		if len(others) == 0 {
+			continue
 		}
-		if err := g.list.UpdateNode(time.Second); err != nil {
-			g.log.Debug("spread node metadata", "err", err)
-		}
-		if !wait(ctx, jitter(metaInterval)) {
-			return
+		m := others[rand.IntN(len(others))]
+		msg := append([]byte{summaryKind}, g.state()...)
+		if err := g.list.SendToAddress(memberlist.Address{Addr: m.gossip, Name: m.Name}, msg); err != nil {
+			g.log.Debug("tell the catalog's summary", "member", m.Name, "err", err)
 		}
 	}
 }

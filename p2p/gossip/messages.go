@@ -32,9 +32,7 @@ type Meta struct {
 	ID              trust.NodeID `json:"id"`
 	TransferAddress string       `json:"t"` // host:port; an empty host stands for the gossip address
 	Protocol        uint8        `json:"p"`
-	Version         string       `json:"v"` // of the program
-	CatalogHash     uint64       `json:"h"`
-	CatalogCount    uint32       `json:"c"`
+	Version         string       `json:"v"`           // of the program
 	Leaving         bool         `json:"l,omitempty"` // tells a farewell from a failure
 }
 
@@ -80,7 +78,11 @@ type Hint struct {
 	Holder    string // node name
 }
 
-const hintKind = 1
+// The first byte of a message.
+const (
+	hintKind    = 1
+	summaryKind = 2
+)
 
 // encode is: kind byte 1, version (uvarint), digest (32 bytes), holder and
 // reference, each with its length (uvarint) in front.
@@ -140,24 +142,23 @@ func cutString(b []byte) (s string, rest []byte, ok bool) {
 	return string(b[n : n+int(size)]), b[n+int(size):], true
 }
 
-// state is what two nodes tell each other in a push/pull exchange: a summary,
-// never a list.
+// state is what two nodes tell each other in a push/pull exchange, and one the
+// other now and then besides: a summary of the catalog, never a list.
 type state struct {
-	Name  string `json:"n"`
-	Hash  uint64 `json:"h"`
-	Count uint32 `json:"c"`
+	Name string `json:"n"`
+	Hash uint64 `json:"h"`
 }
 
 func decodeState(b []byte) (state, error) {
 	var s state
 	if len(b) > maxMetaBytes {
-		return s, fmt.Errorf("push/pull state of %d bytes, at most %d", len(b), maxMetaBytes)
+		return s, fmt.Errorf("catalog summary of %d bytes, at most %d", len(b), maxMetaBytes)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return state{}, fmt.Errorf("push/pull state: %w", err)
+		return state{}, fmt.Errorf("catalog summary: %w", err)
 	}
 	if !validName(s.Name) {
-		return state{}, errors.New("push/pull state without a node name")
+		return state{}, errors.New("catalog summary without a node name")
 	}
 	return s, nil
 }

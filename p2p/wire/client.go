@@ -26,7 +26,7 @@ import (
 )
 
 // ClientConfig is what a client needs. Sent and Received count bytes, TLS
-// included. DialContext is for tests; nil dials TCP.
+// included. DialContext nil dials TCP.
 type ClientConfig struct {
 	Credentials    *trust.Credentials
 	Limiter        *Limiter

@@ -1,0 +1,184 @@
+package p2ptest
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// conn is one end of a connection.
+type conn struct {
+	local, remote net.Addr
+	in, out       *half
+	once          sync.Once
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) { return c.in.read(p) }
+
+// Write implements net.Conn. It never waits: the buffers have no end.
+func (c *conn) Write(p []byte) (int, error) { return c.out.write(p) }
+
+// Close implements net.Conn. What was written before still arrives.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		c.out.finish()
+		c.in.fail(net.ErrClosed)
+		n := c.in.net
+		n.mu.Lock()
+		delete(n.conns, c)
+		n.mu.Unlock()
+	})
+	return nil
+}
+
+// LocalAddr implements net.Conn.
+func (c *conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.in.setDeadline(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.Conn: writing does not wait.
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// half is one direction of a connection. What is written arrives in order after a
+// trip, later where a part was lost, and not while its path is cut.
+type half struct {
+	net  *Network
+	path path
+
+	mu     sync.Mutex
+	cond   *sync.Cond // there is something new for the reader
+	queue  []segment
+	last   time.Time // when the last segment, or the end, arrives
+	ended  bool      // the writer has closed
+	err    error     // the reader has closed, or the connection is broken
+	readBy time.Time
+	timer  *time.Timer // of readBy
+}
+
+type segment struct {
+	bytes []byte
+	due   time.Time
+}
+
+func newHalf(n *Network, p path) *half {
+	h := &half{net: n, path: p}
+	h.cond = sync.NewCond(&h.mu)
+	return h
+}
+
+func (h *half) wake() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cond.Broadcast()
+}
+
+// fail breaks the connection for the reader, and for whoever writes.
+func (h *half) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		h.err = err
+	}
+	h.queue = nil
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	h.cond.Broadcast()
+}
+
+func (h *half) write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ended:
+		return 0, net.ErrClosed
+	case h.err != nil:
+		return 0, syscall.EPIPE
+	}
+	h.queue = append(h.queue, segment{bytes: append([]byte(nil), p...), due: h.arrives()})
+	return len(p), nil
+}
+
+// finish ends the direction after what is on its way.
+func (h *half) finish() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	h.arrives()
+}
+
+// arrives is when what is written now will be there; the reader is woken then. mu
+// is held.
+func (h *half) arrives() time.Time {
+	d, ok := h.net.trip(h.path)
+	if !ok {
+		d += retransmit
+	}
+	if due := time.Now().Add(d); due.After(h.last) {
+		h.last = due
+	}
+	time.AfterFunc(time.Until(h.last), h.wake)
+	return h.last
+}
+
+func (h *half) setDeadline(t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readBy = t
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	switch {
+	case h.err != nil || t.IsZero():
+	case time.Until(t) <= 0:
+		h.cond.Broadcast()
+	default:
+		h.timer = time.AfterFunc(time.Until(t), h.wake)
+	}
+}
+
+func (h *half) read(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		now := time.Now()
+		switch {
+		case h.err != nil:
+			return 0, h.err
+		case !h.readBy.IsZero() && !now.Before(h.readBy):
+			return 0, os.ErrDeadlineExceeded
+		case len(p) == 0:
+			return 0, nil
+		case !h.net.passes(h.path):
+		case len(h.queue) > 0 && !now.Before(h.queue[0].due):
+			return h.take(p), nil
+		case len(h.queue) == 0 && h.ended && !now.Before(h.last):
+			return 0, io.EOF
+		}
+		h.cond.Wait()
+	}
+}
+
+// take reads from the first segment. mu is held.
+func (h *half) take(p []byte) int {
+	s := &h.queue[0]
+	n := copy(p, s.bytes)
+	if s.bytes = s.bytes[n:]; len(s.bytes) == 0 {
+		h.queue = h.queue[1:]
+	}
+	return n
+}

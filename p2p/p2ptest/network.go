@@ -1,0 +1,417 @@
+package p2ptest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"seeder/p2p"
+	"seeder/p2p/gossip"
+)
+
+// Network is a network in memory whose faults are made on purpose. Packets are
+// lost on the way; what is lost of a connection comes later, as TCP would have it.
+// It is for a bubble of testing/synctest: nothing in it waits but on channels,
+// conditions and timers. It is safe for concurrent use.
+//
+// The seed decides the chances that it takes; in which order the goroutines of one
+// virtual instant take them, nobody does.
+type Network struct {
+	mu      sync.Mutex
+	rng     *rand.Rand
+	hosts   map[string]*Host // by IP address
+	latency time.Duration
+	loss    float64
+	cut     map[path]bool
+	conns   map[*conn]bool
+	packets int64 // bytes sent
+}
+
+// path is one direction between two hosts, by IP address.
+type path struct{ from, to string }
+
+const (
+	// defaultLatency is one way on a LAN with a switch or two.
+	defaultLatency = 500 * time.Microsecond
+	// retransmit is what a lost segment costs a connection, a lost SYN a dial.
+	retransmit, retransmitSYN = 200 * time.Millisecond, time.Second
+	// dialTimeout is the kernel's as wire asks for it.
+	dialTimeout = 5 * time.Second
+	// packetQueue is how many packets a socket holds that nobody has read.
+	packetQueue = 4096
+	// backlog is how many connections wait to be accepted.
+	backlog = 256
+)
+
+// NewNetwork returns a network without hosts.
+func NewNetwork(seed uint64) *Network {
+	return &Network{
+		rng: rand.New(rand.NewPCG(seed, 2)), hosts: map[string]*Host{}, latency: defaultLatency,
+		cut: map[path]bool{}, conns: map[*conn]bool{},
+	}
+}
+
+// Host adds a host that is up.
+func (n *Network) Host(ip string) *Host {
+	h := &Host{net: n, ip: ip, up: true, listeners: map[int]*listener{}, packets: map[int]*transport{}}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[ip] = h
+	return h
+}
+
+// SetLatency sets how long a way takes, give or take a half by chance.
+func (n *Network) SetLatency(oneWay time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.latency = oneWay
+}
+
+// SetLoss sets the share of packets that is lost.
+func (n *Network) SetLoss(share float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss = share
+}
+
+// PacketBytes is how many bytes have been sent as packets, those that were lost
+// among them.
+func (n *Network) PacketBytes() int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.packets
+}
+
+// Cut lets nothing through any more that goes from one of those hosts to one of
+// these. The other direction stays as it is.
+func (n *Network) Cut(from, to []*Host) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range from {
+		for _, b := range to {
+			n.cut[path{a.ip, b.ip}] = true
+		}
+	}
+}
+
+// Part cuts both directions.
+func (n *Network) Part(a, b []*Host) {
+	n.Cut(a, b)
+	n.Cut(b, a)
+}
+
+// Heal ends all cuts: what connections carry arrives then.
+func (n *Network) Heal() {
+	n.mu.Lock()
+	clear(n.cut)
+	conns := n.openConns("")
+	n.mu.Unlock()
+	for _, c := range conns {
+		c.in.wake()
+	}
+}
+
+// openConns lists the ends of connections of one host, of all where ip is empty.
+// mu is held.
+func (n *Network) openConns(ip string) []*conn {
+	var out []*conn
+	for c := range n.conns {
+		if ip == "" || c.in.path.to == ip || c.in.path.from == ip {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// passes reports whether anything gets through on p.
+func (n *Network) passes(p path) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.passesLocked(p)
+}
+
+func (n *Network) passesLocked(p path) bool {
+	from, to := n.hosts[p.from], n.hosts[p.to]
+	return from != nil && to != nil && from.up && to.up && !n.cut[p]
+}
+
+// trip is how long one packet takes on p; false says that it does not arrive.
+func (n *Network) trip(p path) (time.Duration, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d := time.Duration(float64(n.latency) * (0.5 + n.rng.Float64()))
+	return d, n.rng.Float64() >= n.loss && n.passesLocked(p)
+}
+
+func (n *Network) count(bytes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.packets += int64(bytes)
+}
+
+// Host is one machine: the p2p.Network of the node on it.
+type Host struct {
+	net *Network
+	ip  string
+
+	// the network's lock guards these
+	up        bool
+	listeners map[int]*listener  // by port
+	packets   map[int]*transport // by port
+}
+
+var _ p2p.Network = (*Host)(nil)
+
+// IP is the host's address.
+func (h *Host) IP() string { return h.ip }
+
+// SetUp false takes the host off the net without a word, as a power cut does. When
+// it is back, the other ends of its old connections are told that they are gone.
+func (h *Host) SetUp(up bool) {
+	h.net.mu.Lock()
+	back := up && !h.up
+	h.up = up
+	conns := h.net.openConns(h.ip)
+	h.net.mu.Unlock()
+	if !back {
+		return
+	}
+	for _, c := range conns {
+		c.in.fail(syscall.ECONNRESET)
+	}
+}
+
+// Listen implements p2p.Network.
+func (h *Host) Listen(addr string) (net.Listener, error) {
+	port, err := portOf(addr)
+	if err != nil {
+		return nil, err
+	}
+	return h.listen(port)
+}
+
+func (h *Host) listen(port int) (*listener, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if h.listeners[port] != nil {
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.EADDRINUSE)
+	}
+	l := &listener{host: h, port: port, conns: make(chan net.Conn, backlog), ended: make(chan struct{})}
+	h.listeners[port] = l
+	return l, nil
+}
+
+// Dial implements p2p.Network.
+func (h *Host) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := h.dial(ctx, addr)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+	}
+	return c, nil
+}
+
+func (h *Host) dial(ctx context.Context, addr string) (net.Conn, error) {
+	ip, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	there, back := path{h.ip, ip}, path{ip, h.ip}
+	for again := retransmitSYN; ; again *= 2 {
+		syn, ok := h.net.trip(there)
+		ack, acked := h.net.trip(back)
+		if !ok || !acked {
+			if err := pause(ctx, again); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := pause(ctx, syn+ack); err != nil {
+			return nil, err
+		}
+		return h.connect(ip, port)
+	}
+}
+
+// connect hands one end of a new connection to whoever listens there.
+func (h *Host) connect(ip, port string) (net.Conn, error) {
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	to := h.net.hosts[ip]
+	if to == nil || to.listeners[p] == nil {
+		return nil, syscall.ECONNREFUSED
+	}
+	near := &net.TCPAddr{IP: net.ParseIP(h.ip), Port: 32768 + h.net.rng.IntN(28_000)}
+	far := &net.TCPAddr{IP: net.ParseIP(ip), Port: p}
+	out, in := newHalf(h.net, path{h.ip, ip}), newHalf(h.net, path{ip, h.ip})
+	mine := &conn{local: near, remote: far, in: in, out: out}
+	theirs := &conn{local: far, remote: near, in: out, out: in}
+	select {
+	case to.listeners[p].conns <- theirs:
+	default:
+		return nil, syscall.ECONNREFUSED
+	}
+	h.net.conns[mine], h.net.conns[theirs] = true, true
+	return mine, nil
+}
+
+// Gossip implements p2p.Network.
+func (h *Host) Gossip(addr string) (gossip.Transport, error) {
+	port, err := portOf(addr)
+	if err != nil {
+		return nil, err
+	}
+	l, err := h.listen(port)
+	if err != nil {
+		return nil, err
+	}
+	t := &transport{listener: l, packets: make(chan *gossip.Packet, packetQueue)}
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.packets[port] = t
+	return t, nil
+}
+
+func portOf(addr string) (int, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(port)
+}
+
+// pause waits for d, or for the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return os.ErrDeadlineExceeded
+		}
+		return ctx.Err()
+	}
+}
+
+// listener implements net.Listener.
+type listener struct {
+	host  *Host
+	port  int
+	conns chan net.Conn
+	ended chan struct{}
+	once  sync.Once
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.host.net.mu.Lock()
+		delete(l.host.listeners, l.port)
+		l.host.net.mu.Unlock()
+		close(l.ended)
+		for {
+			select {
+			case c := <-l.conns:
+				c.Close()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *listener) Addr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(l.host.ip), Port: l.port} }
+
+// transport implements gossip.Transport on one port of a host.
+type transport struct {
+	*listener
+	packets chan *gossip.Packet
+}
+
+// FinalAdvertiseAddr implements gossip.Transport.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return net.ParseIP(t.host.ip), t.port, nil
+}
+
+// WriteTo implements gossip.Transport.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	now := time.Now()
+	ip, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return now, err
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return now, err
+	}
+	t.host.net.count(len(b))
+	d, arrives := t.host.net.trip(path{t.host.ip, ip})
+	if arrives {
+		b = slices.Clone(b)
+		time.AfterFunc(d, func() { t.deliver(b, ip, p) })
+	}
+	return now, nil
+}
+
+// deliver puts a packet into the other host's queue, where there is room.
+func (t *transport) deliver(b []byte, ip string, port int) {
+	t.host.net.mu.Lock()
+	to := t.host.net.hosts[ip].packets[port]
+	t.host.net.mu.Unlock()
+	if to == nil {
+		return
+	}
+	from := &net.UDPAddr{IP: net.ParseIP(t.host.ip), Port: t.port}
+	select {
+	case to.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+	default:
+	}
+}
+
+// PacketCh implements gossip.Transport.
+func (t *transport) PacketCh() <-chan *gossip.Packet { return t.packets }
+
+// DialTimeout implements gossip.Transport.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return t.host.Dial(ctx, "tcp", addr)
+}
+
+// StreamCh implements gossip.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.conns }
+
+// Shutdown implements gossip.Transport.
+func (t *transport) Shutdown() error {
+	t.host.net.mu.Lock()
+	delete(t.host.packets, t.port)
+	t.host.net.mu.Unlock()
+	return t.Close()
+}
