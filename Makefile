@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 FUZZTIME ?= 20000x
 
-.PHONY: build demo test unit hosts fuzz sim bench chaos soak lint clean
+.PHONY: build demo test unit cluster hosts fuzz sim bench chaos soak lint clean
 
 build: ## bin/seeder
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/seeder ./cmd/seeder
@@ -13,7 +13,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: install lint unit fuzz hosts ## everything; as root on Debian
+test: install lint unit cluster fuzz hosts ## everything; as root on Debian
 
 .PHONY: install
 install: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
@@ -28,6 +28,9 @@ lint: ## gofmt, vet, staticcheck, who may import whom
 
 unit: ## unit tests with the race detector
 	go test -race -shuffle=on ./cmd/... ./disk/... ./p2p/... ./store/...
+
+cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
+	go test -count=1 -run '^TestCluster' ./p2p
 
 fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
@@ -50,8 +53,9 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	@touch $@
 
-sim: ## the scheduler on simulated links, up to 1,000 nodes; some seven minutes
+sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten minutes
 	go test -c -o bin/sim ./p2p/swarm && bin/sim -test.run '^TestSimulation$$' -sim full
+	go test -count=1 -v -run '^TestClusterSpreads$$/^1000$$' ./p2p -cluster
 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
 	test/install.sh docker-registry

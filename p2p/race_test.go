@@ -1,0 +1,5 @@
+//go:build race
+
+package p2p_test
+
+func init() { raceDetector = true }
