@@ -1,9 +1,10 @@
-// Package p2ptest helps to test nodes without a container runtime: an image
-// store in memory that keeps the promises of p2p.Store, for clusters in one
-// process.
+// Package p2ptest helps to test nodes without a container runtime and without a
+// network: an image store in memory that keeps the promises of p2p.Store, and a
+// network in memory for clusters in virtual time.
 //
-// It owns no policy and no network. Invariant: like the real store it names an
-// image only when every chunk is there and verified.
+// It owns no policy. Invariant: like the real store it names an image only when
+// every chunk is there and verified; like a real network it delivers nothing twice,
+// nothing altered, and of a connection everything in order or nothing.
 package p2ptest
 
 import (
