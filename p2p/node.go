@@ -350,6 +350,10 @@ func (n *Node) start(ctx context.Context, name string, loop func(context.Context
 	})
 }
 
+// answerGrace is what the answers that are being sent have at the end. Whoever
+// asked for one that is cut off asks another node.
+const answerGrace = 3 * time.Second
+
 // Close leaves the cluster, ends every transfer and waits for all goroutines.
 // What was verified stays staged. It may be called more than once.
 func (n *Node) Close() error {
@@ -362,7 +366,7 @@ func (n *Node) Close() error {
 			errs = append(errs, n.gossip.Close())
 		}
 		if n.server != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), answerGrace)
 			errs = append(errs, n.server.Close(ctx))
 			cancel()
 		} else if n.listener != nil {

@@ -51,7 +51,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 		return err
 	}
 	s.log.Debug("named", "ref", ref, "digest", target.Digest)
-	return release(context.WithoutCancel(ctx))
+	return release(ctx)
 }
 
 // ingestAll commits every wanted blob in order. Those that are here already come

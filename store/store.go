@@ -157,7 +157,7 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 	if err != nil {
 		return p, err
 	}
-	defer func() { err = errors.Join(err, release(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, release(ctx)) }()
 	blobs, err := s.ctrd.Walk(ctx, target)
 	if err != nil {
 		return p, err

@@ -94,7 +94,7 @@ func (c *control) Open() error {
 // Close ends every request and removes the socket.
 func (c *control) Close() error {
 	c.cancel()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := c.server.Shutdown(ctx)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,8 @@ func (a *app) daemonCommand() *cobra.Command {
 		Use:   "daemon",
 		Short: "Run this host's node",
 		Long: `Run this host's node until it is told to stop. The unit seeder.service starts it.
+SIGTERM or Ctrl-C makes it leave the cluster and end within ten seconds, the same again
+at once; SIGHUP is ` + "`seeder reload`" + `.
 
 Every configuration key is also a flag, and an environment variable named like
 SEEDER_GOSSIP_BIND. A flag wins over the environment, the environment over the
@@ -48,7 +51,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 			load: func() (loaded, error) { return a.loadConfig(cmd.Flags()) }, level: level, log: log, last: cfg,
 			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, defaultSecretFile) },
 		}
-		err = d.run(cmd.Context())
+		err = d.runBounded(cmd.Context())
 		if err != nil {
 			notify(log, "STATUS="+clean(err.Error()))
 		}
@@ -69,6 +72,7 @@ type running struct {
 	log    *slog.Logger
 	reload *reloader
 	open   []part
+	ending context.CancelFunc // begins the time that the end may take
 }
 
 type part struct {
@@ -80,6 +84,29 @@ func (d *running) opened(name string, close func() error) {
 	d.open = append(d.open, part{name, close})
 }
 
+// stopTimeout bounds the end of the daemon. Each part has bounds of its own that
+// together are less; this one is for what nobody thought of.
+const stopTimeout = 9 * time.Second
+
+// runBounded is run, except that it does not wait for ever for the parts to end:
+// what must not be lost is on disk before anybody is told of it.
+func (d *running) runBounded(ctx context.Context) error {
+	ctx, d.ending = context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- d.run(ctx) }() // if it does not end, the process does
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopTimeout):
+		return fmt.Errorf("not everything has ended %s after it was told to; the process ends all the same, and nothing is lost", stopTimeout)
+	}
+}
+
 // run opens everything, serves until ctx ends or a part fails, and closes
 // everything.
 func (d *running) run(ctx context.Context) (err error) {
@@ -87,6 +114,7 @@ func (d *running) run(ctx context.Context) (err error) {
 		debug.SetMemoryLimit(heapBytes)
 	}
 	defer func() {
+		d.ending()
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())
 	}()

@@ -1,15 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -87,6 +95,105 @@ func TestDataDir(t *testing.T) {
 	third := &running{cfg: Config{DataDir: filepath.Join(file, "data")}, log: slog.New(slog.DiscardHandler)}
 	if err := third.openDataDir(); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
 		t.Errorf("data_dir below a file: %v", err)
+	}
+}
+
+// TestEndIsBounded: a part that does not close holds the process up for so long
+// and no longer.
+func TestEndIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		never := make(chan struct{})
+		d := &running{cfg: Config{SecretFile: "/absent"}, log: slog.New(slog.DiscardHandler)} // run fails at once, and closes
+		d.opened("part that hangs", func() error { <-never; return nil })
+		began := time.Now()
+		err := d.runBounded(t.Context())
+		if took := time.Since(began); err == nil || took != stopTimeout {
+			t.Errorf("ended after %s with %v, want an error after %s", took, err, stopTimeout)
+		}
+		close(never)
+	})
+}
+
+// startDaemon runs a daemon alone on loopback as a process of its own and returns
+// it with its socket, once it answers.
+func startDaemon(t *testing.T) (cmd *exec.Cmd, socket string) {
+	t.Helper()
+	dir := t.TempDir()
+	socket = filepath.Join(dir, "api.sock")
+	cmd = exec.Command("seeder", "daemon", "--node-name", "n1", "--data-dir", filepath.Join(dir, "data"),
+		"--gossip-bind", "127.0.0.1:0", "--transfer-bind", "127.0.0.1:0", "--http-bind", "", "--containerd-address", "embedded", "--api-socket", socket)
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	deadline := time.Now().Add(30 * time.Second)
+	for code := -1; code != exitDone; code, _, _ = seeder(t.Context(), socket, "status") {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon does not answer")
+		}
+	}
+	return cmd, socket
+}
+
+// sendArchive begins to send an archive that never ends, and returns once the
+// daemon reads it: from then on a request is running.
+func sendArchive(t *testing.T, socket string) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprint(conn, "POST /v1/announce?archive=true HTTP/1.1\r\nHost: d\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n")
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q %v", line, err)
+	}
+}
+
+// TestStopSignals: the first signal ends the daemon within ten seconds whatever is
+// going on, the second one at once.
+func TestStopSignals(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			cmd, socket := startDaemon(t)
+			sendArchive(t, socket)
+			began := time.Now()
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err != nil || time.Since(began) > 10*time.Second {
+				t.Errorf("ended after %s with %v, want no error within 10 s", time.Since(began), err)
+			}
+			if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the socket is still there: %v", err)
+			}
+
+			cmd, socket = startDaemon(t)
+			sendArchive(t, socket) // takes a second to end
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			var err error
+			for err == nil { // the first one, and then those after it
+				if serr := cmd.Process.Signal(sig); serr != nil && !errors.Is(serr, os.ErrProcessDone) {
+					t.Fatal(serr)
+				}
+				select {
+				case err = <-ended:
+					if err == nil {
+						t.Fatal("the second signal was as gentle as the first")
+					}
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != sig {
+				t.Errorf("ended with %v, want it ended by %s", err, sig)
+			}
+		})
 	}
 }
 

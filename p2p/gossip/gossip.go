@@ -157,22 +157,34 @@ func (g *Gossip) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, g.cancel = context.WithCancel(ctx)
+	if conf.Transport == nil {
+		conf.Transport, err = newTransport(ctx, conf)
+	}
+	if err != nil {
+		g.cancel()
+		return g.explainListen(err)
+	}
 	g.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
 		RetransmitMult: conf.RetransmitMult,
 	}
 	g.list, err = memberlist.Create(conf)
 	if err != nil {
-		if strings.Contains(err.Error(), "address already in use") {
-			return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lntup shows it)", g.cfg.BindAddr)
-		}
-		return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
+		g.cancel()
+		return errors.Join(g.explainListen(err), conf.Transport.Shutdown())
 	}
-	ctx, g.cancel = context.WithCancel(ctx)
 	g.wg.Go(func() { g.deliver(ctx) })
 	g.wg.Go(func() { g.tellSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
 	return nil
+}
+
+func (g *Gossip) explainListen(err error) error {
+	if strings.Contains(err.Error(), "address already in use") {
+		return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lntup shows it)", g.cfg.BindAddr)
+	}
+	return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
 }
 
 // config is memberlist's LAN profile with this cluster's keys.

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"seeder/p2p/trust"
 )
@@ -156,6 +158,65 @@ func TestJoinHintAndLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "c has left", func() bool { return a.state("c") == StateLeft && b.state("c") == StateLeft })
+}
+
+// TestCloseWhileJoining: a host that accepts and says nothing does not hold up the
+// end of this node.
+func TestCloseWhileJoining(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	n := start(t, "a", 1, nil, silent.Addr().String())
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	began := time.Now()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("closing took %s", took)
+	}
+}
+
+// TestDialEnds: nor does a host that does not even accept.
+func TestDialEnds(t *testing.T) {
+	t.Parallel()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	self, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", self.(*unix.SockaddrInet4).Port)
+	for full := false; !full; { // until the kernel drops what comes
+		conn, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
+		if full = err != nil; !full {
+			defer conn.Close()
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	tr := &transport{ctx: ctx}
+	time.AfterFunc(100*time.Millisecond, cancel)
+	began := time.Now()
+	conn, err := tr.DialTimeout(addr, 20*time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	if took := time.Since(began); err == nil || took > 5*time.Second {
+		t.Errorf("dialling ended after %s: %v", took, err)
+	}
 }
 
 func TestRejoinsAfterEverybodyWasDown(t *testing.T) {

@@ -38,9 +38,9 @@ func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string)
 		return nil, err
 	}
 	defer func() {
-		err = errors.Join(err, release(context.WithoutCancel(ctx)))
+		err = errors.Join(err, release(ctx))
 		if err != nil {
-			err = errors.Join(err, c.collectIn(context.WithoutCancel(ctx)))
+			err = errors.Join(err, c.collectIn(context.WithoutCancel(ctx))) // in process
 		}
 	}()
 	found, err := c.readArchive(lctx, r)

@@ -25,6 +25,10 @@ const leaseTTL = 24 * time.Hour
 // leasePrefix tells seeder's leases from those of others.
 const leasePrefix = "seeder-"
 
+// releaseGrace is what a lease's release has once its work was told to end: a
+// containerd that hangs must not hold up the end of the daemon.
+const releaseGrace = time.Second
+
 // ingestTries is how often a locked ref is tried: containerd frees the ref of a
 // crashed writer as soon as it sees the connection end.
 const ingestTries = 20
@@ -36,7 +40,8 @@ const (
 
 // Lease protects what is written under the returned context from garbage
 // collection. The name is the work's, so that a daemon that comes back after a
-// crash finds what it had; release ends it.
+// crash finds what it had; release ends it, also where the work's context has
+// ended.
 func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context, release func(context.Context) error, err error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
@@ -50,7 +55,11 @@ func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context,
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
 	}
-	release = func(ctx context.Context) error { return c.DropLease(ctx, name) }
+	release = func(ctx context.Context) error {
+		ctx, cancel := outlive(ctx, releaseGrace)
+		defer cancel()
+		return c.DropLease(ctx, name)
+	}
 	return leases.WithLease(ctx, l.ID), release, nil
 }
 
@@ -84,6 +93,22 @@ func (c *Containerd) DropLease(ctx context.Context, name string) error {
 		return fmt.Errorf("release the lease: %w", c.fail(err))
 	}
 	return nil
+}
+
+// outlive is a context that ends so much later than ctx.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(grace):
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() {
+		stop()
+		cancel()
+	}
 }
 
 // Ingest is a blob being written. It is not safe for concurrent use.
