@@ -50,8 +50,11 @@ func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) (
 		p.Complete = true
 		list.add(p)
 	}
+	foreign := f.n.foreign()
 	for _, p := range found {
-		list.add(p)
+		if !foreign[p.Name] {
+			list.add(p)
+		}
 	}
 	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 	for _, p := range members {
@@ -117,12 +120,23 @@ func (l *peerList) add(p swarm.Peer) {
 	l.peers = append(l.peers, p)
 }
 
-// peers are the other alive members as swarm peers.
+// peers are the other alive members that this node can talk to as swarm peers.
 func (n *Node) peers() []swarm.Peer {
 	var out []swarm.Peer
-	for _, m := range n.gossip.Alive() {
+	for _, m := range n.gossip.Peers() {
 		if m.Name != n.cfg.Name && m.Address != "" {
 			out = append(out, swarm.Peer{Name: m.Name, Address: m.Address})
+		}
+	}
+	return out
+}
+
+// foreign are the members that this node cannot talk to: others may name them.
+func (n *Node) foreign() map[string]bool {
+	out := map[string]bool{}
+	for _, m := range n.gossip.Members() {
+		if m.Reason != "" {
+			out[m.Name] = true
 		}
 	}
 	return out

@@ -172,6 +172,8 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 		case m.State == "left":
 		case m.State == "dead":
 			gather(answer{name: m.Name, away: true, err: errors.New("is not there (no answer to gossip)")})
+		case m.Reason != "":
+			gather(answer{name: m.Name, err: errors.New(m.Reason)})
 		default:
 			wg.Go(func() {
 				if err := sem.Acquire(ctx, 1); err != nil {
@@ -238,7 +240,7 @@ func (n *Node) Members() Members {
 	out := Members{Members: []MemberState{}}
 	for _, m := range n.gossip.Members() {
 		out.Members = append(out.Members, MemberState{
-			Name: m.Name, Address: m.Address, State: string(m.State), Version: m.Version, ID: string(m.ID),
+			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID),
 		})
 	}
 	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })

@@ -98,12 +98,18 @@ type Config struct {
 	// announced and that somebody has changed since. Nil: that is left to people.
 	Follow func(ctx context.Context, ref string) error
 
+	// Protocols of this node; zero: those of this build. Only tests set others.
+	Protocols gossip.Protocols
+
 	UploadLimit   int64 // bytes per second; 0: none
 	DownloadLimit int64 // bytes per second; 0: none
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
+
+// protocols are those that this build speaks.
+var protocols = gossip.Protocols{Oldest: 1, Newest: 1}
 
 // Node is one running member. New starts nothing; Open acquires and starts;
 // Close ends everything and waits.
@@ -149,6 +155,9 @@ type Node struct {
 func New(cfg Config, store Store) *Node {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Protocols == (gossip.Protocols{}) {
+		cfg.Protocols = protocols
 	}
 	if cfg.Join == nil {
 		cfg.Join = func() []string { return nil }
@@ -295,7 +304,8 @@ func (n *Node) openGossip(ctx context.Context) error {
 		Meta: gossip.Meta{
 			ID:              n.identity.ID(),
 			TransferAddress: n.advertised(),
-			Protocol:        1,
+			Protocol:        n.cfg.Protocols.Newest,
+			Oldest:          n.cfg.Protocols.Oldest,
 			Version:         n.cfg.Version,
 		},
 		PeersFile: filepath.Join(n.cfg.DataDir, "members.json"),

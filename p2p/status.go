@@ -51,8 +51,9 @@ type Images struct {
 // MemberState is one member of the cluster.
 type MemberState struct {
 	Name    string `json:"name"`
-	Address string `json:"address"` // transfer address, host:port
-	State   string `json:"state"`   // alive | suspect | dead | left
+	Address string `json:"address"`          // transfer address, host:port
+	State   string `json:"state"`            // alive | suspect | dead | left
+	Reason  string `json:"reason,omitempty"` // why this node cannot talk to it
 	Version string `json:"version"`
 	ID      string `json:"id"`
 }

@@ -173,9 +173,10 @@ func (n *Node) pullCatalog(ctx context.Context, member string) {
 	}
 }
 
-// addressOf is the transfer address of an alive or suspect member.
+// addressOf is the transfer address of an alive or suspect member that this node
+// can talk to.
 func (n *Node) addressOf(member string) (string, bool) {
-	for _, m := range n.gossip.Alive() {
+	for _, m := range n.gossip.Peers() {
 		if m.Name == member && m.Address != "" {
 			return m.Address, true
 		}

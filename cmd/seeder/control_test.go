@@ -46,7 +46,7 @@ func (f *fakeNode) Images(context.Context, ...string) (p2p.Images, error) {
 func (f *fakeNode) Reload() (reloaded, error) { return reloaded{}, f.err }
 
 func (f *fakeNode) Members() p2p.Members {
-	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead"}}}
+	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead", Reason: "speaks \x1b[2J protocol 2"}}}
 }
 
 func (f *fakeNode) Status(context.Context) p2p.Status {

@@ -13,7 +13,7 @@ func (a *app) membersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "members",
 		Short:   "Show the nodes of the cluster",
-		Long:    "Show the nodes that gossip knows, those that are dead or have left too. The\naddress is where images travel.",
+		Long:    "Show the nodes that gossip knows, those that are dead or have left too. The\naddress is where images travel. A member that speaks no protocol of this node's is\nshown with the reason, and nothing is asked of it.",
 		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'",
 		Args:    argCount(0, 0, "no arguments"),
 	}
@@ -38,7 +38,11 @@ func (a *app) membersCommand() *cobra.Command {
 			if m.State != "alive" {
 				colour = red
 			}
-			t.add(cell{clean(m.Name), ""}, cell{clean(m.Address), ""}, cell{clean(m.State), colour}, cell{clean(m.Version), ""}, cell{clean(m.ID), faint})
+			row := []cell{{clean(m.Name), ""}, {clean(m.Address), ""}, {clean(m.State), colour}, {clean(m.Version), ""}, {clean(m.ID), faint}}
+			if m.Reason != "" {
+				row[2].colour, row = red, append(row, cell{clean(m.Reason), ""})
+			}
+			t.add(row...)
 		}
 		return t.print(a.stdout)
 	}

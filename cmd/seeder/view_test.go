@@ -44,7 +44,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "images", "app:v1")
 	wantAll(t, out, "version 7, announced by n1", "ready on 1 of 3 nodes", "n2    fetching 25%  1 MiB of 4 MiB  because")
 	_, out, _ = seeder(t.Context(), socket, "members")
-	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J")
+	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J", "speaks ?[2J protocol 2")
 	_, out, _ = seeder(t.Context(), socket, "status")
 	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB from n2, n3")
 	f.steps = []p2p.Images{{}}

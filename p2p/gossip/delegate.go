@@ -80,15 +80,20 @@ func (d *delegate) NotifyJoin(n *memberlist.Node) { d.seen(n) }
 func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.seen(n) }
 
 func (d *delegate) seen(n *memberlist.Node) {
-	m, err := decodeMeta(n.Meta)
-	if err != nil {
-		d.log.Warn("a member's metadata is unreadable; is it another version of seeder?", "member", strconv.Quote(n.Name), "address", n.Address(), "err", err)
-	}
 	if !validName(n.Name) {
 		return
 	}
-	if before, changed := d.members.seen(n, m); changed {
-		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", n.Name, "before", before, "id", m.ID)
+	m, err := decodeMeta(n.Meta)
+	reason := d.cfg.Meta.protocols().foreign(n.Meta)
+	if reason == "" && err != nil {
+		reason = "says something that this node cannot read: " + err.Error()
+	}
+	before := d.members.seen(n, m, reason)
+	if reason != "" && before.Reason != reason {
+		d.log.Warn("cannot talk to a member", "member", n.Name, "address", n.Address(), "version", m.Version, "reason", reason)
+	}
+	if before.ID != "" && m.ID != "" && before.ID != m.ID {
+		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", n.Name, "before", before.ID, "id", m.ID)
 	}
 }
 
@@ -122,30 +127,33 @@ func newMembers(self string) *members {
 	return &members{self: self, byName: map[string]*Member{}, left: map[string]bool{}}
 }
 
-// seen books an alive member. Where it has another identity than before, the old
-// one is returned.
-func (ms *members) seen(n *memberlist.Node, meta Meta) (before string, changed bool) {
+// seen books an alive member, with the reason why this node cannot talk to it, and
+// returns what was known of it before. An id stays known while the member says
+// nothing that can be read.
+func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Member) {
 	addr := meta.TransferAddress
 	if host, port, err := net.SplitHostPort(addr); err == nil && host == "" {
 		addr = net.JoinHostPort(n.Addr.String(), port)
 	}
 	m := &Member{
-		Name: n.Name, Address: addr, State: StateAlive, Version: meta.Version, ID: meta.ID,
+		Name: n.Name, Address: addr, State: StateAlive, Reason: reason, Version: meta.Version, ID: meta.ID,
 		gossip: n.Address(), since: time.Now(),
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	old := ms.byName[n.Name]
+	if old := ms.byName[n.Name]; old != nil {
+		before = *old
+	}
+	if m.ID == "" {
+		m.ID = before.ID
+	}
 	ms.byName[n.Name] = m
 	if meta.Leaving {
 		ms.left[n.Name] = true
 	} else {
 		delete(ms.left, n.Name)
 	}
-	if old != nil && old.ID != "" && m.ID != "" && old.ID != m.ID {
-		return string(old.ID), true
-	}
-	return "", false
+	return before
 }
 
 // gone books the end of a member.

@@ -76,6 +76,7 @@ type Member struct {
 	Name    string
 	Address string // transfer address, host:port
 	State   string
+	Reason  string // why this node cannot talk to it, empty where it can
 	Version string
 	ID      trust.NodeID
 
@@ -326,7 +327,7 @@ func (g *Gossip) state() []byte {
 // tellSummary tells one random member after the other what the catalog is.
 func (g *Gossip) tellSummary(ctx context.Context) {
 	for wait(ctx, jitter(summaryInterval)) {
-		others := slices.DeleteFunc(g.Alive(), func(m Member) bool { return m.Name == g.cfg.NodeName })
+		others := slices.DeleteFunc(g.Peers(), func(m Member) bool { return m.Name == g.cfg.NodeName })
 		if len(others) == 0 {
 			continue
 		}
@@ -345,6 +346,11 @@ func (g *Gossip) Members() []Member { return g.members.list() }
 // Alive are the alive members, this node among them.
 func (g *Gossip) Alive() []Member {
 	return slices.DeleteFunc(g.members.list(), func(m Member) bool { return m.State != StateAlive })
+}
+
+// Peers are the alive members that this node can talk to, this node among them.
+func (g *Gossip) Peers() []Member {
+	return slices.DeleteFunc(g.Alive(), func(m Member) bool { return m.Reason != "" })
 }
 
 // Status says whether another member is known, and why not.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -362,6 +363,70 @@ func TestMetaIsChecked(t *testing.T) {
 	}
 	if _, err := (Meta{Version: strings.Repeat("v", 600)}).encode(); err == nil {
 		t.Error("metadata beyond memberlist's limit was encoded")
+	}
+}
+
+func TestProtocols(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		ours   Protocols
+		meta   string
+		reason string
+	}{
+		{Protocols{1, 1}, `{"p":1}`, ""},
+		{Protocols{1, 1}, `{"p":2,"o":1}`, ""},
+		{Protocols{2, 3}, `{"p":2}`, ""},
+		{Protocols{1, 1}, `{"p":2,"o":2,"id":{"of":"another kind"}}`, "speaks protocol 2, this node 1:"},
+		{Protocols{1, 1}, `{"p":4,"o":2}`, "speaks protocol 2 to 4, this node 1:"},
+		{Protocols{2, 3}, `{"p":1}`, "speaks protocol 1, this node 2 to 3:"},
+		{Protocols{1, 1}, `{}`, "speaks protocol 0, this node 1:"},
+		{Protocols{1, 1}, `{"p":"one"}`, ""},
+		{Protocols{1, 1}, `not even JSON`, ""},
+	} {
+		if got := c.ours.foreign([]byte(c.meta)); !strings.HasPrefix(got, c.reason) || (c.reason == "") != (got == "") {
+			t.Errorf("%s for %s: %q, want %q", c.meta, c.ours, got, c.reason)
+		}
+	}
+}
+
+// TestWhatALaterBuildAdds is passed over: fields, kinds of messages, and in the
+// end metadata that means nothing here, which is said once.
+func TestWhatALaterBuildAdds(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, func(c *Config) { c.OnHint = func(h Hint) { t.Errorf("handed over %+v", h) } })
+	d := (*delegate)(a.Gossip)
+	for _, msg := range []string{"", "\x02", "\x07 what nobody knows yet", strings.Repeat("x", 4000)} {
+		d.NotifyMsg([]byte(msg))
+	}
+	if s, err := decodeState([]byte(`{"n":"b","h":1,"c":2,"new":[1,2]}`)); err != nil || s.Name != "b" {
+		t.Errorf("%+v %v", s, err)
+	}
+	meta := `{"id":"` + testID + `","t":":7951","p":1,"v":"9","h":1,"new":{"x":1}}`
+	b := &memberlist.Node{Name: "b", Addr: net.IPv4(127, 0, 0, 1), Port: 7950, Meta: []byte(meta)}
+	d.NotifyJoin(b)
+	if p := a.Peers(); len(p) != 2 || p[1].Version != "9" {
+		t.Errorf("peers %+v", p)
+	}
+	b.Meta = []byte(strings.Replace(meta, testID, "of another kind", 1))
+	for range 3 {
+		d.NotifyUpdate(b)
+	}
+	if m := a.Members()[1]; len(a.Peers()) != 1 || m.State != StateAlive || m.ID != testID || !strings.Contains(m.Reason, "cannot read") {
+		t.Errorf("%+v is no reason not to talk", m)
+	}
+	if got := strings.Count(a.log.String(), "level=WARN"); got != 1 {
+		t.Errorf("warned %d times: %s", got, a.log.String())
+	}
+	// What was known of it is not forgotten meanwhile.
+	b.Meta = []byte(strings.Replace(meta, testID, strings.Repeat("b", 32), 1))
+	for range 3 {
+		d.NotifyUpdate(b)
+	}
+	if got := strings.Count(a.log.String(), "new identity"); got != 1 || !strings.Contains(a.log.String(), testID) || a.Members()[1].ID != trust.NodeID(strings.Repeat("b", 32)) {
+		t.Errorf("the new identity was reported %d times: %s", got, a.log.String())
+	}
+	if p := a.Peers(); len(p) != 2 {
+		t.Errorf("peers %+v", p)
 	}
 }
 

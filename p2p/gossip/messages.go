@@ -30,10 +30,60 @@ const (
 // Meta is what a node says of itself to every member.
 type Meta struct {
 	ID              trust.NodeID `json:"id"`
-	TransferAddress string       `json:"t"` // host:port; an empty host stands for the gossip address
-	Protocol        uint8        `json:"p"`
+	TransferAddress string       `json:"t"`           // host:port; an empty host stands for the gossip address
+	Protocol        uint8        `json:"p"`           // the newest that it speaks, see Protocols
+	Oldest          uint8        `json:"o,omitempty"` // the oldest; 0: it speaks one only
 	Version         string       `json:"v"`           // of the program
 	Leaving         bool         `json:"l,omitempty"` // tells a farewell from a failure
+}
+
+// Protocols are the versions that a build speaks of what nodes say to each other:
+// the metadata and messages of gossip, the catalog's records, and the paths and
+// encodings of the transfer port. Two nodes that have one in common use the newest
+// such; others know of each other and leave each other alone.
+//
+// Within a protocol nothing changes its meaning, but something may be added:
+// unknown fields, kinds of messages and kinds of haves are passed over. A change
+// that the nodes of today would misread is a new protocol; the build that brings
+// it speaks the old one, too, for as long as clusters are to be upgraded host by
+// host.
+type Protocols struct{ Oldest, Newest uint8 }
+
+// Speaks reports whether both have a protocol in common.
+func (p Protocols) Speaks(o Protocols) bool { return p.Oldest <= o.Newest && o.Oldest <= p.Newest }
+
+// String is for people.
+func (p Protocols) String() string {
+	if p.Oldest == p.Newest {
+		return strconv.Itoa(int(p.Newest))
+	}
+	return fmt.Sprintf("%d to %d", p.Oldest, p.Newest)
+}
+
+// protocols are those that the node says it speaks.
+func (m Meta) protocols() Protocols {
+	if m.Oldest == 0 {
+		return Protocols{m.Protocol, m.Protocol}
+	}
+	return Protocols{m.Oldest, m.Protocol}
+}
+
+// foreign says why a node that speaks these protocols cannot talk to one with
+// metadata b, empty where it can. It reads no more of b than it needs: another
+// protocol may mean something else by the rest.
+func (p Protocols) foreign(b []byte) string {
+	var m struct {
+		Protocol uint8 `json:"p"`
+		Oldest   uint8 `json:"o"`
+	}
+	if len(b) > maxMetaBytes || json.Unmarshal(b, &m) != nil {
+		return "" // of no protocol at all, which decodeMeta says
+	}
+	theirs := Meta{Protocol: m.Protocol, Oldest: m.Oldest}.protocols()
+	if p.Speaks(theirs) {
+		return ""
+	}
+	return fmt.Sprintf("speaks protocol %s, this node %s: update seeder on the older of the two", theirs, p)
 }
 
 func (m Meta) encode() ([]byte, error) {

@@ -19,8 +19,9 @@
 //	GET  /v1/swarms/{seed}/chunks/{n}    → frame of chunk n
 //	POST /v1/swarms/{seed}/chunks        body: wanted chunks as a bitmap, padded to 64 chunks → frame of one of them
 //
-// Anything else is answered with 404, which is how a probe learns that both sides
-// accept each other.
+// This is protocol 1; the paths of another one begin with its number. Anything else
+// is answered with 404, which is how a probe learns that both sides accept each
+// other. Nodes without a common protocol do not ask (gossip.Protocols).
 //
 // A frame's answer has Content-Length and the headers Seeder-Chunk (its number)
 // and Seeder-Encoding (raw or zstd). Refusals are 404 not held, 204 nothing of
