@@ -388,6 +388,67 @@ func TestOnlyAnnouncersAnnounce(t *testing.T) {
 	}
 }
 
+// TestStrangersAnnouncementIsNotTaken: a node that is in nobody's `announcers` can
+// announce on itself as it likes; no other takes it.
+func TestStrangersAnnouncementIsNotTaken(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 3)
+	rogue, good, nd := nodes[0], nodes[1], nodes[2]
+	nd.close(t)
+	nd.cfg.Announcers = []trust.NodeID{good.ID()}
+	log := nd.record(t)
+	nd.open(t)
+	announce(t, rogue, rogue.store.Add(testRef, blob(1, 1<<10), 256<<10))
+	nd.waitFor(t, "the announcement is refused", func() bool {
+		return len(log.lines("announcer="+string(rogue.ID()))) > 0
+	})
+	a := good.store.Add("docker.io/library/good:1", blob(2, 1<<10), 256<<10)
+	announce(t, good, a)
+	nd.holds(t, a)
+	if _, err := nd.Images(t.Context(), testRef); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is in the catalog: %v", err)
+	}
+	if have, err := nd.store.List(t.Context()); err != nil || have[testRef] != "" {
+		t.Errorf("it is here: %v %v", have, err)
+	}
+	if got := log.lines("announcer=" + string(rogue.ID())); len(got) != 1 {
+		t.Errorf("the log names the announcer %d times, want once", len(got))
+	}
+}
+
+// TestNewIdentityIsReported: a node that comes back as another one under its name
+// is shown as that one, and the log has both ids, once.
+func TestNewIdentityIsReported(t *testing.T) {
+	t.Parallel()
+	first := newTestNode(t, "n0", trust.GenerateSecret(), nil)
+	log := first.record(t)
+	first.open(t)
+	nd := newTestNode(t, "n1", trust.GenerateSecret(), []string{first.gossip})
+	nd.cfg.Secrets = first.cfg.Secrets
+	nd.open(t)
+	shown := func() string {
+		for _, m := range first.Members().Members {
+			if m.Name == "n1" && m.State == "alive" {
+				return m.ID
+			}
+		}
+		return ""
+	}
+	first.waitFor(t, "the first id", func() bool { return shown() == string(nd.ID()) })
+	before := nd.ID()
+	nd.close(t)
+	nd.open(t) // the same one comes back: nothing to report
+	first.waitFor(t, "the first id again", func() bool { return shown() == string(before) })
+	nd.close(t)
+	nd.cfg.DataDir = t.TempDir()
+	nd.open(t)
+	first.waitFor(t, "the second id", func() bool { return shown() == string(nd.ID()) })
+	got := log.lines("new identity")
+	if len(got) != 1 || !strings.Contains(got[0], string(before)) || !strings.Contains(got[0], string(nd.ID())) || !strings.Contains(got[0], "level=WARN") {
+		t.Errorf("reported %q, want one line with %s and %s", got, before, nd.ID())
+	}
+}
+
 func TestAcceptExcludes(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 1)

@@ -54,7 +54,8 @@ type Catalog struct {
 	buried  map[string]Record
 	reached map[string]reached // by reference
 	buckets Buckets
-	changed chan struct{} // capacity 1
+	changed chan struct{}         // capacity 1
+	refused map[trust.NodeID]bool // announcers that the log has named
 }
 
 // reached is the record that this host has been at last.
@@ -86,7 +87,7 @@ func Open(cfg Config) (*Catalog, error) {
 	if cfg.MaxRecords == 0 {
 		cfg.MaxRecords = defaultMaxRecords
 	}
-	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1)}
+	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1), refused: map[trust.NodeID]bool{}}
 	err := c.openFile()
 	if errors.Is(err, disk.ErrDamaged) {
 		aside, serr := disk.SetAside(cfg.Path)
@@ -228,7 +229,7 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 	room := c.cfg.MaxRecords - len(c.byRef)
 	for _, r := range records {
 		ref := r.ann.Reference
-		if r.payload == nil || !c.cfg.Allow(r.AnnouncedBy()) {
+		if r.payload == nil || !c.allows(r) {
 			continue
 		}
 		cur, known := c.byRef[ref]
@@ -275,6 +276,24 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 		c.wake()
 	}
 	return changed, nil
+}
+
+// maxRefused bounds how many announcers the log names.
+const maxRefused = 256
+
+// allows reports whether the announcer of r may announce. Who may not is named in
+// the log once: the record is offered again and again. The caller holds mu.
+func (c *Catalog) allows(r Record) bool {
+	by := r.AnnouncedBy()
+	if c.cfg.Allow(by) {
+		return true
+	}
+	if !c.refused[by] && len(c.refused) < maxRefused {
+		c.refused[by] = true
+		c.cfg.Log.Warn("an announcement is not taken, nor are others of its announcer, who is not in `announcers`",
+			"ref", r.ann.Reference, "announcer", by, "node", r.ann.NodeName)
+	}
+	return false
 }
 
 // isOld reports whether r is a withdrawal that has lived its time.

@@ -2,7 +2,10 @@ package catalog
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
 	"seeder/p2p/trust"
@@ -243,6 +247,91 @@ func TestSurvivesReopen(t *testing.T) {
 	c.Close()
 }
 
+// TestOnlyWhatIsNewerChangesAnything: nobody gets anything into a catalog by
+// sending what was sent before, or by changing it.
+func TestOnlyWhatIsNewerChangesAnything(t *testing.T) {
+	t.Parallel()
+	id, other := newIdentity(t), newIdentity(t)
+	c := open(t, Config{})
+	now := sign(t, id, announcement("docker.io/library/a:1", 3, "x"))
+	if _, err := c.Merge(now); err != nil {
+		t.Fatal(err)
+	}
+	want := c.Hash()
+	gone := announcement("docker.io/library/a:1", 2, "x")
+	gone.Withdrawn, gone.Purge = true, true
+	earlier := announcement("docker.io/library/a:1", 3, "evil")
+	earlier.AnnouncedAt = earlier.AnnouncedAt.Add(-time.Second)
+	for name, r := range map[string]Record{
+		"again":               now,
+		"an older version":    sign(t, id, announcement("docker.io/library/a:1", 2, "old")),
+		"an older withdrawal": sign(t, id, gone),
+		"an earlier moment":   sign(t, other, earlier),
+		"no record":           {},
+	} {
+		if changed, err := c.Merge(r); err != nil || len(changed) != 0 || c.Hash() != want {
+			t.Errorf("%s: changed %v, %v", name, changed, err)
+		}
+	}
+
+	enc := now.Encode()
+	for n := range enc {
+		if _, err := Decode(enc[:n]); err == nil {
+			t.Errorf("%d bytes of a record decode", n)
+		}
+	}
+	a := now.Announcement()
+	a.Version = 4
+	payload, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]Record{
+		"another payload":            {payload: payload, public: id.Public(), signature: now.signature},
+		"another's signature":        {payload: payload, public: id.Public(), signature: other.Sign(domain, payload)},
+		"another's name on it":       {payload: now.payload, public: other.Public(), signature: now.signature},
+		"signed for something else":  {payload: payload, public: id.Public(), signature: id.Sign("seeder something else", payload)},
+		"signed but out of bounds":   {payload: []byte(`{}`), public: id.Public(), signature: id.Sign(domain, []byte(`{}`))},
+		"signed but no announcement": {payload: []byte(`[]`), public: id.Public(), signature: id.Sign(domain, []byte(`[]`))},
+	} {
+		if _, err := Decode(r.Encode()); err == nil {
+			t.Errorf("%s: decodes", name)
+		}
+	}
+}
+
+// TestForgedOnDisk: what somebody writes into the file is checked like what
+// somebody sends.
+func TestForgedOnDisk(t *testing.T) {
+	t.Parallel()
+	id := newIdentity(t)
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	c := open(t, Config{Path: path})
+	if _, err := c.Merge(sign(t, id, announcement("docker.io/library/a:1", 1, "x"))); err != nil {
+		t.Fatal(err)
+	}
+	want := c.Hash()
+	good := sign(t, id, announcement("docker.io/library/b:1", 1, "x")).Encode()
+	forged := bytes.Clone(good)
+	forged[len(forged)-20] ^= 1
+	err := c.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(recordsBucket)
+		return errors.Join(b.Put([]byte("docker.io/library/b:1"), forged), b.Put([]byte("docker.io/library/c:1"), good[:90]),
+			b.Put([]byte("docker.io/library/d:1"), good)) // under another name
+	})
+	if err := errors.Join(err, c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	c = open(t, Config{Path: path, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if c.Hash() != want || len(c.All()) != 1 {
+		t.Errorf("%d records were believed, want the one", len(c.All()))
+	}
+	if got := strings.Count(log.String(), "level=ERROR"); got != 3 {
+		t.Errorf("%d records were reported: %s", got, log.String())
+	}
+}
+
 func TestOnlyAllowedAnnouncers(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "catalog.db")
@@ -256,13 +345,20 @@ func TestOnlyAllowedAnnouncers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	c = open(t, Config{Path: path, Allow: func(id trust.NodeID) bool { return id == good.ID() }})
+	var log bytes.Buffer
+	c = open(t, Config{Path: path, Allow: func(id trust.NodeID) bool { return id == good.ID() }, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if len(c.All()) != 1 {
 		t.Fatalf("%d records were loaded, want the allowed one", len(c.All()))
 	}
+	log.Reset()
 	newer := sign(t, bad, announcement("docker.io/library/a:1", 9, "evil"))
-	if changed, err := c.Merge(newer); err != nil || len(changed) != 0 {
-		t.Fatalf("a record of another announcer was taken: %v %v", changed, err)
+	for range 3 {
+		if changed, err := c.Merge(newer); err != nil || len(changed) != 0 {
+			t.Fatalf("a record of another announcer was taken: %v %v", changed, err)
+		}
+	}
+	if got := strings.Count(log.String(), string(bad.ID())); got != 1 {
+		t.Errorf("the log names the announcer %d times, want once: %s", got, log.String())
 	}
 }
 
