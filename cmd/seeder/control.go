@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -113,9 +114,13 @@ func listenPrivate(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make its directory: %w; set api.socket to a place the daemon may write to", err)
 	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		conn.Close()
 		return nil, errors.New("another seeder daemon answers there; stop it, or give this one its own api.socket and data_dir")
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("whether another seeder daemon answers there cannot be told: %w; remove it if none does", err)
 	}
 	private, err := os.MkdirTemp(dir, ".api")
 	if err != nil {

@@ -172,7 +172,7 @@ func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
 		return nil
 	}
 	httpd := newHTTPD(d.cfg.HTTP, w.node, registry, d.log)
-	if err := httpd.Open(); err != nil {
+	if _, err := httpd.Open(); err != nil {
 		return err
 	}
 	d.opened("http listener", httpd.Close)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"seeder/p2p"
 )
@@ -61,7 +62,7 @@ func TestHTTPPortInUse(t *testing.T) {
 	}
 	defer l.Close()
 	h := newHTTPD(HTTPConfig{Bind: l.Addr().String()}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	err = h.Open()
+	_, err = h.Open()
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -116,13 +117,14 @@ func TestEndIsBounded(t *testing.T) {
 }
 
 // startDaemon runs a daemon alone on loopback as a process of its own and returns
-// it with its socket, once it answers.
-func startDaemon(t *testing.T) (cmd *exec.Cmd, socket string) {
+// it with its socket, once it answers; with is a command that runs it.
+func startDaemon(t *testing.T, with ...string) (cmd *exec.Cmd, socket string) {
 	t.Helper()
 	dir := t.TempDir()
 	socket = filepath.Join(dir, "api.sock")
-	cmd = exec.Command("seeder", "daemon", "--node-name", "n1", "--data-dir", filepath.Join(dir, "data"),
+	args := append(with, "seeder", "daemon", "--node-name", "n1", "--data-dir", filepath.Join(dir, "data"),
 		"--gossip-bind", "127.0.0.1:0", "--transfer-bind", "127.0.0.1:0", "--http-bind", "", "--containerd-address", "embedded", "--api-socket", socket)
+	cmd = exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -266,9 +268,12 @@ func TestSocket(t *testing.T) {
 	}
 	// What a crashed daemon left behind is no daemon.
 	stale := filepath.Join(t.TempDir(), "api.sock")
-	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+	left, err := net.Listen("unix", stale)
+	if err != nil {
 		t.Fatal(err)
 	}
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	left.Close()
 	third := newControl(stale, &fakeNode{}, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
 	if err := third.Open(); err != nil {
 		t.Fatal(err)
@@ -278,6 +283,30 @@ func TestSocket(t *testing.T) {
 	}
 	if err := third.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBusySocketIsNotReplaced: a daemon that hangs, so that its socket takes no more
+// connections, is there all the same.
+func TestBusySocketIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "api.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for full := false; !full; {
+		conn, err := net.DialTimeout("unix", path, 100*time.Millisecond)
+		if full = err != nil; !full {
+			defer conn.Close()
+		}
+	}
+	if l, err := listenPrivate(path); err == nil || !strings.Contains(err.Error(), "cannot be told") {
+		t.Errorf("%v %v, want an error", l, err)
 	}
 }
 

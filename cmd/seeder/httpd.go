@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -48,15 +49,24 @@ func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logg
 	return &httpd{bind: cfg.Bind, handler: mux, log: log.With("component", "http")}
 }
 
-// Open listens and serves.
-func (h *httpd) Open() error {
+// Open listens and serves, and says where.
+func (h *httpd) Open() (net.Addr, error) {
 	l, err := net.Listen("tcp", h.bind)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("http.bind %s: the port is in use by another process; set http.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", h.bind)
+		return nil, fmt.Errorf("http.bind %s: the port is in use by another process; set http.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", h.bind)
 	}
 	if err != nil {
-		return fmt.Errorf("http.bind %s: %w", h.bind, err)
+		return nil, fmt.Errorf("http.bind %s: %w", h.bind, err)
 	}
+	h.serve(netutil.LimitListener(l, maxHTTPConns))
+	return l.Addr(), nil
+}
+
+// maxHTTPConns bounds the connections of the http listener: a few programs ask for
+// metrics and health now and then. Who opens more waits until others are closed.
+const maxHTTPConns = 128
+
+func (h *httpd) serve(l net.Listener) {
 	h.server = &http.Server{
 		Handler:           h.handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -72,7 +82,6 @@ func (h *httpd) Open() error {
 		}
 		return nil
 	})
-	return nil
 }
 
 // Close ends every request.
