@@ -97,10 +97,10 @@ func configKeys() []key {
 	return []key{
 		{"node_name", "", "`name` of this node, unique in the cluster (default: the hostname)"},
 		{"data_dir", "/var/lib/seeder", "`directory` of identity, catalog and unfinished images"},
-		{"secret_file", "", "`file` with the cluster's secret (default " + defaultSecretFile + " if present)"},
+		{"secret_file", "", "`file` with the cluster's secret (default " + defaultSecretFile + " if present, else derived from the k3s token)"},
 		{"gossip.bind", "0.0.0.0:7950", "`ip:port` for gossip, tcp and udp"},
 		{"gossip.advertise", "", "`ip[:port]` at which others reach gossip.bind"},
-		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated"},
+		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated (default: the servers that this host's k3s agent knows)"},
 		{"transfer.bind", "0.0.0.0:7951", "`ip:port` for image transfer, tcp"},
 		{"transfer.advertise", "", "`ip[:port]` at which others reach transfer.bind"},
 		{"transfer.upload_limit", "0", "`bytes` per second sent at most, as 50MiB; 0: no limit"},

@@ -26,7 +26,8 @@ func (a *app) configShowCommand() *cobra.Command {
 		Use:   "show",
 		Short: "Print every key with its value and where the value comes from",
 		Long: `Print every key with its value and where the value comes from: default, file,
-env (environment variable) or flag. It takes the daemon's flags.`,
+env (environment variable) or flag; for the secret and the hosts to join, where they
+are found on this host. It takes the daemon's flags.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
 		Args:    argCount(0, 0, "no arguments"),
 	}
@@ -38,6 +39,7 @@ env (environment variable) or flag. It takes the daemon's flags.`,
 		if err != nil {
 			return err
 		}
+		cfg.found("/")
 		if *out == "json" {
 			return printJSON(a.stdout, map[string]any{"settings": cfg.Settings})
 		}
@@ -49,6 +51,20 @@ env (environment variable) or flag. It takes the daemon's flags.`,
 		return w.Flush()
 	}
 	return cmd
+}
+
+// found notes what this host has below root for keys that nobody has set.
+func (l *loaded) found(root string) {
+	if l.SecretFile == "" {
+		source := "default (none that can be used; seeder config check says more)"
+		if f, err := loadSecrets(l.Config, root); err == nil {
+			source = "default (" + f.source + ")"
+		}
+		l.note("secret_file", "", source)
+	}
+	if hosts, from := joins(l.Config, root); from != "" {
+		l.note("gossip.join", hosts, "default (the servers in "+from+")")
+	}
 }
 
 func (a *app) configCheckCommand() *cobra.Command {
@@ -65,7 +81,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if f, err := loadSecrets(cfg.Config, defaultSecretFile); err != nil {
+		if f, err := loadSecrets(cfg.Config, "/"); err != nil {
 			return err
 		} else if f.note != "" {
 			fmt.Fprintln(a.stderr, "warning: "+f.note)

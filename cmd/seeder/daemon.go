@@ -49,7 +49,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &reloader{
 			load: func() (loaded, error) { return a.loadConfig(cmd.Flags()) }, level: level, log: log, last: cfg,
-			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, defaultSecretFile) },
+			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
@@ -118,13 +118,14 @@ func (d *running) run(ctx context.Context) (err error) {
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())
 	}()
-	f, err := loadSecrets(d.cfg, defaultSecretFile)
+	f, err := loadSecrets(d.cfg, "/")
 	if err != nil {
 		return err
 	}
 	if f.note != "" {
 		d.log.Warn(f.note)
 	}
+	d.log.Info("secret found", "source", f.source)
 	d.reload.held = f
 	if err := d.openDataDir(); err != nil {
 		return err

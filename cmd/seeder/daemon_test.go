@@ -210,7 +210,16 @@ func TestLoadSecrets(t *testing.T) {
 		return path
 	}
 	absent := filepath.Join(dir, "absent")
+	withDefault, isDirectory := t.TempDir(), t.TempDir()
+	for _, d := range []string{filepath.Join(withDefault, "etc/seeder"), filepath.Join(isDirectory, defaultSecretFile)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	good := write("good", "# the new one\n0123456789012345678901234567890123456789\n\nabcdefghijklmnopqrstuvwxyz\n")
+	if err := os.Symlink(good, filepath.Join(withDefault, defaultSecretFile)); err != nil {
+		t.Fatal(err)
+	}
 	open := Config{Gossip: GossipConfig{Bind: "0.0.0.0:7950"}, Transfer: TransferConfig{Bind: "127.0.0.1:7951"}}
 	local := Config{Gossip: GossipConfig{Bind: "127.0.0.1:7950"}, Transfer: TransferConfig{Bind: "[::1]:7951"}}
 	advertised := local
@@ -222,12 +231,12 @@ func TestLoadSecrets(t *testing.T) {
 	empty := open
 	empty.SecretFile = write("empty", "# nothing\n")
 	for _, tc := range []struct {
-		name, file string
+		name, root string
 		cfg        Config
 		secrets    int
 		want       []string // in the error, or in the note
 	}{
-		{"default file", good, open, 2, nil},
+		{"default file", withDefault, open, 2, nil},
 		{"named file", absent, named, 2, nil},
 		{"none, other hosts", absent, open, 0, []string{"no secret", "gossip.bind 0.0.0.0:7950", "seeder secret generate > /etc/seeder/secret", "mode 0600"}},
 		{"none, advertised to other hosts", absent, advertised, 0, []string{"transfer.advertise 10.0.0.1"}},
@@ -235,11 +244,11 @@ func TestLoadSecrets(t *testing.T) {
 		{"too short", absent, short, 0, []string{short.SecretFile, "seeder secret generate"}},
 		{"nothing in it", absent, empty, 0, []string{empty.SecretFile}},
 		{"named but absent", absent, Config{SecretFile: absent}, 0, []string{"secret_file", absent, "seeder secret generate"}},
-		{"a directory", dir, open, 0, []string{dir}},
+		{"a directory", isDirectory, open, 0, []string{isDirectory}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			f, err := loadSecrets(tc.cfg, tc.file)
+			f, err := loadSecrets(tc.cfg, tc.root)
 			if len(f.secrets) != tc.secrets || (err == nil) != (tc.secrets > 0) {
 				t.Fatalf("%d secrets, %v; want %d", len(f.secrets), err, tc.secrets)
 			}

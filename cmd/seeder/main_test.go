@@ -38,8 +38,12 @@ func TestScripts(t *testing.T) {
 			if cond != "bare" {
 				return false, fmt.Errorf("unknown condition %q", cond)
 			}
-			_, err := os.Stat("/etc/seeder")
-			return errors.Is(err, fs.ErrNotExist), nil
+			for _, path := range []string{"/etc/seeder", "/etc/rancher", "/var/lib/rancher"} {
+				if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+					return false, nil
+				}
+			}
+			return true, nil
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)

@@ -96,7 +96,7 @@ func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
 	case f.alone && r.held.alone:
 		return nil // it had none before
 	case f.alone:
-		return errors.New("the secret file is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
+		return errors.New("the secret file or the k3s token is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
 	case r.held.alone:
 		out.Restart = append(out.Restart, setting{Key: "secret", Value: "found", Source: "the secret file"})
 		r.log.Warn("there is a secret now; restart the daemon to bring it into force")
@@ -142,7 +142,7 @@ the level of the log and the secrets change at once, also for transfers that run
 other key the command says that a restart is needed. A bad configuration changes
 nothing.
 
-The secret file is read again, too: that is how a running cluster moves to another
+The secret file, or the k3s token where there is none, is read again, too: that is how a running cluster moves to another
 secret (docs/security.md).`,
 		Example: "  seeder reload",
 		Args:    argCount(0, 0, "no arguments"),

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"seeder/p2p/trust"
 )
@@ -18,16 +19,17 @@ const maxSecretFileBytes = 64 << 10
 // found are the secrets of the cluster.
 type found struct {
 	secrets trust.Secrets
+	source  string // where they come from, for people
 	alone   bool   // there is none: this one ends with the process
 	note    string // something the log should say, or empty
 }
 
 // loadSecrets finds the cluster's secrets: secret_file, else the default file,
-// else what k3s has.
-func loadSecrets(cfg Config, defaultFile string) (found, error) {
+// else what k3s has. All but secret_file is below root.
+func loadSecrets(cfg Config, root string) (found, error) {
 	path := cfg.SecretFile
 	if path == "" {
-		path = defaultFile
+		path = filepath.Join(root, defaultSecretFile)
 	}
 	data, err := readBounded(path, maxSecretFileBytes)
 	switch {
@@ -36,21 +38,22 @@ func loadSecrets(cfg Config, defaultFile string) (found, error) {
 		if err != nil {
 			return found{}, withCode(exitUsage, fmt.Errorf("secret file %s: %w", path, err))
 		}
-		return found{secrets: secrets, note: exposedNote(path)}, nil
+		return found{secrets: secrets, source: path, note: exposedNote(path)}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
 		return found{}, usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
 		return found{}, usagef("secret file: %w; the daemon must be able to read it", err)
 	}
-	if secrets, err := secretsFromK3s(); err != nil || len(secrets) > 0 {
-		return found{secrets: secrets}, err
+	password, from, err := k3sToken(root)
+	if err != nil {
+		return found{}, err
 	}
-	return withoutSecret(cfg)
+	if password == nil {
+		return withoutSecret(cfg)
+	}
+	secret, err := trust.SecretOfToken(password)
+	return found{secrets: trust.Secrets{secret}, source: "the token in " + from}, err
 }
-
-// secretsFromK3s derives the secrets from the token of the k3s cluster that this
-// host is part of; none where there is no such cluster.
-func secretsFromK3s() (trust.Secrets, error) { return nil, nil }
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that
 // ends with the process; everything else is refused.
@@ -67,7 +70,7 @@ func withoutSecret(cfg Config) (found, error) {
 	}
 	secrets, err := trust.ParseSecrets([]byte(trust.GenerateSecret()))
 	return found{
-		secrets: secrets, alone: true,
+		secrets: secrets, alone: true, source: "none",
 		note: "no secret: this node stays alone; make one with `seeder secret generate > " + defaultSecretFile + "`",
 	}, err
 }

@@ -68,17 +68,26 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 			return err
 		}
 	}
-	join := slices.Clone(cfg.Gossip.Join)
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
 		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
-		Join:    func() []string { return join },
+		Join:    func() []string { hosts, _ := joins(cfg, "/"); return hosts },
 		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Follow: follow,
 		UploadLimit: upload, DownloadLimit: download,
 		Log: log, Registerer: w.registry,
 	}, storeAdapter{s})
 	return w, nil
+}
+
+// joins are the hosts to join now: gossip.join, else the servers that the k3s agent
+// of this host knows below root. From is where the latter come from. A node on
+// loopback addresses can reach none of them.
+func joins(cfg Config, root string) (hosts []string, from string) {
+	if len(cfg.Gossip.Join) > 0 || isLoopback(cfg.Gossip.Bind) {
+		return slices.Clone(cfg.Gossip.Join), ""
+	}
+	return k3sServers(root)
 }
 
 // checkNodeID says whether id can be the id of a node.

@@ -90,6 +90,16 @@ func GenerateSecret() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
+// SecretOfToken derives a secret from the password of another program's token. That
+// is worth more than this cluster: nothing that is derived here says anything of
+// it, as long as it cannot be guessed.
+func SecretOfToken(password []byte) (Secret, error) {
+	if len(password) < MinSecretBytes {
+		return nil, fmt.Errorf("the token's password has %d bytes, at least %d are needed", len(password), MinSecretBytes)
+	}
+	return Secret(password).derive("secret of a k3s token", 32), nil
+}
+
 // derive is HKDF-SHA-256 with a label of this package's own.
 func (s Secret) derive(label string, size int) []byte {
 	key, err := hkdf.Key(sha256.New, s, []byte("seeder v1"), "seeder "+label+" v1", size)

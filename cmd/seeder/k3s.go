@@ -1,0 +1,221 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"seeder/p2p/trust"
+)
+
+// distribution is where k3s, or rke2, which is laid out alike, keeps things.
+type distribution struct {
+	name  string
+	data  string   // below it server/ and agent/
+	etc   string   // config.yaml and config.yaml.d/
+	units []string // the unit files
+	env   []string // the units' environment files
+}
+
+func distributions() []distribution {
+	var out []distribution
+	for _, d := range []struct{ name, server, agent string }{{"k3s", "k3s", "k3s-agent"}, {"rke2", "rke2-server", "rke2-agent"}} {
+		x := distribution{name: d.name, data: "/var/lib/rancher/" + d.name, etc: "/etc/rancher/" + d.name}
+		for _, unit := range []string{d.server, d.agent} {
+			for _, dir := range []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/usr/lib/systemd/system/"} {
+				x.units = append(x.units, dir+unit+".service")
+				x.env = append(x.env, dir+unit+".service.env", dir+unit+".env")
+			}
+			x.env = append(x.env, "/etc/default/"+unit, "/etc/sysconfig/"+unit)
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// serverTokens are the files of a server below its server directory, that which
+// agents join with first: it is a link to the others unless agents have their own.
+var serverTokens = []string{"agent-token", "node-token", "token"}
+
+// tokenMend is what helps wherever the token does not do.
+const tokenMend = "give all hosts a secret of seeder's own: `seeder secret generate > " + defaultSecretFile + "` on one of them, and the same file, mode 0600, on the others"
+
+// k3sToken is the password in the token that the k3s or rke2 of this host joined
+// its cluster with, and where it was found; none where there is no such cluster.
+// No error has any of it.
+func k3sToken(root string) (password []byte, from string, err error) {
+	for _, d := range distributions() {
+		password, from, err := d.token(root)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, "", usagef("token of %s: %s: %w; root can read it", d.name, from, err)
+		}
+		if err != nil {
+			return nil, "", usagef("token of %s: %s: %w; %s", d.name, from, err, tokenMend)
+		}
+		if password != nil {
+			return password, from, nil
+		}
+	}
+	return nil, "", nil
+}
+
+func (d distribution) token(root string) (password []byte, from string, err error) {
+	set, from, unclear := d.settings(root)
+	data := d.data
+	if dirs := set["data-dir"]; len(dirs) > 0 {
+		data = dirs[len(dirs)-1].value
+	}
+	for _, name := range serverTokens {
+		from := filepath.Join(root, data, "server", name)
+		if password, err := readToken(from); err != nil || password != nil {
+			return password, from, err
+		}
+	}
+	if unclear != nil { // which does not matter to a server that has its token
+		return nil, from, unclear
+	}
+	for _, kind := range []string{"agent-token", "token"} {
+		password, from, err := d.configured(root, set, kind)
+		if err != nil || password != nil {
+			return password, from, err
+		}
+	}
+	return nil, "", nil
+}
+
+// configured is the token that the settings of a kind give. Which of two would win
+// is a matter of versions: they must be the same.
+func (d distribution) configured(root string, set settings, kind string) (password []byte, from string, err error) {
+	for _, s := range slices.Concat(set[kind], set[kind+"-file"]) {
+		var next []byte
+		if slices.Contains(set[kind], s) {
+			next, err = parseToken(s.value)
+		} else if next, err = readToken(filepath.Join(root, s.value)); err == nil && next == nil {
+			err = fmt.Errorf("its token file %s is not there", s.value)
+		}
+		switch {
+		case err != nil:
+			return nil, s.from, err
+		case password != nil && string(next) != string(password):
+			return nil, s.from, fmt.Errorf("it is another one than that in %s", from)
+		case next != nil:
+			password, from = next, s.from
+		}
+	}
+	return password, from, nil
+}
+
+// readToken reads a token file; nil where there is none, or nothing in it.
+func readToken(path string) ([]byte, error) {
+	b, err := readBounded(path, maxTokenFileBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("it cannot be read: %w", err)
+	}
+	return parseToken(string(b))
+}
+
+const maxTokenFileBytes = 64 << 10
+
+var (
+	caHash    = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
+	bootstrap = regexp.MustCompile(`^[a-z0-9]{6}\.[a-z0-9]{16}$`)
+)
+
+// parseToken takes the password out of a token: bare, or K10 with the hash of the
+// cluster's CA, which other servers may not have yet, a user, who differs between
+// servers and agents, and the password, which is the same.
+func parseToken(token string) ([]byte, error) {
+	token = strings.TrimSpace(token)
+	if token == "" {
+		return nil, nil
+	}
+	if strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r == 0x7f }) >= 0 {
+		return nil, errors.New("it is of an unknown form: there is white space in it")
+	}
+	password := token
+	if rest, ok := strings.CutPrefix(token, "K10"); ok {
+		hash, credentials, ok := strings.Cut(rest, "::")
+		if !ok || !caHash.MatchString(hash) {
+			return nil, errors.New("it is of an unknown form: it begins with K10 and not with K10, 64 hexadecimal digits and ::")
+		}
+		if password = credentials; !bootstrap.MatchString(credentials) {
+			if _, password, ok = strings.Cut(credentials, ":"); !ok || password == "" {
+				return nil, errors.New("it is of an unknown form: there is no user:password in it")
+			}
+		}
+	}
+	if bootstrap.MatchString(password) {
+		return nil, errors.New("it is a bootstrap token, which ends, and which the other hosts do not have")
+	}
+	if len(password) < trust.MinSecretBytes {
+		return nil, fmt.Errorf("its password has %d bytes, at least %d are needed, since whoever guesses it is in", len(password), trust.MinSecretBytes)
+	}
+	return []byte(password), nil
+}
+
+const (
+	maxBalancerBytes = 1 << 20
+	maxK3sServers    = 64
+)
+
+// k3sServers are the hosts of the servers that the k3s or rke2 agent of this host
+// knows now, and where it keeps them.
+func k3sServers(root string) (hosts []string, from string) {
+	for _, d := range distributions() {
+		data := d.data
+		if set, _, err := d.settings(root); err == nil && len(set["data-dir"]) > 0 {
+			data = set["data-dir"][len(set["data-dir"])-1].value
+		}
+		from := filepath.Join(root, data, "agent/etc", d.name+"-agent-load-balancer.json")
+		b, err := readBounded(from, maxBalancerBytes)
+		if err != nil {
+			continue // not an agent, or not one that has joined yet
+		}
+		if hosts := balancedHosts(b); len(hosts) > 0 {
+			return hosts, from
+		}
+	}
+	return nil, ""
+}
+
+// balancedHosts reads the file in which an agent keeps its servers. It is another
+// program's: what is not understood is left out. A server's own loopback address
+// leads nowhere.
+func balancedHosts(b []byte) []string {
+	var in struct {
+		ServerURL       string
+		ServerAddresses []string
+	}
+	if json.Unmarshal(b, &in) != nil {
+		return nil
+	}
+	if u, err := url.Parse(in.ServerURL); err == nil && len(in.ServerAddresses) == 0 {
+		in.ServerAddresses = []string{u.Host}
+	}
+	var out []string
+	for _, address := range in.ServerAddresses {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			host = strings.Trim(address, "[]")
+		}
+		ip, err := netip.ParseAddr(host)
+		if (err != nil && !hostName.MatchString(host)) || host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() || slices.Contains(out, host) {
+			continue
+		}
+		if out = append(out, host); len(out) == maxK3sServers {
+			break
+		}
+	}
+	return out
+}
