@@ -197,11 +197,20 @@ func (n *Node) askMember(ctx context.Context, name, addr string, refs []string) 
 	if err != nil {
 		return answer{name: name, err: fmt.Errorf("does not answer on %s: %w", addr, err)}
 	}
-	var r report
-	if err := json.Unmarshal(b, &r); err != nil {
+	ans, err := decodeReport(name, b)
+	if err != nil {
 		return answer{name: name, err: fmt.Errorf("unreadable answer from %s: %w", addr, err)}
 	}
-	return readReport(name, r)
+	return ans
+}
+
+// decodeReport reads another node's answer.
+func decodeReport(name string, b []byte) (answer, error) {
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return answer{}, err
+	}
+	return readReport(name, r), nil
 }
 
 // readReport bounds what a report says; the name is the one gossip knows.

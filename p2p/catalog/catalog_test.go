@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -460,6 +461,38 @@ func FuzzDecodeBuckets(f *testing.F) {
 		x, err := DecodeBuckets(b)
 		if err == nil && !bytes.Equal(x.Encode(), b) {
 			t.Fatal("decodes, but encodes to other bytes")
+		}
+	})
+}
+
+// FuzzDecodeSigned is what a member may send: anything at all, well signed.
+func FuzzDecodeSigned(f *testing.F) {
+	id := newIdentity(f)
+	f.Add(sign(f, id, announcement("docker.io/library/a:1", 1, "x")).payload)
+	f.Add([]byte(`{"ref":"a","version":18446744073709551615,"at":"9999-12-31T23:59:59.999Z","unknown":[1]}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		r := Record{payload: payload, public: id.Public(), signature: id.Sign(domain, payload)}
+		got, err := Decode(r.Encode())
+		if err != nil {
+			return
+		}
+		a := got.Announcement()
+		if err := a.validate(); err != nil {
+			t.Fatalf("accepted %+v: %v", a, err)
+		}
+		if !bytes.Equal(got.Encode(), r.Encode()) || Newer(got, got) {
+			t.Fatalf("%s is not passed on as it came", payload)
+		}
+		if a.AnnouncedAt = a.AnnouncedAt.UTC().Truncate(time.Millisecond); a.AnnouncedAt.Year() < 0 || a.AnnouncedAt.Year() > 9999 {
+			return // UTC may be in another year, which JSON cannot say
+		}
+		again, err := Sign(id, a)
+		if err != nil {
+			return // escapes may make it longer
+		}
+		back, err := Decode(again.Encode())
+		if b := back.Announcement(); err != nil || !reflect.DeepEqual(a, b) {
+			t.Fatalf("%+v becomes %+v %v", a, b, err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -451,19 +452,65 @@ func FuzzDecodeHint(f *testing.F) {
 func FuzzDecodeMeta(f *testing.F) {
 	b, _ := Meta{ID: testID, TransferAddress: ":7951", Version: "1"}.encode()
 	f.Add(b)
+	f.Add([]byte(`{"id":"x","t":":1","p":1}`))
+	f.Add([]byte(`{"id":"` + testID + `","t":":1","p":2,"o":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		reason := Protocols{1, 1}.foreign(b)
 		m, err := decodeMeta(b)
-		if err == nil && (len(m.ID) != 32 || !printable(m.Version)) {
-			t.Fatalf("accepted %+v", m)
+		if err != nil {
+			return
+		}
+		if len(m.ID) != 32 || !printable(m.Version) || (reason == "") != (Protocols{1, 1}).Speaks(m.protocols()) {
+			t.Fatalf("accepted %+v, %q", m, reason)
+		}
+		again, err := m.encode()
+		if err != nil {
+			return // escapes may make it longer
+		}
+		if back, err := decodeMeta(again); err != nil || back != m {
+			t.Fatalf("%+v becomes %+v %v", m, back, err)
 		}
 	})
 }
 
 func FuzzDecodeState(f *testing.F) {
 	f.Add([]byte(`{"n":"a","h":1}`))
+	f.Add([]byte(`{"n":"\u001b[2J"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := decodeState(b); err == nil && !validName(s.Name) {
+		s, err := decodeState(b)
+		if err != nil {
+			return
+		}
+		if !validName(s.Name) {
 			t.Fatalf("accepted %+v", s)
+		}
+		again, err := json.Marshal(s)
+		if err != nil || len(again) > maxMetaBytes {
+			return
+		}
+		if back, err := decodeState(again); err != nil || back != s {
+			t.Fatalf("%+v becomes %+v %v", s, back, err)
+		}
+	})
+}
+
+func FuzzDecodePeersFile(f *testing.F) {
+	f.Add([]byte(`["10.0.0.1:7950","[fd00::1]:7950"]`))
+	f.Add([]byte(`["name:7950","",null]`))
+	f.Add([]byte(`[7]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		peers, err := decodePeersFile(b)
+		if err != nil && len(peers) > 0 || len(peers) > maxPeers {
+			t.Fatalf("%d peers with %v", len(peers), err)
+		}
+		for _, p := range peers {
+			if host, _, err := net.SplitHostPort(p); err != nil || net.ParseIP(host) == nil {
+				t.Fatalf("peer %q", p)
+			}
+		}
+		again, merr := json.Marshal(peers)
+		if back, err := decodePeersFile(again); err != nil || merr != nil || !slices.Equal(back, peers) {
+			t.Fatalf("%q becomes %q %v", peers, back, err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -184,9 +185,22 @@ func (g *Gossip) loadPeers() []string {
 	if g.cfg.PeersFile == "" {
 		return nil
 	}
-	peers, err := readPeers(g.cfg.PeersFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	b, err := readPeers(g.cfg.PeersFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	peers, derr := decodePeersFile(b)
+	if err := cmp.Or(err, derr); err != nil {
 		g.log.Warn("the file of known members is damaged and not used", "path", g.cfg.PeersFile, "err", err)
+	}
+	return peers
+}
+
+// decodePeersFile reads what savePeers wrote; what is no address is left out.
+func decodePeersFile(b []byte) ([]string, error) {
+	var peers []string
+	if err := json.Unmarshal(b, &peers); err != nil {
+		return nil, err
 	}
 	var out []string
 	for _, p := range peers[:min(len(peers), maxPeers)] {
@@ -194,20 +208,16 @@ func (g *Gossip) loadPeers() []string {
 			out = append(out, p)
 		}
 	}
-	return out
+	return out, nil
 }
 
-func readPeers(path string) (peers []string, err error) {
+func readPeers(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPeersBytes))
-	if err != nil {
-		return nil, err
-	}
-	return peers, json.Unmarshal(b, &peers)
+	return io.ReadAll(io.LimitReader(f, maxPeersBytes))
 }
 
 // savePeers writes the addresses of the other members, so that a node without

@@ -32,9 +32,9 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; %s", err, mend)
 	}
-	block, rest := pem.Decode(b)
-	if block == nil || block.Type != pemType || len(block.Bytes) != ed25519.SeedSize || len(rest) != 0 {
-		return nil, fmt.Errorf("%s is damaged or no identity of a node; %s", path, mend)
+	id, err := parseIdentity(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w; %s", path, err, mend)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("keep %s private: %w", path, err)
@@ -43,10 +43,22 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 	if err := disk.SyncDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("keep %s: %w", path, err)
 	}
+	return id, nil
+}
+
+func parseIdentity(b []byte) (*Identity, error) {
+	block, rest := pem.Decode(b)
+	if block == nil || block.Type != pemType || len(block.Bytes) != ed25519.SeedSize || len(rest) != 0 {
+		return nil, errors.New("is damaged or no identity of a node")
+	}
 	return &Identity{private: ed25519.NewKeyFromSeed(block.Bytes)}, nil
 }
 
 const mend = "restore it, or remove it to give this node a new id (then `announcers` lists that name the old id need the new one)"
+
+func (i *Identity) encode() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: i.private.Seed()})
+}
 
 // createIdentity writes a new identity. Of two processes that create at once one
 // wins, and both use that one.
@@ -55,14 +67,15 @@ func createIdentity(path string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generate a key: %w", err)
 	}
-	err = disk.CreateFile(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: private.Seed()}))
+	id := &Identity{private: private}
+	err = disk.CreateFile(path, id.encode())
 	if errors.Is(err, fs.ErrExist) {
 		return LoadOrCreateIdentity(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
-	return &Identity{private: private}, nil
+	return id, nil
 }
 
 // ID is the node id of this identity.

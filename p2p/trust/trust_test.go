@@ -247,3 +247,25 @@ func FuzzParseSecrets(f *testing.F) {
 		}
 	})
 }
+
+func FuzzIdentityFile(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "identity")
+	if _, err := LoadOrCreateIdentity(path); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("-----BEGIN SEEDER NODE IDENTITY-----\nAAAA\n-----END SEEDER NODE IDENTITY-----\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		id, err := parseIdentity(b)
+		if err != nil {
+			return
+		}
+		if again, err := parseIdentity(id.encode()); err != nil || again.ID() != id.ID() {
+			t.Fatalf("%s becomes another one: %v", id.ID(), err)
+		}
+	})
+}

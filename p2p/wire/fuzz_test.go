@@ -3,11 +3,20 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
 )
 
 func FuzzReadHaves(f *testing.F) {
@@ -107,6 +116,66 @@ func FuzzHaves(f *testing.F) {
 		}
 		if h, _, err = readHaves(r, n); err != nil || !h.Complete {
 			t.Fatalf("complete: got %+v %v", h, err)
+		}
+	})
+}
+
+// anyHandler answers whatever gets through to it, which it checks.
+type anyHandler struct {
+	*handler
+	t *testing.T
+}
+
+func (h anyHandler) Register(_ context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer {
+	if _, err := trust.ParseNodeID(from); err != nil || seed.Validate() != nil || p.Name == "" || checkAddress(p.Address) != nil {
+		h.t.Errorf("%q registers %+v for %q", from, p, seed)
+	}
+	return nil
+}
+
+// deadlines lets a recorder stand for a connection.
+type deadlines struct{ *httptest.ResponseRecorder }
+
+func (deadlines) SetReadDeadline(time.Time) error  { return nil }
+func (deadlines) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzRequest: whatever a member asks, the answer is one of those that the other
+// side knows, and no handler sees what is out of bounds.
+func FuzzRequest(f *testing.F) {
+	id := identity(f)
+	s := &served{n: 70, chunk: []byte("chunk")}
+	path := "/v1/swarms/" + testSeed.String()
+	for _, request := range []string{
+		"GET /v1/state?ref=a&ref=b HTTP/1.1\r\nHost: n\r\n\r\n",
+		"POST /v1/catalog HTTP/1.1\r\nHost: n\r\nContent-Length: 2048\r\n\r\n" + strings.Repeat("x", 2048),
+		"GET /v1/seeds/" + testSeed.String() + " HTTP/1.1\r\nHost: n\r\n\r\n",
+		"GET " + path + "/haves HTTP/1.1\r\nHost: n\r\n\r\n",
+		"GET " + path + "/chunks/3 HTTP/1.1\r\nHost: n\r\n\r\n",
+		"POST " + path + "/chunks HTTP/1.1\r\nHost: n\r\nContent-Length: 16\r\n\r\n\xff" + strings.Repeat("\x00", 15),
+		"POST " + path + "/peers HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n2a\r\n" + `{"name":"me","address":"10.0.0.1:7951"}    ` + "\r\n0\r\n\r\n",
+		"POST " + path + "/peers HTTP/1.1\r\nHost: n\r\nContent-Length: 30\r\n\r\n" + `{"name":"me","address":"none"}`,
+		"GET /v1/seeds/none HTTP/1.1\r\nHost: n\r\n\r\n",
+		"GET /v2/state HTTP/1.1\r\nHost: n\r\n\r\n",
+	} {
+		f.Add([]byte(request))
+	}
+	known := []int{http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed,
+		http.StatusConflict, http.StatusServiceUnavailable, http.StatusMovedPermanently, http.StatusTemporaryRedirect}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			return
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if cancel(); !strings.HasSuffix(r.URL.Path, "/haves") { // that one lasts until then
+			ctx = t.Context()
+		}
+		r.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{{PublicKey: id.Public()}}}
+		h := anyHandler{&handler{seed: []byte("seed"), recs: [][]byte{{1}}, served: s}, t}
+		w := httptest.NewRecorder()
+		NewServer(ServerConfig{Credentials: &trust.Credentials{}, Handler: h}).routes().ServeHTTP(deadlines{w}, r.WithContext(ctx))
+		if !slices.Contains(known, w.Code) {
+			t.Fatalf("answered %d", w.Code)
 		}
 	})
 }
