@@ -35,6 +35,10 @@ cluster: ## whole nodes in virtual time, up to 200, without the race detector, w
 fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
+.PHONY: vuln
+vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln.go.dev); not part of test, which needs no such site
+	test/vuln.sh
+
 hosts: build containerds ## real hosts with real containerd; needs root
 	go test -count=1 -timeout 20m ./test
 
