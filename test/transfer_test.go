@@ -48,7 +48,7 @@ func TestContinuesAfterKill(t *testing.T) {
 	h := n.hosts[1]
 	var before float64
 	eventually(t, 30*time.Second, "a third has arrived", func() error {
-		if before = h.metric("seeder_chunk_bytes_total"); before < size/3 {
+		if before = h.metric(`seeder_chunk_bytes_total{source="peer"}`); before < size/3 {
 			return fmt.Errorf("%.0f bytes", before)
 		}
 		return nil
@@ -56,10 +56,14 @@ func TestContinuesAfterKill(t *testing.T) {
 	h.seeder.stop(t, syscall.SIGKILL)
 	h.startSeeder()
 	h.ready("hello")
+	kept, fetched := h.metric(`seeder_chunk_bytes_total{source="local"}`), h.metric(`seeder_chunk_bytes_total{source="peer"}`)
 	received := h.metric("seeder_wire_received_bytes_total")
-	t.Logf("before the kill %.1f MB of chunks, after it %.1f MB on the wire, of %.1f MB", before/1e6, received/1e6, size/1e6)
-	if received > size-before+4<<20 {
-		t.Errorf("%.0f bytes came after the kill: what was verified before was fetched again", received)
+	t.Logf("before the kill %.1f MB of chunks; after it %.1f MB were there, %.1f MB were fetched, %.1f MB on the wire", before/1e6, kept/1e6, fetched/1e6, received/1e6)
+	if kept < before {
+		t.Errorf("of %.0f bytes verified before the kill %.0f were there after it", before, kept)
+	}
+	if received > 1.02*fetched+256<<10 {
+		t.Errorf("%.0f bytes came for %.0f that were missing", received, fetched)
 	}
 }
 
@@ -79,7 +83,9 @@ func TestFramesOnTheWire(t *testing.T) {
 		if !gz && wire > 0.6*size {
 			t.Errorf("plain layers took %.0f bytes on the wire: they were not compressed", wire)
 		}
-		if gz && wire > 1.01*size+64<<10 {
+		// One chunk may come twice where the machine stalls for longer than its
+		// deadline.
+		if gz && wire > 1.01*size+64<<10+256<<10 {
 			t.Errorf("gzip layers took %.0f bytes on the wire, %.0f as stored", wire, size)
 		}
 	}

@@ -147,7 +147,7 @@ func parseToken(token string) ([]byte, error) {
 	if rest, ok := strings.CutPrefix(token, "K10"); ok {
 		hash, credentials, ok := strings.Cut(rest, "::")
 		if !ok || !caHash.MatchString(hash) {
-			return nil, errors.New("it is of an unknown form: it begins with K10 and not with K10, 64 hexadecimal digits and ::")
+			return nil, errors.New("it is of an unknown form: it begins with K10 and not with K10, 64 hexadecimal digits and two colons")
 		}
 		if password = credentials; !bootstrap.MatchString(credentials) {
 			if _, password, ok = strings.Cut(credentials, ":"); !ok || password == "" {
