@@ -56,7 +56,7 @@ var faults = []fault{
 		h.containerd.stop(c.t, syscall.SIGKILL)
 		return h.startContainerd
 	}},
-	{name: "containerd away", hold: 12 * time.Second, spare: true, begin: func(c *chaos, h *host) func() {
+	{name: "containerd away", hold: 20 * time.Second, spare: true, begin: func(c *chaos, h *host) func() {
 		h.containerd.stop(c.t, syscall.SIGTERM)
 		return h.startContainerd
 	}},
