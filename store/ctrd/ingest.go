@@ -127,20 +127,7 @@ func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Inge
 	if err != nil {
 		return nil, err
 	}
-	// The writer is a stream that lives in ctx, so that the wait for a ref which
-	// another writer has is bounded here and not by ctx.
-	var w content.Writer
-	for try := 0; ; try++ {
-		w, err = cl.ContentStore().Writer(ctx, content.WithRef("seeder-"+desc.Digest.String()), content.WithDescriptor(desc))
-		if !errdefs.IsUnavailable(err) || try == ingestTries {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(250 * time.Millisecond):
-		}
-	}
+	w, err := c.writer(ctx, cl.ContentStore(), desc)
 	if errdefs.IsAlreadyExists(err) {
 		return nil, ErrExists
 	}
@@ -152,6 +139,44 @@ func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Inge
 		return nil, errors.Join(fmt.Errorf("write blob %s: %w", desc.Digest, c.fail(err)), w.Close())
 	}
 	return &Ingest{c: c, desc: desc, w: w, off: st.Offset}, nil
+}
+
+// ingestRefs are the names under which a blob may be written. One does unless
+// containerd has lost it: where its database cannot be written as an ingest begins
+// (its disk is full), it keeps the name locked until it is started again.
+func ingestRefs(dgst digest.Digest) []string {
+	ref := "seeder-" + dgst.String()
+	return []string{ref, ref + "-2", ref + "-3", ref + "-4"}
+}
+
+// writer waits for a name that another writer has; one that is locked for longer
+// than anybody takes to notice the end of a writer is left for the next.
+func (c *Containerd) writer(ctx context.Context, cs store, desc ocispec.Descriptor) (w content.Writer, err error) {
+	for i, ref := range ingestRefs(desc.Digest) {
+		// The writer is a stream that lives in ctx, so that the wait is bounded here
+		// and not by ctx.
+		for try := 0; ; try++ {
+			w, err = cs.Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+			if !errdefs.IsUnavailable(err) || try == ingestTries || i > 0 && isLocked(err) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			case <-time.After(250 * time.Millisecond):
+			}
+		}
+		if !isLocked(err) {
+			break
+		}
+	}
+	return w, err
+}
+
+// isLocked tells a ref that is in use from a containerd that is not there: both are
+// Unavailable.
+func isLocked(err error) bool {
+	return errdefs.IsUnavailable(err) && strings.Contains(err.Error(), " locked for ")
 }
 
 // Offset is how much of the blob has been written.
@@ -195,15 +220,24 @@ func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	// A daemon learns a moment later than Close that the writer is gone; until
-	// then what is to be removed may still be written to.
+	for _, ref := range ingestRefs(dgst) {
+		if err := c.abort(ctx, cl.ContentStore(), ref); err != nil {
+			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.fail(err))
+		}
+	}
+	return nil
+}
+
+// abort tries for a while: a daemon learns a moment later than Close that the writer
+// is gone; until then what is to be removed may still be written to.
+func (c *Containerd) abort(ctx context.Context, cs store, ref string) error {
 	for try := 0; ; try++ {
-		err = cl.ContentStore().Abort(ctx, "seeder-"+dgst.String())
+		err := cs.Abort(ctx, ref)
 		if err == nil || errdefs.IsNotFound(err) {
 			return nil
 		}
 		if try == abortTries || ctx.Err() != nil {
-			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.fail(err))
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -102,6 +102,34 @@ func ingestMismatch(s *suite) {
 	}
 }
 
+// ingestLocked: a name that containerd does not give back holds nothing up for good.
+func ingestLocked(s *suite) {
+	blob := []byte("written under another name")
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, release, err := s.c.Lease(s.ctx, "storetest-locked")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer release(s.ctx)
+	lost, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	w, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := w.Write(blob); err != nil {
+		s.Fatal(err)
+	}
+	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil || !s.here(desc.Digest) {
+		s.Errorf("it is not here: %v", err)
+	}
+	if err := errors.Join(lost.Close(), s.c.Abort(s.ctx, desc.Digest)); err != nil {
+		s.Error(err)
+	}
+}
+
 func lease(s *suite) {
 	blob := []byte("leased")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}

@@ -55,6 +55,7 @@ func Run(t *testing.T, s Subject) {
 		"WalkOtherPlatform":    walkOtherPlatform,
 		"Ingest":               ingest,
 		"IngestMismatch":       ingestMismatch,
+		"IngestLocked":         ingestLocked,
 		"Lease":                lease,
 		"Publish":              publish,
 		"PublishKeepsLabels":   publishKeepsLabels,
