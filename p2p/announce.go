@@ -22,7 +22,9 @@ type Announcement struct {
 	Reference string
 	Target    ocispec.Descriptor
 	Index     []byte
-	Bytes     int64 // of all blobs as stored
+	Bytes     int64    // of all blobs as stored
+	On        []string // label selectors of the nodes it is for, which all must hold; none: every node
+	KeepOn    bool     // On is whatever the announcement before says
 }
 
 // Announce puts an announcement into the catalog and tells the cluster. It
@@ -32,10 +34,19 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 	if !n.mayAnnounce(n.identity.ID()) {
 		return 0, fmt.Errorf("announce %s: this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", a.Reference, n.identity.ID())
 	}
+	for _, s := range a.On {
+		if err := CheckSelector(s); err != nil {
+			return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
+		}
+	}
+	on := slices.Compact(slices.Sorted(slices.Values(a.On)))
 	seed := catalog.Seed{Digest: digest.FromBytes(a.Index), Size: int64(len(a.Index))}
 	if cur, ok := n.catalog.Get(a.Reference); ok {
 		c := cur.Announcement()
-		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest {
+		if a.KeepOn {
+			on = c.On
+		}
+		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
 			n.poke()
 			return c.Version, nil
 		}
@@ -45,22 +56,29 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 		Target:     ocispec.Descriptor{MediaType: a.Target.MediaType, Digest: a.Target.Digest, Size: a.Target.Size},
 		Seed:       seed,
 		ImageBytes: a.Bytes,
+		On:         on,
 	})
 }
 
-// Withdraw puts a withdrawal of ref into the catalog: nobody seeds it any more,
-// and with purge every node removes it. The error of an unknown ref names the
-// nearest announced ones and wraps fs.ErrNotExist.
-func (n *Node) Withdraw(ctx context.Context, ref string, purge bool) error {
+// Withdrawal says what shall become of an image that nobody seeds any more.
+type Withdrawal struct {
+	Purge bool // every node removes it
+	Force bool // also where a container uses it; else once none does
+}
+
+// Withdraw puts a withdrawal of ref into the catalog: nobody seeds it any more. The
+// error of an unknown ref names the nearest announced ones and wraps
+// fs.ErrNotExist.
+func (n *Node) Withdraw(ctx context.Context, ref string, w Withdrawal) error {
 	cur, ok := n.catalog.Get(ref)
-	if !ok || (cur.Announcement().Withdrawn && (!purge || cur.Announcement().Purge)) {
+	if now := cur.Announcement(); !ok || now.Withdrawn && (now.Purge || !w.Purge) && (now.Force || !w.Force) {
 		return fmt.Errorf("withdraw %s: %w", ref, n.notAnnounced(ref))
 	}
 	if !n.mayAnnounce(n.identity.ID()) {
 		return fmt.Errorf("withdraw %s: this node's id %s is not in `announcers`", ref, n.identity.ID())
 	}
 	a := cur.Announcement()
-	a.Withdrawn, a.Purge = true, purge
+	a.Withdrawn, a.Purge, a.Force = true, w.Purge, w.Force
 	_, err := n.publish(ctx, a)
 	return err
 }
@@ -81,6 +99,7 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 			return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
 		}
 	}
+	n.unkept.Store(true)
 	changed, err := n.catalog.Merge(rec)
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)

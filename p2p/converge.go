@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,9 @@ type task struct {
 	failures  int
 	notBefore time.Time
 	checkedAt time.Time
+
+	removals  int // of the image that was ready here, by others, within removalMemory
+	removedAt time.Time
 }
 
 // jobDone is a finished job's word to the loop.
@@ -66,13 +70,14 @@ type loop struct {
 	checks  *semaphore.Weighted
 	fetches *semaphore.Weighted
 	running int
+	auto    auto
 }
 
 // converge compares the catalog with this host's images, for ever: events are
 // hints that wake it, the comparison is the truth.
 func (n *Node) converge(ctx context.Context) {
 	l := &loop{n: n, tasks: map[string]*task{},
-		checks: semaphore.NewWeighted(maxChecks), fetches: semaphore.NewWeighted(maxFetches)}
+		checks: semaphore.NewWeighted(maxChecks), fetches: semaphore.NewWeighted(maxFetches), auto: newAuto(time.Now())}
 	defer l.drain()
 	changes := n.store.Changes(ctx)
 	timer := time.NewTimer(0)
@@ -94,6 +99,8 @@ func (n *Node) converge(ctx context.Context) {
 			continue
 		case <-timer.C:
 			l.compareStore(ctx)
+		case <-l.auto.ended:
+			l.compareStore(ctx)
 		}
 		timer.Reset(l.pass(ctx, time.Now()))
 	}
@@ -102,21 +109,70 @@ func (n *Node) converge(ctx context.Context) {
 // compareStore marks the references whose image record is not at the target, or
 // whose content is gone.
 func (l *loop) compareStore(ctx context.Context) {
-	if len(l.tasks) == 0 {
+	if len(l.tasks) == 0 && len(l.n.cfg.Auto) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	askCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	have, err := l.n.store.List(ctx)
+	have, err := l.n.store.List(askCtx)
 	if err != nil {
 		return // the health watch says so, and marks everything once it is back
 	}
 	for ref, t := range l.tasks {
 		a := t.rec.Announcement()
-		if !a.Withdrawn && (have[ref] != a.Target.Digest || t.ready && !l.n.store.Intact(ctx, ref)) {
+		if a.Withdrawn {
+			continue
+		}
+		if have[ref] != a.Target.Digest || t.ready && !l.n.store.Intact(askCtx, ref) {
 			t.dirty = true
 		}
+		if have[ref] == "" && t.ready && t.cancel == nil {
+			l.removed(ref, t, time.Now())
+		}
 	}
+	l.announceNew(ctx, have, time.Now())
+}
+
+// removalMemory is for how long a removal counts against the next one.
+const removalMemory = 6 * time.Hour
+
+// removed books that somebody has removed the image of a ready reference. Where the
+// kubelet may have been that, which needed the room, it is not brought back at
+// once; and nobody is fought.
+func (l *loop) removed(ref string, t *task, now time.Time) {
+	if now.Sub(t.removedAt) > removalMemory {
+		t.removals = 0
+	}
+	t.ready, t.removedAt = false, now
+	t.removals++
+	wait := removalPause(t.removals, l.n.cfg.Pinned, rand.Float64())
+	t.notBefore = now.Add(wait)
+	reason := "somebody has removed it from this host"
+	if wait > 0 {
+		reason = fmt.Sprintf("it was removed from this host %d times; it is fetched again in %s", t.removals, wait.Round(time.Second))
+		if !l.n.cfg.Pinned {
+			reason += " (images.pin is off: the kubelet may need the room)"
+		}
+	}
+	l.n.log.Info("the image was removed from this host", "ref", ref, "times", t.removals, "again_in", wait)
+	l.n.cells.settle(ref, Waiting, reason)
+}
+
+// removalPause is how long after its n-th removal (n ≥ 1) an image is fetched again:
+// one that only people remove at once, and then as after a failure; one that the
+// kubelet may have removed after a minute, doubled each time, at most an hour.
+func removalPause(n int, pinned bool, r float64) time.Duration {
+	switch {
+	case pinned && n == 1:
+		return 0
+	case pinned:
+		return backoff(n-1, r)
+	}
+	d := time.Hour
+	if n < 7 {
+		d = time.Minute << (n - 1)
+	}
+	return time.Duration(float64(d) * (0.8 + 0.4*r))
 }
 
 // pass looks at each announcement once and returns how long nothing needs to be
@@ -124,7 +180,9 @@ func (l *loop) compareStore(ctx context.Context) {
 func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 	if l.n.health.recovered.CompareAndSwap(true, false) {
 		for _, t := range l.tasks {
-			t.dirty, t.notBefore = true, time.Time{}
+			if t.dirty = true; t.removals == 0 {
+				t.notBefore = time.Time{}
+			}
 		}
 	}
 	wait := tick
@@ -176,8 +234,8 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 		return 0
 	case t.ready && !t.dirty && now.Sub(t.checkedAt) < recheck:
 		return 0
-	case !a.Withdrawn && !accepts(l.n.cfg.Accept, a.Reference):
-		l.n.cells.settle(a.Reference, Excluded, fmt.Sprintf("no pattern of images.accept %q on this host matches", l.n.cfg.Accept))
+	case !a.Withdrawn && l.n.ruledOut(a) != "":
+		l.n.cells.settle(a.Reference, Excluded, l.n.ruledOut(a))
 		return 0
 	case now.Before(t.notBefore):
 		return t.notBefore.Sub(now)
@@ -199,11 +257,6 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 func (l *loop) finish(done jobDone) {
 	l.running--
 	ref := done.rec.Announcement().Reference
-	if done.err == nil {
-		if err := l.n.catalog.SetReached(done.rec); err != nil {
-			l.n.log.Error("what this host has reached will not survive a restart", "ref", ref, "err", err)
-		}
-	}
 	t := l.tasks[ref]
 	if t == nil {
 		return
@@ -214,12 +267,17 @@ func (l *loop) finish(done jobDone) {
 	}
 	t.checkedAt = time.Now()
 	var excluded interface{ Excluded() string }
+	var waiting interface{ Waiting() string }
 	switch {
 	case done.err == nil:
 		t.ready, t.failures = true, 0
 	case errors.As(done.err, &excluded):
 		t.ready = true // nothing to do until the announcement or this host changes
 		l.n.cells.settle(ref, Excluded, excluded.Excluded())
+	case errors.As(done.err, &waiting):
+		t.ready, t.failures = false, 0
+		t.notBefore = time.Now().Add(waitPause)
+		l.n.cells.settle(ref, Waiting, waiting.Waiting())
 	default:
 		t.ready = false
 		t.failures++
@@ -244,9 +302,14 @@ func (l *loop) explain(ref string, err error, t *task) {
 	l.n.cells.settle(ref, Failed, err.Error())
 }
 
+// waitPause is how often it is looked whether what a job waits for has come about:
+// room on the disk, the end of a container.
+const waitPause = 5 * time.Second
+
 // drain waits for the jobs after the loop has ended, so that none is left
 // writing to results.
 func (l *loop) drain() {
+	l.auto.drain()
 	for ; l.running > 0; l.running-- {
 		<-l.n.results
 	}
@@ -255,6 +318,22 @@ func (l *loop) drain() {
 // work brings one reference to where its record says. It returns nil when the
 // store has confirmed that.
 func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
+	if err := n.reach(ctx, l, rec); err != nil {
+		return err
+	}
+	if !n.catalog.Reached(rec) {
+		n.unkept.Store(true)
+	}
+	if err := n.catalog.SetReached(rec); err != nil {
+		n.log.Error("what this host has reached will not survive a restart", "ref", rec.Announcement().Reference, "err", err)
+	}
+	if n.unkept.Load() {
+		n.keepPrevious(ctx)
+	}
+	return nil
+}
+
+func (n *Node) reach(ctx context.Context, l *loop, rec catalog.Record) error {
 	a := rec.Announcement()
 	if err := l.checks.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
@@ -305,11 +384,17 @@ func (n *Node) replaced(ctx context.Context, rec catalog.Record) (digest.Digest,
 // that person's business.
 func (n *Node) yield(ctx context.Context, rec catalog.Record, have digest.Digest) error {
 	ref := rec.Announcement().Reference
-	if n.cfg.Follow == nil || rec.AnnouncedBy() != n.identity.ID() {
+	follows := n.cfg.Follow && rec.AnnouncedBy() == n.identity.ID()
+	if !follows && n.announcesItself(ctx, ref) {
+		// An earlier version that is back is no new build: k3s imports the files of
+		// agent/images at each start, old ones too.
+		follows = !slices.Contains(n.catalog.History(ref), have)
+	}
+	if !follows || n.cfg.Announce == nil {
 		return &replacedError{ref: ref, have: have}
 	}
 	n.log.Info("the announced image has changed on this host and is announced again", "ref", ref, "digest", have)
-	if err := n.cfg.Follow(ctx, ref); err != nil {
+	if err := n.cfg.Announce(ctx, ref); err != nil {
 		return fmt.Errorf("announce the changed %s: %w", ref, err)
 	}
 	if cur, ok := n.catalog.Get(ref); ok && cur.Hash() == rec.Hash() {
@@ -364,6 +449,9 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 		do, done := n.store.Release, "released"
 		if a.Purge {
 			do, done = n.store.Remove, "purged"
+			if err := n.unused(ctx, a); err != nil {
+				return err
+			}
 		}
 		if err := do(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("let go of %s: %w", a.Reference, err)
@@ -372,6 +460,108 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 	}
 	n.cells.remove(a.Reference)
 	return nil
+}
+
+// unused is a *usedError where a container uses the image that is to be purged.
+func (n *Node) unused(ctx context.Context, a catalog.Announcement) error {
+	if a.Force {
+		return nil
+	}
+	by, err := n.store.InUse(ctx, a.Reference)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("who uses %s: %w", a.Reference, err)
+	}
+	if len(by) > 0 {
+		return &usedError{by: by}
+	}
+	return nil
+}
+
+// usedError holds up a purge.
+type usedError struct{ by []string }
+
+func (e *usedError) Error() string { return e.Waiting() }
+
+// Waiting says for what.
+func (e *usedError) Waiting() string {
+	by := "container " + e.by[0]
+	if len(e.by) > 1 {
+		by = fmt.Sprintf("%d containers (%s, …)", len(e.by), e.by[0])
+	}
+	return "used by " + by + "; it is removed once it is not, or at once with --force"
+}
+
+// keepPrevious keeps of every announced reference as many earlier targets as
+// images.keep_previous says, and lets go of those before. What fails is tried again
+// by the janitor.
+func (n *Node) keepPrevious(ctx context.Context) {
+	n.keepMu.Lock()
+	defer n.keepMu.Unlock()
+	n.unkept.Store(false)
+	if err := n.keepNow(ctx); err != nil {
+		n.unkept.Store(true)
+		if ctx.Err() == nil {
+			n.log.Warn("cannot keep the earlier versions as images.keep_previous says; it is tried again", "err", err)
+		}
+	}
+}
+
+func (n *Node) keepNow(ctx context.Context) error {
+	var keep []digest.Digest
+	discard := map[string][]digest.Digest{}
+	for _, rec := range n.catalog.All() {
+		a := rec.Announcement()
+		if a.Withdrawn || !n.catalog.Reached(rec) && n.catalog.ReachedTarget(a.Reference) == "" {
+			continue
+		}
+		history := n.catalog.History(a.Reference)
+		at := min(n.cfg.KeepPrevious, len(history))
+		keep = append(keep, history[:at]...)
+		if at < len(history) {
+			discard[a.Reference] = history[at:]
+		}
+	}
+	slices.Sort(keep)
+	errs := []error{n.store.KeepPrevious(ctx, slices.Compact(keep))}
+	for ref, targets := range discard {
+		for _, target := range targets {
+			if !slices.Contains(keep, target) {
+				errs = append(errs, n.store.Discard(ctx, ref, target))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Previous is the target that this host had under ref before the announced one.
+func (n *Node) Previous(ref string) (digest.Digest, error) {
+	rec, ok := n.catalog.Get(ref)
+	if !ok {
+		return "", fmt.Errorf("roll back %s: %w", ref, n.notAnnounced(ref))
+	}
+	for _, d := range n.catalog.History(ref) {
+		if d != rec.Announcement().Target.Digest {
+			return d, nil
+		}
+	}
+	return "", fmt.Errorf("roll back %s: this host knows no version before %s; run it on a host that has held one (`images.keep_previous`), or announce REF@sha256:DIGEST", ref, rec.Announcement().Target.Digest)
+}
+
+// Announced reports whether ref is announced now.
+func (n *Node) Announced(ref string) bool {
+	rec, ok := n.catalog.Get(ref)
+	return ok && !rec.Announcement().Withdrawn
+}
+
+// ruledOut says which rule keeps this host from holding a, empty where none does.
+func (n *Node) ruledOut(a catalog.Announcement) string {
+	if why := leftOut(a.On, n.cfg.Labels); why != "" {
+		return why
+	}
+	if !accepts(n.cfg.Accept, a.Reference) {
+		return fmt.Sprintf("no pattern of images.accept %q on this host matches", n.cfg.Accept)
+	}
+	return ""
 }
 
 // accepts reports whether one of the patterns matches ref; no patterns accept

@@ -47,7 +47,7 @@ func TestJobOfTheLoserIsNotTheWinners(t *testing.T) {
 	if task.ready || n.catalog.Reached(winner) {
 		t.Errorf("ready %v, reached %v: want that the winner is still to be obtained", task.ready, n.catalog.Reached(winner))
 	}
-	if !n.catalog.Reached(loser) || task.cancel != nil {
-		t.Errorf("reached the loser %v, still running %v", n.catalog.Reached(loser), task.cancel != nil)
+	if task.cancel != nil {
+		t.Error("the job of the loser still runs")
 	}
 }

@@ -88,18 +88,28 @@ func (n *Node) askHealth(ctx context.Context) {
 // janitorInterval is how long what nobody needs any more may lie about.
 const janitorInterval = 30 * time.Second
 
+// keepInterval is how often the leases of earlier versions are looked after when
+// nothing has changed: far below the half of their time.
+const keepInterval = 10 * time.Minute
+
 // janitor closes the swarms that nobody uses, and removes what was left behind.
 func (n *Node) janitor(ctx context.Context) {
 	tick := time.NewTicker(janitorInterval)
 	defer tick.Stop()
+	var kept time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
 			n.swarms.sweep(now)
-			if n.health.down() == "" {
-				n.tidy(ctx)
+			if n.health.down() != "" {
+				continue
+			}
+			n.tidy(ctx)
+			if n.unkept.Load() || now.Sub(kept) >= keepInterval {
+				kept = now
+				n.keepPrevious(ctx)
 			}
 		}
 	}

@@ -23,12 +23,14 @@ const (
 	// maxNameBytes and maxReasonBytes bound what another node's report may put
 	// on this host's terminals.
 	maxReasonBytes = 512
+	maxLabels      = 64
 )
 
 // report is what one node says of itself: its column of the matrix.
 type report struct {
-	Name   string        `json:"name"`
-	Images []reportImage `json:"images"`
+	Name   string            `json:"name"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Images []reportImage     `json:"images"`
 }
 
 type reportImage struct {
@@ -48,10 +50,13 @@ func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
 }
 
 func (n *Node) report(refs []string) report {
-	r := report{Name: n.cfg.Name}
+	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels}
 	for _, rec := range n.selected(refs) {
 		a := rec.Announcement()
 		c, ok := n.cells.get(a.Reference)
+		if !ok && a.Withdrawn && n.catalog.Reached(rec) {
+			c, ok = cell{version: a.Version, target: a.Target.Digest, state: Excluded, reason: "withdrawn"}, true
+		}
 		if !ok || c.version != a.Version {
 			c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
 		}
@@ -105,7 +110,9 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 	}
 	if a.Withdrawn {
 		img.State = "withdrawn"
-		return img
+		if !a.Purge {
+			return img
+		}
 	}
 	for _, ans := range reports {
 		ns := ans.cellFor(a)
@@ -126,6 +133,7 @@ type answer struct {
 	name   string
 	away   bool // dead: shown, but not waited for
 	err    error
+	labels map[string]string
 	images map[string]reportImage
 }
 
@@ -215,7 +223,12 @@ func decodeReport(name string, b []byte) (answer, error) {
 
 // readReport bounds what a report says; the name is the one gossip knows.
 func readReport(name string, r report) answer {
-	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images))}
+	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images)), labels: map[string]string{}}
+	for k, v := range r.Labels {
+		if len(ans.labels) < maxLabels && len(k)+len(v) <= maxReasonBytes {
+			ans.labels[printable(k, maxReasonBytes)] = printable(v, maxReasonBytes)
+		}
+	}
 	for _, img := range r.Images {
 		switch img.State {
 		case Waiting, Fetching, Importing, Ready, Failed, Excluded:

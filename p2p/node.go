@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,15 @@ type Store interface {
 	// already here, and keeps the index. An error with a method Excluded()
 	// string says that this host is not meant to hold it.
 	Image(ctx context.Context, index []byte) (Image, error)
+	// FromRegistry reports whether ref was pulled from a registry.
+	FromRegistry(ctx context.Context, ref string) (bool, error)
+	// InUse names the containers that use the image of ref.
+	InUse(ctx context.Context, ref string) ([]string, error)
+	// KeepPrevious protects what is here of these targets from garbage collection
+	// and of no others that it protected before.
+	KeepPrevious(ctx context.Context, targets []digest.Digest) error
+	// Discard lets go of an earlier target of ref, which keeps another one.
+	Discard(ctx context.Context, ref string, target digest.Digest) error
 	// Release takes the protection from garbage collection off ref.
 	Release(ctx context.Context, ref string) error
 	// Remove deletes ref and what only it needs.
@@ -63,6 +73,9 @@ type Image interface {
 	// and returns once ref is complete and visible. With all chunks here it
 	// repairs whatever Check found lacking.
 	Import(ctx context.Context, ref string) error
+	// Room says whether the disk has room for what is missing. An error with a
+	// method Waiting() string says what lacks; it is asked again a little later.
+	Room(ctx context.Context) error
 	Close() error
 }
 
@@ -94,9 +107,21 @@ type Config struct {
 	Secrets    trust.Secrets
 	Announcers []trust.NodeID // who may announce; empty: every member
 	Accept     []string       // patterns of references this node holds; empty: all
-	// Follow announces what the store now has under a reference that this node
-	// announced and that somebody has changed since. Nil: that is left to people.
-	Follow func(ctx context.Context, ref string) error
+	Labels     map[string]string
+	// Announce announces what the store has under a reference, for the nodes that
+	// the announcement before was for.
+	Announce func(ctx context.Context, ref string) error
+	// Follow: what this node announced and somebody has changed since is announced
+	// again; else that is left to people.
+	Follow bool
+	// Auto are patterns of references that are announced without being asked, or
+	// AutoLocal.
+	Auto []string
+	// KeepPrevious is how many earlier targets of a reference are kept.
+	KeepPrevious int
+	// Pinned: nothing but people removes an announced image. Else the kubelet does,
+	// too, and is not to be fought.
+	Pinned bool
 
 	// Protocols of this node; zero: those of this build. Only tests set others.
 	Protocols gossip.Protocols
@@ -140,7 +165,9 @@ type Node struct {
 	cells  *cells
 	claims *claims
 	syncer *syncer
-	noteMu sync.Mutex // of noteCatalog
+	noteMu sync.Mutex  // of noteCatalog
+	keepMu sync.Mutex  // of keepPrevious
+	unkept atomic.Bool // an earlier version came about, or was not kept
 
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop

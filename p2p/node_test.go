@@ -64,7 +64,7 @@ func newTestNode(t *testing.T, name, secret string, join []string) *testNode {
 		cfg: p2p.Config{
 			Name: name, Version: "test", DataDir: t.TempDir(),
 			GossipBind: addr, TransferBind: "127.0.0.1:0",
-			Join: func() []string { return join }, Secrets: secrets,
+			Join: func() []string { return join }, Secrets: secrets, Pinned: true,
 			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name),
 		},
 	}
@@ -244,7 +244,7 @@ func TestWithdrawAndPurge(t *testing.T) {
 	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nodes[0], a)
 	nodes[1].holds(t, a)
-	if err := nodes[1].Withdraw(t.Context(), testRef, true); err != nil {
+	if err := nodes[1].Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, nd := range nodes {
@@ -253,7 +253,7 @@ func TestWithdrawAndPurge(t *testing.T) {
 			return len(have) == 0
 		})
 	}
-	err := nodes[0].Withdraw(t.Context(), "docker.io/library/k3s-dashbord:latest", false)
+	err := nodes[0].Withdraw(t.Context(), "docker.io/library/k3s-dashbord:latest", p2p.Withdrawal{})
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("withdraw of an unknown reference: %v", err)
 	}
@@ -266,7 +266,7 @@ func TestPurgeIsDoneOnce(t *testing.T) {
 	nd := nodes[0]
 	a := nd.store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nd, a)
-	if err := nd.Withdraw(t.Context(), testRef, true); err != nil {
+	if err := nd.Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true}); err != nil {
 		t.Fatal(err)
 	}
 	nd.waitFor(t, "image purged", func() bool {
@@ -346,10 +346,7 @@ func TestFollow(t *testing.T) {
 	nodes := cluster(t, 3)
 	for _, nd := range nodes {
 		nd.close(t)
-		nd.cfg.Follow = func(ctx context.Context, ref string) error {
-			_, err := nd.Announce(ctx, nd.store.Announcement(ref))
-			return err
-		}
+		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
 		nd.open(t)
 	}
 	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)

@@ -38,6 +38,9 @@ func (n *Node) obtain(ctx context.Context, rec catalog.Record) error {
 	if err := n.claim(ctx, a.Reference, sw.image); err != nil {
 		return err
 	}
+	if err := sw.image.Room(ctx); err != nil {
+		return fmt.Errorf("fetch %s: %w", a.Reference, err)
+	}
 	return n.fetchAndImport(ctx, rec, sw)
 }
 

@@ -67,7 +67,7 @@ func newSim(t *testing.T, seed uint64, nodes int) *simCluster {
 	for i := range nodes {
 		name := fmt.Sprintf("n%03d", i)
 		nd := &simNode{store: p2ptest.NewStore(), host: c.net.Host(simIP(i)), cfg: p2p.Config{
-			Name: name, Version: "test", DataDir: filepath.Join(dir, name), Secrets: secrets, Join: join,
+			Name: name, Version: "test", DataDir: filepath.Join(dir, name), Secrets: secrets, Join: join, Pinned: true,
 			GossipBind: simIP(i) + ":7950", TransferBind: simIP(i) + ":7951",
 			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})).With("node", name),
 		}}
@@ -159,7 +159,7 @@ func (c *simCluster) announce(nd *simNode, ref string) {
 // withdraw publishes the withdrawal of ref on nd.
 func (c *simCluster) withdraw(nd *simNode, ref string) {
 	c.t.Helper()
-	if err := nd.Withdraw(context.Background(), ref, true); err != nil {
+	if err := nd.Withdraw(context.Background(), ref, p2p.Withdrawal{Purge: true}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.published(nd, ref)

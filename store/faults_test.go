@@ -47,7 +47,7 @@ func second(t testing.TB, s *Store, ref string, layers ...[]byte) Prepared {
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), ref)
+	p, err := s.Prepare(t.Context(), ref, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestDamagedBlob(t *testing.T) {
 		os.Chmod(path, 0o600)
 	}
 	damage(t, blobs)
-	if _, err := a.Prepare(t.Context(), short); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := a.Prepare(t.Context(), short, ""); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a damaged blob was prepared: %v", err)
 	}
 	refused := 0

@@ -63,7 +63,7 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 
 // wanted says for each blob whether this host needs it: those of its own
 // platform, or else of platforms that it can run, and those that belong to none.
-// The embedded store runs nothing: it holds them all.
+// An embedded store that is given no platform runs nothing and holds them all.
 func (s *Store) wanted(x chunk.Index) ([]bool, error) {
 	wanted := make([]bool, len(x.Blobs))
 	var has []string
@@ -74,13 +74,13 @@ func (s *Store) wanted(x chunk.Index) ([]bool, error) {
 	if own := s.ctrd.Platform(); slices.Contains(has, own) {
 		needs = func(p string) bool { return p == own }
 	}
-	if !s.ctrd.StoreOnly() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
+	if !s.ctrd.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
 		return nil, &ExcludedError{fmt.Sprintf("the image is for %s, this host runs %s",
 			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())}
 	}
 	for i, b := range x.Blobs {
-		wanted[i] = s.ctrd.StoreOnly() || len(b.Platforms) == 0 || slices.ContainsFunc(b.Platforms, needs)
+		wanted[i] = s.ctrd.HoldsAll() || len(b.Platforms) == 0 || slices.ContainsFunc(b.Platforms, needs)
 	}
 	return wanted, nil
 }

@@ -31,19 +31,37 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 		return err
 	}
 	defer unlock()
+	for {
+		err := i.importOnce(ctx, ref)
+		if !errors.Is(err, errLeaseOld) || ctx.Err() != nil {
+			return err
+		}
+		s.log.Debug("the lease is renewed", "ref", ref, "digest", target.Digest)
+	}
+}
+
+// errLeaseOld is why an import is interrupted: a lease can only be renewed while
+// nobody uses it.
+var errLeaseOld = errors.New("the lease has to be renewed")
+
+// importOnce is Import for as long as a lease may be used.
+func (i *Image) importOnce(ctx context.Context, ref string) error {
+	s, target := i.store, i.index.Target
 	// A lease that is not released by a failed import keeps what was written for
 	// the next try, and expires by itself.
 	lctx, release, err := s.ctrd.Lease(ctx, forImport+target.Digest.Encoded())
 	if err != nil {
 		return err
 	}
+	tctx, cancel := context.WithTimeoutCause(lctx, s.leaseUse, errLeaseOld)
+	defer cancel()
 	committed := newBlobSet()
-	group, gctx := errgroup.WithContext(lctx)
+	group, gctx := errgroup.WithContext(tctx)
 	group.Go(func() error { return i.ingestAll(gctx, committed) })
 	group.Go(func() error { return i.unpack(gctx, committed) })
 	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if tctx.Err() != nil {
+			return context.Cause(tctx)
 		}
 		return err
 	}
@@ -200,6 +218,11 @@ func (i *Image) unpack(ctx context.Context, committed *blobSet) error {
 // Docker).
 func isLayer(mediaType string) bool {
 	return strings.Contains(mediaType, ".layer.") || strings.Contains(mediaType, ".rootfs.")
+}
+
+// isCompressed tells compressed layers by the suffix of their media types.
+func isCompressed(mediaType string) bool {
+	return strings.HasSuffix(mediaType, "gzip") || strings.HasSuffix(mediaType, "zstd")
 }
 
 // blobSet is a set that can be waited on.

@@ -42,6 +42,7 @@ type Config struct {
 	DataDir    string
 	Containerd ctrd.Config
 	CacheBytes int64
+	MinFree    Reserve // of the disks that hold DataDir and containerd's content
 	Log        *slog.Logger
 }
 
@@ -60,6 +61,7 @@ type Store struct {
 	writes   keyLock[digest.Digest] // one writer of each blob
 	ahead    ahead
 
+	leaseUse  time.Duration // how long one lease is used before it is renewed
 	verifying chan struct{} // slots
 	near      atomic.Int64  // bytes that were handed over and not taken yet
 
@@ -113,6 +115,11 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.Containerd.Log == nil {
 		cfg.Containerd.Log = cfg.Log
 	}
+	if cfg.Containerd.LeaseTTL == 0 {
+		cfg.Containerd.LeaseTTL = ctrd.DefaultLeaseTTL
+	}
+	s.leaseUse = cfg.Containerd.LeaseTTL / 2
+	cfg.Containerd.Room = func(ctx context.Context) error { return s.room(ctx, 0, archiveRoom) }
 	if s.ctrd, err = ctrd.Open(cfg.Containerd); err != nil {
 		return nil, err
 	}
@@ -137,14 +144,21 @@ type Prepared struct {
 
 // Prepare makes the seed index of an image that this host's containerd has, keeps
 // it, and makes the image here what it will be elsewhere: unpacked, named,
-// labelled. An unknown reference, and an incomplete image, are errors that name
-// what is near and what lacks; they wrap fs.ErrNotExist.
-func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error) {
+// labelled. at is the target that ref shall have, as of an earlier version that is
+// still here; empty: the one that it has. An unknown reference or target, and an
+// incomplete image, are errors that name what is near and what lacks; they wrap
+// fs.ErrNotExist.
+func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {
 	ref, err = ctrd.NormalizeRef(ref)
 	if err != nil {
 		return p, err
 	}
-	target, err := s.ctrd.Resolve(ctx, ref)
+	var target ocispec.Descriptor
+	if at == "" {
+		target, err = s.ctrd.Resolve(ctx, ref)
+	} else {
+		target, err = s.ctrd.Find(ctx, at)
+	}
 	if err != nil {
 		return p, err
 	}
@@ -158,6 +172,11 @@ func (s *Store) Prepare(ctx context.Context, ref string) (p Prepared, err error)
 		return p, err
 	}
 	defer func() { err = errors.Join(err, release(ctx)) }()
+	if at != "" { // what nobody has named may be collected at any time
+		if err := s.ctrd.Protect(ctx, target); err != nil {
+			return p, err
+		}
+	}
 	blobs, err := s.ctrd.Walk(ctx, target)
 	if err != nil {
 		return p, err
@@ -313,6 +332,40 @@ func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.U
 
 // Remove deletes an image's names; containerd collects what only they needed.
 func (s *Store) Remove(ctx context.Context, ref string) error { return s.ctrd.Delete(ctx, ref) }
+
+// FromRegistry reports whether ref was pulled from a registry.
+func (s *Store) FromRegistry(ctx context.Context, ref string) (bool, error) {
+	return s.ctrd.FromRegistry(ctx, ref)
+}
+
+// InUse names the containers that were made from the image of ref.
+func (s *Store) InUse(ctx context.Context, ref string) ([]string, error) {
+	return s.ctrd.InUse(ctx, ref)
+}
+
+// KeepPrevious protects those of targets that are here from garbage collection, and
+// no others that it protected before. It has to be called every few hours.
+func (s *Store) KeepPrevious(ctx context.Context, targets []digest.Digest) error {
+	return s.ctrd.KeepPrevious(ctx, targets)
+}
+
+// Discard lets go of an earlier target of ref, which stands for another one now.
+func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) error {
+	return s.ctrd.Discard(ctx, ref, target)
+}
+
+// Local says what containerd has under ref: its ids are the digests by which Docker
+// may know the same image.
+func (s *Store) Local(ctx context.Context, ref string) (Local, error) {
+	ref, err := ctrd.NormalizeRef(ref)
+	if err != nil {
+		return Local{}, err
+	}
+	return s.ctrd.Local(ctx, ref)
+}
+
+// Local is an image of this host's containerd.
+type Local = ctrd.Local
 
 // Changes wakes up after image records changed.
 func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Changes(ctx) }

@@ -114,7 +114,7 @@ func announceSide(t testing.TB, layers ...[]byte) (*Store, Prepared) {
 	if err != nil || !slices.Equal(refs, []string{full}) {
 		t.Fatalf("import: %v %v", refs, err)
 	}
-	p, err := s.Prepare(t.Context(), short)
+	p, err := s.Prepare(t.Context(), short, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestImageTravels(t *testing.T) {
 		t.Errorf("missing after the import: %v", m)
 	}
 	// The receiver announces the same: one image has one seed index.
-	q, err := b.Prepare(t.Context(), full)
+	q, err := b.Prepare(t.Context(), full, "")
 	if err != nil || q.Digest != p.Digest {
 		t.Errorf("the receiver's seed index is %s %v, the announcer's %s", q.Digest, err, p.Digest)
 	}
@@ -237,7 +237,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, buf.Bytes())), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), short)
+	p, err := s.Prepare(t.Context(), short, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,11 +414,11 @@ func TestVanishedBlobIsSaidAtOnce(t *testing.T) {
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 400_000))
-	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest")
+	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest", "")
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), full) {
 		t.Errorf("unknown reference: %v, want the nearest named", err)
 	}
-	if _, err := s.Prepare(t.Context(), "Not A Reference"); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
+	if _, err := s.Prepare(t.Context(), "Not A Reference", ""); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
 		t.Errorf("bad reference: %v, want the form", err)
 	}
 	archive := dockerArchive(t, "x:1", layer(t, "x", 300_000))

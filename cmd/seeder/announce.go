@@ -1,138 +1,177 @@
 package main
 
 import (
-	"errors"
+	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
+// announcing are the flags of `seeder announce`.
+type announcing struct {
+	from     string
+	on       []string
+	yes      bool
+	rollback bool
+	detach   bool
+	timeout  time.Duration
+}
+
 func (a *app) announceCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "announce [REF] [--from SOURCE]",
+		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
 		Short: "Bring an image of this host to every node",
 		Long: `Make an image known to the cluster and wait until every alive node that is meant
 to hold it is ready. Ctrl-C stops waiting, not the seeding.
 
-SOURCE is where the image is: auto or containerd (this host's containerd), or a
-FILE: a docker-archive or OCI-layout tar, plain or compressed, which is imported
-first. REF may be left out where the archive has one image only.
+SOURCE is where the image is:
+  containerd      this host's containerd
+  docker, podman  this host's Docker or Podman, by its API socket
+  FILE or -       a docker-archive or OCI-layout tar, plain, gzip or zstd; - reads it
+                  from standard input. Without REF all images in it are announced
+  auto            containerd; else, or where theirs is another build and newer, Docker
+                  or Podman
+What is not in containerd is imported into it first.
 
-Announcing a new build under the same REF moves every node to it.
+Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
+announces a build that this host still has, --rollback the one before the announced
+one; how many are kept is images.keep_previous.
 
-With -o json, one object per line: sending, preparing, announced (ref, digest,
-version), progress and ready (with "image", a row of ` + "`seeder images -o json`" + `),
-and at the end done or error.`,
+--on says by labels (key ` + "`labels`" + ` of a node's configuration) for which nodes the image
+is; all selectors have to match, others hold nothing of it. Follow-up builds go to
+the same nodes until somebody announces REF otherwise.
+
+With -o json, one object per line: source (where the image comes from, and why),
+sending, preparing, announced (ref, digest, version), progress and ready (with
+"image", a row of ` + "`seeder images -o json`" + `), and at the end done or error.`,
 		Example: `  seeder announce k3s-dashboard:latest
   seeder announce --from k3s-dashboard.tar
-  docker save app:v1 -o app.tar && seeder announce app:v1 --from app.tar
+  docker save app:v1 app:v2 | seeder announce --from -
+  seeder announce app:v1 --on zone=a --on role!=gpu
+  seeder announce --rollback app:latest
   seeder announce app:v1 --timeout 2m -o json`,
 		Args: argCount(0, 1, "at most one reference"),
 	}
 	a.clientFlags(cmd)
 	out := outputFlag(cmd)
-	from := cmd.Flags().String("from", "auto", "`source` of the image: auto, containerd, or a FILE")
-	detach := cmd.Flags().Bool("detach", false, "return once the image is announced, without waiting for the nodes")
-	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up waiting after this `time`; 0: never")
+	var flags announcing
+	cmd.Flags().StringVar(&flags.from, "from", fromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
+	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value`, or key!=value; again for more conditions")
+	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce also where --on matches no node that is there now")
+	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
+	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
+	cmd.Flags().DurationVar(&flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ref := ""
-		if len(args) == 1 {
-			ref = args[0]
-		}
-		file, err := announceSource(*from, ref)
+		image, err := flags.image(args)
 		if err != nil {
 			return err
-		}
-		if file != nil {
-			defer file.Close()
 		}
 		c, err := a.newClient()
 		if err != nil {
 			return err
 		}
-		f := a.newFollower(*out, *timeout)
+		f := a.newFollower(*out, flags.timeout)
 		f.announcing = true
-		query := url.Values{"wait": {strconv.FormatBool(!*detach)}, "archive": {strconv.FormatBool(file != nil)}}
-		if ref != "" {
-			query.Set("ref", ref)
-		}
-		var body io.Reader
-		if file != nil {
-			if body, err = f.sending(file); err != nil {
-				return err
-			}
-		}
-		return f.follow(cmd.Context(), c, http.MethodPost, "/v1/announce", query, body)
+		return a.announce(cmd.Context(), c, f, image, flags)
 	}
 	return cmd
 }
 
-// announceSource opens the archive that --from names; nil stands for this host's
-// containerd. The daemon's sandbox does not see the user's files, so that they
-// are opened here.
-func announceSource(from, ref string) (*os.File, error) {
-	if ref != "" {
-		if _, err := normalizeRef(ref); err != nil {
-			if _, statErr := os.Stat(ref); statErr == nil {
-				return nil, usagef("%s is a file: seeder announce --from %s", ref, ref)
+// typed is an image as the user typed it.
+type typed struct {
+	text string
+	ref  string        // normalised; "" where there is none
+	at   digest.Digest // "" where there is none
+}
+
+// image is what the arguments name, where they do not contradict the flags.
+func (f *announcing) image(args []string) (typed, error) {
+	var t typed
+	if len(args) == 1 {
+		var err error
+		if t, err = parseTyped(args[0]); err != nil {
+			if info, statErr := os.Stat(args[0]); statErr == nil && info.Mode().IsRegular() {
+				return t, usagef("%s is a file: seeder announce --from %s", args[0], args[0])
 			}
-			return nil, err
+			return t, err
 		}
 	}
-	switch from {
-	case "auto", "containerd":
-		if ref == "" {
-			return nil, usagef("which image? seeder announce REF, or seeder announce --from FILE")
-		}
-		return nil, nil
-	case "docker":
-		return nil, usagef("--from docker is not there yet: docker save %s -o image.tar && seeder announce --from image.tar", orPlaceholder(ref))
-	case "-":
-		return nil, usagef("--from - (standard input) is not there yet: write the archive to a file and use seeder announce --from FILE")
+	inContainerd := f.from == fromAuto || f.from == fromContainerd
+	switch {
+	case f.rollback && t.ref == "":
+		return t, usagef("which image? seeder announce --rollback REF")
+	case f.rollback && t.at != "":
+		return t, usagef("--rollback finds the version before by itself; leave out either it or @%s", t.at)
+	case f.rollback && !inContainerd:
+		return t, usagef("--rollback announces what containerd has kept; leave out --from %s", f.from)
+	case t.at != "" && !inContainerd:
+		return t, usagef("%s names a build that containerd has; leave out --from %s", t.text, f.from)
+	case t.ref == "" && (inContainerd || f.from == fromDocker || f.from == fromPodman):
+		return t, usagef("which image? seeder announce REF, or seeder announce --from FILE")
 	}
-	f, err := os.Open(from)
-	if err != nil {
-		var pathErr *os.PathError
-		if errors.As(err, &pathErr) {
-			err = pathErr.Err
-		}
-		return nil, usagef("--from %s: %w; want auto, containerd, or an archive file", from, err)
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file; want a docker-archive or OCI-layout tar file")
-	}
-	if err == nil && info.Size() == 0 {
-		err = errors.New("the file is empty; want a docker-archive or OCI-layout tar file")
-	}
-	if err != nil {
-		f.Close()
-		return nil, usagef("--from %s: %w", from, err)
-	}
-	return f, nil
+	return t, nil
 }
 
-func orPlaceholder(ref string) string {
-	if ref == "" {
-		return "IMAGE"
+func (a *app) announce(ctx context.Context, c *client, f *follower, image typed, flags announcing) error {
+	if err := a.checkOn(ctx, c, flags); err != nil {
+		return err
 	}
-	return ref
+	src, err := a.origin(ctx, c, image, flags)
+	if err != nil {
+		return err
+	}
+	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.archive != nil)}, "on": flags.on}
+	if image.ref != "" {
+		query.Set("ref", image.ref)
+	}
+	if image.at != "" {
+		query.Set("digest", image.at.String())
+	}
+	if flags.rollback {
+		query.Set("rollback", "true")
+	}
+	if src.why != "" {
+		f.event(event{Event: eventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
+	}
+	var body io.Reader
+	if src.archive != nil {
+		defer src.archive.Close()
+		body = &countingReader{r: src.archive, total: src.bytes, report: f.event}
+	}
+	return f.follow(ctx, c, http.MethodPost, "/v1/announce", query, body)
 }
 
-// sending is the archive as the request's body; the view hears how much of it has
-// gone.
-func (f *follower) sending(file *os.File) (io.Reader, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("size of the archive: %w", err)
+// checkOn asks before an image is announced to nobody.
+func (a *app) checkOn(ctx context.Context, c *client, flags announcing) error {
+	if len(flags.on) == 0 {
+		return nil
 	}
-	return &countingReader{r: file, total: info.Size(), report: f.event}, nil
+	var s selected
+	if err := c.get(ctx, "/v1/selected", url.Values{"on": flags.on}, &s); err != nil {
+		return err
+	}
+	if s.None == "" || flags.yes {
+		return nil
+	}
+	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
+	if flags.from == fromStdin || !isTerminal(a.stdin) || !isTerminal(a.stdout) {
+		return usagef("%s; %s", s.None, mend)
+	}
+	fmt.Fprintf(a.stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", clean(s.None))
+	answer, err := bufio.NewReader(io.LimitReader(a.stdin, 100)).ReadString('\n')
+	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
+		return usagef("not announced; %s", mend)
+	}
+	return nil
 }
 
 const reportInterval = 500 * time.Millisecond

@@ -117,11 +117,22 @@ func refused(status int, body io.Reader) error {
 	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&answer); err != nil || answer.Error == "" {
 		return fmt.Errorf("the daemon answers %d %s; are daemon and command of the same version?", status, http.StatusText(status))
 	}
-	if status == http.StatusBadRequest {
+	switch status {
+	case http.StatusBadRequest:
 		return usagef("%s", answer.Error)
+	case http.StatusNotFound:
+		return notFoundError(answer.Error)
 	}
 	return errors.New(answer.Error)
 }
+
+// notFoundError is the daemon's word for what is not there.
+type notFoundError string
+
+func (e notFoundError) Error() string { return string(e) }
+
+// Is makes errors.Is find fs.ErrNotExist.
+func (e notFoundError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // explain makes a transport error one that says what to do.
 func (c *client) explain(ctx context.Context, err error) error {

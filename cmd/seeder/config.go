@@ -55,6 +55,7 @@ type ContainerdConfig struct {
 	Address     string `mapstructure:"address"`
 	Namespace   string `mapstructure:"namespace"`
 	Snapshotter string `mapstructure:"snapshotter"`
+	Platform    string `mapstructure:"platform"`
 }
 
 // ImagesConfig is what this node does with images.
@@ -108,14 +109,15 @@ func configKeys() []key {
 		{"containerd.address", "auto", "containerd's `socket`, auto, or embedded: a store of its own in data_dir"},
 		{"containerd.namespace", "k8s.io", "containerd `namespace`"},
 		{"containerd.snapshotter", "auto", "containerd `snapshotter`; auto: the one that CRI uses"},
+		{"containerd.platform", "auto", "`platform` that this host runs, as linux/arm64; auto: its own"},
 		{"images.pin", true, "protect announced images from the kubelet's garbage collection"},
-		{"images.keep_previous", 1, "`number` of previous versions of an image kept (no effect yet)"},
+		{"images.keep_previous", 1, "`number` of previous versions of an image kept"},
 		{"images.follow", true, "announce an announced image again when it changes on the host that announced it"},
-		{"images.auto", []string{}, "`patterns` of references announced without being asked, comma-separated (no effect yet)"},
+		{"images.auto", []string{}, "`patterns` of references announced without being asked, comma-separated; local: all that came from no registry"},
 		{"images.accept", []string{"*"}, "`patterns` of references that this node holds, comma-separated"},
-		{"images.min_free", "10%", "`share` or size of the disk that stays free, as 10% or 5GiB (no effect yet)"},
+		{"images.min_free", "10%", "`share` or size of the disk that stays free, as 10% or 5GiB"},
 		{"announcers", []string{}, "`ids` of the nodes that may announce, comma-separated; none: every member"},
-		{"labels", []string{}, "labels of this node as `key=value`, comma-separated (no effect yet)"},
+		{"labels", []string{}, "labels of this node as `key=value`, comma-separated, for announce --on"},
 		{"api.socket", "/run/seeder/seeder.sock", "unix `socket` of the control API"},
 		{"http.bind", "127.0.0.1:7952", "`ip:port` of /metrics, /healthz and /readyz; empty: off"},
 		{"http.pprof", false, "serve Go's profiles at /debug/pprof/ there, too"},
@@ -175,7 +177,7 @@ func (a *app) loadConfig(flags *pflag.FlagSet) (loaded, error) {
 	if err := v.UnmarshalExact(&out.Config); err != nil {
 		return loaded{}, fmt.Errorf("assemble the configuration: %w", err)
 	}
-	out.Warnings = append(a.unknownEnv(), out.withoutEffect()...)
+	out.Warnings = a.unknownEnv()
 	out.complete()
 	out.validate(&p)
 	return out, p.err()
@@ -219,21 +221,6 @@ func (l *loaded) complete() {
 			l.note("node_name", l.NodeName, "default (hostname)")
 		}
 	}
-}
-
-// withoutEffect names the keys that are set and that this version only reads, so
-// that nobody relies on them.
-func (l *loaded) withoutEffect() []string {
-	var out []string
-	for _, s := range l.Settings {
-		switch s.Key {
-		case "images.keep_previous", "images.auto", "images.min_free", "labels":
-			if s.Source != "default" {
-				out = append(out, fmt.Sprintf("%s has no effect in this version (%s)", s.Key, s.Source))
-			}
-		}
-	}
-	return out
 }
 
 func (l *loaded) note(key string, value any, source string) {

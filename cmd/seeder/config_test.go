@@ -36,7 +36,7 @@ func loadWith(t *testing.T, yaml string, env map[string]string, flags ...string)
 	return a.loadConfig(cmd.Flags())
 }
 
-func source(l loaded, key string) string {
+func sourceOf(l loaded, key string) string {
 	for _, s := range l.Settings {
 		if s.Key == key {
 			word, _, _ := strings.Cut(s.Source, " ")
@@ -96,8 +96,8 @@ func TestConfigPrecedence(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Transfer.UploadLimit != tc.value || source(got, "transfer.upload_limit") != tc.source {
-				t.Errorf("%s from %s, want %s from %s", got.Transfer.UploadLimit, source(got, "transfer.upload_limit"), tc.value, tc.source)
+			if got.Transfer.UploadLimit != tc.value || sourceOf(got, "transfer.upload_limit") != tc.source {
+				t.Errorf("%s from %s, want %s from %s", got.Transfer.UploadLimit, sourceOf(got, "transfer.upload_limit"), tc.value, tc.source)
 			}
 		})
 	}
@@ -110,7 +110,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"node_name": "n7", "data_dir": "/d", "secret_file": "/s",
 		"gossip.bind": "127.0.0.1:1", "gossip.advertise": "10.0.0.1:1", "gossip.join": "a:1,b:2",
 		"transfer.bind": "127.0.0.1:2", "transfer.advertise": "10.0.0.1", "transfer.upload_limit": "1MB", "transfer.download_limit": "2MB",
-		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native",
+		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB",
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
 		"log.level": "debug", "log.format": "json",
@@ -135,8 +135,8 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		for i, got := range []loaded{byFile, byEnv, byFlag} {
 			if err := []error{err1, err2, err3}[i]; err != nil {
 				t.Errorf("%s: %v", k.name, err)
-			} else if source(got, k.name) != []string{"file", "env", "flag"}[i] {
-				t.Errorf("%s came from %s", k.name, source(got, k.name))
+			} else if sourceOf(got, k.name) != []string{"file", "env", "flag"}[i] {
+				t.Errorf("%s came from %s", k.name, sourceOf(got, k.name))
 			}
 		}
 		if diff := cmp.Diff(byFile.Config, byEnv.Config) + cmp.Diff(byEnv.Config, byFlag.Config); diff != "" {

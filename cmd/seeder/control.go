@@ -10,13 +10,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+
+	"seeder/p2p"
+	"seeder/store"
 )
 
 // announced is what became of an announcement.
@@ -32,8 +36,18 @@ type announcer interface {
 	// ImportArchive reads an archive into the image store and returns the
 	// references it brought. With ref only that one is meant.
 	ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error)
-	// Announce announces what the image store has under ref.
-	Announce(ctx context.Context, ref string) (announced, error)
+	// Local describes what the image store has under ref.
+	Local(ctx context.Context, ref string) (store.Local, error)
+	// Announce announces an image that the image store has.
+	Announce(ctx context.Context, o order) (announced, error)
+}
+
+// order is what is to be announced.
+type order struct {
+	Ref      string
+	At       digest.Digest // the target that Ref shall have; empty: the one that it has
+	Rollback bool          // the target that it had before
+	On       []string      // label selectors of the nodes that it is for
 }
 
 // configReloader reads the daemon's configuration anew.
@@ -44,9 +58,12 @@ type configReloader interface {
 // control serves the commands of this host on a unix socket:
 //
 //	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
-//	POST /v1/announce?ref=…&archive=…&wait=…           events, one a line
+//	GET  /v1/local?ref=…                               what containerd has under ref
+//	GET  /v1/selected?on=…                             whether there are such nodes
+//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&archive=…&wait=…
+//	                                                   events, one a line
 //	GET  /v1/wait?ref=…                                events, one a line
-//	POST /v1/withdraw?ref=…&purge=…                    nothing
+//	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
 //	POST /v1/reload                                    what has changed
 //
 // Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced)
@@ -149,6 +166,8 @@ func (c *control) routes() http.Handler {
 		c.answer(w, c.cluster.Members(), nil)
 	})
 	mux.HandleFunc("GET /v1/images", c.handleImages)
+	mux.HandleFunc("GET /v1/local", c.handleLocal)
+	mux.HandleFunc("GET /v1/selected", c.handleSelected)
 	mux.HandleFunc("POST /v1/withdraw", c.handleWithdraw)
 	mux.HandleFunc("POST /v1/announce", c.handleAnnounce)
 	mux.HandleFunc("GET /v1/wait", c.handleWait)
@@ -173,9 +192,37 @@ func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ref, err := normalizeRef(q.Get("ref"))
 	if err == nil {
-		err = c.cluster.Withdraw(r.Context(), ref, q.Get("purge") == "true")
+		err = c.cluster.Withdraw(r.Context(), ref, p2p.Withdrawal{Purge: q.Get("purge") == "true", Force: q.Get("force") == "true"})
 	}
 	c.answer(w, struct{}{}, err)
+}
+
+func (c *control) handleLocal(w http.ResponseWriter, r *http.Request) {
+	ref, err := normalizeRef(r.URL.Query().Get("ref"))
+	if err != nil {
+		c.answer(w, nil, err)
+		return
+	}
+	local, err := c.announcer.Local(r.Context(), ref)
+	c.answer(w, local, err)
+}
+
+// selected is whether there are nodes that label selectors match.
+type selected struct {
+	None string `json:"none,omitempty"` // why not
+}
+
+func (c *control) handleSelected(w http.ResponseWriter, r *http.Request) {
+	err := c.cluster.CheckOn(r.Context(), r.URL.Query()["on"])
+	var none *p2p.NoNodeError
+	switch {
+	case errors.As(err, &none):
+		c.answer(w, selected{None: none.Error()}, nil)
+	case err != nil:
+		c.answer(w, nil, withCode(exitUsage, err))
+	default:
+		c.answer(w, selected{}, nil)
+	}
 }
 
 func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
@@ -194,53 +241,70 @@ func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
 // What the importer leaves unread is the server's to drop.
 func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	q, ctx := r.URL.Query(), r.Context()
-	ref, err := "", error(nil)
-	if q.Get("ref") != "" || q.Get("archive") != "true" {
-		ref, err = normalizeRef(q.Get("ref"))
-	}
-	if err == nil && q.Get("archive") == "true" {
-		ref, err = c.importArchive(ctx, r.Body, ref)
-	}
+	orders, err := c.orders(ctx, q, r.Body)
 	if err != nil {
 		c.answer(w, nil, err)
 		return
 	}
 	s := newStream(w)
-	s.end(c.announce(ctx, s, ref, q.Get("wait") == "true"))
+	s.end(c.announce(ctx, s, orders, q.Get("wait") == "true"))
 }
 
-func (c *control) importArchive(ctx context.Context, body io.Reader, ref string) (string, error) {
-	refs, err := c.announcer.ImportArchive(ctx, body, ref)
-	switch {
-	case err != nil:
-		return "", err
-	case ref != "":
-		return ref, nil
-	case len(refs) == 0:
-		return "", usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
-	case len(refs) > 1:
-		var short []string
-		for _, r := range refs {
-			short = append(short, shortRef(r))
+// orders are what a request asks to be announced, imported where it brings an
+// archive.
+func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) ([]order, error) {
+	o := order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
+	archive := q.Get("archive") == "true"
+	var err error
+	if q.Get("ref") != "" || !archive {
+		if o.Ref, err = normalizeRef(q.Get("ref")); err != nil {
+			return nil, err
 		}
-		return "", usagef("the archive has %d images: %s; name the one to announce: seeder announce REF --from FILE", len(refs), strings.Join(short, ", "))
 	}
-	return refs[0], nil
+	if err := o.At.Validate(); o.At != "" && err != nil {
+		return nil, usagef("digest %q: %w", o.At, err)
+	}
+	if !archive {
+		return []order{o}, nil
+	}
+	refs, err := c.announcer.ImportArchive(ctx, body, o.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if len(refs) == 0 {
+		return nil, usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
+	}
+	var out []order
+	for _, ref := range refs {
+		out = append(out, order{Ref: ref, On: o.On})
+	}
+	return out, nil
 }
 
-func (c *control) announce(ctx context.Context, s *stream, ref string, wait bool) error {
-	if err := s.emit(event{Event: eventPreparing, Ref: ref}); err != nil {
-		return err
+// announce announces one image after the other. Those that can be are, also where
+// another one cannot.
+func (c *control) announce(ctx context.Context, s *stream, orders []order, wait bool) error {
+	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit}
+	var errs []error
+	for _, o := range orders {
+		if err := s.emit(event{Event: eventPreparing, Ref: o.Ref}); err != nil {
+			return err
+		}
+		a, err := c.announcer.Announce(ctx, o)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		watch.refs = append(watch.refs, a.Reference)
+		watch.versions[a.Reference] = a.Version
+		err = s.emit(event{Event: eventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
+		if err != nil {
+			return err
+		}
 	}
-	a, err := c.announcer.Announce(ctx, ref)
-	if err != nil {
-		return err
+	if len(errs) > 0 || !wait {
+		return errors.Join(errs...)
 	}
-	err = s.emit(event{Event: eventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
-	if err != nil || !wait {
-		return err
-	}
-	watch := watcher{cluster: c.cluster, refs: []string{a.Reference}, version: a.Version, emit: s.emit}
 	return watch.wait(ctx)
 }
 

@@ -11,12 +11,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/p2p"
+	"seeder/store"
 )
 
 // fakeNode is a cluster whose matrix advances by one step each time it is asked.
@@ -28,6 +33,7 @@ type fakeNode struct {
 	imported  []byte
 	archive   []string // references that ImportArchive finds
 	announced announced
+	orders    []order
 }
 
 func (f *fakeNode) Images(context.Context, ...string) (p2p.Images, error) {
@@ -55,13 +61,34 @@ func (f *fakeNode) Status(context.Context) p2p.Status {
 		Transfers:  []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"}}}}
 }
 
-func (f *fakeNode) Withdraw(_ context.Context, ref string, purge bool) error {
+func (f *fakeNode) CheckOn(_ context.Context, on []string) error {
+	if slices.Contains(on, "zone=nowhere") {
+		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
+	}
+	for _, s := range on {
+		if err := p2p.CheckSelector(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeNode) Local(_ context.Context, ref string) (store.Local, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return store.Local{}, f.err
+	}
+	return store.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
+}
+
+func (f *fakeNode) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil {
 		return f.err
 	}
-	f.withdrawn = append(f.withdrawn, fmt.Sprint(ref, " ", purge))
+	f.withdrawn = append(f.withdrawn, fmt.Sprint(ref, " ", w.Purge, w.Force))
 	return nil
 }
 
@@ -76,11 +103,12 @@ func (f *fakeNode) ImportArchive(_ context.Context, r io.Reader, _ string) ([]st
 	return f.archive, f.err
 }
 
-func (f *fakeNode) Announce(_ context.Context, ref string) (announced, error) {
+func (f *fakeNode) Announce(_ context.Context, o order) (announced, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.orders = append(f.orders, o)
 	a := f.announced
-	a.Reference = ref
+	a.Reference = o.Ref
 	return a, f.err
 }
 
@@ -273,17 +301,27 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	if code != exitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, "sending the archive to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
+	wantAll(t, out, "sending the image to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
 	if len(f.imported) != 1000 {
 		t.Errorf("the daemon read %d bytes", len(f.imported))
 	}
 
-	f.archive = append(f.archive, "docker.io/library/base:v1")
-	code, _, errs = seeder(t.Context(), socket, "announce", "--from", file)
-	if code != exitUsage {
-		t.Errorf("exit code %d, want %d", code, exitUsage)
+	// Every image of an archive is announced, and waited for.
+	f.archive, f.orders = append(f.archive, "docker.io/library/base:v1"), nil
+	base := row(1, p2p.Ready).Images[0]
+	base.Reference = "docker.io/library/base:v1"
+	one := f.steps[0]
+	f.steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
+	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
+	if code != exitDone {
+		t.Errorf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, errs, "2 images: app:v1, base:v1", "seeder announce REF --from FILE")
+	wantAll(t, out, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
+	want := []order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
+	if !reflect.DeepEqual(f.orders, want) {
+		t.Errorf("announced %v, want %v", f.orders, want)
+	}
+	f.archive = f.archive[:1]
 	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--from", file); code != exitDone {
 		t.Errorf("with REF: exit code %d: %s", code, errs)
 	}
@@ -296,6 +334,80 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	f.err = errors.New("image.tar is not an image archive")
 	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != exitFailed || !strings.Contains(errs, "is not an image archive") {
 		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
+// TestArchiveFromStandardInput: docker save … | seeder announce --from -
+func TestArchiveFromStandardInput(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"announce", "--from", "-", "--socket", serveControl(t, f)}, strings.NewReader("an archive"), &out, &errs)
+	if code != exitDone || string(f.imported) != "an archive" {
+		t.Errorf("exit code %d, imported %q: %s%s", code, f.imported, &out, &errs)
+	}
+	wantAll(t, out.String(), "sending the image to the daemon\n")
+}
+
+// TestWhichVersion: what REF@DIGEST and --rollback ask of the daemon.
+func TestWhichVersion(t *testing.T) {
+	t.Parallel()
+	hex := strings.Repeat("cd", 32)
+	for _, tc := range []struct {
+		args []string
+		want order
+	}{
+		{[]string{"app:v1"}, order{Ref: "docker.io/library/app:v1"}},
+		{[]string{"app:v1@sha256:" + hex}, order{Ref: "docker.io/library/app:v1", At: digest.Digest("sha256:" + hex)}},
+		{[]string{"app@sha256:" + hex}, order{Ref: "docker.io/library/app@sha256:" + hex, At: digest.Digest("sha256:" + hex)}},
+		{[]string{"--rollback", "app:v1"}, order{Ref: "docker.io/library/app:v1", Rollback: true}},
+		{[]string{"app:v1", "--on", "zone=a", "--on", "role!=gpu"}, order{Ref: "docker.io/library/app:v1", On: []string{"zone=a", "role!=gpu"}}},
+	} {
+		f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
+		code, _, errs := seeder(t.Context(), serveControl(t, f), append([]string{"announce", "--detach", "--from", "containerd"}, tc.args...)...)
+		if code != exitDone || !reflect.DeepEqual(f.orders, []order{tc.want}) {
+			t.Errorf("%v: exit code %d, %v, want %v: %s", tc.args, code, f.orders, tc.want, errs)
+		}
+	}
+	// The daemon does not rely on its own command for that.
+	err := dialControl(serveControl(t, &fakeNode{})).post(t.Context(), "/v1/announce", map[string][]string{"ref": {"app:v1"}, "digest": {"sha256:ab"}}, nil)
+	if exitCodeOf(err) != exitUsage {
+		t.Errorf("a bad digest: %v", err)
+	}
+}
+
+// TestNoSuchNode: --on that matches nobody is asked about, or needs --yes.
+func TestNoSuchNode(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
+	socket := serveControl(t, f)
+	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere")
+	if code != exitUsage || len(f.orders) > 0 {
+		t.Errorf("exit code %d, announced %v", code, f.orders)
+	}
+	wantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != exitDone || len(f.orders) != 1 {
+		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.orders, errs)
+	}
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone"); code != exitUsage || !strings.Contains(errs, "want key=value or key!=value") {
+		t.Errorf("no selector: exit code %d: %s", code, errs)
+	}
+}
+
+// TestPurgeSaysWhoKeepsIt: a node where a container uses the image.
+func TestPurgeSaysWhoKeepsIt(t *testing.T) {
+	t.Parallel()
+	gone := row(2, p2p.Excluded, p2p.Excluded)
+	gone.Images[0].State = "withdrawn"
+	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Ready, p2p.Ready), gone}}
+	socket := serveControl(t, f)
+	code, out, errs := seeder(t.Context(), socket, "withdraw", "--purge", "app:v1")
+	if code != exitDone {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	wantAll(t, out, "app:v1: withdrawn and removed on 2 of 2 nodes")
+	if code, _, errs = seeder(t.Context(), socket, "withdraw", "--force", "app:v1"); code != exitUsage || !strings.Contains(errs, "--force is for --purge") {
+		t.Errorf("--force alone: exit code %d: %s", code, errs)
 	}
 }
 
@@ -344,14 +456,16 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{}
+	gone := row(2, p2p.Excluded)
+	gone.Images[0].State = "withdrawn"
+	f := &fakeNode{steps: []p2p.Images{gone}}
 	socket := serveControl(t, f)
-	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "ghcr.io/me/app:v2"}} {
+	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "ghcr.io/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
 		if code, _, errs := seeder(t.Context(), socket, args...); code != exitDone {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}
-	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false, ghcr.io/me/app:v2 true"; got != want {
+	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false false, ghcr.io/me/app:v2 true false, docker.io/library/x:latest true true"; got != want {
 		t.Errorf("withdrawn %s, want %s", got, want)
 	}
 }

@@ -43,11 +43,11 @@ Everything is in one temporary directory and is removed at the end.`,
 			return usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)
 		}
 		if *image != "" {
-			f, err := announceSource(*image, "")
+			file, err := openArchive(*image)
 			if err != nil {
 				return usagef("--image %s: want an archive file: %w", *image, err)
 			}
-			f.Close()
+			file.archive.Close()
 		}
 		return a.demo(cmd.Context(), *nodes, *image)
 	}

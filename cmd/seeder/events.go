@@ -13,7 +13,8 @@ import (
 
 // The kinds of events, in the order in which a command sees them.
 const (
-	eventSending   = "sending"   // an archive goes to the daemon: done_bytes of total_bytes
+	eventSource    = "source"    // where the image comes from, and why where there was a choice
+	eventSending   = "sending"   // an archive goes to the daemon: done_bytes of total_bytes, where that is known
 	eventPreparing = "preparing" // the image is read and cut into chunks
 	eventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
 	eventProgress  = "progress"  // image: the row of the matrix, whenever it changes
@@ -29,6 +30,8 @@ type event struct {
 	Time       time.Time       `json:"time"`
 	Ref        string          `json:"ref,omitempty"`
 	Digest     string          `json:"digest,omitempty"`
+	Source     string          `json:"source,omitempty"`
+	Reason     string          `json:"reason,omitempty"`
 	Version    uint64          `json:"version,omitempty"`
 	DoneBytes  int64           `json:"done_bytes,omitempty"`
 	TotalBytes int64           `json:"total_bytes,omitempty"`
@@ -42,7 +45,8 @@ type cluster interface {
 	Images(ctx context.Context, refs ...string) (p2p.Images, error)
 	Members() p2p.Members
 	Status(ctx context.Context) p2p.Status
-	Withdraw(ctx context.Context, ref string, purge bool) error
+	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
+	CheckOn(ctx context.Context, on []string) error
 }
 
 const (
@@ -56,8 +60,10 @@ const (
 type watcher struct {
 	cluster cluster
 	refs    []string // none: everything announced
-	version uint64   // of the one ref that was announced just now; 0: whichever there is
-	emit    func(event) error
+	// versions are those of the refs that were announced just now; of others it is
+	// whichever there is.
+	versions map[string]uint64
+	emit     func(event) error
 
 	rows  map[string]p2p.ImageState
 	ready map[string]bool
@@ -102,7 +108,7 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 		if row.State == "withdrawn" {
 			continue
 		}
-		if row.Version < w.version {
+		if row.Version < w.versions[row.Reference] {
 			done = false // the catalog's answer is older than the announcement
 			continue
 		}
@@ -132,9 +138,9 @@ func (w *watcher) check(row p2p.ImageState) error {
 	if row.State == "withdrawn" && len(w.refs) > 0 {
 		return fmt.Errorf("%s is withdrawn since %s (by %s); nothing to wait for", shortRef(row.Reference), row.AnnouncedAt.Format(time.RFC3339), row.AnnouncedBy)
 	}
-	if w.version > 0 && row.Version > w.version {
+	if version := w.versions[row.Reference]; version > 0 && row.Version > version {
 		return fmt.Errorf("%s was announced again by %s as version %d while version %d was on its way; follow it with `seeder wait %s`",
-			shortRef(row.Reference), row.AnnouncedBy, row.Version, w.version, shortRef(row.Reference))
+			shortRef(row.Reference), row.AnnouncedBy, row.Version, version, shortRef(row.Reference))
 	}
 	return nil
 }

@@ -16,6 +16,23 @@ func normalizeRef(typed string) (string, error) {
 	return named.String(), nil
 }
 
+// parseTyped reads NAME[:TAG][@DIGEST]. A digest behind a tag stays apart from it:
+// the tag shall stand for it.
+func parseTyped(text string) (typed, error) {
+	t := typed{text: text}
+	named, err := reference.ParseNormalizedNamed(text)
+	if err == nil {
+		if digested, ok := named.(reference.Digested); ok {
+			t.at = digested.Digest()
+			if tagged, ok := named.(reference.Tagged); ok {
+				text = reference.TrimNamed(named).Name() + ":" + tagged.Tag()
+			}
+		}
+	}
+	t.ref, err = normalizeRef(text)
+	return t, err
+}
+
 func normalizeRefs(typed []string) ([]string, error) {
 	var out []string
 	for _, t := range typed {

@@ -32,6 +32,16 @@ func (a *app) terminal(w io.Writer) terminal {
 	return t
 }
 
+// isTerminal reports whether a stream is one that somebody sits at.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
 const (
 	green  = "\x1b[32m"
 	yellow = "\x1b[33m"

@@ -12,7 +12,11 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
+
+	"seeder/store"
+	"seeder/store/ctrd"
 )
 
 const (
@@ -49,11 +53,7 @@ func (l *loaded) validate(p *problems) {
 			p.add("announcers", id, "%v; `seeder status` on a node shows its id", err)
 		}
 	}
-	for _, label := range l.Labels {
-		if k, _, ok := strings.Cut(label, "="); !ok || k == "" {
-			p.add("labels", label, "want key=value")
-		}
-	}
+	l.validateLabels(p)
 	checkAbsolute(p, "api.socket", l.API.Socket)
 	if len(l.API.Socket) > maxSocketPathBytes {
 		p.add("api.socket", l.API.Socket, "%d bytes long: at most %d fit a unix socket; choose a shorter path", len(l.API.Socket), maxSocketPathBytes)
@@ -175,13 +175,16 @@ func (l *loaded) validateContainerd(p *problems) {
 	if !identifier.MatchString(c.Snapshotter) {
 		p.add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, as overlayfs")
 	}
+	if _, err := platforms.Parse(c.Platform); err != nil && c.Platform != ctrd.Auto {
+		p.add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant] as linux/arm64")
+	}
 }
 
 func (l *loaded) validateImages(p *problems) {
 	if n := l.Images.KeepPrevious; n < 0 || n > maxKeepPrevious {
 		p.add("images.keep_previous", n, "want 0 to %d", maxKeepPrevious)
 	}
-	if err := checkMinFree(l.Images.MinFree); err != nil {
+	if _, err := parseMinFree(l.Images.MinFree); err != nil {
 		p.add("images.min_free", l.Images.MinFree, "%v", err)
 	}
 	for _, list := range []struct {
@@ -196,17 +199,56 @@ func (l *loaded) validateImages(p *problems) {
 	}
 }
 
-func checkMinFree(s string) error {
-	if percent, ok := strings.CutSuffix(s, "%"); ok {
-		if f, err := strconv.ParseFloat(percent, 64); err != nil || !(f >= 0 && f < 100) {
-			return errors.New("want a share from 0% to 99%, or a size as 5GiB")
+// maxLabels bounds the labels of a node, which travel with every answer of it.
+const maxLabels = 32
+
+// label keys and values are Kubernetes', so that the same words do for both.
+var (
+	labelKey   = regexp.MustCompile(`^[A-Za-z0-9]([-./_A-Za-z0-9]{0,251}[A-Za-z0-9])?$`)
+	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`)
+)
+
+func (l *loaded) validateLabels(p *problems) {
+	if len(l.Labels) > maxLabels {
+		p.add("labels", len(l.Labels), "at most %d", maxLabels)
+	}
+	seen := map[string]bool{}
+	for _, label := range l.Labels {
+		k, v, ok := strings.Cut(label, "=")
+		switch {
+		case !ok || !labelKey.MatchString(k) || !labelValue.MatchString(v):
+			p.add("labels", label, "want key=value, as Kubernetes writes labels")
+		case seen[k]:
+			p.add("labels", k, "it is there twice")
 		}
-		return nil
+		seen[k] = true
 	}
-	if _, err := parseBytes(s); err != nil {
-		return errors.New("want a share as 10%, or a size as 5GiB")
+}
+
+// labels are those of this node by key.
+func (c Config) labels() map[string]string {
+	out := map[string]string{}
+	for _, label := range c.Labels {
+		k, v, _ := strings.Cut(label, "=")
+		out[k] = v
 	}
-	return nil
+	return out
+}
+
+// parseMinFree reads a share of a disk or a size.
+func parseMinFree(s string) (store.Reserve, error) {
+	if percent, ok := strings.CutSuffix(s, "%"); ok {
+		f, err := strconv.ParseFloat(percent, 64)
+		if err != nil || !(f >= 0 && f < 100) {
+			return store.Reserve{}, errors.New("want a share from 0% to 99%, or a size as 5GiB")
+		}
+		return store.Reserve{Share: f / 100}, nil
+	}
+	n, err := parseBytes(s)
+	if err != nil {
+		return store.Reserve{}, errors.New("want a share as 10%, or a size as 5GiB")
+	}
+	return store.Reserve{Bytes: n}, nil
 }
 
 // parseBytes reads a size as people write it: 50MiB is 50·2²⁰, 50MB is 50·10⁶,

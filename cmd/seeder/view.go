@@ -36,9 +36,11 @@ type plainCell struct {
 
 func (v *plainView) show(e event) {
 	switch e.Event {
+	case eventSource:
+		fmt.Fprintln(v.w, clean(e.Reason))
 	case eventSending:
 		if !v.sent {
-			fmt.Fprintf(v.w, "sending the archive to the daemon (%s)\n", size(e.TotalBytes))
+			fmt.Fprintln(v.w, strings.TrimSuffix(fmt.Sprintf("sending the image to the daemon (%s)", ofTotal(e)), " ()"))
 		}
 		v.sent = true
 	case eventPreparing:
@@ -76,19 +78,26 @@ func readyLine(img p2p.ImageState, took time.Duration) string {
 type liveView struct {
 	screen screen
 	start  time.Time
-	head   []string
+	why    string   // the source was chosen
+	past   []string // what is announced
+	now    string   // what is being done before
 	refs   []string // in order of appearance
 	rows   map[string]p2p.ImageState
 }
 
 func (v *liveView) show(e event) {
 	switch e.Event {
+	case eventSource:
+		v.why = clean(e.Reason)
 	case eventSending:
-		v.head = []string{fmt.Sprintf("sending the archive to the daemon: %s of %s", size(e.DoneBytes), size(e.TotalBytes))}
+		v.now = "sending the image to the daemon: " + size(e.DoneBytes)
+		if total := ofTotal(e); total != "" {
+			v.now += " of " + total
+		}
 	case eventPreparing:
-		v.head = []string{fmt.Sprintf("%s: preparing", short(e.Ref))}
+		v.now = fmt.Sprintf("%s: preparing", short(e.Ref))
 	case eventAnnounced:
-		v.head = []string{announcedLine(e, shortDigest(e.Digest))}
+		v.past, v.now = append(v.past, announcedLine(e, shortDigest(e.Digest))), ""
 	case eventProgress:
 		if _, known := v.rows[e.Image.Reference]; !known {
 			v.refs = append(v.refs, e.Image.Reference)
@@ -100,13 +109,28 @@ func (v *liveView) show(e event) {
 	_ = v.screen.draw(v.lines(e.Event == eventDone)) // a terminal that is gone has no reader
 }
 
+// ofTotal is the size of what is being sent, "" where it is not known.
+func ofTotal(e event) string {
+	if e.TotalBytes == 0 {
+		return ""
+	}
+	return size(e.TotalBytes)
+}
+
+// maxPast is how many announcements of one command a terminal shows.
+const maxPast = 5
+
+func last(lines []string, most int) []string { return lines[max(0, len(lines)-most):] }
+
 // lines are at most as many as the terminal has, the unfinished ones first in
 // line for the room.
 func (v *liveView) lines(done bool) []string {
 	term := v.screen.term
 	var lines []string
-	for _, h := range v.head {
-		lines = append(lines, term.cut(h))
+	for _, h := range append(append([]string{v.why}, last(v.past, maxPast)...), v.now) {
+		if h != "" {
+			lines = append(lines, term.cut(h))
+		}
 	}
 	room := max(term.height-len(lines)-3, 4)
 	for _, ref := range v.refs {

@@ -47,33 +47,37 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 		}
 		announcers = append(announcers, parsed)
 	}
+	minFree, err := parseMinFree(cfg.Images.MinFree)
+	if err != nil {
+		return nil, fmt.Errorf("images.min_free: %w", err)
+	}
+	platform := cfg.Containerd.Platform
+	if platform == ctrd.Auto {
+		platform = ""
+	}
 	s, err := store.Open(ctx, store.Config{
 		DataDir: cfg.DataDir,
 		Containerd: ctrd.Config{
 			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace,
 			Snapshotter: cfg.Containerd.Snapshotter, Root: filepath.Join(cfg.DataDir, "embedded"),
-			Pin: cfg.Images.Pin, Log: log.With("component", "containerd"),
+			Pin: cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
 		CacheBytes: frameCacheBytes,
+		MinFree:    minFree,
 		Log:        log.With("component", "store"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
-	var follow func(ctx context.Context, ref string) error
-	if cfg.Images.Follow {
-		follow = func(ctx context.Context, ref string) error {
-			_, err := w.Announce(ctx, ref)
-			return err
-		}
-	}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
 		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    func() []string { hosts, _ := joins(cfg, "/"); return hosts },
-		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Follow: follow,
+		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Labels: cfg.labels(),
+		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: cfg.Images.Auto,
+		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,
 		Log: log, Registerer: w.registry,
 	}, storeAdapter{s})
@@ -101,13 +105,49 @@ func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string
 	return w.store.ImportArchive(ctx, archive, ref)
 }
 
+// Local is part of announcer.
+func (w *wired) Local(ctx context.Context, ref string) (store.Local, error) {
+	return w.store.Local(ctx, ref)
+}
+
 // Announce is part of announcer.
-func (w *wired) Announce(ctx context.Context, ref string) (announced, error) {
-	p, err := w.store.Prepare(ctx, ref)
+func (w *wired) Announce(ctx context.Context, o order) (announced, error) {
+	ref, at, err := w.resolve(o)
 	if err != nil {
 		return announced{}, err
 	}
-	version, err := w.node.Announce(ctx, p2p.Announcement{Reference: p.Reference, Target: p.Target, Index: p.Index, Bytes: p.Bytes})
+	return w.announce(ctx, ref, at, p2p.Announcement{On: o.On})
+}
+
+// resolve says under which name what is to be announced. A digest alone moves the
+// tag latest of its repository where that is announced, as Docker has it; else it is
+// announced as what it is.
+func (w *wired) resolve(o order) (ref string, at digest.Digest, err error) {
+	if o.Rollback {
+		at, err = w.node.Previous(o.Ref)
+		return o.Ref, at, err
+	}
+	repo, _, isDigest := strings.Cut(o.Ref, "@")
+	if isDigest && w.node.Announced(repo+":latest") {
+		return repo + ":latest", o.At, nil
+	}
+	return o.Ref, o.At, nil
+}
+
+// announceAgain announces what the store has under ref for the nodes that the
+// announcement before was for.
+func (w *wired) announceAgain(ctx context.Context, ref string) error {
+	_, err := w.announce(ctx, ref, "", p2p.Announcement{KeepOn: true})
+	return err
+}
+
+func (w *wired) announce(ctx context.Context, ref string, at digest.Digest, a p2p.Announcement) (announced, error) {
+	p, err := w.store.Prepare(ctx, ref, at)
+	if err != nil {
+		return announced{}, err
+	}
+	a.Reference, a.Target, a.Index, a.Bytes = p.Reference, p.Target, p.Index, p.Bytes
+	version, err := w.node.Announce(ctx, a)
 	if err != nil {
 		return announced{}, err
 	}

@@ -1,44 +1,109 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"seeder/p2p"
 )
+
+// purgeWait is how long a purge is watched before the command says who is left.
+const purgeWait = 10 * time.Second
 
 func (a *app) withdrawCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "withdraw REF",
 		Short: "Stop seeding an image",
 		Long: `Stop seeding an image: nobody fetches it any more, and the nodes that have it keep
-it. With --purge every node removes it, also those that are away now, once they
-are back.`,
+it, no longer protected from the kubelet's garbage collection.
+
+With --purge every node removes it, also those that are away now, once they are
+back. A node where a container uses the image keeps it until none does, and
+` + "`seeder images REF`" + ` says so; --force removes it there, too. The command returns
+when all nodes that are there have removed it, or after ten seconds with the nodes
+that have not.`,
 		Example: "  seeder withdraw k3s-dashboard:latest\n  seeder withdraw --purge k3s-dashboard:latest",
 		Args:    argCount(1, 1, "one reference"),
 	}
 	a.clientFlags(cmd)
-	purge := cmd.Flags().Bool("purge", false, "remove the image from every node too")
+	var how p2p.Withdrawal
+	cmd.Flags().BoolVar(&how.Purge, "purge", false, "remove the image from every node, too")
+	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: also where a container uses it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ref, err := normalizeRef(args[0])
+		t, err := parseTyped(args[0])
 		if err != nil {
 			return err
+		}
+		if how.Force && !how.Purge {
+			return usagef("--force is for --purge: without it nothing is removed")
 		}
 		c, err := a.newClient()
 		if err != nil {
 			return err
 		}
-		query := url.Values{"ref": {ref}, "purge": {strconv.FormatBool(*purge)}}
+		query := url.Values{"ref": {t.ref}, "purge": {strconv.FormatBool(how.Purge)}, "force": {strconv.FormatBool(how.Force)}}
 		if err := c.post(cmd.Context(), "/v1/withdraw", query, nil); err != nil {
 			return err
 		}
-		what := "withdrawn; the nodes that have it keep it"
-		if *purge {
-			what = "withdrawn; every node removes it"
+		if !how.Purge {
+			_, err = fmt.Fprintf(a.stdout, "%s: withdrawn; the nodes that have it keep it\n", shortRef(t.ref))
+			return err
 		}
-		_, err = fmt.Fprintf(a.stdout, "%s: %s\n", shortRef(ref), what)
-		return err
+		return a.showPurge(cmd.Context(), c, t.ref)
 	}
 	return cmd
+}
+
+// showPurge waits for a purge and says who has not removed the image.
+func (a *app) showPurge(ctx context.Context, c *client, ref string) error {
+	ctx, cancel := context.WithTimeout(ctx, purgeWait)
+	defer cancel()
+	var row p2p.ImageState
+	for {
+		var images p2p.Images
+		err := c.get(ctx, "/v1/images", url.Values{"ref": {ref}}, &images)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if len(images.Images) == 1 {
+			if row = images.Images[0]; row.State == "withdrawn" && len(keepers(row)) == 0 {
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+			continue
+		}
+		break
+	}
+	left := keepers(row)
+	if _, err := fmt.Fprintf(a.stdout, "%s: withdrawn and removed on %d of %d nodes; those that are away remove it once they are back\n",
+		shortRef(ref), len(row.Nodes)-len(left), len(row.Nodes)); err != nil {
+		return err
+	}
+	for _, n := range left {
+		if _, err := fmt.Fprintf(a.stdout, "  %s: %s\n", clean(n.Name), clean(n.Reason)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepers are the nodes that have not let go of a purged image.
+func keepers(row p2p.ImageState) []p2p.NodeState {
+	var out []p2p.NodeState
+	for _, n := range row.Nodes {
+		if n.State != p2p.Excluded {
+			out = append(out, n)
+		}
+	}
+	return out
 }

@@ -53,6 +53,7 @@ type Catalog struct {
 	// back with the announcement from before is told, and has no effect on others.
 	buried  map[string]Record
 	reached map[string]reached // by reference
+	history map[string][]digest.Digest
 	buckets Buckets
 	changed chan struct{}         // capacity 1
 	refused map[trust.NodeID]bool // announcers that the log has named
@@ -68,6 +69,7 @@ var (
 	recordsBucket = []byte("records")
 	buriedBucket  = []byte("buried")
 	reachedBucket = []byte("reached")
+	historyBucket = []byte("history") // younger than the others: made when it is first written
 )
 
 // Open reads the catalog at cfg.Path, or makes it. A file that is damaged is set
@@ -122,7 +124,8 @@ func (c *Catalog) openFile() error {
 	case err != nil:
 		return err
 	}
-	c.byRef, c.buried, c.reached, c.buckets = map[string]Record{}, map[string]Record{}, map[string]reached{}, Buckets{}
+	c.byRef, c.buried, c.buckets = map[string]Record{}, map[string]Record{}, Buckets{}
+	c.reached, c.history = map[string]reached{}, map[string][]digest.Digest{}
 	var damaged []place
 	err = db.View(func(tx *bolt.Tx) (err error) {
 		damaged, err = c.load(tx)
@@ -174,6 +177,9 @@ func (c *Catalog) load(tx *bolt.Tx) (damaged []place, err error) {
 		return nil
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := c.loadHistory(tx.Bucket(historyBucket)); err != nil {
 		return nil, err
 	}
 	old, err := c.loadRecords(tx, buriedBucket, func(r Record) { c.buried[r.ann.Reference] = r })
@@ -345,6 +351,14 @@ func (c *Catalog) Get(ref string) (Record, bool) {
 	return r, ok
 }
 
+// Buried returns the withdrawal of a reference that has lived its time.
+func (c *Catalog) Buried(ref string) (Record, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r, ok := c.buried[ref]
+	return r, ok
+}
+
 // All returns every record, withdrawn ones too, in no order.
 func (c *Catalog) All() []Record {
 	c.mu.RLock()
@@ -373,7 +387,46 @@ func (c *Catalog) ReachedTarget(ref string) digest.Digest {
 	return c.reached[ref].target
 }
 
-// SetReached notes that this host is where r says.
+// maxHistory bounds the targets that are remembered of a reference.
+const maxHistory = 100
+
+// History are the targets that this host has been at before the one that it has
+// been at last, each once, the latest first. It is local and survives restarts.
+func (c *Catalog) History(ref string) []digest.Digest {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Clone(c.history[ref])
+}
+
+// loadHistory reads the targets as their sums, one after the other.
+func (c *Catalog) loadHistory(b *bolt.Bucket) error {
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, v []byte) error {
+		for ; len(v) >= sha256.Size; v = v[sha256.Size:] {
+			c.history[string(k)] = append(c.history[string(k)], digest.NewDigestFromBytes(digest.SHA256, v[:sha256.Size]))
+		}
+		return nil
+	})
+}
+
+// passed is the history of ref once it is at the target next. mu is held.
+func (c *Catalog) passed(ref string, next digest.Digest) []digest.Digest {
+	last := c.reached[ref].target
+	if last == next || last == "" {
+		return c.history[ref]
+	}
+	out := []digest.Digest{last}
+	for _, d := range c.history[ref] {
+		if d != last && d != next && len(out) < maxHistory {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// SetReached notes that this host is where r says, and where it was before.
 func (c *Catalog) SetReached(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -385,12 +438,25 @@ func (c *Catalog) SetReached(r Record) error {
 	if err != nil {
 		return fmt.Errorf("digest %s: %w", at.target, err)
 	}
+	history := c.passed(ref, at.target)
 	if err := c.update(func(tx *bolt.Tx) error {
-		return tx.Bucket(reachedBucket).Put([]byte(ref), append(at.record[:], sum...))
+		b, err := tx.CreateBucketIfNotExists(historyBucket)
+		if err != nil {
+			return err
+		}
+		var sums []byte
+		for _, d := range history {
+			s, err := hex.DecodeString(d.Encoded())
+			if err != nil {
+				return fmt.Errorf("digest %s: %w", d, err)
+			}
+			sums = append(sums, s...)
+		}
+		return errors.Join(b.Put([]byte(ref), sums), tx.Bucket(reachedBucket).Put([]byte(ref), append(at.record[:], sum...)))
 	}); err != nil {
 		return err
 	}
-	c.reached[ref] = at
+	c.reached[ref], c.history[ref] = at, history
 	return nil
 }
 
@@ -480,8 +546,12 @@ func (c *Catalog) forget(n int) error {
 	oldest = oldest[:min(n, len(oldest))]
 	err := c.update(func(tx *bolt.Tx) error {
 		for _, r := range oldest {
-			for _, name := range [][]byte{buriedBucket, reachedBucket} {
-				if err := tx.Bucket(name).Delete([]byte(r.ann.Reference)); err != nil {
+			for _, name := range [][]byte{buriedBucket, reachedBucket, historyBucket} {
+				b := tx.Bucket(name)
+				if b == nil {
+					continue
+				}
+				if err := b.Delete([]byte(r.ann.Reference)); err != nil {
 					return err
 				}
 			}
@@ -494,6 +564,7 @@ func (c *Catalog) forget(n int) error {
 	for _, r := range oldest {
 		delete(c.buried, r.ann.Reference)
 		delete(c.reached, r.ann.Reference)
+		delete(c.history, r.ann.Reference)
 	}
 	return nil
 }

@@ -39,6 +39,7 @@ const (
 	maxNodeNameBytes  = 128
 	maxSeedBytes      = 8 << 20
 	maxSelectors      = 16
+	maxSelectorBytes  = 256
 
 	// domain is what signatures of announcements are made for.
 	domain = "seeder announcement v1"
@@ -56,12 +57,13 @@ type Announcement struct {
 	Version     uint64             `json:"version"`
 	Withdrawn   bool               `json:"withdrawn,omitempty"`
 	Purge       bool               `json:"purge,omitempty"` // withdrawn, and every node removes it
+	Force       bool               `json:"force,omitempty"` // also where containers use it
 	Target      ocispec.Descriptor `json:"target"`          // media type, digest, size
 	Seed        Seed               `json:"seed"`
-	ImageBytes  int64              `json:"image_bytes"` // all blobs as stored
-	AnnouncedAt time.Time          `json:"at"`          // milliseconds; decides nothing but ties
-	NodeName    string             `json:"node"`        // of the announcer, for people
-	On          []string           `json:"on,omitempty"`
+	ImageBytes  int64              `json:"image_bytes"`  // all blobs as stored
+	AnnouncedAt time.Time          `json:"at"`           // milliseconds; decides nothing but ties
+	NodeName    string             `json:"node"`         // of the announcer, for people
+	On          []string           `json:"on,omitempty"` // label selectors of the nodes it is for; all must hold
 }
 
 // Record is an announcement with its signature. The payload is kept as it was
@@ -154,6 +156,13 @@ func (a Announcement) validate() error {
 		return fmt.Errorf("%d label selectors, at most %d", len(a.On), maxSelectors)
 	case a.Purge && !a.Withdrawn:
 		return errors.New("purge without withdrawal")
+	case a.Force && !a.Purge:
+		return errors.New("force without purge")
+	}
+	for _, s := range a.On {
+		if err := plain("label selector", s, maxSelectorBytes); err != nil {
+			return err
+		}
 	}
 	return nil
 }

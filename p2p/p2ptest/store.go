@@ -33,6 +33,10 @@ type Store struct {
 	indexes map[digest.Digest][]byte
 	added   map[string]p2p.Announcement // by reference
 	hints   []chan struct{}
+	pulled  map[string]bool
+	users   map[string][]string
+	kept    []digest.Digest
+	full    string
 	down    error
 }
 
@@ -43,6 +47,8 @@ func NewStore() *Store {
 		chunks:  map[[32]byte][]byte{},
 		indexes: map[digest.Digest][]byte{},
 		added:   map[string]p2p.Announcement{},
+		pulled:  map[string]bool{},
+		users:   map[string][]string{},
 	}
 }
 
@@ -167,6 +173,65 @@ func (s *Store) Image(_ context.Context, b []byte) (p2p.Image, error) {
 	return &image{store: s, index: idx, put: make(chan struct{}, 1)}, nil
 }
 
+// SetPulled says that ref came from a registry.
+func (s *Store) SetPulled(ref string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pulled[ref] = true
+}
+
+// FromRegistry implements p2p.Store.
+func (s *Store) FromRegistry(_ context.Context, ref string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pulled[ref], s.down
+}
+
+// SetUsers says which containers use ref.
+func (s *Store) SetUsers(ref string, by ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[ref] = by
+}
+
+// InUse implements p2p.Store.
+func (s *Store) InUse(_ context.Context, ref string) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.users[ref], s.down
+}
+
+// Kept are the earlier targets that this store was last told to keep.
+func (s *Store) Kept() []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept
+}
+
+// KeepPrevious implements p2p.Store.
+func (s *Store) KeepPrevious(_ context.Context, targets []digest.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = targets
+	return s.down
+}
+
+// Discard implements p2p.Store: a reference has one target here.
+func (s *Store) Discard(context.Context, string, digest.Digest) error { return nil }
+
+// SetRoom makes every fetch wait for why; empty: there is room.
+func (s *Store) SetRoom(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = why
+}
+
+// fullError is what a full disk says.
+type fullError string
+
+func (e fullError) Error() string   { return string(e) }
+func (e fullError) Waiting() string { return string(e) }
+
 // Release implements p2p.Store: nothing collects garbage here.
 func (s *Store) Release(context.Context, string) error {
 	s.mu.Lock()
@@ -261,6 +326,15 @@ func (i *image) Missing() []digest.Digest {
 		return nil
 	}
 	return []digest.Digest{i.index.Target}
+}
+
+func (i *image) Room(context.Context) error {
+	i.store.mu.Lock()
+	defer i.store.mu.Unlock()
+	if i.store.full != "" {
+		return fullError(i.store.full)
+	}
+	return nil
 }
 
 func (i *image) Import(ctx context.Context, ref string) error {

@@ -1,20 +1,25 @@
 package ctrd
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -53,7 +58,7 @@ func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string)
 	}
 	for _, a := range chosen {
 		if _, err := c.Walk(lctx, a.target); err != nil {
-			return nil, fmt.Errorf("archive: %w", err)
+			return nil, inArchive(err)
 		}
 	}
 	var names []string
@@ -64,7 +69,17 @@ func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string)
 		names = append(names, a.ref)
 	}
 	slices.Sort(names)
-	return names, nil
+	return slices.Compact(names), nil
+}
+
+// inArchive says of an archive what is said of containerd.
+func inArchive(err error) error {
+	var missing *MissingError
+	if !errors.As(err, &missing) {
+		return fmt.Errorf("archive: %w", err)
+	}
+	return fmt.Errorf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it: %w",
+		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target, fs.ErrNotExist)
 }
 
 // Settle unpacks and publishes an image whose blobs are all here. It is
@@ -103,13 +118,19 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 		return nil, fmt.Errorf("%w: %w", ErrNotArchive, src.or(err))
 	}
 	defer plain.Close()
-	cs := cl.ContentStore()
-	top, err := archive.ImportIndex(ctx, cs, plain)
+	checked := checkedTar(&roomReader{r: plain, room: func() error { return c.cfg.Room(ctx) }})
+	defer checked.Close()
+	cs := &archiveStore{Store: cl.ContentStore(), prefix: leasePrefix + rand.Text() + "-", digests: map[string]digest.Digest{}}
+	top, err := archive.ImportIndex(ctx, cs, checked)
+	if err == nil { // it may be refused for its end
+		_, err = io.Copy(io.Discard, checked)
+	}
+	if err == nil {
+		err = cs.misnamed()
+	}
 	if err != nil {
-		if werr := c.fail(err); errors.Is(werr, ErrUnavailable) || src.err != nil {
-			return nil, fmt.Errorf("import the archive: %w", src.or(werr))
-		}
-		return nil, fmt.Errorf("%w: %w", ErrNotArchive, err)
+		cs.abort(context.WithoutCancel(ctx))
+		return nil, c.notArchive(err, src)
 	}
 	p, err := content.ReadBlob(ctx, cs, top)
 	if err != nil {
@@ -131,6 +152,125 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 		return nil, fmt.Errorf("%w: there is no image in it", ErrNotArchive)
 	}
 	return out, nil
+}
+
+// notArchive tells what is wrong with an archive from what else went wrong.
+func (c *Containerd) notArchive(err error, src *sourceReader) error {
+	var refused *refusedError
+	var full interface{ Waiting() string }
+	switch werr := c.fail(err); {
+	case errors.As(err, &refused):
+		return fmt.Errorf("%w: %w", ErrNotArchive, refused)
+	case src.err != nil, errors.As(err, &full), errors.Is(werr, ErrUnavailable):
+		return fmt.Errorf("import the archive: %w", src.or(werr))
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
+		return fmt.Errorf("%w: it has a damaged or oversized header: %w", ErrNotArchive, err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: it is cut off: %w", ErrNotArchive, err)
+	}
+	return fmt.Errorf("%w: %w", ErrNotArchive, err)
+}
+
+// archiveStore is the content store for one archive. Its writers have names of
+// their own: containerd's importer names them after the entries of the archive, so
+// that it would go on with what the import of another one left unfinished.
+type archiveStore struct {
+	content.Store
+	prefix string
+
+	mu      sync.Mutex
+	digests map[string]digest.Digest // of what was committed, by the entry's name; "" of what was not
+}
+
+// tarRef is what the importer puts before the name of an entry.
+const tarRef = "tar-"
+
+// Writer implements content.Ingester.
+func (s *archiveStore) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	s.note(o.Ref, "")
+	w, err := s.Store.Writer(ctx, append(opts, content.WithRef(s.prefix+o.Ref))...)
+	if err != nil {
+		return nil, err
+	}
+	return &archiveWriter{Writer: w, store: s, ref: o.Ref}, nil
+}
+
+func (s *archiveStore) note(ref string, d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.digests[ref] = d
+}
+
+type archiveWriter struct {
+	content.Writer
+	store *archiveStore
+	ref   string
+}
+
+// Commit implements content.Writer.
+func (w *archiveWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	err := w.Writer.Commit(ctx, size, expected, opts...)
+	if err == nil || errdefs.IsAlreadyExists(err) {
+		w.store.note(w.ref, w.Digest())
+	}
+	return err
+}
+
+// misnamed is an error where an entry of an OCI layout holds other bytes than its
+// name says.
+func (s *archiveStore) misnamed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, got := range s.digests {
+		algorithm, hex, ok := strings.Cut(strings.TrimPrefix(ref, tarRef+"blobs/"), "/")
+		if !ok || !strings.HasPrefix(ref, tarRef+"blobs/") || algorithm != got.Algorithm().String() {
+			continue
+		}
+		if want := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex); got != want {
+			return refusef("what it has as %s has the digest %s", want, got)
+		}
+	}
+	return nil
+}
+
+// abort throws away what was not committed.
+func (s *archiveStore) abort(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, d := range s.digests {
+		if d == "" {
+			_ = s.Abort(ctx, s.prefix+ref) // garbage collection gets what is left
+		}
+	}
+}
+
+// roomEvery is after how many bytes of an archive it is asked whether there is room
+// for more.
+const roomEvery = 64 << 20
+
+// roomReader ends the reading of an archive before the disk is full.
+type roomReader struct {
+	r    io.Reader
+	room func() error
+	left int64 // bytes until it is asked again
+}
+
+func (r *roomReader) Read(p []byte) (int, error) {
+	if r.left <= 0 {
+		if err := r.room(); err != nil {
+			return 0, err
+		}
+		r.left = roomEvery
+	}
+	n, err := r.r.Read(p)
+	r.left -= int64(n)
+	return n, err
 }
 
 // archiveName is the full name that an archive gives an image. An OCI layout may

@@ -51,8 +51,15 @@ type Config struct {
 	Snapshotter string
 	Root        string // of the embedded store
 	Pin         bool   // label images so that the kubelet's garbage collection passes them over
-	Platform    string // e.g. linux/arm64
-	Log         *slog.Logger
+	Platform    string // e.g. linux/arm64; empty: the host's
+	// LeaseTTL is when containerd drops a lease that nobody released, since a daemon
+	// that is gone for good must not pin content for ever. 0: DefaultLeaseTTL. It is
+	// renewed after half of that.
+	LeaseTTL time.Duration
+	// Room is asked while an archive is written; its error ends that. Nil: there is
+	// room.
+	Room func(context.Context) error
+	Log  *slog.Logger
 }
 
 // ErrUnavailable says that containerd is not there, or not now.
@@ -80,6 +87,7 @@ type Containerd struct {
 	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
 	blobDirKnown bool
 	checked      map[string][]digest.Digest // the blobs of each ref that Check found ready
+	unpinned     map[string]bool            // the names that List found without a pin
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -96,7 +104,14 @@ func Open(cfg Config) (*Containerd, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(), checked: map[string][]digest.Digest{}}
+	if cfg.LeaseTTL == 0 {
+		cfg.LeaseTTL = DefaultLeaseTTL
+	}
+	if cfg.Room == nil {
+		cfg.Room = func(context.Context) error { return nil }
+	}
+	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(),
+		checked: map[string][]digest.Digest{}, unpinned: map[string]bool{}}
 	if cfg.Platform != "" {
 		p, err := platforms.Parse(cfg.Platform)
 		if err != nil {
@@ -131,6 +146,10 @@ func (c *Containerd) Close() error {
 
 // StoreOnly reports whether this is the embedded store, which unpacks nothing.
 func (c *Containerd) StoreOnly() bool { return c.embedded != nil }
+
+// HoldsAll reports whether this host is meant to hold every platform of an image:
+// an embedded store that nobody gave a platform.
+func (c *Containerd) HoldsAll() bool { return c.embedded != nil && c.cfg.Platform == "" }
 
 // Platform is the platform that this host runs, e.g. linux/amd64.
 func (c *Containerd) Platform() string { return platforms.Format(platforms.Normalize(c.spec)) }
@@ -239,9 +258,16 @@ func (c *Containerd) List(ctx context.Context) (map[string]digest.Digest, error)
 		return nil, fmt.Errorf("list images: %w", c.fail(err))
 	}
 	out := make(map[string]digest.Digest, len(imgs))
+	unpinned := map[string]bool{}
 	for _, i := range imgs {
 		out[i.Name] = i.Target.Digest
+		if c.cfg.Pin && i.Labels[labelPinned] == "" {
+			unpinned[i.Name] = true
+		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unpinned = unpinned
 	return out, nil
 }
 
@@ -293,7 +319,7 @@ func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
 	}
 	nsCtx, cancel := context.WithCancel(nsCtx)
 	defer cancel()
-	events, errs := cl.EventService().Subscribe(nsCtx, `topic~="/images/"`, `topic=="/content/delete"`, `topic=="/snapshot/remove"`)
+	events, errs := cl.EventService().Subscribe(nsCtx, `topic~="/images/"`, `topic=="/content/delete"`, `topic=="/snapshot/remove"`, `topic=="/containers/delete"`)
 	hint()
 	for {
 		select {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +20,8 @@ import (
 // store is the content store as this package reads and labels it.
 type store = content.Store
 
-// leaseTTL is when containerd drops a lease that nobody released: a daemon that
-// is gone for good must not pin content for ever.
-const leaseTTL = 24 * time.Hour
+// DefaultLeaseTTL is Config.LeaseTTL where that is 0.
+const DefaultLeaseTTL = 24 * time.Hour
 
 // leasePrefix tells seeder's leases from those of others.
 const leasePrefix = "seeder-"
@@ -40,17 +41,18 @@ const (
 
 // Lease protects what is written under the returned context from garbage
 // collection. The name is the work's, so that a daemon that comes back after a
-// crash finds what it had; release ends it, also where the work's context has
-// ended.
+// crash finds what it had; a lease of that name that has lived half its time is
+// renewed with all that it protects. Nobody else may use that lease meanwhile.
+// release ends it, also where the work's context has ended.
 func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context, release func(context.Context) error, err error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	ls := cl.LeasesService()
-	l, err := ls.Create(ctx, leases.WithID(leasePrefix+name), leases.WithExpiration(leaseTTL))
+	ls, id := cl.LeasesService(), leasePrefix+name
+	_, err = ls.Create(ctx, leases.WithID(id), leases.WithExpiration(c.cfg.LeaseTTL))
 	if errdefs.IsAlreadyExists(err) {
-		l, err = leases.Lease{ID: leasePrefix + name}, nil
+		err = c.renew(ctx, ls, id)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
@@ -60,11 +62,59 @@ func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context,
 		defer cancel()
 		return c.DropLease(ctx, name)
 	}
-	return leases.WithLease(ctx, l.ID), release, nil
+	return leases.WithLease(ctx, id), release, nil
 }
 
-// Leases are the names of seeder's leases.
+// renewing ends the id of the lease that holds everything while another one is
+// made anew: containerd has no call that prolongs one.
+const renewing = ".renewing"
+
+// renew gives a lease that has lived half its time another one.
+func (c *Containerd) renew(ctx context.Context, ls leases.Manager, id string) error {
+	list, err := ls.List(ctx, "id=="+id)
+	if err != nil {
+		return err
+	}
+	for _, l := range list {
+		if l.ID == id && time.Since(l.CreatedAt) < c.cfg.LeaseTTL/2 {
+			return nil
+		}
+	}
+	for _, move := range [][2]string{{id, id + renewing}, {id + renewing, id}} {
+		if err := c.moveLease(ctx, ls, move[0], move[1]); err != nil {
+			return err
+		}
+	}
+	c.log.Debug("lease renewed", "lease", id)
+	return nil
+}
+
+// moveLease makes the lease to, gives it all that from protects, and drops from.
+func (c *Containerd) moveLease(ctx context.Context, ls leases.Manager, from, to string) error {
+	_, err := ls.Create(ctx, leases.WithID(to), leases.WithExpiration(c.cfg.LeaseTTL))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	all, err := ls.ListResources(ctx, leases.Lease{ID: from})
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if err := ls.AddResource(ctx, leases.Lease{ID: to}, r); err != nil {
+			return err
+		}
+	}
+	return ls.Delete(ctx, leases.Lease{ID: from})
+}
+
+// Leases are the names of seeder's leases, sorted.
 func (c *Containerd) Leases(ctx context.Context) ([]string, error) {
+	all, err := c.leases(ctx)
+	return slices.Sorted(maps.Keys(all)), err
+}
+
+// leases are the names of seeder's leases and when they were made.
+func (c *Containerd) leases(ctx context.Context) (map[string]time.Time, error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return nil, err
@@ -73,10 +123,10 @@ func (c *Containerd) Leases(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the leases: %w", c.fail(err))
 	}
-	var names []string
+	names := map[string]time.Time{}
 	for _, l := range list {
 		if name, ours := strings.CutPrefix(l.ID, leasePrefix); ours {
-			names = append(names, name)
+			names[strings.TrimSuffix(name, renewing)] = l.CreatedAt
 		}
 	}
 	return names, nil
@@ -88,7 +138,11 @@ func (c *Containerd) DropLease(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = cl.LeasesService().Delete(ctx, leases.Lease{ID: leasePrefix + name})
+	ls, id := cl.LeasesService(), leasePrefix+name
+	err = ls.Delete(ctx, leases.Lease{ID: id})
+	if errdefs.IsNotFound(err) { // a crash in the midst of a renewal
+		err = ls.Delete(ctx, leases.Lease{ID: id + renewing})
+	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("release the lease: %w", c.fail(err))
 	}

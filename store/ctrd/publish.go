@@ -96,15 +96,26 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 	}
 	if old := before.Target.Digest; old != "" && old != target.Digest {
 		// Best effort: a pin too many costs disk, nothing else.
-		name, err := digestName(ref, old)
-		if err == nil {
-			err = c.unpin(ctx, cl.ImageService(), name)
-		}
-		if err != nil {
+		if err := c.unpinReplaced(ctx, cl.ImageService(), ref, old); err != nil {
 			c.log.Warn("cannot unpin the replaced version", "ref", ref, "digest", old, "err", err)
 		}
 	}
 	return c.awaitCRI(ctx, cl, cs, records[len(records)-1], target)
+}
+
+// unpinReplaced takes the pin off the name by digest of the target that ref had
+// before, unless another tag of the repository has it.
+func (c *Containerd) unpinReplaced(ctx context.Context, is images.Store, ref string, old digest.Digest) error {
+	all, err := is.List(ctx, "target.digest=="+old.String())
+	if err != nil {
+		return err
+	}
+	for _, name := range onlyFor(ref, all) {
+		if err := c.unpin(ctx, is, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write writes one image record, keeping labels that are not ours.

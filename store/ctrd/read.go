@@ -128,6 +128,9 @@ func (c *Containerd) blobs(ctx context.Context) string {
 	return dir
 }
 
+// Dir is the directory of the content store, empty where this process cannot see it.
+func (c *Containerd) Dir(ctx context.Context) string { return c.blobs(ctx) }
+
 // findBlobs asks containerd where its content store is. A containerd that does
 // not say so, or that sees other directories than this process, is no error.
 func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
@@ -157,16 +160,20 @@ func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// Intact says whether the blobs that the last Check of ref saw are still there. It
-// asks nobody, since it is called often, and looks for their files: containerd
-// collects the content of an image that somebody discards without an event. True
-// where the files cannot be read.
+// Intact says whether the pin and the blobs that the last Check of ref saw are still
+// there. It asks nobody, since it is called often: the pin was there when List was
+// called last, and the blobs are there as files, since containerd collects the
+// content of an image that somebody discards without an event. True where the files
+// cannot be read.
 func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 	c.mu.Lock()
-	blobs := c.checked[ref]
+	blobs, unpinned := c.checked[ref], c.unpinned[ref]
 	c.mu.Unlock()
 	if len(blobs) == 0 {
 		return true
+	}
+	if unpinned {
+		return false
 	}
 	dir := c.blobs(ctx)
 	if dir == "" {

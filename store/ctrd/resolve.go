@@ -164,6 +164,9 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 	if ok, err := w.has(ctx, desc); err != nil || !ok {
 		return orMissing(err, w.target, desc, "index")
 	}
+	if err := w.bounded(ctx, desc, "index"); err != nil {
+		return err
+	}
 	children, err := images.Children(ctx, w.cs, desc)
 	if err != nil {
 		return fmt.Errorf("read index %s: %w", desc.Digest, w.c.fail(err))
@@ -207,6 +210,9 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 	if ok, err := w.has(ctx, desc); err != nil || !ok {
 		return orMissing(err, w.target, desc, "manifest")
 	}
+	if err := w.bounded(ctx, desc, "manifest"); err != nil {
+		return err
+	}
 	children, err := images.Children(ctx, w.cs, desc)
 	if err != nil {
 		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.c.fail(err))
@@ -231,6 +237,9 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 		}
 		w.incomplete = missing
 		return nil // a platform that is not complete here is not ours to give
+	}
+	if err := w.bounded(ctx, children[0], "config"); err != nil {
+		return err
 	}
 	if p == nil || p.OS == "" {
 		got, err := images.ConfigPlatform(ctx, w.cs, children[0])
@@ -281,6 +290,19 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.c.fail(err))
 	}
 	return d.Size == 0 || info.Size == d.Size, nil
+}
+
+// maxDocBytes bounds manifests, indexes and configs, which are read into memory;
+// registries take at most 4 MiB.
+const maxDocBytes = 8 << 20
+
+// bounded refuses a document that is too large to be one.
+func (w *walk) bounded(ctx context.Context, d ocispec.Descriptor, what string) error {
+	info, err := w.cs.Info(ctx, d.Digest)
+	if err == nil && info.Size > maxDocBytes {
+		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, maxDocBytes)
+	}
+	return nil
 }
 
 func orMissing(err error, target, desc ocispec.Descriptor, what string) error {

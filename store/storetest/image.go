@@ -153,22 +153,38 @@ func tarOf(t testing.TB, files map[string][]byte) []byte {
 // absent. An empty Ref gives it no name.
 func (img *Image) OCIArchive(t testing.TB, absent ...digest.Digest) []byte {
 	t.Helper()
-	top := img.Target
-	if img.Ref != "" {
-		top.Annotations = map[string]string{"io.containerd.image.name": img.Ref}
+	return OCIArchiveOf(t, map[string]*Image{img.Ref: img}, absent...)
+}
+
+// OCIArchiveOf is one OCI layout of several images, each under its name.
+func OCIArchiveOf(t testing.TB, named map[string]*Image, absent ...digest.Digest) []byte {
+	t.Helper()
+	return tarOf(t, OCIFiles(t, named, absent...))
+}
+
+// OCIFiles are the files of an OCI layout.
+func OCIFiles(t testing.TB, named map[string]*Image, absent ...digest.Digest) map[string][]byte {
+	t.Helper()
+	idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}}
+	files := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`)}
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		top := named[name].Target
+		if name != "" {
+			top.Annotations = map[string]string{"io.containerd.image.name": name}
+		}
+		idx.Manifests = append(idx.Manifests, top)
+		for d, b := range named[name].Blobs {
+			files["blobs/sha256/"+d.Encoded()] = b
+		}
 	}
-	index, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{top}})
-	if err != nil {
+	var err error
+	if files["index.json"], err = json.Marshal(idx); err != nil {
 		t.Fatal(err)
-	}
-	files := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`), "index.json": index}
-	for d, b := range img.Blobs {
-		files["blobs/sha256/"+d.Encoded()] = b
 	}
 	for _, d := range absent {
 		delete(files, "blobs/sha256/"+d.Encoded())
 	}
-	return tarOf(t, files)
+	return files
 }
 
 // DockerArchive is the image as docker save writes it, layers uncompressed.

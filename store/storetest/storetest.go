@@ -67,6 +67,15 @@ func Run(t *testing.T, s Subject) {
 		"Delete":               deleteNames,
 		"Unpack":               unpack,
 		"ChangesTellOfRemoval": changes,
+		"FromRegistry":         fromRegistry,
+		"InUse":                inUse,
+		"KeepPrevious":         keepPrevious,
+		"LeaseRenewed":         leaseRenewed,
+		"Discard":              discard,
+		"ClearedPin":           clearedPin,
+		"Local":                local,
+		"SeveralInOne":         severalInOne,
+		"HostileArchives":      hostileArchives,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})

@@ -1,0 +1,181 @@
+package p2p
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/catalog"
+)
+
+// AutoLocal as a pattern of Config.Auto stands for every image that came from no
+// registry.
+const AutoLocal = "local"
+
+const (
+	// autoDelay is how long a node that has just started leaves announcing to the
+	// others: what it lacks of the catalog arrives within a second of joining.
+	autoDelay = 3 * time.Second
+	// maxAuto is how many references are announced by themselves at once.
+	maxAuto = 2
+)
+
+// auto announces what nobody has announced. The converge loop owns it; the mutex
+// is for its jobs.
+type auto struct {
+	since time.Time
+	jobs  sync.WaitGroup
+	ended chan struct{} // capacity 1: there may be room for another one
+
+	mu    sync.Mutex
+	busy  int
+	tried map[string]autoTry // by reference
+}
+
+// autoTry is what became of one target of a reference.
+type autoTry struct {
+	target    digest.Digest
+	done      bool // announced, or not to be
+	running   bool
+	failures  int
+	notBefore time.Time
+}
+
+func newAuto(now time.Time) auto {
+	return auto{since: now, ended: make(chan struct{}, 1), tried: map[string]autoTry{}}
+}
+
+func (a *auto) drain() { a.jobs.Wait() }
+
+// announceNew announces those of the images of this host that a pattern of
+// images.auto names and that the cluster does not know.
+func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
+	if len(l.n.cfg.Auto) == 0 || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
+		return
+	}
+	if !l.n.mayAnnounce(l.n.identity.ID()) {
+		return
+	}
+	l.auto.forget(have)
+	for ref, target := range have {
+		if l.n.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
+			l.auto.jobs.Go(func() {
+				done, err := l.n.announceItself(ctx, ref, target)
+				l.auto.end(ref, done, err, time.Now())
+			})
+		}
+	}
+}
+
+// autoTimeout bounds one announcement: the image is read and unpacked.
+const autoTimeout = 10 * time.Minute
+
+// announceItself announces ref if images.auto names it. done says that there is
+// nothing left to do for this target.
+func (n *Node) announceItself(ctx context.Context, ref string, target digest.Digest) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, autoTimeout)
+	defer cancel()
+	if !n.announcesItself(ctx, ref) {
+		return true, nil
+	}
+	n.log.Info("an image that images.auto names is announced", "ref", ref, "digest", target)
+	if err := n.cfg.Announce(ctx, ref); err != nil {
+		n.log.Warn("announce by images.auto", "ref", ref, "err", err)
+		return false, err
+	}
+	return true, nil
+}
+
+// unknownBuild reports whether target is no version of ref that the cluster has
+// announced or withdrawn, as far as this host has seen.
+func (n *Node) unknownBuild(ref string, target digest.Digest) bool {
+	if strings.HasPrefix(ref, "sha256:") || strings.Contains(ref, "@") {
+		return false // CRI's names for what has another one
+	}
+	rec, ok := n.catalog.Get(ref)
+	if !ok {
+		rec, ok = n.catalog.Buried(ref)
+	}
+	if !ok {
+		return true
+	}
+	a := rec.Announcement()
+	// An announced reference is the business of its task.
+	return a.Withdrawn && n.catalog.Reached(rec) && !n.isVersion(a, target)
+}
+
+func (n *Node) isVersion(a catalog.Announcement, target digest.Digest) bool {
+	return target == a.Target.Digest || target == n.catalog.ReachedTarget(a.Reference) ||
+		slices.Contains(n.catalog.History(a.Reference), target)
+}
+
+// announcesItself reports whether images.auto names ref.
+func (n *Node) announcesItself(ctx context.Context, ref string) bool {
+	var patterns []string
+	local := false
+	for _, p := range n.cfg.Auto {
+		if p == AutoLocal {
+			local = true
+		} else {
+			patterns = append(patterns, p)
+		}
+	}
+	if len(patterns) > 0 && accepts(patterns, ref) {
+		return true
+	}
+	if !local {
+		return false
+	}
+	pulled, err := n.store.FromRegistry(ctx, ref)
+	if err != nil {
+		n.log.Debug("whether an image came from a registry", "ref", ref, "err", err)
+	}
+	return err == nil && !pulled
+}
+
+// forget drops what was tried of images that are not there any more.
+func (a *auto) forget(have map[string]digest.Digest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for ref, t := range a.tried {
+		if have[ref] != t.target && !t.running {
+			delete(a.tried, ref)
+		}
+	}
+}
+
+// begin reports whether target is to be tried now.
+func (a *auto) begin(ref string, target digest.Digest, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, known := a.tried[ref]
+	if a.busy >= maxAuto || known && (t.running || t.done || now.Before(t.notBefore)) {
+		return false
+	}
+	a.busy++
+	t.target, t.running = target, true
+	a.tried[ref] = t
+	return true
+}
+
+func (a *auto) end(ref string, done bool, err error, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy--
+	t := a.tried[ref]
+	t.running, t.done = false, done
+	if err != nil {
+		t.failures++
+		t.notBefore = now.Add(backoff(t.failures, rand.Float64()))
+	}
+	a.tried[ref] = t
+	select {
+	case a.ended <- struct{}{}:
+	default:
+	}
+}

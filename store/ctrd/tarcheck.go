@@ -1,0 +1,108 @@
+package ctrd
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+)
+
+const (
+	// maxArchiveEntries bounds the entries of an archive: an image has at most 127
+	// layers (overlayfs), an archive some hundred images.
+	maxArchiveEntries = 100_000
+	// maxArchiveNameBytes bounds a name and what a link points to.
+	maxArchiveNameBytes = 4096
+	// maxArchiveDocBytes bounds the documents that say what is in an archive; they are
+	// read into memory.
+	maxArchiveDocBytes = 8 << 20
+)
+
+// checkedTar passes a tar stream on and fails it as soon as an entry is one that no
+// image archive has. Nothing of an archive is ever written under its own name, so
+// that what is refused here could do no harm as a path; but it was made by somebody
+// who meant harm, or is no image. The reader has to be closed; it is then done with r.
+func checkedTar(r io.Reader) io.ReadCloser {
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() { // ends when r does or when the reader is closed, which waits for it
+		defer close(done)
+		tee := io.TeeReader(r, pw)
+		err := checkTar(tar.NewReader(tee))
+		if err == nil { // what follows the end of a tar file
+			_, err = io.Copy(pw, r)
+		}
+		pw.CloseWithError(err)
+	}()
+	return &checkedReader{PipeReader: pr, done: done}
+}
+
+type checkedReader struct {
+	*io.PipeReader
+	done chan struct{}
+}
+
+func (c *checkedReader) Close() error {
+	err := c.PipeReader.Close()
+	<-c.done
+	return err
+}
+
+// refusedError is why an archive is refused.
+type refusedError struct{ reason string }
+
+func (e *refusedError) Error() string { return e.reason }
+
+func refusef(format string, args ...any) error { return &refusedError{fmt.Sprintf(format, args...)} }
+
+func checkTar(tr *tar.Reader) error {
+	for n := 0; ; n++ {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n == maxArchiveEntries {
+			return refusef("it has more than %d entries", n)
+		}
+		if err := checkEntry(h); err != nil {
+			return err
+		}
+	}
+}
+
+func checkEntry(h *tar.Header) error {
+	if len(h.Name) > maxArchiveNameBytes || len(h.Linkname) > maxArchiveNameBytes {
+		return refusef("an entry's name has %d bytes, at most %d", max(len(h.Name), len(h.Linkname)), maxArchiveNameBytes)
+	}
+	if outside(h.Name) {
+		return refusef("entry %q leads out of the archive", h.Name)
+	}
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeXGlobalHeader:
+	case tar.TypeSymlink: // docker save of old wrote a layer once and linked to it
+		if path.IsAbs(h.Linkname) || outside(path.Join(path.Dir(path.Clean(h.Name)), h.Linkname)) {
+			return refusef("entry %q links to %q, out of the archive", h.Name, h.Linkname)
+		}
+	case tar.TypeLink:
+		if outside(h.Linkname) {
+			return refusef("entry %q links to %q, out of the archive", h.Name, h.Linkname)
+		}
+	default:
+		return refusef("entry %q is of the type %q: want files, directories and links", h.Name, h.Typeflag)
+	}
+	if doc := path.Base(h.Name); h.Size > maxArchiveDocBytes && (strings.HasSuffix(doc, ".json") || doc == "oci-layout" || doc == "repositories") {
+		return refusef("%s has %d bytes, at most %d", h.Name, h.Size, maxArchiveDocBytes)
+	}
+	return nil
+}
+
+// outside reports whether a name of an entry leaves the archive's top.
+func outside(name string) bool {
+	clean := path.Clean(name)
+	return path.IsAbs(name) || clean == ".." || strings.HasPrefix(clean, "../")
+}
