@@ -186,6 +186,9 @@ func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	wait := tick
+	if early := l.auto.since.Add(autoDelay).Sub(now); early > 0 && len(l.n.cfg.Auto) > 0 {
+		wait = min(wait, early) // what is here already is looked at then
+	}
 	seen := make(map[string]bool)
 	for _, rec := range l.n.catalog.All() {
 		a := rec.Announcement()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -175,8 +176,9 @@ func TestImportByHand(t *testing.T) {
 func (h *host) becomes(says string) {
 	h.t.Helper()
 	eventually(h.t, 30*time.Second, h.name+" runs "+says, func() error {
-		if got := h.runContainer(full); got != says {
-			return fmt.Errorf("prints %q", got)
+		cmd := h.ctrCmd("run", "--rm", full, "c"+strconv.FormatInt(time.Now().UnixNano(), 36))
+		if out, err := cmd.Output(); err != nil || strings.TrimSpace(string(out)) != says {
+			return fmt.Errorf("prints %q, %w", out, errors.Join(err))
 		}
 		return nil
 	})

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector); and the programs
-# named as arguments, each from the package of its name.
+# busybox-static (the test image runs it), gcc (the race detector), podman; and the
+# programs named as arguments, each from the package of its name. Debian's dockerd is
+# unpacked to bin/docker, since its package would start it on this machine.
 set -eu
 
 missing=
@@ -18,21 +19,34 @@ need busybox busybox-static
 need nft nftables
 need gcc gcc
 need git git
+need podman podman
+need dpkg-deb dpkg
 for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
-[ -z "$missing" ] && exit 0
+docker="$(cd "$(dirname "$0")/.." && pwd)/bin/docker"
+[ -x "$docker/usr/sbin/dockerd" ] && [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "the tests need:$missing; this is no Debian, install them by hand" >&2
 	exit 1
 fi
 if [ "$(id -u)" != 0 ]; then
-	echo "the tests need:$missing; run as root: apt-get install$missing" >&2
+	echo "the tests need:$missing, and dockerd in bin/docker; run this as root: apt-get install$missing" >&2
 	exit 1
 fi
-echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-# shellcheck disable=SC2086 # a list of packages
-apt-get install -y -qq --no-install-recommends $missing
+if [ -n "$missing" ]; then
+	echo "installing:$missing"
+	# shellcheck disable=SC2086 # a list of packages
+	apt-get install -y -qq --no-install-recommends $missing
+fi
+if [ ! -x "$docker/usr/sbin/dockerd" ]; then
+	echo "unpacking docker.io to bin/docker"
+	mkdir -p "$docker.part"
+	(cd "$docker.part" && apt-get download -qq docker.io)
+	dpkg-deb -x "$docker.part"/docker.io_*.deb "$docker.part"
+	rm -rf "$docker.part"/docker.io_*.deb "$docker"
+	mv "$docker.part" "$docker"
+fi

@@ -46,7 +46,7 @@ func (a *app) origin(ctx context.Context, c *client, t typed, flags announcing) 
 		if err != nil {
 			return origin{}, err
 		}
-		return fromEngine(ctx, img, "")
+		return img.take(ctx, "")
 	case flags.from == fromStdin:
 		if isTerminal(a.stdin) {
 			return origin{}, usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
@@ -56,13 +56,28 @@ func (a *app) origin(ctx context.Context, c *client, t typed, flags announcing) 
 	return openArchive(flags.from)
 }
 
-func fromEngine(ctx context.Context, img source.Image, why string) (origin, error) {
-	r, err := img.Open(ctx)
-	if err != nil {
-		return origin{}, err
-	}
-	return origin{name: img.Engine.Kind, why: why, archive: r}, nil
+// inEngine is an image of Docker or Podman.
+type inEngine struct {
+	source.Image
+	engine *source.Engine
 }
+
+// take makes the image the origin. The engine is closed with its stream.
+func (i inEngine) take(ctx context.Context, why string) (origin, error) {
+	r, err := i.engine.Save(ctx, i.Image)
+	if err != nil {
+		return origin{}, errors.Join(err, i.engine.Close())
+	}
+	return origin{name: i.engine.Kind, why: why, archive: closeBoth{r, i.engine}}, nil
+}
+
+// closeBoth closes what was opened for a reader with it.
+type closeBoth struct {
+	io.ReadCloser
+	with io.Closer
+}
+
+func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.with.Close()) }
 
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
@@ -77,18 +92,23 @@ func (a *app) chooseOrigin(ctx context.Context, c *client, t typed) (origin, err
 		if err != nil {
 			return origin{}, fmt.Errorf("%w; %w", localErr, err)
 		}
-		return fromEngine(ctx, img, fmt.Sprintf("%s comes from %s: containerd does not have it", shortRef(t.ref), img.Engine.Kind))
+		return img.take(ctx, fmt.Sprintf("%s comes from %s: containerd does not have it", shortRef(t.ref), img.engine.Kind))
 	}
-	if err != nil || slices.Contains(local.IDs, img.ID) {
+	if err != nil {
 		return origin{name: fromContainerd}, nil
 	}
-	theirs, kind := fmt.Sprintf("%s has another build, %s%s", img.Engine.Kind, shortDigest(img.ID.String()), of(img.Created)), img.Engine.Kind
-	ours := fmt.Sprintf("containerd's %s%s", shortDigest(local.Digest.String()), of(local.Created))
-	if img.Created.After(local.Created) {
-		return fromEngine(ctx, img, fmt.Sprintf("%s comes from %s: its build %s%s is newer than %s; --from containerd takes that one",
-			shortRef(t.ref), kind, shortDigest(img.ID.String()), of(img.Created), ours))
+	if slices.Contains(local.IDs, img.ID) {
+		return origin{name: fromContainerd}, img.engine.Close()
 	}
-	return origin{name: fromContainerd, why: fmt.Sprintf("%s comes from containerd: %s is not older; %s (--from %s takes it)", shortRef(t.ref), ours, theirs, kind)}, nil
+	kind := img.engine.Kind
+	theirs := shortDigest(img.ID.String()) + of(img.Created)
+	ours := shortDigest(local.Digest.String()) + of(local.Created)
+	if img.Created.After(local.Created) {
+		return img.take(ctx, fmt.Sprintf("%s comes from %s: its build %s is newer than containerd's %s; --from containerd takes that one",
+			shortRef(t.ref), kind, theirs, ours))
+	}
+	return origin{name: fromContainerd, why: fmt.Sprintf("%s comes from containerd: its build %s is not older than %s's %s; --from %s takes that one",
+		shortRef(t.ref), ours, kind, theirs, kind)}, img.engine.Close()
 }
 
 func of(t time.Time) string {
@@ -98,39 +118,59 @@ func of(t time.Time) string {
 	return " of " + t.Local().Format(time.DateTime)
 }
 
-// inEngines is the newest image of the engines of a kind under ref. docker is Podman
-// where there is no Docker, as for most people who use Podman.
-func (a *app) inEngines(ctx context.Context, ref, kind string) (source.Image, error) {
-	engines := source.Engines(a.lookupEnv)
-	is := func(kind string) func(source.Engine) bool {
-		return func(e source.Engine) bool { return e.Kind == kind }
-	}
-	switch {
-	case kind == fromPodman, kind == fromDocker && slices.ContainsFunc(engines, is(fromDocker)):
-		engines = slices.DeleteFunc(engines, func(e source.Engine) bool { return e.Kind != kind })
-	}
-	if len(engines) == 0 {
-		what := map[string]string{fromPodman: "Podman"}[kind]
-		if what == "" {
-			what = "Docker or Podman"
+// inEngines is the newest image under ref of the engines of a kind. docker stands for
+// Podman, too, where there is no Docker, as for most people who use Podman.
+func (a *app) inEngines(ctx context.Context, ref, kind string) (found inEngine, err error) {
+	engines, errs := a.engines(ctx, kind)
+	defer func() {
+		for _, e := range engines {
+			if e != found.engine {
+				err = errors.Join(err, e.Close())
+			}
 		}
-		return source.Image{}, fmt.Errorf("no %s was found on this host (its API socket: systemctl start podman.socket, or DOCKER_HOST=unix:///…)", what)
-	}
-	var found source.Image
-	var errs []string
+	}()
 	for _, e := range engines {
 		img, err := e.Find(ctx, ref)
 		switch {
 		case err != nil:
 			errs = append(errs, err.Error())
-		case found.Name == "" || img.Created.After(found.Created):
-			found = img
+		case found.engine == nil || img.Created.After(found.Created):
+			found = inEngine{img, e}
 		}
 	}
-	if found.Name == "" {
-		return found, fmt.Errorf("%s", strings.Join(errs, "; "))
+	if found.engine == nil {
+		return found, errors.New(strings.Join(errs, "; "))
 	}
 	return found, nil
+}
+
+// engines are those of this host that --from means, and why others are not there.
+func (a *app) engines(ctx context.Context, kind string) (engines []*source.Engine, errs []string) {
+	for _, host := range source.Hosts(a.lookupEnv) {
+		e, err := source.Open(ctx, host)
+		if err != nil {
+			errs = append(errs, err.Error())
+			continue
+		}
+		engines = append(engines, e)
+	}
+	isDocker := func(e *source.Engine) bool { return e.Kind == fromDocker }
+	if kind == fromPodman || kind == fromDocker && slices.ContainsFunc(engines, isDocker) {
+		engines = slices.DeleteFunc(engines, func(e *source.Engine) bool {
+			if e.Kind != kind {
+				e.Close()
+			}
+			return e.Kind != kind
+		})
+	}
+	if len(engines) == 0 && len(errs) == 0 {
+		what := "Docker or Podman"
+		if kind == fromPodman {
+			what = "Podman"
+		}
+		errs = append(errs, "no API socket of "+what+" was found on this host (Podman: systemctl enable --now podman.socket; elsewhere: DOCKER_HOST=unix:///…)")
+	}
+	return engines, errs
 }
 
 // openArchive opens a file that --from names.

@@ -24,11 +24,13 @@ import (
 	"sync"
 	"time"
 
+	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -86,8 +88,8 @@ type Containerd struct {
 	noCRI        bool   // the socket serves no CRI
 	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
 	blobDirKnown bool
-	checked      map[string][]digest.Digest // the blobs of each ref that Check found ready
-	unpinned     map[string]bool            // the names that List found without a pin
+	checked      map[string]checked // each ref that Check found ready
+	unpinned     map[string]bool    // the names that List found without a pin
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -111,7 +113,7 @@ func Open(cfg Config) (*Containerd, error) {
 		cfg.Room = func(context.Context) error { return nil }
 	}
 	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(),
-		checked: map[string][]digest.Digest{}, unpinned: map[string]bool{}}
+		checked: map[string]checked{}, unpinned: map[string]bool{}}
 	if cfg.Platform != "" {
 		p, err := platforms.Parse(cfg.Platform)
 		if err != nil {
@@ -329,8 +331,27 @@ func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
 			return
 		case e := <-events:
 			if e != nil && e.Namespace == c.cfg.Namespace {
+				c.noteSnapshot(e.Event)
 				hint()
 			}
+		}
+	}
+}
+
+// noteSnapshot takes note of a removed snapshot: nothing else tells of it between
+// two looks at everything.
+func (c *Containerd) noteSnapshot(e typeurl.Any) {
+	v, err := typeurl.UnmarshalAny(e)
+	removed, ok := v.(*apievents.SnapshotRemove)
+	if err != nil || !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ref, seen := range c.checked {
+		if seen.top != "" && removed.Key == seen.top.String() {
+			seen.unstacked = true
+			c.checked[ref] = seen
 		}
 	}
 }

@@ -261,11 +261,13 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 		return false, "", err
 	}
 	cs := c.once(cl)
+	var top digest.Digest
 	defer func() {
-		if !ready {
-			cs.infos = nil
+		seen := checked{}
+		if ready {
+			seen = checked{blobs: slices.Collect(maps.Keys(cs.infos)), top: top}
 		}
-		c.keepChecked(ref, slices.Collect(maps.Keys(cs.infos)))
+		c.keepChecked(ref, seen)
 	}()
 	img, err := cl.ImageService().Get(ctx, ref)
 	if errdefs.IsNotFound(err) {
@@ -294,11 +296,11 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	if c.embedded != nil {
 		return true, "", nil
 	}
-	ok, err := c.unpacked(ctx, cs, img.Target)
+	top, err = c.unpacked(ctx, cs, img.Target)
 	if err != nil {
 		return false, "", err
 	}
-	if !ok {
+	if top == "" {
 		return false, "the image is not unpacked", nil
 	}
 	reason, err = c.askCRI(ctx, cs, ref, img.Target)

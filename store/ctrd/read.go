@@ -129,7 +129,12 @@ func (c *Containerd) blobs(ctx context.Context) string {
 }
 
 // Dir is the directory of the content store, empty where this process cannot see it.
-func (c *Containerd) Dir(ctx context.Context) string { return c.blobs(ctx) }
+func (c *Containerd) Dir(ctx context.Context) string {
+	if dir := c.blobs(ctx); dir != "" {
+		return filepath.Dir(dir)
+	}
+	return ""
+}
 
 // findBlobs asks containerd where its content store is. A containerd that does
 // not say so, or that sees other directories than this process, is no error.
@@ -150,36 +155,43 @@ func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
 		if root == "" {
 			continue
 		}
-		dir := filepath.Join(root, "blobs")
-		if _, err := os.ReadDir(dir); err != nil {
-			c.log.Debug("the content store is read through containerd", "dir", dir, "err", err)
+		if _, err := os.ReadDir(root); err != nil {
+			c.log.Debug("the content store is read through containerd", "dir", root, "err", err)
 			return "", nil
 		}
-		return dir, nil
+		return filepath.Join(root, "blobs"), nil // made with the first blob
 	}
 	return "", nil
 }
 
-// Intact says whether the pin and the blobs that the last Check of ref saw are still
-// there. It asks nobody, since it is called often: the pin was there when List was
-// called last, and the blobs are there as files, since containerd collects the
-// content of an image that somebody discards without an event. True where the files
-// cannot be read.
+// checked is what the last Check of a ref saw.
+type checked struct {
+	blobs     []digest.Digest
+	top       digest.Digest // the chain id of its topmost snapshot; "" where there is none
+	unstacked bool          // an event has told since that the snapshot is gone
+}
+
+// Intact says whether the pin, the snapshot and the blobs that the last Check of ref
+// saw are still there. It asks nobody, since it is called often: the pin was there
+// when List was called last, of the snapshot an event would have told, and the blobs
+// are there as files, since containerd collects the content of an image that somebody
+// discards without an event. True where the files cannot be read.
 func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 	c.mu.Lock()
-	blobs, unpinned := c.checked[ref], c.unpinned[ref]
+	seen, known := c.checked[ref]
+	unpinned := c.unpinned[ref]
 	c.mu.Unlock()
-	if len(blobs) == 0 {
+	if !known {
 		return true
 	}
-	if unpinned {
+	if unpinned || seen.unstacked {
 		return false
 	}
 	dir := c.blobs(ctx)
 	if dir == "" {
 		return true
 	}
-	for _, dgst := range blobs {
+	for _, dgst := range seen.blobs {
 		_, err := os.Lstat(filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded()))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false
@@ -189,10 +201,10 @@ func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 }
 
 // keepChecked remembers what Intact looks for; nothing where ref is not ready.
-func (c *Containerd) keepChecked(ref string, blobs []digest.Digest) {
+func (c *Containerd) keepChecked(ref string, seen checked) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.checked[ref] = blobs; blobs == nil {
+	if c.checked[ref] = seen; len(seen.blobs) == 0 {
 		delete(c.checked, ref)
 	}
 }

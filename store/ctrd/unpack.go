@@ -188,25 +188,29 @@ func (u *Unpacker) labelConfig(ctx context.Context, cs store) error {
 	return nil
 }
 
-// unpacked reports whether the topmost snapshot of target is there.
-func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
+// unpacked is the name of the topmost snapshot of target, "" where it is not there;
+// "-" for an image without layers.
+func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (top digest.Digest, _ error) {
 	sn, err := c.snapshotterName(ctx)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	config, layers, err := c.rootLayers(ctx, cs, target)
 	if err != nil {
-		return false, err
+		return "", err
+	}
+	if len(layers) == 0 {
+		return "-", nil
 	}
 	u := &Unpacker{c: c, target: target, snapshotter: sn, config: config, layers: layers}
-	if len(layers) == 0 {
-		return true, nil
-	}
 	stacked, err := u.Stacked(ctx)
 	if err != nil {
-		return false, fmt.Errorf("look for the snapshot of %s: %w", target.Digest, c.fail(err))
+		return "", fmt.Errorf("look for the snapshot of %s: %w", target.Digest, c.fail(err))
 	}
-	return stacked, nil
+	if !stacked {
+		return "", nil
+	}
+	return u.top(), nil
 }
 
 // snapshotterName resolves auto: the snapshotter that CRI uses, as the path of

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,31 +36,26 @@ const (
 // answerTimeout bounds what is asked of an engine, except for the image itself.
 const answerTimeout = 5 * time.Second
 
-// Engine is one Docker or Podman that may be there.
+// Engine is one Docker or Podman. Its last use is Close.
 type Engine struct {
-	Kind string // Docker or Podman
-	Host string // unix:///run/docker.sock
+	Kind   string // Docker or Podman
+	Host   string // unix:///run/docker.sock
+	client *client.Client
 }
 
 // Image is what an engine has under a reference.
 type Image struct {
-	Engine  Engine
 	Name    string        // by which the engine knows it
 	ID      digest.Digest // of the config; of the manifest or index where Docker uses containerd's store
 	Created time.Time     // zero where the image does not say
-	Bytes   int64         // about
 }
 
-// Engines are those that may be on this host: DOCKER_HOST, where it is a unix socket,
-// alone; else the sockets of Docker and Podman that are there, those of the system
-// before those of the user (also of the one who called sudo).
-func Engines(lookupEnv func(string) (string, bool)) []Engine {
+// Hosts are where an engine may be: DOCKER_HOST alone, where it is set; else the
+// sockets of Docker and Podman that are there, those of the system before those of
+// the user (also of the one who called sudo).
+func Hosts(lookupEnv func(string) (string, bool)) []string {
 	if host, ok := lookupEnv("DOCKER_HOST"); ok && host != "" {
-		kind := Docker
-		if strings.Contains(host, Podman) {
-			kind = Podman
-		}
-		return []Engine{{kind, host}}
+		return []string{host}
 	}
 	dirs := []string{"/run", "/var/run"}
 	if dir, ok := lookupEnv("XDG_RUNTIME_DIR"); ok && filepath.IsAbs(dir) {
@@ -68,48 +64,60 @@ func Engines(lookupEnv func(string) (string, bool)) []Engine {
 	if uid, ok := lookupEnv("SUDO_UID"); ok && uid != "" && uid != "0" && strings.Trim(uid, "0123456789") == "" {
 		dirs = append(dirs, "/run/user/"+uid)
 	}
-	var out []Engine
-	seen := map[string]bool{}
+	var out []string
 	for _, dir := range dirs {
-		for _, e := range []Engine{{Docker, "docker.sock"}, {Podman, "podman/podman.sock"}} {
-			path, err := filepath.EvalSymlinks(filepath.Join(dir, e.Host))
-			if info, serr := os.Stat(path); err != nil || serr != nil || info.Mode()&fs.ModeSocket == 0 || seen[path] {
-				continue // docker.sock may be a link to Podman's
+		for _, name := range []string{"docker.sock", "podman/podman.sock"} {
+			path, err := filepath.EvalSymlinks(filepath.Join(dir, name)) // docker.sock may be Podman's
+			info, serr := os.Stat(path)
+			if err == nil && serr == nil && info.Mode()&fs.ModeSocket != 0 && !slices.Contains(out, "unix://"+path) {
+				out = append(out, "unix://"+path)
 			}
-			seen[path] = true
-			out = append(out, Engine{e.Kind, "unix://" + path})
 		}
 	}
 	return out
 }
 
-// dial makes a client; nothing is sent yet.
-func (e Engine) dial() (*client.Client, error) {
-	if !strings.HasPrefix(e.Host, "unix://") {
-		return nil, fmt.Errorf("%s is not on this host; use docker save … | seeder announce --from -", e.Host)
+// Open asks what is at host, which has to be a unix socket.
+func Open(ctx context.Context, host string) (*Engine, error) {
+	if !strings.HasPrefix(host, "unix://") {
+		return nil, fmt.Errorf("%s is not on this host; use docker save … | seeder announce --from -", host)
 	}
-	return client.New(client.WithHost(e.Host), client.WithUserAgent("seeder"))
+	cl, err := client.New(client.WithHost(host), client.WithUserAgent("seeder"))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", host, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	v, err := cl.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ask for Docker or Podman at %s: %w", host, err), cl.Close())
+	}
+	e := &Engine{Kind: Docker, Host: host, client: cl}
+	for _, c := range v.Components {
+		if strings.Contains(c.Name, "Podman") {
+			e.Kind = Podman
+		}
+	}
+	return e, nil
 }
+
+// Close ends the connection.
+func (e *Engine) Close() error { return e.client.Close() }
 
 // Find returns what the engine has under ref, a normalised reference. The error of
 // an unknown one wraps fs.ErrNotExist.
-func (e Engine) Find(ctx context.Context, ref string) (Image, error) {
-	cl, err := e.dial()
-	if err != nil {
-		return Image{}, fmt.Errorf("%s: %w", e.Kind, err)
-	}
-	defer cl.Close()
+func (e *Engine) Find(ctx context.Context, ref string) (Image, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for _, name := range e.names(ref) {
-		got, err := cl.ImageInspect(ctx, name)
+		got, err := e.client.ImageInspect(ctx, name)
 		if errdefs.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return Image{}, fmt.Errorf("ask %s (%s) for %s: %w", e.Kind, e.Host, ref, err)
 		}
-		img := Image{Engine: e, Name: name, ID: engineID(got.ID), Bytes: got.Size}
+		img := Image{Name: name, ID: engineID(got.ID)}
 		if created, err := time.Parse(time.RFC3339Nano, got.Created); err == nil {
 			img.Created = created
 		}
@@ -126,40 +134,25 @@ func engineID(id string) digest.Digest {
 	return digest.NewDigestFromEncoded(digest.SHA256, id)
 }
 
-// names are those under which the engine may have ref: Podman builds
-// k3s-dashboard as localhost/k3s-dashboard.
-func (e Engine) names(ref string) []string {
-	names := []string{ref}
+// names are those under which the engine may have ref: Podman builds k3s-dashboard as
+// localhost/k3s-dashboard. That comes first: under the other name it has what was
+// pulled or loaded, and what was built here is what is meant.
+func (e *Engine) names(ref string) []string {
 	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return names
+	if err != nil || e.Kind != Podman {
+		return []string{ref}
 	}
-	if short := reference.FamiliarString(named); e.Kind == Podman && !strings.Contains(short, "/") {
-		// Before the other: podman would answer for docker.io/library, too, what was
-		// pulled from there, and what was built here is what is meant.
+	if short := reference.FamiliarString(named); !strings.Contains(short, "/") {
 		return []string{"localhost/" + short, ref}
 	}
-	return names
+	return []string{ref}
 }
 
-// Open streams the image as a docker-archive. The reader ends with ctx.
-func (i Image) Open(ctx context.Context) (io.ReadCloser, error) {
-	cl, err := i.Engine.dial()
+// Save streams an image as a docker-archive. The reader ends with ctx.
+func (e *Engine) Save(ctx context.Context, img Image) (io.ReadCloser, error) {
+	r, err := e.client.ImageSave(ctx, []string{img.Name})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", i.Engine.Kind, err)
+		return nil, fmt.Errorf("take %s from %s (%s): %w", img.Name, e.Kind, e.Host, err)
 	}
-	r, err := cl.ImageSave(ctx, []string{i.Name})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take %s from %s (%s): %w", i.Name, i.Engine.Kind, i.Engine.Host, err), cl.Close())
-	}
-	return &stream{ReadCloser: r, client: cl}, nil
+	return r, nil
 }
-
-// stream closes its connection with it.
-type stream struct {
-	io.ReadCloser
-	client *client.Client
-}
-
-// Close ends the transfer.
-func (s *stream) Close() error { return errors.Join(s.ReadCloser.Close(), s.client.Close()) }
