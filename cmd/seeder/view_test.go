@@ -74,27 +74,6 @@ func TestShortRef(t *testing.T) {
 	}
 }
 
-// TestLiveView draws what a terminal of 40×8 would show.
-func TestLiveView(t *testing.T) {
-	t.Parallel()
-	var out strings.Builder
-	v := &liveView{screen: screen{w: &out, term: terminal{live: true, width: 40, height: 8}}, rows: map[string]p2p.ImageState{}}
-	img := row(1, p2p.Ready, p2p.Fetching, p2p.Ready, p2p.Waiting, p2p.Ready, p2p.Ready).Images[0]
-	v.show(event{Event: eventAnnounced, Ref: img.Reference, Version: 1, Digest: img.Digest})
-	v.show(event{Event: eventProgress, Image: &img})
-	_, last, _ := strings.Cut(out.String(), "\x1b[1A")
-	wantAll(t, last, "app:v1  ready on 4 of 6 nodes", "n2  fetching 25%  ██████░", "n4  waiting", "and 4 more nodes")
-	for line := range strings.Lines(last) {
-		text := strings.TrimSuffix(strings.NewReplacer("\x1b[2K", "", "\x1b[J", "").Replace(line), "\n")
-		if n := len([]rune(text)); n > 40 {
-			t.Errorf("%d columns: %q", n, text)
-		}
-	}
-	if n := strings.Count(last, "\n"); n > 8 {
-		t.Errorf("%d lines on 8:\n%s", n, last)
-	}
-}
-
 func TestWriteErrorsEndACommand(t *testing.T) {
 	t.Parallel()
 	socket := serveControl(t, &fakeNode{})
