@@ -50,20 +50,16 @@ func left(done, total, bytesPerSecond int64) string {
 // sourceNames are where bytes came from, the largest first, at most as many.
 func sourceNames(sources []p2p.Source, most int) string {
 	var names []string
-	for i, s := range sources {
-		if i == most && len(sources) > most+1 {
-			names = append(names, fmt.Sprintf("… %d more", len(sources)-most))
-			break
-		}
+	for _, s := range sources {
 		names = append(names, clean(s.Name))
 	}
-	return strings.Join(names, ", ")
+	return some(names, most)
 }
 
 // maxSourceNames is how many sources a line names.
 const maxSourceNames = 4
 
-// from is ", from h1, h3, local", "" where nothing came.
+// from is "from h1, h3, local", "" where nothing came.
 func from(sources []p2p.Source) string {
 	if len(sources) == 0 {
 		return ""

@@ -54,6 +54,9 @@ func (t *table) width() int {
 	return max(sum-columnGap, 0)
 }
 
+// fits reports whether the terminal shows all of the table.
+func (t *table) fits() bool { return t.term.width == 0 || t.width() < t.term.width }
+
 // lines are the rows, each cut to the terminal's width.
 func (t *table) lines() []string {
 	widths := t.widths()

@@ -46,7 +46,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "members")
 	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J", "speaks ?[2J protocol 2")
 	_, out, _ = seeder(t.Context(), socket, "status")
-	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB from n2, n3")
+	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
 	f.steps = []p2p.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")
 	wantAll(t, out, "nothing is announced")
