@@ -82,5 +82,10 @@ bench-data: ## throughput and allocations of the data path
 bench-idle: build containerds ## what a host's seeder takes while nothing happens; five minutes
 	BENCH_IDLE=1 go test -count=1 -v -run '^TestIdle$$' ./test
 
+.PHONY: man
+man: ## man pages and completions below bin/share, with the date of SOURCE_DATE_EPOCH (that of the last commit)
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} \
+		go test -count=1 -run '^TestManPages$$' ./cmd/seeder -man $(CURDIR)/bin/share
+
 clean:
 	rm -rf bin

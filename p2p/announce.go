@@ -122,14 +122,20 @@ func (n *Node) broadcast(rec catalog.Record) {
 	})
 }
 
-// notAnnounced says that ref is not in the catalog and what is, nearest first.
-func (n *Node) notAnnounced(ref string) error {
+// References are what is announced now.
+func (n *Node) References() []string {
 	var refs []string
 	for _, r := range n.catalog.All() {
 		if a := r.Announcement(); !a.Withdrawn {
 			refs = append(refs, a.Reference)
 		}
 	}
+	return refs
+}
+
+// notAnnounced says that ref is not in the catalog and what is, nearest first.
+func (n *Node) notAnnounced(ref string) error {
+	refs := n.References()
 	if len(refs) == 0 {
 		return fmt.Errorf("%w: nothing is announced in this cluster", fs.ErrNotExist)
 	}

@@ -70,6 +70,10 @@ sending, preparing, announced (ref, digest, version), progress and ready (with
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
+	cmd.ValidArgsFunction = a.completeRefs(localRefs, 1)
+	completeWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
+	completeWords(cmd, "on", false)
+	completeWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, err := flags.image(args)
 		if err != nil {

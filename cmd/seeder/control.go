@@ -38,6 +38,8 @@ type announcer interface {
 	ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error)
 	// Local describes what the image store has under ref.
 	Local(ctx context.Context, ref string) (store.Local, error)
+	// References are the names that commands may take.
+	References(ctx context.Context) references
 	// Announce announces an image that the image store has.
 	Announce(ctx context.Context, o order) (announced, error)
 }
@@ -59,6 +61,7 @@ type configReloader interface {
 //
 //	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
 //	GET  /v1/local?ref=…                               what containerd has under ref
+//	GET  /v1/references                                names for shells to complete
 //	GET  /v1/selected?on=…                             whether there are such nodes
 //	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&archive=…&wait=…
 //	                                                   events, one a line
@@ -167,6 +170,9 @@ func (c *control) routes() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/images", c.handleImages)
 	mux.HandleFunc("GET /v1/local", c.handleLocal)
+	mux.HandleFunc("GET /v1/references", func(w http.ResponseWriter, r *http.Request) {
+		c.answer(w, c.announcer.References(r.Context()), nil)
+	})
 	mux.HandleFunc("GET /v1/selected", c.handleSelected)
 	mux.HandleFunc("POST /v1/withdraw", c.handleWithdraw)
 	mux.HandleFunc("POST /v1/announce", c.handleAnnounce)

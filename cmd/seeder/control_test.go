@@ -58,7 +58,8 @@ func (f *fakeNode) Members() p2p.Members {
 func (f *fakeNode) Status(context.Context) p2p.Status {
 	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
 		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such socket"},
-		Transfers:  []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"}}}}
+		Transfers: []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
+			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
 }
 
 func (f *fakeNode) CheckOn(_ context.Context, on []string) error {
@@ -80,6 +81,10 @@ func (f *fakeNode) Local(_ context.Context, ref string) (store.Local, error) {
 		return store.Local{}, f.err
 	}
 	return store.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
+}
+
+func (f *fakeNode) References(context.Context) references {
+	return references{Announced: []string{"docker.io/library/app:v1", "ghcr.io/me/app:v2"}, Local: []string{"docker.io/library/local:v1"}}
 }
 
 func (f *fakeNode) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {

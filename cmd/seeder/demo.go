@@ -190,10 +190,10 @@ func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration
 	receivers := len(d.nodes) - 1
 	d.say(`
 %s for each of %d nodes arrived in %.1f s, every chunk verified. %s went over
-the wire, TLS included: %.0f %% of the image per node. The announcing node sent %s,
-%.1f times the image; the nodes had the rest from each other.`,
+the wire, TLS included: %.0f %% of the image per node. The announcing node sent %s
+of that; the nodes had the rest from each other.`,
 		size(img.Size), receivers, took.Seconds(), size(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
-		size(int64(fromFirst)), fromFirst/float64(max(img.Size, 1)))
+		size(int64(fromFirst)))
 	d.say(`
 For real, on each host (as root):
   seeder secret generate > %s    # once; copy the file to each host

@@ -18,7 +18,7 @@ const (
 	eventPreparing = "preparing" // the image is read and cut into chunks
 	eventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
 	eventProgress  = "progress"  // image: the row of the matrix, whenever it changes
-	eventReady     = "ready"     // image: every alive, eligible member is ready
+	eventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
 	eventDone      = "done"      // the command is done
 	eventError     = "error"     // error, code: the command failed
 )
@@ -36,6 +36,7 @@ type event struct {
 	DoneBytes  int64           `json:"done_bytes,omitempty"`
 	TotalBytes int64           `json:"total_bytes,omitempty"`
 	Image      *p2p.ImageState `json:"image,omitempty"`
+	Saved      *saved          `json:"saved,omitempty"` // of ready: what was saved
 	Error      string          `json:"error,omitempty"`
 	Code       int             `json:"code,omitempty"` // exit code that the error asks for
 }
@@ -126,7 +127,8 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 			continue
 		}
 		w.ready[row.Reference] = true
-		if err := w.emit(event{Event: eventReady, Ref: row.Reference, Image: &row}); err != nil {
+		sum := savings(row)
+		if err := w.emit(event{Event: eventReady, Ref: row.Reference, Image: &row, Saved: &sum}); err != nil {
 			return false, err
 		}
 	}

@@ -36,9 +36,9 @@ func (a *app) newFollower(out output, timeout time.Duration) *follower {
 	case out == "json":
 		f.view = jsonView{json.NewEncoder(a.stdout)}
 	case term.live:
-		f.view = &liveView{screen: screen{w: a.stdout, term: term}, start: time.Now(), rows: map[string]p2p.ImageState{}}
+		f.view = newLiveView(a.stdout, func() terminal { return a.terminal(a.stdout) })
 	default:
-		f.view = &plainView{w: a.stdout, start: time.Now(), cells: map[string]plainCell{}}
+		f.view = &plainView{w: a.stdout, term: term, start: time.Now(), cells: map[string]plainCell{}}
 	}
 	return f
 }
@@ -56,8 +56,10 @@ func (f *follower) event(e event) {
 }
 
 // follow asks the daemon and shows what it streams. Its error says what is not
-// ready yet where the time is over or the user has had enough.
+// ready yet where the time is over or the user has had enough. The view is closed
+// then.
 func (f *follower) follow(ctx context.Context, c *client, method, path string, query url.Values, body io.Reader) error {
+	defer f.view.close()
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, errTimeout)

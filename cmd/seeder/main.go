@@ -135,6 +135,7 @@ converged within the timeout, 4 the daemon is not reachable.`,
 		a.statusCommand(), a.membersCommand(), a.waitCommand(), a.reloadCommand(), a.secretCommand(),
 		a.configCommand(), a.demoCommand(), a.versionCommand(), a.completionCommand(),
 	)
+	completeNoFiles(root)
 	return root
 }
 
@@ -199,5 +200,6 @@ func (o *output) Set(s string) error {
 func outputFlag(cmd *cobra.Command) *output {
 	o := output("text")
 	cmd.Flags().VarP(&o, "output", "o", "text or json")
+	completeWords(cmd, "output", false, "text", "json")
 	return &o
 }

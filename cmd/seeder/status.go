@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -53,9 +52,11 @@ with -o json one object per line.`,
 	return cmd
 }
 
-// watchStatus shows the status until ctx ends, which is no failure.
+// watchStatus shows the status until ctx ends, which is no failure: over the one
+// before on a terminal, else below it.
 func (a *app) watchStatus(ctx context.Context, c *client, out output) error {
-	screen := &screen{w: a.stdout, term: a.terminal(a.stdout)}
+	show, done := a.statusViewer(out)
+	defer done()
 	for {
 		var status p2p.Status
 		err := c.get(ctx, "/v1/status", nil, &status)
@@ -64,12 +65,8 @@ func (a *app) watchStatus(ctx context.Context, c *client, out output) error {
 			return nil
 		case err != nil:
 			return err
-		case out == "json":
-			err = json.NewEncoder(a.stdout).Encode(status)
-		default:
-			err = screen.draw(statusLines(screen.term, status))
 		}
-		if err != nil {
+		if err := show(status); err != nil {
 			return err
 		}
 		select {
@@ -80,7 +77,72 @@ func (a *app) watchStatus(ctx context.Context, c *client, out output) error {
 	}
 }
 
+// statusViewer returns what shows a status, and what is to be called after the last
+// one.
+func (a *app) statusViewer(out output) (show func(p2p.Status) error, done func()) {
+	term := a.terminal(a.stdout)
+	switch {
+	case out == "json":
+		return func(s p2p.Status) error { return json.NewEncoder(a.stdout).Encode(s) }, func() {}
+	case !term.live:
+		return func(s p2p.Status) error {
+			_, err := fmt.Fprintln(a.stdout, strings.Join(statusLines(term, s), "\n")+"\n")
+			return err
+		}, func() {}
+	}
+	size := func() terminal { return a.terminal(a.stdout) }
+	b := newBoard(a.stdout, size)
+	return func(s p2p.Status) error {
+		b.show(statusRows(size(), s))
+		return nil
+	}, b.close
+}
+
+// statusRows are the status as a terminal shows it again and again, with a bar for
+// each transfer that it has room for.
+func statusRows(term terminal, s p2p.Status) []boardRow {
+	var rows []boardRow
+	for i, r := range statusTable(term, s).rows {
+		rows = append(rows, boardRow{key: fmt.Sprint("line ", i), text: []cell{{fmt.Sprintf("%-12s", r[0].text), r[0].colour}, r[1]}})
+	}
+	room := max(term.height-len(rows)-3, 1)
+	for i, tr := range s.Transfers {
+		if i == room {
+			rest := fmt.Sprintf("… and %d more images on their way", len(s.Transfers)-i)
+			rows = append(rows, boardRow{key: "more", text: []cell{{rest, faint}}})
+			break
+		}
+		rows = append(rows, nodeRow("", p2p.NodeState{Name: short(tr.Reference), State: tr.State, Reason: string(tr.State), DoneBytes: tr.DoneBytes,
+			TotalBytes: tr.TotalBytes, RateBytesPerSecond: tr.RateBytesPerSecond, Sources: tr.Sources}, term.width))
+	}
+	return rows
+}
+
+// maxTransfers is how many transfers a status lists.
+const maxTransfers = 12
+
+// statusLines are the status as it is shown once.
 func statusLines(term terminal, s p2p.Status) []string {
+	t := statusTable(term, s)
+	for _, tr := range s.Transfers[:min(len(s.Transfers), maxTransfers)] {
+		parts := []string{fmt.Sprintf("%s  %s of %s", short(tr.Reference), size(tr.DoneBytes), size(tr.TotalBytes))}
+		if rate := speed(tr.RateBytesPerSecond); rate != "" {
+			parts = append(parts, "at "+rate+",", left(tr.DoneBytes, tr.TotalBytes, tr.RateBytesPerSecond))
+		}
+		if len(tr.Sources) > 0 {
+			parts = append(parts, from(tr.Sources))
+		}
+		n := p2p.NodeState{State: tr.State, DoneBytes: tr.DoneBytes, TotalBytes: tr.TotalBytes}
+		t.add(cell{stateText(n), faint}, cell{strings.Join(parts, " "), yellow})
+	}
+	if more := len(s.Transfers) - maxTransfers; more > 0 {
+		t.add(cell{"", ""}, cell{fmt.Sprintf("… and %d more images on their way", more), faint})
+	}
+	return t.lines()
+}
+
+// statusTable is this node, without its transfers.
+func statusTable(term terminal, s p2p.Status) *table {
 	t := &table{term: term}
 	line := func(name, colour, format string, args ...any) {
 		t.add(cell{name, faint}, cell{fmt.Sprintf(format, args...), colour})
@@ -88,11 +150,11 @@ func statusLines(term terminal, s p2p.Status) []string {
 	line("node", "", "%s  %s  %s", clean(s.Node), clean(s.Version), clean(s.ID))
 	switch {
 	case s.Containerd.OK:
-		line("containerd", green, "%s  %s", s.Containerd.Version, s.Containerd.Address)
+		line("containerd", green, "%s  %s", clean(s.Containerd.Version), clean(s.Containerd.Address))
 	case s.Containerd.Reason == "":
 		line("containerd", yellow, "not asked yet")
 	default:
-		line("containerd", red, "waiting: %s", s.Containerd.Reason)
+		line("containerd", red, "waiting: %s", clean(s.Containerd.Reason))
 	}
 	line("members", "", "%d alive", s.Members)
 	colour, text := green, "converged"
@@ -101,39 +163,5 @@ func statusLines(term terminal, s p2p.Status) []string {
 	}
 	line("images", colour, "%d of %d ready, %s", s.Images.Ready, s.Images.Total, text)
 	line("disk", "", "%s free", size(s.Disk.FreeBytes))
-	for _, tr := range s.Transfers {
-		n := p2p.NodeState{State: tr.State, DoneBytes: tr.DoneBytes, TotalBytes: tr.TotalBytes}
-		from := ""
-		if len(tr.Peers) > 0 {
-			from = " from " + clean(strings.Join(tr.Peers, ", "))
-		}
-		line(stateText(n), yellow, "%s  %s of %s%s", short(tr.Reference), size(tr.DoneBytes), size(tr.TotalBytes), from)
-	}
-	return t.lines()
-}
-
-// screen draws lines over the ones it drew before; where that is not possible,
-// below them.
-type screen struct {
-	w     io.Writer
-	term  terminal
-	drawn int
-}
-
-func (s *screen) draw(lines []string) error {
-	if !s.term.live {
-		_, err := fmt.Fprintln(s.w, strings.Join(lines, "\n")+"\n")
-		return err
-	}
-	var b strings.Builder
-	if s.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", s.drawn)
-	}
-	for _, line := range lines {
-		b.WriteString("\x1b[2K" + line + "\n")
-	}
-	b.WriteString("\x1b[J")
-	s.drawn = len(lines)
-	_, err := io.WriteString(s.w, b.String())
-	return err
+	return t
 }

@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
-	"unicode/utf8"
 
-	"github.com/docker/go-units"
+	"github.com/mattn/go-runewidth"
 
 	"seeder/p2p"
 )
@@ -39,7 +37,7 @@ func (t *table) widths() []int {
 			if i == len(w) {
 				w = append(w, 0)
 			}
-			w[i] = max(w[i], utf8.RuneCountInString(c.text))
+			w[i] = max(w[i], runewidth.StringWidth(c.text))
 		}
 	}
 	return w
@@ -56,6 +54,9 @@ func (t *table) width() int {
 	return max(sum-columnGap, 0)
 }
 
+// fits reports whether the terminal shows all of the table.
+func (t *table) fits() bool { return t.term.width == 0 || t.width() < t.term.width }
+
 // lines are the rows, each cut to the terminal's width.
 func (t *table) lines() []string {
 	widths := t.widths()
@@ -65,7 +66,7 @@ func (t *table) lines() []string {
 		used := 0
 		for i, c := range row {
 			text := c.text
-			if room := t.term.width - 1 - used; t.term.width > 0 && utf8.RuneCountInString(text) > room {
+			if room := t.term.width - 1 - used; t.term.width > 0 && runewidth.StringWidth(text) > room {
 				text = terminal{width: max(room+1, 2)}.cut(text)
 			}
 			b.WriteString(t.term.paint(c.colour, text))
@@ -73,7 +74,7 @@ func (t *table) lines() []string {
 			if i == len(row)-1 || (t.term.width > 0 && used >= t.term.width-1) {
 				break
 			}
-			b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(text)+columnGap))
+			b.WriteString(strings.Repeat(" ", widths[i]-runewidth.StringWidth(text)+columnGap))
 		}
 		out = append(out, strings.TrimRight(b.String(), " "))
 	}
@@ -107,30 +108,6 @@ func stateText(n p2p.NodeState) string {
 		return fmt.Sprintf("%s %d%%", n.State, percent(n.DoneBytes, n.TotalBytes))
 	}
 	return clean(string(n.State))
-}
-
-// percent is 100 only when all is done.
-func percent(done, total int64) int64 {
-	if total <= 0 {
-		return 0
-	}
-	return max(0, min(int64(float64(done)/float64(total)*100), 100))
-}
-
-// size is bytes for people, with three digits.
-func size(bytes int64) string {
-	return units.CustomSize("%.3g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
-}
-
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "unknown"
-	}
-	d := time.Since(t)
-	if d < time.Second {
-		return "just now"
-	}
-	return strings.ToLower(units.HumanDuration(d)) + " ago"
 }
 
 // short is the short form of a reference that came from another node.

@@ -4,8 +4,10 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
+	"github.com/mattn/go-runewidth"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,9 +28,9 @@ func (a *app) terminal(w io.Writer) terminal {
 		return terminal{}
 	}
 	term, _ := a.lookupEnv("TERM")
-	_, noColour := a.lookupEnv("NO_COLOR")
+	noColour, _ := a.lookupEnv("NO_COLOR")
 	t := terminal{live: term != "dumb" && term != "", width: int(size.Col), height: int(size.Row)}
-	t.colour = t.live && !noColour
+	t.colour = t.live && noColour == "" // https://no-color.org: set, and not empty
 	return t
 }
 
@@ -57,20 +59,20 @@ func (t terminal) paint(colour, s string) string {
 	return colour + s + plain
 }
 
-// cut shortens s to the width of the terminal. It counts runes, which is right
-// for everything that this program prints. s has no colour in it.
+// cut shortens s to the width of the terminal. s has no colour in it.
 func (t terminal) cut(s string) string {
-	if t.width < 2 || utf8.RuneCountInString(s) <= t.width-1 {
+	if t.width < 2 || runewidth.StringWidth(s) <= t.width-1 {
 		return s
 	}
-	return string([]rune(s)[:t.width-2]) + "…"
+	return runewidth.Truncate(s, t.width-1, "…")
 }
 
 // clean makes text of another node safe for a terminal: names, versions and
-// reasons come from whoever has the cluster's secret.
+// reasons come from whoever has the cluster's secret. What cannot be seen goes,
+// also what turns the direction of the text.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) || r == utf8.RuneError {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r

@@ -46,7 +46,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "members")
 	wantAll(t, out, "n1      10.0.0.1:7951  alive", "n2?[2J", "speaks ?[2J protocol 2")
 	_, out, _ = seeder(t.Context(), socket, "status")
-	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB from n2, n3")
+	wantAll(t, out, "waiting: no such socket", "1 of 3 ready, not converged", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
 	f.steps = []p2p.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")
 	wantAll(t, out, "nothing is announced")
@@ -71,27 +71,6 @@ func TestShortRef(t *testing.T) {
 		if back, err := normalizeRef(want); err != nil || back != full {
 			t.Errorf("normalizeRef(%s) = %s, %v; want %s", want, back, err, full)
 		}
-	}
-}
-
-// TestLiveView draws what a terminal of 40×8 would show.
-func TestLiveView(t *testing.T) {
-	t.Parallel()
-	var out strings.Builder
-	v := &liveView{screen: screen{w: &out, term: terminal{live: true, width: 40, height: 8}}, rows: map[string]p2p.ImageState{}}
-	img := row(1, p2p.Ready, p2p.Fetching, p2p.Ready, p2p.Waiting, p2p.Ready, p2p.Ready).Images[0]
-	v.show(event{Event: eventAnnounced, Ref: img.Reference, Version: 1, Digest: img.Digest})
-	v.show(event{Event: eventProgress, Image: &img})
-	_, last, _ := strings.Cut(out.String(), "\x1b[1A")
-	wantAll(t, last, "app:v1  ready on 4 of 6 nodes", "n2  fetching 25%  ██████░", "n4  waiting", "and 4 more nodes")
-	for line := range strings.Lines(last) {
-		text := strings.TrimSuffix(strings.NewReplacer("\x1b[2K", "", "\x1b[J", "").Replace(line), "\n")
-		if n := len([]rune(text)); n > 40 {
-			t.Errorf("%d columns: %q", n, text)
-		}
-	}
-	if n := strings.Count(last, "\n"); n > 8 {
-		t.Errorf("%d lines on 8:\n%s", n, last)
 	}
 }
 

@@ -26,6 +26,8 @@ With -o json, one object per line: progress and ready (with "image", a row of
 	a.clientFlags(cmd)
 	out := outputFlag(cmd)
 	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up after this `time`; 0: never")
+	cmd.ValidArgsFunction = a.completeRefs(announcedRefs, 0)
+	completeWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		query := url.Values{}
 		for _, arg := range args {

@@ -110,6 +110,24 @@ func (w *wired) Local(ctx context.Context, ref string) (store.Local, error) {
 	return w.store.Local(ctx, ref)
 }
 
+// References is part of announcer. While containerd is away there are no local ones.
+func (w *wired) References(ctx context.Context) references {
+	known := references{Announced: w.node.References(), Local: []string{}}
+	have, err := w.store.List(ctx)
+	if err != nil {
+		return known
+	}
+	for ref := range have {
+		// CRI keeps each image under its digest and its id, too.
+		if full, err := normalizeRef(ref); err == nil && full == ref && !strings.Contains(ref, "@") {
+			known.Local = append(known.Local, ref)
+		}
+	}
+	slices.Sort(known.Announced)
+	slices.Sort(known.Local)
+	return known
+}
+
 // Announce is part of announcer.
 func (w *wired) Announce(ctx context.Context, o order) (announced, error) {
 	ref, at, err := w.resolve(o)

@@ -36,6 +36,7 @@ that have not.`,
 	var how p2p.Withdrawal
 	cmd.Flags().BoolVar(&how.Purge, "purge", false, "remove the image from every node, too")
 	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: also where a container uses it")
+	cmd.ValidArgsFunction = a.completeRefs(announcedRefs, 1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseTyped(args[0])
 		if err != nil {

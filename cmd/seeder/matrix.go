@@ -1,0 +1,254 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"seeder/p2p"
+)
+
+// maxColumns is how many nodes a table has columns or rows for. More are counted and
+// gathered into groups.
+const maxColumns = 12
+
+// printMatrix is the node × image matrix: a column for each node where there is
+// room, else how many are in which state; then who is not ready, and why.
+func printMatrix(w io.Writer, term terminal, images p2p.Images) error {
+	var rows []p2p.ImageState
+	for _, img := range images.Images {
+		if img.State != "withdrawn" {
+			rows = append(rows, img)
+		}
+	}
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(w, "nothing is announced; on a host that has the image: seeder announce REF")
+		return err
+	}
+	nodes := nodeNames(rows)
+	t := matrixTable(term, rows, nodes)
+	if len(nodes) > maxColumns || !t.fits() {
+		t = countTable(term, rows, true)
+	}
+	if !t.fits() {
+		t = countTable(term, rows, false)
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	if len(rows) > maxColumns {
+		if _, err := fmt.Fprintln(w, term.paint(faint, imagesLine(rows, len(nodes)))); err != nil {
+			return err
+		}
+	}
+	return printLaggards(w, term, rows)
+}
+
+// imagesLine is the foot of a long table.
+func imagesLine(rows []p2p.ImageState, nodes int) string {
+	ready := 0
+	for _, img := range rows {
+		if converged(img) {
+			ready++
+		}
+	}
+	return fmt.Sprintf("%s, %d of them ready on every node that is meant to hold them; %s", plural(len(rows), "image"), ready, plural(nodes, "node"))
+}
+
+func matrixTable(term terminal, rows []p2p.ImageState, nodes []string) *table {
+	t := &table{term: term}
+	names := []string{"IMAGE", "DIGEST", "VERSION", "SIZE", "READY"}
+	for _, n := range nodes {
+		names = append(names, clean(n))
+	}
+	t.header(names...)
+	for _, img := range rows {
+		row := imageCells(img)
+		byName := map[string]p2p.NodeState{}
+		for _, n := range img.Nodes {
+			byName[n.Name] = n
+		}
+		for _, name := range nodes {
+			c := cell{"-", faint}
+			if n, ok := byName[name]; ok {
+				c = cell{stateText(n), stateColour(n.State)}
+			}
+			row = append(row, c)
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+// countTable has one column for all nodes that are not ready, and if wide all those of
+// the image.
+func countTable(term terminal, rows []p2p.ImageState, wide bool) *table {
+	t := &table{term: term}
+	if wide {
+		t.header("IMAGE", "DIGEST", "VERSION", "SIZE", "READY", "NOT READY")
+	} else {
+		t.header("IMAGE", "READY", "NOT READY")
+	}
+	for _, img := range rows {
+		cells := imageCells(img)
+		if !wide {
+			cells = []cell{cells[0], cells[4]}
+		}
+		t.add(append(cells, cell{counts(img.Nodes, p2p.Ready), ""})...)
+	}
+	return t
+}
+
+// imageCells are the columns of an image that do not depend on the nodes.
+func imageCells(img p2p.ImageState) []cell {
+	ready := cell{fmt.Sprintf("%d/%d", img.Ready, img.Total), green}
+	if !converged(img) {
+		ready.colour = yellow
+	}
+	return []cell{{short(img.Reference), ""}, {shortDigest(clean(img.Digest)), ""}, {fmt.Sprint(img.Version), ""}, {size(img.Size), ""}, ready}
+}
+
+// nodeNames are the nodes of all rows, in the order of the first row that has
+// them.
+func nodeNames(rows []p2p.ImageState) []string {
+	var names []string
+	seen := map[string]bool{}
+	for _, img := range rows {
+		for _, n := range img.Nodes {
+			if !seen[n.Name] {
+				seen[n.Name] = true
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
+
+// maxReasons is how many reasons are shown below a matrix.
+const maxReasons = 20
+
+// maxGroupNames and maxGroupRefs are how many nodes and images of one reason are named
+// below a matrix.
+const (
+	maxGroupNames = 6
+	maxGroupRefs  = 3
+)
+
+// laggards are nodes that are not ready for the same reason, with every image of
+// which that is so.
+type laggards struct {
+	group
+	refs []string
+}
+
+// behind gathers the laggards of all rows.
+func behind(rows []p2p.ImageState) []*laggards {
+	var out []*laggards
+	byKey := map[string]*laggards{}
+	for _, img := range rows {
+		for _, g := range groups(img.Nodes) {
+			if g.state == p2p.Ready {
+				continue
+			}
+			key := g.text() + "\n" + g.who(len(g.nodes)) + "\n" + g.why
+			l := byKey[key]
+			if l == nil {
+				l = &laggards{group: g}
+				byKey[key] = l
+				out = append(out, l)
+			}
+			l.refs = append(l.refs, short(img.Reference))
+		}
+	}
+	return out
+}
+
+// printLaggards says why cells are not ready, in a table, or in lines where that is
+// too wide.
+func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
+	t := &table{term: term}
+	var lines []string
+	all := behind(rows)
+	if len(all) == 0 {
+		return nil
+	}
+	for _, l := range all[:min(len(all), maxReasons)] {
+		who, refs := l.who(maxGroupNames), some(l.refs, maxGroupRefs)
+		t.add(cell{who, ""}, cell{refs, ""}, cell{l.text(), stateColour(l.state)}, cell{l.why, ""})
+		line := fmt.Sprintf("%s %s on %s", refs, l.text(), who)
+		if l.why != "" {
+			line += ": " + l.why
+		}
+		lines = append(lines, wrap(line, term.width-1, 2)...)
+	}
+	if t.fits() {
+		lines = t.lines()
+	}
+	if more := len(all) - maxReasons; more > 0 {
+		lines = append(lines, fmt.Sprintf("… and %d more: seeder images REF", more))
+	}
+	_, err := fmt.Fprintln(w, "\n"+strings.Join(lines, "\n"))
+	return err
+}
+
+// printImage is one image with all nodes: in a table, or gathered by state and
+// reason where they are many or the table is too wide.
+func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
+	if _, err := fmt.Fprintf(w, "%s  %s  %s\nversion %d, %s by %s %s\n", short(img.Reference), clean(img.Digest), size(img.Size),
+		img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
+		return err
+	}
+	if len(img.Nodes) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(w, imageLine(img)[len(short(img.Reference)+": "):]+"\n"); err != nil {
+		return err
+	}
+	if t := nodeTable(term, img.Nodes); len(img.Nodes) <= maxColumns && t.fits() {
+		return t.print(w)
+	}
+	for _, g := range groups(img.Nodes) {
+		head := plural(len(g.nodes), "node") + " " + g.text()
+		if g.why != "" {
+			head += ": " + g.why
+		}
+		width := term.width - 1
+		lines := wrap(head, width, 2)
+		for _, line := range wrap(g.who(len(g.nodes)), width-2, 0) {
+			lines = append(lines, "  "+line)
+		}
+		for i, line := range lines {
+			if i == 0 {
+				line = term.paint(stateColour(g.state), line)
+			}
+			if _, err := fmt.Fprintln(w, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func nodeTable(term terminal, nodes []p2p.NodeState) *table {
+	t := &table{term: term}
+	names := []string{"NODE", "STATE", "HAS"}
+	sourced := slices.ContainsFunc(nodes, func(n p2p.NodeState) bool { return len(n.Sources) > 0 })
+	if sourced {
+		names = append(names, "FROM")
+	}
+	t.header(append(names, "REASON")...)
+	for _, n := range nodes {
+		has := cell{fmt.Sprintf("%s of %s", size(n.DoneBytes), size(n.TotalBytes)), ""}
+		reason := n.Reason
+		if n.State == p2p.Ready {
+			has, reason = cell{size(n.TotalBytes), ""}, ""
+		}
+		row := []cell{{clean(n.Name), ""}, {stateText(n), stateColour(n.State)}, has}
+		if sourced {
+			row = append(row, cell{sourceNames(n.Sources, maxSourceNames), ""})
+		}
+		t.add(append(row, cell{clean(reason), ""})...)
+	}
+	return t
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"seeder/p2p"
+)
+
+// saved is what the nodes have measured of an announcement that has come to its end.
+// Bytes are those of chunks as stored, but for WireBytes. What a node forgot, since
+// it was started again or much has been announced since, is missing from it.
+type saved struct {
+	Announcer string `json:"announcer"` // the node that announced the image
+	Nodes     int    `json:"nodes"`     // that are ready and have got bytes from peers
+	Had       int    `json:"had"`       // that are ready and have got none, the announcer aside
+
+	ImageBytes   int64 `json:"image_bytes"`   // the most that a node needed
+	FetchedBytes int64 `json:"fetched_bytes"` // from peers, over all nodes
+	LeastBytes   int64 `json:"least_bytes"`   // of a node that has got some
+	MostBytes    int64 `json:"most_bytes"`
+	LocalBytes   int64 `json:"local_bytes"` // that those nodes had already
+	WireBytes    int64 `json:"wire_bytes"`  // as which FetchedBytes travelled, duplicates too
+	SentBytes    int64 `json:"sent_bytes"`  // by the announcer
+}
+
+// savings sums up a row of the matrix. A sum of what nodes say may be anything but
+// negative.
+func savings(row p2p.ImageState) saved {
+	s := saved{Announcer: row.AnnouncedBy}
+	for _, n := range row.Nodes {
+		if n.Name == row.AnnouncedBy {
+			s.SentBytes = add(s.SentBytes, n.SentBytes)
+		}
+		if n.State != p2p.Ready {
+			continue
+		}
+		var fetched, local int64
+		for _, src := range n.Sources {
+			if src.Name == p2p.LocalSource {
+				local = add(local, src.Bytes)
+			} else {
+				fetched = add(fetched, src.Bytes)
+			}
+		}
+		if fetched == 0 {
+			if n.Name != row.AnnouncedBy {
+				s.Had++
+			}
+			continue
+		}
+		if s.Nodes == 0 || fetched < s.LeastBytes {
+			s.LeastBytes = fetched
+		}
+		s.Nodes++
+		s.MostBytes = max(s.MostBytes, fetched)
+		s.ImageBytes = max(s.ImageBytes, n.TotalBytes)
+		s.FetchedBytes, s.LocalBytes = add(s.FetchedBytes, fetched), add(s.LocalBytes, local)
+		s.WireBytes = add(s.WireBytes, n.WireBytes)
+	}
+	return s
+}
+
+// add does not overflow: a and b, which are not negative, come from other nodes.
+func add(a, b int64) int64 {
+	if sum := a + b; sum >= 0 {
+		return sum
+	}
+	return 1<<63 - 1
+}
+
+// lines say what was saved. took is how long it took from the announcement until all
+// were ready, 0 where that was not measured; here is whether this host announced it.
+func (s saved) lines(took time.Duration, here bool) []string {
+	if s.Nodes == 0 {
+		if s.Had > 0 {
+			return []string{"nothing was fetched: " + plural(s.Had, "other node") + " had every byte already"}
+		}
+		return nil
+	}
+	got := fmt.Sprintf("%s got %s", plural(s.Nodes, "node"), size(s.MostBytes))
+	switch {
+	case s.Nodes == 1:
+	case size(s.LeastBytes) == size(s.MostBytes):
+		got += " each"
+	default:
+		got = fmt.Sprintf("%s got %s in all, %s to %s each", plural(s.Nodes, "node"), size(s.FetchedBytes), size(s.LeastBytes), size(s.MostBytes))
+	}
+	if took > 0 {
+		got += " in " + took.Round(10*time.Millisecond).String()
+	}
+	// From 95 % on it is the frames' own bytes, or those of chunks that came twice.
+	if s.WireBytes > 0 && float64(s.WireBytes) < 0.95*float64(s.FetchedBytes) {
+		got += fmt.Sprintf(", compressed to %d %%", max(percent(s.WireBytes, s.FetchedBytes), 1))
+	}
+	if s.LocalBytes > 0 {
+		got += fmt.Sprintf("; %s were there already", size(s.LocalBytes))
+	}
+	if s.Had > 0 {
+		got += fmt.Sprintf("; %s had every byte already", plural(s.Had, "more node"))
+	}
+	return append([]string{got}, s.whoSent(here)...)
+}
+
+// whoSent compares what the announcer sent with what it would have had to send
+// alone.
+func (s saved) whoSent(here bool) []string {
+	if s.SentBytes == 0 || s.ImageBytes == 0 {
+		return nil
+	}
+	who := "this host"
+	if !here {
+		who = clean(s.Announcer)
+	}
+	line := fmt.Sprintf("%s sent %.1f × the image", who, float64(s.SentBytes)/float64(s.ImageBytes))
+	if rest := percent(s.FetchedBytes-s.SentBytes, s.FetchedBytes); rest > 0 {
+		line += fmt.Sprintf(", the other nodes gave each other the rest (%d %%)", rest)
+	}
+	return []string{line}
+}
