@@ -126,9 +126,12 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 		Observe: swarm.Observer{
 			Have: sw.upload.Added,
 			Received: func(peer string, raw, _ int64) {
+				n.metrics.goodChunks.Inc()
 				n.metrics.chunks("peer", raw)
 				p.from(peer, raw)
 			},
+			Duplicate: func(_ string, bytes int64) { n.metrics.twiceBytes.Add(float64(bytes)) },
+			Refused:   func(_, reason string) { n.metrics.refused.WithLabelValues(reason).Inc() },
 			BadChunk: func(peer string, chunk int) {
 				n.metrics.badChunks.Inc()
 				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)

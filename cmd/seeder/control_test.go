@@ -61,6 +61,10 @@ func (f *fakeNode) Status(context.Context) p2p.Status {
 		Transfers:  []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"}}}}
 }
 
+func (f *fakeNode) NotReady() []string {
+	return []string{"waiting for containerd: no such\nsocket", "so is this"}
+}
+
 func (f *fakeNode) CheckOn(_ context.Context, on []string) error {
 	if slices.Contains(on, "zone=nowhere") {
 		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
