@@ -270,7 +270,7 @@ func FuzzParseUnit(f *testing.F) {
 	f.Add([]byte("[Service]\nExecStart=/usr/local/bin/k3s \\\n agent \\\n '--token' 'x'\n"))
 	f.Add([]byte("ExecStart=k3s --token=\"a b\" -t"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		values, err := parseUnit(b)
+		values, err := parseUnit(b, "k3s")
 		if err != nil && len(values) > 0 {
 			t.Fatalf("%q with %v", values, err)
 		}
