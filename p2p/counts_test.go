@@ -83,7 +83,10 @@ func TestCounts(t *testing.T) {
 		t.Errorf("while it waits: %+v", first)
 	}
 	announce(t, a, a.store.Add(testRef, blob(2, 1<<20), 256<<10))
-	b.waitFor(t, "the next version is here", func() bool { return b.Counts().LastAnnouncedAt.After(first.LastAnnouncedAt) })
+	b.waitFor(t, "the next version waits, too", func() bool {
+		row := b.row(t, testRef)
+		return row.Version == 2 && strings.Contains(cellOf(t, b, "n1").Reason, "no room") && b.Counts().LackingBytes > 0
+	})
 	if c := b.Counts(); !c.UnconvergedSince.Equal(first.UnconvergedSince) {
 		t.Errorf("a newer announcement begins anew: since %s, was %s", c.UnconvergedSince, first.UnconvergedSince)
 	}

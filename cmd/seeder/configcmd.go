@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -151,6 +152,11 @@ func (a *app) configCheckCommand() *cobra.Command {
 			return err
 		} else if f.note != "" {
 			fmt.Fprintln(a.stderr, "warning: "+f.note)
+		}
+		if cfg.Containerd.Address == ctrd.Auto {
+			if _, _, err := findSocket("/"); errors.Is(err, errNoContainerd) {
+				return usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
+			}
 		}
 		_, err = fmt.Fprintln(a.stdout, "the configuration is good")
 		return err

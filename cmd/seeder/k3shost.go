@@ -77,6 +77,9 @@ func (h k3sHost) String() string {
 // k3sSocket is where k3s and rke2 have their containerd.
 const k3sSocket = "/run/k3s/containerd/containerd.sock"
 
+// errNoContainerd: what the kubelet of this host has is no containerd.
+var errNoContainerd = errors.New("no containerd to bring images to")
+
 // plainSocket is where containerd listens by itself. Docker's is there, too.
 const plainSocket = "/run/containerd/containerd.sock"
 
@@ -86,7 +89,7 @@ const plainSocket = "/run/containerd/containerd.sock"
 func findSocket(root string) (socket, why string, err error) {
 	if h, ok := findK3s(root); ok {
 		if s, docker := h.set.docker(); docker {
-			return "", "", fmt.Errorf("%s of this host runs its pods in Docker (docker in %s), so that no image of containerd is of use to them: take that option out, or set containerd.address to embedded to let this host only pass images on", h.name, s.from)
+			return "", "", fmt.Errorf("%w: %s of this host runs its pods in Docker (docker in %s), so that no image of containerd is of use to them: take that option out, or set containerd.address to embedded to let this host only pass images on", errNoContainerd, h.name, s.from)
 		}
 		socket, why = k3sSocket, h.String()
 		if endpoint := h.set["container-runtime-endpoint"]; len(endpoint) > 0 {
