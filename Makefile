@@ -13,7 +13,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: install lint unit cluster fuzz hosts ## everything; as root on Debian
+test: install lint alerts unit cluster fuzz hosts ## everything; as root on Debian
 
 .PHONY: install
 install: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
@@ -25,6 +25,10 @@ lint: ## gofmt, vet, staticcheck, who may import whom
 	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
 	test/imports.sh
+
+.PHONY: alerts
+alerts: ## the alert rules and the dashboard, by Prometheus' own checker
+	PROMTOOL=$(CURDIR)/bin/prometheus/promtool go test -count=1 -run '^(TestAlerts|TestDashboard)$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector
 	go test -race -shuffle=on ./cmd/... ./disk/... ./p2p/... ./store/...

@@ -21,6 +21,9 @@ type cell struct {
 	tally      *tally // of the tries to fetch it; nil before the first one, and once it is ready
 	origin     origin // what the tally says, or said when it was ready
 	sentBefore int64  // bytes that went out of its seed before it was announced
+
+	since   time.Time // when it was ready last, or came to be known; zero: it is, or need not be
+	lacking int64     // bytes of disk, while it waits for those
 }
 
 // cells is this node's column of the matrix, safe for concurrent use.
@@ -48,8 +51,35 @@ func (c *cells) update(ref string, change func(*cell)) {
 		x = &cell{}
 		c.byRef[ref] = x
 	}
+	since := x.since
+	x.lacking = 0
 	change(x)
+	switch {
+	case x.state == Ready || x.state == Excluded:
+		since = time.Time{}
+	case since.IsZero():
+		since = time.Now()
+	}
+	x.since = since
 	c.signal()
+}
+
+// cellState is what Counts needs of a cell.
+type cellState struct {
+	state   State
+	since   time.Time
+	lacking int64
+}
+
+// states are all cells by reference, without the figures that have to be asked for.
+func (c *cells) states() map[string]cellState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]cellState, len(c.byRef))
+	for ref, x := range c.byRef {
+		out[ref] = cellState{x.state, x.since, x.lacking}
+	}
+	return out
 }
 
 // settle puts ref in a state that holds until the next one.

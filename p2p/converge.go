@@ -282,6 +282,10 @@ func (l *loop) finish(done jobDone) {
 		t.ready, t.failures = false, 0
 		t.notBefore = time.Now().Add(waitPause)
 		l.n.cells.settle(ref, Waiting, waiting.Waiting())
+		var room interface{ LackingBytes() int64 }
+		if errors.As(done.err, &room) {
+			l.n.cells.update(ref, func(c *cell) { c.lacking = room.LackingBytes() })
+		}
 	default:
 		t.ready = false
 		t.failures++
@@ -293,15 +297,18 @@ func (l *loop) finish(done jobDone) {
 // explain puts the reason of a failed try where `images` shows it.
 func (l *loop) explain(ref string, err error, t *task) {
 	if down := l.n.health.down(); down != "" {
+		l.n.metrics.converge.WithLabelValues(failedContainerd).Inc()
 		t.failures = min(t.failures, 3)
 		l.n.cells.settle(ref, Waiting, down)
 		return
 	}
 	if errors.Is(err, errNoSeed) {
+		l.n.metrics.converge.WithLabelValues(failedNoSeed).Inc()
 		t.failures = min(t.failures, 3)
 		l.n.cells.settle(ref, Waiting, err.Error())
 		return
 	}
+	l.n.metrics.converge.WithLabelValues(failedOther).Inc()
 	l.n.log.Warn("converge", "ref", ref, "err", err, "tries", t.failures)
 	l.n.cells.settle(ref, Failed, err.Error())
 }

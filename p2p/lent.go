@@ -15,7 +15,7 @@ func (n *Node) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, err
 		return nil, err
 	}
 	defer n.swarms.release(sw, false)
-	return &lent{swarms: n.swarms, seed: seed, chunks: sw.upload.Len()}, nil
+	return &lent{swarms: n.swarms, seed: seed, chunks: sw.upload.Len(), refused: n.metrics.putOff}, nil
 }
 
 // lent is one swarm as a request uses it: each call is a use of the open image,
@@ -24,6 +24,8 @@ type lent struct {
 	swarms *swarms
 	seed   digest.Digest
 	chunks int
+
+	refused func(error) // told of each refusal
 }
 
 // Len implements swarm.Served.
@@ -57,6 +59,7 @@ func (l *lent) out(ctx context.Context, get func(*swarm.Upload) (swarm.Outgoing,
 	}
 	o, err := get(sw.upload)
 	if err != nil {
+		l.refused(err)
 		l.swarms.release(sw, false)
 		return o, err
 	}

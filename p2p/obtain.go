@@ -124,10 +124,15 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 		Observe: swarm.Observer{
 			Have: sw.upload.Added,
 			Received: func(peer string, raw, wire int64) {
+				n.metrics.goodChunks.Inc()
 				n.metrics.chunks("peer", raw)
 				p.tally.received(time.Now(), peer, raw, wire)
 			},
-			Duplicate: func(_ string, wire int64) { p.tally.travelled(wire) },
+			Duplicate: func(_ string, wire int64) {
+				n.metrics.twiceBytes.Add(float64(wire))
+				p.tally.travelled(wire)
+			},
+			Refused: func(_, reason string) { n.metrics.refused.WithLabelValues(reason).Inc() },
 			BadChunk: func(peer string, chunk int) {
 				n.metrics.badChunks.Inc()
 				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)

@@ -28,6 +28,9 @@ func (e *RoomError) Waiting() string {
 		e.Dir, humanBytes(e.Lacking), humanBytes(e.Needed), humanBytes(e.Reserve))
 }
 
+// LackingBytes says how much.
+func (e *RoomError) LackingBytes() int64 { return e.Lacking }
+
 func (e *RoomError) Error() string { return e.Waiting() }
 
 func humanBytes(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
@@ -88,6 +91,27 @@ func (s *Store) room(ctx context.Context, staged, stored int64) error {
 		return err
 	}
 	return blobs.room(stored, s.cfg.MinFree)
+}
+
+// Disk is a directory that this host's images are written to, and the room on its
+// file system.
+type Disk struct {
+	Dir                     string
+	FreeBytes, ReserveBytes int64
+}
+
+// Disks are data_dir and, where it can be seen from here, containerd's directory.
+func (s *Store) Disks(ctx context.Context) []Disk {
+	var out []Disk
+	for _, dir := range []string{s.cfg.DataDir, s.ctrd.Dir(ctx)} {
+		if dir == "" || len(out) > 0 && out[0].Dir == dir {
+			continue
+		}
+		if f, err := statFS(dir); err == nil {
+			out = append(out, Disk{Dir: dir, FreeBytes: f.free, ReserveBytes: s.cfg.MinFree.of(f.total)})
+		}
+	}
+	return out
 }
 
 // fileSystem is one with a directory on it.

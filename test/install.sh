@@ -3,7 +3,8 @@
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
 # busybox-static (the test image runs it), gcc (the race detector), podman, mandoc (checks the man pages); and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
-# unpacked to bin/docker, since its package would start it on this machine.
+# unpacked to bin/docker, and its promtool to bin/prometheus, since their packages would
+# start a daemon on this machine.
 set -eu
 
 missing=
@@ -27,13 +28,14 @@ for program in "$@"; do need "$program" "$program"; done
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 docker="$(cd "$(dirname "$0")/.." && pwd)/bin/docker"
-[ -x "$docker/usr/sbin/dockerd" ] && [ -z "$missing" ] && exit 0
+prometheus="${docker%/docker}/prometheus"
+[ -x "$docker/usr/sbin/dockerd" ] && [ -x "$prometheus/promtool" ] && [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "the tests need:$missing; this is no Debian, install them by hand" >&2
 	exit 1
 fi
 if [ "$(id -u)" != 0 ]; then
-	echo "the tests need:$missing, and dockerd in bin/docker; run this as root: apt-get install$missing" >&2
+	echo "the tests need:$missing, dockerd in bin/docker and promtool in bin/prometheus; run this as root: apt-get install$missing" >&2
 	exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -50,4 +52,13 @@ if [ ! -x "$docker/usr/sbin/dockerd" ]; then
 	dpkg-deb -x "$docker.part"/docker.io_*.deb "$docker.part"
 	rm -rf "$docker.part"/docker.io_*.deb "$docker"
 	mv "$docker.part" "$docker"
+fi
+if [ ! -x "$prometheus/promtool" ]; then
+	echo "unpacking promtool to bin/prometheus"
+	rm -rf "$prometheus.part"
+	mkdir -p "$prometheus.part"
+	(cd "$prometheus.part" && apt-get download -qq prometheus)
+	dpkg-deb --fsys-tarfile "$prometheus.part"/prometheus_*.deb | tar -x -C "$prometheus.part" --strip-components=3 ./usr/bin/promtool
+	rm -rf "$prometheus.part"/prometheus_*.deb "$prometheus"
+	mv "$prometheus.part" "$prometheus"
 fi

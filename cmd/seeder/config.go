@@ -101,7 +101,7 @@ func configKeys() []key {
 		{"secret_file", "", "`file` with the cluster's secret (default " + defaultSecretFile + " if present, else derived from the k3s token)"},
 		{"gossip.bind", "0.0.0.0:7950", "`ip:port` for gossip, tcp and udp"},
 		{"gossip.advertise", "", "`ip[:port]` at which others reach gossip.bind"},
-		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated (default: the servers that this host's k3s agent knows)"},
+		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated (default: the servers that this host's k3s knows)"},
 		{"transfer.bind", "0.0.0.0:7951", "`ip:port` for image transfer, tcp"},
 		{"transfer.advertise", "", "`ip[:port]` at which others reach transfer.bind"},
 		{"transfer.upload_limit", "0", "`bytes` per second sent at most, as 50MiB; 0: no limit"},

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"seeder/store/ctrd"
 )
 
 func (a *app) configCommand() *cobra.Command {
@@ -26,8 +32,9 @@ func (a *app) configShowCommand() *cobra.Command {
 		Use:   "show",
 		Short: "Print every key with its value and where the value comes from",
 		Long: `Print every key with its value and where the value comes from: default, file,
-env (environment variable) or flag; for the secret and the hosts to join, where they
-are found on this host. It takes the daemon's flags.`,
+env (environment variable) or flag; for the secret, the hosts to join, containerd's
+socket and its snapshotter, where they are found on this host. It takes the daemon's
+flags, and never shows the secret.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
 		Args:    argCount(0, 0, "no arguments"),
 	}
@@ -39,7 +46,7 @@ are found on this host. It takes the daemon's flags.`,
 		if err != nil {
 			return err
 		}
-		cfg.found("/")
+		cfg.found(cmd.Context(), "/")
 		if *out == "json" {
 			return printJSON(a.stdout, map[string]any{"settings": cfg.Settings})
 		}
@@ -54,17 +61,77 @@ are found on this host. It takes the daemon's flags.`,
 }
 
 // found notes what this host has below root for keys that nobody has set.
-func (l *loaded) found(root string) {
+func (l *loaded) found(ctx context.Context, root string) {
 	if l.SecretFile == "" {
-		source := "default (none that can be used; seeder config check says more)"
-		if f, err := loadSecrets(l.Config, root); err == nil {
-			source = "default (" + f.source + ")"
+		source := ""
+		switch f, err := loadSecrets(l.Config, root); {
+		case err != nil:
+			first, _, more := strings.Cut(err.Error(), "\n")
+			if source = "none that can be used: " + first; more {
+				source += "; seeder config check says more"
+			}
+		case f.alone:
+			source = "none; this node stays alone"
+		default:
+			source = f.source
 		}
-		l.note("secret_file", "", source)
+		l.note("secret_file", "", "default ("+source+")")
 	}
 	if hosts, from := joins(l.Config, root); from != "" {
 		l.note("gossip.join", hosts, "default (the servers in "+from+")")
 	}
+	if l.Containerd.Address == ctrd.Auto {
+		socket, why, err := findSocket(root)
+		if err != nil {
+			socket, why = ctrd.Auto, "none now: "+err.Error()
+		}
+		l.note("containerd.address", socket, l.sourceOf("containerd.address")+" (auto: "+why+")")
+	}
+	if l.Containerd.Snapshotter == ctrd.Auto {
+		name, why, err := l.findSnapshotter(ctx, root)
+		if err != nil {
+			name, why = ctrd.Auto, "the one that CRI uses, which does not answer now"
+		}
+		l.note("containerd.snapshotter", name, l.sourceOf("containerd.snapshotter")+" (auto: "+why+")")
+	}
+}
+
+func (l *loaded) sourceOf(key string) string {
+	for _, s := range l.Settings {
+		if s.Key == key {
+			return s.Source
+		}
+	}
+	return ""
+}
+
+// askTimeout is what containerd has to say which snapshotter it is.
+const askTimeout = 3 * time.Second
+
+// findSnapshotter asks CRI which one it uses, and says why it is that one.
+func (l *loaded) findSnapshotter(ctx context.Context, root string) (name, why string, err error) {
+	address := l.Containerd.Address
+	if address == ctrd.Embedded {
+		return ctrd.Auto, "an embedded store has none", nil
+	}
+	if address == ctrd.Auto {
+		if address, _, err = findSocket(root); err != nil {
+			return "", "", err
+		}
+		address = filepath.Join(root, address)
+	}
+	c, err := ctrd.Open(ctrd.Config{Address: address, Namespace: l.Containerd.Namespace})
+	if err != nil {
+		return "", "", err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if _, _, err := c.Health(ctx); err != nil {
+		return "", "", err
+	}
+	name, err = c.SnapshotterName(ctx)
+	return name, "that of CRI; overlayfs where there is no CRI", err
 }
 
 func (a *app) configCheckCommand() *cobra.Command {
@@ -85,6 +152,11 @@ func (a *app) configCheckCommand() *cobra.Command {
 			return err
 		} else if f.note != "" {
 			fmt.Fprintln(a.stderr, "warning: "+f.note)
+		}
+		if cfg.Containerd.Address == ctrd.Auto {
+			if _, _, err := findSocket("/"); errors.Is(err, errNoContainerd) {
+				return usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
+			}
 		}
 		_, err = fmt.Fprintln(a.stdout, "the configuration is good")
 		return err

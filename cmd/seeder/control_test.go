@@ -62,6 +62,10 @@ func (f *fakeNode) Status(context.Context) p2p.Status {
 			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
 }
 
+func (f *fakeNode) NotReady() []string {
+	return []string{"waiting for containerd: no such\nsocket", "so is this"}
+}
+
 func (f *fakeNode) CheckOn(_ context.Context, on []string) error {
 	if slices.Contains(on, "zone=nowhere") {
 		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}

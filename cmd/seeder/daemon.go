@@ -12,7 +12,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"seeder/p2p/trust"
@@ -134,10 +133,8 @@ func (d *running) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	registry := w.registry
-	registry.MustRegister(newGauges(w.node), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := d.openServers(w, registry); err != nil {
+	w.register(d.reload.SecretChanged)
+	if err := d.openServers(w, w.registry); err != nil {
 		return err
 	}
 	d.log.Info("ready", "node", d.cfg.NodeName, "id", w.node.ID(), "version", programVersion(),
@@ -188,6 +185,7 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	var group sync.WaitGroup
 	group.Go(func() { notifyStatus(ctx, d.log, w.node) })
 	group.Go(func() { d.reload.onSignal(ctx) })
+	group.Go(func() { d.reload.watchSecret(ctx) })
 	defer group.Wait()
 	defer cancel()
 	defer d.log.Info("stopping")

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,13 +24,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"seeder/p2p"
+	"seeder/store"
 )
 
 func TestHealthAndMetrics(t *testing.T) {
 	t.Parallel()
 	f := &fakeNode{}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(newGauges(f))
+	reg.MustRegister(newGauges(fakeGauges{f}, func(context.Context) []store.Disk {
+		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
+	}, func() bool { return true }))
 	h := newHTTPD(HTTPConfig{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
@@ -46,12 +50,24 @@ func TestHealthAndMetrics(t *testing.T) {
 	if code, _ := get("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d", code)
 	}
-	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "waiting for containerd: no such socket") {
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "waiting for containerd: no such?socket\nso is this\n" {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	_, body := get("/metrics")
 	wantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
-		`seeder_images{state="ready"} 1`, `seeder_images{state="fetching"} 1`, `seeder_images{state="waiting"} 1`, "seeder_containerd_up 0")
+		`seeder_images{state="ready"} 1`, `seeder_images{state="waiting"} 2`, `seeder_images{state="failed"} 0`, "seeder_containerd_up 0",
+		"seeder_unconverged_since_timestamp_seconds 1000.5", "seeder_last_announcement_timestamp_seconds 0", "seeder_secret_changed 1",
+		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`)
+}
+
+// fakeGauges adds what only the gauges ask for.
+type fakeGauges struct{ *fakeNode }
+
+func (fakeGauges) Counts() p2p.Counts {
+	return p2p.Counts{
+		Images:           map[p2p.State]int{p2p.Ready: 1, p2p.Waiting: 2, p2p.Fetching: 0, p2p.Importing: 0, p2p.Failed: 0, p2p.Excluded: 0},
+		UnconvergedSince: time.UnixMilli(1000500),
+	}
 }
 
 func TestHTTPPortInUse(t *testing.T) {

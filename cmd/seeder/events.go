@@ -48,6 +48,7 @@ type cluster interface {
 	Status(ctx context.Context) p2p.Status
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
+	NotReady() []string
 }
 
 const (

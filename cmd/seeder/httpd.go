@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,9 +35,14 @@ func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logg
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if cd := c.Status(r.Context()).Containerd; !cd.OK {
-			http.Error(w, "waiting for containerd: "+cd.Reason, http.StatusServiceUnavailable)
+	// One reason a line. What the daemon reads and binds when it starts, catalog and
+	// ports, is there before this listener is.
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if reasons := c.NotReady(); len(reasons) > 0 {
+			for i := range reasons {
+				reasons[i] = clean(reasons[i])
+			}
+			http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")

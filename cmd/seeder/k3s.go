@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/netip"
-	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,16 +22,19 @@ type distribution struct {
 	env   []string // the units' environment files
 }
 
+// unitDirs are where units are, in no order that matters here.
+var unitDirs = []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/usr/lib/systemd/system/"}
+
 func distributions() []distribution {
 	var out []distribution
 	for _, d := range []struct{ name, server, agent string }{{"k3s", "k3s", "k3s-agent"}, {"rke2", "rke2-server", "rke2-agent"}} {
 		x := distribution{name: d.name, data: "/var/lib/rancher/" + d.name, etc: "/etc/rancher/" + d.name}
 		for _, unit := range []string{d.server, d.agent} {
-			for _, dir := range []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/usr/lib/systemd/system/"} {
+			for _, dir := range unitDirs {
 				x.units = append(x.units, dir+unit+".service")
 				x.env = append(x.env, dir+unit+".service.env", dir+unit+".env")
 			}
-			x.env = append(x.env, "/etc/default/"+unit, "/etc/sysconfig/"+unit)
+			x.env = append(x.env, "/etc/default/"+unit, "/etc/sysconfig/"+unit, x.etc+"/"+unit+".env") // the last with OpenRC
 		}
 		out = append(out, x)
 	}
@@ -53,37 +53,41 @@ const tokenMend = "give all hosts a secret of seeder's own: `seeder secret gener
 // No error has any of it.
 func k3sToken(root string) (password []byte, from string, err error) {
 	for _, d := range distributions() {
-		password, from, err := d.token(root)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, "", usagef("token of %s: %s: %w; root can read it", d.name, from, err)
+		h, ok := d.host(root)
+		if !ok {
+			continue
 		}
-		if err != nil {
+		password, from, err := h.token(root)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return nil, "", usagef("token of %s: %s: %w; root can read it, or: %s", d.name, from, err, tokenMend)
+		case err != nil:
 			return nil, "", usagef("token of %s: %s: %w; %s", d.name, from, err, tokenMend)
-		}
-		if password != nil {
+		case password == nil:
+			if err := h.noToken(); err != nil {
+				return nil, "", err
+			}
+		default:
 			return password, from, nil
 		}
 	}
 	return nil, "", nil
 }
 
-func (d distribution) token(root string) (password []byte, from string, err error) {
-	set, from, unclear := d.settings(root)
-	data := d.data
-	if dirs := set["data-dir"]; len(dirs) > 0 {
-		data = dirs[len(dirs)-1].value
-	}
-	for _, name := range serverTokens {
-		from := filepath.Join(root, data, "server", name)
-		if password, err := readToken(from); err != nil || password != nil {
-			return password, from, err
+func (h k3sHost) token(root string) (password []byte, from string, err error) {
+	if h.role != "agent" { // else they are of a cluster that this host was a server of before
+		for _, name := range serverTokens {
+			from := filepath.Join(h.data, "server", name)
+			if password, err := readToken(from); err != nil || password != nil {
+				return password, from, err
+			}
 		}
 	}
-	if unclear != nil { // which does not matter to a server that has its token
-		return nil, from, unclear
+	if h.unclear != nil { // which does not matter to a server that has its token
+		return nil, h.where, h.unclear
 	}
 	for _, kind := range []string{"agent-token", "token"} {
-		password, from, err := d.configured(root, set, kind)
+		password, from, err := h.configured(root, h.set, kind)
 		if err != nil || password != nil {
 			return password, from, err
 		}
@@ -164,34 +168,7 @@ func parseToken(token string) ([]byte, error) {
 	return []byte(password), nil
 }
 
-const (
-	maxBalancerBytes = 1 << 20
-	maxK3sServers    = 64
-)
-
-// k3sServers are the hosts of the servers that the k3s or rke2 agent of this host
-// knows now, and where it keeps them.
-func k3sServers(root string) (hosts []string, from string) {
-	for _, d := range distributions() {
-		data := d.data
-		if set, _, err := d.settings(root); err == nil && len(set["data-dir"]) > 0 {
-			data = set["data-dir"][len(set["data-dir"])-1].value
-		}
-		from := filepath.Join(root, data, "agent/etc", d.name+"-agent-load-balancer.json")
-		b, err := readBounded(from, maxBalancerBytes)
-		if err != nil {
-			continue // not an agent, or not one that has joined yet
-		}
-		if hosts := balancedHosts(b); len(hosts) > 0 {
-			return hosts, from
-		}
-	}
-	return nil, ""
-}
-
-// balancedHosts reads the file in which an agent keeps its servers. It is another
-// program's: what is not understood is left out. A server's own loopback address
-// leads nowhere.
+// balancedHosts reads the file in which an agent keeps its servers.
 func balancedHosts(b []byte) []string {
 	var in struct {
 		ServerURL       string
@@ -200,22 +177,8 @@ func balancedHosts(b []byte) []string {
 	if json.Unmarshal(b, &in) != nil {
 		return nil
 	}
-	if u, err := url.Parse(in.ServerURL); err == nil && len(in.ServerAddresses) == 0 {
-		in.ServerAddresses = []string{u.Host}
+	if len(in.ServerAddresses) == 0 {
+		in.ServerAddresses = []string{in.ServerURL}
 	}
-	var out []string
-	for _, address := range in.ServerAddresses {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			host = strings.Trim(address, "[]")
-		}
-		ip, err := netip.ParseAddr(host)
-		if (err != nil && !hostName.MatchString(host)) || host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() || slices.Contains(out, host) {
-			continue
-		}
-		if out = append(out, host); len(out) == maxK3sServers {
-			break
-		}
-	}
-	return out
+	return joinableHosts(in.ServerAddresses)
 }

@@ -75,6 +75,22 @@ func TestK3sSecret(t *testing.T) {
 		"unit, joined":                          {unit: "[Service]\nExecStart=/usr/local/bin/k3s agent --server https://x --token=" + tokenPassword + "\n"},
 		"unit, short":                           {unit: "ExecStart = /usr/local/bin/k3s agent -t " + tokenPassword + "\n"},
 		"the same twice":                        {config: "token: " + fullToken("server", tokenPassword), env: "K3S_TOKEN=" + tokenPassword},
+		"unit, dropped in":                      {"/etc/systemd/system/k3s-agent.service.d/10-token.conf": "[Service]\nExecStart=\nExecStart=/usr/local/bin/k3s agent --token " + tokenPassword + "\n"},
+		"unit, environment":                     {unit: "[Service]\nEnvironment=HTTP_PROXY=http://x \"K3S_TOKEN=" + tokenPassword + "\"\nExecStart=/usr/local/bin/k3s agent\n"},
+		"unit, environment dropped in":          {unit: "ExecStart=/usr/local/bin/k3s agent\n", "/etc/systemd/system/k3s-agent.service.d/x.conf": "[Service]\nEnvironment=K3S_TOKEN=" + tokenPassword + "\n"},
+		"unit, its own environment file":        {unit: "EnvironmentFile=-/opt/k3s/%N.vars\nExecStart=/usr/local/bin/k3s agent\n", "/opt/k3s/k3s-agent.vars": "K3S_TOKEN='" + tokenPassword + "'\n"},
+		"unit under another name":               {"/etc/systemd/system/k3s-edge.service": "ExecStart=/usr/local/bin/k3s agent --token '" + tokenPassword + "'\n"},
+		"OpenRC":                                {"/etc/rancher/k3s/k3s-agent.env": "export K3S_TOKEN='" + tokenPassword + "'\n"},
+		"config, named in the unit":             {unit: "ExecStart=/usr/local/bin/k3s agent -c /opt/k3s.yaml\n", "/opt/k3s.yaml": "token: " + tokenPassword, config: "token: " + otherPassword},
+		"config, named in the environment":      {env: "K3S_CONFIG_FILE=/opt/k3s.yaml\n", "/opt/k3s.yaml": "token: " + otherPassword, "/opt/k3s.yaml.d/x.YML": "token: " + tokenPassword},
+		"config, added to":                      {config: "token: " + otherPassword, "/etc/rancher/k3s/config.yaml.d/10.yaml": "token+: " + tokenPassword + "\n"},
+		"config, a list":                        {config: "token: [" + otherPassword + ", " + tokenPassword + "]\n"},
+		"config, parts alone":                   {"/etc/rancher/k3s/config.yaml.d/10.yml": "token: " + tokenPassword + "\n", "/etc/rancher/k3s/config.yaml.d/20.yaml.off": "token: " + otherPassword},
+		"server, own for agents in the unit":    {"/etc/systemd/system/k3s.service": "ExecStart=/usr/local/bin/k3s server '--token' '" + otherPassword + "' --agent-token=" + tokenPassword + "\n"},
+		"server, own for agents in its env":     {"/etc/systemd/system/k3s.service.env": "K3S_TOKEN=" + otherPassword + "\nK3S_AGENT_TOKEN=" + tokenPassword + "\n"},
+		"server, own for agents in a file":      {"/etc/systemd/system/k3s.service.env": "K3S_AGENT_TOKEN_FILE=/root/agents\n", "/root/agents": fullToken("node", tokenPassword), config: "token: " + otherPassword},
+		"agent that was a server of another":    {unit: "ExecStart=/usr/local/bin/k3s agent\n", env: "K3S_TOKEN=" + tokenPassword, server + "token": fullToken("server", otherPassword)},
+		"data dir in the environment":           {env: "K3S_DATA_DIR=/mnt/k3s\n", "/mnt/k3s/server/token": fullToken("server", tokenPassword)},
 		"rke2 server":                           {"/var/lib/rancher/rke2/server/node-token": fullToken("server", tokenPassword)},
 		"rke2 agent":                            {"/etc/rancher/rke2/config.yaml": "token: " + tokenPassword},
 		"rke2 env":                              {"/etc/default/rke2-agent": "RKE2_TOKEN=" + tokenPassword},
@@ -107,23 +123,29 @@ func TestK3sTokensThatDoNotDo(t *testing.T) {
 		where string
 		why   string
 	}{
-		"bootstrap":         {map[string]string{env: "K3S_TOKEN=abcdef.0123456789abcdef"}, env, "bootstrap token"},
-		"full bootstrap":    {map[string]string{env: "K3S_TOKEN=K10" + strings.Repeat("a1", 32) + "::abcdef.0123456789abcdef"}, env, "bootstrap token"},
-		"short":             {map[string]string{env: "K3S_TOKEN=sesame"}, env, "6 bytes, at least 16"},
-		"short in full":     {map[string]string{env: "K3S_TOKEN=" + fullToken("server", "sesame")}, env, "6 bytes, at least 16"},
-		"no hash":           {map[string]string{env: "K3S_TOKEN=K10sesame::server:" + tokenPassword}, env, "unknown form"},
-		"no user":           {map[string]string{env: "K3S_TOKEN=K10" + strings.Repeat("a1", 32) + "::sesame0123456789"}, env, "unknown form"},
-		"no password":       {map[string]string{env: "K3S_TOKEN=" + fullToken("sesame", "")}, env, "unknown form"},
-		"two words":         {map[string]string{env: "K3S_TOKEN=sesame " + tokenPassword}, env, "not one word"},
-		"half quoted":       {map[string]string{env: "K3S_TOKEN='sesame" + tokenPassword}, env, "quotes do not end"},
-		"number":            {map[string]string{config: "token: 12345678901234567890"}, config, "put it in quotes"},
-		"no mapping":        {map[string]string{config: "sesame " + tokenPassword}, config, "no YAML mapping"},
-		"file is not there": {map[string]string{config: "token-file: /root/none"}, config, "/root/none is not there"},
-		"expanded":          {map[string]string{unit: "ExecStart=k3s agent --token ${SESAME_0123456789}"}, unit, "which systemd replaces"},
-		"unit half quoted":  {map[string]string{unit: "ExecStart=k3s agent --token 'sesame" + tokenPassword + "\n"}, unit, "quotes in ExecStart"},
-		"different":         {map[string]string{config: "token: " + tokenPassword, env: "K3S_TOKEN=" + otherPassword}, config, "another one than that in "},
-		"lines":             {map[string]string{"/var/lib/rancher/k3s/server/token": tokenPassword + "\n" + otherPassword}, "/var/lib/rancher/k3s/server/token", "white space"},
-		"too large":         {map[string]string{"/var/lib/rancher/k3s/server/token": strings.Repeat("x", 1<<20)}, "/var/lib/rancher/k3s/server/token", "cannot be read"},
+		"bootstrap":            {map[string]string{env: "K3S_TOKEN=abcdef.0123456789abcdef"}, env, "bootstrap token"},
+		"full bootstrap":       {map[string]string{env: "K3S_TOKEN=K10" + strings.Repeat("a1", 32) + "::abcdef.0123456789abcdef"}, env, "bootstrap token"},
+		"short":                {map[string]string{env: "K3S_TOKEN=sesame"}, env, "6 bytes, at least 16"},
+		"short in full":        {map[string]string{env: "K3S_TOKEN=" + fullToken("server", "sesame")}, env, "6 bytes, at least 16"},
+		"no hash":              {map[string]string{env: "K3S_TOKEN=K10sesame::server:" + tokenPassword}, env, "unknown form"},
+		"no user":              {map[string]string{env: "K3S_TOKEN=K10" + strings.Repeat("a1", 32) + "::sesame0123456789"}, env, "unknown form"},
+		"no password":          {map[string]string{env: "K3S_TOKEN=" + fullToken("sesame", "")}, env, "unknown form"},
+		"two words":            {map[string]string{env: "K3S_TOKEN=sesame " + tokenPassword}, env, "not one word"},
+		"half quoted":          {map[string]string{env: "K3S_TOKEN='sesame" + tokenPassword}, env, "quotes do not end"},
+		"number":               {map[string]string{config: "token: 12345678901234567890"}, config, "put it in quotes"},
+		"no mapping":           {map[string]string{config: "sesame " + tokenPassword}, config, "no YAML mapping"},
+		"file is not there":    {map[string]string{config: "token-file: /root/none"}, config, "/root/none is not there"},
+		"expanded":             {map[string]string{unit: "ExecStart=k3s agent --token ${SESAME_0123456789}"}, unit, "which systemd replaces"},
+		"environment expanded": {map[string]string{unit: "Environment=K3S_TOKEN=%SESAME_0123456789\nExecStart=k3s agent\n"}, unit, "which systemd replaces"},
+		"environment quotes":   {map[string]string{unit: "Environment='K3S_TOKEN=sesame" + tokenPassword + "\n"}, unit, "quotes in Environment"},
+		"token is a directory": {map[string]string{"/var/lib/rancher/k3s/server/token/x": ""}, "/var/lib/rancher/k3s/server/token", "cannot be read"},
+		"config is one":        {map[string]string{config + "/x": ""}, config, "cannot be read"},
+		"bootstrap in a unit":  {map[string]string{unit: "ExecStart=k3s agent --token abcdef.0123456789abcdef\n"}, unit, "bootstrap token"},
+		"different drop-in":    {map[string]string{unit: "ExecStart=k3s agent --token " + tokenPassword + "\n", unit + ".d/a.conf": "Environment=K3S_TOKEN=" + otherPassword + "\n"}, unit + ".d/a.conf", "another one than that in "},
+		"unit half quoted":     {map[string]string{unit: "ExecStart=k3s agent --token 'sesame" + tokenPassword + "\n"}, unit, "quotes in ExecStart"},
+		"different":            {map[string]string{config: "token: " + tokenPassword, env: "K3S_TOKEN=" + otherPassword}, config, "another one than that in "},
+		"lines":                {map[string]string{"/var/lib/rancher/k3s/server/token": tokenPassword + "\n" + otherPassword}, "/var/lib/rancher/k3s/server/token", "white space"},
+		"too large":            {map[string]string{"/var/lib/rancher/k3s/server/token": strings.Repeat("x", 1<<20)}, "/var/lib/rancher/k3s/server/token", "cannot be read"},
 	} {
 		root := hostWith(t, tc.files)
 		got, err := loadSecrets(onOtherHosts, root)
@@ -202,7 +224,7 @@ func TestConfigShowsWhatIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.found(root)
+	cfg.found(t.Context(), root)
 	b, err := json.Marshal(cfg.Settings)
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +233,7 @@ func TestConfigShowsWhatIsFound(t *testing.T) {
 	if strings.Contains(string(b), tokenPassword) {
 		t.Errorf("the token is told: %s", b)
 	}
-	cfg.found(t.TempDir())
+	cfg.found(t.Context(), t.TempDir())
 	if b, err = json.Marshal(cfg.Settings); err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +292,7 @@ func FuzzParseUnit(f *testing.F) {
 	f.Add([]byte("[Service]\nExecStart=/usr/local/bin/k3s \\\n agent \\\n '--token' 'x'\n"))
 	f.Add([]byte("ExecStart=k3s --token=\"a b\" -t"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		values, err := parseUnit(b)
+		values, err := parseUnit(b, "k3s")
 		if err != nil && len(values) > 0 {
 			t.Fatalf("%q with %v", values, err)
 		}

@@ -2,62 +2,141 @@ package main
 
 import (
 	"context"
+	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"seeder/p2p"
+	"seeder/store"
 )
+
+// measured is what the gauges ask of a node. None of it asks another node or
+// containerd's image store: the cost of a scrape depends on neither.
+type measured interface {
+	Counts() p2p.Counts
+	Members() p2p.Members
+}
 
 // gauges are the metrics that say how things are rather than what was counted:
 // they ask the node at each scrape, so that they cannot be out of date.
 type gauges struct {
-	cluster    cluster
-	members    *prometheus.Desc
-	images     *prometheus.Desc
-	containerd *prometheus.Desc
+	node  measured
+	disks func(context.Context) []store.Disk
+	// secretChanged: the secret on disk is another one than that in force.
+	secretChanged func() bool
+
+	start time.Time
+	build prometheus.Metric
+	desc  gaugeDescs
 }
 
-func newGauges(c cluster) *gauges {
+type gaugeDescs struct {
+	members, images, unconverged, lacking, records, announced *prometheus.Desc
+	uploads, containerd, alone, secret, start, free, reserve  *prometheus.Desc
+}
+
+func (d *gaugeDescs) all() []*prometheus.Desc {
+	return []*prometheus.Desc{
+		d.members, d.images, d.unconverged, d.lacking, d.records, d.announced,
+		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
+	}
+}
+
+func newGauges(node measured, disks func(context.Context) []store.Disk, secretChanged func() bool) *gauges {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
 	return &gauges{
-		cluster:    c,
-		members:    prometheus.NewDesc("seeder_members", "Nodes of the cluster as this node sees them, by state.", []string{"state"}, nil),
-		images:     prometheus.NewDesc("seeder_images", "Announced images by their state on this node; waiting are also those whose last try failed.", []string{"state"}, nil),
-		containerd: prometheus.NewDesc("seeder_containerd_up", "Whether this host's containerd answers.", nil, nil),
+		node: node, disks: disks, secretChanged: secretChanged, start: time.Now(),
+		build: prometheus.MustNewConstMetric(desc("seeder_build_info", "Version of the program; always 1.", "version", "goversion"),
+			prometheus.GaugeValue, 1, programVersion(), runtime.Version()),
+		desc: gaugeDescs{
+			members:     desc("seeder_members", "Nodes of the cluster as this node sees them, by state.", "state"),
+			images:      desc("seeder_images", "Announced images by their state on this node; excluded are those that it is not meant to hold.", "state"),
+			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "When that image was ready on this node last, or came to be known, which has not been ready for the longest; 0: all are ready."),
+			lacking:     desc("seeder_disk_lacking_bytes", "The most that the disk lacks for one of the images that wait for room; 0: none does."),
+			records:     desc("seeder_catalog_records", "Records of the catalog, by state: announced, or withdrawn and remembered.", "state"),
+			announced:   desc("seeder_last_announcement_timestamp_seconds", "When the newest announcement or withdrawal of the catalog was made, by its announcer's clock; 0: never."),
+			uploads:     desc("seeder_uploads", "Chunks that are on their way to peers."),
+			containerd:  desc("seeder_containerd_up", "Whether this host's containerd answers."),
+			alone:       desc("seeder_alone", "1 where this node knows of hosts to join and could join none; 0 too where there is nobody to join."),
+			secret:      desc("seeder_secret_changed", "1 where the secret file, or the k3s token where there is none, has another secret than the one in force: `seeder reload` or a restart would bring it into force."),
+			start:       desc("seeder_start_time_seconds", "When the daemon was started."),
+			free:        desc("seeder_disk_free_bytes", "Bytes that are free on the file system of a directory that images are written to.", "dir"),
+			reserve:     desc("seeder_disk_reserve_bytes", "Bytes that images.min_free leaves free on the file system of a directory.", "dir"),
+		},
 	}
 }
 
 // Describe is part of prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	ch <- g.members
-	ch <- g.images
-	ch <- g.containerd
+	ch <- g.build.Desc()
+	for _, d := range g.desc.all() {
+		ch <- d
+	}
 }
+
+// disksTimeout is what asking containerd for its directory may take, once for each
+// containerd.
+const disksTimeout = 2 * time.Second
 
 // Collect is part of prometheus.Collector. Each state has a value also when
 // nothing is in it: an alert on a missing series never fires.
 func (g *gauges) Collect(ch chan<- prometheus.Metric) {
+	send := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
 	members := map[string]int{"alive": 0, "suspect": 0, "dead": 0, "left": 0}
-	for _, m := range g.cluster.Members().Members {
+	for _, m := range g.node.Members().Members {
 		if _, known := members[m.State]; known {
 			members[m.State]++
 		}
 	}
-	status := g.cluster.Status(context.Background())
-	images := map[string]int{string(p2p.Ready): status.Images.Ready, string(p2p.Fetching): 0, string(p2p.Importing): 0}
-	for _, t := range status.Transfers {
-		images[string(t.State)]++
+	for state, n := range members {
+		send(g.desc.members, float64(n), state)
 	}
-	images[string(p2p.Waiting)] = max(0, status.Images.Total-status.Images.Ready-len(status.Transfers))
-	send := func(desc *prometheus.Desc, byState map[string]int) {
-		for state, n := range byState {
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), state)
-		}
+	c := g.node.Counts()
+	for state, n := range c.Images {
+		send(g.desc.images, float64(n), string(state))
 	}
-	send(g.members, members)
-	send(g.images, images)
-	up := 0.0
-	if status.Containerd.OK {
-		up = 1
+	ch <- g.build
+	send(g.desc.unconverged, timestamp(c.UnconvergedSince))
+	send(g.desc.lacking, float64(c.LackingBytes))
+	send(g.desc.records, float64(c.Announced), "announced")
+	send(g.desc.records, float64(c.Withdrawn), "withdrawn")
+	send(g.desc.announced, timestamp(c.LastAnnouncedAt))
+	send(g.desc.uploads, float64(c.Uploads))
+	send(g.desc.containerd, truth(c.ContainerdUp))
+	send(g.desc.alone, truth(c.Alone))
+	send(g.desc.secret, truth(g.secretChanged()))
+	send(g.desc.start, timestamp(g.start))
+	ctx, cancel := context.WithTimeout(context.Background(), disksTimeout)
+	defer cancel()
+	for _, d := range g.disks(ctx) {
+		send(g.desc.free, float64(d.FreeBytes), d.Dir)
+		send(g.desc.reserve, float64(d.ReserveBytes), d.Dir)
 	}
-	ch <- prometheus.MustNewConstMetric(g.containerd, prometheus.GaugeValue, up)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// timestamp is t in Unix time, 0 for none.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+// register adds to the node's counters everything else that /metrics shows.
+func (w *wired) register(secretChanged func() bool) {
+	w.registry.MustRegister(newGauges(w.node, w.store.Disks, secretChanged), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

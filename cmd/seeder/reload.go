@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,9 +39,10 @@ type reloader struct {
 	level   *slog.LevelVar
 	log     *slog.Logger
 
-	mu   sync.Mutex
-	last loaded // what is in force, or will be after a restart
-	held found  // the secrets in force
+	mu      sync.Mutex
+	last    loaded // what is in force, or will be after a restart
+	held    found  // the secrets in force
+	pending string // in what the secret on disk differs from those, empty where it does not
 }
 
 // Reload reads the configuration. One that is bad changes nothing.
@@ -66,6 +68,7 @@ func (r *reloader) Reload() (reloaded, error) {
 	if err := r.changeSecrets(next.Config, &out); err != nil {
 		return out, err
 	}
+	r.compareSecret(next.Config)
 	r.node.SetLimits(upload, download)
 	for i, s := range next.Settings {
 		switch {
@@ -114,6 +117,63 @@ func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
 	out.Applied = append(out.Applied, setting{Key: "number of secrets", Value: len(f.secrets), Source: "the first is used, all are accepted"})
 	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.secrets))
 	return nil
+}
+
+// secretInterval is how often it is looked whether the secret on disk is still the one
+// in force. It costs some fifty system calls.
+const secretInterval = 30 * time.Second
+
+// watchSecret says so when the secret on disk becomes another one than that in force,
+// as when the k3s token was rotated, until ctx ends. It changes nothing: which hosts
+// have the new one already only people know, and a host that goes ahead of the others
+// leaves them. But a host that is restarted does go ahead, so it must not go unseen.
+func (r *reloader) watchSecret(ctx context.Context) {
+	tick := time.NewTicker(secretInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.mu.Lock()
+			r.compareSecret(r.last.Config)
+			r.mu.Unlock()
+		}
+	}
+}
+
+// SecretChanged reports whether the secret on disk is another one than that in force,
+// as far as watchSecret has seen.
+func (r *reloader) SecretChanged() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pending != ""
+}
+
+// compareSecret notes how the secret on disk differs from that in force, and logs it
+// once. mu is held.
+func (r *reloader) compareSecret(cfg Config) {
+	f, err := r.secrets(cfg)
+	pending := ""
+	switch {
+	case err != nil:
+		pending = "it cannot be read any more: " + err.Error()
+	case f.alone && r.held.alone:
+	case f.alone:
+		pending = "it is gone; bring it back, since without it this host does not start again"
+	case r.held.alone:
+		pending = "there is one now, " + f.source + "; restart the daemon to bring it into force"
+	case !f.secrets.Equal(r.held.secrets):
+		pending = f.source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
+	}
+	if pending == r.pending {
+		return
+	}
+	if r.pending = pending; pending == "" {
+		r.log.Info("the secret on disk is the one in force again")
+		return
+	}
+	r.log.Warn("the secret of the cluster has changed on disk, the one in force stays so", "secret", pending)
 }
 
 // onSignal reloads at each SIGHUP until ctx ends.

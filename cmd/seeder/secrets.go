@@ -45,6 +45,11 @@ func loadSecrets(cfg Config, root string) (found, error) {
 		return found{}, usagef("secret file: %w; the daemon must be able to read it", err)
 	}
 	password, from, err := k3sToken(root)
+	if errors.Is(err, errNoToken) {
+		if alone, aloneErr := withoutSecret(cfg); aloneErr == nil {
+			return alone, nil // it needs none
+		}
+	}
 	if err != nil {
 		return found{}, err
 	}

@@ -60,7 +60,8 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 		Containerd: ctrd.Config{
 			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace,
 			Snapshotter: cfg.Containerd.Snapshotter, Root: filepath.Join(cfg.DataDir, "embedded"),
-			Pin: cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
+			Find: func() (string, error) { socket, _, err := findSocket("/"); return socket, err },
+			Pin:  cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
 		CacheBytes: frameCacheBytes,
 		MinFree:    minFree,
@@ -74,7 +75,7 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
 		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
-		Join:    func() []string { hosts, _ := joins(cfg, "/"); return hosts },
+		Join:    followJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Labels: cfg.labels(),
 		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: cfg.Images.Auto,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
@@ -92,6 +93,20 @@ func joins(cfg Config, root string) (hosts []string, from string) {
 		return slices.Clone(cfg.Gossip.Join), ""
 	}
 	return k3sServers(root)
+}
+
+// followJoins asks for the hosts to join anew each time, and says when they are others.
+// One goroutine calls what it returns.
+func followJoins(cfg Config, log *slog.Logger) func() []string {
+	var last []string
+	return func() []string {
+		hosts, from := joins(cfg, "/")
+		if !slices.Equal(hosts, last) && from != "" {
+			log.Info("servers to join", "hosts", hosts, "source", from)
+		}
+		last = hosts
+		return hosts
+	}
 }
 
 // checkNodeID says whether id can be the id of a node.

@@ -118,7 +118,7 @@ type Gossip struct {
 
 	mu     sync.Mutex
 	meta   Meta
-	reason string // why the cluster could not be joined, empty once it was
+	failed error  // why the cluster could not be joined, nil once it was
 	saved  []byte // what PeersFile has; of the loop that writes it
 
 	cancel context.CancelFunc
@@ -353,11 +353,12 @@ func (g *Gossip) Peers() []Member {
 	return slices.DeleteFunc(g.Alive(), func(m Member) bool { return m.Reason != "" })
 }
 
-// Status says whether another member is known, and why not.
-func (g *Gossip) Status() (joined bool, reason string) {
+// Status says whether another member is alive, and what became of the last try to
+// join those that are missing: errors.Is trust.ErrSecretsDiffer where that is it.
+func (g *Gossip) Status() (joined bool, failed error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.members.alive() > 1, g.reason
+	return g.members.alive() > 1, g.failed
 }
 
 // Close says farewell, so that the others need not find out, and waits for every

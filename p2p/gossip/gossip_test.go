@@ -248,16 +248,16 @@ func TestOtherSecretIsTold(t *testing.T) {
 		c.Probe = func(_ context.Context, host string) error { probed <- host; return trust.ErrSecretsDiffer }
 	}, a.addr)
 	eventually(t, "b says that the secrets differ", func() bool {
-		_, reason := b.Status()
-		return strings.Contains(reason, "secrets differ") && strings.Contains(b.log.String(), "secrets differ")
+		_, err := b.Status()
+		return errors.Is(err, trust.ErrSecretsDiffer) && strings.Contains(b.log.String(), "secrets differ")
 	})
 	if host := <-probed; host != "127.0.0.1" {
 		t.Errorf("probed %q", host)
 	}
 	c := start(t, "c", 3, nil, a.addr) // without a probe, memberlist's own word is enough
 	eventually(t, "c says that the secrets differ", func() bool {
-		_, reason := c.Status()
-		return strings.Contains(reason, "secrets differ")
+		_, err := c.Status()
+		return errors.Is(err, trust.ErrSecretsDiffer)
 	})
 	eventually(t, "a says that a stranger knocks", func() bool { return strings.Contains(a.log.String(), "secret differs") })
 	if len(a.Alive()) != 1 {
@@ -319,8 +319,8 @@ func TestKeysChangeWhileItRuns(t *testing.T) {
 	}
 	c := start(t, "c", 1, nil, a.addr)
 	eventually(t, "c says that the secrets differ", func() bool {
-		_, reason := c.Status()
-		return strings.Contains(reason, "secrets differ")
+		_, err := c.Status()
+		return errors.Is(err, trust.ErrSecretsDiffer)
 	})
 	if len(a.Alive()) != 2 {
 		t.Errorf("a took in who has only the old key: %+v", a.Members())

@@ -161,13 +161,16 @@ func undecryptable(s string) bool {
 
 // note keeps and logs why the cluster could not be joined, when that changes.
 func (g *Gossip) note(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		err = nil
+	}
 	reason := ""
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		reason = err.Error()
 	}
 	g.mu.Lock()
-	changed := reason != g.reason
-	g.reason = reason
+	changed := (err == nil) != (g.failed == nil) || err != nil && reason != g.failed.Error()
+	g.failed = err
 	g.mu.Unlock()
 	switch {
 	case !changed:

@@ -232,6 +232,9 @@ type fullError string
 func (e fullError) Error() string   { return string(e) }
 func (e fullError) Waiting() string { return string(e) }
 
+// LackingBytes is as in the real store.
+func (e fullError) LackingBytes() int64 { return 1 << 30 }
+
 // Release implements p2p.Store: nothing collects garbage here.
 func (s *Store) Release(context.Context, string) error {
 	s.mu.Lock()

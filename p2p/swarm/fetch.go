@@ -35,6 +35,8 @@ type Observer struct {
 	Received func(peer string, rawBytes, wireBytes int64)
 	// Duplicate: a chunk came that was here already.
 	Duplicate func(peer string, wireBytes int64)
+	// Refused: peer gave no chunk, for one of Refusals.
+	Refused func(peer, reason string)
 	// BadChunk: what peer sent as chunk n is not that; it is not asked again.
 	BadChunk func(peer string, n int)
 	// State: the progress is another than the last time.

@@ -378,6 +378,10 @@ func without[T comparable](list []T, x T) []T {
 func (e *engine) refused(r *request, err error, now time.Time) {
 	nb := r.nb
 	var busy *BusyError
+	ours := isOurs(e.ctx, err) || r.dropped
+	if f := e.cfg.Observe.Refused; f != nil && !ours {
+		f(nb.peer.Name, refusal(err))
+	}
 	switch {
 	case nb.gone, r.dropped && !r.overdue:
 	case errors.As(err, &busy):
@@ -409,6 +413,32 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 			e.part(nb, now, now.Add(backoff(nb.strikes+maxStrikes)))
 		}
 	}
+}
+
+// Why a request came to nothing, in one word.
+const (
+	RefusedBusy    = "busy"    // every upload slot of the peer is taken
+	RefusedCrowded = "crowded" // the peer has as many askers as it takes
+	RefusedAbsent  = "absent"  // the peer does not hold it
+	RefusedError   = "error"   // no answer, or one that makes no sense
+)
+
+// Refusals are all of them.
+func Refusals() []string {
+	return []string{RefusedBusy, RefusedCrowded, RefusedAbsent, RefusedError}
+}
+
+func refusal(err error) string {
+	var busy *BusyError
+	switch {
+	case errors.As(err, &busy):
+		return RefusedBusy
+	case errors.Is(err, ErrCrowded):
+		return RefusedCrowded
+	case errors.Is(err, ErrNothing), errors.Is(err, ErrNotHeld):
+		return RefusedAbsent
+	}
+	return RefusedError
 }
 
 // chance is a random duration below d.

@@ -72,6 +72,13 @@ func NewUploader(cfg UploaderConfig) *Uploader {
 	return &Uploader{cfg: cfg, rng: newRand(cfg.Rand), slow: map[string]int{}}
 }
 
+// Uploads counts the chunks that are on their way out.
+func (u *Uploader) Uploads() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.active + u.slowN
+}
+
 // Serve starts to serve c as the swarm of seed; Close of the result ends that.
 func (u *Uploader) Serve(seed digest.Digest, c Chunks) *Upload {
 	return newUpload(u, seed, c)

@@ -52,8 +52,11 @@ type Config struct {
 	Namespace   string
 	Snapshotter string
 	Root        string // of the embedded store
-	Pin         bool   // label images so that the kubelet's garbage collection passes them over
-	Platform    string // e.g. linux/arm64; empty: the host's
+	// Find resolves auto, each time that there is no connection. Nil: the first of
+	// autoSockets that is there.
+	Find     func() (socket string, err error)
+	Pin      bool   // label images so that the kubelet's garbage collection passes them over
+	Platform string // e.g. linux/arm64; empty: the host's
 	// LeaseTTL is when containerd drops a lease that nobody released, since a daemon
 	// that is gone for good must not pin content for ever. 0: DefaultLeaseTTL. It is
 	// renewed after half of that.
@@ -186,6 +189,13 @@ func (c *Containerd) use(ctx context.Context) (context.Context, *client.Client, 
 func (c *Containerd) findSocket() (string, error) {
 	if c.cfg.Address != Auto {
 		return c.cfg.Address, nil
+	}
+	if c.cfg.Find != nil {
+		socket, err := c.cfg.Find()
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return socket, nil
 	}
 	for _, s := range autoSockets {
 		if _, err := os.Stat(s); err == nil {

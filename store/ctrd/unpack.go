@@ -39,7 +39,7 @@ func (c *Containerd) Unpacker(ctx context.Context, target ocispec.Descriptor) (*
 	if err != nil {
 		return nil, err
 	}
-	sn, err := c.snapshotterName(ctx)
+	sn, err := c.SnapshotterName(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +191,7 @@ func (u *Unpacker) labelConfig(ctx context.Context, cs store) error {
 // unpacked is the name of the topmost snapshot of target, "" where it is not there;
 // "-" for an image without layers.
 func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (top digest.Digest, _ error) {
-	sn, err := c.snapshotterName(ctx)
+	sn, err := c.SnapshotterName(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -213,10 +213,10 @@ func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Desc
 	return u.top(), nil
 }
 
-// snapshotterName resolves auto: the snapshotter that CRI uses, as the path of
+// SnapshotterName resolves auto: the snapshotter that CRI uses, as the path of
 // its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
 // status say; overlayfs where there is no CRI.
-func (c *Containerd) snapshotterName(ctx context.Context) (string, error) {
+func (c *Containerd) SnapshotterName(ctx context.Context) (string, error) {
 	if c.cfg.Snapshotter != Auto {
 		return c.cfg.Snapshotter, nil
 	}
