@@ -156,6 +156,7 @@ func (l *loop) removed(ref string, t *task, now time.Time) {
 	}
 	l.n.log.Info("the image was removed from this host", "ref", ref, "times", t.removals, "again_in", wait)
 	l.n.cells.settle(ref, Waiting, reason)
+	l.n.note(EventRemoved, t.rec.Announcement(), reason)
 }
 
 // removalPause is how long after its n-th removal (n ≥ 1) an image is fetched again:
@@ -281,6 +282,7 @@ func (l *loop) finish(done jobDone) {
 		t.ready, t.failures = false, 0
 		t.notBefore = time.Now().Add(waitPause)
 		l.n.cells.settle(ref, Waiting, waiting.Waiting())
+		l.n.note(EventWaiting, done.rec.Announcement(), waiting.Waiting())
 	default:
 		t.ready = false
 		t.failures++
@@ -302,6 +304,7 @@ func (l *loop) explain(ref string, err error, t *task) {
 		return
 	}
 	l.n.log.Warn("converge", "ref", ref, "err", err, "tries", t.failures)
+	l.n.note(EventFailed, t.rec.Announcement(), err.Error())
 	l.n.cells.settle(ref, Failed, err.Error())
 }
 
