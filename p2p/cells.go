@@ -3,6 +3,7 @@ package p2p
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -17,15 +18,22 @@ type cell struct {
 	reason     string
 	live       func() (done, total int64) // while fetching; nil otherwise
 	liveReason func() string
-	peers      []string // names of the peers that bytes came from
+	tally      *tally // of the tries to fetch it; nil before the first one, and once it is ready
+	origin     origin // what the tally says, or said when it was ready
+	sentBefore int64  // bytes that went out of its seed before it was announced
 }
 
 // cells is this node's column of the matrix, safe for concurrent use.
 type cells struct {
 	mu    sync.Mutex
 	byRef map[string]*cell
+	kept  []string      // ready ones whose origin is kept, the oldest first
 	next  chan struct{} // closed and replaced at each change
 }
+
+// maxOrigins bounds the ready images of which a node still knows where their bytes
+// came from: 0.5 KB each in memory and in every answer to the matrix.
+const maxOrigins = 64
 
 func newCells() *cells {
 	return &cells{byRef: map[string]*cell{}, next: make(chan struct{})}
@@ -53,8 +61,42 @@ func (c *cells) settle(ref string, s State, reason string) {
 		x.state, x.reason, x.live, x.liveReason = s, reason, nil, nil
 		if s == Ready {
 			x.done, x.reason = x.total, ""
+			c.keepOrigin(ref, x)
 		}
 	})
+}
+
+// keepOrigin turns the tally of an image that has just become ready into its origin
+// and forgets the oldest one that is too many. The mutex is held.
+func (c *cells) keepOrigin(ref string, x *cell) {
+	if x.tally == nil {
+		return
+	}
+	x.origin, x.tally = x.tally.origin(time.Now()), nil
+	x.origin.rate = 0
+	c.kept = append(slices.DeleteFunc(c.kept, func(r string) bool { return r == ref }), ref)
+	if len(c.kept) <= maxOrigins {
+		return
+	}
+	if old := c.byRef[c.kept[0]]; old != nil && old.state == Ready {
+		old.origin = origin{}
+	}
+	c.kept = slices.Delete(c.kept, 0, 1)
+}
+
+// tally returns the tally of ref, a new one at the first try to fetch what its cell
+// says.
+func (c *cells) tally(ref string) *tally {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.byRef[ref]
+	if x == nil {
+		return newTally(time.Now())
+	}
+	if x.tally == nil {
+		x.tally = newTally(time.Now())
+	}
+	return x.tally
 }
 
 func (c *cells) remove(ref string) {
@@ -73,10 +115,15 @@ func (c *cells) get(ref string) (cell, bool) {
 		return cell{}, false
 	}
 	y := *x
-	y.peers = slices.Clone(x.peers)
 	c.mu.Unlock()
 	if y.live != nil {
 		y.done, y.total = y.live()
+	}
+	if y.tally != nil {
+		y.origin = y.tally.origin(time.Now())
+		if y.state != Fetching {
+			y.origin.rate = 0
+		}
 	}
 	if y.liveReason != nil {
 		if r := y.liveReason(); r != "" {

@@ -223,8 +223,9 @@ func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
 	}
 	t.rec = rec
 	t.ready, t.dirty, t.failures, t.notBefore = false, false, 0, time.Time{}
+	sent := l.n.swarms.sentBytes(a.Seed.Digest)
 	l.n.cells.update(a.Reference, func(c *cell) {
-		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
+		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
 	})
 }
 
@@ -357,7 +358,7 @@ func (n *Node) reach(ctx context.Context, l *loop, rec catalog.Record) error {
 	}
 	n.cells.update(a.Reference, func(c *cell) {
 		if c.state == Ready { // was ready, is no longer
-			c.done = 0
+			c.done, c.origin = 0, origin{}
 		}
 		c.state, c.reason = Waiting, "queued: "+reason
 	})

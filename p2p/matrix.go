@@ -41,6 +41,11 @@ type reportImage struct {
 	DoneBytes  int64  `json:"done_bytes"`
 	TotalBytes int64  `json:"total_bytes"`
 	Reason     string `json:"reason"`
+
+	RateBytesPerSecond int64    `json:"rate_bytes_per_second,omitempty"`
+	Sources            []Source `json:"sources,omitempty"`
+	WireBytes          int64    `json:"wire_bytes,omitempty"`
+	SentBytes          int64    `json:"sent_bytes,omitempty"`
 }
 
 // State serves this node's column for refs, all where none is named
@@ -63,6 +68,8 @@ func (n *Node) report(refs []string) report {
 		r.Images = append(r.Images, reportImage{
 			Reference: a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
+			RateBytesPerSecond: c.origin.rate, Sources: c.origin.sources, WireBytes: c.origin.wire,
+			SentBytes: max(n.swarms.sentBytes(a.Seed.Digest)-c.sentBefore, 0),
 		})
 	}
 	return r
@@ -152,6 +159,8 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 	}
 	ns.State, ns.Reason = img.State, img.Reason
 	ns.DoneBytes, ns.TotalBytes = img.DoneBytes, img.TotalBytes
+	ns.RateBytesPerSecond, ns.Sources = img.RateBytesPerSecond, img.Sources
+	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
 	if ns.State != Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}
@@ -238,6 +247,9 @@ func readReport(name string, r report) answer {
 		img.Reason = printable(img.Reason, maxReasonBytes)
 		img.TotalBytes = max(img.TotalBytes, 0)
 		img.DoneBytes = min(max(img.DoneBytes, 0), img.TotalBytes)
+		img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
+		img.Sources = readSources(img.Sources)
+		img.WireBytes, img.SentBytes = max(img.WireBytes, 0), max(img.SentBytes, 0)
 		ans.images[img.Reference] = img
 	}
 	return ans
@@ -293,7 +305,8 @@ func (n *Node) Status(context.Context) Status {
 		if img.State == Fetching || img.State == Importing {
 			s.Transfers = append(s.Transfers, Transfer{
 				Reference: img.Reference, Digest: img.Digest, State: img.State,
-				DoneBytes: img.DoneBytes, TotalBytes: img.TotalBytes, Peers: append([]string{}, c.peers...),
+				DoneBytes: img.DoneBytes, TotalBytes: img.TotalBytes, Peers: append([]string{}, c.origin.peers...),
+				RateBytesPerSecond: img.RateBytesPerSecond, Sources: img.Sources,
 			})
 		}
 	}

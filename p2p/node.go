@@ -274,7 +274,7 @@ func (n *Node) openTransfer(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen on transfer.bind %s: %w", n.cfg.TransferBind, err)
 	}
-	n.uploader = swarm.NewUploader(swarm.UploaderConfig{})
+	n.uploader = swarm.NewUploader(swarm.UploaderConfig{Sent: n.swarms.addSent})
 	n.tracker = swarm.NewTracker(swarm.TrackerConfig{})
 	n.swarms.uploader = n.uploader
 	n.SetLimits(n.cfg.UploadLimit, n.cfg.DownloadLimit)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -65,10 +63,10 @@ func (n *Node) claim(ctx context.Context, ref string, img Image) error {
 // layer is left to do.
 func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openSwarm) error {
 	a := rec.Announcement()
-	p := newProgress(sw.image)
+	p := newProgress(sw.image, n.cells.tally(a.Reference))
 	n.metrics.chunks("local", p.local)
 	n.cells.update(a.Reference, func(c *cell) {
-		c.state, c.reason, c.peers = Fetching, "", nil
+		c.state, c.reason = Fetching, ""
 		c.live, c.liveReason = p.bytes, p.reason
 	})
 	n.log.Debug("fetch begins", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
@@ -80,9 +78,10 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			return fmt.Errorf("fetch %s: %w", a.Reference, err)
 		}
 		arrived = time.Now()
-		n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.names(), "seconds", arrived.Sub(start).Seconds())
+		p.arrived()
+		n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
 		n.cells.update(a.Reference, func(c *cell) {
-			c.state, c.reason, c.liveReason, c.peers = Importing, "every chunk is here", nil, p.names()
+			c.state, c.reason, c.liveReason = Importing, "every chunk is here", nil
 		})
 		return nil
 	})
@@ -108,7 +107,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 		return fmt.Errorf("import %s: done, but the image is not ready: %s", a.Reference, reason)
 	}
 	n.log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
-		"bytes", p.total, "local_bytes", p.local, "peers", p.names(), "seconds", time.Since(start).Seconds())
+		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.names(), "seconds", time.Since(start).Seconds())
 	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", units.BytesSize(float64(p.total-p.local)), time.Since(start).Seconds()))
 	n.register(ctx, a, sw)
 	return nil
@@ -126,10 +125,11 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 		Log:       n.cfg.Log.With("component", "swarm", "ref", a.Reference),
 		Observe: swarm.Observer{
 			Have: sw.upload.Added,
-			Received: func(peer string, raw, _ int64) {
+			Received: func(peer string, raw, wire int64) {
 				n.metrics.chunks("peer", raw)
-				p.from(peer, raw)
+				p.tally.received(time.Now(), peer, raw, wire)
 			},
+			Duplicate: func(_ string, wire int64) { p.tally.travelled(wire) },
 			BadChunk: func(peer string, chunk int) {
 				n.metrics.badChunks.Inc()
 				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)
@@ -193,83 +193,6 @@ func (n *Node) seedHolders(a catalog.Announcement) []swarm.Peer {
 		}
 	}
 	return peers[:min(ask, len(peers))]
-}
-
-// progress is what a fetch shows of itself.
-type progress struct {
-	image        Image
-	wanted       swarm.Bitmap
-	total, local int64
-
-	mu    sync.Mutex
-	state swarm.Progress
-	raw   map[string]int64 // raw bytes by peer
-	order []string
-}
-
-func newProgress(img Image) *progress {
-	p := &progress{image: img, wanted: img.Wanted(), raw: map[string]int64{}}
-	have := img.Have()
-	for i := range img.Len() {
-		if p.wanted.Has(i) {
-			p.total += img.Bytes(i)
-			if have.Has(i) {
-				p.local += img.Bytes(i)
-			}
-		}
-	}
-	return p
-}
-
-// bytes sums the wanted chunks that are here.
-func (p *progress) bytes() (done, total int64) {
-	have := p.image.Have()
-	for i := range p.image.Len() {
-		if p.wanted.Has(i) && have.Has(i) {
-			done += p.image.Bytes(i)
-		}
-	}
-	return done, p.total
-}
-
-func (p *progress) set(s swarm.Progress) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.state = s
-}
-
-func (p *progress) from(peer string, raw int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, known := p.raw[peer]; !known {
-		p.order = append(p.order, peer)
-	}
-	p.raw[peer] += raw
-}
-
-func (p *progress) names() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return append([]string(nil), p.order...)
-}
-
-// reason says where a fetch stands: from whom, or why nothing comes.
-func (p *progress) reason() string {
-	done, total := p.bytes()
-	names := p.names()
-	p.mu.Lock()
-	why := p.state.Reason
-	p.mu.Unlock()
-	s := fmt.Sprintf("%s of %s", units.BytesSize(float64(done)), units.BytesSize(float64(total)))
-	switch {
-	case why != "":
-		s += ", " + why
-	case len(names) > 4:
-		s += fmt.Sprintf(" from %d peers", len(names))
-	case len(names) > 0:
-		s += " from " + strings.Join(names, ", ")
-	}
-	return s
 }
 
 // Seed serves seed indexes to other nodes (wire.Handler).

@@ -12,7 +12,8 @@ import (
 func FuzzDecodeReport(f *testing.F) {
 	for _, r := range []report{
 		{Name: "n", Images: []reportImage{{Reference: "a", Version: 1, State: Ready, DoneBytes: 5, TotalBytes: 5}}},
-		{Images: []reportImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600)}}},
+		{Images: []reportImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
+			RateBytesPerSecond: -1, WireBytes: -1, SentBytes: -1, Sources: []Source{{"\x1b[2J" + strings.Repeat("x", 600), 1}, {"a", -1}}}}},
 	} {
 		b, err := json.Marshal(r)
 		if err != nil {
@@ -30,8 +31,20 @@ func FuzzDecodeReport(f *testing.F) {
 			if !slices.Contains(known, img.State) || img.DoneBytes < 0 || img.DoneBytes > img.TotalBytes {
 				t.Fatalf("%+v", img)
 			}
-			if len(img.Reason) > maxReasonBytes+len("…") || strings.ContainsFunc(img.Reason, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-				t.Fatalf("reason %q", img.Reason)
+			if img.RateBytesPerSecond < 0 || img.WireBytes < 0 || img.SentBytes < 0 || len(img.Sources) > maxSources+2 {
+				t.Fatalf("%+v", img)
+			}
+			texts := []string{img.Reason}
+			for _, s := range img.Sources {
+				if s.Bytes <= 0 {
+					t.Fatalf("source %+v", s)
+				}
+				texts = append(texts, s.Name)
+			}
+			for _, s := range texts {
+				if len(s) > maxReasonBytes+len("…") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+					t.Fatalf("text %q", s)
+				}
 			}
 		}
 	})

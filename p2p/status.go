@@ -20,13 +20,19 @@ const (
 	Unreachable State = "unreachable" // a member that did not answer
 )
 
-// NodeState is one cell of the matrix.
+// NodeState is one cell of the matrix. Bytes are those of chunks as stored, but for
+// WireBytes. What it says of sources, wire and sent bytes is about this version, since
+// the node started: over all tries, kept when the node is ready.
 type NodeState struct {
-	Name       string `json:"name"`
-	State      State  `json:"state"`
-	DoneBytes  int64  `json:"done_bytes"`
-	TotalBytes int64  `json:"total_bytes"`
-	Reason     string `json:"reason"`
+	Name               string   `json:"name"`
+	State              State    `json:"state"`
+	DoneBytes          int64    `json:"done_bytes"`
+	TotalBytes         int64    `json:"total_bytes"`
+	Reason             string   `json:"reason"`
+	RateBytesPerSecond int64    `json:"rate_bytes_per_second,omitempty"` // from peers, of late; while fetching
+	Sources            []Source `json:"sources,omitempty"`               // where the done bytes came from; none: it had the image, or forgot
+	WireBytes          int64    `json:"wire_bytes,omitempty"`            // that came for it, as frames, duplicates too
+	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
 }
 
 // ImageState is one row of the matrix: an announcement and its convergence.
@@ -65,12 +71,14 @@ type Members struct {
 
 // Transfer is an image on its way to this node.
 type Transfer struct {
-	Reference  string   `json:"ref"`
-	Digest     string   `json:"digest"`
-	State      State    `json:"state"`
-	DoneBytes  int64    `json:"done_bytes"`
-	TotalBytes int64    `json:"total_bytes"`
-	Peers      []string `json:"peers"` // names of the peers that bytes came from
+	Reference          string   `json:"ref"`
+	Digest             string   `json:"digest"`
+	State              State    `json:"state"`
+	DoneBytes          int64    `json:"done_bytes"`
+	TotalBytes         int64    `json:"total_bytes"`
+	Peers              []string `json:"peers"` // names of the peers that bytes came from
+	RateBytesPerSecond int64    `json:"rate_bytes_per_second,omitempty"`
+	Sources            []Source `json:"sources,omitempty"`
 }
 
 // Status is `seeder status -o json`.

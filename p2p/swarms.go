@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"sync"
 	"time"
 
@@ -37,7 +38,8 @@ type swarms struct {
 	mu      sync.Mutex
 	open    map[digest.Digest]*openSwarm
 	opening map[digest.Digest]chan struct{}
-	served  map[digest.Digest]bool // seeds that the catalog names and nobody withdrew
+	served  map[digest.Digest]bool  // seeds that the catalog names and nobody withdrew
+	sent    map[digest.Digest]int64 // raw bytes of chunks that peers got, by served seed
 	closed  bool
 }
 
@@ -47,6 +49,7 @@ func newSwarms(store Store) *swarms {
 		open:    map[digest.Digest]*openSwarm{},
 		opening: map[digest.Digest]chan struct{}{},
 		served:  map[digest.Digest]bool{},
+		sent:    map[digest.Digest]int64{},
 	}
 }
 
@@ -55,6 +58,22 @@ func (s *swarms) setServed(seeds map[digest.Digest]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.served = seeds
+	maps.DeleteFunc(s.sent, func(seed digest.Digest, _ int64) bool { return !seeds[seed] })
+}
+
+// addSent counts a chunk that a peer got.
+func (s *swarms) addSent(seed digest.Digest, raw int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent[seed] += raw
+}
+
+// sentBytes is how much of seed peers have got from here since this node started,
+// in raw bytes.
+func (s *swarms) sentBytes(seed digest.Digest) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent[seed]
 }
 
 func (s *swarms) isServed(seed digest.Digest) bool {

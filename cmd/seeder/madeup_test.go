@@ -111,9 +111,12 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.Node
 		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, m.Reason
 	case i == 1 && j > 0:
 		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
+		c.RateBytesPerSecond = int64(1+r.IntN(60)) << 20
+		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: fmt.Sprintf("edge-%03d", 2+(j+7)%40), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
 		c.Reason = fmt.Sprintf("%s of %s from edge-001", size(c.DoneBytes), size(bytes))
 		switch {
 		case r.IntN(6) == 0:
+			c.RateBytesPerSecond = 0
 			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "every chunk is here"
 		case r.IntN(9) == 0:
 			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with quay.io/acme/ingest:v1, which is being fetched"

@@ -91,7 +91,7 @@ func newPageView(l *look, q pageQuery) *pageView {
 	v := &pageView{
 		Node: cleanName(l.status.Node), Program: cleanText(l.status.Version, maxName), At: stampOf(l.at, l.at),
 		Images: newImagesView(rows, deadOf(l.members.Members), q), Behind: newBehindView(rows),
-		Transfers: newTransfersView(rows, l.status), Members: newMembersView(l.members.Members, l.status.ID),
+		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID),
 		Events: newEventRows(l),
 	}
 	v.Head = newHeadline(l, rows)
@@ -283,64 +283,6 @@ func newBehindView(rows []p2p.ImageState) behindView {
 		}
 	}
 	v.More = len(groups) - len(v.First) - len(v.Rest)
-	return v
-}
-
-// transfersView is what is on its way to which node.
-type transfersView struct {
-	Count       int // nodes and images
-	Summary     string
-	First, Rest []transferRow
-	More        int
-}
-
-type transferRow struct {
-	Node, Image string
-	State       mark
-	Percent     int64
-	Has         string // "120 MiB of 180 MiB"
-	Speed       string
-	From        string
-}
-
-func newTransfersView(rows []p2p.ImageState, s p2p.Status) transfersView {
-	type transfer struct {
-		ref  string
-		node p2p.NodeState
-	}
-	var all []transfer
-	for _, img := range rows {
-		for _, n := range img.Nodes {
-			if n.State == p2p.Fetching || n.State == p2p.Importing {
-				all = append(all, transfer{img.Reference, n})
-			}
-		}
-	}
-	// This node first, then who is furthest behind.
-	slices.SortStableFunc(all, func(a, b transfer) int {
-		if here := b.node.Name == s.Node; here != (a.node.Name == s.Node) {
-			if here {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(percent(a.node.DoneBytes, a.node.TotalBytes), percent(b.node.DoneBytes, b.node.TotalBytes))
-	})
-	v := transfersView{Count: len(all)}
-	for i, t := range all[:min(len(all), maxFirst+maxRest)] {
-		row := transferRow{
-			Node: cleanName(t.node.Name), Image: cleanRef(t.ref), State: markOf(t.node),
-			Percent: percent(t.node.DoneBytes, t.node.TotalBytes),
-			Has:     fmt.Sprintf("%s of %s", size(t.node.DoneBytes), size(t.node.TotalBytes)),
-			From:    cleanText(t.node.Reason, maxReason),
-		}
-		if i < maxFirst {
-			v.First = append(v.First, row)
-		} else {
-			v.Rest = append(v.Rest, row)
-		}
-	}
-	v.More = len(all) - len(v.First) - len(v.Rest)
 	return v
 }
 

@@ -291,6 +291,9 @@ func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Out
 		sent := body.left <= 0
 		u.finish(peer, n, sent)
 		s.release(sent)
+		if told := u.uploader.cfg.Sent; sent && told != nil {
+			told(u.seed, u.chunks.Bytes(n))
+		}
 	})}, nil
 }
 

@@ -22,6 +22,9 @@ type UploaderConfig struct {
 	// (simulated: 4 1.12, 16 1.07, 64 1.07, everybody 1.09 × the optimum).
 	Askers int
 	Rand   rand.Source // spreads retry times; a random one
+	// Sent is told of each chunk of so many raw bytes that a peer took whole. It may
+	// be nil, is called by many goroutines and must not block.
+	Sent func(seed digest.Digest, rawBytes int64)
 }
 
 const (
