@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -215,4 +216,11 @@ func seederPage() {
 	fmt.Println(l.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	_ = h.Close()
+}
+
+func noMetrics() prometheus.Gatherer { return prometheus.NewRegistry() }
+
+// contextWithLocal is the context of a request that arrived on an address.
+func contextWithLocal(r *http.Request, ip string) context.Context {
+	return context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.ParseIP(ip), Port: 7952}))
 }

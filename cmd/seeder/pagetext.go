@@ -69,9 +69,9 @@ type stamp struct{ Text, UTC, ISO string }
 
 func stampOf(t, now time.Time) stamp {
 	t = t.UTC()
-	s := stamp{Text: ago(t), UTC: t.Format(time.DateTime) + " UTC", ISO: t.Format(time.RFC3339)}
-	if y, m, d := t.Date(); now.UTC().Year() == y && now.UTC().Month() == m && now.UTC().Day() == d {
-		s.UTC = t.Format(time.TimeOnly) + " UTC"
+	s := stamp{Text: ago(t), UTC: t.Format(time.DateTime), ISO: t.Format(time.RFC3339)}
+	if t.Format(time.DateOnly) == now.UTC().Format(time.DateOnly) {
+		s.UTC = t.Format(time.TimeOnly)
 	}
 	return s
 }

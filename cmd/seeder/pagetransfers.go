@@ -3,9 +3,8 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
-	"strings"
-	"time"
 
 	"seeder/p2p"
 )
@@ -109,10 +108,14 @@ func newTransferRow(t transfer) transferRow {
 
 // timeLeft is how long so many bytes take, "" where that says nothing.
 func timeLeft(bytes, rate int64) string {
-	left := float64(bytes) / float64(rate)
-	if left > 100*3600 {
+	switch left := int64(math.Ceil(float64(bytes) / float64(rate))); {
+	case left <= 0 || left >= 100*3600:
 		return ""
+	case left < 60:
+		return fmt.Sprintf("%d s left", left)
+	case left < 3600:
+		return fmt.Sprintf("%d min left", (left+59)/60)
+	default:
+		return fmt.Sprintf("%d h left", (left+3599)/3600)
 	}
-	d := max(time.Duration(left*float64(time.Second)).Round(time.Second), time.Second)
-	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "h0m") + " left"
 }

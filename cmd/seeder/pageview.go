@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"html/template"
 	"net/url"
@@ -20,7 +19,7 @@ const (
 	maxCells      = 12000 // of the matrix
 	maxFirst      = 10    // rows of a list that are seen at once
 	maxRest       = 90    // rows of a list that are folded away
-	maxMemberRows = 500
+	maxMemberRows = 400
 	maxEventRows  = 30
 )
 
@@ -222,70 +221,6 @@ func newFacts(l *look, members membersView) []fact {
 	return []fact{alive, images, containerd, {"Free on disk", size(s.Disk.FreeBytes), "data_dir", ""}}
 }
 
-// behindView is who is not ready and nothing is coming, and why.
-type behindView struct {
-	First, Rest []behindRow
-	More        int // rows that are not shown
-}
-
-// behindRow is nodes and images for which the same is so for the same reason.
-type behindRow struct {
-	State         mark
-	Nodes, Images names
-	Reason        string
-}
-
-func newBehindView(rows []p2p.ImageState) behindView {
-	type key struct {
-		state  p2p.State
-		reason string
-	}
-	type group struct {
-		key
-		nodes, images []string
-		seen          map[string]bool
-	}
-	byKey := map[key]*group{}
-	var groups []*group
-	for _, img := range rows {
-		for _, n := range img.Nodes {
-			if n.State == p2p.Ready || n.State == p2p.Fetching || n.State == p2p.Importing {
-				continue
-			}
-			k := key{n.State, n.Reason}
-			g := byKey[k]
-			if g == nil {
-				g = &group{key: k, seen: map[string]bool{}}
-				byKey[k] = g
-				groups = append(groups, g)
-			}
-			if id := "n" + n.Name; !g.seen[id] {
-				g.seen[id], g.nodes = true, append(g.nodes, n.Name)
-			}
-			if id := "i" + img.Reference; !g.seen[id] {
-				g.seen[id], g.images = true, append(g.images, img.Reference)
-			}
-		}
-	}
-	slices.SortStableFunc(groups, func(a, b *group) int {
-		return cmp.Compare(slices.Index(stateOrder, a.state), slices.Index(stateOrder, b.state))
-	})
-	var v behindView
-	for i, g := range groups[:min(len(groups), maxFirst+maxRest)] {
-		row := behindRow{
-			State: markOf(p2p.NodeState{State: g.state}), Reason: cleanText(g.reason, maxReason),
-			Nodes: namesOf(g.nodes, len(g.nodes), 3, cleanName), Images: namesOf(g.images, len(g.images), 3, cleanRef),
-		}
-		if i < maxFirst {
-			v.First = append(v.First, row)
-		} else {
-			v.Rest = append(v.Rest, row)
-		}
-	}
-	v.More = len(groups) - len(v.First) - len(v.Rest)
-	return v
-}
-
 // membersView is the cluster.
 type membersView struct {
 	Summary string // "3 alive, 1 dead"
@@ -309,7 +244,7 @@ func newMembersView(members []p2p.MemberState, self string) membersView {
 		states[m.State]++
 		row := memberRow{
 			Name: cleanName(m.Name), Address: cleanText(m.Address, maxName), Version: cleanText(m.Version, maxName),
-			Reason: cleanText(m.Reason, maxReason), State: memberMark(m), Here: m.ID == self && self != "",
+			Reason: cleanText(m.Reason, maxReference), State: memberMark(m), Here: m.ID == self && self != "",
 		}
 		if row.State.Class != "ready" && len(v.Trouble) < maxFirst {
 			v.Trouble = append(v.Trouble, row)

@@ -50,7 +50,7 @@
     }
     const now = new Date(answer.headers.get("Date") || Date.now());
     asof.dateTime = now.toISOString();
-    asof.textContent = now.toISOString().slice(11, 19) + " UTC";
+    asof.textContent = now.toISOString().slice(11, 19);
   }
 
   function next() {
@@ -69,7 +69,7 @@
       failures = 0;
       trouble.textContent = "";
     } catch (err) {
-      if (failures++ === 1) trouble.textContent = "This node does not answer (" + err.message + "). What is below is of " + asof.textContent + "; it is asked again.";
+      if (failures++ === 1) trouble.textContent = "This node does not answer (" + err.message + "). What is below is of " + asof.textContent + " UTC; it is asked again.";
     }
     asking = false;
     next();
