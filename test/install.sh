@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector), podman; and the
+# busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race detector), podman; and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
 # unpacked to bin/docker, since its package would start it on this machine.
 set -eu
@@ -21,7 +21,9 @@ need gcc gcc
 need git git
 need podman podman
 need dpkg-deb dpkg
+need chromium chromium
 for program in "$@"; do need "$program" "$program"; done
+[ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing="$missing fonts-dejavu-core"
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
