@@ -60,7 +60,7 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 .PHONY: test-ui
 test-ui: build ## the status page in Debian's Chromium; SCREENSHOTS=1 writes those of docs/images
 	go test -c -o bin/seeder-page ./cmd/seeder
-	mkdir -p docs/images
+	$(if $(SCREENSHOTS),mkdir -p docs/images)
 	cd test/ui && SCREENSHOTS=$(if $(SCREENSHOTS),$(CURDIR)/docs/images) go test -count=1 -timeout 5m ./...
 
 sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten minutes

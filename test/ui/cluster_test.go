@@ -52,7 +52,7 @@ func cluster(t *testing.T, count int) []*node {
 data_dir: %s/data
 secret_file: %s
 gossip: {bind: %q, join: [%s]}
-transfer: {bind: %q, download_limit: 6MiB}
+transfer: {bind: %q, download_limit: 2MiB}
 containerd: {address: embedded}
 images: {min_free: "0%%"}
 api: {socket: %s}

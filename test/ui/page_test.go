@@ -29,7 +29,7 @@ func TestLive(t *testing.T) {
 			.observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true})`)
 	seeder(t, "announce", "shop:v1", "--from", archive(t, "shop:v1", 12<<20), "--detach", "--socket", nodes[1].socket())
 	p.says("↓ fetching")
-	p.waitFor("transfers say from where", `[...document.querySelectorAll('.transfers .from')].some(e => /n[123] /.test(e.innerText))`)
+	p.waitFor("transfers say from where", `[...document.querySelectorAll('.transfers .from')].some(e => /n[123] [0-9.]+ [KM]iB/.test(e.innerText))`)
 	p.says("The image is ready on every node")
 	p.says("ready here shop:v1")
 	if got := eval[[]string](p, `[...document.querySelectorAll('.images td .mark')].map(e => e.innerText.trim())`); fmt.Sprint(got) != "[✓ ready ✓ ready ✓ ready]" {

@@ -56,7 +56,7 @@
   function next() {
     clearTimeout(timer);
     if (paused || document.hidden || asking) return;
-    const calm = view().dataset.busy === "true" ? 1000 : 3000;
+    const calm = view().dataset.busy === "true" ? 1000 : 2000;
     const large = document.getElementById("matrix") ? 2 : 1;
     timer = setTimeout(look, failures ? Math.min(2000 * 2 ** failures, 30000) : calm * large);
   }
