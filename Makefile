@@ -13,7 +13,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: install lint alerts unit cluster fuzz hosts ## everything; as root on Debian
+test: install lint alerts unit cluster fuzz test-ui hosts ## everything; as root on Debian
 
 .PHONY: install
 install: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
@@ -60,6 +60,12 @@ bin/containerd-2/containerd: test/tools/containerd-2/go.mod
 		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	@touch $@
+
+.PHONY: test-ui
+test-ui: build ## the status page in Debian's Chromium; SCREENSHOTS=1 writes those of docs/images
+	go test -c -o bin/seeder-page ./cmd/seeder
+	$(if $(SCREENSHOTS),mkdir -p docs/images)
+	cd test/ui && SCREENSHOTS=$(if $(SCREENSHOTS),$(CURDIR)/docs/images) go test -count=1 -timeout 5m ./...
 
 sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten minutes
 	go test -c -o bin/sim ./p2p/swarm && bin/sim -test.run '^TestSimulation$$' -sim full

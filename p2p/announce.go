@@ -108,6 +108,7 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 		return 0, fmt.Errorf("announce %s: another node announced version %d at the same moment; try again", a.Reference, a.Version)
 	}
 	n.log.Info("announced", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version, "withdrawn", a.Withdrawn)
+	n.noteNews(rec)
 	n.noteCatalog()
 	n.broadcast(rec)
 	n.poke()

@@ -156,6 +156,7 @@ func (l *loop) removed(ref string, t *task, now time.Time) {
 	}
 	l.n.log.Info("the image was removed from this host", "ref", ref, "times", t.removals, "again_in", wait)
 	l.n.cells.settle(ref, Waiting, reason)
+	l.n.note(EventRemoved, t.rec.Announcement(), reason)
 }
 
 // removalPause is how long after its n-th removal (n ≥ 1) an image is fetched again:
@@ -286,6 +287,7 @@ func (l *loop) finish(done jobDone) {
 		if errors.As(done.err, &room) {
 			l.n.cells.update(ref, func(c *cell) { c.lacking = room.LackingBytes() })
 		}
+		l.n.note(EventWaiting, done.rec.Announcement(), waiting.Waiting())
 	default:
 		t.ready = false
 		t.failures++
@@ -310,6 +312,7 @@ func (l *loop) explain(ref string, err error, t *task) {
 	}
 	l.n.metrics.converge.WithLabelValues(failedOther).Inc()
 	l.n.log.Warn("converge", "ref", ref, "err", err, "tries", t.failures)
+	l.n.note(EventFailed, t.rec.Announcement(), err.Error())
 	l.n.cells.settle(ref, Failed, err.Error())
 }
 

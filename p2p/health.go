@@ -78,9 +78,11 @@ func (n *Node) askHealth(ctx context.Context) {
 	}
 	if err != nil {
 		n.log.Warn("waiting for containerd", "address", address, "err", err)
+		n.events.add(Event{Time: time.Now(), Kind: EventDown, Reason: s.Reason})
 		return
 	}
 	n.log.Info("containerd is there", "address", address, "version", version)
+	n.events.add(Event{Time: time.Now(), Kind: EventUp})
 	n.health.recovered.Store(true)
 	n.poke()
 }

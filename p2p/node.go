@@ -172,6 +172,7 @@ type Node struct {
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
+	events  events
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group
@@ -341,6 +342,7 @@ func (n *Node) openGossip(ctx context.Context) error {
 		Log:       n.cfg.Log.With("component", "gossip"),
 		OnHint:    n.onHint,
 		OnCatalog: n.onCatalog,
+		OnMember:  n.onMember,
 	})
 	if err := n.gossip.Open(ctx); err != nil {
 		return fmt.Errorf("start gossip: %w", err)

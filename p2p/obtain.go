@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
@@ -107,6 +108,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	}
 	n.log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
 		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.names(), "seconds", time.Since(start).Seconds())
+	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", units.BytesSize(float64(p.total-p.local)), time.Since(start).Seconds()))
 	n.register(ctx, a, sw)
 	return nil
 }
@@ -136,6 +138,7 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 			BadChunk: func(peer string, chunk int) {
 				n.metrics.badChunks.Inc()
 				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)
+				n.note(EventBadChunk, a, "does not verify; the peer is not asked again", peer)
 			},
 			State: p.set,
 		},

@@ -164,6 +164,7 @@ func (n *Node) pullCatalog(ctx context.Context, member string) {
 		return
 	}
 	n.log.Info("catalog updated", "from", member, "announcements", len(changed))
+	n.noteNews(changed...)
 	n.noteCatalog()
 	n.poke()
 	if len(changed) <= bulk {

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector), podman, mandoc (checks the man pages); and the
+# busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race
+# detector), podman, mandoc (checks the man pages); and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
 # unpacked to bin/docker, and its promtool to bin/prometheus, since their packages would
 # start a daemon on this machine.
@@ -23,7 +24,9 @@ need git git
 need podman podman
 need dpkg-deb dpkg
 need mandoc mandoc
+need chromium chromium
 for program in "$@"; do need "$program" "$program"; done
+[ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing="$missing fonts-dejavu-core"
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 

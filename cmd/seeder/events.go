@@ -41,11 +41,12 @@ type event struct {
 	Code       int             `json:"code,omitempty"` // exit code that the error asks for
 }
 
-// cluster is what the control API asks of the node.
+// cluster is what the control API and the status page ask of the node.
 type cluster interface {
 	Images(ctx context.Context, refs ...string) (p2p.Images, error)
 	Members() p2p.Members
 	Status(ctx context.Context) p2p.Status
+	Events() []p2p.Event
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
 	NotReady() []string

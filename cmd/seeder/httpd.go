@@ -18,11 +18,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// httpd serves metrics and health to whoever reaches http.bind; it changes
-// nothing.
+// httpd serves metrics, health and the status page to whoever reaches http.bind; it
+// changes nothing.
 type httpd struct {
 	bind    string
 	handler http.Handler
+	page    *page
 	log     *slog.Logger
 
 	server *http.Server
@@ -52,7 +53,9 @@ func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logg
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return &httpd{bind: cfg.Bind, handler: mux, log: log.With("component", "http")}
+	h := &httpd{bind: cfg.Bind, handler: mux, page: newPage(c, log.With("component", "page")), log: log.With("component", "http")}
+	h.page.routes(mux)
+	return h
 }
 
 // Open listens and serves, and says where.
@@ -92,6 +95,7 @@ func (h *httpd) serve(l net.Listener) {
 
 // Close ends every request.
 func (h *httpd) Close() error {
+	h.page.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := h.server.Shutdown(ctx)

@@ -14,9 +14,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// TestMain lets the scripts and the demo run this test binary as `seeder`.
+// TestMain lets the scripts and the demo run this test binary as `seeder`, and a
+// browser have a page to look at.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"seeder": main})
+	testscript.Main(m, map[string]func(){"seeder": main, "seeder-page": seederPage})
 }
 
 func TestScripts(t *testing.T) {

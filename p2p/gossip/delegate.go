@@ -89,6 +89,9 @@ func (d *delegate) seen(n *memberlist.Node) {
 		reason = "says something that this node cannot read: " + err.Error()
 	}
 	before := d.members.seen(n, m, reason)
+	if before.State != StateAlive && n.Name != d.cfg.NodeName {
+		d.tell(n.Name, StateAlive, reason)
+	}
 	if reason != "" && before.Reason != reason {
 		d.log.Warn("cannot talk to a member", "member", n.Name, "address", n.Address(), "version", m.Version, "reason", reason)
 	}
@@ -98,7 +101,17 @@ func (d *delegate) seen(n *memberlist.Node) {
 }
 
 // NotifyLeave implements memberlist.EventDelegate.
-func (d *delegate) NotifyLeave(n *memberlist.Node) { d.members.gone(n.Name) }
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	if state := d.members.gone(n.Name); state != "" {
+		d.tell(n.Name, state, "")
+	}
+}
+
+func (d *delegate) tell(name, state, reason string) {
+	if d.cfg.OnMember != nil {
+		d.cfg.OnMember(name, state, reason)
+	}
+}
 
 // NotifyConflict implements memberlist.ConflictDelegate.
 func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
@@ -156,13 +169,14 @@ func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Me
 	return before
 }
 
-// gone books the end of a member.
-func (ms *members) gone(name string) {
+// gone books the end of a member and returns its new state, empty where none is
+// known by that name.
+func (ms *members) gone(name string) (state string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	m := ms.byName[name]
 	if m == nil || name == ms.self {
-		return
+		return ""
 	}
 	m.State, m.since = StateDead, time.Now()
 	if ms.left[name] {
@@ -170,6 +184,7 @@ func (ms *members) gone(name string) {
 		delete(ms.left, name)
 	}
 	ms.forgetLocked(time.Now())
+	return m.State
 }
 
 // forgetLocked drops members that are gone for long, and the oldest of too many.

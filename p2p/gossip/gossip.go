@@ -54,6 +54,10 @@ type Config struct {
 
 	OnHint    func(Hint)
 	OnCatalog func(member string, hash uint64) // a member's catalog is other than ours, as far as gossip knows
+	// OnMember is called when another member comes or goes, with its new state and why
+	// this node cannot talk to it. Unlike the others it is called under memberlist's
+	// lock, by whichever goroutine: it must not block, nor call Gossip.
+	OnMember func(name, state, reason string)
 }
 
 // Transport carries gossip and Packet is one datagram of it: memberlist's own,

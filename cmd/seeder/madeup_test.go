@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"seeder/p2p"
+)
+
+// Events is part of cluster.
+func (f *fakeNode) Events() []p2p.Event { return nil }
+
+// madeUp is a cluster that exists in its figures alone.
+type madeUp struct {
+	*fakeNode // what changes something, which nobody asks of it
+	images    p2p.Images
+	members   p2p.Members
+	status    p2p.Status
+	events    []p2p.Event
+	asked     atomic.Int32
+	hold      chan struct{} // not nil: an answer comes when it is closed
+}
+
+func (m *madeUp) Images(ctx context.Context, _ ...string) (p2p.Images, error) {
+	m.asked.Add(1)
+	if m.hold != nil {
+		select {
+		case <-m.hold:
+		case <-ctx.Done():
+			return p2p.Images{}, ctx.Err()
+		}
+	}
+	return m.images, nil
+}
+func (m *madeUp) Members() p2p.Members              { return m.members }
+func (m *madeUp) Status(context.Context) p2p.Status { return m.status }
+func (m *madeUp) Events() []p2p.Event               { return m.events }
+
+// makeUp is a cluster of so many nodes that hold so many images, or are on the way
+// there. The same figures come from the same numbers.
+func makeUp(nodes, images int) *madeUp {
+	r := rand.New(rand.NewPCG(uint64(nodes), uint64(images)))
+	name := func(i int) string { return fmt.Sprintf("edge-%03d", i+1) }
+	m := &madeUp{fakeNode: &fakeNode{}, members: p2p.Members{Members: []p2p.MemberState{}}, images: p2p.Images{Images: []p2p.ImageState{}}}
+	now := time.Now()
+	for i := range nodes {
+		ms := p2p.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}
+		switch {
+		case nodes > 20 && i == 11, nodes > 20 && i == 170:
+			ms.State = "dead"
+		case nodes > 20 && i == 42:
+			ms.State = "left"
+		case nodes > 20 && i == 99:
+			ms.Version, ms.Reason = "0.3.1", "speaks protocol 0 to 0 (version 0.3.1), this node 1; upgrade the older of the two"
+		}
+		m.members.Members = append(m.members.Members, ms)
+	}
+	m.status = p2p.Status{
+		Node: name(0), ID: fmt.Sprintf("%032x", 1), Version: "0.9.0", Members: max(nodes-3*min(nodes/20, 1), min(nodes, 1)), Converged: images == 0,
+		Containerd: p2p.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true},
+		Images:     p2p.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: p2p.DiskStatus{FreeBytes: 120 << 30},
+	}
+	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "ghcr.io/acme/vision", "k3s-dashboard-proxy", "quay.io/acme/ingest"}
+	for i := range images {
+		ref := fmt.Sprintf("%s:v%d", apps[i%len(apps)], 1+i/len(apps))
+		if full, err := normalizeRef(ref); err == nil {
+			ref = full
+		}
+		bytes := int64(20+r.IntN(900)) << 20
+		img := p2p.ImageState{Reference: ref, Digest: "sha256:" + fmt.Sprintf("%064x", i+1), Version: uint64(1 + r.IntN(9)), Size: bytes, State: "announced",
+			AnnouncedBy: name(i % max(nodes, 1)), AnnouncedAt: now.Add(-time.Duration(1+i*i*7) * time.Minute), Nodes: []p2p.NodeState{}}
+		for j := range nodes {
+			img.Nodes = append(img.Nodes, madeUpCell(r, m.members.Members[j], i, j, bytes))
+			if c := img.Nodes[j]; m.members.Members[j].State == "left" {
+				img.Nodes[j].Name = "" // not asked
+			} else if c.State != p2p.Excluded && m.members.Members[j].State != "dead" {
+				img.Total++
+				if c.State == p2p.Ready {
+					img.Ready++
+				}
+			}
+		}
+		img.Nodes = slices.DeleteFunc(img.Nodes, func(n p2p.NodeState) bool { return n.Name == "" })
+		m.images.Images = append(m.images.Images, img)
+	}
+	slices.SortFunc(m.images.Images, func(a, b p2p.ImageState) int { return strings.Compare(a.Reference, b.Reference) })
+	m.events = madeUpEvents(m, now)
+	return m
+}
+
+// madeUpCell is one node for the i-th image: the second is on its way everywhere, the
+// fifth has failed here and there.
+func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.NodeState {
+	c := p2p.NodeState{Name: m.Name, State: p2p.Ready, DoneBytes: bytes, TotalBytes: bytes}
+	switch {
+	case m.State == "dead":
+		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, "is not there (no answer to gossip)"
+	case m.Reason != "":
+		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, m.Reason
+	case i == 1 && j > 0:
+		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
+		c.RateBytesPerSecond = int64(1+r.IntN(60)) << 20
+		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: fmt.Sprintf("edge-%03d", 2+(j+7)%40), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
+		c.Reason = fmt.Sprintf("%s of %s from edge-001", size(c.DoneBytes), size(bytes))
+		switch {
+		case r.IntN(6) == 0:
+			c.RateBytesPerSecond = 0
+			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "every chunk is here"
+		case r.IntN(9) == 0:
+			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with quay.io/acme/ingest:v1, which is being fetched"
+		}
+	case i == 4 && j%97 == 2:
+		c.State, c.DoneBytes, c.Reason = p2p.Failed, bytes/3, "import quay.io/acme/ingest:v1: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"
+	case i%7 == 3 && j%50 == 7:
+		c.State, c.DoneBytes, c.Reason = p2p.Excluded, 0, "announced with --on gpu=true, this node has no label gpu"
+	}
+	return c
+}
+
+func madeUpEvents(m *madeUp, now time.Time) []p2p.Event {
+	at := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	ev := []p2p.Event{{Time: at(4000), Kind: p2p.EventUp, Count: 1}}
+	if others := len(m.members.Members) - 1; others > 0 {
+		var first []string
+		for _, o := range m.members.Members[1 : min(others, 8)+1] {
+			first = append(first, o.Name)
+		}
+		ev = append(ev, p2p.Event{Time: at(3990), Kind: p2p.EventJoined, Nodes: first, Count: others})
+	}
+	for i, img := range m.images.Images {
+		ev = append(ev, p2p.Event{Time: at(300 - 10*i), Kind: p2p.EventAnnounced, Reference: img.Reference, Version: img.Version, Nodes: []string{img.AnnouncedBy}, Count: 1},
+			p2p.Event{Time: at(290 - 10*i), Kind: p2p.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", size(img.Size), 3+i)})
+		if i == 4 {
+			ev = append(ev, p2p.Event{Time: at(100), Kind: p2p.EventFailed, Reference: img.Reference, Version: img.Version, Count: 7, Reason: "no space left on device"},
+				p2p.Event{Time: at(99), Kind: p2p.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{"edge-012"}, Count: 1, Reason: "does not verify; the peer is not asked again"},
+				p2p.Event{Time: at(80), Kind: p2p.EventLost, Nodes: []string{"edge-012", "edge-171"}, Count: 2})
+			break
+		}
+	}
+	slices.Reverse(ev)
+	return ev
+}
+
+// hostileText are names that would like to be more than names.
+var hostileText = []string{
+	`<script>window.hacked=1</script>`, `"><img src=x onerror="window.hacked=2">`, `' onmouseover='window.hacked=3`,
+	"\u202egnp.exe\u2066evil", "a\x00b\x1b[2Jc\r\nX-Injected: 1", `javascript:window.hacked=4//`, `{{.Node}}{{template "main"}}`, "</td></tr></table><h1>pwned</h1>",
+	"e" + strings.Repeat("\u0301", 500), strings.Repeat("W", 10<<10), "\xff\xfe\xed\xa0\x80", "\u200b\ufeff", "العربية ١٢٣",
+}
+
+// makeHostile puts them wherever a member has a say.
+func makeHostile(nodes, images int) *madeUp {
+	m := makeUp(nodes, images)
+	n := 0
+	next := func() string { n++; return hostileText[n%len(hostileText)] + fmt.Sprint(n) }
+	m.status.Node, m.status.Version, m.status.Containerd.Version = next(), next(), next()
+	names := map[string]string{}
+	for i := range m.members.Members {
+		ms := &m.members.Members[i]
+		names[ms.Name] = next()
+		ms.Name, ms.Address, ms.Version, ms.Reason, ms.State = names[ms.Name], next(), next(), next(), []string{"alive", "dead", next()}[i%3]
+	}
+	for i := range m.images.Images {
+		img := &m.images.Images[i]
+		img.Reference, img.Digest, img.AnnouncedBy = next(), next(), next()
+		for j := range img.Nodes {
+			c := &img.Nodes[j]
+			c.Name, c.Reason = names[c.Name], next()
+			if j%5 == 4 {
+				c.State = p2p.State(next())
+			} else if j%2 == 1 {
+				c.State = p2p.Failed
+			}
+		}
+	}
+	for i := range m.events {
+		e := &m.events[i]
+		e.Reference, e.Reason, e.Nodes = next(), next(), []string{next(), next()}
+	}
+	m.events = append(m.events, p2p.Event{Kind: p2p.EventKind(next()), Count: 1})
+	return m
+}
+
+// seederPage serves the status page of a made-up cluster for a browser (`make
+// test-ui`): it prints its address and ends with its standard input.
+func seederPage() {
+	nodes := flag.Int("nodes", 3, "")
+	images := flag.Int("images", 4, "")
+	hostile := flag.Bool("hostile", false, "")
+	addr := flag.String("addr", "127.0.0.1:0", "")
+	flag.Parse()
+	m := makeUp(*nodes, *images)
+	if *hostile {
+		m = makeHostile(*nodes, *images)
+	}
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	h := newHTTPD(HTTPConfig{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	h.serve(l)
+	fmt.Println(l.Addr())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	_ = h.Close()
+}
+
+func noMetrics() prometheus.Gatherer { return prometheus.NewRegistry() }
+
+// contextWithLocal is the context of a request that arrived on an address.
+func contextWithLocal(r *http.Request, ip string) context.Context {
+	return context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.ParseIP(ip), Port: 7952}))
+}

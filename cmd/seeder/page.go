@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// page is the status page of the http listener:
+//
+//	GET /            HTML, complete without JavaScript
+//	GET /page.css | /page.js | /icon.svg
+//
+// Parameters of /: show=matrix (every node against every image) and at=N (images from
+// the N-th on) and nodes=N (nodes from the N-th on). The script asks for the same
+// address again, with the ETag that it has, and puts what differs into place, so that
+// one template alone says what is shown and escapes it.
+//
+// Everything shown comes from whoever has the cluster's secret: it is cut to length,
+// freed of what turns text about, and escaped, and the policy of the answer lets no
+// script run but page.js.
+type page struct {
+	looks *looks
+	node  string
+	log   *slog.Logger
+}
+
+//go:embed page/page.html
+var pageHTML string
+
+//go:embed page/page.css
+var pageCSS []byte
+
+//go:embed page/page.js
+var pageJS []byte
+
+//go:embed page/icon.svg
+var pageIcon []byte
+
+// The templates are of this program, so they parse.
+var pageTemplate = template.Must(template.New("").Parse(pageHTML))
+
+// pageVersion changes with what the script has to fit to.
+var pageVersion = tagOf([]byte(pageHTML), pageCSS, pageJS, pageIcon)
+
+// maxPageBytes bounds an answer, whatever members call themselves; a thirtieth of it is
+// usual with 300 nodes, a sixth with their matrix.
+const maxPageBytes = 4 << 20
+
+func newPage(c cluster, log *slog.Logger) *page {
+	return &page{looks: newLooks(c), node: c.Status(context.Background()).Node, log: log}
+}
+
+// Close ends what is being asked.
+func (p *page) Close() { p.looks.close() }
+
+// routes adds the page to mux.
+func (p *page) routes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", p.guard(p.serve))
+	for _, f := range []struct {
+		name, kind string
+		body       []byte
+	}{
+		{"page.css", "text/css; charset=utf-8", pageCSS},
+		{"page.js", "text/javascript; charset=utf-8", pageJS},
+		{"icon.svg", "image/svg+xml", pageIcon},
+	} {
+		mux.HandleFunc("GET /"+f.name, p.guard(func(w http.ResponseWriter, r *http.Request) {
+			answerTagged(w, r, f.kind, tagOf(f.body), f.body)
+		}))
+	}
+}
+
+// pagePolicy lets the page load what it is made of from where it came and nothing
+// else, and nobody frame it.
+const pagePolicy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// guard sets the headers of every answer and turns away who came under another name.
+func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", pagePolicy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		if !p.isOurs(r) {
+			http.Error(w, fmt.Sprintf("this page is not served under the name %q; open it by the address of the host or as localhost", cleanText(r.Host, maxName)), http.StatusMisdirectedRequest)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// isOurs guards against DNS rebinding, by which a page from elsewhere has the browser
+// of somebody on this host read what is on its loopback addresses: there only an IP
+// address, localhost or the node's name may stand in Host, which no stranger's DNS
+// answers for. On other addresses the page is for whoever reaches them (http.bind),
+// under whatever name.
+func (p *page) isOurs(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if ok && !local.IP.IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || p.node != "" && host == strings.ToLower(p.node)
+}
+
+// serve renders the page of this moment.
+func (p *page) serve(w http.ResponseWriter, r *http.Request) {
+	l, err := p.looks.get(r.Context())
+	if err != nil {
+		http.Error(w, "the node is being asked, or stops: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	v := newPageView(l, parsePageQuery(r.URL.Query()))
+	var main, whole bytes.Buffer
+	if err := pageTemplate.ExecuteTemplate(&main, "main", v); err != nil {
+		p.fail(w, err)
+		return
+	}
+	v.Version = pageVersion
+	v.Main = template.HTML(main.String()) // which has escaped it
+	if err := pageTemplate.ExecuteTemplate(&whole, "page", v); err != nil {
+		p.fail(w, err)
+		return
+	}
+	// When it was looked makes no other page.
+	answerTagged(w, r, "text/html; charset=utf-8", tagOf([]byte(pageVersion), main.Bytes()), whole.Bytes())
+}
+
+func (p *page) fail(w http.ResponseWriter, err error) {
+	p.log.Error("render the status page", "err", err)
+	http.Error(w, "the page cannot be shown; the log of the daemon says why", http.StatusInternalServerError)
+}
+
+// answerTagged writes body, or that it is what the client has.
+func answerTagged(w http.ResponseWriter, r *http.Request, kind, tag string, body []byte) {
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("ETag", `"`+tag+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+}
+
+func tagOf(parts ...[]byte) string {
+	sum := sha256.New()
+	for _, b := range parts {
+		sum.Write(b)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:12])
+}

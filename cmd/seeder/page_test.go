@@ -1,0 +1,549 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/net/html"
+
+	"seeder/p2p"
+)
+
+// pageHandler serves the status page of c until the test ends.
+func pageHandler(t testing.TB, c cluster) http.Handler {
+	t.Helper()
+	mux := http.NewServeMux()
+	p := newPage(c, slog.New(slog.DiscardHandler))
+	p.routes(mux)
+	t.Cleanup(p.Close)
+	return mux
+}
+
+func getPage(t testing.TB, h http.Handler, target string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("GET", target, nil)
+	r.Host = "localhost:7952"
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// document reads a page and checks what every page keeps to.
+func document(t *testing.T, body string) *html.Node {
+	t.Helper()
+	if len(body) > maxPageBytes {
+		t.Errorf("%d bytes, more than %d", len(body), maxPageBytes)
+	}
+	if !utf8.ValidString(body) {
+		t.Error("no UTF-8")
+	}
+	for _, r := range body {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%U is in the page", r)
+			break
+		}
+	}
+	doc, err := html.Parse(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for n := range doc.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		checkElement(t, n)
+		if id := attr(n, "id"); id != "" {
+			if ids[id] {
+				t.Errorf("id %s twice", id)
+			}
+			ids[id] = true
+		}
+	}
+	for n := range doc.Descendants() {
+		if by := attr(n, "aria-labelledby"); n.Type == html.ElementNode && by != "" && !ids[by] {
+			t.Errorf("<%s> is labelled by %s, which is not there", n.Data, by)
+		}
+	}
+	return doc
+}
+
+// pageElements are those of the template: text of a member that became markup is
+// most likely none of them.
+var pageElements = strings.Fields(`html head meta title link script body a header h1 h2 img span bdi p time button main div
+	section code dl dt dd b small table caption thead tbody tr th td svg rect progress details summary footer`)
+
+func checkElement(t *testing.T, n *html.Node) {
+	t.Helper()
+	if !slices.Contains(pageElements, n.Data) {
+		t.Errorf("<%s> is in the page", n.Data)
+	}
+	for _, a := range n.Attr {
+		if strings.HasPrefix(a.Key, "on") || a.Key == "style" {
+			t.Errorf("<%s %s=%q>", n.Data, a.Key, a.Val)
+		}
+		if (a.Key == "href" || a.Key == "src") && a.Val != "" && !strings.HasPrefix(a.Val, "/") && !strings.HasPrefix(a.Val, "#") || strings.HasPrefix(a.Val, "//") {
+			t.Errorf("<%s %s=%q> leads elsewhere", n.Data, a.Key, a.Val)
+		}
+	}
+	switch n.Data {
+	case "script":
+		if n.FirstChild != nil || attr(n, "src") != "/page.js" {
+			t.Errorf("a script of %q", attr(n, "src"))
+		}
+	case "table":
+		if caption := n.FirstChild; caption == nil || firstElement(n) != "caption" {
+			t.Error("a table without a caption")
+		}
+		checkRows(t, n)
+	case "th":
+		if attr(n, "scope") == "" {
+			t.Errorf("<th> %q has no scope", text(n))
+		}
+	case "div":
+		if strings.HasPrefix(attr(n, "class"), "scroll") && (attr(n, "tabindex") != "0" || attr(n, "role") != "region" || attr(n, "aria-labelledby") == "") {
+			t.Error("a region that scrolls is not reached by keyboard or has no name")
+		}
+	}
+}
+
+// checkRows: every row of a table has as many cells as its head.
+func checkRows(t *testing.T, table *html.Node) {
+	t.Helper()
+	width := 0
+	for n := range table.Descendants() {
+		if n.Type != html.ElementNode || n.Data != "tr" {
+			continue
+		}
+		cells := 0
+		for c := range n.ChildNodes() {
+			if c.Type == html.ElementNode {
+				cells++
+			}
+		}
+		if width == 0 {
+			width = cells
+		}
+		if cells != width {
+			t.Errorf("%q: a row of %d cells in a table of %d", text(table)[:min(40, len(text(table)))], cells, width)
+		}
+	}
+}
+
+func firstElement(n *html.Node) string {
+	for c := range n.ChildNodes() {
+		if c.Type == html.ElementNode {
+			return c.Data
+		}
+	}
+	return ""
+}
+
+func attr(n *html.Node, key string) string {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+// text is what n says, with single spaces.
+func text(n *html.Node) string {
+	var b strings.Builder
+	for d := range n.Descendants() {
+		switch {
+		case d.Type == html.TextNode:
+			b.WriteString(d.Data)
+		case slices.Contains([]string{"td", "th", "dt", "dd", "small", "a"}, d.Data):
+			b.WriteByte(' ')
+		}
+	}
+	return strings.Join(strings.Fields(b.String()), " ")
+}
+
+// TestPageShowsTheCluster: the first view has everything, without a script.
+func TestPageShowsTheCluster(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		nodes, images int
+		target        string
+		want, lacks   []string
+		most          int // bytes
+	}{
+		{nodes: 0, target: "/", want: []string{"Nothing is announced yet", "seeder announce REF", "Nothing is on its way."}, most: 8 << 10},
+		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "Nothing is on its way."}, most: 8 << 10},
+		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 8 << 10},
+		{nodes: 3, images: 5, target: "/", want: []string{
+			"3 of 5 images are ready on every node", "Nodes: 1 failed, 2 fetching", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
+			"↓ fetching 78%", "no space left on device", "17 MiB/s in all", "edge-001 56.9 MiB, edge-010 37.9 MiB, here already 3 MiB", "/s 1 s left", "7 times.", "! 2 members do not answer", "10.0.0.3:7951",
+		}, lacks: []string{"Show the matrix", " more"}, most: 32 << 10},
+		{nodes: 300, images: 40, target: "/", want: []string{
+			"0 of 40 images are ready on every node", "297 alive", "2 dead, 1 left", "28 more", "293 of 297", "3 failed, 1 unreachable, 2 dead", "Show the matrix of 299 nodes",
+			"edge-003, edge-197, edge-294 k3s-dashboard-proxy:v1 ! failed", "and 37 more ? unreachable speaks protocol 0 to 0", "All members", "edge-005 and 295 more",
+		}, lacks: []string{"Hide the matrix"}, most: 192 << 10},
+		{nodes: 300, images: 40, target: "/?show=matrix", want: []string{"Hide the matrix", "edge-300"}, lacks: []string{"Show the matrix"}, most: 640 << 10},
+		{nodes: 450, images: 250, target: "/?show=matrix&at=31&nodes=401", want: []string{"31–60 of 250", "401–449 of 449", "edge-450"}, most: 640 << 10},
+		{nodes: 12, images: 250, target: "/?at=101", want: []string{"101–200 of 250 Before After"}, most: 192 << 10},
+	} {
+		t.Run(fmt.Sprintf("%d nodes, %d images%s", c.nodes, c.images, c.target), func(t *testing.T) {
+			t.Parallel()
+			w := getPage(t, pageHandler(t, makeUp(c.nodes, c.images)), c.target)
+			if w.Code != http.StatusOK {
+				t.Fatal(w.Code, w.Body)
+			}
+			said := text(document(t, w.Body.String()))
+			for _, want := range c.want {
+				if !strings.Contains(said, want) {
+					t.Errorf("the page does not say %q: %s", want, said[:min(len(said), 4000)])
+				}
+			}
+			for _, lacks := range c.lacks {
+				if strings.Contains(said, lacks) {
+					t.Errorf("the page says %q", lacks)
+				}
+			}
+			if got := w.Body.Len(); got > c.most {
+				t.Errorf("%d bytes, want at most %d", got, c.most)
+			}
+		})
+	}
+}
+
+// TestPageWhenContainerdIsAway: the first thing said is what to do something about.
+func TestPageWhenContainerdIsAway(t *testing.T) {
+	t.Parallel()
+	m := makeUp(3, 4)
+	m.status.Containerd = p2p.ContainerdStatus{Address: "/run/x.sock", Reason: "no such socket"}
+	said := text(document(t, getPage(t, pageHandler(t, m), "/").Body.String()))
+	for _, want := range []string{"! This node waits for containerd no such socket seeder doctor", "! does not answer"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in %s", want, said)
+		}
+	}
+}
+
+// TestPageMatrix: each cell says its state in words, in the column of its node.
+func TestPageMatrix(t *testing.T) {
+	t.Parallel()
+	m := makeUp(300, 40)
+	doc := document(t, getPage(t, pageHandler(t, m), "/?show=matrix").Body.String())
+	var matrix *html.Node
+	for n := range doc.Descendants() {
+		if n.Type == html.ElementNode && attr(n, "class") == "scroll matrix" {
+			matrix = n
+		}
+	}
+	if matrix == nil {
+		t.Fatal("no matrix")
+	}
+	var table [][]string
+	for n := range matrix.Descendants() {
+		if n.Type == html.ElementNode && n.Data == "tr" {
+			var row []string
+			for c := range n.ChildNodes() {
+				if c.Type == html.ElementNode {
+					row = append(row, text(c))
+				}
+			}
+			table = append(table, row)
+		}
+	}
+	if len(table) != 41 || len(table[0]) != 300 {
+		t.Fatalf("%d rows of %d", len(table), len(table[0]))
+	}
+	for _, img := range m.images.Images {
+		i := slices.IndexFunc(table, func(row []string) bool { return row[0] == shortRef(img.Reference) })
+		for _, n := range img.Nodes {
+			if j := slices.Index(table[0], n.Name); j < 0 || table[i][j] != stateText(n) {
+				t.Fatalf("%s on %s: %v, want %s", img.Reference, n.Name, table[i][j], stateText(n))
+			}
+		}
+	}
+}
+
+// TestPageHostileNames: whatever a member calls itself and its images, it is text,
+// stays in its place, and is bounded.
+func TestPageHostileNames(t *testing.T) {
+	t.Parallel()
+	for _, size := range [][2]int{{3, 5}, {60, 40}} {
+		for _, target := range []string{"/", "/?show=matrix", "/?show=%22%3E%3Cscript%3E&at=-1&nodes=9999999999999999999", "/?at=%00"} {
+			w := getPage(t, pageHandler(t, makeHostile(size[0], size[1])), target)
+			doc := document(t, w.Body.String())
+			if said := text(doc); !strings.Contains(said, "<script>window.hacked=1</script>") {
+				t.Errorf("the name is not shown as it is: %s", said[:2000])
+			}
+			if got := w.Header().Get("X-Injected"); got != "" {
+				t.Errorf("a header from a name: %s", got)
+			}
+		}
+	}
+}
+
+// TestPageIsBounded: with names of the longest escapes everywhere, thousands of nodes and
+// all different reasons, the answer keeps its bound.
+func TestPageIsBounded(t *testing.T) {
+	t.Parallel()
+	m := makeUp(450, 101)
+	wide := strings.Repeat(`"`, 512)
+	for i := range m.members.Members {
+		ms := &m.members.Members[i]
+		ms.Name += wide
+		ms.Address, ms.Version, ms.Reason = wide, wide, wide
+	}
+	for i := range m.images.Images {
+		img := &m.images.Images[i]
+		img.Reference, img.AnnouncedBy, img.Digest = img.Reference+wide, wide, wide
+		for j := range img.Nodes {
+			n := &img.Nodes[j]
+			n.Name += wide
+			switch j % 3 {
+			case 0:
+				n.State, n.Reason = p2p.Failed, fmt.Sprint(i, j, wide)
+			case 1:
+				n.State, n.RateBytesPerSecond, n.Reason = p2p.Fetching, 0, wide
+				n.Sources = slices.Repeat([]p2p.Source{{Name: wide, Bytes: 1}}, 10)
+			}
+		}
+	}
+	w := getPage(t, pageHandler(t, m), "/?show=matrix")
+	document(t, w.Body.String())
+	t.Logf("%d bytes", w.Body.Len())
+}
+
+// TestPageHeaders: nothing but what the page is made of may load, nobody may frame it.
+func TestPageHeaders(t *testing.T) {
+	t.Parallel()
+	h := pageHandler(t, makeUp(3, 4))
+	for path, kind := range map[string]string{"/": "text/html; charset=utf-8", "/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml"} {
+		w := getPage(t, h, path)
+		for key, want := range map[string]string{
+			"Content-Type": kind, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+			"Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-cache", "Content-Security-Policy": pagePolicy,
+		} {
+			if got := w.Header().Get(key); w.Code != http.StatusOK || got != want {
+				t.Errorf("%s: %d, %s: %q, want %q", path, w.Code, key, got, want)
+			}
+		}
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("If-None-Match", w.Header().Get("ETag"))
+		r.Host = "127.0.0.1:7952"
+		again := httptest.NewRecorder()
+		h.ServeHTTP(again, r)
+		if again.Code != http.StatusNotModified || again.Body.Len() > 0 {
+			t.Errorf("%s: %d with the same ETag, %d bytes", path, again.Code, again.Body.Len())
+		}
+	}
+	for _, part := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} {
+		if !strings.Contains(pagePolicy, part) {
+			t.Errorf("the policy lacks %s", part)
+		}
+	}
+	if regexp.MustCompile(`unsafe|\*|http`).MatchString(pagePolicy) {
+		t.Error("the policy lets in what it should not")
+	}
+}
+
+// TestPageHosts: on a loopback address a page from elsewhere cannot have a browser read
+// the status under its own name.
+func TestPageHosts(t *testing.T) {
+	t.Parallel()
+	h := pageHandler(t, makeUp(3, 4))
+	for _, c := range []struct {
+		local, host string
+		ok          bool
+	}{
+		{"127.0.0.1", "127.0.0.1:7952", true}, {"127.0.0.1", "localhost:7952", true}, {"127.0.0.1", "LOCALHOST", true}, {"::1", "[::1]:7952", true},
+		{"127.0.0.1", "seeder.localhost:7952", true}, {"127.0.0.1", "edge-001:7952", true}, {"127.0.0.1", "localhost.:7952", true},
+		{"127.0.0.1", "evil.example:7952", false}, {"::1", "evil.example", false}, {"127.0.0.1", "localhost.evil.example", false}, {"127.0.0.1", "evillocalhost", false}, {"127.0.0.1", "", false},
+		{"10.0.0.1", "host1.lan:7952", true},
+	} {
+		for _, path := range []string{"/", "/page.js"} {
+			r := httptest.NewRequest("GET", path, nil)
+			r.Host = c.host
+			r = r.WithContext(contextWithLocal(r, c.local))
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			want := http.StatusOK
+			if !c.ok {
+				want = http.StatusMisdirectedRequest
+			}
+			if w.Code != want || !c.ok && strings.Contains(w.Body.String(), "edge-001") {
+				t.Errorf("%s on %s as %q: %d %s", path, c.local, c.host, w.Code, w.Body.String()[:min(100, w.Body.Len())])
+			}
+		}
+	}
+}
+
+// TestPageOnlyReads: by no method but GET and HEAD, and nothing beside it.
+func TestPageOnlyReads(t *testing.T) {
+	t.Parallel()
+	h := pageHandler(t, makeUp(1, 0))
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{"HEAD", "/", 200}, {"POST", "/", 405}, {"PUT", "/page.js", 405}, {"DELETE", "/", 405}, {"GET", "/x", 404}, {"GET", "/page/page.html", 404}, {"GET", "/page.html", 404}, {"GET", "/../page.js", 307},
+	} {
+		r := httptest.NewRequest(c.method, "/", strings.NewReader("x=1"))
+		r.URL = &url.URL{Path: c.path}
+		r.Host = "localhost"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, w.Code, c.want)
+		}
+	}
+}
+
+// TestPageIsSharedAndAsksNobodyUnseen: however many look at the same time, the members
+// are asked once, and not at all while nobody looks.
+func TestPageIsSharedAndAsksNobodyUnseen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := makeUp(3, 4)
+		m.hold = make(chan struct{})
+		h := pageHandler(t, m)
+		var viewers sync.WaitGroup
+		for range 50 {
+			viewers.Go(func() {
+				if w := getPage(t, h, "/"); w.Code != http.StatusOK {
+					t.Error(w.Code)
+				}
+			})
+		}
+		synctest.Wait()
+		close(m.hold)
+		viewers.Wait()
+		if got := m.asked.Load(); got != 1 {
+			t.Errorf("the members were asked %d times for 50 who look, want once", got)
+		}
+		getPage(t, h, "/")
+		if got := m.asked.Load(); got != 1 {
+			t.Errorf("asked %d times at the same moment", got)
+		}
+		time.Sleep(time.Hour)
+		if got := m.asked.Load(); got != 1 {
+			t.Errorf("asked %d times in an hour in which nobody looked", got)
+		}
+		getPage(t, h, "/")
+		if got := m.asked.Load(); got != 2 {
+			t.Errorf("asked %d times, want once more for who looks again", got)
+		}
+	})
+}
+
+// TestPageCloses: a look that is being taken ends with the listener, and who waits is
+// told.
+func TestPageCloses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := makeUp(3, 4)
+		m.hold = make(chan struct{}) // nobody answers
+		p := newPage(m, slog.New(slog.DiscardHandler))
+		mux := http.NewServeMux()
+		p.routes(mux)
+		code := make(chan int)
+		go func() { code <- getPage(t, mux, "/").Code }()
+		synctest.Wait()
+		p.Close()
+		if got := <-code; got != http.StatusServiceUnavailable {
+			t.Errorf("%d, want 503", got)
+		}
+		if got := getPage(t, mux, "/").Code; got != http.StatusServiceUnavailable {
+			t.Errorf("%d after the end, want 503", got)
+		}
+	})
+}
+
+func TestPageServedByTheListener(t *testing.T) {
+	t.Parallel()
+	l := listenTCP(t)
+	h := newHTTPD(HTTPConfig{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
+	h.serve(l)
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://localhost:" + port + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("2 of 4 images are ready")) && !bytes.Contains(body, []byte("3 of 4 images are ready")) {
+		t.Errorf("%s %v %s", resp.Status, err, body)
+	}
+}
+
+func TestTimeLeft(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		bytes, rate int64
+		want        string
+	}{{0, 1, ""}, {1, 10, "1 s left"}, {100, 10, "10 s left"}, {595, 10, "1 min left"}, {6100, 10, "11 min left"}, {72000, 1, "20 h left"}, {1 << 60, 1, ""}} {
+		if got := timeLeft(c.bytes, c.rate); got != c.want {
+			t.Errorf("%d at %d/s: %q, want %q", c.bytes, c.rate, got, c.want)
+		}
+	}
+}
+
+// FuzzCleanText: whatever a member says becomes one printable line within its bound.
+func FuzzCleanText(f *testing.F) {
+	for _, s := range hostileText {
+		f.Add(s[:min(len(s), 300)], 64)
+	}
+	f.Fuzz(func(t *testing.T, s string, most int) {
+		most = min(max(most, 1), 1000)
+		got := cleanText(s, most)
+		if n := utf8.RuneCountInString(got); n > most+1 || !utf8.ValidString(got) {
+			t.Fatalf("%q: %d characters", got, n)
+		}
+		if i := strings.IndexFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {
+			t.Fatalf("%q", got[i:])
+		}
+	})
+}
+
+func BenchmarkPage(b *testing.B) {
+	for _, target := range []string{"/", "/?show=matrix"} {
+		b.Run("300 nodes, 40 images "+target, func(b *testing.B) {
+			l := &look{}
+			m := makeUp(300, 40)
+			l.images, l.members, l.status, l.events = m.images, m.members, m.status, m.events
+			q, err := url.Parse(target)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				var out bytes.Buffer
+				if err := pageTemplate.ExecuteTemplate(&out, "main", newPageView(l, parsePageQuery(q.Query()))); err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(out.Len()))
+			}
+		})
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"cmp"
+	"slices"
+
+	"seeder/p2p"
+)
+
+// behindView is who is not ready and gets nothing now, and why.
+type behindView struct {
+	First, Rest []behindRow
+	More        int // rows that are not shown
+}
+
+// behindRow is nodes and images for which the same is so for the same reason.
+type behindRow struct {
+	State         mark
+	Nodes, Images names
+	Reason        string
+}
+
+// maxReasonGroups bounds the different reasons that are told apart.
+const maxReasonGroups = 2000
+
+func newBehindView(rows []p2p.ImageState) behindView {
+	groups, left := groupBehind(rows)
+	slices.SortStableFunc(groups, func(a, b *behindGroup) int {
+		return cmp.Compare(slices.Index(stateOrder, a.state), slices.Index(stateOrder, b.state))
+	})
+	v := behindView{More: left}
+	for i, g := range groups {
+		row := behindRow{
+			State: markOf(p2p.NodeState{State: g.state}), Reason: cleanText(g.reason, maxReason),
+			Nodes: namesOf(g.nodes, len(g.nodes), 3, cleanName), Images: namesOf(g.images, len(g.images), 3, cleanRef),
+		}
+		switch {
+		case i < maxFirst:
+			v.First = append(v.First, row)
+		case i < maxFirst+maxRest:
+			v.Rest = append(v.Rest, row)
+		default:
+			v.More++
+		}
+	}
+	return v
+}
+
+type behindGroup struct {
+	state         p2p.State
+	reason        string
+	nodes, images []string
+	seen          map[string]bool // nodes
+}
+
+// groupBehind puts together what has the same state and reason, and says how many
+// cells were left out.
+func groupBehind(rows []p2p.ImageState) (groups []*behindGroup, left int) {
+	type key struct {
+		state  p2p.State
+		reason string
+	}
+	byKey := map[key]*behindGroup{}
+	for _, img := range rows {
+		for _, n := range img.Nodes {
+			if n.State == p2p.Ready || n.State == p2p.Fetching || n.State == p2p.Importing {
+				continue
+			}
+			k := key{n.State, n.Reason}
+			g := byKey[k]
+			if g == nil && len(groups) == maxReasonGroups {
+				left++
+				continue
+			}
+			if g == nil {
+				g = &behindGroup{state: n.State, reason: n.Reason, seen: map[string]bool{}}
+				byKey[k], groups = g, append(groups, g)
+			}
+			if !g.seen[n.Name] {
+				g.seen[n.Name], g.nodes = true, append(g.nodes, n.Name)
+			}
+			if len(g.images) == 0 || g.images[len(g.images)-1] != img.Reference {
+				g.images = append(g.images, img.Reference)
+			}
+		}
+	}
+	return groups, left
+}

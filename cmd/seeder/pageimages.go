@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"seeder/p2p"
+)
+
+// imagesView is the images and how far they are: with few nodes a column of words for
+// each, with many how many nodes are how far, and the whole matrix on demand.
+type imagesView struct {
+	First, Rest imageTable
+	Matrix      *matrixView // nil unless asked for
+	NodesIn     int         // of the whole matrix
+
+	Range      string // "1–100 of 1,234", "" where all are shown
+	Prev, Next string // links, "" where there is nothing
+	Show, Hide string // links of the matrix, "" where there is nothing to show or hide
+}
+
+// imageTable is a row for each image.
+type imageTable struct {
+	Nodes []string // columns of words; none where there are many nodes
+	Rows  []imageRow
+}
+
+type imageRow struct {
+	Name, About  string // About: version, size, who announced it
+	Digest       string
+	At           stamp
+	Ready, Total int
+	Done         bool
+	Bar          []barPart
+	Behind       string // "3 fetching, 1 failed"
+	Cells        []cellView
+}
+
+// barPart is a part of a bar of Total nodes.
+type barPart struct {
+	Class     string
+	From, Len int
+}
+
+// cellView is one node for one image.
+type cellView struct {
+	mark
+	Fetching bool
+	Percent  int64
+}
+
+// matrixView is the whole matrix, or as much of it as one answer takes.
+type matrixView struct {
+	Nodes      []string
+	Rows       []imageRow
+	Range      string
+	Prev, Next string
+}
+
+func newImagesView(rows []p2p.ImageState, dead map[string]bool, q pageQuery) imagesView {
+	nodes := nodeNames(rows)
+	v := imagesView{NodesIn: len(nodes)}
+	few := len(nodes) <= maxWideNodes
+	if few {
+		q.matrix = false
+	}
+	most := maxImageRows
+	if q.matrix {
+		most = max(min(maxCells/min(len(nodes), maxNodeCols), maxImageRows), 1)
+	}
+	if len(rows) > maxFirst { // what is not done first, so that nobody has to look for it
+		rows = slices.Clone(rows)
+		slices.SortStableFunc(rows, func(a, b p2p.ImageState) int { return rank(a) - rank(b) })
+	}
+	if q.imageAt >= len(rows) {
+		q.imageAt = 0
+	}
+	shown := rows[q.imageAt:min(q.imageAt+most, len(rows))]
+	v.Range, v.Prev, v.Next = paged(len(rows), q.imageAt, len(shown), most, func(at int) string {
+		next := q
+		next.imageAt = at
+		return next.link("#images")
+	})
+	var columns map[string]int
+	if few {
+		v.First.Nodes, columns = columnsOf(nodes)
+		v.Rest.Nodes = v.First.Nodes
+	}
+	for i, img := range shown {
+		part := &v.First
+		if i >= maxFirst+2 { // two more or one that unfolds two take the same room
+			part = &v.Rest
+		}
+		part.Rows = append(part.Rows, newImageRow(img, dead, columns))
+	}
+	if few {
+		return v
+	}
+	with, without := q, q
+	with.matrix, without.matrix, without.nodesAt = true, false, 0
+	if !q.matrix {
+		v.Show = with.link("#matrix")
+		return v
+	}
+	v.Hide = without.link("#images")
+	v.Matrix = newMatrixView(shown, nodes, dead, q)
+	return v
+}
+
+// rank puts first what is going on or has failed, then what lacks members that cannot
+// be reached, which is the same for all images.
+func rank(img p2p.ImageState) int {
+	if converged(img) {
+		return 2
+	}
+	for _, n := range img.Nodes {
+		switch n.State {
+		case p2p.Failed, p2p.Waiting, p2p.Fetching, p2p.Importing:
+			return 0
+		}
+	}
+	return 1
+}
+
+func columnsOf(nodes []string) (names []string, columns map[string]int) {
+	columns = make(map[string]int, len(nodes))
+	for i, n := range nodes {
+		names, columns[n] = append(names, cleanName(n)), i
+	}
+	return names, columns
+}
+
+func newMatrixView(rows []p2p.ImageState, nodes []string, dead map[string]bool, q pageQuery) *matrixView {
+	if q.nodesAt >= len(nodes) {
+		q.nodesAt = 0
+	}
+	shown := nodes[q.nodesAt:min(q.nodesAt+maxNodeCols, len(nodes))]
+	m := &matrixView{}
+	m.Range, m.Prev, m.Next = paged(len(nodes), q.nodesAt, len(shown), maxNodeCols, func(at int) string {
+		next := q
+		next.nodesAt = at
+		return next.link("#matrix")
+	})
+	var columns map[string]int
+	m.Nodes, columns = columnsOf(shown)
+	for _, img := range rows {
+		m.Rows = append(m.Rows, newImageRow(img, dead, columns))
+	}
+	return m
+}
+
+// paged says which part of all is shown, and where those before and after it are.
+func paged(all, at, shown, most int, link func(at int) string) (text, prev, next string) {
+	if shown == all {
+		return "", "", ""
+	}
+	if at > 0 {
+		prev = link(max(at-most, 0))
+	}
+	if at+shown < all {
+		next = link(at + shown)
+	}
+	return fmt.Sprintf("%d–%d of %d", at+1, at+shown, all), prev, next
+}
+
+// newImageRow is one image with a cell for each of columns.
+func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]int) imageRow {
+	row := imageRow{
+		Name: cleanRef(img.Reference), Digest: cleanText(img.Digest, 80),
+		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, size(img.Size), cleanName(img.AnnouncedBy)),
+		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: converged(img),
+	}
+	states, gone := map[p2p.State]int{}, 0
+	row.Cells = make([]cellView, len(columns))
+	for i := range row.Cells {
+		row.Cells[i].mark = mark{"–", "excluded", "not known"}
+	}
+	for _, n := range img.Nodes {
+		if dead[n.Name] {
+			gone++
+		} else {
+			states[n.State]++
+		}
+		if i, ok := columns[n.Name]; ok {
+			row.Cells[i] = cellView{markOf(n), n.State == p2p.Fetching, percent(n.DoneBytes, n.TotalBytes)}
+		}
+	}
+	row.Behind = stateCounts(states, gone)
+	at := 0
+	for _, s := range []p2p.State{p2p.Ready, p2p.Importing, p2p.Fetching, p2p.Waiting, p2p.Failed} {
+		if n := min(states[s], img.Total-at); n > 0 {
+			row.Bar = append(row.Bar, barPart{string(s), at, n})
+			at += n
+		}
+	}
+	if at < img.Total {
+		row.Bar = append(row.Bar, barPart{string(p2p.Unreachable), at, img.Total - at})
+	}
+	return row
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"seeder/p2p"
+)
+
+// How much of a text of another node the page shows, in characters. Gossip and the
+// catalog take names of 128 bytes and references of 512.
+const (
+	maxName      = 64
+	maxReference = 160
+	maxReason    = 400
+)
+
+// cleanText makes text of another node fit to stand on a page among other text: one
+// line, at most most characters, and nothing invisible in it: control characters,
+// those that turn the direction of what follows, unassigned ones. The template
+// isolates and escapes the rest.
+func cleanText(s string, most int) string {
+	var b strings.Builder
+	count, marks := 0, 0
+	for _, r := range s {
+		if count == most {
+			b.WriteRune('…')
+			break
+		}
+		switch {
+		case unicode.Is(unicode.M, r):
+			if marks++; marks > 2 { // a tower of accents covers other lines
+				continue
+			}
+		case r == utf8.RuneError, !unicode.IsPrint(r):
+			r, marks = '�', 0
+		default:
+			marks = 0
+		}
+		b.WriteRune(r)
+		count++
+	}
+	return b.String()
+}
+
+func cleanRef(ref string) string { return cleanText(shortRef(ref), maxReference) }
+
+func cleanName(name string) string { return cleanText(name, maxName) }
+
+// names is a list of at most most names and how many more there are.
+type names struct {
+	Names []string
+	More  int
+}
+
+func namesOf(all []string, count, most int, clean func(string) string) names {
+	var n names
+	for _, s := range all[:min(len(all), most)] {
+		n.Names = append(n.Names, clean(s))
+	}
+	n.More = max(count-len(n.Names), 0)
+	return n
+}
+
+// stamp is a moment for people and for programs.
+type stamp struct{ Text, UTC, ISO string }
+
+func stampOf(t, now time.Time) stamp {
+	t = t.UTC()
+	s := stamp{Text: ago(t), UTC: t.Format(time.DateTime), ISO: t.Format(time.RFC3339)}
+	if t.Format(time.DateOnly) == now.UTC().Format(time.DateOnly) {
+		s.UTC = t.Format(time.TimeOnly)
+	}
+	return s
+}
+
+// mark is a state as a sign, for those who do not see the colour, and as the class
+// that colours it.
+type mark struct{ Sign, Class, Text string }
+
+func markOf(n p2p.NodeState) mark {
+	m := mark{Text: stateText(n)}
+	switch n.State {
+	case p2p.Ready:
+		m.Sign, m.Class = "✓", "ready"
+	case p2p.Fetching:
+		m.Sign, m.Class = "↓", "fetching"
+	case p2p.Importing:
+		m.Sign, m.Class = "»", "importing"
+	case p2p.Failed:
+		m.Sign, m.Class = "!", "failed"
+	case p2p.Excluded:
+		m.Sign, m.Class = "–", "excluded"
+	case p2p.Unreachable:
+		m.Sign, m.Class = "?", "unreachable"
+	default:
+		m.Sign, m.Class, m.Text = "…", "waiting", string(p2p.Waiting)
+	}
+	return m
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"seeder/p2p"
+)
+
+// transfersView is what is on its way to which node, and from where.
+type transfersView struct {
+	Count       int // nodes and images
+	Summary     string
+	First, Rest []transferRow
+	More        int
+}
+
+type transferRow struct {
+	Node, Image string
+	State       mark
+	Percent     int64
+	Has         string // "120 MiB of 180 MiB"
+	Speed, Left string
+	From        []sourceView
+	Why         string // nothing comes
+}
+
+type sourceView struct {
+	Name  string
+	Local bool // was on the host already
+	Bytes string
+}
+
+// transfer is one image on its way to one node.
+type transfer struct {
+	ref  string
+	node p2p.NodeState
+}
+
+func newTransfersView(rows []p2p.ImageState, here string) transfersView {
+	all := transfersOf(rows, here)
+	v := transfersView{Count: len(all), Summary: transferSummary(all)}
+	for i, t := range all[:min(len(all), maxFirst+maxRest)] {
+		row := newTransferRow(t)
+		if i < maxFirst {
+			v.First = append(v.First, row)
+		} else {
+			v.Rest = append(v.Rest, row)
+		}
+	}
+	v.More = len(all) - len(v.First) - len(v.Rest)
+	return v
+}
+
+// transfersOf are those to this node first, then those that are furthest behind.
+func transfersOf(rows []p2p.ImageState, here string) []transfer {
+	var all []transfer
+	for _, img := range rows {
+		for _, n := range img.Nodes {
+			if n.State == p2p.Fetching || n.State == p2p.Importing {
+				all = append(all, transfer{img.Reference, n})
+			}
+		}
+	}
+	order := func(t transfer) int64 {
+		if t.node.Name == here {
+			return -1
+		}
+		return percent(t.node.DoneBytes, t.node.TotalBytes)
+	}
+	slices.SortStableFunc(all, func(a, b transfer) int { return cmp.Compare(order(a), order(b)) })
+	return all
+}
+
+func transferSummary(all []transfer) string {
+	states := map[p2p.State]int{}
+	var rate int64
+	for _, t := range all {
+		states[t.node.State]++
+		rate += max(t.node.RateBytesPerSecond, 0)
+	}
+	s := stateCounts(states, 0)
+	if rate > 0 {
+		s += ", " + size(rate) + "/s in all"
+	}
+	return s
+}
+
+func newTransferRow(t transfer) transferRow {
+	n := t.node
+	row := transferRow{
+		Node: cleanName(n.Name), Image: cleanRef(t.ref), State: markOf(n), Percent: percent(n.DoneBytes, n.TotalBytes),
+		Has: fmt.Sprintf("%s of %s", size(n.DoneBytes), size(n.TotalBytes)),
+	}
+	if rate := n.RateBytesPerSecond; rate > 0 && n.State == p2p.Fetching {
+		row.Speed = size(rate) + "/s"
+		row.Left = timeLeft(n.TotalBytes-n.DoneBytes, rate)
+	} else {
+		row.Why = cleanText(n.Reason, maxReason)
+	}
+	for _, s := range n.Sources {
+		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == p2p.LocalSource, size(s.Bytes)})
+	}
+	return row
+}
+
+// timeLeft is how long so many bytes take, "" where that says nothing.
+func timeLeft(bytes, rate int64) string {
+	switch left := int64(math.Ceil(float64(bytes) / float64(rate))); {
+	case left <= 0 || left >= 100*3600:
+		return ""
+	case left < 60:
+		return fmt.Sprintf("%d s left", left)
+	case left < 3600:
+		return fmt.Sprintf("%d min left", (left+59)/60)
+	default:
+		return fmt.Sprintf("%d h left", (left+3599)/3600)
+	}
+}

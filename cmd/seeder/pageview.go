@@ -1,0 +1,284 @@
+package main
+
+import (
+	"fmt"
+	"html/template"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"seeder/p2p"
+)
+
+// Bounds of what one answer shows. Whatever is left out is counted.
+const (
+	maxWideNodes  = 8     // nodes up to which each has a column of words
+	maxImageRows  = 100   // images of one answer
+	maxNodeCols   = 400   // columns of the matrix
+	maxCells      = 12000 // of the matrix
+	maxFirst      = 10    // rows of a list that are seen at once
+	maxRest       = 90    // rows of a list that are folded away
+	maxMemberRows = 400
+	maxEventRows  = 30
+)
+
+// pageQuery is what of the cluster is asked for.
+type pageQuery struct {
+	matrix           bool
+	imageAt, nodesAt int // the first of them, counted from 0
+}
+
+func parsePageQuery(q url.Values) pageQuery {
+	at := func(key string) int {
+		n, err := strconv.Atoi(q.Get(key))
+		if err != nil || n < 1 || n > 1<<20 {
+			return 0
+		}
+		return n - 1
+	}
+	return pageQuery{matrix: q.Get("show") == "matrix", imageAt: at("at"), nodesAt: at("nodes")}
+}
+
+// link is the address of the page with this query.
+func (q pageQuery) link(anchor string) string {
+	v := url.Values{}
+	if q.matrix {
+		v.Set("show", "matrix")
+	}
+	if q.imageAt > 0 {
+		v.Set("at", strconv.Itoa(q.imageAt+1))
+	}
+	if q.nodesAt > 0 {
+		v.Set("nodes", strconv.Itoa(q.nodesAt+1))
+	}
+	link := "/"
+	if len(v) > 0 {
+		link += "?" + v.Encode()
+	}
+	return link + anchor
+}
+
+// pageView is what page.html shows: text that is clean, but not escaped.
+type pageView struct {
+	Node, Program string // this node and the version of its program
+	At            stamp
+	Busy          bool // something changes from moment to moment
+	Head          headline
+	Facts         []fact
+	Images        imagesView
+	Behind        behindView
+	Transfers     transfersView
+	Members       membersView
+	Events        []eventRow
+
+	Version string        // of page.html and what it loads
+	Main    template.HTML // the template "main", executed
+}
+
+// headline says in one sentence how it stands.
+type headline struct {
+	Class, Sign, Text string
+	Detail            string
+	Command           string // what to do about it
+}
+
+type fact struct{ Name, Value, Detail, Class string }
+
+func newPageView(l *look, q pageQuery) *pageView {
+	rows := announcedRows(l.images.Images)
+	v := &pageView{
+		Node: cleanName(l.status.Node), Program: cleanText(l.status.Version, maxName), At: stampOf(l.at, l.at),
+		Images: newImagesView(rows, deadOf(l.members.Members), q), Behind: newBehindView(rows),
+		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID),
+		Events: newEventRows(l),
+	}
+	v.Head = newHeadline(l, rows)
+	v.Facts = newFacts(l, v.Members)
+	v.Busy = v.Transfers.Count > 0 || v.Head.Class == "busy"
+	return v
+}
+
+// announcedRows are the rows that are shown: what is withdrawn is not.
+func announcedRows(all []p2p.ImageState) []p2p.ImageState {
+	rows := make([]p2p.ImageState, 0, len(all))
+	for _, img := range all {
+		if img.State != "withdrawn" {
+			rows = append(rows, img)
+		}
+	}
+	return rows
+}
+
+func newHeadline(l *look, rows []p2p.ImageState) headline {
+	done, failed := 0, false
+	for _, img := range rows {
+		if converged(img) {
+			done++
+		}
+		failed = failed || slices.ContainsFunc(img.Nodes, func(n p2p.NodeState) bool { return n.State == p2p.Failed })
+	}
+	switch {
+	case l.err != nil:
+		return headline{"bad", "!", "The members cannot be asked", cleanText(l.err.Error(), maxReason), ""}
+	case !l.status.Containerd.OK:
+		return headline{"bad", "!", "This node waits for containerd", cleanText(l.status.Containerd.Reason, maxReason), "seeder doctor"}
+	case len(rows) == 0:
+		return headline{"idle", "–", "Nothing is announced yet", "On a host that has the image:", "seeder announce REF"}
+	case done == len(rows):
+		return headline{"good", "✓", allReady(len(rows), l.status.Members), "", ""}
+	}
+	h := headline{"busy", "↓", fmt.Sprintf("%d of %s ready on every node", done, countOf(len(rows), "image is", "images are")), behindCounts(rows, deadOf(l.members.Members)), ""}
+	if failed {
+		h.Class, h.Sign = "bad", "!"
+	}
+	return h
+}
+
+func allReady(images, members int) string {
+	switch {
+	case members == 1 && images == 1:
+		return "The image is ready on this node, the only member"
+	case members == 1:
+		return fmt.Sprintf("All %d images are ready on this node, the only member", images)
+	case images == 1:
+		return "The image is ready on every node"
+	}
+	return fmt.Sprintf("All %d images are ready on every node", images)
+}
+
+// countOf is a number and what it counts.
+func countOf(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// deadOf are the members that nobody waits for.
+func deadOf(members []p2p.MemberState) map[string]bool {
+	dead := map[string]bool{}
+	for _, m := range members {
+		if m.State == "dead" {
+			dead[m.Name] = true
+		}
+	}
+	return dead
+}
+
+// behindCounts says how many nodes are in which state for some image.
+func behindCounts(rows []p2p.ImageState, dead map[string]bool) string {
+	states := map[p2p.State]int{}
+	seen := map[p2p.State]map[string]bool{}
+	for _, img := range rows {
+		for _, n := range img.Nodes {
+			if n.State == p2p.Excluded || dead[n.Name] || seen[n.State][n.Name] {
+				continue
+			}
+			if seen[n.State] == nil {
+				seen[n.State] = map[string]bool{}
+			}
+			seen[n.State][n.Name] = true
+			states[n.State]++
+		}
+	}
+	if text := stateCounts(states, 0); text != "" {
+		return "Nodes: " + text
+	}
+	return ""
+}
+
+// stateOrder is the order in which states are told: what wants attention first.
+var stateOrder = []p2p.State{p2p.Failed, p2p.Unreachable, p2p.Waiting, p2p.Fetching, p2p.Importing, p2p.Excluded}
+
+func stateCounts(states map[p2p.State]int, dead int) string {
+	var parts []string
+	for _, s := range stateOrder {
+		if n := states[s]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	if dead > 0 {
+		parts = append(parts, fmt.Sprintf("%d dead", dead))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func newFacts(l *look, members membersView) []fact {
+	s := l.status
+	images := fact{"Images on this host", fmt.Sprintf("%d of %d ready", s.Images.Ready, s.Images.Total), "", ""}
+	if s.Images.Total == 0 {
+		images.Value = "none announced"
+	}
+	containerd := fact{"containerd", "answers", cleanText(strings.TrimSpace(s.Containerd.Version+" "+s.Containerd.Address), maxReference), ""}
+	if !s.Containerd.OK {
+		containerd.Value, containerd.Class = "! does not answer", "bad"
+	}
+	alive := fact{"Members", fmt.Sprintf("%d alive", s.Members), members.Gone, ""}
+	if members.Gone != "" {
+		alive.Class = "warn"
+	}
+	return []fact{alive, images, containerd, {"Free on disk", size(s.Disk.FreeBytes), "data_dir", ""}}
+}
+
+// membersView is the cluster.
+type membersView struct {
+	Summary string // "3 alive, 1 dead"
+	Gone    string // of it, those who are not alive
+	Rows    []memberRow
+	Folded  bool // there are many: those in trouble are in Rows too, the others unfold
+	Trouble []memberRow
+	More    int
+}
+
+type memberRow struct {
+	Name, Address, Version, Reason string
+	State                          mark
+	Here                           bool // this node
+}
+
+func newMembersView(members []p2p.MemberState, self string) membersView {
+	var v membersView
+	states := map[string]int{}
+	for _, m := range members {
+		states[m.State]++
+		row := memberRow{
+			Name: cleanName(m.Name), Address: cleanText(m.Address, maxName), Version: cleanText(m.Version, maxName),
+			Reason: cleanText(m.Reason, maxReference), State: memberMark(m), Here: m.ID == self && self != "",
+		}
+		if row.State.Class != "ready" && len(v.Trouble) < maxFirst {
+			v.Trouble = append(v.Trouble, row)
+		}
+		if len(v.Rows) < maxMemberRows {
+			v.Rows = append(v.Rows, row)
+		}
+	}
+	var parts, gone []string
+	for _, s := range []string{"alive", "suspect", "dead", "left"} {
+		if n := states[s]; n > 0 {
+			part := fmt.Sprintf("%d %s", n, s)
+			parts = append(parts, part)
+			if s != "alive" {
+				gone = append(gone, part)
+			}
+		}
+	}
+	v.Summary, v.Gone = strings.Join(parts, ", "), strings.Join(gone, ", ")
+	v.More = len(members) - len(v.Rows)
+	v.Folded = len(members) > 2*maxFirst
+	return v
+}
+
+func memberMark(m p2p.MemberState) mark {
+	switch {
+	case m.State == "alive" && m.Reason == "":
+		return mark{"✓", "ready", "alive"}
+	case m.State == "alive":
+		return mark{"!", "failed", "alive, but"}
+	case m.State == "dead":
+		return mark{"!", "failed", "dead"}
+	case m.State == "left":
+		return mark{"–", "excluded", "left"}
+	}
+	return mark{"?", "unreachable", cleanText(m.State, maxName)}
+}
