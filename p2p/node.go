@@ -172,6 +172,7 @@ type Node struct {
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
+	beats   beats
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group
@@ -229,6 +230,9 @@ func (n *Node) Open(ctx context.Context) (err error) {
 		}
 	}
 	n.noteCatalog()
+	for _, loop := range []string{"converge", "health", "sync"} {
+		n.beats.beat(loop) // the time begins before the loop does
+	}
 	n.start(ctx, "converge", n.converge)
 	n.start(ctx, "sync", n.sync)
 	n.start(ctx, "pull", n.pull)
