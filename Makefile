@@ -13,7 +13,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: deps lint unit cluster fuzz hosts ## everything; as root on Debian
+test: deps lint unit cluster fuzz boot hosts ## everything; as root on Debian
 
 .PHONY: deps
 deps: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
@@ -40,7 +40,14 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 	test/vuln.sh
 
 hosts: build containerds ## real hosts with real containerd; needs root
-	go test -count=1 -timeout 20m ./test
+	go test -count=1 -timeout 20m -skip '$(BOOT)' ./test
+
+# The tests of ./test that need the packages.
+BOOT = ^Test(Booted|Unit|Package|MakeInstall)
+
+.PHONY: boot
+boot: package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
+	go test -count=1 -v -timeout 10m -run '$(BOOT)' ./test
 
 .PHONY: man
 man: build ## bin/share: completions and man pages

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the .deb and .rpm for each of ARCHES in the directory OUT, of a checkout that
+# Makes the .deb and .rpm for each of ARCHES, and no others, in the directory OUT, of a checkout that
 # has bin/share (make man) and bin/nfpm. Equal sources make equal bytes: the times in
 # the packages are SOURCE_DATE_EPOCH, the commit's unless it is set, and the version is
 # VERSION alone. Arguments are for `go build`.
@@ -22,6 +22,7 @@ esac
 export PACKAGE_VERSION="$version"
 
 mkdir -p "$OUT"
+rm -f "$OUT"/seeder_*.deb "$OUT"/seeder-*.rpm # of earlier versions
 STAGE=$(mktemp -d)
 export STAGE
 trap 'rm -rf "$STAGE"' EXIT

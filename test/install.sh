@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector), podman; and the
+# busybox-static (the test image runs it), gcc (the race detector), podman, systemd and
+# rpm (the hosts that boot have it; on this machine systemd starts nothing); and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
 # unpacked to bin/docker, since its package would start it on this machine.
 set -eu
@@ -21,6 +22,10 @@ need gcc gcc
 need git git
 need podman podman
 need dpkg-deb dpkg
+need rpm rpm
+need systemd-analyze systemd
+need systemctl systemd
+need setpriv util-linux
 for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
