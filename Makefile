@@ -13,10 +13,10 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: install lint alerts unit cluster fuzz test-ui hosts ## everything; as root on Debian
+test: deps lint alerts unit cluster fuzz test-ui boot hosts ## everything; as root on Debian
 
-.PHONY: install
-install: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
+.PHONY: deps
+deps: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
@@ -44,7 +44,36 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 	test/vuln.sh
 
 hosts: build containerds ## real hosts with real containerd; needs root
-	go test -count=1 -timeout 20m ./test
+	go test -count=1 -timeout 20m -skip '$(BOOT)' ./test
+
+# The tests of ./test that need the packages.
+BOOT = ^Test(Booted|Unit|Package|MakeInstall)
+
+.PHONY: boot
+boot: package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
+	go test -count=1 -v -timeout 10m -run '$(BOOT)' ./test
+
+.PHONY: man
+man: build ## bin/share: completions and man pages
+	mkdir -p bin/share/man/man1 bin/share/bash-completion/completions bin/share/zsh/site-functions bin/share/fish/vendor_completions.d
+	bin/seeder completion bash > bin/share/bash-completion/completions/seeder
+	bin/seeder completion zsh > bin/share/zsh/site-functions/_seeder
+	bin/seeder completion fish > bin/share/fish/vendor_completions.d/seeder.fish
+
+.PHONY: install uninstall
+install: build man ## to PREFIX (/usr/local), below DESTDIR where that is set; starts nothing
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install.sh install
+
+uninstall: ## stops seeder and removes what install laid; an edited configuration, the secret and /var/lib/seeder stay
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install.sh uninstall
+
+PACKAGES ?= bin/packages
+ARCHES ?= amd64 arm64
+
+.PHONY: package
+package: man ## .deb and .rpm for ARCHES in PACKAGES (bin/packages), the same bytes from the same sources
+	cd test/tools/nfpm && CGO_ENABLED=0 go build -trimpath -o ../../../bin/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	VERSION="$(VERSION)" OUT="$(PACKAGES)" ARCHES="$(ARCHES)" systemd/package.sh $(GOFLAGS_BUILD)
 
 .PHONY: containerds
 containerds: bin/containerd-1.7/containerd bin/containerd-2/containerd

@@ -83,6 +83,7 @@ func (n *Node) converge(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		n.beats.beat("converge")
 		select {
 		case <-ctx.Done():
 			return

@@ -53,6 +53,7 @@ func (n *Node) watchHealth(ctx context.Context) {
 	tick := time.NewTicker(healthInterval)
 	defer tick.Stop()
 	for {
+		n.beats.beat("health")
 		n.askHealth(ctx)
 		select {
 		case <-ctx.Done():

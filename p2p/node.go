@@ -173,6 +173,7 @@ type Node struct {
 	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
 	events  events
+	beats   beats
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group
@@ -230,6 +231,9 @@ func (n *Node) Open(ctx context.Context) (err error) {
 		}
 	}
 	n.noteCatalog()
+	for _, loop := range []string{"converge", "health", "sync"} {
+		n.beats.beat(loop) // the time begins before the loop does
+	}
 	n.start(ctx, "converge", n.converge)
 	n.start(ctx, "sync", n.sync)
 	n.start(ctx, "pull", n.pull)

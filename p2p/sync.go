@@ -102,6 +102,7 @@ func (n *Node) sync(ctx context.Context) {
 	tick := time.NewTicker(expireInterval)
 	defer tick.Stop()
 	for {
+		n.beats.beat("sync")
 		select {
 		case <-ctx.Done():
 			return

@@ -43,6 +43,7 @@ type host struct {
 	dir     string
 	version string // of containerd, as in containerds
 	bin     string
+	program string // the command line; "" for bin/seeder
 
 	containerd *daemon
 	seeder     *daemon

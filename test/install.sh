@@ -2,7 +2,8 @@
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
 # busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race
-# detector), podman, mandoc (checks the man pages); and the
+# detector), podman, mandoc (checks the man pages), systemd and rpm (the hosts that boot have
+# it; on this machine systemd starts nothing); and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
 # unpacked to bin/docker, and its promtool to bin/prometheus, since their packages would
 # start a daemon on this machine.
@@ -25,6 +26,10 @@ need podman podman
 need dpkg-deb dpkg
 need mandoc mandoc
 need chromium chromium
+need rpm rpm
+need systemd-analyze systemd
+need systemctl systemd
+need setpriv util-linux
 for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing="$missing fonts-dejavu-core"
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"

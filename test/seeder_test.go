@@ -65,6 +65,14 @@ func (h *host) startSeederRaw(env ...string) {
 	h.seeder = h.start(env, program, "daemon")
 }
 
+// cli is the command line's program.
+func (h *host) cli() string {
+	if h.program != "" {
+		return h.program
+	}
+	return seederBin(h.t)
+}
+
 func seederBin(t *testing.T) string {
 	t.Helper()
 	bin, err := filepath.Abs("../bin/seeder")
@@ -79,7 +87,7 @@ func (h *host) run(args ...string) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
 	defer cancel()
-	return run(h.t, h.in(ctx, append([]string{seederBin(h.t)}, args...)...))
+	return run(h.t, h.in(ctx, append([]string{h.cli()}, args...)...))
 }
 
 // try runs the command line; out, where it is not nil, receives its JSON.
@@ -89,7 +97,7 @@ func (h *host) try(out any, args ...string) error {
 	if out != nil {
 		args = append(args, "-o", "json")
 	}
-	cmd := h.in(ctx, append([]string{seederBin(h.t)}, args...)...)
+	cmd := h.in(ctx, append([]string{h.cli()}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

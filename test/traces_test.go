@@ -178,6 +178,12 @@ func TestNothingIsLeft(t *testing.T) {
 		time.Sleep(time.Hour) // is killed here
 	}
 	needRoot(t)
+	nothingIsLeft(t)
+}
+
+// nothingIsLeft kills this test in the middle and looks at what is left.
+func nothingIsLeft(t *testing.T) {
+	t.Helper()
 	prefix := killInTheMiddle(t)
 	eventually(t, 15*time.Second, "no process is left", func() error {
 		if pids := processesIn(prefix); len(pids) > 0 {

@@ -184,6 +184,9 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	go func() { failed <- w.node.Wait() }() // ends with the node, which close waits for
 	var group sync.WaitGroup
 	group.Go(func() { notifyStatus(ctx, d.log, w.node) })
+	if dog := newWatchdog(w.node.Stuck, d.cfg.API.Socket, d.log); dog != nil {
+		group.Go(func() { dog.run(ctx) })
+	}
 	group.Go(func() { d.reload.onSignal(ctx) })
 	group.Go(func() { d.reload.watchSecret(ctx) })
 	defer group.Wait()

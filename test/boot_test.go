@@ -1,0 +1,524 @@
+package test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+)
+
+// TestBooted is an operator's life with seeder on three hosts of k3s, each with a
+// systemd of its own: the packages, the unit, and what happens to either. The steps
+// go on from each other, since a host takes longer to set up than any of them.
+func TestBooted(t *testing.T) {
+	needSystemd(t)
+	old := builtPackages(t, "../bin/packages", "amd64", "x86_64")
+	b := newBooted(t)
+	b.step("make the next version", func() { b.next = nextPackages(t) })
+	b.step("boot", func() {
+		for _, m := range b.all {
+			m.boot()
+		}
+		for _, m := range b.all {
+			m.awaitBoot()
+			m.hand(old, b.next)
+		}
+	})
+	b.step("install", func() {
+		for _, m := range b.all {
+			m.before = m.seederFiles()
+			m.op("dpkg -i " + inHost(old.deb))
+			m.is("disabled", "inactive")
+		}
+	})
+	b.step("enable", b.enable)
+	b.step("announce", b.announce)
+	b.step("order", b.order)
+	b.step("reload", b.reload)
+	b.step("kill", b.kill)
+	b.step("k3s restarts", b.k3sRestarts)
+	b.step("hang, and a containerd that is away", b.hangs)
+	b.step("crash loop", b.crashLoop)
+	b.step("reboot", b.reboot)
+	b.step("upgrade under load", b.upgradeUnderLoad)
+	b.step("upgrade while stopped", b.upgradeStopped)
+	b.step("remove and purge", b.removeAndPurge)
+	b.step("rpm", func() { b.rpm(old) })
+}
+
+// booted are three hosts of k3s: a server and two agents.
+type booted struct {
+	t       *testing.T
+	all     []*machine
+	a, b, c *machine
+	next    packageFiles
+}
+
+func newBooted(t *testing.T) *booted {
+	n := newNetwork(t, "40mbit")
+	b := &booted{t: t}
+	for range 3 {
+		b.all = append(b.all, n.addMachine())
+	}
+	b.a, b.b, b.c = b.all[0], b.all[1], b.all[2]
+	return b
+}
+
+func (b *booted) step(what string, do func()) {
+	b.t.Helper()
+	began := time.Now()
+	do()
+	b.t.Logf("%-40s %6.1f s", what, time.Since(began).Seconds())
+}
+
+const nextVersion = "99.0.0"
+
+// nextPackages are those of a next version, with another program and a changed
+// default configuration.
+func nextPackages(t *testing.T) packageFiles {
+	t.Helper()
+	dir := copyTree(t)
+	config := filepath.Join(dir, "configs", "seeder.yaml")
+	b, err := os.ReadFile(config)
+	if err == nil {
+		err = os.WriteFile(config, append(b, "# what the next version adds\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return builtPackages(t, packagesOf(t, dir, "v"+nextVersion, "amd64"), "amd64", "x86_64")
+}
+
+// inHost is where a package is on the machines.
+func inHost(file string) string { return "'/packages/" + filepath.Base(file) + "'" }
+
+// hand copies packages to the machine.
+func (m *machine) hand(all ...packageFiles) {
+	m.t.Helper()
+	m.op("mkdir -p /packages")
+	for _, p := range all {
+		for _, file := range []string{p.deb, p.rpm} {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			m.write("/packages/"+filepath.Base(file), string(b), 0o644)
+		}
+	}
+}
+
+// is checks whether seeder is enabled and active.
+func (m *machine) is(enabled, active string) {
+	m.t.Helper()
+	for verb, want := range map[string]string{"is-enabled": enabled, "is-active": active} {
+		out, _ := m.tryOp("systemctl " + verb + " seeder") // fails unless it is
+		if got := strings.TrimSpace(out); got != want {
+			m.t.Fatalf("on %s seeder is %q, want %q", m.name, got, want)
+		}
+	}
+}
+
+func (m *machine) mainPID() int {
+	m.t.Helper()
+	pid, err := strconv.Atoi(m.show("seeder", "MainPID"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return pid
+}
+
+// restarted waits until seeder is another process than pid, and ready in systemd's
+// sense.
+func (m *machine) restarted(pid int) {
+	m.t.Helper()
+	eventually(m.t, 60*time.Second, "seeder runs anew on "+m.name, func() error {
+		if now := m.mainPID(); now == pid || now == 0 {
+			return fmt.Errorf("process %d", now)
+		}
+		return nil
+	})
+	m.showing("ActiveState", "active")
+	m.showing("SubState", "running")
+}
+
+// daemonVersion is that of the program that runs.
+func (m *machine) daemonVersion() string {
+	m.t.Helper()
+	var s p2p.Status
+	eventually(m.t, 30*time.Second, "the daemon answers on "+m.name, func() error { return m.try(&s, "status") })
+	return s.Version
+}
+
+// seederFiles are the files that are called after seeder, links in systemd's
+// directories among them, without those of dpkg and the logs.
+func (m *machine) seederFiles() string {
+	m.t.Helper()
+	return m.op("find /etc /usr /lib/systemd /opt /run /srv /var -xdev -name '*seeder*' -not -path '/var/log/*' -not -path '/var/lib/rpm/*' | LC_ALL=C sort")
+}
+
+// enable: a host whose k3s is not there yet says so and goes on trying; the others
+// need nothing but one command.
+func (b *booted) enable() {
+	if out, err := b.c.tryOp("systemctl enable --now seeder"); err == nil {
+		b.t.Errorf("seeder starts on a host without a secret:\n%s", out)
+	}
+	for _, m := range []*machine{b.a, b.b} {
+		m.installK3s()
+		m.op("systemctl enable --now seeder")
+		m.is("enabled", "active")
+	}
+	b.c.showing("ActiveState", "activating")
+	if status := b.c.show("seeder", "ExecMainStatus"); status != "2" && status != "0" { // 0 at the moment of a try
+		b.t.Errorf("the daemon without a secret ends with exit code %s", status)
+	}
+	if out := b.c.journal("seeder"); !strings.Contains(out, "seeder secret generate") {
+		b.t.Errorf("no word of what lacks in the journal:\n%s", out)
+	}
+	b.c.installK3s()
+	b.c.showing("ActiveState", "active")
+	for _, m := range b.all {
+		m.awaitMembers(3)
+		if out := m.op("seeder config check && seeder config show"); !strings.Contains(out, "the token in /") || strings.Contains(out, k3sPassword) {
+			b.t.Errorf("%s:\n%s", m.name, out)
+		}
+	}
+}
+
+// announce on the server: the image is on every host, in the words of systemctl too.
+// The daemon has no capability.
+func (b *booted) announce() {
+	b.a.k3sImport(imageSpec{ref: short, says: "hello", payload: 4 << 20, seed: 1})
+	if out := b.a.op("seeder announce " + short); !strings.Contains(out, "ready on 3 of 3 nodes") {
+		b.t.Error(out)
+	}
+	for _, m := range b.all {
+		m.ready("hello")
+		status, err := os.ReadFile(m.path(fmt.Sprintf("/proc/%d/status", m.mainPID())))
+		if err != nil || !bytes.Contains(status, []byte("\nCapEff:\t0000000000000000\n")) || !bytes.Contains(status, []byte("\nCapBnd:\t0000000000000000\n")) {
+			b.t.Errorf("%s: %v, capabilities in\n%s", m.name, err, status)
+		}
+		m.showing("StatusText", "3 members, 1 of 1 images ready")
+	}
+}
+
+// order: nothing of k3s waits for seeder, and nothing of it ends with seeder.
+func (b *booted) order() {
+	for _, m := range b.all {
+		for _, unit := range []string{"seeder", "k3s", "k3s-agent"} {
+			other := map[bool]string{true: "k3s", false: "seeder"}[unit == "seeder"]
+			deps := m.op("systemctl show -p Before,After,Requires,Wants,BindsTo,PartOf,Requisite,Conflicts,PropagatesStopTo,StopPropagatedFrom,RequiredBy,WantedBy,BoundBy,ConflictedBy " + unit)
+			if strings.Contains(deps, other) {
+				b.t.Errorf("%s: %s has to do with %s:\n%s", m.name, unit, other, deps)
+			}
+		}
+		if after := m.show("seeder", "After"); !strings.Contains(after, "network-online.target") {
+			b.t.Errorf("%s: seeder comes after %s", m.name, after)
+		}
+	}
+}
+
+// reload returns when the new configuration is in force, and fails where it is bad.
+func (b *booted) reload() {
+	pid := b.b.mainPID()
+	b.b.op("sed -i 's/^  level: info/  level: debug/' /etc/seeder/seeder.yaml && systemctl reload seeder")
+	if log := b.b.journal("seeder"); !strings.Contains(log, "configuration changed") || !strings.Contains(log, "log.level is now debug") {
+		b.t.Errorf("the reload has changed nothing:\n%s", log)
+	}
+	out, err := b.b.tryOp("echo 'nonsense: 1' >> /etc/seeder/seeder.yaml; systemctl reload seeder")
+	if log := b.b.journal("seeder"); err == nil || !strings.Contains(log, `unknown key "nonsense"`) {
+		b.t.Errorf("a bad configuration: %v %s\n%s", err, out, log)
+	}
+	b.b.op("sed -i '$d' /etc/seeder/seeder.yaml && systemctl reload seeder")
+	b.b.is("enabled", "active")
+	if now := b.b.mainPID(); now != pid {
+		b.t.Errorf("the daemon was process %d and is %d", pid, now)
+	}
+}
+
+// signal sends a signal to the machine's daemon.
+func (m *machine) signal(name string) {
+	m.t.Helper()
+	m.op(fmt.Sprintf("kill -%s %d", name, m.mainPID()))
+}
+
+func (b *booted) kill() {
+	pid := b.b.mainPID()
+	b.b.signal("KILL")
+	b.b.restarted(pid)
+	b.b.ready("hello")
+	b.a.awaitMembers(3)
+}
+
+// k3sRestarts: containerd comes and goes with k3s; the daemon stays.
+func (b *booted) k3sRestarts() {
+	pid, containerd := b.c.mainPID(), b.c.show("k3s-agent", "MainPID")
+	b.c.op("systemctl restart k3s-agent")
+	if b.c.show("k3s-agent", "MainPID") == containerd {
+		b.t.Fatal("k3s has not restarted")
+	}
+	b.c.criAnswers()
+	b.c.ready("hello")
+	if now := b.c.mainPID(); now != pid {
+		b.t.Errorf("seeder was process %d and is %d", pid, now)
+	}
+	b.c.op("systemctl restart seeder")
+	b.c.ready("hello")
+}
+
+// watchdogTest is a WatchdogSec that a test can wait for, on a machine under load.
+const watchdogTest = 9 * time.Second
+
+// hangs: on one host the daemon hangs and is started again; on another one
+// containerd is away for longer than the watchdog waits, and the daemon stays.
+func (b *booted) hangs() {
+	for _, m := range []*machine{b.b, b.c} {
+		m.dropIn("watchdog", fmt.Sprintf("WatchdogSec=%.0f", watchdogTest.Seconds()))
+		m.op("systemctl restart seeder")
+	}
+	hung, waits := b.b.mainPID(), b.c.mainPID()
+	b.c.op("systemctl stop k3s-agent")
+	b.b.signal("STOP")
+	gone := b.c.uptime()
+	b.b.restarted(hung)
+	log := b.b.journal("seeder")
+	for _, want := range []string{"Watchdog timeout", "SIGABRT", "goroutine "} {
+		if !strings.Contains(log, want) {
+			b.t.Errorf("no %q in the journal of a daemon that hung", want)
+		}
+	}
+	b.c.showing("StatusText", "waiting for containerd: "+b.c.why()+"; 3 members, 1 of 1 images ready")
+	eventually(b.t, 60*time.Second, "the watchdog is fed while containerd is away", func() error {
+		fed, err := strconv.ParseInt(b.c.show("seeder", "WatchdogTimestampMonotonic"), 10, 64)
+		if d := time.Duration(fed)*time.Microsecond - gone; err != nil || d < watchdogTest+time.Second {
+			return fmt.Errorf("last fed %s after it went, %v", d, err)
+		}
+		return nil
+	})
+	if now := b.c.mainPID(); now != waits || b.c.show("seeder", "NRestarts") != "0" {
+		b.t.Errorf("the daemon without containerd was process %d and is %d", waits, now)
+	}
+	b.c.op("systemctl start k3s-agent")
+	for _, m := range []*machine{b.b, b.c} {
+		m.criAnswers()
+		m.ready("hello")
+		m.dropIn("watchdog", "")
+	}
+}
+
+// why is the reason for which the daemon waits for containerd.
+func (m *machine) why() string {
+	m.t.Helper()
+	var s p2p.Status
+	eventually(m.t, 30*time.Second, m.name+" says that containerd is away", func() error {
+		if err := m.try(&s, "status"); err != nil {
+			return err
+		}
+		if s.Containerd.OK || s.Containerd.Reason == "" {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	return s.Containerd.Reason
+}
+
+// uptime is the monotonic clock, which all machines share.
+func (m *machine) uptime() time.Duration {
+	m.t.Helper()
+	seconds, err := strconv.ParseFloat(strings.Fields(m.op("cat /proc/uptime"))[0], 64)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// dropIn sets something of seeder's unit as systemctl edit does; "" takes it away.
+func (m *machine) dropIn(name, setting string) {
+	m.t.Helper()
+	file := "/etc/systemd/system/seeder.service.d/" + name + ".conf"
+	command := "rm " + file + "; rmdir --ignore-fail-on-non-empty $(dirname " + file + ")"
+	if setting != "" {
+		command = fmt.Sprintf("mkdir -p $(dirname %[1]s) && printf '[Service]\\n%[2]s\\n' > %[1]s", file, setting)
+	}
+	m.op(command + "; systemctl daemon-reload")
+}
+
+// crashLoop: a daemon that ends at once is started as often as it takes, and comes up
+// by itself when what kept it from that is mended.
+func (b *booted) crashLoop() {
+	m := b.b
+	m.dropIn("fast", "RestartSec=100ms") // so that it need not take minutes
+	m.op("cp -p /etc/seeder/seeder.yaml /root/good.yaml && sed -i 's/^  bind: .*7950.*/  bind: nonsense/' /etc/seeder/seeder.yaml")
+	if out, err := m.tryOp("systemctl restart seeder"); err == nil {
+		b.t.Errorf("a start with a bad configuration does not fail: %s", out)
+	}
+	eventually(b.t, 60*time.Second, "systemd goes on after the five starts that it has patience for elsewhere", func() error {
+		if n, err := strconv.Atoi(m.show("seeder", "NRestarts")); err != nil || n < 12 {
+			return fmt.Errorf("%d, %v", n, err)
+		}
+		return nil
+	})
+	if log := m.journal("seeder"); !strings.Contains(log, "gossip.bind") || !strings.Contains(log, "nonsense") {
+		b.t.Errorf("no word of what is wrong in the journal:\n%s", log)
+	}
+	m.op("cp -p /root/good.yaml /etc/seeder/seeder.yaml")
+	m.showing("ActiveState", "active")
+	m.dropIn("fast", "")
+	m.ready("hello")
+}
+
+// reboot: what is announced while a host is down is on it after the boot, without a
+// command.
+func (b *booted) reboot() {
+	if _, err := b.c.tryOp("systemctl reboot"); err != nil { // the connection may end first
+		b.t.Log(err)
+	}
+	b.c.waitOff()
+	b.a.k3sImport(imageSpec{ref: short, says: "hello again", payload: 4 << 20, seed: 2})
+	b.a.op("seeder announce --detach " + short)
+	b.c.boot()
+	b.c.awaitBoot()
+	b.c.showing("ActiveState", "active")
+	b.c.criAnswers()
+	for _, m := range b.all {
+		m.ready("hello again")
+	}
+}
+
+// upgradeUnderLoad: the host that sends and one that receives are upgraded while an
+// image travels. It arrives, nothing that had is fetched again, and an edited
+// configuration stays, though the package's has changed.
+func (b *booted) upgradeUnderLoad() {
+	const size = 24 << 20
+	pids := []int{b.a.mainPID(), b.b.mainPID()}
+	b.a.k3sImport(imageSpec{ref: short, says: "hello, new one", random: size, seed: 3})
+	earlier := b.b.metric("seeder_chunk_bytes_total")
+	b.a.op("seeder announce --detach " + short)
+	var before float64
+	eventually(b.t, 60*time.Second, "a third has arrived", func() error {
+		if before = b.b.metric("seeder_chunk_bytes_total") - earlier; before < size/3 {
+			return fmt.Errorf("%.0f bytes", before)
+		}
+		return nil
+	})
+	b.b.op("printf '\\n' | dpkg -i " + inHost(b.next.deb)) // the answer to: keep the edited one?
+	b.a.op("dpkg -i " + inHost(b.next.deb))
+	for i, m := range []*machine{b.a, b.b} {
+		m.restarted(pids[i])
+		m.is("enabled", "active")
+		if v := m.daemonVersion(); v != "v"+nextVersion {
+			b.t.Errorf("%s runs %s after the upgrade", m.name, v)
+		}
+	}
+	for _, m := range b.all {
+		m.ready("hello, new one")
+	}
+	received := b.b.metric("seeder_wire_received_bytes_total")
+	b.t.Logf("before the upgrade %.1f MB of chunks, after it %.1f MB on the wire, of %.1f MB", before/1e6, received/1e6, size/1e6)
+	if received > size-before+4<<20 {
+		b.t.Errorf("%.0f bytes came after the upgrade: what was verified before was fetched again", received)
+	}
+	if out := b.b.op("grep -c '^  level: debug' /etc/seeder/seeder.yaml; ls /etc/seeder"); !strings.HasPrefix(out, "1\n") || !strings.Contains(out, "seeder.yaml.dpkg-dist") {
+		b.t.Errorf("the edited configuration: %s", out)
+	}
+	if out := b.a.op("tail -1 /etc/seeder/seeder.yaml"); out != "# what the next version adds\n" {
+		b.t.Errorf("the configuration that nobody has edited ends with %q", out)
+	}
+}
+
+func (b *booted) upgradeStopped() {
+	b.c.op("systemctl stop seeder && dpkg -i " + inHost(b.next.deb))
+	b.c.is("enabled", "inactive")
+	b.c.op("systemctl start seeder")
+	b.c.ready("hello, new one")
+}
+
+// removeAndPurge: remove keeps what belongs to the host, purge nothing; k3s and the
+// images stay either way.
+func (b *booted) removeAndPurge() {
+	m := b.c
+	k3s := m.show("k3s-agent", "MainPID")
+	id := m.op("cat /var/lib/seeder/identity | sha256sum")
+	m.op("printf '# edited\\n' >> /etc/seeder/seeder.yaml; dpkg -r seeder")
+	if out, _ := m.tryOp("systemctl is-active seeder; ls /usr/bin/seeder /usr/lib/systemd/system/seeder.service"); strings.Count(out, "No such file") != 2 || strings.HasPrefix(out, "active") {
+		b.t.Errorf("after remove: %s", out)
+	}
+	b.a.leftBy(m)
+	m.op("tail -1 /etc/seeder/seeder.yaml | grep edited")
+	if now := m.op("cat /var/lib/seeder/identity | sha256sum"); now != id {
+		b.t.Error("remove does not keep the node's identity")
+	}
+	m.op("dpkg -i " + inHost(b.next.deb) + " && systemctl start seeder")
+	m.is("enabled", "active") // as it was
+	m.ready("hello, new one")
+	m.op("seeder secret generate > /etc/seeder/secret; echo SEEDER_LOG_LEVEL=debug > /etc/default/seeder; dpkg -P seeder")
+	if left := m.seederFiles(); left != m.before {
+		b.t.Errorf("purge leaves:\n%sbefore the installation there was:\n%s", left, m.before)
+	}
+	if out, _ := m.tryOp("systemctl list-units --all --no-legend 'seeder*'; pgrep -x seeder; systemctl is-enabled seeder 2>&1"); !strings.HasPrefix(out, "Failed to get unit file state") {
+		b.t.Errorf("after purge: %s", out)
+	}
+	if now := m.show("k3s-agent", "MainPID"); now != k3s {
+		b.t.Errorf("k3s was process %s and is %s", k3s, now)
+	}
+	if got := m.runContainer(full); got != "hello, new one" {
+		b.t.Errorf("a container of the image after purge prints %q", got)
+	}
+	b.a.awaitMembers(2)
+}
+
+// leftBy waits until m says that another one has left.
+func (m *machine) leftBy(other *machine) {
+	m.t.Helper()
+	eventually(m.t, 30*time.Second, other.name+" has left", func() error {
+		if s := m.memberState(other.host); s != "left" {
+			return errors.New(s)
+		}
+		return nil
+	})
+}
+
+// rpm: the same life with the other kind of package.
+func (b *booted) rpm(old packageFiles) {
+	m, rpm := b.c, "rpm --force-debian --nodeps "
+	m.op(rpm + "-i " + inHost(old.rpm))
+	m.is("disabled", "inactive")
+	m.op("systemctl enable --now seeder")
+	m.ready("hello, new one")
+	pid := m.mainPID()
+	m.op("printf '# edited\\n' >> /etc/seeder/seeder.yaml; " + rpm + "-U " + inHost(b.next.rpm))
+	m.restarted(pid)
+	m.is("enabled", "active")
+	if v := m.daemonVersion(); v != "v"+nextVersion {
+		b.t.Errorf("%s runs %s after the upgrade", m.name, v)
+	}
+	m.op("tail -1 /etc/seeder/seeder.yaml | grep edited; ls /etc/seeder/seeder.yaml.rpmnew")
+	m.op("systemctl stop seeder && " + rpm + "-U --oldpackage " + inHost(old.rpm))
+	m.is("enabled", "inactive")
+	m.op("systemctl start seeder && rpm --force-debian -e seeder")
+	b.a.leftBy(m)
+	out, _ := m.tryOp("ls /usr/bin/seeder /etc/systemd/system/multi-user.target.wants/seeder.service; ls /var/lib/seeder/identity /etc/seeder/seeder.yaml.rpmsave")
+	if strings.Count(out, "No such file") != 2 {
+		b.t.Errorf("after erasing: %s", out)
+	}
+}
+
+// TestBootedNothingIsLeft: what a run that is killed while a machine runs made goes
+// with it or is removed by the next run.
+func TestBootedNothingIsLeft(t *testing.T) {
+	if os.Getenv("SEEDER_TEST_TO_BE_KILLED") != "" {
+		m := newNetwork(t, "100mbit").addMachine()
+		m.boot()
+		m.awaitBoot()
+		fmt.Println("up")
+		time.Sleep(time.Hour) // is killed here
+	}
+	needSystemd(t)
+	nothingIsLeft(t)
+}

@@ -1,0 +1,267 @@
+package test
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// machine is a host that boots a real systemd on a copy-on-write view of this
+// machine's root. Its files and its network outlive a reboot; what runs does not.
+type machine struct {
+	*host          // what runs: its space is that of the machine's first process
+	holder  *space // holds the files and the network
+	console *lockedBuffer
+	off     chan struct{} // closed when the first process has ended
+	before  string        // the files that were called after seeder before it was installed
+}
+
+// root is where the machine's root is, for holder.
+func (m *machine) root() string { return filepath.Join(m.dir, "up", "root") }
+
+// masked are units of Debian that have no business in a machine like this: they
+// would ask this machine's kernel for something, or wait for hardware.
+var masked = []string{
+	"systemd-sysctl.service", "systemd-modules-load.service", "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount",
+	"systemd-udevd.service", "systemd-udev-trigger.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
+	"systemd-remount-fs.service", "systemd-random-seed.service", "systemd-journald-audit.socket", "systemd-logind.service",
+	"systemd-timesyncd.service", "systemd-networkd.service", "systemd-firstboot.service", "systemd-pcrphase.service",
+	"sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+	"dev-hugepages.mount", "dev-mqueue.mount", "getty.target", "console-getty.service", "kmod-static-nodes.service",
+	"ldconfig.service", "modprobe@.service", "systemd-sysusers.service", "systemd-hwdb-update.service", "dbus.socket", "dbus.service",
+}
+
+// addMachine plugs a machine that is switched off into the switch.
+func (n *network) addMachine() *machine {
+	n.t.Helper()
+	i := len(n.hosts) + 1
+	h := &host{t: n.t, net: n, program: "/usr/bin/seeder", name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i), version: newest, bin: k3sBin}
+	h.dir = filepath.Join(n.dir, h.name)
+	m := &machine{host: h}
+	for _, d := range []string{"up", "rancher"} {
+		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	m.holder = n.newSpace(h.name, m.filesScript(n.cgroups(h.name)))
+	h.space = m.holder // whose the network is
+	n.plug(h, i)
+	n.hosts = append(n.hosts, h)
+	n.t.Cleanup(m.dumpJournal)
+	return m
+}
+
+// k3sBin is where k3s unpacks its containerd and the programs beside it.
+const k3sBin = "/var/lib/rancher/k3s/data/current/bin"
+
+// filesScript makes the machine's files. They are in memory, but for those of
+// containerd, whose snapshots cannot lie on an overlay. The machine's /tmp is its own.
+func (m *machine) filesScript(cgroups string) string {
+	containerd, err := filepath.Abs(containerds[newest])
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	id := make([]byte, 16)
+	for i := range id {
+		id[i] = byte(rand.Uint32())
+	}
+	var mask strings.Builder
+	for _, unit := range masked {
+		fmt.Fprintf(&mask, "ln -s /dev/null etc/systemd/system/%s\n", unit)
+	}
+	return fmt.Sprintf(`
+%[1]s
+mount -t tmpfs -o mode=755 tmpfs %[2]s/up
+cd %[2]s/up
+mkdir upper work root
+mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+cd root
+rm -rf etc/systemd/system etc/fstab usr/sbin/policy-rc.d var/log/journal var/lib/seeder etc/seeder etc/rancher
+mkdir -p etc/systemd/system var/lib/rancher root/packages
+%[3]s
+echo %[4]s > etc/machine-id
+echo %[5]s > etc/hostname
+: > etc/fstab
+mount --bind %[2]s/rancher var/lib/rancher
+mkdir -p ./%[6]s
+mount --bind %[7]s ./%[6]s
+mkdir -p tmp
+mount -t tmpfs -o mode=1777 tmpfs tmp
+hostname %[5]s
+ip link set lo up`, cgroups, m.dir, mask.String(), hex.EncodeToString(id), m.name, k3sBin, containerd)
+}
+
+// bootScript is what the first process does before it is systemd: it moves into the
+// machine's cgroups, and takes the machine's root. The kernel's own settings cannot
+// be written there. What is mounted is shared, as systemd has it: else credentials
+// and private directories of units stay empty.
+func (m *machine) bootScript() string {
+	var script strings.Builder
+	script.WriteString("set -e\n")
+	for _, h := range cgroupMounts() { // each is the machine's own group, see network.cgroups
+		fmt.Fprintf(&script, "echo 0 > %s/cgroup.procs\n", h)
+	}
+	fmt.Fprintf(&script, "exec unshare --cgroup sh -c '\nset -e\nroot=%s\n", m.root())
+	script.WriteString(`
+mount --rbind $root $root
+mount -t proc proc $root/proc
+for f in sys sysrq-trigger; do
+	[ -e $root/proc/$f ] || continue
+	mount --bind $root/proc/$f $root/proc/$f
+	mount -o remount,bind,ro $root/proc/$f
+done
+mount -t sysfs -o ro sysfs $root/sys
+`)
+	for i, h := range cgroupMounts() {
+		if i == 0 && h != "/sys/fs/cgroup" {
+			script.WriteString("mount -t tmpfs -o mode=755 tmpfs $root/sys/fs/cgroup\n")
+		}
+		fmt.Fprintf(&script, "mkdir -p $root%[1]s\nmount --bind %[1]s $root%[1]s\n", h)
+	}
+	script.WriteString(`
+mount -t tmpfs -o mode=755 tmpfs $root/dev
+umask 0
+for node in null:3 zero:5 full:7 random:8 urandom:9; do
+	mknod $root/dev/${node%:*} c 1 ${node#*:}
+done
+mknod $root/dev/tty c 5 0
+umask 022
+mkdir $root/dev/pts $root/dev/shm
+mount -t devpts -o newinstance,ptmxmode=666 devpts $root/dev/pts
+ln -s pts/ptmx $root/dev/ptmx
+ln -s /proc/self/fd $root/dev/fd
+mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
+mount -t tmpfs -o mode=755 tmpfs $root/run
+cd $root
+mkdir -p .old
+pivot_root . .old
+umount -l /.old
+mount --make-rshared /
+exec env -i container=seeder PATH=/usr/sbin:/usr/bin:/sbin:/bin setpriv --bounding-set=-sys_module,-sys_time,-sys_rawio,-syslog,-mac_admin \
+	/lib/systemd/systemd --unit=multi-user.target --log-level=info --show-status=no
+'`)
+	return script.String()
+}
+
+// boot switches the machine on; awaitBoot waits for systemd.
+func (m *machine) boot() {
+	m.t.Helper()
+	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.holder.pid), "--mount", "--net", "--uts", "--ipc", "--",
+		"unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--", "sh", "-c", m.bootScript())
+	m.console, m.off = &lockedBuffer{}, make(chan struct{})
+	cmd.Stdout, cmd.Stderr = m.console, m.console
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		m.t.Fatalf("boot %s: %v", m.name, err)
+	}
+	s := &space{cmd: cmd}
+	off := m.off
+	m.net.spaces = append(m.net.spaces, s)
+	go func() { cmd.Wait(); close(off) }() // space.end kills what it waits for
+	s.pid = childOf(m.t, cmd.Process.Pid)
+	m.host.space = s
+}
+
+func (m *machine) awaitBoot() {
+	m.t.Helper()
+	eventually(m.t, 60*time.Second, m.name+" has booted", func() error {
+		select {
+		case <-m.off:
+			m.t.Fatalf("%s does not boot:\n%s", m.name, m.console.tail(20))
+		default:
+		}
+		ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+		defer cancel()
+		out, err := m.in(ctx, "systemctl", "is-system-running").CombinedOutput()
+		if state := strings.TrimSpace(string(out)); state != "running" && state != "degraded" {
+			return fmt.Errorf("%q, %v\n%s", state, err, m.console.tail(20))
+		}
+		return nil
+	})
+}
+
+// waitOff waits until the machine is off, as after systemctl reboot or poweroff.
+func (m *machine) waitOff() {
+	m.t.Helper()
+	select {
+	case <-m.off:
+	case <-time.After(60 * time.Second):
+		m.t.Fatalf("%s does not go down", m.name)
+	}
+	m.host.space.pid = 0 // might be another's before long
+}
+
+// op runs a shell command as an operator would and returns what it printed.
+func (m *machine) op(command string) string {
+	m.t.Helper()
+	out, err := m.tryOp(command)
+	if err != nil {
+		m.t.Fatalf("%s on %s: %v\n%s", command, m.name, err, out)
+	}
+	return out
+}
+
+func (m *machine) tryOp(command string) (string, error) {
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := m.in(ctx, "env", "-i", "-C", "/root", "HOME=/root", "LC_ALL=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", command)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// show is a property of a unit.
+func (m *machine) show(unit, property string) string {
+	m.t.Helper()
+	return strings.TrimSpace(m.op(fmt.Sprintf("systemctl show --value -p %s %s", property, unit)))
+}
+
+// showing waits until a property of seeder's unit is as wanted.
+func (m *machine) showing(property, want string) {
+	m.t.Helper()
+	eventually(m.t, 60*time.Second, fmt.Sprintf("%s of seeder on %s is %s", property, m.name, want), func() error {
+		if got := m.show("seeder", property); got != want {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
+}
+
+// journal is what a unit has logged since the machine has booted for the first time.
+func (m *machine) journal(unit string) string {
+	out, _ := m.tryOp("journalctl --no-pager -o cat -u " + unit)
+	return out
+}
+
+func (m *machine) dumpJournal() {
+	if !m.t.Failed() || m.off == nil {
+		return
+	}
+	for _, command := range []string{
+		"systemctl --no-pager --full status seeder k3s k3s-agent | head -60", "journalctl --no-pager -u seeder | tail -60",
+		"systemctl --no-pager --failed", "seeder images; seeder members",
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		out, err := m.in(ctx, "sh", "-c", command).CombinedOutput()
+		cancel()
+		m.t.Logf("--- %s: %s: %v\n%s", m.name, command, err, out)
+	}
+}
+
+// needSystemd says what lacks where systemd is not installed.
+func needSystemd(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	for _, program := range []string{"/lib/systemd/systemd", "/usr/bin/systemd-analyze", "/usr/bin/dpkg", "/usr/bin/rpm"} {
+		if _, err := os.Stat(program); err != nil {
+			t.Fatalf("%v; `make deps` installs it", err)
+		}
+	}
+}
