@@ -172,6 +172,7 @@ type Node struct {
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
+	probing probing // members that are connected back to
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group

@@ -114,6 +114,9 @@ type Gossip struct {
 	members *members
 	events  chan event
 
+	transport memberlist.Transport
+	arrivals  arrivals
+
 	catalogHash atomic.Uint64
 
 	mu     sync.Mutex
@@ -166,6 +169,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 		g.cancel()
 		return g.explainListen(err)
 	}
+	g.transport = conf.Transport
 	g.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
 		RetransmitMult: conf.RetransmitMult,
