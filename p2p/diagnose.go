@@ -25,7 +25,7 @@ const (
 	// diagnoseTimeout bounds a diagnosis, however many members hang.
 	diagnoseTimeout = 10 * time.Second
 	// maxDiagnosed is how many members are probed at once.
-	maxDiagnosed = 32
+	maxDiagnosed = 16
 	// reachTimeout bounds one small request to a member, bulkTimeout one that a few
 	// full packets carry, which a slow link or a limit may hold up.
 	reachTimeout = 3 * time.Second

@@ -47,6 +47,8 @@ type cluster interface {
 	Status(ctx context.Context) p2p.Status
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
+	Diagnose(ctx context.Context) p2p.Diagnosis
+	Holders(ctx context.Context, refs []string) map[string][]string
 }
 
 const (

@@ -82,6 +82,7 @@ func TestStrangers(t *testing.T) {
 func FuzzProbe(f *testing.F) {
 	f.Add(append([]byte{probeKind}, make([]byte, 16)...))
 	f.Add(append([]byte{probeKind}, make([]byte, largeProbeBytes-1)...))
+	f.Add(make([]byte, largeProbeBytes+1))
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		var a arrivals
 		a.note(msg)
