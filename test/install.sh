@@ -20,6 +20,7 @@ need nft nftables
 need gcc gcc
 need git git
 need podman podman
+need kubectl kubernetes-client
 need dpkg-deb dpkg
 for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"

@@ -166,9 +166,14 @@ func (e *exam) waitingPods(ctx context.Context, config string, kubectl []string)
 		cancel() // it may have more to say than is read
 	}
 	if werr := cmd.Wait(); werr != nil {
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(kubectl, " "), werr, strings.TrimSpace(stderr.String()))
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(kubectl, " "), werr, lastLine(stderr.String()))
 	}
 	return out, err
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
 }
 
 // tail keeps the last of what is written to it.
