@@ -174,6 +174,7 @@ type Node struct {
 	health  healthState
 	events  events
 	beats   beats
+	probing probing // members that are connected back to
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group

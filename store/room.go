@@ -143,3 +143,20 @@ func (f fileSystem) room(needed int64, r Reserve) error {
 
 // archiveRoom is what has to be free for an archive to go on being written.
 const archiveRoom = 128 << 20
+
+// Space is what is left of the file system with a directory on it.
+type Space struct {
+	Dir                  string
+	Free, Total, Reserve int64 // bytes; Reserve is what shall stay free
+	FreeFiles, Files     uint64
+}
+
+// SpaceOf asks for the space of dir's file system.
+func SpaceOf(dir string, r Reserve) (Space, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return Space{}, fmt.Errorf("the file system of %s: %w", dir, err)
+	}
+	total := int64(st.Blocks) * st.Bsize
+	return Space{Dir: dir, Free: int64(st.Bavail) * st.Bsize, Total: total, Reserve: r.of(total), FreeFiles: st.Ffree, Files: st.Files}, nil
+}

@@ -23,6 +23,7 @@ need nft nftables
 need gcc gcc
 need git git
 need podman podman
+need kubectl kubernetes-client
 need dpkg-deb dpkg
 need mandoc mandoc
 need chromium chromium

@@ -55,6 +55,8 @@ type order struct {
 // configReloader reads the daemon's configuration anew.
 type configReloader interface {
 	Reload() (reloaded, error)
+	// Pending is what Reload would find.
+	Pending() pending
 }
 
 // control serves the commands of this host on a unix socket:
@@ -68,6 +70,9 @@ type configReloader interface {
 //	GET  /v1/wait?ref=…                                events, one a line
 //	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
 //	POST /v1/reload                                    what has changed
+//	GET  /v1/self                                      the configuration in force, and what has changed since
+//	GET  /v1/diagnosis                                 the ways to and from each member, in ten seconds
+//	GET  /v1/holders?ref=…                             which members' stores have it
 //
 // Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced)
 // or 500. Only the owner of the socket reaches it: its mode is 0600.
@@ -180,6 +185,20 @@ func (c *control) routes() http.Handler {
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
 		changed, err := c.reload.Reload()
 		c.answer(w, changed, err)
+	})
+	mux.HandleFunc("GET /v1/self", func(w http.ResponseWriter, _ *http.Request) {
+		c.answer(w, selfExam{Version: programVersion(), Pending: c.reload.Pending()}, nil)
+	})
+	mux.HandleFunc("GET /v1/diagnosis", func(w http.ResponseWriter, r *http.Request) {
+		c.answer(w, c.cluster.Diagnose(r.Context()), nil)
+	})
+	mux.HandleFunc("GET /v1/holders", func(w http.ResponseWriter, r *http.Request) {
+		refs, err := normalizeRefs(r.URL.Query()["ref"])
+		if err != nil {
+			c.answer(w, nil, err)
+			return
+		}
+		c.answer(w, c.cluster.Holders(r.Context(), refs), nil)
 	})
 	return mux
 }

@@ -50,6 +50,8 @@ type cluster interface {
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
 	NotReady() []string
+	Diagnose(ctx context.Context) p2p.Diagnosis
+	Holders(ctx context.Context, refs []string) map[string][]string
 }
 
 const (

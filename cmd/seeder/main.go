@@ -132,7 +132,7 @@ converged within the timeout, 4 the daemon is not reachable.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		a.daemonCommand(), a.announceCommand(), a.withdrawCommand(), a.imagesCommand(),
-		a.statusCommand(), a.membersCommand(), a.waitCommand(), a.reloadCommand(), a.secretCommand(),
+		a.statusCommand(), a.membersCommand(), a.waitCommand(), a.doctorCommand(), a.reloadCommand(), a.secretCommand(),
 		a.configCommand(), a.demoCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	completeNoFiles(root)

@@ -73,7 +73,7 @@ func (r *reloader) Reload() (reloaded, error) {
 	for i, s := range next.Settings {
 		switch {
 		case reflect.DeepEqual(s.Value, r.last.Settings[i].Value):
-		case s.Key == "transfer.upload_limit", s.Key == "transfer.download_limit", s.Key == "log.level":
+		case reloads(s.Key):
 			out.Applied = append(out.Applied, s)
 			r.log.Info("configuration changed", "key", s.Key, "value", s.Value, "source", s.Source)
 		default:
@@ -174,6 +174,52 @@ func (r *reloader) compareSecret(cfg Config) {
 		return
 	}
 	r.log.Warn("the secret of the cluster has changed on disk, the one in force stays so", "secret", pending)
+}
+
+// pending is what differs between the configuration in force and that which is there
+// now. Nothing of a secret is in it.
+type pending struct {
+	Config  Config    `json:"config"`  // in force
+	Reload  []setting `json:"reload"`  // a reload brings it into force
+	Restart []setting `json:"restart"` // a restart does
+	Secret  string    `json:"secret"`  // where other secrets than those in force are; empty: they are the same
+	Held    string    `json:"held"`    // where those in force came from
+	Error   string    `json:"error"`   // why a reload would fail
+}
+
+// Pending is what a reload would find. It changes nothing.
+func (r *reloader) Pending() pending {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := pending{Config: r.last.Config, Reload: []setting{}, Restart: []setting{}, Held: r.held.source}
+	next, err := r.load()
+	if err != nil {
+		out.Error = err.Error()
+		return out
+	}
+	for i, s := range next.Settings {
+		switch {
+		case reflect.DeepEqual(s.Value, r.last.Settings[i].Value):
+		case reloads(s.Key):
+			out.Reload = append(out.Reload, s)
+		default:
+			out.Restart = append(out.Restart, s)
+		}
+	}
+	f, err := r.secrets(next.Config)
+	switch {
+	case err != nil:
+		out.Error = err.Error()
+	case f.alone && r.held.alone:
+	case f.alone != r.held.alone, !f.secrets.Equal(r.held.secrets):
+		out.Secret = f.source
+	}
+	return out
+}
+
+// reloads reports whether a key changes without a restart.
+func reloads(key string) bool {
+	return key == "transfer.upload_limit" || key == "transfer.download_limit" || key == "log.level"
 }
 
 // onSignal reloads at each SIGHUP until ctx ends.

@@ -16,6 +16,9 @@ const defaultSecretFile = "/etc/seeder/secret"
 
 const maxSecretFileBytes = 64 << 10
 
+// tokenSource begins the source of a secret that comes from a token.
+const tokenSource = "the token in "
+
 // found are the secrets of the cluster.
 type found struct {
 	secrets trust.Secrets
@@ -57,7 +60,7 @@ func loadSecrets(cfg Config, root string) (found, error) {
 		return withoutSecret(cfg)
 	}
 	secret, err := trust.SecretOfToken(password)
-	return found{secrets: trust.Secrets{secret}, source: "the token in " + from}, err
+	return found{secrets: trust.Secrets{secret}, source: tokenSource + from}, err
 }
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that

@@ -40,6 +40,10 @@ func (d *delegate) NotifyMsg(msg []byte) {
 		d.summary(msg[1:])
 		return
 	}
+	if len(msg) > 0 && msg[0] == probeKind {
+		d.arrivals.note(msg)
+		return
+	}
 	h, err := decodeHint(msg)
 	if err != nil {
 		d.log.Debug("hint dropped", "err", err)

@@ -118,6 +118,9 @@ type Gossip struct {
 	members *members
 	events  chan event
 
+	transport memberlist.Transport
+	arrivals  arrivals
+
 	catalogHash atomic.Uint64
 
 	mu     sync.Mutex
@@ -170,6 +173,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 		g.cancel()
 		return g.explainListen(err)
 	}
+	g.transport = conf.Transport
 	g.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
 		RetransmitMult: conf.RetransmitMult,

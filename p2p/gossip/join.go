@@ -287,6 +287,20 @@ type logWriter struct {
 	mu     sync.Mutex
 	closed bool
 	warned map[string]time.Time // remote host → last warning
+	heard  map[string]time.Time // remote host → when it last knocked
+}
+
+// strangers are the hosts that knocked since some time.
+func (w *logWriter) strangers(since time.Time) []Stranger {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []Stranger
+	for host, at := range w.heard {
+		if at.After(since) {
+			out = append(out, Stranger{Host: host, At: at})
+		}
+	}
+	return out
 }
 
 // close drops what comes from now on: memberlist's timers of suspicion outlive
@@ -316,8 +330,9 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		host = from
 	}
 	if w.warned == nil || len(w.warned) > 1000 {
-		w.warned = map[string]time.Time{}
+		w.warned, w.heard = map[string]time.Time{}, map[string]time.Time{}
 	}
+	w.heard[host] = w.now()
 	if now := w.now(); now.Sub(w.warned[host]) > 10*time.Minute {
 		w.warned[host] = now
 		w.log.Warn("a host knocks whose secret differs from ours; give it the same secret file, or tell it another cluster", "from", from)

@@ -128,7 +128,7 @@ type Hint struct {
 	Holder    string // node name
 }
 
-// The first byte of a message.
+// The first byte of a message; probeKind is another one.
 const (
 	hintKind    = 1
 	summaryKind = 2

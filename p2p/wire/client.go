@@ -53,6 +53,7 @@ type Client struct {
 	cfg     ClientConfig
 	control *http.Client // small answers and have streams
 	bulk    *http.Client // chunks
+	fresh   *http.Client // of doctor: a connection for each request, small handshakes, no limit
 	conns   connSet
 }
 
@@ -67,6 +68,12 @@ func NewClient(cfg ClientConfig) *Client {
 	c := &Client{cfg: cfg}
 	c.control = &http.Client{Transport: c.transport(answerTimeout, 4<<10), CheckRedirect: stay}
 	c.bulk = &http.Client{Transport: c.transport(chunkTimeout, 64<<10), CheckRedirect: stay}
+	fresh := c.transport(answerTimeout, 4<<10)
+	fresh.DialContext, fresh.DisableKeepAlives = cfg.DialContext, true
+	// The default's share of a key is as large as a packet: where those are lost, the
+	// handshake would be, too, and a closed port would look the same.
+	fresh.TLSClientConfig.CurvePreferences = []tls.CurveID{tls.X25519}
+	c.fresh = &http.Client{Transport: fresh, CheckRedirect: stay}
 	return c
 }
 
@@ -210,9 +217,13 @@ var errNotFound = fmt.Errorf("%w (%w)", swarm.ErrNotHeld, fs.ErrNotExist)
 
 // small reads an answer of at most limit bytes.
 func (c *Client) small(ctx context.Context, method, addr, path string, body []byte, limit int64) ([]byte, error) {
+	return c.smallBy(ctx, c.control, method, addr, path, body, limit)
+}
+
+func (c *Client) smallBy(ctx context.Context, hc *http.Client, method, addr, path string, body []byte, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	resp, err := c.do(ctx, c.control, method, addr, path, body)
+	resp, err := c.do(ctx, hc, method, addr, path, body)
 	if err != nil {
 		return nil, err
 	}

@@ -155,6 +155,9 @@ func FuzzRequest(f *testing.F) {
 		"POST " + path + "/peers HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n2a\r\n" + `{"name":"me","address":"10.0.0.1:7951"}    ` + "\r\n0\r\n\r\n",
 		"POST " + path + "/peers HTTP/1.1\r\nHost: n\r\nContent-Length: 30\r\n\r\n" + `{"name":"me","address":"none"}`,
 		"GET /v1/seeds/none HTTP/1.1\r\nHost: n\r\n\r\n",
+		"POST /v1/echo?bytes=5 HTTP/1.1\r\nHost: n\r\nContent-Length: 2\r\n\r\nxx",
+		"POST /v1/probe HTTP/1.1\r\nHost: n\r\nContent-Length: 44\r\n\r\n" + `{"nonce":"000102030405060708090a0b0c0d0e0f"}`,
+		"GET /v1/held?ref=a HTTP/1.1\r\nHost: n\r\n\r\n",
 		"GET /v2/state HTTP/1.1\r\nHost: n\r\n\r\n",
 	} {
 		f.Add([]byte(request))

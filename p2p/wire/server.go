@@ -36,6 +36,10 @@ type Handler interface {
 	// Register books p, for which the node with the proved id from speaks, for a
 	// seed that this node owns and returns others.
 	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
+	// Probe connects back to the node with the proved id from.
+	Probe(ctx context.Context, from string, n Nonce) (Answer, error)
+	// Held are those of refs that the store has.
+	Held(ctx context.Context, refs []string) ([]string, error)
 }
 
 // ServerConfig is what a server needs. Sent and Received count bytes, TLS
@@ -139,6 +143,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /v1/swarms/{seed}/haves", s.haves)
 	mux.HandleFunc("GET /v1/swarms/{seed}/chunks/{n}", s.chunk)
 	mux.HandleFunc("POST /v1/swarms/{seed}/chunks", s.next)
+	mux.HandleFunc("POST /v1/echo", s.echo)
+	mux.HandleFunc("POST /v1/probe", s.probe)
+	mux.HandleFunc("GET /v1/held", s.held)
 	return mux
 }
 

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// The states of a finding.
+const (
+	stateOK      = "ok"
+	stateWarning = "warning" // worth a look; nothing is wrong yet
+	stateProblem = "problem" // something is wrong
+	stateSkipped = "skipped" // could not be looked at, detail says why
+)
+
+// finding is what one check found of one thing. Together they are `seeder doctor
+// -o json`.
+type finding struct {
+	Name    string `json:"name"`    // of the check
+	State   string `json:"state"`   // ok, warning, problem or skipped
+	Subject string `json:"subject"` // the file, socket, host, image or pod; may be empty
+	Detail  string `json:"detail"`
+	Mend    string `json:"mend"` // the command or line that helps; empty where there is nothing to mend
+}
+
+type report struct {
+	OK     bool      `json:"ok"` // nothing is a problem
+	Checks []finding `json:"checks"`
+}
+
+// check looks at one topic and returns at least one finding.
+type check struct {
+	name string
+	run  func(ctx context.Context) []finding
+}
+
+const (
+	// checkTimeout is what a check may take; the daemon's own part of it takes ten
+	// seconds at most.
+	checkTimeout = 12 * time.Second
+	// checkGrace is what a check has to notice that its time is up.
+	checkGrace = 2 * time.Second
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong on this host, and how to mend it",
+		Long: `Look at everything that images need on their way to this host's pods: the
+configuration, the daemon, the secret, containerd and its namespace and CRI, layers,
+disk, ports, the ways to and from each member, clocks, and pods that wait for an image.
+It takes at most fifteen seconds and changes nothing; run it as root. What it can
+without the daemon it does without it.
+
+The exit code is 0 where nothing is wrong, else 1. Pods are looked at where kubectl
+and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
+~/.kube/config.`,
+		Example: "  seeder doctor\n  seeder doctor -o json | jq '.checks[] | select(.state == \"problem\")'",
+		Args:    argCount(0, 0, "no arguments"),
+	}
+	a.clientFlags(cmd)
+	out := outputFlag(cmd)
+	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig `file` with which to look at pods")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		e := a.newExam(*kubeconfig)
+		r := examine(cmd.Context(), e.checks(), checkTimeout)
+		if err := cmd.Context().Err(); err != nil {
+			return context.Cause(cmd.Context())
+		}
+		err := printReport(a.stdout, a.terminal(a.stdout), r, *out)
+		if err == nil && !r.OK {
+			err = errors.New("") // all is said
+		}
+		return err
+	}
+	return cmd
+}
+
+// examine runs the checks side by side and returns what they found in their order.
+func examine(ctx context.Context, checks []check, timeout time.Duration) report {
+	found := make([][]finding, len(checks))
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() { found[i] = c.within(ctx) })
+	}
+	wg.Wait()
+	r := report{OK: true, Checks: []finding{}}
+	for _, list := range found {
+		for _, f := range list {
+			r.Checks = append(r.Checks, f)
+			r.OK = r.OK && f.State != stateProblem
+		}
+	}
+	return r
+}
+
+// within runs the check. One that does not even end with its context, as where a
+// file system hangs, is left behind: it ends with the process.
+func (c check) within(ctx context.Context) []finding {
+	done := make(chan []finding, 1)
+	go func() { done <- c.run(ctx) }()
+	select {
+	case f := <-done:
+		return f
+	case <-ctx.Done():
+	}
+	select {
+	case f := <-done:
+		return f
+	case <-time.After(checkGrace):
+		return []finding{{Name: c.name, State: stateProblem, Detail: "the check hangs: the system does not answer (a file system, a name server?)",
+			Mend: "look at `dmesg | tail` and at mounted network file systems"}}
+	}
+}
+
+// maxSubjects is how many subjects of a check are named where all is well.
+const maxSubjects = 6
+
+func printReport(w io.Writer, term terminal, r report, out output) error {
+	if out == "json" {
+		return printJSON(w, r)
+	}
+	var lines []string
+	for i := 0; i < len(r.Checks); {
+		f := r.Checks[i]
+		n := 1
+		for f.State == stateOK && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == stateOK {
+			n++
+		}
+		lines = append(lines, findingLines(term, r.Checks[i:i+n])...)
+		i += n
+	}
+	problems, warnings := count(r, stateProblem), count(r, stateWarning)
+	last := "nothing is wrong"
+	if problems > 0 {
+		last = fmt.Sprintf("%d %s", problems, plural(problems, "problem"))
+	}
+	if warnings > 0 {
+		last += fmt.Sprintf(", %d %s", warnings, plural(warnings, "warning"))
+	}
+	_, err := fmt.Fprintln(w, strings.Join(append(lines, "", last), "\n"))
+	return err
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return what
+	}
+	return what + "s"
+}
+
+func count(r report, state string) (n int) {
+	for _, f := range r.Checks {
+		if f.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// findingLines are the lines of one finding, or of several of a check that are all
+// well.
+func findingLines(term terminal, same []finding) []string {
+	f := same[0]
+	colour := map[string]string{stateOK: green, stateWarning: yellow, stateProblem: red, stateSkipped: faint}[f.State]
+	subject := f.Subject
+	if len(same) > 1 {
+		var names []string
+		for _, s := range same[:min(len(same), maxSubjects)] {
+			names = append(names, s.Subject)
+		}
+		if subject = strings.Join(names, ", "); len(same) > maxSubjects {
+			subject += fmt.Sprintf(" and %d more", len(same)-maxSubjects)
+		}
+		f.Detail = ""
+	}
+	text := strings.TrimSuffix(clean(subject)+": "+cleanLines(f.Detail), ": ")
+	lines := []string{term.paint(colour, fmt.Sprintf("%-7s", f.State)) + "  " + fmt.Sprintf("%-10s", f.Name) + "  " + strings.TrimPrefix(text, ": ")}
+	if f.Mend != "" && f.State != stateOK {
+		lines = append(lines, "         mend: "+cleanLines(f.Mend))
+	}
+	return lines
+}
+
+// cleanLines makes text safe for a terminal that may have several lines.
+func cleanLines(s string) string {
+	var out []string
+	for line := range strings.SplitSeq(s, "\n") {
+		out = append(out, clean(strings.ReplaceAll(line, "\t", " ")))
+	}
+	return strings.Join(out, "\n               ")
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// checkConfig looks at the configuration that the daemon would find, and at what of
+// it is not in force.
+func (e *exam) checkConfig(ctx context.Context) []finding {
+	if e.configErr != nil {
+		return one(finding{Name: "config", State: stateProblem, Detail: e.configErr.Error(),
+			Mend: "`seeder config check` says when it is right; then `systemctl restart seeder`"})
+	}
+	var out []finding
+	for _, w := range e.loaded.Warnings {
+		out = append(out, finding{Name: "config", State: stateWarning, Detail: w, Mend: "unset it, or correct its name"})
+	}
+	if d, err := e.ask(ctx); err == nil {
+		for _, s := range d.Pending.Reload {
+			out = append(out, finding{Name: "config", State: stateWarning, Subject: s.Key,
+				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "seeder reload"})
+		}
+		for _, s := range d.Pending.Restart {
+			out = append(out, finding{Name: "config", State: stateWarning, Subject: s.Key,
+				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "systemctl restart seeder"})
+		}
+	}
+	if len(out) == 0 {
+		out = one(finding{Name: "config", State: stateOK, Detail: "valid and in force"})
+	}
+	return out
+}
+
+// checkDaemon says whether the daemon runs, and why not where that can be found out.
+func (e *exam) checkDaemon(ctx context.Context) []finding {
+	f := finding{Name: "daemon", State: stateOK, Subject: e.client.socket}
+	d, err := e.ask(ctx)
+	switch {
+	case err == nil && d.Version != programVersion():
+		f.State, f.Detail = stateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, programVersion())
+		f.Mend = "systemctl restart seeder"
+	case err == nil:
+		f.Detail = "version " + d.Version
+	case errors.Is(err, context.DeadlineExceeded):
+		f.State, f.Detail = stateProblem, fmt.Sprintf("it hangs: no answer within %s", askedTimeout)
+		f.Mend = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
+	case exitCodeOf(err) == exitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
+		f.State, f.Detail, f.Mend = stateProblem, "only root may ask it, and see the rest", "sudo seeder doctor"
+	case exitCodeOf(err) == exitNoDaemon:
+		f.State = stateProblem
+		f.Detail, f.Mend = e.whyNotRunning(ctx)
+	default:
+		f.State, f.Detail = stateProblem, "it is of another version than this command: "+err.Error()
+		f.Mend = "systemctl restart seeder"
+	}
+	return one(f)
+}
+
+// whyNotRunning is what keeps a daemon from starting, as far as it shows, and what
+// helps.
+func (e *exam) whyNotRunning(ctx context.Context) (detail, mend string) {
+	detail = "the daemon is not running"
+	var whys []string
+	if e.configErr != nil {
+		whys = append(whys, "its configuration is bad (config, above)")
+	} else if _, err := loadSecrets(e.loaded.Config, e.root); err != nil {
+		whys = append(whys, "it has no secret that will do (secret, below)")
+	}
+	for _, f := range e.portFindings(e.loaded.Config) {
+		if f.State == stateProblem {
+			whys = append(whys, f.Subject+": "+f.Detail)
+		}
+	}
+	if err := usable(e.loaded.DataDir); err != nil {
+		whys = append(whys, fmt.Sprintf("data_dir %s: %v", e.loaded.DataDir, err))
+	}
+	unit := askUnit(ctx)
+	if len(whys) == 0 && unit.status != "" {
+		whys = append(whys, "it said last: "+unit.status)
+	}
+	switch {
+	case len(whys) > 0:
+		return detail + ": " + strings.Join(whys, "; "), "mend that, then `systemctl restart seeder`; `journalctl -u seeder` has the rest"
+	case unit.state == "failed":
+		return detail + ": its unit has failed", "journalctl -u seeder -n 50, then `systemctl restart seeder`"
+	case unit.state == "not-found":
+		return detail + ": there is no unit seeder.service", "install seeder's package, or start `seeder daemon`"
+	}
+	return detail, "systemctl enable --now seeder"
+}
+
+// usable says why the daemon could not use its directory.
+func usable(dir string) error {
+	err := syscall.Access(dir, 2|1) // W_OK|X_OK
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it makes it
+	}
+	if info, serr := os.Stat(dir); serr == nil && !info.IsDir() {
+		err = errors.New("it is no directory")
+	}
+	return err
+}
+
+type unit struct{ state, status string }
+
+// askUnit asks systemd for the unit, where there is one.
+func askUnit(ctx context.Context) (u unit) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "systemctl", "show", "seeder.service", "-p", "LoadState,ActiveState,StatusText")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		return u
+	}
+	for line := range strings.Lines(string(out)) {
+		switch key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key {
+		case "ActiveState":
+			if u.state == "" {
+				u.state = value
+			}
+		case "LoadState":
+			if value == "not-found" {
+				u.state = value
+			}
+		case "StatusText":
+			u.status = value
+		}
+	}
+	return u
+}
+
+// checkPorts looks for another process on the daemon's ports while it does not run:
+// one that runs has them.
+func (e *exam) checkPorts(ctx context.Context) []finding {
+	if e.running(ctx) {
+		return one(finding{Name: "ports", State: stateOK, Detail: "the daemon has them"})
+	}
+	return e.portFindings(e.loaded.Config)
+}
+
+func (e *exam) portFindings(cfg Config) []finding {
+	var out []finding
+	for _, p := range []struct{ key, network, address string }{
+		{"gossip.bind", "tcp", cfg.Gossip.Bind}, {"gossip.bind", "udp", cfg.Gossip.Bind},
+		{"transfer.bind", "tcp", cfg.Transfer.Bind}, {"http.bind", "tcp", cfg.HTTP.Bind},
+	} {
+		if p.address == "" {
+			continue
+		}
+		f := finding{Name: "ports", State: stateOK, Subject: fmt.Sprintf("%s %s/%s", p.key, p.address, p.network), Detail: "free"}
+		switch err := tryListen(p.network, p.address); {
+		case errors.Is(err, syscall.EADDRINUSE):
+			f.State = stateProblem
+			f.Detail = "another process has the port: " + e.portOwner(p.network, p.address)
+			f.Mend = fmt.Sprintf("stop it, or set %s to a free port on all hosts (`ss -lntup` shows who has which)", p.key)
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			f.State, f.Detail = stateProblem, "this host has no such address"
+			f.Mend = fmt.Sprintf("set %s to one of `ip -brief address`, or to 0.0.0.0 with its port", p.key)
+		case err != nil:
+			f.State, f.Detail, f.Mend = stateProblem, err.Error(), "set "+p.key+" to an address of this host and a port that may be used"
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// tryListen opens a port and closes it.
+func tryListen(network, address string) error {
+	if network == "udp" {
+		c, err := net.ListenPacket(network, address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+const unknownOwner = "which one is not to be seen from here"
+
+// portOwner names the process that has a port: its socket is found in /proc/net, and
+// the process by its open files (proc(5)).
+func (e *exam) portOwner(network, address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return unknownOwner
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return unknownOwner
+	}
+	inodes := map[string]bool{}
+	for _, file := range []string{network, network + "6"} {
+		b, err := readBounded(filepath.Join(e.root, "proc/net", file), 64<<20)
+		if err == nil {
+			listeners(b, network, uint16(n), inodes)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(e.root, "proc"))
+	if err != nil || len(inodes) == 0 {
+		return unknownOwner
+	}
+	for _, p := range entries {
+		if _, err := strconv.Atoi(p.Name()); err != nil {
+			continue
+		}
+		dir := filepath.Join(e.root, "proc", p.Name())
+		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+			if err == nil && inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] {
+				name, _ := readBounded(filepath.Join(dir, "comm"), 64)
+				return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), p.Name())
+			}
+		}
+	}
+	return unknownOwner
+}
+
+// listeners adds the inodes of the sockets that are bound to a port: local address,
+// state and inode are the fields 2, 4 and 10 of a line; 0A is TCP_LISTEN, and a UDP
+// socket without a peer is 07.
+func listeners(b []byte, network string, port uint16, inodes map[string]bool) {
+	want := map[string]string{"tcp": "0A", "udp": "07"}[network]
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
+		if len(f) < 10 || f[3] != want {
+			continue
+		}
+		_, hex, _ := strings.Cut(f[1], ":")
+		if n, err := strconv.ParseUint(hex, 16, 16); err == nil && uint16(n) == port {
+			inodes[f[9]] = true
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"seeder/store/ctrd"
+)
+
+// selfExam is what the daemon says of itself.
+type selfExam struct {
+	Version string  `json:"version"`
+	Pending pending `json:"pending"`
+}
+
+// askedTimeout is how long the daemon may take to say it: what it says is at hand.
+const askedTimeout = 3 * time.Second
+
+// exam is one examination of this host.
+type exam struct {
+	app        *app
+	root       string // of the files that are looked at
+	kubeconfig string
+
+	loaded    loaded
+	configErr error
+	client    *client
+
+	daemonOnce sync.Once
+	daemon     selfExam
+	daemonErr  error
+
+	ctrdOnce sync.Once
+	ctrd     *ctrd.Containerd
+	ctrdErr  error
+}
+
+func (a *app) newExam(kubeconfig string) *exam {
+	e := &exam{app: a, root: "/", kubeconfig: kubeconfig}
+	e.loaded, e.configErr = a.loadConfig(nil)
+	socket := a.socket
+	if socket == "" {
+		socket = e.loaded.API.Socket
+	}
+	e.client = dialControl(socket)
+	return e
+}
+
+func (e *exam) checks() []check {
+	return []check{
+		{"config", e.checkConfig}, {"daemon", e.checkDaemon}, {"ports", e.checkPorts},
+		{"secret", e.checkSecret}, {"join", e.checkJoin},
+		{"containerd", e.checkContainerd}, {"namespace", e.checkNamespace}, {"cri", e.checkCRI}, {"layers", e.checkLayers},
+		{"disk", e.checkDisk}, {"members", e.checkMembers}, {"pods", e.checkPods},
+	}
+}
+
+// ask is what the daemon says; it is asked once.
+func (e *exam) ask(ctx context.Context) (selfExam, error) {
+	e.daemonOnce.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, askedTimeout)
+		defer cancel()
+		e.daemonErr = e.client.get(ctx, "/v1/self", nil, &e.daemon)
+	})
+	return e.daemon, e.daemonErr
+}
+
+// running reports whether there is a daemon, even one that cannot be asked.
+func (e *exam) running(ctx context.Context) bool {
+	_, err := e.ask(ctx)
+	return err == nil || exitCodeOf(err) != exitNoDaemon
+}
+
+// config is what is in force: the daemon's where one runs, since that may have been
+// started with flags, else what it would find.
+func (e *exam) config(ctx context.Context) Config {
+	if d, err := e.ask(ctx); err == nil {
+		return d.Pending.Config
+	}
+	return e.loaded.Config
+}
+
+var errEmbedded = errors.New("containerd.address is embedded: this node keeps images for others and runs none")
+
+// containerd is a connection of its own to this host's containerd.
+func (e *exam) containerd(ctx context.Context) (*ctrd.Containerd, error) {
+	e.ctrdOnce.Do(func() {
+		cfg := e.config(ctx)
+		if cfg.Containerd.Address == ctrd.Embedded {
+			e.ctrdErr = errEmbedded // its files are the daemon's alone
+			return
+		}
+		platform := cfg.Containerd.Platform
+		if platform == ctrd.Auto {
+			platform = ""
+		}
+		e.ctrd, e.ctrdErr = ctrd.Open(ctrd.Config{Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, Platform: platform})
+	})
+	return e.ctrd, e.ctrdErr
+}
+
+// one is a single finding as a list.
+func one(f finding) []finding { return []finding{f} }

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"seeder/p2p"
+	transfer "seeder/p2p/wire"
+	"seeder/store"
+)
+
+// imageFinder knows where the images are that pods wait for.
+type imageFinder struct {
+	announced map[string]p2p.ImageState
+	members   map[string]bool // alive, by name; nil where no daemon says
+	holders   map[string][]string
+	places    map[string]place // by reference
+}
+
+// place is where this host has an image.
+type place struct {
+	what string // "is in …", empty: nowhere
+	mend string
+}
+
+// engineTimeout bounds a look into Docker and Podman.
+const engineTimeout = 2 * time.Second
+
+func (e *exam) newImageFinder(ctx context.Context, waiting []waitingPod) *imageFinder {
+	f := &imageFinder{announced: map[string]p2p.ImageState{}, places: map[string]place{}}
+	refs := map[string]bool{}
+	for _, w := range waiting {
+		if ref, err := normalizeRef(w.image); err == nil && len(refs) < transfer.MaxHeldRefs {
+			refs[ref] = true
+		}
+	}
+	if _, err := e.ask(ctx); err == nil {
+		f.askDaemon(ctx, e.client, slices.Sorted(maps.Keys(refs)))
+	}
+	strays := map[string][]string{}
+	if c, err := e.containerd(ctx); err == nil {
+		if all, err := c.Namespaces(ctx); err == nil {
+			strays = all
+		}
+	}
+	for ref := range refs {
+		if _, ok := f.announced[ref]; !ok {
+			f.places[ref] = e.placeOf(ctx, ref, strays)
+		}
+	}
+	return f
+}
+
+func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
+	var images p2p.Images
+	if c.get(ctx, "/v1/images", nil, &images) == nil {
+		for _, img := range images.Images {
+			if img.State == "announced" {
+				f.announced[img.Reference] = img
+			}
+		}
+	}
+	var members p2p.Members
+	if c.get(ctx, "/v1/members", nil, &members) == nil {
+		f.members = map[string]bool{}
+		for _, m := range members.Members {
+			if m.State == "alive" {
+				f.members[m.Name] = true
+			}
+		}
+	}
+	_ = c.get(ctx, "/v1/holders", url.Values{"ref": refs}, &f.holders) // nobody, where it does not say
+}
+
+// placeOf looks on this host: containerd, Docker and Podman, containerd's other
+// namespaces.
+func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]string) place {
+	short := shortRef(ref)
+	announce := "seeder announce " + short
+	if c, err := e.containerd(ctx); err == nil {
+		if desc, err := c.Resolve(ctx, ref); err == nil {
+			if _, err := c.Walk(ctx, desc); errors.Is(err, fs.ErrNotExist) {
+				return place{"is in this host's containerd, but not complete", fmt.Sprintf("import it again: `k3s ctr images import FILE && %s`", announce)}
+			}
+			return place{"is in this host's containerd and not announced", announce}
+		}
+	} else if errors.Is(err, errEmbedded) {
+		var local store.Local
+		if e.client.get(ctx, "/v1/local", url.Values{"ref": {ref}}, &local) == nil {
+			return place{"is in this host's store and not announced", announce}
+		}
+	}
+	engines, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	if img, err := e.app.inEngines(engines, ref, fromAuto); err == nil {
+		kind := img.engine.Kind
+		img.engine.Close()
+		return place{fmt.Sprintf("is in this host's %s and not announced", engineName(kind)), announce}
+	}
+	cfg := e.config(ctx)
+	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
+		if ns == cfg.Containerd.Namespace || !slices.Contains(namespaces[ns], ref) {
+			continue
+		}
+		c, err := e.containerd(ctx)
+		if err != nil {
+			continue
+		}
+		return place{fmt.Sprintf("is in the namespace %s of this host's containerd, where no kubelet looks", ns),
+			fmt.Sprintf("%s -n %s images export - %s | seeder announce --from - %s", ctrCommand(c.Address()), ns, ref, short)}
+	}
+	return place{}
+}
+
+func engineName(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] }
+
+// mend says where a pod's image is and what makes the pod start.
+func (f *imageFinder) mend(w waitingPod) (detail, mend string) {
+	ref, err := normalizeRef(w.image)
+	if err != nil {
+		return "is no name of an image", "correct it in the pod's template"
+	}
+	short := shortRef(ref)
+	detail, mend = f.find(ref, short, w)
+	if w.policy == "Always" {
+		detail += "; its imagePullPolicy is Always, which asks a registry whatever the host has"
+		mend = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", mend)
+	}
+	if w.node != "" && f.members != nil && !f.members[w.node] {
+		detail += fmt.Sprintf("; no member is called %s", w.node)
+		mend += fmt.Sprintf("; and on %s: systemctl enable --now seeder", w.node)
+	}
+	return detail, mend
+}
+
+func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string) {
+	if img, ok := f.announced[ref]; ok {
+		for _, n := range img.Nodes {
+			if n.Name != w.node {
+				continue
+			}
+			if n.State == p2p.Ready {
+				return "is announced, and ready there", "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.namespace + " delete pod " + w.name + "` makes a new one try at once"
+			}
+			return fmt.Sprintf("is announced, but %s there: %s", n.State, n.Reason), fmt.Sprintf("seeder wait %s; on %s `seeder doctor` says what holds it up", short, n.Name)
+		}
+		return "is announced", "seeder images " + short
+	}
+	if p := f.places[ref]; p.what != "" {
+		return p.what, p.mend
+	}
+	if names := f.holders[ref]; len(names) > 0 {
+		return fmt.Sprintf("is on %s and not announced", listed(names, 3)), fmt.Sprintf("on %s: seeder announce %s", names[0], short)
+	}
+	where := "is on no host that answers"
+	if f.members == nil {
+		where = "is not on this host"
+	}
+	return where, fmt.Sprintf("build or import it first: `docker build -t %[1]s . && seeder announce %[1]s`, or `seeder announce --from FILE %[1]s`", short)
+}

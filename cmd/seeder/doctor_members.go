@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"seeder/p2p"
+)
+
+// checkMembers asks the daemon to try the ways to and from each member.
+func (e *exam) checkMembers(ctx context.Context) []finding {
+	if _, err := e.ask(ctx); err != nil {
+		return one(finding{Name: "members", State: stateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
+	}
+	var d p2p.Diagnosis
+	if err := e.client.get(ctx, "/v1/diagnosis", nil, &d); err != nil {
+		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Mend: "systemctl restart seeder"})
+	}
+	return memberFindings(d)
+}
+
+// memberFindings are grouped by what they are about, not by member.
+func memberFindings(d p2p.Diagnosis) []finding {
+	var out []finding
+	for _, s := range d.Strangers {
+		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
+			Detail: fmt.Sprintf("it knocked %s with another secret than this host's", ago(s.At)), Mend: differMend})
+	}
+	if len(d.Members) == 0 {
+		f := finding{Name: "members", State: stateOK, Detail: "this node is alone"}
+		if d.Alone != "" {
+			f.State, f.Detail, f.Mend = stateWarning, "this node is alone: "+d.Alone, "see join, above; `seeder doctor` on that host says what it sees"
+		}
+		return append(out, f)
+	}
+	for _, m := range d.Members {
+		out = append(out, memberFinding(m))
+	}
+	for _, topic := range []struct {
+		name  string
+		whats []string
+	}{
+		{"transfer", []string{p2p.WayTransfer}}, {"gossip-tcp", []string{p2p.WayGossipTCP}}, {"gossip-udp", []string{p2p.WayGossipUDP}},
+		{"mtu", []string{p2p.WayLargeTransfer, p2p.WayLargeGossip}},
+	} {
+		for _, m := range d.Members {
+			if m.State == "alive" && m.Reason == "" && !m.Differs {
+				out = append(out, wayFindings(d, m, topic.name, topic.whats)...)
+			}
+		}
+	}
+	return append(out, clockFindings(d)...)
+}
+
+// memberFinding is about the member as a whole.
+func memberFinding(m p2p.MemberReport) finding {
+	f := finding{Name: "members", State: stateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
+	switch {
+	case m.Reason != "":
+		f.State, f.Detail, f.Mend = stateProblem, m.Reason, "install the same version of seeder on both hosts"
+	case m.Differs:
+		f.State, f.Detail, f.Mend = stateProblem, "its secret differs from this host's", differMend
+	case m.State != "alive":
+		f.State = stateProblem
+		f.Detail = fmt.Sprintf("it is %s: it went without a word; ", m.State)
+		if open := openWays(m); len(open) > 0 {
+			f.Detail += fmt.Sprintf("the host is there (open: %s), so its gossip port is closed to this one, or its daemon has only just come back", listed(open, 3))
+			f.Mend = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/tcp", portOf(m.Gossip)+"/udp"))
+		} else {
+			f.Detail += fmt.Sprintf("nothing answers at %s and %s", m.Gossip, m.Transfer)
+			f.Mend = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good is forgotten after a day", m.Name)
+		}
+	}
+	return f
+}
+
+func openWays(m p2p.MemberReport) []string {
+	var out []string
+	for _, w := range m.Ways {
+		if w.State == p2p.WayOpen {
+			out = append(out, w.What)
+		}
+	}
+	return out
+}
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+func hostOf(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	return host
+}
+
+// wayFindings are about one topic and one member: what is closed or unknown in each
+// direction, or that all is open.
+func wayFindings(d p2p.Diagnosis, m p2p.MemberReport, name string, whats []string) []finding {
+	var out []finding
+	tried := false
+	for _, w := range m.Ways {
+		if !slices.Contains(whats, w.What) {
+			continue
+		}
+		tried = tried || w.State == p2p.WayOpen
+		from, to := d.Node, m.Name
+		if !w.Out {
+			from, to = to, from
+		}
+		f := finding{Name: name, Subject: from + " -> " + to, Detail: w.Why}
+		switch w.State {
+		case p2p.WayClosed:
+			f.State = stateProblem
+			f.Detail, f.Mend = closedWay(d, m, w)
+		case p2p.WayUnknown:
+			f.State = stateSkipped
+		default:
+			continue
+		}
+		out = append(out, f)
+	}
+	if len(out) == 0 && tried {
+		out = one(finding{Name: name, State: stateOK, Subject: m.Name, Detail: "both directions"})
+	}
+	return out
+}
+
+// closedWay says what is closed and on which host to open it for whom.
+func closedWay(d p2p.Diagnosis, m p2p.MemberReport, w p2p.Way) (detail, mend string) {
+	source, target, at := hostOf(d.Gossip), m.Transfer, m.Name
+	gossip := m.Gossip
+	if !w.Out {
+		source, target, gossip, at = hostOf(m.Gossip), d.Transfer, d.Gossip, d.Node
+	}
+	closed := func(address, network string) (string, string) {
+		return fmt.Sprintf("%s/%s is not reached: %s", address, network, w.Why),
+			fmt.Sprintf("on %s let in %s/%s from %s: %s", at, portOf(address), network, source, openFor(source, portOf(address), network))
+	}
+	switch w.What {
+	case p2p.WayTransfer:
+		return closed(target, "tcp")
+	case p2p.WayGossipTCP:
+		return closed(gossip, "tcp")
+	case p2p.WayGossipUDP:
+		detail, mend = closed(gossip, "udp")
+		if w.Out && slices.ContainsFunc(m.Ways, func(o p2p.Way) bool { return o.What == w.What && o.State == p2p.WayUnknown }) {
+			detail += " (it may be the way back)"
+		}
+		return detail, mend
+	}
+	what := "gossip's packets"
+	if w.What == p2p.WayLargeTransfer {
+		what = "connections"
+	}
+	return fmt.Sprintf("small packets arrive, full ones of %s do not (%s): the MTU of an interface is larger than what the path carries", what, w.Why),
+		fmt.Sprintf("find the largest that passes with `ping -M do -s 1372 %s` (1372 is an MTU of 1400) and set it on the interfaces of both hosts: `ip link set dev IFACE mtu 1400`; or let ICMP \"fragmentation needed\" through the firewalls between them", hostOf(m.Gossip))
+}
+
+// openFor are commands that open a port for one host.
+func openFor(source, port, network string) string {
+	return fmt.Sprintf("`ufw allow proto %[2]s from %[3]s to any port %[1]s`, or `firewall-cmd --permanent --add-port=%[1]s/%[2]s && firewall-cmd --reload`, or `iptables -I INPUT -p %[2]s -s %[3]s --dport %[1]s -j ACCEPT`",
+		port, network, source)
+}
+
+const (
+	// Clocks decide nothing in seeder but ties of two announcements made at once;
+	// certificates, logs and Kubernetes' leases are what suffers.
+	clockWarning = 2 * time.Second
+	clockProblem = 30 * time.Second
+)
+
+// clockFindings compare all clocks with their median, this host's among them, so that
+// the one that is off is named and not those that are right.
+func clockFindings(d p2p.Diagnosis) []finding {
+	offsets := []time.Duration{0}
+	for _, m := range d.Members {
+		if m.Clock != nil {
+			offsets = append(offsets, time.Duration(m.Clock.AheadMS)*time.Millisecond)
+		}
+	}
+	if len(offsets) == 1 {
+		return nil
+	}
+	slices.Sort(offsets)
+	median := offsets[len(offsets)/2]
+	if len(offsets) == 2 {
+		median = 0 // which of two is right nobody knows
+	}
+	var out []finding
+	add := func(name string, ahead, trip time.Duration) {
+		f := finding{Name: "clock", State: stateOK, Subject: name, Detail: "right"}
+		off := (ahead - median).Abs() - trip/2
+		than := "most hosts'"
+		if len(offsets) == 2 {
+			than = "this host's"
+		}
+		if off > clockWarning {
+			way := "ahead of"
+			if ahead < median {
+				way = "behind"
+			}
+			f.State = stateWarning
+			if off > clockProblem {
+				f.State = stateProblem
+			}
+			f.Detail = fmt.Sprintf("its clock is %s %s %s", (ahead - median).Abs().Round(100*time.Millisecond), way, than)
+			f.Mend = fmt.Sprintf("on %s: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", name)
+			if len(offsets) == 2 {
+				f.Mend = fmt.Sprintf("on the one of %s and %s that is wrong: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", d.Node, name)
+			}
+		}
+		out = append(out, f)
+	}
+	if len(offsets) > 2 {
+		add(d.Node, 0, 0)
+	}
+	for _, m := range d.Members {
+		if m.Clock != nil {
+			add(m.Name, time.Duration(m.Clock.AheadMS)*time.Millisecond, time.Duration(m.Clock.TripMS)*time.Millisecond)
+		}
+	}
+	return out
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"seeder/p2p"
+)
+
+// podJSON is a pod as the API writes it, with a container that waits.
+func podJSON(name, node, image, policy, reason string) string {
+	return fmt.Sprintf(`{"kind":"Pod","apiVersion":"v1","metadata":{"namespace":"web","name":%[1]q},
+"spec":{"nodeName":%[2]q,"containers":[{"name":"side","image":"busybox:1"},{"name":"c","image":%[3]q,"imagePullPolicy":%[4]q}]},
+"status":{"phase":"Pending","containerStatuses":[{"name":"side","state":{"running":{}}},{"name":"c","image":"other","state":{"waiting":{"reason":%[5]q,"message":"m"}}}]}}`,
+		name, node, image, policy, reason)
+}
+
+// apiServer looks like a cluster's to kubectl: TLS, a token, discovery and pods in
+// pages. It returns a kubeconfig for it.
+func apiServer(t *testing.T, pods ...string) (kubeconfig string, asked *atomic.Int32) {
+	t.Helper()
+	asked = &atomic.Int32{}
+	mux := http.NewServeMux()
+	handle := func(path string, fn http.HandlerFunc) {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if r.Header.Get("Authorization") != "Bearer sesame" {
+				w.WriteHeader(http.StatusUnauthorized)
+				fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Unauthorized","code":401}`)
+				return
+			}
+			fn(w, r)
+		})
+	}
+	answer := func(path, body string) {
+		handle(path, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) })
+	}
+	answer("/api", `{"kind":"APIVersions","versions":["v1"]}`)
+	answer("/apis", `{"kind":"APIGroupList","apiVersion":"v1","groups":[]}`)
+	answer("/api/v1", `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"pods","singularName":"pod","namespaced":true,"kind":"Pod","verbs":["get","list"],"shortNames":["po"]}]}`)
+	handle("/api/v1/pods", func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		q := r.URL.Query()
+		if !strings.Contains(q.Get("fieldSelector"), "status.phase!=Succeeded") {
+			t.Errorf("asked with %v", q)
+		}
+		page, next := pods, ""
+		if half := len(pods) / 2; half > 0 && q.Get("continue") == "" {
+			page, next = pods[:half], "more"
+		} else if half > 0 {
+			page = pods[half:]
+		}
+		fmt.Fprintf(w, `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1","continue":%q},"items":[%s]}`, next, strings.Join(page, ","))
+	})
+	s := httptest.NewTLSServer(mux)
+	s.TLS.MinVersion = tls.VersionTLS12
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	ca := filepath.Join(dir, "ca.pem")
+	kubeconfig = filepath.Join(dir, "kubeconfig")
+	block := pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}
+	config := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: %q, certificate-authority: %q}}]
+users: [{name: u, user: {token: sesame}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, s.URL, ca)
+	for path, b := range map[string][]byte{ca: pem.EncodeToMemory(&block), kubeconfig: []byte(config)} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return kubeconfig, asked
+}
+
+// TestDoctorAsksTheCluster: kubectl itself, over TLS, with the kubeconfig that is
+// named, finds the pods that wait for an image, page by page, and no others.
+func TestDoctorAsksTheCluster(t *testing.T) {
+	if _, err := exec.LookPath("kubectl"); err != nil {
+		t.Skip("there is no kubectl; `make install` installs it")
+	}
+	t.Setenv("HOME", t.TempDir()) // kubectl caches what it discovers there
+	kubeconfig, asked := apiServer(t,
+		podJSON("dashboard-1", "h2", "k3s-dashboard:latest", "Never", "ErrImageNeverPull"),
+		podJSON("other-1", "h3", "ghcr.io/me/app:v1", "IfNotPresent", "ErrImagePull"),
+		podJSON("back-off-1", "h3", "ghcr.io/me/app:v1", "Always", "ImagePullBackOff"),
+		podJSON("slow-1", "h3", "ghcr.io/me/slow:v1", "Always", "ContainerCreating"))
+	e := newTestExam(t, "")
+	e.kubeconfig = kubeconfig
+	out := e.checkPods(t.Context())
+	if len(out) != 3 || asked.Load() != 2 {
+		t.Errorf("%d findings, %d questions: %+v", len(out), asked.Load(), out)
+	}
+	wantFinding(t, out, "pods", "web/dashboard-1", stateProblem, "ErrImageNeverPull on h2: image k3s-dashboard:latest is not on this host", "seeder announce k3s-dashboard:latest")
+	wantFinding(t, out, "pods", "web/other-1", stateProblem, "ErrImagePull on h3: image ghcr.io/me/app:v1", "seeder announce ghcr.io/me/app:v1")
+	wantFinding(t, out, "pods", "web/back-off-1", stateProblem, "imagePullPolicy is Always", "set imagePullPolicy: IfNotPresent")
+
+	none, _ := apiServer(t)
+	e.kubeconfig = none
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateOK, "none waits", "")
+	b, err := os.ReadFile(none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(none, []byte(strings.Replace(string(b), "sesame", "wrong", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, e.checkPods(t.Context()), "pods", none, stateSkipped, "the cluster does not say", "")
+	e.kubeconfig = filepath.Join(e.root, "none")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "cannot be read", "")
+}
+
+// TestDoctorFindsKubectl: k3s's own is taken before another, and its kubeconfig
+// where no other is named.
+func TestDoctorFindsKubectl(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	e := newTestExam(t, "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "no kubeconfig can be read here", "")
+	k3s := filepath.Join(e.root, kubeconfigs[0])
+	if err := os.MkdirAll(filepath.Dir(k3s), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(k3s, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "there is no kubectl", "")
+	script := "#!/bin/sh\necho \"$@\" >&2\nexit 3\n"
+	for _, name := range []string{"kubectl", "k3s"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := find(t, e.checkPods(t.Context()), "pods", k3s)
+	wantAll(t, f.Detail, "k3s kubectl: exit status 3: kubectl --kubeconfig "+k3s+" get pods --all-namespaces -o json")
+	for name, content := range map[string]string{
+		"endless":   "#!/bin/sh\nwhile :; do echo noise >&2; echo '{\"items\":[' ; done\n",
+		"not JSON":  "#!/bin/sh\necho no\n",
+		"cut short": "#!/bin/sh\necho '{\"items\":[{\"metadata\":{}}'\n",
+	} {
+		if err := os.WriteFile(filepath.Join(bin, "k3s"), []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if f := find(t, e.checkPods(t.Context()), "pods", ""); f.State != stateSkipped || len(f.Detail) > 2000 {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+}
+
+// TestDoctorFindsImages: where the image of a pod is decides what mends it.
+func TestDoctorFindsImages(t *testing.T) {
+	t.Parallel()
+	node := func(name string, s p2p.State) p2p.NodeState {
+		return p2p.NodeState{Name: name, State: s, Reason: "the disk is full"}
+	}
+	const lib = "docker.io/library/"
+	f := &imageFinder{
+		announced: map[string]p2p.ImageState{lib + "app:1": {Nodes: []p2p.NodeState{node("h1", p2p.Ready), node("h2", p2p.Failed)}}},
+		members:   map[string]bool{"h1": true, "h2": true},
+		holders:   map[string][]string{lib + "far:1": {"h2"}},
+		places:    map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
+	}
+	for _, c := range []struct{ image, node, policy, detail, mend string }{
+		{"app:1", "h1", "Never", "is announced, and ready there", "wait"},
+		{"app:1", "h2", "Never", "is announced, but failed there: the disk is full", "seeder wait app:1"},
+		{"app:1", "h9", "Never", "no member is called h9", "on h9: systemctl enable --now seeder"},
+		{"near:1", "h1", "Never", "is in this host's Docker", "seeder announce near:1"},
+		{"near:1", "h1", "Always", "asks a registry whatever the host has", "set imagePullPolicy: IfNotPresent (or Never) for it, and: seeder announce near:1"},
+		{"far:1", "h1", "Never", "is on h2 and not announced", "on h2: seeder announce far:1"},
+		{"none:1", "h1", "Never", "is on no host that answers", "docker build -t none:1 . && seeder announce none:1"},
+		{"UPPER", "h1", "Never", "is no name of an image", "correct it"},
+	} {
+		detail, mend := f.mend(waitingPod{image: c.image, node: c.node, policy: c.policy, namespace: "d", name: "p"})
+		if !strings.Contains(detail, c.detail) || !strings.Contains(mend, c.mend) {
+			t.Errorf("%s on %s: %q, %q", c.image, c.node, detail, mend)
+		}
+	}
+}
+
+// FuzzDecodePods: whatever a cluster answers, it is a list of pods or an error.
+func FuzzDecodePods(f *testing.F) {
+	f.Add(`{"apiVersion":"v1","items":[` + podJSON("a", "b", "c", "Never", "ErrImagePull") + `],"kind":"List"}`)
+	f.Add(`{"items":[{]}`)
+	f.Add(`{"items":{}}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		n := 0
+		err := decodePods(strings.NewReader(text), func(p pod) { n += len(p.waiting()) })
+		if err == nil && !json.Valid([]byte(text[:strings.LastIndexByte(text, '}')+1])) && n > 0 {
+			t.Fatalf("%d pods in %q", n, text)
+		}
+	})
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"seeder/p2p"
+	"seeder/p2p/trust"
+	transfer "seeder/p2p/wire"
+)
+
+// differMend is what helps where two hosts' secrets differ. Nothing that is derived
+// from a secret is printed to compare it by: what doctor prints goes into tickets and
+// chats, and the password of a k3s token may be one that can be guessed with such a
+// text at hand. A handshake compares them without telling anybody.
+const differMend = "give both hosts the same secret: copy " + defaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
+
+// checkSecret looks at the secret that is there now, and whether it is in force.
+func (e *exam) checkSecret(ctx context.Context) []finding {
+	cfg := e.config(ctx)
+	f, err := loadSecrets(cfg, e.root)
+	if err != nil {
+		mend := "the error says it; then `systemctl restart seeder`"
+		if errors.Is(err, os.ErrPermission) {
+			mend = "sudo seeder doctor"
+		}
+		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Mend: mend})
+	}
+	d, err := e.ask(ctx)
+	out := finding{Name: "secret", State: stateOK, Subject: f.source}
+	switch {
+	case err == nil && d.Pending.Secret != "":
+		out.State, out.Subject = stateProblem, d.Pending.Secret
+		out.Detail = fmt.Sprintf("it has been changed: the daemon still runs with the secret that it read before (from %s), so hosts with the new one refuse it", d.Pending.Held)
+		out.Mend = "seeder reload"
+		if f.alone || d.Pending.Held == "none" {
+			out.Mend = "systemctl restart seeder"
+		}
+		if strings.HasPrefix(d.Pending.Secret, tokenSource) {
+			out.Detail += "; where the k3s token was rotated, each agent's K3S_TOKEN has to follow"
+		}
+	case err == nil && d.Pending.Error != "":
+		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "the error says it; then `seeder reload`"
+	case f.alone:
+		out.State, out.Detail = stateWarning, "there is no secret: this node stays alone"
+		out.Mend = "seeder secret generate > " + defaultSecretFile + " && chmod 600 " + defaultSecretFile + ", the same file on each host"
+	case f.note != "":
+		out.State, out.Detail, out.Mend = stateWarning, f.note, "chmod 600 "+f.source
+	}
+	return one(out)
+}
+
+const (
+	// maxJoins is how many join addresses are tried.
+	maxJoins = 16
+	// joinTimeout bounds one of them.
+	joinTimeout = 4 * time.Second
+)
+
+// checkJoin tries the addresses that this host joins, whether or not a daemon runs.
+func (e *exam) checkJoin(ctx context.Context) []finding {
+	cfg := e.config(ctx)
+	hosts, from := joins(cfg, e.root)
+	if len(hosts) == 0 {
+		f := finding{Name: "join", State: stateOK, Detail: "there is no address to join; others join this host"}
+		return one(f)
+	}
+	if from == "" {
+		from = "gossip.join"
+	}
+	secrets, err := loadSecrets(cfg, e.root)
+	if err != nil {
+		return one(finding{Name: "join", State: stateSkipped, Detail: "without a secret nobody answers"})
+	}
+	client, err := stranger(secrets.secrets)
+	if err != nil {
+		return one(finding{Name: "join", State: stateSkipped, Detail: err.Error()})
+	}
+	defer client.Close()
+	var members p2p.Members
+	_ = e.client.get(ctx, "/v1/members", nil, &members) // none where no daemon runs
+	hosts = hosts[:min(len(hosts), maxJoins)]
+	out := make([]finding, len(hosts))
+	var wg sync.WaitGroup
+	for i, host := range hosts {
+		wg.Go(func() {
+			out[i] = tryJoin(ctx, client, cfg, host, members)
+			out[i].Subject += " (from " + from + ")"
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// stranger is a client with the cluster's secrets and an identity that ends with it.
+func stranger(secrets trust.Secrets) (*transfer.Client, error) {
+	dir, err := os.MkdirTemp("", "seeder-doctor-")
+	if err != nil {
+		return nil, fmt.Errorf("make an identity to ask with: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	id, err := trust.LoadOrCreateIdentity(filepath.Join(dir, "identity"))
+	if err != nil {
+		return nil, fmt.Errorf("make an identity to ask with: %w", err)
+	}
+	creds, err := trust.NewCredentials(id, secrets)
+	if err != nil {
+		return nil, err
+	}
+	return transfer.NewClient(transfer.ClientConfig{Credentials: creds}), nil
+}
+
+// tryJoin tries one address as the daemon does.
+func tryJoin(ctx context.Context, client *transfer.Client, cfg Config, join string, members p2p.Members) finding {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	f := finding{Name: "join", State: stateProblem, Subject: join}
+	host, port, err := net.SplitHostPort(join)
+	if err != nil {
+		host = join
+		_, port, _ = net.SplitHostPort(cfg.Gossip.Bind)
+	}
+	_, transferPort, _ := net.SplitHostPort(cfg.Transfer.Bind)
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		f.Detail, f.Mend = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
+		return f
+	}
+	for _, ip := range ips {
+		if ownAddress(ip) {
+			f.State, f.Detail = stateOK, "this host itself"
+			return f
+		}
+		if slices.ContainsFunc(members.Members, func(m p2p.MemberState) bool {
+			h, _, _ := net.SplitHostPort(m.Address)
+			return h == ip && m.State == "alive"
+		}) {
+			f.State, f.Detail = stateOK, "a member"
+			return f
+		}
+	}
+	dialer := net.Dialer{}
+	gossipErr := make(chan error, 1)
+	go func() {
+		c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ips[0], port))
+		if err == nil {
+			err = c.Close()
+		}
+		gossipErr <- err
+	}()
+	transferErr := client.Echo(ctx, net.JoinHostPort(ips[0], transferPort), 0, 0).Reason
+	gossip := <-gossipErr
+	switch {
+	case errors.Is(transferErr, trust.ErrSecretsDiffer):
+		f.Name = "secret"
+		f.Detail, f.Mend = "its secret differs from this host's", differMend
+	case gossip != nil && transferErr != nil:
+		f.Detail = fmt.Sprintf("neither its gossip port %s/tcp (%s) nor its transfer port %s/tcp (%s) is reached", port, dialWhy(gossip), transferPort, dialWhy(transferErr))
+		f.Mend = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", port+"/udp", transferPort+"/tcp"))
+	case gossip != nil:
+		f.Detail = fmt.Sprintf("its gossip port %s/tcp is not reached: %s", port, dialWhy(gossip))
+		f.Mend = "on that host: " + openPort(port+"/tcp", port+"/udp")
+	case transferErr != nil:
+		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", transferPort, dialWhy(transferErr))
+		f.Mend = "on that host: " + openPort(transferPort+"/tcp")
+	default:
+		f.State, f.Detail = stateOK, "it answers, with the same secret"
+		if len(members.Members) > 0 {
+			f.State, f.Detail = stateWarning, "it answers, with the same secret, but is no member (yet)"
+			f.Mend = "wait half a minute and try again; then look at `journalctl -u seeder` on both hosts"
+		}
+	}
+	return f
+}
+
+// openPort are commands that open ports, for the usual firewalls.
+func openPort(ports ...string) string {
+	var ufw, firewalld []string
+	for _, p := range ports {
+		ufw = append(ufw, "ufw allow "+p)
+		firewalld = append(firewalld, "--add-port="+p)
+	}
+	return fmt.Sprintf("`%s`, or `firewall-cmd --permanent %s && firewall-cmd --reload`, or what your firewall has for it",
+		strings.Join(ufw, " && "), strings.Join(firewalld, " "))
+}
+
+func dialWhy(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "no route to it"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer"
+	}
+	return err.Error()
+}
+
+// ownAddress reports whether an IP address is one of this host's.
+func ownAddress(ip string) bool {
+	want, err := netip.ParseAddr(ip)
+	if err != nil {
+		return false
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == want.Unmap() {
+				return true
+			}
+		}
+	}
+	return false
+}

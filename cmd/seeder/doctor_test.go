@@ -1,0 +1,434 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"seeder/p2p"
+	"seeder/p2p/gossip"
+	"seeder/p2p/trust"
+	"seeder/store"
+)
+
+func (f *fakeNode) Pending() pending { return pending{Config: Config{DataDir: "/"}} }
+
+func (f *fakeNode) Diagnose(context.Context) p2p.Diagnosis {
+	return p2p.Diagnosis{Node: "n1", Members: []p2p.MemberReport{}}
+}
+
+func (f *fakeNode) Holders(_ context.Context, refs []string) map[string][]string {
+	return map[string][]string{refs[0]: {"n2"}}
+}
+
+// find is the one finding of a check about a subject.
+func find(t *testing.T, list []finding, name, subject string) finding {
+	t.Helper()
+	var found []finding
+	for _, f := range list {
+		if f.Name == name && strings.Contains(f.Subject, subject) {
+			found = append(found, f)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d findings of %s about %q, want one: %+v", len(found), name, subject, list)
+	}
+	return found[0]
+}
+
+// wantFinding checks the state of the one finding and what its texts hold.
+func wantFinding(t *testing.T, list []finding, name, subject, state, detail, mend string) {
+	t.Helper()
+	f := find(t, list, name, subject)
+	if f.State != state || !strings.Contains(f.Detail, detail) || !strings.Contains(f.Mend, mend) {
+		t.Errorf("%s %s: %+v, want %s with %q and %q", name, subject, f, state, detail, mend)
+	}
+	if (f.State == stateProblem || f.State == stateWarning) && f.Mend == "" {
+		t.Errorf("%+v says nothing that helps", f)
+	}
+}
+
+// newTestExam examines with a configuration file in a directory of the test's own.
+func newTestExam(t *testing.T, config string) *exam {
+	t.Helper()
+	a, _, _ := testApp()
+	dir := t.TempDir()
+	a.configFile = filepath.Join(dir, "seeder.yaml")
+	config = fmt.Sprintf("data_dir: %s/data\napi: {socket: %s/api.sock}\ncontainerd: {address: embedded}\n%s", dir, dir, config)
+	if err := os.WriteFile(a.configFile, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := a.newExam("")
+	e.root = dir
+	return e
+}
+
+// TestDoctorWhereAllIsWell: a lone node with its own store has nothing wrong, and
+// doctor says so for people and for programs.
+func TestDoctorWhereAllIsWell(t *testing.T) {
+	if os.Getenv("KUBECONFIG") != "" {
+		t.Setenv("KUBECONFIG", "")
+	}
+	t.Setenv("HOME", t.TempDir())
+	_, socket := startDaemon(t)
+	code, out, errs := seeder(t.Context(), socket, "doctor")
+	if code != exitDone || errs != "" {
+		t.Errorf("exit code %d, %s\n%s", code, errs, out)
+	}
+	wantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
+	code, out, _ = seeder(t.Context(), socket, "doctor", "-o", "json")
+	var r report
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitDone || !r.OK {
+		t.Fatalf("%d %v: %s", code, err, out)
+	}
+	names := map[string]bool{}
+	for _, f := range r.Checks {
+		names[f.Name] = true
+		if f.State != stateOK && f.State != stateSkipped && f.State != stateWarning {
+			t.Errorf("%+v", f)
+		}
+	}
+	for _, n := range []string{"config", "daemon", "ports", "secret", "join", "containerd", "namespace", "cri", "layers", "disk", "members", "pods"} {
+		if !names[n] {
+			t.Errorf("nothing of %s", n)
+		}
+	}
+}
+
+// TestDoctorWithoutDaemon: doctor says that it does not run and what keeps it from
+// running: a bad configuration, no secret, a port that another process has.
+func TestDoctorWithoutDaemon(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	u, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	t.Setenv("HOME", t.TempDir())
+	dir := t.TempDir()
+	config := filepath.Join(dir, "seeder.yaml")
+	text := fmt.Sprintf("data_dir: %s/data\ngossip: {bind: %q}\ntransfer: {bind: %q}\nhttp: {bind: \"\"}\nlog: {level: loud}\ncontainerd: {address: embedded}\n",
+		dir, u.LocalAddr(), l.Addr())
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "-o", "json", "--config", config)
+	var r report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if code != exitFailed || r.OK {
+		t.Errorf("exit code %d, ok %v", code, r.OK)
+	}
+	me := fmt.Sprintf("(pid %d)", os.Getpid())
+	wantFinding(t, r.Checks, "config", "", stateProblem, `log.level: "loud"`, "seeder config check")
+	wantFinding(t, r.Checks, "daemon", "", stateProblem, "not running: its configuration is bad", "systemctl restart seeder")
+	wantFinding(t, r.Checks, "ports", "transfer.bind", stateProblem, me, "set transfer.bind to a free port")
+	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/udp", stateProblem, me, "set gossip.bind to a free port")
+	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/tcp", stateOK, "free", "")
+	wantFinding(t, r.Checks, "members", "", stateSkipped, "the daemon does not answer", "")
+	f := find(t, r.Checks, "daemon", "")
+	wantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
+
+	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", config)
+	if code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	wantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
+	if code, _, errs := seeder(t.Context(), "/none", "doctor", "-o", "yaml"); code != exitUsage {
+		t.Errorf("a bad flag: exit code %d %s", code, errs)
+	}
+}
+
+// TestDoctorDaemonHangs: a daemon that accepts and says nothing takes three seconds,
+// not for ever.
+func TestDoctorDaemonHangs(t *testing.T) {
+	t.Parallel()
+	e := newTestExam(t, "")
+	l, err := net.Listen("unix", e.loaded.API.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	wantFinding(t, e.checkDaemon(t.Context()), "daemon", "api.sock", stateProblem, "hangs", "systemctl restart seeder")
+	if !e.running(t.Context()) {
+		t.Error("one that hangs counts as not running, so that its own ports seem taken by another")
+	}
+}
+
+func TestDoctorNoSecret(t *testing.T) {
+	t.Parallel()
+	e := newTestExam(t, "")
+	wantFinding(t, e.checkSecret(t.Context()), "secret", "", stateProblem, "no secret: gossip.bind", "systemctl restart seeder")
+	wantAll(t, e.checkDaemon(t.Context())[0].Detail, "no secret that will do")
+	secret := filepath.Join(e.root, defaultSecretFile)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret that everybody reads"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(secret, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, stateWarning, "every user", "chmod 600")
+	if err := os.Chmod(secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, stateOK, "", "")
+}
+
+// TestDoctorSecretRotated: the file has another secret than the daemon that runs,
+// and reload mends that; so for a setting that has changed.
+func TestDoctorSecretRotated(t *testing.T) {
+	t.Parallel()
+	e := newTestExam(t, "")
+	secret := filepath.Join(e.root, "secret")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(secret, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.app.configFile = filepath.Join(e.root, "with-secret.yaml")
+	config := fmt.Sprintf("node_name: n1\ndata_dir: %s/data\nsecret_file: %s\ncontainerd: {address: embedded}\napi: {socket: %s}\n", e.root, secret, e.loaded.API.Socket)
+	if err := os.WriteFile(e.app.configFile, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("the secret from before")
+	first, err := e.app.loadConfig(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := loadSecrets(first.Config, "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reloader{
+		load:    func() (loaded, error) { return e.app.loadConfig(nil) },
+		secrets: func(c Config) (found, error) { return loadSecrets(c, "/") },
+		last:    first, held: held, level: &slog.LevelVar{}, log: slog.New(slog.DiscardHandler), node: anyNode{},
+	}
+	f := &fakeNode{}
+	c := newControl(e.loaded.API.Socket, f, f, r, slog.New(slog.DiscardHandler))
+	if err := c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	look := func() *exam { return e.app.newExam("") }
+	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, stateOK, "", "")
+	wantFinding(t, look().checkConfig(t.Context()), "config", "", stateOK, "in force", "")
+
+	write("the secret that is there now")
+	out := look().checkSecret(t.Context())
+	wantFinding(t, out, "secret", secret, stateProblem, "the daemon still runs with the secret that it read before", "seeder reload")
+	if b, _ := json.Marshal(r.Pending()); bytes.Contains(b, []byte("the secret")) {
+		t.Errorf("a secret is told: %s", b)
+	}
+	if err := os.WriteFile(e.app.configFile, []byte(config+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out = look().checkConfig(t.Context())
+	wantFinding(t, out, "config", "log.level", stateWarning, "debug", "seeder reload")
+	wantFinding(t, out, "config", "images.pin", stateWarning, "false", "systemctl restart seeder")
+	if _, err := r.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, stateOK, "", "")
+	wantFinding(t, look().checkConfig(t.Context()), "config", "images.pin", stateWarning, "false", "systemctl restart seeder")
+	write("short")
+	wantFinding(t, look().checkSecret(t.Context()), "secret", "", stateProblem, "at least 16 are needed", "systemctl restart seeder")
+}
+
+// anyNode takes every change.
+type anyNode struct{}
+
+func (anyNode) SetLimits(int64, int64)         {}
+func (anyNode) SetSecrets(trust.Secrets) error { return nil }
+
+// TestDoctorHangs: one check that hangs holds nobody else up, and is told.
+func TestDoctorHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		never := make(chan struct{})
+		began := time.Now()
+		r := examine(t.Context(), []check{
+			{"disk", func(context.Context) []finding { <-never; return nil }},
+			{"slow", func(ctx context.Context) []finding { <-ctx.Done(); return one(finding{Name: "slow", State: stateOK}) }},
+			{"quick", func(context.Context) []finding { return one(finding{Name: "quick", State: stateOK}) }},
+		}, checkTimeout)
+		if took := time.Since(began); took > 15*time.Second || r.OK || len(r.Checks) != 3 {
+			t.Errorf("%+v after %s", r, took)
+		}
+		wantFinding(t, r.Checks, "disk", "", stateProblem, "hangs", "dmesg")
+		wantFinding(t, r.Checks, "quick", "", stateOK, "", "")
+		close(never)
+	})
+}
+
+func TestDoctorPrints(t *testing.T) {
+	t.Parallel()
+	r := report{Checks: []finding{{Name: "secret", State: stateProblem, Subject: "h2\x1b[2J", Detail: "differs\nvery", Mend: "copy it"}}}
+	for i := range 9 {
+		r.Checks = append(r.Checks, finding{Name: "clock", State: stateOK, Subject: fmt.Sprintf("n%d", i), Detail: "right"})
+	}
+	r.Checks = append(r.Checks, finding{Name: "disk", State: stateWarning, Subject: "/", Detail: "low", Mend: "free some"})
+	var b bytes.Buffer
+	if err := printReport(&b, terminal{}, r, "text"); err != nil {
+		t.Fatal(err)
+	}
+	want := `problem  secret      h2?[2J: differs
+               very
+         mend: copy it
+ok       clock       n0, n1, n2, n3, n4, n5 and 3 more
+warning  disk        /: low
+         mend: free some
+
+1 problem, 1 warning
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+// TestDoctorDisk: a reserve that is reached, and one that nearly is.
+func TestDoctorDisk(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ minFree, state, detail, mend string }{
+		{"99%", stateProblem, "fetches nothing before", "images.min_free"}, {"0", stateOK, "free", ""},
+	} {
+		e := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", c.minFree))
+		wantFinding(t, e.checkDisk(t.Context()), "disk", e.loaded.DataDir, c.state, c.detail, c.mend)
+	}
+	e := newTestExam(t, "")
+	s, err := store.SpaceOf(e.root, store.Reserve{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", fmt.Sprint(s.Free-s.Total/100)))
+	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", stateWarning, "stay free", "free some")
+}
+
+func TestDoctorJoinsNobody(t *testing.T) {
+	t.Parallel()
+	e := newTestExam(t, "gossip: {join: [127.0.0.1, \"127.9.9.9:1\", \"no such host.invalid\"]}\n")
+	if e.configErr == nil {
+		t.Fatal("a name with spaces is none")
+	}
+	e = newTestExam(t, "gossip: {join: [127.0.0.1, \"127.9.9.9:1\", no-such-host.invalid]}\n")
+	wantFinding(t, e.checkJoin(t.Context()), "join", "", stateSkipped, "without a secret", "")
+	secret := filepath.Join(e.root, defaultSecretFile)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret of this test"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	out := e.checkJoin(t.Context())
+	wantFinding(t, out, "join", "127.0.0.1", stateOK, "this host itself", "")
+	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "neither its gossip port 1/tcp (connection refused) nor its transfer port 7951/tcp", "ufw allow 1/tcp && ufw allow 1/udp && ufw allow 7951/tcp")
+	wantFinding(t, out, "join", "no-such-host.invalid", stateProblem, "cannot be looked up", "correct the name")
+}
+
+// member is a report of a member to and from which all ways are open.
+func member(name string) p2p.MemberReport {
+	m := p2p.MemberReport{Name: name, Transfer: "10.0.0.2:7951", Gossip: "10.0.0.2:7950", State: "alive", Version: "1", Clock: &p2p.Clock{TripMS: 4}}
+	for _, what := range []string{p2p.WayTransfer, p2p.WayGossipTCP, p2p.WayGossipUDP, p2p.WayLargeTransfer, p2p.WayLargeGossip} {
+		m.Ways = append(m.Ways, p2p.Way{What: what, Out: true, State: p2p.WayOpen}, p2p.Way{What: what, State: p2p.WayOpen})
+	}
+	return m
+}
+
+func (d *p2pDiagnosis) set(what string, out bool, state, why string) {
+	for i, w := range d.Members[0].Ways {
+		if w.What == what && w.Out == out {
+			d.Members[0].Ways[i].State, d.Members[0].Ways[i].Why = state, why
+		}
+	}
+}
+
+type p2pDiagnosis struct{ p2p.Diagnosis }
+
+func diagnosis(members ...p2p.MemberReport) *p2pDiagnosis {
+	return &p2pDiagnosis{p2p.Diagnosis{Node: "h1", Gossip: "10.0.0.1:7950", Transfer: "10.0.0.1:7951", Members: members}}
+}
+
+func TestDoctorOfMembers(t *testing.T) {
+	t.Parallel()
+	d := diagnosis(member("h2"))
+	for _, f := range memberFindings(d.Diagnosis) {
+		if f.State != stateOK {
+			t.Errorf("%+v", f)
+		}
+	}
+	d.set(p2p.WayTransfer, true, p2p.WayClosed, "connection refused")
+	d.set(p2p.WayTransfer, false, p2p.WayUnknown, "it cannot be asked")
+	d.set(p2p.WayGossipUDP, false, p2p.WayClosed, "no packet arrives")
+	d.set(p2p.WayGossipTCP, true, p2p.WayClosed, "no answer")
+	d.set(p2p.WayLargeTransfer, true, p2p.WayClosed, "no answer")
+	d.set(p2p.WayLargeGossip, false, p2p.WayClosed, "small packets arrive, full ones do not")
+	out := memberFindings(d.Diagnosis)
+	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp is not reached: connection refused", "on h2 let in 7951/tcp from 10.0.0.1")
+	wantFinding(t, out, "transfer", "h2 -> h1", stateSkipped, "it cannot be asked", "")
+	wantFinding(t, out, "gossip-udp", "h2 -> h1", stateProblem, "10.0.0.1:7950/udp is not reached: no packet arrives", "on h1 let in 7950/udp from 10.0.0.2: `ufw allow proto udp from 10.0.0.2 to any port 7950`")
+	wantFinding(t, out, "gossip-tcp", "h1 -> h2", stateProblem, "10.0.0.2:7950/tcp", "on h2 let in 7950/tcp from 10.0.0.1")
+	wantFinding(t, out, "mtu", "h1 -> h2", stateProblem, "full ones of connections do not", "ping -M do")
+	wantFinding(t, out, "mtu", "h2 -> h1", stateProblem, "full ones of gossip's packets do not", "ping -M do")
+	wantFinding(t, out, "members", "h2", stateOK, "alive", "")
+
+	dead := p2p.MemberReport{Name: "h3", Transfer: "10.0.0.3:7951", Gossip: "10.0.0.3:7950", State: "dead", Ways: []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayClosed}}}
+	back := dead
+	back.Name, back.Ways = "h4", []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayOpen}}
+	out = memberFindings(diagnosis(dead, back, p2p.MemberReport{Name: "h5", State: "alive", Reason: "speaks protocol 9"}, p2p.MemberReport{Name: "h6", State: "alive", Differs: true}).Diagnosis)
+	wantFinding(t, out, "members", "h3", stateProblem, "nothing answers at 10.0.0.3:7950", "systemctl status seeder")
+	wantFinding(t, out, "members", "h4", stateProblem, "the host is there (open: transfer)", "7950/udp")
+	wantFinding(t, out, "members", "h5", stateProblem, "speaks protocol 9", "same version")
+	wantFinding(t, out, "members", "h6", stateProblem, "its secret differs", "same secret")
+
+	lone := diagnosis()
+	lone.Alone = "join 10.0.0.9: refused"
+	lone.Strangers = []gossip.Stranger{{Host: "10.0.0.7", At: time.Now()}}
+	out = memberFindings(lone.Diagnosis)
+	wantFinding(t, out, "members", "", stateWarning, "join 10.0.0.9: refused", "see join")
+	wantFinding(t, out, "secret", "10.0.0.7", stateProblem, "another secret", "seeder reload")
+}
+
+// TestDoctorOfClocks: of three clocks the one that is off is named, also where it is
+// this host's; of two, neither.
+func TestDoctorOfClocks(t *testing.T) {
+	t.Parallel()
+	ahead := func(name string, d time.Duration) p2p.MemberReport {
+		m := member(name)
+		m.Clock.AheadMS = d.Milliseconds()
+		return m
+	}
+	wantStates := func(want string, members ...p2p.MemberReport) {
+		t.Helper()
+		var got []string
+		for _, f := range clockFindings(diagnosis(members...).Diagnosis) {
+			got = append(got, f.Subject+" "+f.State)
+		}
+		slices.Sort(got)
+		if s := strings.Join(got, ", "); s != want {
+			t.Errorf("got %s, want %s", s, want)
+		}
+	}
+	wantStates("h1 ok, h2 ok, h3 problem", ahead("h2", 10*time.Millisecond), ahead("h3", -time.Hour))
+	wantStates("h1 problem, h2 ok, h3 ok", ahead("h2", time.Hour), ahead("h3", time.Hour))
+	wantStates("h1 ok, h2 ok, h3 warning", ahead("h2", 0), ahead("h3", 5*time.Second))
+	wantStates("h2 problem", ahead("h2", time.Minute))
+	slow := ahead("h2", 3*time.Second)
+	slow.Clock.TripMS = 8000
+	wantStates("h2 ok", slow)
+	f := clockFindings(diagnosis(ahead("h2", -time.Minute)).Diagnosis)
+	wantFinding(t, f, "clock", "h2", stateProblem, "1m0s behind this host's", "on the one of h1 and h2 that is wrong")
+}

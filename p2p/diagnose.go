@@ -1,0 +1,315 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"seeder/p2p/gossip"
+	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
+	"seeder/p2p/wire"
+)
+
+const (
+	// diagnoseTimeout bounds a diagnosis, however many members hang.
+	diagnoseTimeout = 10 * time.Second
+	// maxDiagnosed is how many members are probed at once.
+	maxDiagnosed = 16
+	// reachTimeout bounds one small request to a member, bulkTimeout one that a few
+	// full packets carry, which a slow link or a limit may hold up.
+	reachTimeout = 3 * time.Second
+	bulkTimeout  = 5 * time.Second
+	// strangerFor is how long a host is told of that knocked with another secret: it
+	// tries again every 15 s.
+	strangerFor = 2 * time.Minute
+)
+
+// What a way carries.
+const (
+	WayTransfer      = "transfer"       // the transfer port, tcp
+	WayGossipTCP     = "gossip-tcp"     // the gossip port, tcp
+	WayGossipUDP     = "gossip-udp"     // the gossip port, udp
+	WayLargeTransfer = "large-transfer" // full packets on the transfer port
+	WayLargeGossip   = "large-gossip"   // full packets of gossip
+)
+
+// The states of a way.
+const (
+	WayOpen    = "open"
+	WayClosed  = "closed"
+	WayUnknown = "unknown" // could not be tried
+)
+
+// Way is one direction between this node and a member.
+type Way struct {
+	What  string `json:"what"`
+	Out   bool   `json:"out"` // from this node to the member; else from the member to this one
+	State string `json:"state"`
+	Why   string `json:"why,omitempty"` // it is not open
+}
+
+// MemberReport is what this node finds out about a member.
+type MemberReport struct {
+	Name     string `json:"name"`
+	Transfer string `json:"transfer"` // its transfer address, host:port
+	Gossip   string `json:"gossip"`   // its gossip address, ip:port
+	State    string `json:"state"`
+	Reason   string `json:"reason,omitempty"` // why this node does not talk to it
+	Version  string `json:"version"`
+	Differs  bool   `json:"differs,omitempty"` // its secret is another one
+	Ways     []Way  `json:"ways,omitempty"`
+	Clock    *Clock `json:"clock,omitempty"`
+}
+
+// Clock is how a member's clock compares with this host's.
+type Clock struct {
+	AheadMS int64 `json:"ahead_ms"`
+	TripMS  int64 `json:"trip_ms"` // AheadMS is right to half of it
+}
+
+// Diagnosis is what a node knows of its connections.
+type Diagnosis struct {
+	Node      string            `json:"node"`
+	Gossip    string            `json:"gossip"`   // this node's gossip address, as the members know it
+	Transfer  string            `json:"transfer"` // this node's transfer address
+	Alone     string            `json:"alone,omitempty"`
+	Members   []MemberReport    `json:"members"`
+	Strangers []gossip.Stranger `json:"strangers"` // hosts that knock with another secret
+}
+
+// Diagnose tries the ways between this node and each member, in both directions. It
+// takes at most diagnoseTimeout; what could not be tried in that time is unknown.
+func (n *Node) Diagnose(ctx context.Context) Diagnosis {
+	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
+	defer cancel()
+	d := Diagnosis{Node: n.cfg.Name, Members: []MemberReport{}, Strangers: n.gossip.Strangers(time.Now().Add(-strangerFor))}
+	if joined, failed := n.gossip.Status(); !joined && failed != nil {
+		d.Alone = failed.Error()
+	}
+	var (
+		mu  sync.Mutex
+		wg  sync.WaitGroup
+		sem = semaphore.NewWeighted(maxDiagnosed)
+	)
+	for _, m := range n.gossip.Members() {
+		if m.Name == n.cfg.Name {
+			d.Gossip, d.Transfer = m.GossipAddress(), m.Address
+			continue
+		}
+		if m.State == gossip.StateLeft {
+			continue
+		}
+		wg.Go(func() {
+			r := MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Version: m.Version}
+			if m.Reason == "" {
+				if sem.Acquire(ctx, 1) == nil {
+					n.diagnose(ctx, m, &r)
+					sem.Release(1)
+				} else {
+					r.unknown(false, "there are so many members that this one's turn did not come")
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			d.Members = append(d.Members, r)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(d.Members, func(a, b MemberReport) int { return strings.Compare(a.Name, b.Name) })
+	return d
+}
+
+// diagnose tries the ways to and from one member.
+func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
+	small, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	var (
+		wg    sync.WaitGroup
+		echo  wire.Echoed
+		tcp   error
+		nonce = gossip.NewNonce()
+	)
+	wg.Go(func() { echo = n.client.Echo(small, m.Address, 0, 0) })
+	wg.Go(func() { tcp = n.gossip.DialMember(small, m.Name) })
+	wg.Wait()
+	r.Differs = errors.Is(echo.Reason, trust.ErrSecretsDiffer)
+	r.way(WayTransfer, true, why(echo.Reason))
+	r.way(WayGossipTCP, true, why(tcp))
+	if echo.Reason != nil {
+		r.ping(n.gossip.Ping(m.Name))
+		r.unknown(true, "it cannot be asked while its transfer port does not answer; run seeder doctor there")
+		return
+	}
+	if echo.Old {
+		r.ping(n.gossip.Ping(m.Name))
+		r.unknown(true, "its seeder "+m.Version+" is older and cannot be asked")
+		return
+	}
+	r.Clock = &Clock{AheadMS: echo.Ahead.Milliseconds(), TripMS: echo.Trip.Milliseconds()}
+	wg.Go(func() { n.askBack(ctx, m, nonce, r) })
+	var there, back error
+	bulk, cancel := context.WithTimeout(ctx, bulkTimeout)
+	defer cancel()
+	wg.Go(func() { there = n.client.Echo(bulk, m.Address, wire.EchoBytes, 0).Reason })
+	wg.Go(func() { back = n.client.Echo(bulk, m.Address, 0, wire.EchoBytes).Reason })
+	wg.Wait()
+	r.way(WayLargeTransfer, true, why(there))
+	r.way(WayLargeTransfer, false, why(back))
+}
+
+// askBack sends packets to a member, and asks it to send some and to connect. A
+// node that is busy with another question is asked once more.
+func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce, r *MemberReport) {
+	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
+	defer cancel()
+	sent := n.gossip.SendProbe(m.Name, nonce)
+	a, err := n.client.AskBack(ctx, m.Address, nonce)
+	var busy *swarm.BusyError
+	if errors.As(err, &busy) {
+		select {
+		case <-time.After(busy.RetryAfter):
+			a, err = n.client.AskBack(ctx, m.Address, nonce)
+		case <-ctx.Done():
+		}
+	}
+	if err != nil {
+		reason := why(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			reason = "its seeder " + m.Version + " is older and cannot be asked"
+		}
+		r.unknown(false, reason)
+		return
+	}
+	r.way(WayTransfer, false, a.Transfer)
+	r.way(WayGossipTCP, false, a.GossipTCP)
+	ctx, cancel = context.WithTimeout(ctx, packetTimeout)
+	defer cancel()
+	in, inLarge := n.gossip.AwaitArrival(ctx, nonce)
+	r.packets(true, a.GossipUDP, a.GossipUDPLarge, sent)
+	r.packets(false, in, inLarge, nil)
+}
+
+// packets books the ways of one direction of gossip's packets.
+func (r *MemberReport) packets(out, small, large bool, sent error) {
+	reason, reasonLarge := "", ""
+	if !small {
+		reason = "no packet arrives"
+		if sent != nil {
+			reason = why(sent)
+		}
+	}
+	if small && !large {
+		reasonLarge = "small packets arrive, full ones do not"
+	}
+	r.way(WayGossipUDP, out, reason)
+	if small {
+		r.way(WayLargeGossip, out, reasonLarge)
+	}
+}
+
+// ping books the answer to a packet, which needs both directions.
+func (r *MemberReport) ping(err error) {
+	reason := ""
+	if err != nil {
+		reason = "no answer to a packet"
+	}
+	r.way(WayGossipUDP, true, reason)
+}
+
+func (r *MemberReport) way(what string, out bool, reason string) {
+	w := Way{What: what, Out: out, State: WayOpen, Why: reason}
+	if reason != "" {
+		w.State = WayClosed
+	}
+	r.Ways = append(r.Ways, w)
+}
+
+// unknown books as unknown what could not be tried; only the member's direction, or
+// both.
+func (r *MemberReport) unknown(in bool, reason string) {
+	for _, what := range []string{WayTransfer, WayGossipTCP, WayGossipUDP} {
+		for _, out := range []bool{true, false} {
+			tried := slices.ContainsFunc(r.Ways, func(w Way) bool { return w.What == what && w.Out == out })
+			if !tried && !(in && out) {
+				r.Ways = append(r.Ways, Way{What: what, Out: out, State: WayUnknown, Why: reason})
+			}
+		}
+	}
+}
+
+// why is the reason in an error of the network, short enough for a line.
+func why(err error) string {
+	var dns *net.DNSError
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, trust.ErrSecretsDiffer):
+		return "its secret differs"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "no route to it"
+	case errors.As(err, &dns):
+		return fmt.Sprintf("%q cannot be looked up", dns.Name)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer"
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "no answer"
+	}
+	return printable(err.Error(), maxReasonBytes)
+}
+
+// Holders are the members whose stores have these references, whoever announced
+// them or nobody: by reference, the members' names. Who does not answer in time is
+// none.
+func (n *Node) Holders(ctx context.Context, refs []string) map[string][]string {
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	var (
+		mu  sync.Mutex
+		wg  sync.WaitGroup
+		out = map[string][]string{}
+		sem = semaphore.NewWeighted(maxAsks)
+	)
+	for _, m := range n.gossip.Peers() {
+		if m.Name == n.cfg.Name {
+			continue
+		}
+		wg.Go(func() {
+			if sem.Acquire(ctx, 1) != nil {
+				return
+			}
+			defer sem.Release(1)
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			held, err := n.client.Held(ctx, m.Address, refs)
+			if err != nil {
+				n.log.Debug("ask who holds an image", "member", m.Name, "err", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, ref := range held {
+				out[ref] = append(out[ref], m.Name)
+			}
+		})
+	}
+	wg.Wait()
+	for _, names := range out {
+		slices.Sort(names)
+	}
+	return out
+}

@@ -1,0 +1,186 @@
+package gossip
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// probeKind is the first byte of a probe: a message that says nothing and is only
+// noted where it arrives, so that two nodes that reach each other on the transfer
+// port can tell which direction gossip's packets do not pass. Nodes that do not
+// know the kind drop it.
+const probeKind = 3
+
+const (
+	// largeProbeBytes makes a packet of what memberlist fills its own up to (1,400
+	// bytes), with its encryption and label.
+	largeProbeBytes = 1350
+	// probeCopies is how often each is sent: a packet may be lost by chance.
+	probeCopies = 3
+	// maxArrivals bounds how many probes are remembered.
+	maxArrivals = 512
+)
+
+// Nonce names one probe.
+type Nonce [16]byte
+
+// NewNonce returns one that nobody else uses.
+func NewNonce() Nonce {
+	var n Nonce
+	rand.Read(n[:]) // never fails (crypto/rand since Go 1.24)
+	return n
+}
+
+// arrivals are the probes that came, safe for concurrent use. The oldest is
+// forgotten first.
+type arrivals struct {
+	mu      sync.Mutex
+	order   []Nonce
+	byNonce map[Nonce]*arrival
+}
+
+type arrival struct{ small, large bool }
+
+// note books a probe as it came: the kind, the nonce, and for the large one zeros.
+func (a *arrivals) note(msg []byte) {
+	var n Nonce
+	if len(msg) < 1+len(n) || len(msg) > largeProbeBytes {
+		return
+	}
+	copy(n[:], msg[1:])
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byNonce == nil {
+		a.byNonce = map[Nonce]*arrival{}
+	}
+	got := a.byNonce[n]
+	if got == nil {
+		if len(a.order) == maxArrivals {
+			delete(a.byNonce, a.order[0])
+			a.order = slices.Delete(a.order, 0, 1)
+		}
+		got = &arrival{}
+		a.byNonce[n], a.order = got, append(a.order, n)
+	}
+	if len(msg) == largeProbeBytes {
+		got.large = true
+	} else {
+		got.small = true
+	}
+}
+
+// Arrived says which of the two sizes of a probe have come by packet.
+func (g *Gossip) Arrived(n Nonce) (small, large bool) {
+	g.arrivals.mu.Lock()
+	defer g.arrivals.mu.Unlock()
+	if got := g.arrivals.byNonce[n]; got != nil {
+		return got.small, got.large
+	}
+	return false, false
+}
+
+// arrivalPoll is how often AwaitArrival looks: it is asked for seldom, and a packet
+// is either there within milliseconds or lost.
+const arrivalPoll = 20 * time.Millisecond
+
+// AwaitArrival is Arrived once both sizes are here, or when ctx ends.
+func (g *Gossip) AwaitArrival(ctx context.Context, n Nonce) (small, large bool) {
+	tick := time.NewTicker(arrivalPoll)
+	defer tick.Stop()
+	for {
+		if small, large = g.Arrived(n); small && large {
+			return small, large
+		}
+		select {
+		case <-ctx.Done():
+			return g.Arrived(n)
+		case <-tick.C:
+		}
+	}
+}
+
+// SendProbe sends a probe to a member by packet, in both sizes. Nothing says
+// whether it arrives.
+func (g *Gossip) SendProbe(member string, n Nonce) error {
+	m, err := g.member(member)
+	if err != nil {
+		return err
+	}
+	small := append([]byte{probeKind}, n[:]...)
+	large := append(slices.Clone(small), make([]byte, largeProbeBytes-len(small))...)
+	to := memberlist.Address{Addr: m.gossip, Name: m.Name}
+	var sent error
+	for range probeCopies {
+		// A message that is larger than the interface takes is an error here.
+		sent = errors.Join(g.list.SendToAddress(to, small), g.list.SendToAddress(to, large))
+	}
+	return sent
+}
+
+// DialMember opens and closes a connection to a member's gossip port.
+func (g *Gossip) DialMember(ctx context.Context, member string) error {
+	m, err := g.member(member)
+	if err != nil {
+		return err
+	}
+	limit := 5 * time.Second
+	if by, ok := ctx.Deadline(); ok {
+		limit = time.Until(by)
+	}
+	conn, err := g.transport.DialTimeout(m.gossip, limit)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Ping sends a member a packet and waits for the answer to it, for half a second.
+func (g *Gossip) Ping(member string) error {
+	m, err := g.member(member)
+	if err != nil {
+		return err
+	}
+	addr, err := net.ResolveUDPAddr("udp", m.gossip)
+	if err != nil {
+		return err
+	}
+	_, err = g.list.Ping(m.Name, addr)
+	return err
+}
+
+// GossipAddress is where a member gossips, ip:port.
+func (m Member) GossipAddress() string { return m.gossip }
+
+func (g *Gossip) member(name string) (Member, error) {
+	for _, m := range g.members.list() {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	return Member{}, fmt.Errorf("gossip knows no member %q", name)
+}
+
+// Stranger is a host that knocked with another secret.
+type Stranger struct {
+	Host string    `json:"host"` // its IP address
+	At   time.Time `json:"at"`   // when it last did
+}
+
+// maxStrangers bounds what is told of them.
+const maxStrangers = 32
+
+// Strangers are the hosts that knocked since some time with a secret that this node
+// does not have, the last first.
+func (g *Gossip) Strangers(since time.Time) []Stranger {
+	out := g.lines.strangers(since)
+	slices.SortFunc(out, func(a, b Stranger) int { return b.At.Compare(a.At) })
+	return out[:min(len(out), maxStrangers)]
+}
