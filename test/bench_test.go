@@ -1,10 +1,8 @@
 package test
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +15,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +24,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/store/chunk"
 )
@@ -575,60 +571,22 @@ func benchLoad(t *testing.T, kind string, size int) benchSet {
 	return l
 }
 
-// hugeImage has one layer with a file that does not compress. It is never in
-// memory as a whole.
+// hugeImage has one layer with a file that does not compress.
 func hugeImage(t *testing.T, size int64) benchSet {
 	t.Helper()
-	layer := func(w io.Writer) {
-		tw := tar.NewWriter(w)
-		if err := tw.WriteHeader(&tar.Header{Name: "noise", Mode: 0o644, Size: size}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.CopyN(tw, rand.NewChaCha8([32]byte{1}), size); err != nil {
-			t.Fatal(err)
-		}
-		if err := tw.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	sum, count := sha256.New(), &counter{}
-	layer(io.MultiWriter(sum, count))
-	diffID := digest.NewDigest(digest.SHA256, sum)
-	config := marshal(t, ocispec.Image{
-		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
-	})
+	img := newStreamed(t, size, func() io.Reader { return rand.NewChaCha8([32]byte{1}) })
 	archive := func(t *testing.T, dir string) string {
+		t.Helper()
 		f, err := os.CreateTemp(dir, "huge-*.tar")
 		if err != nil {
 			t.Fatal(err)
 		}
-		tw := tar.NewWriter(f)
-		put := func(name string, size int64, content func(io.Writer)) {
-			if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size}); err != nil {
-				t.Fatal(err)
-			}
-			content(tw)
-		}
-		name := diffID.Encoded() + "/layer.tar"
-		manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{short}, "Layers": []string{name}}})
-		put("config.json", int64(len(config)), func(w io.Writer) { _, _ = w.Write(config) })
-		put(name, count.bytes, layer)
-		put("manifest.json", int64(len(manifest)), func(w io.Writer) { _, _ = w.Write(manifest) })
-		if err := errors.Join(tw.Close(), f.Close()); err != nil {
+		if err := errors.Join(img.write(f), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return f.Name()
 	}
-	return benchSet{refs: []string{short}, blobs: []int64{count.bytes, int64(len(config)), 500}, archive: archive}
-}
-
-// counter counts what is written to it.
-type counter struct{ bytes int64 }
-
-func (c *counter) Write(p []byte) (int, error) {
-	c.bytes += int64(len(p))
-	return len(p), nil
+	return benchSet{refs: []string{short}, blobs: []int64{img.layerBytes, int64(len(img.config)), 500}, archive: archive}
 }
 
 // rootFiles are files of this machine's /usr, as a root file system has them, in

@@ -112,7 +112,6 @@ func TestVersions(t *testing.T) {
 		h.collect()
 	}
 
-	const fromPeers = `seeder_chunk_bytes_total{source="peer"}`
 	received := b.metric(fromPeers)
 	if out := a.run("announce", "--rollback", short); !strings.Contains(out, one.String()) {
 		t.Errorf("the rollback announced: %s", out)

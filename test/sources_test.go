@@ -1,9 +1,11 @@
 package test
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,10 +63,18 @@ func (h *host) docker() engine {
 // awaitSocket waits until the Docker API answers on a socket.
 func (h *host) awaitSocket(path string) {
 	h.t.Helper()
+	there := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", h.path(path))
+	}}}
+	defer there.CloseIdleConnections()
 	eventually(h.t, 60*time.Second, path+" answers on "+h.name, func() error {
-		out, err := h.in(h.t.Context(), "sh", "-c", `printf 'GET /_ping HTTP/1.0\r\nHost: d\r\n\r\n' | busybox nc -w 2 local:`+path).CombinedOutput()
-		if !bytes.Contains(out, []byte("200 OK")) {
-			return fmt.Errorf("%s %w", out, err)
+		resp, err := there.Get("http://engine/_ping")
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
 		}
 		return nil
 	})
