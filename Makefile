@@ -20,14 +20,14 @@ install: ## what the tests need: containerd, runc, iproute2, … (Debian package
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
-	@unformatted=$$(gofmt -l cmd disk p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd disk docs p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
 	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
 	test/imports.sh
 
 unit: ## unit tests with the race detector
-	go test -race -shuffle=on ./cmd/... ./disk/... ./p2p/... ./store/...
+	go test -race -shuffle=on ./cmd/... ./disk/... ./docs/... ./p2p/... ./store/...
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p
