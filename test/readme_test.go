@@ -191,8 +191,12 @@ func (r *readme) announceOn(line string) {
 
 func (r *readme) rollback(line string) {
 	r.t.Helper()
+	before := r.b.metric("seeder_wire_received_bytes_total")
 	r.wants(r.a.shell(line), "version 3 is ready on 2 of 2 nodes")
 	r.b.ready("one")
+	if came := r.b.metric("seeder_wire_received_bytes_total") - before; came > 300_000 {
+		r.t.Errorf("%s: %.0f bytes came over the wire", line, came)
+	}
 }
 
 // prints checks what a command says, by words.
