@@ -1,8 +1,7 @@
 #!/bin/sh
 # Installs what the tests need, if it is not there: Debian's containerd 1.6 and
 # runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), gcc (the race detector), podman, zstd and
-# Python (a client of the protocol in another language); and the
+# busybox-static (the test image runs it), gcc (the race detector), podman; and the
 # programs named as arguments, each from the package of its name. Debian's dockerd is
 # unpacked to bin/docker, since its package would start it on this machine.
 set -eu
@@ -11,6 +10,8 @@ missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need containerd containerd
 need ctr containerd
+need zstd zstd # this and Python are for a client of the protocol in another language
+/usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing="$missing python3-cryptography"
 need runc runc
 need ip iproute2
 need tc iproute2
@@ -22,8 +23,6 @@ need gcc gcc
 need git git
 need podman podman
 need dpkg-deb dpkg
-need zstd zstd
-/usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing="$missing python3-cryptography"
 for program in "$@"; do need "$program" "$program"; done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
