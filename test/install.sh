@@ -13,6 +13,8 @@ missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need containerd containerd
 need ctr containerd
+need zstd zstd # this and Python are for a client of the protocol in another language
+/usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing="$missing python3-cryptography"
 need runc runc
 need ip iproute2
 need tc iproute2

@@ -1,0 +1,96 @@
+package gossip
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/hex"
+	"net"
+	"strconv"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/docs"
+)
+
+// TestVectors: what gossip carries is what docs/protocol.md says.
+func TestVectors(t *testing.T) {
+	t.Parallel()
+	v := docs.Protocol(t, "hint")
+	version, err := strconv.ParseUint(v.Text("version"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := Hint{Reference: v.Text("reference"), Digest: digest.Digest(v.Text("digest")), Version: version, Holder: v.Text("holder")}
+	b, err := h.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.IsHex("message", b)
+	if got, err := decodeHint(v.Hex("message")); err != nil || got != h {
+		t.Errorf("the hint decodes to %+v, %v", got, err)
+	}
+
+	v = docs.Protocol(t, "metadata")
+	m, err := decodeMeta([]byte(v.Text("json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = m.encode(); err != nil {
+		t.Fatal(err)
+	}
+	v.Is("json", string(b))
+
+	v = docs.Protocol(t, "summary")
+	g := New(Config{NodeName: v.Text("node")})
+	hash, err := strconv.ParseUint(v.Text("hash"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.SetCatalog(hash)
+	v.Is("state", string(g.state()))
+	v.IsHex("message", append([]byte{summaryKind}, g.state()...))
+}
+
+// TestPacketVector: the packet of docs/protocol.md opens as the page says, and a
+// node takes the hint in it.
+func TestPacketVector(t *testing.T) {
+	t.Parallel()
+	v, hint := docs.Protocol(t, "packet"), docs.Protocol(t, "hint")
+	packet, label := v.Hex("packet"), v.Text("label")
+	head := append([]byte{244, byte(len(label))}, label...)
+	head = append(head, 1)
+	sealed, ok := bytes.CutPrefix(packet, append(head, v.Hex("nonce")...))
+	if !ok {
+		t.Fatalf("the packet does not begin with %x and the nonce", head)
+	}
+	block, err := aes.NewCipher(v.Hex("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append([]byte{8}, hint.Hex("message")...)
+	if open, err := gcm.Open(nil, v.Hex("nonce"), sealed, []byte(label)); err != nil || !bytes.Equal(open, want) {
+		t.Errorf("it opens to %x, %v; sealed it were\n%s", open, err,
+			hex.EncodeToString(gcm.Seal(append(head, v.Hex("nonce")...), v.Hex("nonce"), want, []byte(label))))
+	}
+
+	n := start(t, "a", 1, func(c *Config) { c.Keys = [][]byte{v.Hex("key")} })
+	conn, err := net.Dial("udp", n.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(packet); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node takes the hint", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.hints) == 1 && n.hints[0].Reference == hint.Text("reference")
+	})
+}

@@ -1,0 +1,291 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+)
+
+// step is a command line of README.md and how it is run.
+type step struct {
+	line string
+	run  func(line string)
+}
+
+// TestReadme runs every command line that README.md shows, in its order, on real
+// hosts. README.ko.md shows the same ones (docs.TestTranslation). A line that is
+// not listed here fails, and so does one that README.md has no more.
+func TestReadme(t *testing.T) {
+	r := &readme{t: t, network: newNetwork(t, "")}
+	steps := []step{
+		{"make demo", r.demo},
+		{"make test", r.thisTest},
+		{"make package", r.dryRun},
+		{"dpkg -i bin/packages/seeder_*_amd64.deb", r.booted},
+		{"systemctl enable --now seeder", r.booted},
+		{"seeder secret generate > /etc/seeder/secret", r.secret},
+		{`printf 'gossip: {join: ["10.0.0.1"]}\n' > /etc/seeder/seeder.yaml`, r.join},
+		{"seeder announce k3s-dashboard:latest", r.announce},
+		{"seeder announce --from k3s-dashboard.tar", r.announceFile},
+		{"docker save app:v1 app:v2 | seeder announce --from -", r.announceStream},
+		{"seeder announce app:v1 --on zone=a", r.announceOn},
+		{"seeder announce --rollback k3s-dashboard:latest", r.rollback},
+		{"seeder images", r.prints("k3s-dashboard:latest", "app:v1", "app:v2", "h1", "h2")},
+		{"seeder images k3s-dashboard:latest", r.prints("h1", "h2", "ready")},
+		{"seeder members", r.prints("h1", "h2", "alive")},
+		{"seeder status", r.prints("h1", "containerd")},
+		{"seeder wait --timeout 5m", r.wait},
+		{"seeder doctor", r.doctor},
+		{"seeder withdraw app:v1", r.withdraw},
+		{"seeder withdraw --purge app:v2", r.purge},
+	}
+	page, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed []string
+	for _, s := range steps {
+		listed = append(listed, s.line)
+	}
+	if shown := shownCommands(string(page)); !slices.Equal(shown, listed) {
+		t.Fatalf("README.md shows\n  %s\nand this test runs\n  %s", strings.Join(shown, "\n  "), strings.Join(listed, "\n  "))
+	}
+	for _, s := range steps {
+		t.Log("$ " + s.line)
+		s.run(s.line)
+	}
+}
+
+var shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// shownCommands are the command lines of a page, without their remarks.
+func shownCommands(page string) (out []string) {
+	for _, block := range shellBlock.FindAllStringSubmatch(page, -1) {
+		for line := range strings.Lines(block[1]) {
+			command, _, _ := strings.Cut(line, "  #")
+			out = append(out, strings.TrimSpace(command))
+		}
+	}
+	return out
+}
+
+// readme is what the commands of README.md are run on: this machine, booted hosts,
+// and two hosts with containerd and Docker.
+type readme struct {
+	*network
+	t    *testing.T
+	a, b *host
+	e    engine
+	v1   string // what the first build of app:v1 says
+}
+
+// demo runs what make demo runs, once bin/seeder is built.
+func (r *readme) demo(line string) {
+	r.t.Helper()
+	recipe := strings.TrimSpace(r.make(line))
+	if !strings.HasSuffix(recipe, "\nbin/seeder demo") {
+		r.t.Fatalf("%s runs:\n%s", line, recipe)
+	}
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bin/seeder", "demo")
+	cmd.Dir = ".."
+	if out := run(r.t, cmd); !strings.Contains(out, "4 nodes are up") || !strings.Contains(out, "4/4") {
+		r.t.Errorf("%s printed:\n%s", line, out)
+	}
+}
+
+// make is what make would run.
+func (r *readme) make(line string) string {
+	r.t.Helper()
+	target, ok := strings.CutPrefix(line, "make ")
+	if !ok {
+		r.t.Fatalf("%s: not make", line)
+	}
+	cmd := exec.CommandContext(r.t.Context(), "make", "-n", target)
+	cmd.Dir = ".."
+	return run(r.t, cmd)
+}
+
+// thisTest: make test is what runs this very test, among others.
+func (r *readme) thisTest(line string) {
+	r.t.Helper()
+	recipe := r.make(line)
+	for _, part := range []string{"staticcheck", "-race", "test/fuzz.sh", "-timeout 20m ./test"} {
+		if !strings.Contains(recipe, part) {
+			r.t.Errorf("%s does not run %s:\n%s", line, part, recipe)
+		}
+	}
+}
+
+// secret makes two hosts without k3s a cluster: the secret is made on one and copied.
+func (r *readme) secret(line string) {
+	r.t.Helper()
+	r.a, r.b = r.addHost(newest), r.addHost(newest)
+	r.a.shell(line)
+	info, err := os.Stat(r.a.path("/etc/seeder/secret"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		r.t.Fatalf("%s: %v, %v", line, info, err)
+	}
+	content, err := os.ReadFile(r.a.path("/etc/seeder/secret"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.b.write("/etc/seeder/secret", string(content), 0o600)
+}
+
+// join tells the second host of the first and starts both.
+func (r *readme) join(line string) {
+	r.t.Helper()
+	r.b.shell(strings.Replace(line, "10.0.0.1", r.a.address, 1))
+	r.b.shell("seeder config check")
+	r.b.shell(`echo 'labels: {zone: a}' >> /etc/seeder/seeder.yaml`)
+	for _, h := range []*host{r.a, r.b} {
+		h.startContainerd()
+		h.seeder = h.start(nil, seederBin(r.t), "daemon")
+	}
+	r.a.awaitMembers(2)
+	r.e = r.a.docker()
+}
+
+// announce: the image was built with Docker a moment ago.
+func (r *readme) announce(line string) {
+	r.t.Helper()
+	r.e.build(r.e.context("one"), short)
+	r.wants(r.a.shell(line), "comes from docker", "is ready on 2 of 2 nodes")
+	r.b.ready("one")
+}
+
+func (r *readme) announceFile(line string) {
+	r.t.Helper()
+	archive := newImage(r.t, imageSpec{ref: short, says: "two", payload: 1 << 20, seed: 2}).dockerArchive(r.t, r.dir)
+	if err := os.Rename(archive, filepath.Join(r.dir, "k3s-dashboard.tar")); err != nil {
+		r.t.Fatal(err)
+	}
+	r.wants(r.a.shell(line), "version 2 is ready on 2 of 2 nodes")
+	r.b.ready("two")
+}
+
+func (r *readme) announceStream(line string) {
+	r.t.Helper()
+	for _, tag := range []string{"app:v1", "app:v2"} {
+		r.e.build(r.e.context(tag), tag)
+	}
+	r.wants(r.a.shell(line), "app:v1: version 1 is ready on 2 of 2 nodes", "app:v2: version 1 is ready on 2 of 2 nodes")
+}
+
+// announceOn: of the two hosts one has the label.
+func (r *readme) announceOn(line string) {
+	r.t.Helper()
+	r.wants(r.a.shell(line), "is ready on 1 of 1 nodes")
+}
+
+func (r *readme) rollback(line string) {
+	r.t.Helper()
+	before := r.b.metric("seeder_wire_received_bytes_total")
+	r.wants(r.a.shell(line), "version 3 is ready on 2 of 2 nodes")
+	r.b.ready("one")
+	if came := r.b.metric("seeder_wire_received_bytes_total") - before; came > 300_000 {
+		r.t.Errorf("%s: %.0f bytes came over the wire", line, came)
+	}
+}
+
+// prints checks what a command says, by words.
+func (r *readme) prints(words ...string) func(string) {
+	return func(line string) {
+		r.t.Helper()
+		r.wants(r.a.shell(line), words...)
+	}
+}
+
+// wait returns 0; where something is missing it says 3.
+func (r *readme) wait(line string) {
+	r.t.Helper()
+	r.a.shell(line)
+	if err := r.a.try(nil, "wait", "none:v1", "--timeout", "100ms"); exitCode(err) != 3 {
+		r.t.Errorf("wait for what is not there: %v", err)
+	}
+}
+
+// doctor finds nothing that is wrong.
+func (r *readme) doctor(line string) {
+	r.t.Helper()
+	r.a.shell(line)
+}
+
+func (r *readme) withdraw(line string) {
+	r.t.Helper()
+	r.a.shell(line)
+	if got := r.b.runContainer("docker.io/library/app:v1"); got != "app:v1" {
+		r.t.Errorf("a withdrawn image prints %q", got)
+	}
+}
+
+func (r *readme) purge(line string) {
+	r.t.Helper()
+	r.a.shell(line)
+	for _, h := range []*host{r.a, r.b} {
+		eventually(r.t, 30*time.Second, "app:v2 is gone from "+h.name, func() error {
+			if h.target("docker.io/library/app:v2") != "" {
+				return errors.New("it is there")
+			}
+			return nil
+		})
+	}
+	if cell := r.b.cell(short); cell.State != p2p.Ready {
+		r.t.Errorf("the other image is %+v", cell)
+	}
+}
+
+func (r *readme) wants(out string, parts ...string) {
+	r.t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(out, part) {
+			r.t.Errorf("it does not say %q:\n%s", part, out)
+		}
+	}
+}
+
+// cell is this host's own cell of the row of ref.
+func (h *host) cell(ref string) p2p.NodeState {
+	h.t.Helper()
+	cells, err := h.states(ref)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return cells[h.name]
+}
+
+// shell runs a line as somebody would who is logged in to the host, with seeder
+// and docker in the PATH.
+func (h *host) shell(line string) string {
+	h.t.Helper()
+	docker, err := filepath.Abs("../bin/docker/usr/bin")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := h.in(ctx, "sh", "-euc", "cd "+h.net.dir+"\n"+line)
+	cmd.Env = append(h.env(), "PATH="+filepath.Dir(seederBin(h.t))+":"+docker+":"+os.Getenv("PATH"))
+	return run(h.t, cmd)
+}
+
+// booted: the packages are installed and the unit is started on booted hosts.
+func (r *readme) booted(line string) {
+	r.t.Helper()
+}
+
+// dryRun: the packages that booted installs are those of make package.
+func (r *readme) dryRun(line string) {
+	r.t.Helper()
+}
