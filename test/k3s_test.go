@@ -11,8 +11,6 @@ import (
 	"seeder/p2p"
 )
 
-const k3sPassword = "0123456789abcdef0123456789abcdef"
-
 // k3sFiles are what k3s leaves on a server, or on an agent that has joined servers.
 func k3sFiles(role string, servers ...*host) map[string]string {
 	if role == "server" {

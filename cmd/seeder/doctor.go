@@ -142,20 +142,13 @@ func printReport(w io.Writer, term terminal, r report, out output) error {
 	problems, warnings := count(r, stateProblem), count(r, stateWarning)
 	last := "nothing is wrong"
 	if problems > 0 {
-		last = fmt.Sprintf("%d %s", problems, plural(problems, "problem"))
+		last = plural(problems, "problem")
 	}
 	if warnings > 0 {
-		last += fmt.Sprintf(", %d %s", warnings, plural(warnings, "warning"))
+		last += ", " + plural(warnings, "warning")
 	}
 	_, err := fmt.Fprintln(w, strings.Join(append(lines, "", last), "\n"))
 	return err
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return what
-	}
-	return what + "s"
 }
 
 func count(r report, state string) (n int) {

@@ -139,7 +139,7 @@ func strayed(address, ns, ours string, images, have []string) (finding, bool) {
 		return finding{}, false
 	}
 	f := finding{Name: "namespace", State: stateWarning, Subject: ns,
-		Detail: fmt.Sprintf("%d %s in it and not in %s, where the kubelet looks: %s", len(lost), plural(len(lost), "image"), ours, listed(lost, 3)),
+		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", plural(len(lost), "image"), ours, listed(lost, 3)),
 		Mend:   moveCommand(address, ns, ours, lost[0])}
 	if len(have) == 0 {
 		f.State = stateProblem
@@ -240,7 +240,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 			Mend:   "`k3s crictl pull IMAGE` for those that are to be announced"})
 	}
 	if len(out) == 0 {
-		out = one(finding{Name: "layers", State: stateOK, Detail: fmt.Sprintf("%d %s, all complete", looked, plural(looked, "image"))})
+		out = one(finding{Name: "layers", State: stateOK, Detail: plural(looked, "image") + ", all complete"})
 	}
 	return out
 }

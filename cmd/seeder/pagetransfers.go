@@ -33,8 +33,8 @@ type sourceView struct {
 	Bytes string
 }
 
-// transfer is one image on its way to one node.
-type transfer struct {
+// arrival is one image on its way to one node.
+type arrival struct {
 	ref  string
 	node p2p.NodeState
 }
@@ -55,26 +55,26 @@ func newTransfersView(rows []p2p.ImageState, here string) transfersView {
 }
 
 // transfersOf are those to this node first, then those that are furthest behind.
-func transfersOf(rows []p2p.ImageState, here string) []transfer {
-	var all []transfer
+func transfersOf(rows []p2p.ImageState, here string) []arrival {
+	var all []arrival
 	for _, img := range rows {
 		for _, n := range img.Nodes {
 			if n.State == p2p.Fetching || n.State == p2p.Importing {
-				all = append(all, transfer{img.Reference, n})
+				all = append(all, arrival{img.Reference, n})
 			}
 		}
 	}
-	order := func(t transfer) int64 {
+	order := func(t arrival) int64 {
 		if t.node.Name == here {
 			return -1
 		}
 		return percent(t.node.DoneBytes, t.node.TotalBytes)
 	}
-	slices.SortStableFunc(all, func(a, b transfer) int { return cmp.Compare(order(a), order(b)) })
+	slices.SortStableFunc(all, func(a, b arrival) int { return cmp.Compare(order(a), order(b)) })
 	return all
 }
 
-func transferSummary(all []transfer) string {
+func transferSummary(all []arrival) string {
 	states := map[p2p.State]int{}
 	var rate int64
 	for _, t := range all {
@@ -88,7 +88,7 @@ func transferSummary(all []transfer) string {
 	return s
 }
 
-func newTransferRow(t transfer) transferRow {
+func newTransferRow(t arrival) transferRow {
 	n := t.node
 	row := transferRow{
 		Node: cleanName(n.Name), Image: cleanRef(t.ref), State: markOf(n), Percent: percent(n.DoneBytes, n.TotalBytes),
