@@ -53,13 +53,6 @@ BOOT = ^Test(Booted|Unit|Package|MakeInstall)
 boot: package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
 	go test -count=1 -v -timeout 10m -run '$(BOOT)' ./test
 
-.PHONY: man
-man: build ## bin/share: completions and man pages
-	mkdir -p bin/share/man/man1 bin/share/bash-completion/completions bin/share/zsh/site-functions bin/share/fish/vendor_completions.d
-	bin/seeder completion bash > bin/share/bash-completion/completions/seeder
-	bin/seeder completion zsh > bin/share/zsh/site-functions/_seeder
-	bin/seeder completion fish > bin/share/fish/vendor_completions.d/seeder.fish
-
 .PHONY: install uninstall
 install: build man ## to PREFIX (/usr/local), below DESTDIR where that is set; starts nothing
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install.sh install
