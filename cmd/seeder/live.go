@@ -233,27 +233,33 @@ func nodeRow(ref string, n p2p.NodeState, width int) boardRow {
 // minBar is what columns behind a bar leave of it.
 const minBar = 8
 
+// leastFrom is the least room for where bytes come from.
+const leastFrom = 14
+
 // trailOf is what stands behind the bar of a node that is fetching, as far as there is
-// room for it: the rate, the time left, the bytes, then where they come from.
+// room for it: the rate, the time left, where the bytes come from, how many of how many.
 func trailOf(n p2p.NodeState, room int) []cell {
 	room -= minBar
 	var out []cell
-	take := func(text string, least int) bool {
+	take := func(text string, least, leave int) bool {
 		w := max(runewidth.StringWidth(text), least) + 2
-		if room -= w; room < 0 {
+		if room < w+leave {
 			return false
 		}
+		room -= w
 		out = append(out, cell{"  " + text, ""})
 		return true
 	}
-	bytes := size(n.DoneBytes) + " of " + size(n.TotalBytes)
-	_ = take(speed(n.RateBytesPerSecond), len("99.9 MiB/s")) && take(left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), len("59s left")) && take(bytes, 0)
+	if !take(speed(n.RateBytesPerSecond), len("99.9 MiB/s"), 0) ||
+		!take(left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), len("59s left"), 0) {
+		return out
+	}
+	take(size(n.DoneBytes)+" of "+size(n.TotalBytes), 0, leastFrom+2)
 	whence := from(n.Sources)
 	if n.RateBytesPerSecond == 0 {
 		whence = reasonOf(n) // why nothing comes
 	}
-	const leastFrom = 12
-	if room > leastFrom+2 {
+	if room >= leastFrom+2 {
 		out = append(out, cell{"  " + cutTo(whence, room-2), ""})
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mattn/go-runewidth"
+
 	"seeder/p2p"
 )
 
@@ -195,8 +197,11 @@ func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
 // printImage is one image with all nodes: in a table, or gathered by state and
 // reason where they are many or the table is too wide.
 func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
-	if _, err := fmt.Fprintf(w, "%s  %s  %s\nversion %d, %s by %s %s\n", short(img.Reference), clean(img.Digest), size(img.Size),
-		img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
+	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), clean(img.Digest), size(img.Size))
+	if term.width > 0 && runewidth.StringWidth(head) >= term.width {
+		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), size(img.Size), clean(img.Digest))
+	}
+	if _, err := fmt.Fprintf(w, "%s\nversion %d, %s by %s %s\n", head, img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
 		return err
 	}
 	if len(img.Nodes) == 0 {
