@@ -80,6 +80,32 @@ func TestLiveToTheEnd(t *testing.T) {
 	golden(t, "live-end", screen.text())
 }
 
+// TestStatusOfManyTransfers: a status lists what it has room for, and says how much more
+// there is.
+func TestStatusOfManyTransfers(t *testing.T) {
+	t.Parallel()
+	s := (&fakeNode{}).Status(t.Context())
+	for i := range 300 {
+		tr := s.Transfers[0]
+		tr.Reference = fmt.Sprintf("docker.io/library/app%03d:v1", i)
+		if i%3 == 0 {
+			tr.State, tr.RateBytesPerSecond = p2p.Importing, 0
+		}
+		s.Transfers = append(s.Transfers, tr)
+	}
+	golden(t, "status-many", strings.Join(statusLines(terminal{width: 100}, s), "\n")+"\n")
+	screen := newTTY(100, 20)
+	b := newBoard(screen, func() terminal { return terminal{live: true, width: 100, height: 20} })
+	b.show(statusRows(terminal{width: 100, height: 20}, s))
+	b.show(statusRows(terminal{width: 100, height: 20}, s))
+	b.close()
+	screen.check(t)
+	golden(t, "status-live", screen.text())
+	if lines := strings.Count(screen.text(), "\n"); lines > 20 {
+		t.Errorf("%d lines on 20", lines)
+	}
+}
+
 // TestConsoleFollowsTheTerminal: a terminal that has become narrower shows lines that it
 // broke into more.
 func TestConsoleFollowsTheTerminal(t *testing.T) {
