@@ -100,11 +100,14 @@ func fetchingLine(nodes []p2p.NodeState) string {
 		}
 		return strings.Join(parts, ", ")
 	}
-	line := fmt.Sprintf("%d%% to %d%%", least, most)
+	line := fmt.Sprintf("%d%% to %d%%, %s is behind", least, most, clean(slowest))
+	if least == most {
+		line = fmt.Sprintf("%d%%", most)
+	}
 	if rate > 0 {
 		line += ", " + speed(rate) + " together"
 	}
-	return line + ", " + clean(slowest) + " is behind"
+	return line
 }
 
 // text is the state, of one node with its progress.

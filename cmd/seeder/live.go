@@ -1,13 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mattn/go-runewidth"
 
 	"seeder/p2p"
 )
@@ -127,7 +128,7 @@ func (v *liveView) boardRows() []boardRow {
 	for i, ref := range v.refs {
 		row := v.rows[ref]
 		if room < 2 {
-			rest := fmt.Sprintf("… and %d more images", len(v.refs)-i)
+			rest := "… and " + plural(len(v.refs)-i, "more image")
 			return append(rows, boardRow{key: "images", text: []cell{{rest, faint}}})
 		}
 		head := cell{imageLine(row), yellow}
@@ -135,20 +136,8 @@ func (v *liveView) boardRows() []boardRow {
 			head = cell{readyLine(row, took), green}
 		}
 		rows = append(rows, boardRow{key: "image " + ref, text: []cell{head}})
-		room--
-		nodes := row.Nodes
-		if len(nodes) > room {
-			nodes = unfinished(nodes, room-1)
-		}
-		for _, n := range nodes {
-			rows = append(rows, nodeRow(ref, n, term.width))
-		}
-		room -= len(nodes)
-		if hidden := hiddenNodes(row.Nodes, nodes); len(hidden) > 0 {
-			rest := fmt.Sprintf("  … and %s more: %s", plural(len(hidden), "node"), counts(hidden))
-			rows = append(rows, boardRow{key: "more " + ref, text: []cell{{rest, faint}}})
-			room--
-		}
+		nodes := nodeRows(ref, row.Nodes, term.width, room-1)
+		rows, room = append(rows, nodes...), room-1-len(nodes)
 	}
 	return rows
 }
@@ -175,6 +164,54 @@ func imageLine(row p2p.ImageState) string {
 	return strings.Join(parts, ", ")
 }
 
+// nodeRows are the nodes of an image on a terminal so wide, in at most as many rows.
+// Where each has one they stay in their order. Else those in trouble come first, all with
+// the same reason in one row, then those that are fetching.
+func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []boardRow {
+	var rows []boardRow
+	if len(nodes) <= room {
+		for _, n := range nodes {
+			rows = append(rows, nodeRow(ref, n, width))
+		}
+		return rows
+	}
+	room-- // for the rest
+	shown := map[string]bool{}
+	show := func(row boardRow, nodes ...p2p.NodeState) {
+		if len(rows) >= room {
+			return
+		}
+		for _, n := range nodes {
+			shown[n.Name] = true
+		}
+		rows = append(rows, row)
+	}
+	all := groups(nodes)
+	for _, g := range all {
+		switch {
+		case g.state == p2p.Fetching, g.state == p2p.Ready:
+		case len(g.nodes) == 1:
+			show(nodeRow(ref, g.nodes[0], width), g.nodes...)
+		default:
+			show(boardRow{key: "group " + ref + " " + g.text() + g.why,
+				lead: []cell{{"  " + plural(len(g.nodes), "node") + "  ", ""}, {g.text() + "  ", stateColour(g.state)}},
+				text: []cell{{g.why, ""}}}, g.nodes...)
+		}
+	}
+	for _, g := range all {
+		if g.state == p2p.Fetching {
+			for _, n := range g.nodes {
+				show(nodeRow(ref, n, width), n)
+			}
+		}
+	}
+	hidden := slices.DeleteFunc(slices.Clone(nodes), func(n p2p.NodeState) bool { return shown[n.Name] })
+	if len(hidden) > 0 {
+		rows = append(rows, boardRow{key: "more " + ref, text: []cell{{"  … and " + counts(hidden), faint}}})
+	}
+	return rows
+}
+
 // nodeRow is a node of an image on a terminal so wide. Where that is narrow, what
 // the bar says already goes first.
 func nodeRow(ref string, n p2p.NodeState, width int) boardRow {
@@ -188,22 +225,44 @@ func nodeRow(ref string, n p2p.NodeState, width int) boardRow {
 		r.text = []cell{{reasonOf(n), ""}}
 	default:
 		r.bar, r.done, r.total = true, n.DoneBytes, n.TotalBytes
-		bytes := cell{"  " + size(n.DoneBytes) + " of " + size(n.TotalBytes), ""}
-		r.trail = []cell{{"  " + speed(n.RateBytesPerSecond), ""}, {"  " + left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), ""}}
-		whence := from(n.Sources)
-		if n.RateBytesPerSecond == 0 {
-			whence = reasonOf(n)
-		}
-		switch {
-		case width >= 110 || width == 0:
-			r.trail = append([]cell{bytes}, append(r.trail, cell{"  " + cutTo(whence, width-85), ""})...)
-		case width >= 80:
-			r.trail = append([]cell{bytes}, r.trail...)
-		case width < 50:
-			r.trail = r.trail[:1]
-		}
+		r.trail = trailOf(n, width-runewidth.StringWidth(r.lead[0].text+r.lead[1].text))
 	}
 	return r
+}
+
+// minBar is what columns behind a bar leave of it.
+const minBar = 8
+
+// leastFrom is the least room for where bytes come from.
+const leastFrom = 14
+
+// trailOf is what stands behind the bar of a node that is fetching, as far as there is
+// room for it: the rate, the time left, where the bytes come from, how many of how many.
+func trailOf(n p2p.NodeState, room int) []cell {
+	room -= minBar
+	var out []cell
+	take := func(text string, least, leave int) bool {
+		w := max(runewidth.StringWidth(text), least) + 2
+		if room < w+leave {
+			return false
+		}
+		room -= w
+		out = append(out, cell{"  " + text, ""})
+		return true
+	}
+	if !take(speed(n.RateBytesPerSecond), len("99.9 MiB/s"), 0) ||
+		!take(left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), len("59s left"), 0) {
+		return out
+	}
+	take(size(n.DoneBytes)+" of "+size(n.TotalBytes), 0, leastFrom+2)
+	whence := from(n.Sources)
+	if n.RateBytesPerSecond == 0 {
+		whence = reasonOf(n) // why nothing comes
+	}
+	if room >= leastFrom+2 {
+		out = append(out, cell{"  " + cutTo(whence, room-2), ""})
+	}
+	return out
 }
 
 // reasonOf is why a node is not ready, "" where it says no more than the state.
@@ -219,37 +278,9 @@ func cutTo(s string, width int) string {
 	return terminal{width: width + 1}.cut(s)
 }
 
-// urgency orders states for a terminal that has no room for all.
+// urgency orders the states that somebody waits to end; of others it is -1.
 func urgency(s p2p.State) int {
 	return slices.Index([]p2p.State{p2p.Failed, p2p.Unreachable, p2p.Fetching, p2p.Importing, p2p.Waiting}, s)
-}
-
-// unfinished are up to most nodes that are waited for, the most urgent ones, by
-// their place in nodes.
-func unfinished(nodes []p2p.NodeState, most int) []p2p.NodeState {
-	var out []p2p.NodeState
-	for _, n := range nodes {
-		if urgency(n.State) >= 0 {
-			out = append(out, n)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b p2p.NodeState) int { return cmp.Compare(urgency(a.State), urgency(b.State)) })
-	return out[:min(len(out), max(most, 0))]
-}
-
-// hiddenNodes are those of all that are not shown.
-func hiddenNodes(all, shown []p2p.NodeState) []p2p.NodeState {
-	seen := map[string]bool{}
-	for _, n := range shown {
-		seen[n.Name] = true
-	}
-	var out []p2p.NodeState
-	for _, n := range all {
-		if !seen[n.Name] {
-			out = append(out, n)
-		}
-	}
-	return out
 }
 
 // counts says how many nodes are in which state, without those in states that are

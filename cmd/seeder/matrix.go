@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mattn/go-runewidth"
+
 	"seeder/p2p"
 )
 
@@ -27,13 +29,7 @@ func printMatrix(w io.Writer, term terminal, images p2p.Images) error {
 		return err
 	}
 	nodes := nodeNames(rows)
-	t := matrixTable(term, rows, nodes)
-	if len(nodes) > maxColumns || !t.fits() {
-		t = countTable(term, rows, true)
-	}
-	if !t.fits() {
-		t = countTable(term, rows, false)
-	}
+	t := matrixFor(term, rows, nodes)
 	if err := t.print(w); err != nil {
 		return err
 	}
@@ -43,6 +39,21 @@ func printMatrix(w io.Writer, term terminal, images p2p.Images) error {
 		}
 	}
 	return printLaggards(w, term, rows)
+}
+
+// matrixFor is the table that says most in the room there is.
+func matrixFor(term terminal, rows []p2p.ImageState, nodes []string) *table {
+	if len(nodes) <= maxColumns {
+		for _, wide := range []bool{true, false} {
+			if t := matrixTable(term, rows, nodes, wide); t.fits() {
+				return t
+			}
+		}
+	}
+	if t := countTable(term, rows, true); t.fits() {
+		return t
+	}
+	return countTable(term, rows, false)
 }
 
 // imagesLine is the foot of a long table.
@@ -56,15 +67,16 @@ func imagesLine(rows []p2p.ImageState, nodes int) string {
 	return fmt.Sprintf("%s, %d of them ready on every node that is meant to hold them; %s", plural(len(rows), "image"), ready, plural(nodes, "node"))
 }
 
-func matrixTable(term terminal, rows []p2p.ImageState, nodes []string) *table {
+// matrixTable has a column for each node.
+func matrixTable(term terminal, rows []p2p.ImageState, nodes []string, wide bool) *table {
 	t := &table{term: term}
-	names := []string{"IMAGE", "DIGEST", "VERSION", "SIZE", "READY"}
+	names := imageColumns(wide)
 	for _, n := range nodes {
 		names = append(names, clean(n))
 	}
 	t.header(names...)
 	for _, img := range rows {
-		row := imageCells(img)
+		row := imageCells(img, wide)
 		byName := map[string]p2p.NodeState{}
 		for _, n := range img.Nodes {
 			byName[n.Name] = n
@@ -81,30 +93,31 @@ func matrixTable(term terminal, rows []p2p.ImageState, nodes []string) *table {
 	return t
 }
 
-// countTable has one column for all nodes that are not ready, and if wide all those of
-// the image.
+// countTable has one column for all nodes that are not ready.
 func countTable(term terminal, rows []p2p.ImageState, wide bool) *table {
 	t := &table{term: term}
-	if wide {
-		t.header("IMAGE", "DIGEST", "VERSION", "SIZE", "READY", "NOT READY")
-	} else {
-		t.header("IMAGE", "READY", "NOT READY")
-	}
+	t.header(append(imageColumns(wide), "NOT READY")...)
 	for _, img := range rows {
-		cells := imageCells(img)
-		if !wide {
-			cells = []cell{cells[0], cells[4]}
-		}
-		t.add(append(cells, cell{counts(img.Nodes, p2p.Ready), ""})...)
+		t.add(append(imageCells(img, wide), cell{counts(img.Nodes, p2p.Ready), ""})...)
 	}
 	return t
 }
 
-// imageCells are the columns of an image that do not depend on the nodes.
-func imageCells(img p2p.ImageState) []cell {
+// imageColumns are the columns that do not depend on the nodes; wide: all of them.
+func imageColumns(wide bool) []string {
+	if wide {
+		return []string{"IMAGE", "DIGEST", "VERSION", "SIZE", "READY"}
+	}
+	return []string{"IMAGE", "READY"}
+}
+
+func imageCells(img p2p.ImageState, wide bool) []cell {
 	ready := cell{fmt.Sprintf("%d/%d", img.Ready, img.Total), green}
 	if !converged(img) {
 		ready.colour = yellow
+	}
+	if !wide {
+		return []cell{{short(img.Reference), ""}, ready}
 	}
 	return []cell{{short(img.Reference), ""}, {shortDigest(clean(img.Digest)), ""}, {fmt.Sprint(img.Version), ""}, {size(img.Size), ""}, ready}
 }
@@ -195,8 +208,11 @@ func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
 // printImage is one image with all nodes: in a table, or gathered by state and
 // reason where they are many or the table is too wide.
 func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
-	if _, err := fmt.Fprintf(w, "%s  %s  %s\nversion %d, %s by %s %s\n", short(img.Reference), clean(img.Digest), size(img.Size),
-		img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
+	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), clean(img.Digest), size(img.Size))
+	if term.width > 0 && runewidth.StringWidth(head) >= term.width {
+		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), size(img.Size), clean(img.Digest))
+	}
+	if _, err := fmt.Fprintf(w, "%s\nversion %d, %s by %s %s\n", head, img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
 		return err
 	}
 	if len(img.Nodes) == 0 {

@@ -74,7 +74,7 @@ func add(a, b int64) int64 {
 func (s saved) lines(took time.Duration, here bool) []string {
 	if s.Nodes == 0 {
 		if s.Had > 0 {
-			return []string{"nothing was fetched: " + plural(s.Had, "other node") + " had every byte already"}
+			return []string{"nothing was fetched: " + plural(s.Had, "other node") + " had all of it"}
 		}
 		return nil
 	}
@@ -97,7 +97,7 @@ func (s saved) lines(took time.Duration, here bool) []string {
 		got += fmt.Sprintf("; %s were there already", size(s.LocalBytes))
 	}
 	if s.Had > 0 {
-		got += fmt.Sprintf("; %s had every byte already", plural(s.Had, "more node"))
+		got += fmt.Sprintf("; %s fetched nothing", plural(s.Had, "other node"))
 	}
 	return append([]string{got}, s.whoSent(here)...)
 }

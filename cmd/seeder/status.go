@@ -108,7 +108,7 @@ func statusRows(term terminal, s p2p.Status) []boardRow {
 	room := max(term.height-len(rows)-3, 1)
 	for i, tr := range s.Transfers {
 		if i == room {
-			rest := fmt.Sprintf("… and %d more images on their way", len(s.Transfers)-i)
+			rest := "… and " + plural(len(s.Transfers)-i, "more image") + " on the way"
 			rows = append(rows, boardRow{key: "more", text: []cell{{rest, faint}}})
 			break
 		}
@@ -136,7 +136,7 @@ func statusLines(term terminal, s p2p.Status) []string {
 		t.add(cell{stateText(n), faint}, cell{strings.Join(parts, " "), yellow})
 	}
 	if more := len(s.Transfers) - maxTransfers; more > 0 {
-		t.add(cell{"", ""}, cell{fmt.Sprintf("… and %d more images on their way", more), faint})
+		t.add(cell{"", ""}, cell{"… and " + plural(more, "more image") + " on the way", faint})
 	}
 	return t.lines()
 }

@@ -89,7 +89,13 @@ func (v *plainView) progress(img p2p.ImageState, now time.Time) {
 			continue
 		}
 		v.cells[key] = plainCell{n.State, now}
-		fmt.Fprintf(v.w, "%s on %s: %s%s\n", short(img.Reference), clean(n.Name), stateText(n), because(n))
+		how := []string{stateText(n)}
+		for _, p := range []string{speed(n.RateBytesPerSecond), left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
+			if p != "" {
+				how = append(how, p)
+			}
+		}
+		fmt.Fprintf(v.w, "%s on %s: %s%s\n", short(img.Reference), clean(n.Name), strings.Join(how, ", "), because(n))
 	}
 }
 

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+)
+
+// liveFrames shows images on a terminal through their steps and returns it.
+func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *tty {
+	t.Helper()
+	screen := newTTY(width, height)
+	v := newLiveView(screen, func() terminal { return terminal{live: true, width: width, height: height} })
+	v.board = newBoard(screen, v.term) // drawn by this test alone
+	for _, images := range steps {
+		for i := range images.Images {
+			img := &images.Images[i]
+			v.note(event{Event: eventProgress, Ref: img.Reference, Image: img})
+			if converged(*img) {
+				sum := savings(*img)
+				v.note(event{Event: eventReady, Ref: img.Reference, Image: img, Saved: &sum, Time: time.Now()})
+				v.took[img.Reference] = 6100 * time.Millisecond
+			}
+		}
+		v.board.show(v.boardRows())
+	}
+	v.close()
+	screen.check(t)
+	return screen
+}
+
+// TestLiveAtEverySize: what announce shows of clusters of 3, 40 and 300 nodes, on a
+// narrow and a wide terminal, while images are on their way.
+func TestLiveAtEverySize(t *testing.T) {
+	t.Parallel()
+	for _, nodes := range []int{3, 40, 300} {
+		for _, size := range [][2]int{{40, 10}, {60, 15}, {100, 24}, {160, 50}} {
+			t.Run(fmt.Sprintf("%d nodes, %d columns", nodes, size[0]), func(t *testing.T) {
+				t.Parallel()
+				images := busyCluster(nodes)
+				screen := liveFrames(t, size[0], size[1], images, images)
+				text := screen.text()
+				golden(t, fmt.Sprintf("live-%d-%d", nodes, size[0]), text)
+				if lines := strings.Count(text, "\n"); lines > size[1] {
+					t.Errorf("%d lines on %d", lines, size[1])
+				}
+				if strings.Count(text, "app:v1: ready on") != 1 {
+					t.Errorf("a frame is left behind:\n%s", text)
+				}
+			})
+		}
+	}
+}
+
+// TestLiveToTheEnd: bars become text when a node is done, rows give way to others, and
+// nothing of it is left behind.
+func TestLiveToTheEnd(t *testing.T) {
+	t.Parallel()
+	begin, mid, end := busyCluster(40), busyCluster(40), busyCluster(40)
+	for i := range begin.Images {
+		for j := range begin.Images[i].Nodes {
+			b, m, e := &begin.Images[i].Nodes[j], &mid.Images[i].Nodes[j], &end.Images[i].Nodes[j]
+			b.State, b.Reason, b.DoneBytes = p2p.Waiting, "queued", 0
+			m.State, m.DoneBytes, m.RateBytesPerSecond = p2p.Fetching, m.TotalBytes/2, 1<<20
+			if j%2 == 0 {
+				m.State, m.Reason = p2p.Importing, "every chunk is here"
+			}
+			e.State, e.DoneBytes = p2p.Ready, e.TotalBytes
+		}
+		end.Images[i].Ready = end.Images[i].Total
+	}
+	screen := liveFrames(t, 100, 20, begin, mid, begin, mid, end)
+	golden(t, "live-end", screen.text())
+}
+
+// TestStatusOfManyTransfers: a status lists what it has room for, and says how much more
+// there is.
+func TestStatusOfManyTransfers(t *testing.T) {
+	t.Parallel()
+	s := (&fakeNode{}).Status(t.Context())
+	for i := range 300 {
+		tr := s.Transfers[0]
+		tr.Reference = fmt.Sprintf("docker.io/library/app%03d:v1", i)
+		if i%3 == 0 {
+			tr.State, tr.RateBytesPerSecond = p2p.Importing, 0
+		}
+		s.Transfers = append(s.Transfers, tr)
+	}
+	golden(t, "status-many", strings.Join(statusLines(terminal{width: 100}, s), "\n")+"\n")
+	screen := newTTY(100, 20)
+	b := newBoard(screen, func() terminal { return terminal{live: true, width: 100, height: 20} })
+	b.show(statusRows(terminal{width: 100, height: 20}, s))
+	b.show(statusRows(terminal{width: 100, height: 20}, s))
+	b.close()
+	screen.check(t)
+	golden(t, "status-live", screen.text())
+	if lines := strings.Count(screen.text(), "\n"); lines > 20 {
+		t.Errorf("%d lines on 20", lines)
+	}
+}
+
+// TestConsoleFollowsTheTerminal: a terminal that has become narrower shows lines that it
+// broke into more.
+func TestConsoleFollowsTheTerminal(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	width, height := 100, 10
+	c := &console{w: &out, size: func() (int, int) { return width, height }}
+	frame := func(text string) string {
+		out.Reset()
+		_, _ = io.WriteString(c, text)
+		if err := c.Flush(0); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	long := green + strings.Repeat("x", 90) + plain
+	if got := frame(long + "\nshort\n"); got != long+"\nshort\n" {
+		t.Errorf("first frame %q", got)
+	}
+	if got := frame(long + "\nshort\n"); !strings.HasPrefix(got, "\x1b[2A\r\x1b[J") {
+		t.Errorf("second frame %q", got)
+	}
+	width = 40
+	if got := frame("a\n"); !strings.HasPrefix(got, "\x1b[4A\r\x1b[J") {
+		t.Errorf("on 40 columns 90 are three lines: %q", got)
+	}
+	frame(strings.Repeat("a\n", 9))
+	height = 5
+	if got := frame("a\n"); !strings.HasPrefix(got, "\x1b[4A\r\x1b[J") {
+		t.Errorf("no more than the screen has: %q", got)
+	}
+	c.skip.Store(1)
+	if got := frame("b\n"); got != "" {
+		t.Errorf("skipped frame %q", got)
+	}
+	if w, h, err := c.GetTermSize(); w != 40 || h != 4 || err != nil {
+		t.Error(w, h, err)
+	}
+}
+
+type goneWriter struct{}
+
+func (goneWriter) Write([]byte) (int, error) { return 0, errors.New("gone") }
+
+// A terminal that is gone ends the drawing, not the command.
+func TestBoardOnATerminalThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := newBoard(goneWriter{}, func() terminal { return terminal{live: true, width: 80, height: 24} })
+	for i := range 5 {
+		b.show([]boardRow{{key: fmt.Sprint(i), text: []cell{{"x", ""}}}})
+	}
+	b.close()
+}
+
+// onTerminal runs a command on a real terminal and returns what that shows.
+func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket string, args ...string) (code int, screen *tty, errs string) {
+	t.Helper()
+	screen = newTTY(100, 20)
+	stdout, _, shown := openPTY(t, screen)
+	a := &app{stdin: strings.NewReader(""), stdout: stdout, stderr: io.Discard, environ: func() []string { return nil },
+		lookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }}
+	root := a.rootCommand()
+	root.SetArgs(append(args, "--socket", socket))
+	err := root.ExecuteContext(ctx)
+	if err := stdout.Close(); err != nil {
+		t.Error(err)
+	}
+	<-shown
+	screen.check(t)
+	if err != nil {
+		errs = err.Error()
+	}
+	return exitCodeOf(err), screen, errs
+}
+
+// threeNodes is an announcement on its way to its end.
+func threeNodes() *fakeNode {
+	mid := row(2, p2p.Ready, p2p.Fetching, p2p.Waiting)
+	for i := range mid.Images[0].Nodes {
+		mid.Images[0].Nodes[i].RateBytesPerSecond = 1 << 20
+	}
+	end := row(2, p2p.Ready, p2p.Ready, p2p.Ready)
+	nodes := end.Images[0].Nodes
+	nodes[0].SentBytes = 5 << 20
+	nodes[1].Sources, nodes[1].WireBytes = []p2p.Source{{Name: "n1", Bytes: 3 << 20}, {Name: "n3", Bytes: 1 << 20}}, 1<<20
+	nodes[2].Sources, nodes[2].WireBytes = []p2p.Source{{Name: "n1", Bytes: 2 << 20}, {Name: "n2", Bytes: 1 << 20}, {Name: p2p.LocalSource, Bytes: 1 << 20}}, 1<<20
+	return &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, steps: []p2p.Images{mid, mid, mid, end}}
+}
+
+// TestTerminal runs announce on a real terminal.
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	t.Run("colours", func(t *testing.T) {
+		t.Parallel()
+		code, screen, errs := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		if code != exitDone {
+			t.Fatalf("exit code %d: %s", code, errs)
+		}
+		wantAll(t, screen.text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
+			"\n  n2  ready  4 MiB from n1, n3\n", "\n  n3  ready  4 MiB from n1, n2, local\n",
+			"2 nodes got 7 MiB in all, 3 MiB to 4 MiB each", "this host sent 1.2 × the image, the other nodes gave each other the rest (28 %)")
+		wantAll(t, screen.sent(), green, yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
+		if n := strings.Count(screen.text(), "n2"); n != 2 { // its row, and as a source
+			t.Errorf("frames are left behind:\n%s", screen.text())
+		}
+	})
+	t.Run("NO_COLOR", func(t *testing.T) {
+		t.Parallel()
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		wantAll(t, screen.sent(), "\x1b[", "██████░")
+		for _, colour := range []string{green, yellow, red, faint} {
+			if strings.Contains(screen.sent(), colour) {
+				t.Errorf("%q in %q", colour, screen.sent())
+			}
+		}
+	})
+	t.Run("dumb", func(t *testing.T) {
+		t.Parallel()
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "dumb"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		wantAll(t, screen.text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
+		if strings.Contains(screen.sent(), "\x1b") {
+			t.Errorf("%q", screen.sent())
+		}
+	})
+	t.Run("json", func(t *testing.T) {
+		t.Parallel()
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1", "-o", "json")
+		for line := range strings.Lines(screen.sent()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("no JSON: %q", line)
+			}
+		}
+		wantAll(t, screen.sent(), `"saved":{"announcer":"n1","nodes":2,"had":0,"image_bytes":4194304,"fetched_bytes":7340032`)
+	})
+}
+
+// TestTerminalInterrupted: Ctrl-C leaves the last state and a clean line below it.
+func TestTerminalInterrupted(t *testing.T) {
+	t.Parallel()
+	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2}, steps: []p2p.Images{row(2, p2p.Ready, p2p.Fetching)}}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	socket := serveControl(t, f)
+	time.AfterFunc(500*time.Millisecond, cancel)
+	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, socket, "announce", "app:v1")
+	if code != exitNotConverged || !strings.Contains(errs, "the seeding goes on") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+	if strings.Count(screen.text(), "app:v1: ready on") > 1 {
+		t.Errorf("frames are left behind:\n%s", screen.text())
+	}
+}
+
+// TestTerminalWatch: status --watch draws bars, and ends cleanly.
+func TestTerminalWatch(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	time.AfterFunc(1500*time.Millisecond, cancel)
+	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, serveControl(t, &fakeNode{}), "status", "--watch")
+	if code != exitDone {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	wantAll(t, screen.text(), "node        n1", "containerd  waiting: no such socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
+	if strings.Count(screen.text(), "containerd") != 1 {
+		t.Errorf("frames are left behind:\n%s", screen.text())
+	}
+}
