@@ -65,10 +65,7 @@ func TestLargeCluster(t *testing.T) {
 	}
 	p.run(chromedp.Click(`//a[contains(., "Show the matrix")]`))
 	p.says("Hide the matrix")
-	cells := eval[int](p, `document.querySelectorAll('.matrix td').length`)
-	if cells != 40*299 {
-		t.Errorf("%d cells, want %d", cells, 40*299)
-	}
+	p.waitFor("40 × 299 cells", `document.querySelectorAll('.matrix td').length === 40 * 299 && document.readyState === 'complete'`)
 	heads := eval[[]float64](p, `(() => {
 		const box = document.querySelector('.matrix'), at = e => e.getBoundingClientRect();
 		box.scrollTo(3000, 400);
@@ -86,11 +83,11 @@ func TestLargeCluster(t *testing.T) {
 // things are called.
 func TestNothingOverflows(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-nodes", "1", "-images", "0"}, {"-nodes", "3", "-images", "5"}, {"-nodes", "300", "-images", "40"}, {"-nodes", "8", "-images", "12", "-hostile"}, {"-nodes", "60", "-images", "12", "-hostile"}} {
+	for _, args := range [][]string{{"-nodes", "1", "-images", "0"}, {"-nodes", "3", "-images", "5"}, {"-nodes", "120", "-images", "6"}, {"-nodes", "8", "-images", "12", "-hostile"}, {"-nodes", "60", "-images", "12", "-hostile"}} {
 		base := madeUp(t, args...)
 		p := open(t, base, "/?show=matrix")
 		p.do(`document.querySelectorAll('details').forEach(e => e.open = true)`)
-		for _, width := range []int64{320, 390, 768, 1280, 2560} {
+		for _, width := range []int64{320, 390, 768, 1280} {
 			p.run(chromedp.EmulateViewport(width, 900))
 			if got := eval[[]int64](p, `[document.documentElement.scrollWidth, document.documentElement.clientWidth]`); got[0] > got[1] {
 				t.Errorf("%v: %d wide in %d", args, got[0], got[1])
@@ -270,7 +267,7 @@ const contrast = `(() => {
 // TestContrast: every text can be read, in the light and in the dark.
 func TestContrast(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-nodes", "3", "-images", "5"}, {"-nodes", "300", "-images", "40"}, {"-nodes", "1", "-images", "0"}} {
+	for _, args := range [][]string{{"-nodes", "3", "-images", "5"}, {"-nodes", "120", "-images", "6"}, {"-nodes", "1", "-images", "0"}} {
 		base := madeUp(t, args...)
 		grounds := map[string]string{}
 		for _, name := range []string{"light", "dark"} {
