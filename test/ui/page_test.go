@@ -92,6 +92,13 @@ func TestNothingOverflows(t *testing.T) {
 			if got := eval[[]int64](p, `[document.documentElement.scrollWidth, document.documentElement.clientWidth]`); got[0] > got[1] {
 				t.Errorf("%v: %d wide in %d", args, got[0], got[1])
 			}
+			if width > 400 {
+				continue
+			}
+			// On a phone the matrix alone scrolls sideways.
+			if got := eval[[]string](p, `[...document.querySelectorAll('.scroll:not(.matrix)')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)`); len(got) > 0 {
+				t.Errorf("%v: at %d these scroll: %q", args, width, got)
+			}
 		}
 	}
 }
@@ -189,11 +196,14 @@ func TestAccessibilityTree(t *testing.T) {
 	for _, args := range [][]string{{"-nodes", "3", "-images", "5"}, {"-nodes", "30", "-images", "12"}} {
 		p := open(t, madeUp(t, args...), "/?show=matrix")
 		p.do(`document.querySelectorAll('details').forEach(e => e.open = true)`)
-		tree, err := chromedp.Call(p.ctx, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
-		if err != nil {
-			t.Fatal(err)
+		for _, width := range []int64{1280, 390} {
+			p.run(chromedp.EmulateViewport(width, 900))
+			tree, err := chromedp.Call(p.ctx, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkTree(t, tree.Nodes)
 		}
-		checkTree(t, tree.Nodes)
 	}
 }
 
