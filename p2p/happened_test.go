@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -146,5 +147,26 @@ func TestEventsTellWhatWentWrong(t *testing.T) {
 	full.waitFor(t, "bad chunk", func() bool {
 		e := happened(full, p2p.EventBadChunk, testRef)
 		return e != nil && e.Nodes[0] == "n0"
+	})
+}
+
+// TestClusterTellsWhoIsLost: members that end without a word are one event, and so are
+// those that come together.
+func TestClusterTellsWhoIsLost(t *testing.T) {
+	simulate(t, []int{5}, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		first, lost := c.nodes[0], c.nodes[3:]
+		c.kill(lost...)
+		c.within(time.Minute, "they are lost", func() error {
+			e := happened(&testNode{Node: first.Node}, p2p.EventLost, "")
+			if e == nil || e.Count != len(lost) || !slices.Contains(e.Nodes, lost[0].cfg.Name) || !slices.Contains(e.Nodes, lost[1].cfg.Name) {
+				return fmt.Errorf("%+v", first.Events())
+			}
+			return nil
+		})
+		if e := happened(&testNode{Node: first.Node}, p2p.EventJoined, ""); e == nil || e.Count != 4 {
+			c.t.Errorf("%+v, want 4 that joined", first.Events())
+		}
 	})
 }

@@ -119,7 +119,7 @@ func configKeys() []key {
 		{"announcers", []string{}, "`ids` of the nodes that may announce, comma-separated; none: every member"},
 		{"labels", []string{}, "labels of this node as `key=value`, comma-separated, for announce --on"},
 		{"api.socket", "/run/seeder/seeder.sock", "unix `socket` of the control API"},
-		{"http.bind", "127.0.0.1:7952", "`ip:port` of /metrics, /healthz and /readyz; empty: off"},
+		{"http.bind", "127.0.0.1:7952", "`ip:port` of the status page, /metrics, /healthz and /readyz; empty: off"},
 		{"http.pprof", false, "serve Go's profiles at /debug/pprof/ there, too"},
 		{"log.level", "info", "`level` of the log: debug, info, warn or error"},
 		{"log.format", "text", "`format` of the log: text or json"},

@@ -53,7 +53,6 @@ func (m *madeUp) Events() []p2p.Event               { return m.events }
 // there. The same figures come from the same numbers.
 func makeUp(nodes, images int) *madeUp {
 	r := rand.New(rand.NewPCG(uint64(nodes), uint64(images)))
-	name := func(i int) string { return fmt.Sprintf("edge-%03d", i+1) }
 	m := &madeUp{fakeNode: &fakeNode{}, members: p2p.Members{Members: []p2p.MemberState{}}, images: p2p.Images{Images: []p2p.ImageState{}}}
 	now := time.Now()
 	for i := range nodes {
@@ -83,7 +82,7 @@ func makeUp(nodes, images int) *madeUp {
 		img := p2p.ImageState{Reference: ref, Digest: "sha256:" + fmt.Sprintf("%064x", i+1), Version: uint64(1 + r.IntN(9)), Size: bytes, State: "announced",
 			AnnouncedBy: name(i % max(nodes, 1)), AnnouncedAt: now.Add(-time.Duration(1+i*i*7) * time.Minute), Nodes: []p2p.NodeState{}}
 		for j := range nodes {
-			img.Nodes = append(img.Nodes, madeUpCell(r, m.members.Members[j], i, j, bytes))
+			img.Nodes = append(img.Nodes, madeUpCell(r, m.members.Members[j], i, j, nodes, bytes))
 			if c := img.Nodes[j]; m.members.Members[j].State == "left" {
 				img.Nodes[j].Name = "" // not asked
 			} else if c.State != p2p.Excluded && m.members.Members[j].State != "dead" {
@@ -101,9 +100,11 @@ func makeUp(nodes, images int) *madeUp {
 	return m
 }
 
+func name(i int) string { return fmt.Sprintf("edge-%03d", max(i, 0)+1) }
+
 // madeUpCell is one node for the i-th image: the second is on its way everywhere, the
 // fifth has failed here and there.
-func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.NodeState {
+func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p2p.NodeState {
 	c := p2p.NodeState{Name: m.Name, State: p2p.Ready, DoneBytes: bytes, TotalBytes: bytes}
 	switch {
 	case m.State == "dead":
@@ -112,8 +113,8 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.Node
 		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, m.Reason
 	case i == 1 && j > 0:
 		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
-		c.RateBytesPerSecond = int64(1+r.IntN(60)) << 20
-		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: fmt.Sprintf("edge-%03d", 2+(j+7)%40), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
+		c.RateBytesPerSecond = int64(8+r.IntN(60)) << 20
+		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: fmt.Sprintf("edge-%03d", 1+(j+1)%min(nodes, 40)), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
 		c.Reason = fmt.Sprintf("%s of %s from edge-001", size(c.DoneBytes), size(bytes))
 		switch {
 		case r.IntN(6) == 0:
@@ -123,7 +124,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.Node
 			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with quay.io/acme/ingest:v1, which is being fetched"
 		}
 	case i == 4 && j%97 == 2:
-		c.State, c.DoneBytes, c.Reason = p2p.Failed, bytes/3, "import quay.io/acme/ingest:v1: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"
+		c.State, c.DoneBytes, c.Reason = p2p.Failed, bytes/3, "import: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"
 	case i%7 == 3 && j%50 == 7:
 		c.State, c.DoneBytes, c.Reason = p2p.Excluded, 0, "announced with --on gpu=true, this node has no label gpu"
 	}
@@ -131,6 +132,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j int, bytes int64) p2p.Node
 }
 
 func madeUpEvents(m *madeUp, now time.Time) []p2p.Event {
+	nodes := len(m.members.Members)
 	at := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
 	ev := []p2p.Event{{Time: at(4000), Kind: p2p.EventUp, Count: 1}}
 	if others := len(m.members.Members) - 1; others > 0 {
@@ -145,8 +147,8 @@ func madeUpEvents(m *madeUp, now time.Time) []p2p.Event {
 			p2p.Event{Time: at(290 - 10*i), Kind: p2p.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", size(img.Size), 3+i)})
 		if i == 4 {
 			ev = append(ev, p2p.Event{Time: at(100), Kind: p2p.EventFailed, Reference: img.Reference, Version: img.Version, Count: 7, Reason: "no space left on device"},
-				p2p.Event{Time: at(99), Kind: p2p.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{"edge-012"}, Count: 1, Reason: "does not verify; the peer is not asked again"},
-				p2p.Event{Time: at(80), Kind: p2p.EventLost, Nodes: []string{"edge-012", "edge-171"}, Count: 2})
+				p2p.Event{Time: at(99), Kind: p2p.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{name(min(nodes-1, 11))}, Count: 1, Reason: "does not verify; the peer is not asked again"},
+				p2p.Event{Time: at(80), Kind: p2p.EventLost, Nodes: []string{name(nodes - 2), name(nodes - 1)}, Count: 2})
 			break
 		}
 	}

@@ -45,6 +45,7 @@ type barPart struct {
 // cellView is one node for one image.
 type cellView struct {
 	mark
+	Node     string // where there is a column of words for it
 	Fetching bool
 	Percent  int64
 }
@@ -182,7 +183,7 @@ func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]in
 			states[n.State]++
 		}
 		if i, ok := columns[n.Name]; ok {
-			row.Cells[i] = cellView{markOf(n), n.State == p2p.Fetching, percent(n.DoneBytes, n.TotalBytes)}
+			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == p2p.Fetching, percent(n.DoneBytes, n.TotalBytes)}
 		}
 	}
 	row.Behind = stateCounts(states, gone)

@@ -13,7 +13,7 @@ import (
 
 // Bounds of what one answer shows. Whatever is left out is counted.
 const (
-	maxWideNodes  = 8     // nodes up to which each has a column of words
+	maxWideNodes  = 6     // nodes up to which each has a column of words
 	maxImageRows  = 100   // images of one answer
 	maxNodeCols   = 400   // columns of the matrix
 	maxCells      = 12000 // of the matrix
