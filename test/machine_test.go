@@ -62,7 +62,7 @@ func (n *network) addMachine() *machine {
 // k3sBin is where k3s unpacks its containerd and the programs beside it.
 const k3sBin = "/var/lib/rancher/k3s/data/current/bin"
 
-// filesScript makes the machine's files. They are in memory, but for those of
+// filesScript makes the machine's files, of which no index of man pages is kept. They are in memory, but for those of
 // containerd, whose snapshots cannot lie on an overlay. The machine's /tmp is its own.
 func (m *machine) filesScript(cgroups string) string {
 	containerd, err := filepath.Abs(containerds[newest])
@@ -84,7 +84,7 @@ cd %[2]s/up
 mkdir upper work root
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 cd root
-rm -rf etc/systemd/system etc/fstab usr/sbin/policy-rc.d var/log/journal var/lib/seeder etc/seeder etc/rancher
+rm -rf var/lib/man-db/auto-update etc/systemd/system etc/fstab usr/sbin/policy-rc.d var/log/journal var/lib/seeder etc/seeder etc/rancher
 mkdir -p etc/systemd/system var/lib/rancher root/packages
 %[3]s
 echo %[4]s > etc/machine-id

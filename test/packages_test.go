@@ -110,6 +110,13 @@ func TestPackageContents(t *testing.T) {
 		if !slices.Equal(inDeb, files) {
 			t.Errorf("%s: the .deb has %q, the .rpm %q", deb, inDeb, files)
 		}
+		for from, to := range map[string]string{"../bin/share": "/usr/share/", "../configs": "/usr/share/seeder/", "../docs": "/usr/share/doc/seeder/"} {
+			for _, f := range filesIn(t, from) {
+				if f = to + f; !slices.Contains(inDeb, f) && !slices.Contains(inDeb, f+".gz") && !strings.HasSuffix(f, ".jsonl") {
+					t.Errorf("%s: no %s", deb, f)
+				}
+			}
+		}
 		for _, want := range []string{"/usr/bin/seeder", "/usr/lib/systemd/system/seeder.service", "/etc/seeder/seeder.yaml", "/usr/share/doc/seeder/copyright",
 			"/usr/share/bash-completion/completions/seeder", "/usr/share/zsh/site-functions/_seeder", "/usr/share/fish/vendor_completions.d/seeder.fish", "/usr/share/seeder/seeder.yaml"} {
 			if !slices.Contains(inDeb, want) {
