@@ -251,8 +251,17 @@ func TestDoctorContainerd(t *testing.T) {
 // and points seeder at it.
 func wrongSocket(t *testing.T, h *host) {
 	t.Helper()
-	plugin := `plugins."io.containerd.grpc.v1.cri".containerd`
-	config := fmt.Sprintf("version = 2\nroot = \"/var/lib/containerd\"\nstate = \"/run/containerd\"\n[grpc]\n  address = \"/run/containerd/containerd.sock\"\n[%s]\n  discard_unpacked_layers = true\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  stream_server_port = \"0\"\n", plugin)
+	config := `version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  discard_unpacked_layers = true
+`
+	if h.version == "2" { // the option has moved
+		config = strings.NewReplacer("version = 2", "version = 3", `"io.containerd.grpc.v1.cri".containerd`, `"io.containerd.cri.v1.images"`).Replace(config)
+	}
 	h.write("/etc/second.toml", config, 0o644)
 	second := h.start(nil, h.bin+"/containerd", "-c", "/etc/second.toml")
 	address := "SEEDER_CONTAINERD_ADDRESS=/run/containerd/containerd.sock"
@@ -272,9 +281,8 @@ func wrongSocket(t *testing.T, h *host) {
 func noCRI(t *testing.T, h *host) {
 	t.Helper()
 	h.containerd.stop(t, syscall.SIGTERM)
-	h.finds(nil, "problem daemon /run/seeder/seeder.sock", "problem containerd auto").says(t, "containerd", "does not answer", "systemctl start k3s")
-	config := fmt.Sprintf("version = 2\ndisabled_plugins = [\"cri\"]\nroot = \"/var/lib/rancher/k3s/agent/containerd\"\nstate = \"/run/k3s/containerd\"\n[grpc]\n  address = %q\n", sockPath)
-	h.write("/etc/docker-like.toml", strings.Replace(config, `"cri"`, `"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"`, 1), 0o644)
+	h.finds(nil, "problem daemon /run/seeder/seeder.sock", "problem containerd auto").says(t, "containerd", "there is no socket at", "systemctl start k3s")
+	h.write("/etc/docker-like.toml", fmt.Sprintf("disabled_plugins = [\"cri\"]\nroot = \"/var/lib/rancher/k3s/agent/containerd\"\nstate = \"/run/k3s/containerd\"\n[grpc]\n  address = %q\n", sockPath), 0o644)
 	h.containerd = h.start(nil, h.bin+"/containerd", "-c", "/etc/docker-like.toml")
 	h.finds(nil, "problem daemon /run/seeder/seeder.sock", "problem cri "+sockPath).says(t, "cri", "CRI is off", `disabled_plugins = ["cri"]`)
 }
