@@ -79,7 +79,7 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, mend string) {
 	} else if _, err := loadSecrets(e.loaded.Config, e.root); err != nil {
 		whys = append(whys, "it has no secret that will do (secret, below)")
 	}
-	for _, f := range e.portFindings(e.loaded.Config) {
+	for _, f := range e.portFindings() {
 		if f.State == stateProblem {
 			whys = append(whys, f.Subject+": "+f.Detail)
 		}
@@ -149,10 +149,17 @@ func (e *exam) checkPorts(ctx context.Context) []finding {
 	if e.running(ctx) {
 		return one(finding{Name: "ports", State: stateOK, Detail: "the daemon has them"})
 	}
-	return e.portFindings(e.loaded.Config)
+	return e.portFindings()
 }
 
-func (e *exam) portFindings(cfg Config) []finding {
+// portFindings tries the ports, once: two tries at the same time would take them for
+// each other's.
+func (e *exam) portFindings() []finding {
+	e.portsOnce.Do(func() { e.ports = e.tryPorts(e.loaded.Config) })
+	return e.ports
+}
+
+func (e *exam) tryPorts(cfg Config) []finding {
 	var out []finding
 	for _, p := range []struct{ key, network, address string }{
 		{"gossip.bind", "tcp", cfg.Gossip.Bind}, {"gossip.bind", "udp", cfg.Gossip.Bind},

@@ -32,6 +32,9 @@ type exam struct {
 	daemon     selfExam
 	daemonErr  error
 
+	portsOnce sync.Once
+	ports     []finding
+
 	ctrdOnce sync.Once
 	ctrd     *ctrd.Containerd
 	ctrdErr  error

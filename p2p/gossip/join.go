@@ -319,12 +319,12 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	line := strings.TrimSpace(string(p))
-	if !undecryptable(strings.ToLower(line)) {
-		w.log.Debug(line)
+	at := strings.LastIndex(line, "from=")
+	if at < 0 || !undecryptable(strings.ToLower(line)) {
+		w.log.Debug(line) // without a sender it is this node that was not understood, which note tells
 		return len(p), nil
 	}
-	from := line[strings.LastIndex(line, "from=")+1:]
-	from = strings.TrimPrefix(from, "rom=")
+	from := line[at+len("from="):]
 	host, _, err := net.SplitHostPort(from)
 	if err != nil {
 		host = from

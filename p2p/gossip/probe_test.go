@@ -67,12 +67,15 @@ func TestArrivalsAreBounded(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a", 1, nil)
-	start(t, "b", 2, nil, a.addr)
+	b := start(t, "b", 2, nil, a.addr)
 	before := time.Now()
 	eventually(t, "a stranger has knocked", func() bool { return len(a.Strangers(before.Add(-time.Minute))) == 1 })
 	s := a.Strangers(before.Add(-time.Minute))[0]
 	if s.Host != "127.0.0.1" || s.At.Before(before.Add(-time.Minute)) {
 		t.Errorf("%+v", s)
+	}
+	if got := b.Strangers(time.Time{}); len(got) != 0 {
+		t.Errorf("who knocks itself has heard %+v", got)
 	}
 	if got := a.Strangers(time.Now().Add(time.Hour)); len(got) != 0 {
 		t.Errorf("one that was long ago: %+v", got)

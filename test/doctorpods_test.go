@@ -1,0 +1,84 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// waitingPods gives the host a k3s whose kubectl knows pods that wait, each for one of
+// the images, on the second host.
+func (h *host) waitingPods(images ...string) (env []string) {
+	h.t.Helper()
+	var pods []string
+	for i, image := range images {
+		pods = append(pods, fmt.Sprintf(`{"metadata":{"namespace":"web","name":"p%d"},"spec":{"nodeName":"h2","containers":[{"name":"c","image":%q,"imagePullPolicy":"Never"}]},"status":{"containerStatuses":[{"name":"c","state":{"waiting":{"reason":"ErrImageNeverPull"}}}]}}`, i, image))
+	}
+	h.sh("mkdir -p /etc/standin /etc/rancher/k3s && touch /etc/rancher/k3s/k3s.yaml")
+	h.write("/etc/standin/pods.json", `{"apiVersion":"v1","items":[`+strings.Join(pods, ",")+`],"kind":"List"}`, 0o644)
+	h.write("/etc/standin/k3s", "#!/bin/sh\n[ \"$1 $2 $3\" = 'kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml' ] && exec cat /etc/standin/pods.json\nexit 9\n", 0o755)
+	// What the mends say is k3s's ctr is containerd's own.
+	h.write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec ctr -a "+sockPath+" \"$@\"\n", 0o755)
+	return []string{"PATH=/etc/standin:" + h.bin + ":" + os.Getenv("PATH")}
+}
+
+// mendOf is what the finding about a pod says to do.
+func (c checkup) mendOf(t *testing.T, pod, detail string) string {
+	t.Helper()
+	for _, f := range c.Checks {
+		if f.Name == "pods" && f.Subject == pod {
+			if f.State != "problem" || !strings.Contains(f.Detail, detail) {
+				t.Errorf("%s: %+v, want %q", pod, f, detail)
+			}
+			return f.Mend
+		}
+	}
+	t.Fatalf("nothing of %s:\n%s", pod, c)
+	return ""
+}
+
+// TestDoctorPods: for each pod that waits, doctor says where its image is and which
+// command mends it; the commands are run as they are, and do.
+func TestDoctorPods(t *testing.T) {
+	t.Parallel()
+	n := cluster(t, newest, 2, "")
+	a, b := n.hosts[0], n.hosts[1]
+	archive := func(name string) string {
+		return newImage(t, imageSpec{ref: "docker.io/library/" + name + ":1", says: name}).dockerArchive(t, n.dir)
+	}
+	a.ctr("images", "import", archive("near"))
+	b.ctr("images", "import", archive("far"))
+	a.sh("ctr -a " + sockPath + " -n default images import " + archive("stray"))
+	env := a.waitingPods("near:1", "far:1", "stray:1", "none:1")
+	out := a.doctor(env...)
+	near := out.mendOf(t, "web/p0", "ErrImageNeverPull on h2: image near:1 is in this host's containerd and not announced")
+	far := out.mendOf(t, "web/p1", "image far:1 is on h2 and not announced")
+	stray := out.mendOf(t, "web/p2", "image stray:1 is in the namespace default of this host's containerd")
+	none := out.mendOf(t, "web/p3", "image none:1 is on no host that answers")
+	for got, want := range map[string]string{
+		near: "seeder announce near:1", far: "on h2: seeder announce far:1", none: "build or import it first",
+		stray: "k3s ctr -n default images export - docker.io/library/stray:1 | seeder announce --from - stray:1",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	shell := func(h *host, command string) {
+		t.Helper()
+		command = strings.NewReplacer("k3s ctr", "/etc/standin/k3s-ctr", "seeder ", seederBin(t)+" ").Replace(command)
+		h.sh("PATH=" + h.bin + ":$PATH; " + command)
+	}
+	shell(a, near)
+	shell(b, strings.TrimPrefix(far, "on h2: "))
+	shell(a, stray)
+	out = a.doctor(env...)
+	for _, pod := range []string{"web/p0", "web/p1", "web/p2"} {
+		out.mendOf(t, pod, "is announced, and ready there")
+	}
+	for _, ref := range []string{"near", "far", "stray"} {
+		if got := b.runContainer("docker.io/library/" + ref + ":1"); got != ref {
+			t.Errorf("a container from %s prints %q", ref, got)
+		}
+	}
+}
