@@ -85,7 +85,6 @@ type readme struct {
 	t    *testing.T
 	a, b *host
 	e    engine
-	v1   string // what the first build of app:v1 says
 }
 
 // demo runs what make demo runs, once bin/seeder is built.
