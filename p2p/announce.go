@@ -31,8 +31,8 @@ type Announcement struct {
 // returns the version under which the announcement stands; announcing what the
 // catalog already says is not a new version.
 func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, err error) {
-	if !n.mayAnnounce(n.identity.ID()) {
-		return 0, fmt.Errorf("announce %s: this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", a.Reference, n.identity.ID())
+	if err := n.MayAnnounce(); err != nil {
+		return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
 	}
 	for _, s := range a.On {
 		if err := CheckSelector(s); err != nil {

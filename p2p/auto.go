@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p/catalog"
@@ -37,11 +38,16 @@ type auto struct {
 	tried map[string]autoTry // by reference
 }
 
+// autoLooks is after how long a target that is not to be announced is looked at once
+// more: k3s labels what it has imported from agent/images a moment after the import.
+var autoLooks = []time.Duration{5 * time.Second, time.Minute}
+
 // autoTry is what became of one target of a reference.
 type autoTry struct {
 	target    digest.Digest
 	done      bool // announced, or not to be
 	running   bool
+	looks     int // how often it was found not to be
 	failures  int
 	notBefore time.Time
 }
@@ -65,8 +71,10 @@ func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 	for ref, target := range have {
 		if l.n.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
 			l.auto.jobs.Go(func() {
-				done, err := l.n.announceItself(ctx, ref, target)
-				l.auto.end(ref, done, err, time.Now())
+				named, err := l.n.announceItself(ctx, ref, target)
+				if l.auto.end(ref, named, err, time.Now()) {
+					l.n.log.Warn("cannot announce what images.auto names; it is tried again", "ref", ref, "err", err)
+				}
 			})
 		}
 	}
@@ -75,27 +83,23 @@ func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 // autoTimeout bounds one announcement: the image is read and unpacked.
 const autoTimeout = 10 * time.Minute
 
-// announceItself announces ref if images.auto names it. done says that there is
-// nothing left to do for this target.
-func (n *Node) announceItself(ctx context.Context, ref string, target digest.Digest) (done bool, err error) {
+// announceItself announces ref if images.auto names it, and reports whether it does.
+func (n *Node) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, autoTimeout)
 	defer cancel()
 	if !n.announcesItself(ctx, ref) {
-		return true, nil
+		return false, nil
 	}
-	n.log.Info("an image that images.auto names is announced", "ref", ref, "digest", target)
-	if err := n.cfg.Announce(ctx, ref); err != nil {
-		n.log.Warn("announce by images.auto", "ref", ref, "err", err)
-		return false, err
-	}
-	return true, nil
+	n.log.Debug("an image that images.auto names is announced", "ref", ref, "digest", target)
+	return true, n.cfg.Announce(ctx, ref)
 }
 
 // unknownBuild reports whether target is no version of ref that the cluster has
 // announced or withdrawn, as far as this host has seen.
 func (n *Node) unknownBuild(ref string, target digest.Digest) bool {
-	if strings.HasPrefix(ref, "sha256:") || strings.Contains(ref, "@") {
-		return false // CRI's names for what has another one
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil || named.String() != ref || strings.Contains(ref, "@") {
+		return false // no reference of a pod, or CRI's name for what has another one
 	}
 	rec, ok := n.catalog.Get(ref)
 	if !ok {
@@ -132,6 +136,11 @@ func (n *Node) announcesItself(ctx context.Context, ref string) bool {
 		return false
 	}
 	pulled, err := n.store.FromRegistry(ctx, ref)
+	if err == nil && pulled { // newer versions of k3s label what they import as if it were
+		var preloaded bool
+		preloaded, err = n.store.Preloaded(ctx, ref)
+		pulled = !preloaded
+	}
 	if err != nil {
 		n.log.Debug("whether an image came from a registry", "ref", ref, "err", err)
 	}
@@ -163,19 +172,28 @@ func (a *auto) begin(ref string, target digest.Digest, now time.Time) bool {
 	return true
 }
 
-func (a *auto) end(ref string, done bool, err error, now time.Time) {
+// end books a try; news is the first failure in a row.
+func (a *auto) end(ref string, named bool, err error, now time.Time) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.busy--
 	t := a.tried[ref]
-	t.running, t.done = false, done
-	if err != nil {
+	t.running = false
+	switch {
+	case err != nil:
 		t.failures++
+		news = t.failures == 1
 		t.notBefore = now.Add(backoff(t.failures, rand.Float64()))
+	case named || t.looks == len(autoLooks):
+		t.done = true
+	default:
+		t.notBefore = now.Add(autoLooks[t.looks])
+		t.looks++
 	}
 	a.tried[ref] = t
 	select {
 	case a.ended <- struct{}{}:
 	default:
 	}
+	return news
 }

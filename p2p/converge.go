@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -53,6 +52,12 @@ type task struct {
 	notBefore time.Time
 	checkedAt time.Time
 
+	// excluded: ready says that there is nothing to do, though the image is not here as
+	// announced. left is what the name stood for then, once known.
+	excluded, leftKnown bool
+	left                digest.Digest
+	aside               bool // a rule excludes this host, and what it had is let go of
+
 	removals  int // of the image that was ready here, by others, within removalMemory
 	removedAt time.Time
 }
@@ -82,6 +87,7 @@ func (n *Node) converge(ctx context.Context) {
 	changes := n.store.Changes(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var settled time.Time // when the store is looked at for what an event told; zero: nothing did
 	for {
 		n.beats.beat("converge")
 		select {
@@ -95,15 +101,24 @@ func (n *Node) converge(ctx context.Context) {
 				changes = nil
 				continue
 			}
-			timer.Reset(storeSettle)
-			l.compareStore(ctx)
+			if settled.IsZero() { // events that go on and on put nothing off
+				settled = time.Now().Add(storeSettle)
+				timer.Reset(storeSettle)
+			}
 			continue
-		case <-timer.C:
+		case now := <-timer.C:
+			if !now.Before(settled) {
+				settled = time.Time{}
+			}
 			l.compareStore(ctx)
 		case <-l.auto.ended:
 			l.compareStore(ctx)
 		}
-		timer.Reset(l.pass(ctx, time.Now()))
+		wait := l.pass(ctx, time.Now())
+		if !settled.IsZero() {
+			wait = min(wait, max(0, time.Until(settled)))
+		}
+		timer.Reset(wait)
 	}
 }
 
@@ -122,6 +137,13 @@ func (l *loop) compareStore(ctx context.Context) {
 	for ref, t := range l.tasks {
 		a := t.rec.Announcement()
 		if a.Withdrawn {
+			continue
+		}
+		if t.excluded { // that it differs is known, and why
+			if !t.leftKnown {
+				t.left, t.leftKnown = have[ref], true
+			}
+			t.dirty = t.dirty || have[ref] != t.left
 			continue
 		}
 		if have[ref] != a.Target.Digest || t.ready && !l.n.store.Intact(askCtx, ref) {
@@ -225,6 +247,7 @@ func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
 	t.rec = rec
 	t.ready, t.dirty, t.failures, t.notBefore = false, false, 0, time.Time{}
 	sent := l.n.swarms.sentBytes(a.Seed.Digest)
+	t.excluded, t.leftKnown, t.aside = false, false, false
 	l.n.cells.update(a.Reference, func(c *cell) {
 		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
 	})
@@ -236,12 +259,9 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 	switch {
 	case t.cancel != nil:
 		return 0
-	case a.Withdrawn && t.ready:
+	case a.Withdrawn && t.ready, t.aside:
 		return 0
 	case t.ready && !t.dirty && now.Sub(t.checkedAt) < recheck:
-		return 0
-	case !a.Withdrawn && l.n.ruledOut(a) != "":
-		l.n.cells.settle(a.Reference, Excluded, l.n.ruledOut(a))
 		return 0
 	case now.Before(t.notBefore):
 		return t.notBefore.Sub(now)
@@ -272,13 +292,20 @@ func (l *loop) finish(done jobDone) {
 		return // superseded: the next pass begins the new one at once
 	}
 	t.checkedAt = time.Now()
+	t.excluded, t.leftKnown = false, false
 	var excluded interface{ Excluded() string }
 	var waiting interface{ Waiting() string }
 	switch {
 	case done.err == nil:
 		t.ready, t.failures = true, 0
 	case errors.As(done.err, &excluded):
-		t.ready = true // nothing to do until the announcement or this host changes
+		t.ready, t.excluded = true, true // nothing to do until the announcement or this host changes
+		var replaced *replacedError
+		if errors.As(done.err, &replaced) {
+			t.left, t.leftKnown = replaced.have, true
+		}
+		var rule *ruledOutError
+		t.aside = errors.As(done.err, &rule) && rule.letGo
 		l.n.cells.settle(ref, Excluded, excluded.Excluded())
 	case errors.As(done.err, &waiting):
 		t.ready, t.failures = false, 0
@@ -350,6 +377,9 @@ func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
 
 func (n *Node) reach(ctx context.Context, l *loop, rec catalog.Record) error {
 	a := rec.Announcement()
+	if why := n.ruledOut(a); why != "" && !a.Withdrawn {
+		return n.standAside(ctx, rec, why)
+	}
 	if err := l.checks.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
@@ -394,19 +424,36 @@ func (n *Node) replaced(ctx context.Context, rec catalog.Record) (digest.Digest,
 	return "", nil
 }
 
+// k3sSettle is how long k3s may take from its import of a file in agent/images to the
+// label that says so.
+const k3sSettle = 3 * time.Second
+
 // yield leaves to have what somebody has put there. On the host that announced
 // the image that is a new build, which is announced in its turn; elsewhere it is
 // that person's business.
 func (n *Node) yield(ctx context.Context, rec catalog.Record, have digest.Digest) error {
 	ref := rec.Announcement().Reference
-	follows := n.cfg.Follow && rec.AnnouncedBy() == n.identity.ID()
-	if !follows && n.announcesItself(ctx, ref) {
-		// An earlier version that is back is no new build: k3s imports the files of
-		// agent/images at each start, old ones too.
-		follows = !slices.Contains(n.catalog.History(ref), have)
+	left := &replacedError{ref: ref, have: have}
+	if n.cfg.Announce == nil || !n.mayAnnounce(n.identity.ID()) {
+		return left
 	}
-	if !follows || n.cfg.Announce == nil {
-		return &replacedError{ref: ref, have: have}
+	// k3s imports the files of agent/images at each start, old ones too: what an earlier
+	// version does there is no announcement.
+	earlier := slices.Contains(n.catalog.History(ref), have)
+	switch {
+	case n.cfg.Follow && rec.AnnouncedBy() == n.identity.ID():
+		if !earlier {
+			break
+		}
+		var err error
+		if left.k3s, err = n.putByK3s(ctx, ref); err != nil {
+			return err
+		}
+		if left.k3s {
+			return left
+		}
+	case earlier || !n.announcesItself(ctx, ref):
+		return left
 	}
 	n.log.Info("the announced image has changed on this host and is announced again", "ref", ref, "digest", have)
 	if err := n.cfg.Announce(ctx, ref); err != nil {
@@ -418,16 +465,34 @@ func (n *Node) yield(ctx context.Context, rec catalog.Record, have digest.Digest
 	return nil
 }
 
+// putByK3s reports whether k3s has put there what ref stands for, from agent/images.
+func (n *Node) putByK3s(ctx context.Context, ref string) (bool, error) {
+	select {
+	case <-time.After(k3sSettle):
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+	by, err := n.store.Preloaded(ctx, ref)
+	if err != nil {
+		return false, fmt.Errorf("who put %s there: %w", ref, err)
+	}
+	return by, nil
+}
+
 // replacedError excludes this host from an announcement.
 type replacedError struct {
 	ref  string
 	have digest.Digest
+	k3s  bool // has put it there
 }
 
 func (e *replacedError) Error() string { return e.Excluded() }
 
 // Excluded says why.
 func (e *replacedError) Excluded() string {
+	if e.k3s {
+		return fmt.Sprintf("on this host k3s has put the earlier build %s under that name again, from agent/images: take that file away and remove the image here, which brings back the announced one; seeder announce %s makes the earlier one the announced one", e.have, e.ref)
+	}
 	return fmt.Sprintf("on this host somebody has since put %s under that name; seeder announce %s makes that the announced one, removing the image here brings back the announced one", e.have, e.ref)
 }
 
@@ -526,11 +591,14 @@ func (n *Node) keepNow(ctx context.Context) error {
 	discard := map[string][]digest.Digest{}
 	for _, rec := range n.catalog.All() {
 		a := rec.Announcement()
-		if a.Withdrawn || !n.catalog.Reached(rec) && n.catalog.ReachedTarget(a.Reference) == "" {
+		if !n.catalog.Reached(rec) && n.catalog.ReachedTarget(a.Reference) == "" {
 			continue
 		}
 		history := n.catalog.History(a.Reference)
 		at := min(n.cfg.KeepPrevious, len(history))
+		if a.Withdrawn || n.asideOf(rec) {
+			at = 0
+		}
 		keep = append(keep, history[:at]...)
 		if at < len(history) {
 			discard[a.Reference] = history[at:]
@@ -566,52 +634,4 @@ func (n *Node) Previous(ref string) (digest.Digest, error) {
 func (n *Node) Announced(ref string) bool {
 	rec, ok := n.catalog.Get(ref)
 	return ok && !rec.Announcement().Withdrawn
-}
-
-// ruledOut says which rule keeps this host from holding a, empty where none does.
-func (n *Node) ruledOut(a catalog.Announcement) string {
-	if why := leftOut(a.On, n.cfg.Labels); why != "" {
-		return why
-	}
-	if !accepts(n.cfg.Accept, a.Reference) {
-		return fmt.Sprintf("no pattern of images.accept %q on this host matches", n.cfg.Accept)
-	}
-	return ""
-}
-
-// accepts reports whether one of the patterns matches ref; no patterns accept
-// all. In a pattern * stands for any run of characters, slashes included, and
-// the default registry's prefix may be left out.
-func accepts(patterns []string, ref string) bool {
-	if len(patterns) == 0 {
-		return true
-	}
-	short := strings.TrimPrefix(strings.TrimPrefix(ref, "docker.io/"), "library/")
-	for _, p := range patterns {
-		if matchGlob(p, ref) || matchGlob(p, short) {
-			return true
-		}
-	}
-	return false
-}
-
-// matchGlob matches s against a pattern in which only * is special.
-func matchGlob(pattern, s string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == s
-	}
-	if !strings.HasPrefix(s, parts[0]) {
-		return false
-	}
-	s = s[len(parts[0]):]
-	last := parts[len(parts)-1]
-	for _, part := range parts[1 : len(parts)-1] {
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s = s[i+len(part):]
-	}
-	return strings.HasSuffix(s, last)
 }

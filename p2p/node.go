@@ -43,6 +43,8 @@ type Store interface {
 	Image(ctx context.Context, index []byte) (Image, error)
 	// FromRegistry reports whether ref was pulled from a registry.
 	FromRegistry(ctx context.Context, ref string) (bool, error)
+	// Preloaded reports whether k3s has put ref there from its agent/images.
+	Preloaded(ctx context.Context, ref string) (bool, error)
 	// InUse names the containers that use the image of ref.
 	InUse(ctx context.Context, ref string) ([]string, error)
 	// KeepPrevious protects what is here of these targets from garbage collection
@@ -439,6 +441,14 @@ func (n *Node) ID() trust.NodeID { return n.identity.ID() }
 
 // TransferAddress is where this node listens for transfers, host:port.
 func (n *Node) TransferAddress() string { return n.listener.Addr().String() }
+
+// MayAnnounce is an error where this node's announcements count for nothing.
+func (n *Node) MayAnnounce() error {
+	if id := n.identity.ID(); !n.mayAnnounce(id) {
+		return fmt.Errorf("this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", id)
+	}
+	return nil
+}
 
 // mayAnnounce is the rule of Config.Announcers.
 func (n *Node) mayAnnounce(id trust.NodeID) bool {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
+
+	"seeder/p2p/catalog"
 )
 
 // selector is one condition on a node's labels.
@@ -98,4 +101,96 @@ func (n *Node) CheckOn(ctx context.Context, on []string) error {
 		}
 	}
 	return &NoNodeError{On: on, Labels: slices.Sorted(maps.Keys(known))}
+}
+
+// ruledOut says which rule keeps this host from holding a, empty where none does.
+func (n *Node) ruledOut(a catalog.Announcement) string {
+	if why := leftOut(a.On, n.cfg.Labels); why != "" {
+		return why
+	}
+	if !accepts(n.cfg.Accept, a.Reference) {
+		return fmt.Sprintf("no pattern of images.accept %q on this host matches", n.cfg.Accept)
+	}
+	return ""
+}
+
+// asideOf reports whether this host is to let go of what it has of rec: a rule keeps it
+// from holding that, and the others do not count on it as the one that announced it.
+func (n *Node) asideOf(rec catalog.Record) bool {
+	return rec.AnnouncedBy() != n.identity.ID() && n.ruledOut(rec.Announcement()) != ""
+}
+
+// standAside leaves to the kubelet's garbage collection what this host held of an
+// image before a rule came to exclude it, as a withdrawal does. What somebody else
+// put under that name is not touched. The error is a *ruledOutError.
+func (n *Node) standAside(ctx context.Context, rec catalog.Record, why string) error {
+	ref := rec.Announcement().Reference
+	aside := &ruledOutError{why: why}
+	before := n.catalog.ReachedTarget(ref)
+	if before == "" || !n.asideOf(rec) {
+		aside.letGo = true
+		return aside
+	}
+	have, err := n.store.List(ctx)
+	if err == nil && have[ref] == before {
+		if err = n.store.Release(ctx, ref); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err == nil {
+			n.log.Info("released: a rule excludes this host", "ref", ref, "digest", before, "rule", why)
+		}
+	}
+	if aside.letGo = err == nil; err != nil {
+		n.log.Warn("cannot let go of an image that is not for this host any more; it is tried again", "ref", ref, "err", err)
+	}
+	n.unkept.Store(true)
+	return aside
+}
+
+// ruledOutError excludes this host by a rule.
+type ruledOutError struct {
+	why   string
+	letGo bool // of what it had
+}
+
+func (e *ruledOutError) Error() string { return e.why }
+
+// Excluded is the rule.
+func (e *ruledOutError) Excluded() string { return e.why }
+
+// accepts reports whether one of the patterns matches ref; no patterns accept
+// all. In a pattern * stands for any run of characters, slashes included, and
+// the default registry's prefix may be left out.
+func accepts(patterns []string, ref string) bool {
+	if len(patterns) == 0 {
+		return true
+	}
+	short := strings.TrimPrefix(strings.TrimPrefix(ref, "docker.io/"), "library/")
+	for _, p := range patterns {
+		if matchGlob(p, ref) || matchGlob(p, short) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchGlob matches s against a pattern in which only * is special.
+func matchGlob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	if !strings.HasPrefix(s, parts[0]) {
+		return false
+	}
+	s = s[len(parts[0]):]
+	last := parts[len(parts)-1]
+	for _, part := range parts[1 : len(parts)-1] {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return strings.HasSuffix(s, last)
 }

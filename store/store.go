@@ -59,6 +59,7 @@ type Store struct {
 	imports  keyLock[digest.Digest] // one import of each target
 	prepares keyLock[digest.Digest] // one announcement of each target
 	writes   keyLock[digest.Digest] // one writer of each blob
+	archives sync.RWMutex           // read: an archive is being imported
 	ahead    ahead
 
 	leaseUse  time.Duration // how long one lease is used before it is renewed
@@ -303,14 +304,16 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 }
 
 // ImportArchive brings the images of an archive into containerd and returns
-// their references, ready for Prepare. With ref only that one is named.
-func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) ([]string, error) {
+// their references, ready for Prepare, and what is said of images without one. With
+// ref only that one is named.
+func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (names, unnamed []string, err error) {
 	if ref != "" {
-		var err error
 		if ref, err = ctrd.NormalizeRef(ref); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
+	s.archives.RLock()
+	defer s.archives.RUnlock()
 	return s.ctrd.ImportArchive(ctx, r, ref)
 }
 
@@ -336,6 +339,11 @@ func (s *Store) Remove(ctx context.Context, ref string) error { return s.ctrd.De
 // FromRegistry reports whether ref was pulled from a registry.
 func (s *Store) FromRegistry(ctx context.Context, ref string) (bool, error) {
 	return s.ctrd.FromRegistry(ctx, ref)
+}
+
+// Preloaded reports whether k3s has brought ref from its agent/images.
+func (s *Store) Preloaded(ctx context.Context, ref string) (bool, error) {
+	return s.ctrd.Preloaded(ctx, ref)
 }
 
 // InUse names the containers that were made from the image of ref.

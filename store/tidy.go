@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/store/chunk"
+	"seeder/store/ctrd"
 	"seeder/store/stage"
 )
 
@@ -47,6 +48,13 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	}
 	var errs []error
 	for _, name := range names {
+		if strings.HasPrefix(name, ctrd.ForArchive) {
+			if s.archives.TryLock() { // no import runs: it was cut off by a kill
+				errs = append(errs, s.ctrd.DropLease(ctx, name))
+				s.archives.Unlock()
+			}
+			continue
+		}
 		locks, hex := &s.imports, ""
 		if rest, ok := strings.CutPrefix(name, forImport); ok {
 			hex = rest

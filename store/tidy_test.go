@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/ctrd"
 )
 
 // TestTidy: what a superseded fetch has left goes, what one that will go on needs
@@ -75,6 +77,23 @@ func TestTidy(t *testing.T) {
 	}
 	tidy()
 	want("in use", 1, 0)
+
+	// An archive whose import was cut off by a kill; one that is being imported.
+	for _, running := range []bool{true, false} {
+		if _, _, err := s.ctrd.Lease(t.Context(), ctrd.ForArchive+"CUTOFF"); err != nil {
+			t.Fatal(err)
+		}
+		if running {
+			s.archives.RLock()
+		}
+		tidy()
+		if running {
+			want("while an archive is imported", 1, 1)
+			s.archives.RUnlock()
+		} else {
+			want("after an import that was cut off", 1, 0)
+		}
+	}
 
 	// An index that nothing names stays for the minute in which it is announced.
 	for _, age := range []time.Duration{0, 2 * youngIndex} {

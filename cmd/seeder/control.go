@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,8 +35,9 @@ type announced struct {
 // announcer takes images of this host to the cluster.
 type announcer interface {
 	// ImportArchive reads an archive into the image store and returns the
-	// references it brought. With ref only that one is meant.
-	ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error)
+	// references it brought, and what is said of images without one. With ref only
+	// that one is meant.
+	ImportArchive(ctx context.Context, archive io.Reader, ref string) (refs, unnamed []string, err error)
 	// Local describes what the image store has under ref.
 	Local(ctx context.Context, ref string) (store.Local, error)
 	// References are the names that commands may take.
@@ -266,44 +268,46 @@ func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
 // What the importer leaves unread is the server's to drop.
 func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	q, ctx := r.URL.Query(), r.Context()
-	orders, err := c.orders(ctx, q, r.Body)
+	orders, unnamed, err := c.orders(ctx, q, r.Body)
 	if err != nil {
 		c.answer(w, nil, err)
 		return
 	}
 	s := newStream(w)
+	if len(unnamed) > 0 {
+		_ = s.emit(event{Event: eventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(unnamed, "; ")}) // the next one tells if nobody listens
+	}
 	s.end(c.announce(ctx, s, orders, q.Get("wait") == "true"))
 }
 
 // orders are what a request asks to be announced, imported where it brings an
-// archive.
-func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) ([]order, error) {
+// archive, and what is said of images there that cannot be.
+func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out []order, unnamed []string, _ error) {
 	o := order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
 	archive := q.Get("archive") == "true"
 	var err error
 	if q.Get("ref") != "" || !archive {
 		if o.Ref, err = normalizeRef(q.Get("ref")); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := o.At.Validate(); o.At != "" && err != nil {
-		return nil, usagef("digest %q: %w", o.At, err)
+		return nil, nil, usagef("digest %q: %w", o.At, err)
 	}
 	if !archive {
-		return []order{o}, nil
+		return []order{o}, nil, nil
 	}
-	refs, err := c.announcer.ImportArchive(ctx, body, o.Ref)
+	refs, unnamed, err := c.announcer.ImportArchive(ctx, body, o.Ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(refs) == 0 {
-		return nil, usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
+		return nil, nil, usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
 	}
-	var out []order
 	for _, ref := range refs {
 		out = append(out, order{Ref: ref, On: o.On})
 	}
-	return out, nil
+	return out, unnamed, nil
 }
 
 // announce announces one image after the other. Those that can be are, also where

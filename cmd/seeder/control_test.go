@@ -32,6 +32,7 @@ type fakeNode struct {
 	withdrawn []string
 	imported  []byte
 	archive   []string // references that ImportArchive finds
+	unnamed   []string // what it says of others
 	announced announced
 	orders    []order
 }
@@ -101,15 +102,15 @@ func (f *fakeNode) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) err
 	return nil
 }
 
-func (f *fakeNode) ImportArchive(_ context.Context, r io.Reader, _ string) ([]string, error) {
+func (f *fakeNode) ImportArchive(_ context.Context, r io.Reader, _ string) (refs, unnamed []string, err error) {
 	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.imported = data
-	return f.archive, f.err
+	return f.archive, f.unnamed, f.err
 }
 
 func (f *fakeNode) Announce(_ context.Context, o order) (announced, error) {

@@ -116,7 +116,10 @@ func checkNodeID(id string) error {
 }
 
 // ImportArchive is part of announcer.
-func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) ([]string, error) {
+func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) (names, unnamed []string, err error) {
+	if err := w.node.MayAnnounce(); err != nil {
+		return nil, nil, err
+	}
 	return w.store.ImportArchive(ctx, archive, ref)
 }
 
@@ -145,11 +148,15 @@ func (w *wired) References(ctx context.Context) references {
 
 // Announce is part of announcer.
 func (w *wired) Announce(ctx context.Context, o order) (announced, error) {
+	if err := w.node.MayAnnounce(); err != nil { // before anything is moved here
+		return announced{}, err
+	}
 	ref, at, err := w.resolve(o)
 	if err != nil {
 		return announced{}, err
 	}
-	return w.announce(ctx, ref, at, p2p.Announcement{On: o.On})
+	back := o.Rollback || o.At != ""
+	return w.announce(ctx, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
 }
 
 // resolve says under which name what is to be announced. A digest alone moves the

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -34,6 +35,9 @@ type Store struct {
 	added   map[string]p2p.Announcement // by reference
 	hints   []chan struct{}
 	pulled  map[string]bool
+	loaded  map[string]bool   // by k3s
+	rules   map[string]string // why this host is not to hold a target
+	freed   []string          // references that were released
 	users   map[string][]string
 	kept    []digest.Digest
 	full    string
@@ -48,6 +52,8 @@ func NewStore() *Store {
 		indexes: map[digest.Digest][]byte{},
 		added:   map[string]p2p.Announcement{},
 		pulled:  map[string]bool{},
+		loaded:  map[string]bool{},
+		rules:   map[string]string{},
 		users:   map[string][]string{},
 	}
 }
@@ -169,6 +175,9 @@ func (s *Store) Image(_ context.Context, b []byte) (p2p.Image, error) {
 	if s.down != nil {
 		return nil, s.down
 	}
+	if why := s.rules[string(idx.Target)]; why != "" {
+		return nil, excludedError(why)
+	}
 	s.indexes[digest.FromBytes(b)] = b
 	return &image{store: s, index: idx, put: make(chan struct{}, 1)}, nil
 }
@@ -185,6 +194,20 @@ func (s *Store) FromRegistry(_ context.Context, ref string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pulled[ref], s.down
+}
+
+// SetPreloaded says whether k3s has put ref there.
+func (s *Store) SetPreloaded(ref string, by bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loaded[ref] = by
+}
+
+// Preloaded implements p2p.Store.
+func (s *Store) Preloaded(_ context.Context, ref string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loaded[ref], s.down
 }
 
 // SetUsers says which containers use ref.
@@ -219,6 +242,19 @@ func (s *Store) KeepPrevious(_ context.Context, targets []digest.Digest) error {
 // Discard implements p2p.Store: a reference has one target here.
 func (s *Store) Discard(context.Context, string, digest.Digest) error { return nil }
 
+// SetExcluded says why this host is not to hold a target.
+func (s *Store) SetExcluded(target digest.Digest, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rules[string(target)] = why
+}
+
+// excludedError is what a host without the platform of an image says.
+type excludedError string
+
+func (e excludedError) Error() string    { return string(e) }
+func (e excludedError) Excluded() string { return string(e) }
+
 // SetRoom makes every fetch wait for why; empty: there is room.
 func (s *Store) SetRoom(why string) {
 	s.mu.Lock()
@@ -236,10 +272,18 @@ func (e fullError) Waiting() string { return string(e) }
 func (e fullError) LackingBytes() int64 { return 1 << 30 }
 
 // Release implements p2p.Store: nothing collects garbage here.
-func (s *Store) Release(context.Context, string) error {
+func (s *Store) Release(_ context.Context, ref string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.freed = append(s.freed, ref)
 	return s.down
+}
+
+// Released are the references that Release was called for.
+func (s *Store) Released() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.freed)
 }
 
 // Remove implements p2p.Store.

@@ -29,18 +29,31 @@ var ErrNotArchive = errors.New("not a docker-archive or OCI-layout tar file")
 // archived is one image of an archive.
 type archived struct {
 	ref    string // "" where the archive has no full name for it
+	said   string // the name that it has for it then, which is none; "" where it has nothing
 	target ocispec.Descriptor
 }
+
+// unnamed is what can be said of an image without a reference.
+func (a archived) unnamed() string {
+	if a.said != "" {
+		return fmt.Sprintf("%.80q, which is no image reference", a.said)
+	}
+	return a.target.Digest.String() + ", which has no name"
+}
+
+// ForArchive begins the names of the leases of ImportArchive.
+const ForArchive = "archive-"
 
 // ImportArchive reads a docker-archive or OCI layout, plain, gzip or zstd, and
 // names what it brought: every image with a name in it, or with ref only the one
 // of that name (an archive of one image is given that name). It returns the
-// names, sorted. Where anything fails nothing is named, and what was written is
-// left to garbage collection.
-func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string) (_ []string, err error) {
-	lctx, release, err := c.Lease(ctx, "archive-"+rand.Text())
+// names, sorted, and without ref what is said of images that have none. Where
+// anything fails nothing is named, and what was written is left to garbage
+// collection.
+func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string) (names, unnamed []string, err error) {
+	lctx, release, err := c.Lease(ctx, ForArchive+rand.Text())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		err = errors.Join(err, release(ctx))
@@ -50,26 +63,25 @@ func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string)
 	}()
 	found, err := c.readArchive(lctx, r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	chosen, err := choose(found, ref)
+	chosen, unnamed, err := choose(found, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, a := range chosen {
 		if _, err := c.Walk(lctx, a.target); err != nil {
-			return nil, inArchive(err)
+			return nil, nil, inArchive(err)
 		}
 	}
-	var names []string
 	for _, a := range chosen {
 		if err := c.Settle(lctx, a.ref, a.target); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		names = append(names, a.ref)
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return slices.Compact(names), unnamed, nil
 }
 
 // inArchive says of an archive what is said of containerd.
@@ -146,7 +158,8 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 			continue
 		}
 		target := ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}
-		out = append(out, archived{ref: archiveName(m.Annotations), target: target})
+		ref, said := archiveName(m.Annotations)
+		out = append(out, archived{ref: ref, said: said, target: target})
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%w: there is no image in it", ErrNotArchive)
@@ -273,46 +286,51 @@ func (r *roomReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// archiveName is the full name that an archive gives an image. An OCI layout may
-// name only a tag; that is no name.
-func archiveName(annotations map[string]string) string {
+// archiveName is the full name that an archive gives an image, or what it says
+// instead. An OCI layout may name only a tag; that is no name.
+func archiveName(annotations map[string]string) (ref, said string) {
 	for _, key := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
 		name := annotations[key]
-		if key == ocispec.AnnotationRefName && !strings.ContainsAny(name, "/:") {
+		if name == "" || key == ocispec.AnnotationRefName && !strings.ContainsAny(name, "/:") {
 			continue
 		}
-		if named, err := reference.ParseDockerRef(name); name != "" && err == nil {
-			return named.String()
+		if named, err := reference.ParseDockerRef(name); err == nil {
+			return named.String(), ""
 		}
+		said = name
 	}
-	return ""
+	return "", said
 }
 
 // choose picks the images to name.
-func choose(found []archived, ref string) ([]archived, error) {
-	if ref == "" {
-		var named []archived
-		for _, a := range found {
-			if a.ref != "" {
-				named = append(named, a)
-			}
-		}
-		if len(named) == 0 {
-			return nil, fmt.Errorf("the archive has no name for its image; say how it shall be called: seeder announce REF --from FILE")
-		}
-		return named, nil
-	}
+func choose(found []archived, ref string) (chosen []archived, unnamed []string, err error) {
 	var names []string
 	for _, a := range found {
-		if a.ref == ref {
-			return []archived{a}, nil
+		switch {
+		case a.ref == "":
+			unnamed = append(unnamed, a.unnamed())
+		case ref == "":
+			chosen = append(chosen, a)
+		case a.ref == ref:
+			return []archived{a}, nil, nil
+		default:
+			names = append(names, a.ref)
 		}
-		names = append(names, a.ref)
 	}
-	if len(found) > 1 {
-		return nil, fmt.Errorf("the archive has no image %s; it has %s", ref, strings.Join(names, ", "))
+	const mend = "say how it shall be called: seeder announce REF --from FILE"
+	switch {
+	case len(chosen) > 0:
+		return chosen, unnamed, nil
+	case ref != "" && len(found) == 1:
+		return []archived{{ref: ref, target: found[0].target}}, nil, nil
+	case ref != "":
+		return nil, nil, fmt.Errorf("the archive has no image %s; it has %s", ref, strings.Join(append(names, unnamed...), ", "))
+	case len(found) == 1 && found[0].said != "":
+		return nil, nil, fmt.Errorf("the archive calls its image %s; %s", unnamed[0], mend)
+	case len(found) == 1:
+		return nil, nil, fmt.Errorf("the archive has no name for its image; %s", mend)
 	}
-	return []archived{{ref: ref, target: found[0].target}}, nil
+	return nil, nil, fmt.Errorf("the archive has %d images and a name for none, so that they cannot be told apart; make an archive of one, and %s", len(found), mend)
 }
 
 // sourceReader remembers how the source failed, so that a broken connection is

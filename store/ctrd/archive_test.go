@@ -42,7 +42,7 @@ func FuzzImportArchive(f *testing.F) {
 				return
 			}
 		}
-		names, err := c.ImportArchive(t.Context(), bytes.NewReader(b), ref)
+		names, _, err := c.ImportArchive(t.Context(), bytes.NewReader(b), ref)
 		have, lerr := c.List(t.Context())
 		if lerr != nil {
 			t.Fatal(lerr)

@@ -25,7 +25,8 @@ import (
 const labelSource = "containerd.io/distribution.source."
 
 // FromRegistry reports whether ref was pulled from a registry, as a label on its
-// target says. What was imported, loaded or built has none.
+// target says. What was imported, loaded or built has none, but for what Preloaded
+// tells: newer versions of k3s label that for their embedded registry.
 func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error) {
 	target, err := c.Resolve(ctx, ref)
 	if err != nil {
@@ -45,6 +46,24 @@ func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error)
 		}
 	}
 	return false, nil
+}
+
+// labelK3s is what k3s puts on the images that it has brought from the files in its
+// agent/images.
+const labelK3s = "io.cattle.k3s.pinned"
+
+// Preloaded reports whether k3s has brought ref from its agent/images: as an archive,
+// or pulled since a list there names it.
+func (c *Containerd) Preloaded(ctx context.Context, ref string) (bool, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return false, err
+	}
+	img, err := cl.ImageService().Get(ctx, ref)
+	if err != nil {
+		return false, fmt.Errorf("who brought %s: %w", ref, c.fail(err))
+	}
+	return img.Labels[labelK3s] != "", nil
 }
 
 // criContainer is the extension in which CRI keeps what it knows of a container.
@@ -173,6 +192,9 @@ func (c *Containerd) Discard(ctx context.Context, ref string, target digest.Dige
 		return fmt.Errorf("let go of %s: %w", target, c.fail(err))
 	}
 	gone := false
+	if slices.ContainsFunc(all, func(i images.Image) bool { return i.Name == ref }) {
+		return nil // it has been moved back meanwhile
+	}
 	for _, name := range onlyFor(ref, all) {
 		if err := is.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove image %s: %w", name, c.fail(err))

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 
 	"seeder/store/ctrd"
 )
@@ -20,6 +23,9 @@ func archives(s *suite) {
 	s.ready(ref, img.Target.Digest)
 	s.remove(ref)
 	s.imports(packed(s, img.OCIArchive(s)), "", ref)
+	s.ready(ref, img.Target.Digest)
+	s.remove(ref)
+	s.imports(zstdOf(s, img.OCIArchive(s)), "", ref)
 	s.ready(ref, img.Target.Digest)
 	s.remove(ref)
 	s.imports(img.DockerArchive(s), "", ref)
@@ -51,10 +57,14 @@ func badArchives(s *suite) {
 		{"no image in it", tarOf(s, map[string][]byte{"a": []byte("b")}), "", "docker-archive or OCI-layout"},
 		{"cut off", whole[:len(whole)/2], "", ""},
 		{"layer missing", img.OCIArchive(s, img.Manifests[0].Layers[1].Digest), "", img.Manifests[0].Layers[1].Digest.String()},
+		{"cut off in gzip", packed(s, whole)[:len(packed(s, whole))/2], "", "it is cut off"},
+		{"cut off in zstd", zstdOf(s, whole)[:len(zstdOf(s, whole))/2], "", "it is cut off"},
+		{"two without names", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), "", "2 images and a name for none"},
+		{"none of that name", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), ref, img.Target.Digest.String() + ", which has no name"},
 		{"no name", unnamed.OCIArchive(s), "", "seeder announce REF --from FILE"},
 	} {
 		s.Collect(s.T) // what the one before left may complete this one
-		names, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
+		names, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			s.Errorf("%s: %v %v, want %q", tc.name, names, err, tc.want)
 		}
@@ -63,7 +73,7 @@ func badArchives(s *suite) {
 		}
 	}
 	broken := errors.New("the client went away")
-	if _, err := s.c.ImportArchive(s.ctx, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, ctrd.ErrNotArchive) {
+	if _, _, err := s.c.ImportArchive(s.ctx, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, ctrd.ErrNotArchive) {
 		s.Errorf("broken connection: %v", err)
 	}
 	s.Collect(s.T)
@@ -71,6 +81,37 @@ func badArchives(s *suite) {
 		if s.here(d) {
 			s.Errorf("blob %s is left behind", d)
 		}
+	}
+	s.noLeases()
+}
+
+// absentParts: an index whose other platforms and attestations are not in the archive,
+// as docker save and BuildKit leave them out, is an image like any other.
+func absentParts(s *suite) {
+	const ref = "docker.io/library/storetest-absent:latest"
+	img := NewIndex(s, ref, 4, s.c.Platform(), "linux/s390x")
+	keep := []digest.Digest{img.Target.Digest, img.Manifests[0].Descriptor.Digest, img.Manifests[0].Config.Digest}
+	for _, l := range img.Manifests[0].Layers {
+		keep = append(keep, l.Digest)
+	}
+	var absent, half []digest.Digest
+	for d := range img.Blobs {
+		if !slices.Contains(keep, d) {
+			absent = append(absent, d)
+		}
+	}
+	for _, l := range img.Manifests[1].Layers { // its manifest is there
+		half = append(half, l.Digest)
+	}
+	for _, without := range [][]digest.Digest{nil, absent, half} {
+		s.imports(img.OCIArchive(s, without...), "", ref)
+		s.ready(ref, img.Target.Digest)
+		s.remove(ref)
+		s.Collect(s.T)
+	}
+	_, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s, img.Manifests[0].Layers[0].Digest)), "")
+	if err == nil || !strings.Contains(err.Error(), "layer "+img.Manifests[0].Layers[0].Digest.String()) {
+		s.Errorf("without a layer of this platform: %v", err)
 	}
 	s.noLeases()
 }
@@ -138,10 +179,10 @@ func hostileArchives(s *suite) {
 		{"a manifest that is a list of numbers", manifest([]int{1, 2}), "manifest.json"},
 		{"a bad name", files(func(f map[string][]byte) {
 			f["index.json"] = bytes.Replace(f["index.json"], []byte("docker.io/library/storetest-hostile:latest"), []byte("\\u001b[2J/../x"), 1)
-		}), "has no name for its image"},
+		}), `the archive calls its image "\x1b[2J/../x", which is no image reference`},
 	} {
 		s.Collect(s.T)
-		names, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), "")
+		names, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), "")
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			s.Errorf("%s: %v %v, want %q", tc.name, names, err, tc.want)
 		}
@@ -163,7 +204,7 @@ func hostileArchives(s *suite) {
 	// Cut off anywhere, and whole once more: what was left unfinished does no harm.
 	whole := img.OCIArchive(s)
 	for i := range 8 {
-		if _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
+		if _, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
 			s.Errorf("%d/9 of an archive is one", i+1)
 		}
 	}
@@ -173,7 +214,7 @@ func hostileArchives(s *suite) {
 	s.remove(img.Ref)
 	s.Collect(s.T)
 	full := s.Open(s.T, ctrd.Config{Room: func(context.Context) error { return errFull{} }})
-	if _, err := full.ImportArchive(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, ctrd.ErrNotArchive) {
+	if _, _, err := full.ImportArchive(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, ctrd.ErrNotArchive) {
 		s.Errorf("a full disk: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/containerd/platforms"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -187,8 +188,9 @@ func OCIFiles(t testing.TB, named map[string]*Image, absent ...digest.Digest) ma
 	return files
 }
 
-// DockerArchive is the image as docker save writes it, layers uncompressed.
-func (img *Image) DockerArchive(t testing.TB) []byte {
+// DockerArchive is the image as docker save writes it, layers uncompressed, with more
+// tags of it.
+func (img *Image) DockerArchive(t testing.TB, more ...string) []byte {
 	t.Helper()
 	m := img.Manifests[0]
 	files := map[string][]byte{"config.json": img.Blobs[m.Config.Digest]}
@@ -201,9 +203,9 @@ func (img *Image) DockerArchive(t testing.TB) []byte {
 		names = append(names, fmt.Sprintf("%d/layer.tar", i))
 		files[names[i]] = b
 	}
-	var tags []string
+	tags := more
 	if img.Ref != "" {
-		tags = []string{img.Ref}
+		tags = append([]string{img.Ref}, more...)
 	}
 	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": tags, "Layers": names}})
 	if err != nil {
@@ -211,6 +213,17 @@ func (img *Image) DockerArchive(t testing.TB) []byte {
 	}
 	files["manifest.json"] = manifest
 	return tarOf(t, files)
+}
+
+// zstdOf compresses an archive as `docker save | zstd` does.
+func zstdOf(t testing.TB, b []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(b, nil)
 }
 
 func unpacked(t testing.TB, b []byte) []byte {

@@ -42,6 +42,23 @@ func fromRegistry(s *suite) {
 	if _, err := s.c.FromRegistry(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("an unknown image: %v", err)
 	}
+	// k3s has a label for what is in its agent/images.
+	preloaded := func(want bool) {
+		s.Helper()
+		if got, err := s.c.Preloaded(s.ctx, ref); got != want || err != nil {
+			s.Errorf("preloaded: %v %v, want %v", got, err, want)
+		}
+	}
+	preloaded(false)
+	_, err := s.cl.ImageService().Update(s.ctx, images.Image{Name: ref, Target: img.Target,
+		Labels: map[string]string{"io.cattle.k3s.pinned": "pinned"}}, "labels.io.cattle.k3s.pinned")
+	if err != nil {
+		s.Fatal(err)
+	}
+	preloaded(true)
+	if _, err := s.c.Preloaded(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
+		s.Errorf("an unknown image: %v", err)
+	}
 }
 
 // inUse: a container counts by the image that it was made from, whatever the name
@@ -306,12 +323,28 @@ func severalInOne(s *suite) {
 	s.ready(tag, a.Target.Digest)
 	s.ready(two, b.Target.Digest)
 	s.remove(one, two, tag)
+	// Two tags of one image, as docker save writes them.
+	s.imports(a.DockerArchive(s, tag), "", tag, one)
+	if x, err := s.c.Resolve(s.ctx, one); err != nil {
+		s.Error(err)
+	} else {
+		s.ready(tag, x.Digest)
+	}
+	s.remove(one, tag)
+	// What has no name is told, and the others are imported.
+	s.Cleanup(func() { s.remove(two) })
+	names, unnamed, err := s.c.ImportArchive(s.ctx, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{"UPPER:1": a, two: b, "": NewImage(s, "", 31)})), "")
+	if err != nil || !slices.Equal(names, []string{two}) || len(unnamed) != 2 || !strings.Contains(strings.Join(unnamed, "; "), `"UPPER:1", which is no image reference`) {
+		s.Errorf("imported %v, said %q, %v", names, unnamed, err)
+	}
+	s.ready(two, b.Target.Digest)
+	s.remove(two)
 	// One of them only.
 	s.imports(OCIArchiveOf(s, map[string]*Image{one: a, two: b}), two, two)
 	if got := s.names(a.Target.Digest); len(got) > 0 {
 		s.Errorf("named without being asked: %v", got)
 	}
-	if _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{one: a, two: b})), tag); err == nil || !strings.Contains(err.Error(), one+", "+two) {
+	if _, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{one: a, two: b})), tag); err == nil || !strings.Contains(err.Error(), one+", "+two) {
 		s.Errorf("an image that the archive lacks: %v", err)
 	}
 }

@@ -76,6 +76,7 @@ func Run(t *testing.T, s Subject) {
 		"Local":                local,
 		"SeveralInOne":         severalInOne,
 		"HostileArchives":      hostileArchives,
+		"AbsentParts":          absentParts,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})
@@ -94,7 +95,7 @@ func (s *suite) bring(img *Image) {
 func (s *suite) imports(archive []byte, ref string, want ...string) {
 	s.Helper()
 	s.Cleanup(func() { s.remove(want...) })
-	got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(archive), ref)
+	got, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(archive), ref)
 	if err != nil || !slices.Equal(got, want) {
 		s.Fatalf("import: %v %v, want %v", got, err, want)
 	}

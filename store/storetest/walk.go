@@ -99,7 +99,7 @@ func walkOtherPlatform(s *suite) {
 	if s.Unpacks {
 		return // an image of another platform is not unpacked there
 	}
-	if _, err := c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s)), ""); err != nil {
+	if _, _, err := c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s)), ""); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { s.remove(ref) })
