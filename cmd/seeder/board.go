@@ -46,10 +46,10 @@ type boardLine struct {
 
 func newBoard(w io.Writer, term func() terminal) *board {
 	b := &board{colour: term(), refresh: make(chan any), over: make(chan any), lines: map[string]*boardLine{}}
-	b.console = &console{w: w, size: func() (int, int) {
+	b.console = newConsole(w, func() (int, int) {
 		t := term()
 		return t.width, t.height
-	}}
+	})
 	b.progress = mpb.New(mpb.WithConsoleWriter(b.console), mpb.WithManualRefresh(b.refresh), mpb.WithShutdownNotifier(b.over))
 	return b
 }
@@ -87,15 +87,25 @@ func (b *board) show(rows []boardRow) {
 		}
 	}
 	if dropped {
-		b.console.skip.Add(1) // mpb draws what it drops once more
+		b.console.skip.Store(true) // mpb draws what it drops once more
 		b.draw()
 	}
 	b.draw()
 }
 
+// draw returns when the frame is on the terminal.
 func (b *board) draw() {
 	select {
+	case <-b.console.flushed: // of a frame that nobody waited for
+	default:
+	}
+	select {
 	case b.refresh <- nil:
+	case <-b.over:
+		return
+	}
+	select {
+	case <-b.console.flushed:
 	case <-b.over:
 	}
 }

@@ -22,8 +22,13 @@ type console struct {
 	w    io.Writer
 	size func() (width, height int)
 
-	skip  atomic.Int32 // frames that are not to be shown
-	drawn []int        // width of each line of the last frame
+	skip    atomic.Bool   // the next frame is not to be shown
+	flushed chan struct{} // holds one while nobody has taken note of the last frame
+	drawn   []int         // width of each line of the last frame
+}
+
+func newConsole(w io.Writer, size func() (width, height int)) *console {
+	return &console{w: w, size: size, flushed: make(chan struct{}, 1)}
 }
 
 var _ mpb.ConsoleWriter = (*console)(nil)
@@ -39,9 +44,14 @@ func (c *console) GetTermSize() (width, height int, err error) {
 
 // Flush implements mpb.ConsoleWriter: it shows the frame that was written.
 func (c *console) Flush(int) error {
-	defer c.Reset()
-	if c.skip.Load() > 0 {
-		c.skip.Add(-1)
+	defer func() {
+		c.Reset()
+		select {
+		case c.flushed <- struct{}{}:
+		default:
+		}
+	}()
+	if c.skip.CompareAndSwap(true, false) {
 		return nil
 	}
 	width, height := c.size()

@@ -33,6 +33,16 @@ func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *tty {
 	}
 	v.close()
 	screen.check(t)
+	for frame := range strings.SplitSeq(screen.sent(), "\x1b[J") {
+		seen := map[string]bool{}
+		for line := range strings.Lines(frame) {
+			name := line[:min(len(line), len("  h001  "))]
+			if strings.HasPrefix(name, "  h") && seen[name] && len(steps[0].Images) == 1 {
+				t.Errorf("%q is twice in one frame:\n%s", name, frame)
+			}
+			seen[name] = true
+		}
+	}
 	return screen
 }
 
@@ -63,21 +73,24 @@ func TestLiveAtEverySize(t *testing.T) {
 // nothing of it is left behind.
 func TestLiveToTheEnd(t *testing.T) {
 	t.Parallel()
-	begin, mid, end := busyCluster(40), busyCluster(40), busyCluster(40)
-	for i := range begin.Images {
-		for j := range begin.Images[i].Nodes {
-			b, m, e := &begin.Images[i].Nodes[j], &mid.Images[i].Nodes[j], &end.Images[i].Nodes[j]
+	for _, nodes := range []int{10, 40} {
+		begin, mid, end := busyCluster(nodes), busyCluster(nodes), busyCluster(nodes)
+		for _, step := range []*p2p.Images{&begin, &mid, &end} {
+			step.Images = step.Images[:1]
+		}
+		for i := range nodes {
+			b, m, e := &begin.Images[0].Nodes[i], &mid.Images[0].Nodes[i], &end.Images[0].Nodes[i]
 			b.State, b.Reason, b.DoneBytes = p2p.Waiting, "queued", 0
 			m.State, m.DoneBytes, m.RateBytesPerSecond = p2p.Fetching, m.TotalBytes/2, 1<<20
-			if j%2 == 0 {
+			if i%2 == 0 {
 				m.State, m.Reason = p2p.Importing, "every chunk is here"
 			}
 			e.State, e.DoneBytes = p2p.Ready, e.TotalBytes
 		}
-		end.Images[i].Ready = end.Images[i].Total
+		end.Images[0].Ready = nodes
+		screen := liveFrames(t, 100, 20, begin, mid, begin, mid, end)
+		golden(t, fmt.Sprintf("live-end-%d", nodes), screen.text())
 	}
-	screen := liveFrames(t, 100, 20, begin, mid, begin, mid, end)
-	golden(t, "live-end", screen.text())
 }
 
 // TestStatusOfManyTransfers: a status lists what it has room for, and says how much more
@@ -112,7 +125,7 @@ func TestConsoleFollowsTheTerminal(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
 	width, height := 100, 10
-	c := &console{w: &out, size: func() (int, int) { return width, height }}
+	c := newConsole(&out, func() (int, int) { return width, height })
 	frame := func(text string) string {
 		out.Reset()
 		_, _ = io.WriteString(c, text)
@@ -137,7 +150,7 @@ func TestConsoleFollowsTheTerminal(t *testing.T) {
 	if got := frame("a\n"); !strings.HasPrefix(got, "\x1b[4A\r\x1b[J") {
 		t.Errorf("no more than the screen has: %q", got)
 	}
-	c.skip.Store(1)
+	c.skip.Store(true)
 	if got := frame("b\n"); got != "" {
 		t.Errorf("skipped frame %q", got)
 	}
