@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/agext/levenshtein"
@@ -46,6 +47,9 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 		if a.KeepOn {
 			on = c.On
 		}
+		if n.covers(ctx, c, a) {
+			seed, a.Bytes = c.Seed, c.ImageBytes
+		}
 		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
 			n.poke()
 			return c.Version, nil
@@ -58,6 +62,17 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 		ImageBytes: a.Bytes,
 		On:         on,
 	})
+}
+
+// covers reports whether the announcement c offers more of the same target than a,
+// which comes from a host that holds what its own platform needs: the others still
+// shall get theirs.
+func (n *Node) covers(ctx context.Context, c catalog.Announcement, a Announcement) bool {
+	if c.Withdrawn || c.Target.Digest != a.Target.Digest || c.ImageBytes <= a.Bytes {
+		return false
+	}
+	_, err := n.store.SeedIndex(ctx, c.Seed.Digest)
+	return err == nil
 }
 
 // Withdrawal says what shall become of an image that nobody seeds any more.
@@ -138,10 +153,18 @@ func (n *Node) References() []string {
 func (n *Node) notAnnounced(ref string) error {
 	refs := n.References()
 	if len(refs) == 0 {
-		return fmt.Errorf("%w: nothing is announced in this cluster", fs.ErrNotExist)
+		return &unknownError{"nothing is announced in this cluster"}
 	}
 	slices.SortFunc(refs, func(a, b string) int {
 		return levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil)
 	})
-	return fmt.Errorf("%w: it is not announced; nearest: %v", fs.ErrNotExist, refs[:min(3, len(refs))])
+	return &unknownError{"it is not announced; nearest: " + strings.Join(refs[:min(3, len(refs))], ", ")}
 }
+
+// unknownError says that a reference is not in the catalog. errors.Is finds
+// fs.ErrNotExist in it.
+type unknownError struct{ text string }
+
+func (e *unknownError) Error() string { return e.text }
+
+func (e *unknownError) Unwrap() error { return fs.ErrNotExist }

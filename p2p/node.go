@@ -38,8 +38,7 @@ type Store interface {
 	// SeedIndex returns a seed index that this host keeps.
 	SeedIndex(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Image opens the image that a seed index describes, with whatever of it is
-	// already here, and keeps the index. An error with a method Excluded()
-	// string says that this host is not meant to hold it.
+	// already here, and keeps the index.
 	Image(ctx context.Context, index []byte) (Image, error)
 	// FromRegistry reports whether ref was pulled from a registry.
 	FromRegistry(ctx context.Context, ref string) (bool, error)
@@ -75,8 +74,9 @@ type Image interface {
 	// and returns once ref is complete and visible. With all chunks here it
 	// repairs whatever Check found lacking.
 	Import(ctx context.Context, ref string) error
-	// Room says whether the disk has room for what is missing. An error with a
-	// method Waiting() string says what lacks; it is asked again a little later.
+	// Room says whether what is missing may come. An error with a method Waiting()
+	// string says what room the disk lacks; it is asked again a little later. One with
+	// a method Excluded() string says why this host is not meant to hold the image.
 	Room(ctx context.Context) error
 	Close() error
 }

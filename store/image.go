@@ -24,7 +24,10 @@ type Image struct {
 	index  chunk.Index
 	blobs  []*blob
 	wanted []bool // by blob: this host needs it
-	closed sync.Once
+	// excluded is why this host is not meant to hold the image; nil where it is. It
+	// serves what it has of it all the same.
+	excluded *ExcludedError
+	closed   sync.Once
 }
 
 // ExcludedError says that this host is not meant to hold an image.
@@ -36,21 +39,18 @@ func (e *ExcludedError) Error() string { return e.reason }
 func (e *ExcludedError) Excluded() string { return e.reason }
 
 // Image opens the image that a seed index describes and keeps the index. Frames
-// from before a restart are verified now. An image without this host's platform
-// is an *ExcludedError.
+// from before a restart are verified now. Of an image without this host's platform
+// nothing is wanted here, as Room says.
 func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 	x, err := chunk.Decode(index)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := s.wanted(x)
-	if err != nil {
-		return nil, err
-	}
+	wanted, excluded := s.wanted(x)
 	if err := s.keepIndex(ctx, digest.FromBytes(index), index); err != nil {
 		return nil, err
 	}
-	img := &Image{store: s, index: x, wanted: wanted}
+	img := &Image{store: s, index: x, wanted: wanted, excluded: excluded}
 	for _, info := range x.Blobs {
 		b, err := s.openBlob(ctx, info)
 		if err != nil {
@@ -64,7 +64,7 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 // wanted says for each blob whether this host needs it: those of its own
 // platform, or else of platforms that it can run, and those that belong to none.
 // An embedded store that is given no platform runs nothing and holds them all.
-func (s *Store) wanted(x chunk.Index) ([]bool, error) {
+func (s *Store) wanted(x chunk.Index) ([]bool, *ExcludedError) {
 	wanted := make([]bool, len(x.Blobs))
 	var has []string
 	for _, b := range x.Blobs {
@@ -76,7 +76,7 @@ func (s *Store) wanted(x chunk.Index) ([]bool, error) {
 	}
 	if !s.ctrd.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
-		return nil, &ExcludedError{fmt.Sprintf("the image is for %s, this host runs %s",
+		return wanted, &ExcludedError{fmt.Sprintf("the image is for %s, this host runs %s",
 			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())}
 	}
 	for i, b := range x.Blobs {

@@ -39,11 +39,15 @@ func humanBytes(n int64) string { return units.HumanSizeWithPrecision(float64(n)
 // bytes: layers of programs shrink to a third with gzip.
 const unpackedFor = 3
 
-// Room is a *RoomError where what this host still lacks of the image would leave
+// Room is an *ExcludedError where this host is not meant to hold the image, and a
+// *RoomError where what this host still lacks of the image would leave
 // less free than the reserve: its frames in data_dir, its blobs and what they unpack
 // to in containerd's directory. It is an estimate: what layers unpack to shows only
 // then, and other writers are not asked.
 func (i *Image) Room(ctx context.Context) error {
+	if i.excluded != nil {
+		return i.excluded
+	}
 	var staged, stored int64
 	for k, b := range i.blobs {
 		if !i.wanted[k] || b.isPresent() {

@@ -369,11 +369,15 @@ func TestPlatforms(t *testing.T) {
 	a, b := n.hosts[0], n.hosts[1]
 	arm := n.addHost(newest)
 	arm.startSeeder("SEEDER_CONTAINERD_ADDRESS=embedded", "SEEDER_CONTAINERD_PLATFORM=linux/arm64")
-	a.awaitMembers(3)
+	unpacks := n.addHost(newest)
+	unpacks.startContainerd()
+	unpacks.startSeeder("SEEDER_CONTAINERD_PLATFORM=linux/arm64")
+	a.awaitMembers(4)
 	both := storetest.NewIndex(t, full, 1, "linux/amd64", "linux/arm64")
 	a.run("announce", "--from", writeFile(t, n.dir, "both-*.tar", both.OCIArchive(t)))
 	b.inState(b, p2p.Ready, "")
 	arm.inState(arm, p2p.Ready, "")
+	arm.inState(unpacks, p2p.Ready, "")
 	if got := b.target(full); got != both.Target.Digest {
 		t.Errorf("%s has %s, want the index %s", b.name, got, both.Target.Digest)
 	}
@@ -386,14 +390,23 @@ func TestPlatforms(t *testing.T) {
 			if (err == nil) != (i == 1) {
 				t.Errorf("layer %s of platform %d on %s: %v", layer.Digest, i, arm.name, err)
 			}
+			if _, err := unpacks.client().ContentStore().Info(t.Context(), layer.Digest); (err == nil) != (i == 1) {
+				t.Errorf("layer %s of platform %d on %s: %v", layer.Digest, i, unpacks.name, err)
+			}
 		}
 	}
-	// arm announces what it has; b finds nothing in it for itself.
+	// A host that holds its own part of it announces it once more: the others keep theirs.
+	if out := b.run("announce", full); !strings.Contains(out, "is ready on 4 of 4 nodes") || !strings.Contains(out, "version 1") {
+		t.Errorf("announced by a host that holds only its own part:\n%s", out)
+	}
+	// a announces what it cannot run itself, from an archive and once more from
+	// containerd; those that can fetch it from there.
 	const only = "docker.io/library/arm-only:v1"
 	one := storetest.NewIndex(t, only, 9, "linux/arm64")
-	out := arm.run("announce", "--from", writeFile(t, n.dir, "arm-*.tar", one.OCIArchive(t)))
-	if !strings.Contains(out, "is ready on 1 of 1 nodes") {
-		t.Errorf("announce of an image for arm64 printed:\n%s", out)
+	for _, args := range [][]string{{"--from", writeFile(t, n.dir, "arm-*.tar", one.OCIArchive(t))}, {only}} {
+		if out := a.run(append([]string{"announce"}, args...)...); !strings.Contains(out, "is ready on 2 of 2 nodes") {
+			t.Errorf("announce of an image for arm64 printed:\n%s", out)
+		}
 	}
 	eventually(t, 30*time.Second, "the others are excluded", func() error {
 		row, err := arm.image(only)
@@ -401,7 +414,7 @@ func TestPlatforms(t *testing.T) {
 			return err
 		}
 		for _, c := range row.Nodes {
-			if c.Name != arm.name && (c.State != p2p.Excluded || c.Reason != "the image is for linux/arm64, this host runs linux/amd64") {
+			if c.Name != arm.name && c.Name != unpacks.name && (c.State != p2p.Excluded || c.Reason != "the image is for linux/arm64, this host runs linux/amd64") {
 				return fmt.Errorf("%+v", c)
 			}
 		}

@@ -175,9 +175,6 @@ func (s *Store) Image(_ context.Context, b []byte) (p2p.Image, error) {
 	if s.down != nil {
 		return nil, s.down
 	}
-	if why := s.rules[string(idx.Target)]; why != "" {
-		return nil, excludedError(why)
-	}
 	s.indexes[digest.FromBytes(b)] = b
 	return &image{store: s, index: idx, put: make(chan struct{}, 1)}, nil
 }
@@ -378,6 +375,9 @@ func (i *image) Missing() []digest.Digest {
 func (i *image) Room(context.Context) error {
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
+	if why := i.store.rules[string(i.index.Target)]; why != "" {
+		return excludedError(why)
+	}
 	if i.store.full != "" {
 		return fullError(i.store.full)
 	}

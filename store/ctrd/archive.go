@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -90,13 +89,23 @@ func inArchive(err error) error {
 	if !errors.As(err, &missing) {
 		return fmt.Errorf("archive: %w", err)
 	}
-	return fmt.Errorf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it: %w",
-		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target, fs.ErrNotExist)
+	return absentf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it",
+		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target)
 }
 
-// Settle unpacks and publishes an image whose blobs are all here. It is
+// Settle unpacks and publishes an image whose blobs are all here. One that is for
+// other platforms is named, so that it can be given to others, and not unpacked. It is
 // idempotent; the caller holds a lease.
 func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor) error {
+	nctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	if foreign, err := c.isForeign(nctx, c.once(cl), target); err != nil {
+		return err
+	} else if foreign {
+		return c.Publish(ctx, ref, target)
+	}
 	u, err := c.Unpacker(ctx, target)
 	if err != nil {
 		return err

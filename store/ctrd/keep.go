@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -223,7 +222,7 @@ func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.De
 	}
 	info, err := cl.ContentStore().Info(ctx, target)
 	if errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, fmt.Errorf("this host has no image %s, nor does it keep it as an earlier version (images.keep_previous says how many are kept): %w", target, fs.ErrNotExist)
+		return ocispec.Descriptor{}, absentf("this host has no image %s, nor does it keep it as an earlier version (images.keep_previous says how many are kept)", target)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, c.fail(err))

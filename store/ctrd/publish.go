@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -99,6 +100,9 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 		if err := c.unpinReplaced(ctx, cl.ImageService(), ref, old); err != nil {
 			c.log.Warn("cannot unpin the replaced version", "ref", ref, "digest", old, "err", err)
 		}
+	}
+	if foreign, err := c.isForeign(ctx, cs, target); err != nil || foreign {
+		return err // nobody runs it here
 	}
 	return c.awaitCRI(ctx, cl, cs, records[len(records)-1], target)
 }
@@ -215,11 +219,11 @@ func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, 
 	}
 }
 
-// askCRI says why CRI does not answer for ref with target, "" where it does or
-// where the socket serves no CRI.
+// askCRI says why CRI does not answer for ref with target, "" where it does, where
+// the socket serves no CRI, or where Config.Platform is one that its host does not run.
 func (c *Containerd) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
 	conn, err := c.cri(ctx)
-	if err != nil || conn == nil {
+	if err != nil || conn == nil || !platforms.Default().Match(c.spec) {
 		return "", err
 	}
 	resp, err := runtime.NewImageServiceClient(conn).ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}})
@@ -286,6 +290,9 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 			return false, missing.Error(), nil
 		}
 		return false, "", err
+	}
+	if c.foreign(blobs) {
+		return false, "the image has nothing for " + c.Platform(), nil
 	}
 	if loose, err := c.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
 		return false, fmt.Sprintf("nothing keeps blob %s from garbage collection", loose), err

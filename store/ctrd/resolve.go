@@ -77,7 +77,7 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 	}
 	where := fmt.Sprintf("containerd (%s, namespace %s)", c.Address(), c.cfg.Namespace)
 	if len(names) == 0 {
-		return fmt.Errorf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE: %w", where, ref, fs.ErrNotExist)
+		return absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
 	}
 	slices.SortFunc(names, func(a, b string) int {
 		if d := levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil); d != 0 {
@@ -85,8 +85,19 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 		}
 		return strings.Compare(a, b)
 	})
-	return fmt.Errorf("%s has no image %s; nearest: %s: %w", where, ref, strings.Join(names[:min(3, len(names))], ", "), fs.ErrNotExist)
+	return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(names[:min(3, len(names))], ", "))
 }
+
+// absentError says what is not there. errors.Is finds fs.ErrNotExist in it, of whose
+// text nobody is the wiser.
+type absentError struct{ text string }
+
+func absentf(format string, args ...any) error { return &absentError{fmt.Sprintf(format, args...)} }
+
+func (e *absentError) Error() string { return e.text }
+
+// Unwrap makes errors.Is find fs.ErrNotExist.
+func (e *absentError) Unwrap() error { return fs.ErrNotExist }
 
 // Blob is one blob of an image.
 type Blob struct {
@@ -124,6 +135,38 @@ func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blo
 	return c.walk(ctx, c.once(cl), target)
 }
 
+// foreign reports whether an image of these blobs is for other platforms than this
+// host's.
+func (c *Containerd) foreign(blobs []Blob) bool {
+	has := false
+	for _, b := range blobs {
+		if slices.ContainsFunc(b.For, c.Runs) {
+			return false
+		}
+		has = has || len(b.For) > 0
+	}
+	return has && !c.HoldsAll()
+}
+
+// isForeign is foreign of a target whose blobs for this host are here, if there are any.
+func (c *Containerd) isForeign(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
+	if c.HoldsAll() {
+		return false, nil
+	}
+	config, err := images.Config(ctx, cs, target, c.platform)
+	if errdefs.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find the config of %s: %w", target.Digest, c.fail(err))
+	}
+	p, err := images.ConfigPlatform(ctx, cs, config)
+	if err != nil {
+		return false, fmt.Errorf("read config %s: %w", config.Digest, c.fail(err))
+	}
+	return !c.Runs(platforms.Format(p)), nil
+}
+
 func (c *Containerd) walk(ctx context.Context, cs store, target ocispec.Descriptor) (_ []Blob, err error) {
 	w := &walk{c: c, cs: cs, target: target}
 	switch {
@@ -141,7 +184,7 @@ func (c *Containerd) walk(ctx context.Context, cs store, target ocispec.Descript
 		if w.incomplete != nil {
 			return nil, w.incomplete
 		}
-		return nil, fmt.Errorf("image %s has no complete platform here: %w", target.Digest, fs.ErrNotExist)
+		return nil, absentf("image %s has no complete platform here", target.Digest)
 	}
 	return slices.Concat(w.indexes, w.manifests, w.configs, w.layers), nil
 }
