@@ -20,7 +20,6 @@ type machine struct {
 	*host          // what runs: its space is that of the machine's first process
 	holder  *space // holds the files and the network
 	console *lockedBuffer
-	off     chan struct{} // closed when the first process has ended
 	before  string        // the files that were called after seeder before it was installed
 }
 
@@ -156,16 +155,15 @@ func (m *machine) boot() {
 	m.t.Helper()
 	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.holder.pid), "--mount", "--net", "--uts", "--ipc", "--",
 		"unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--", "sh", "-c", m.bootScript())
-	m.console, m.off = &lockedBuffer{}, make(chan struct{})
+	m.console = &lockedBuffer{}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		m.t.Fatalf("boot %s: %v", m.name, err)
 	}
-	s := &space{cmd: cmd}
-	off := m.off
+	s := &space{cmd: cmd, ended: make(chan struct{})}
 	m.net.spaces = append(m.net.spaces, s)
-	go func() { cmd.Wait(); close(off) }() // space.end kills what it waits for
+	go func() { cmd.Wait(); close(s.ended) }() // space.end waits for it
 	s.pid = childOf(m.t, cmd.Process.Pid)
 	m.host.space = s
 }
@@ -174,7 +172,7 @@ func (m *machine) awaitBoot() {
 	m.t.Helper()
 	eventually(m.t, 60*time.Second, m.name+" has booted", func() error {
 		select {
-		case <-m.off:
+		case <-m.host.space.ended:
 			m.t.Fatalf("%s does not boot:\n%s", m.name, m.console.tail(20))
 		default:
 		}
@@ -192,7 +190,7 @@ func (m *machine) awaitBoot() {
 func (m *machine) waitOff() {
 	m.t.Helper()
 	select {
-	case <-m.off:
+	case <-m.host.space.ended:
 	case <-time.After(60 * time.Second):
 		m.t.Fatalf("%s does not go down", m.name)
 	}
@@ -241,7 +239,7 @@ func (m *machine) journal(unit string) string {
 }
 
 func (m *machine) dumpJournal() {
-	if !m.t.Failed() || m.off == nil {
+	if !m.t.Failed() || m.host.space == m.holder {
 		return
 	}
 	for _, command := range []string{

@@ -22,6 +22,8 @@ import (
 type space struct {
 	cmd *exec.Cmd
 	pid int // of the process inside
+
+	ended chan struct{} // where somebody else waits for cmd: closed when it has ended
 }
 
 func needRoot(t *testing.T) {
@@ -63,6 +65,10 @@ func (s *space) end() {
 		syscall.Kill(s.pid, syscall.SIGKILL)
 	}
 	s.cmd.Process.Kill()
+	if s.ended != nil {
+		<-s.ended
+		return
+	}
 	s.cmd.Wait()
 }
 
