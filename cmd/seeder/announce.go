@@ -52,7 +52,8 @@ the same nodes until somebody announces REF otherwise.
 
 With -o json, one object per line: source (where the image comes from, and why),
 sending, preparing, announced (ref, digest, version), progress and ready (with
-"image", a row of ` + "`seeder images -o json`" + `), and at the end done or error.`,
+"image", a row of ` + "`seeder images -o json`" + `; of ready also "saved", what the nodes
+measured), and at the end done or error.`,
 		Example: `  seeder announce k3s-dashboard:latest
   seeder announce --from k3s-dashboard.tar
   docker save app:v1 app:v2 | seeder announce --from -

@@ -18,7 +18,13 @@ room for, it counts them by state, and below stand those that are not ready, wit
 their reasons. With REF: that image alone, with all nodes.
 
 States: waiting, fetching, importing, ready, failed (tried again), excluded (not
-meant to hold it), unreachable. Withdrawn images are in the JSON only.`,
+meant to hold it), unreachable. FROM is where a node's bytes came from: peers, those
+that gave most first, and local for what it had already.
+
+In the JSON only: withdrawn images; and of each node how fast it is
+(rate_bytes_per_second), the bytes from each source (sources), those that came on the
+wire (wire_bytes) and those that peers got from it (sent_bytes), of this version and
+since the node started.`,
 		Example: "  seeder images\n  seeder images k3s-dashboard:latest\n  seeder images -o json | jq -r '.images[] | select(.ready < .total) | .ref'",
 		Args:    argCount(0, 1, "at most one reference"),
 	}

@@ -19,8 +19,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show how this node is and what it is doing",
 		Long: `Show this node: its containerd, the cluster as it sees it, its images, what is on
-its way to it, and the free space of its disk. With --watch: again every second,
-with -o json one object per line.`,
+its way to it, and the free space of its disk. With --watch: again every second, with
+a bar for each image on its way; with -o json one object per line.`,
 		Example: "  seeder status\n  seeder status --watch\n  seeder status -o json | jq .converged",
 		Args:    argCount(0, 0, "no arguments"),
 	}

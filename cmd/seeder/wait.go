@@ -19,7 +19,8 @@ REF, all announced images. A REF that is not announced yet is waited for as well
 Exit code 3: not within the timeout.
 
 With -o json, one object per line: progress and ready (with "image", a row of
-` + "`seeder images -o json`" + `), and at the end done or error.`,
+` + "`seeder images -o json`" + `; of ready also "saved", what the nodes measured), and at
+the end done or error.`,
 		Example: "  seeder wait\n  seeder wait k3s-dashboard:latest --timeout 2m",
 		Args:    argCount(0, -1, "references"),
 	}
