@@ -215,7 +215,7 @@ func TestConfigShowSaysWhy(t *testing.T) {
 	if strings.Contains(out, tokenPassword) {
 		t.Errorf("the token is told: %s", out)
 	}
-	wantAll(t, show(map[string]string{serverUnit: serverRuns + " --docker\n"}), `"source":"default (auto: none now: k3s of this host runs its pods in Docker`,
+	wantAll(t, show(map[string]string{serverUnit: serverRuns + " --docker\n"}), `"source":"default (auto: none now: no containerd to bring images to: k3s of this host runs its pods in Docker`,
 		"none that can be used: no secret: k3s of this host is a server")
 	wantAll(t, show(nil, "--containerd-address", "/x.sock", "--containerd-snapshotter", "native"),
 		`"containerd.address","value":"/x.sock","source":"flag --containerd-address"`, `"value":"native","source":"flag --containerd-snapshotter"`)
