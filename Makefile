@@ -48,7 +48,7 @@ hosts: build containerds ## real hosts with real containerd; needs root
 	go test -count=1 -timeout 20m -skip '$(BOOT)' ./test
 
 # The tests of ./test that need the packages.
-BOOT = ^Test(Booted|Unit|Package|MakeInstall)
+BOOT = ^Test(Booted|Unit|Package|MakeInstall|Readme)
 
 .PHONY: boot
 boot: package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root

@@ -29,9 +29,9 @@ func TestReadme(t *testing.T) {
 	steps := []step{
 		{"make demo", r.demo},
 		{"make test", r.thisTest},
-		{"make package", r.dryRun},
-		{"dpkg -i bin/packages/seeder_*_amd64.deb", r.booted},
-		{"systemctl enable --now seeder", r.booted},
+		{"make package", r.packages},
+		{"dpkg -i bin/packages/seeder_*_amd64.deb", r.install},
+		{"systemctl enable --now seeder", r.enable},
 		{"seeder secret generate > /etc/seeder/secret", r.secret},
 		{`printf 'gossip: {join: ["10.0.0.1"]}\n' > /etc/seeder/seeder.yaml`, r.join},
 		{"seeder announce k3s-dashboard:latest", r.announce},
@@ -83,6 +83,7 @@ func shownCommands(page string) (out []string) {
 type readme struct {
 	*network
 	t    *testing.T
+	k3s  *machine // a server of k3s that the packages are installed on
 	a, b *host
 	e    engine
 }
@@ -119,11 +120,40 @@ func (r *readme) make(line string) string {
 func (r *readme) thisTest(line string) {
 	r.t.Helper()
 	recipe := r.make(line)
-	for _, part := range []string{"staticcheck", "-race", "test/fuzz.sh", "-timeout 20m ./test"} {
+	for _, part := range []string{"staticcheck", "-race", "test/fuzz.sh", "|Readme)' ./test", "-timeout 20m"} {
 		if !strings.Contains(recipe, part) {
 			r.t.Errorf("%s does not run %s:\n%s", line, part, recipe)
 		}
 	}
+}
+
+// packages: what the next lines install is what make package has made before this
+// test, and where.
+func (r *readme) packages(line string) {
+	r.t.Helper()
+	r.wants(r.make(line), "systemd/package.sh", `OUT="bin/packages"`, `ARCHES="amd64 arm64"`)
+	files := builtPackages(r.t, "../bin/packages", "amd64", "x86_64")
+	n := newNetwork(r.t, "")
+	r.k3s = n.addMachine()
+	r.k3s.boot()
+	r.k3s.awaitBoot()
+	r.k3s.installK3s()
+	r.k3s.hand(files)
+	r.k3s.op("mkdir bin && ln -s /packages bin/packages")
+}
+
+func (r *readme) install(line string) {
+	r.t.Helper()
+	r.k3s.op(line)
+	r.k3s.is("disabled", "inactive")
+}
+
+// enable: on a host of k3s that is all there is to do.
+func (r *readme) enable(line string) {
+	r.t.Helper()
+	r.k3s.op(line)
+	r.k3s.is("enabled", "active")
+	r.k3s.awaitMembers(1)
 }
 
 // secret makes two hosts without k3s a cluster: the secret is made on one and copied.
@@ -277,14 +307,4 @@ func (h *host) shell(line string) string {
 	cmd := h.in(ctx, "sh", "-euc", "cd "+h.net.dir+"\n"+line)
 	cmd.Env = append(h.env(), "PATH="+filepath.Dir(seederBin(h.t))+":"+docker+":"+os.Getenv("PATH"))
 	return run(h.t, cmd)
-}
-
-// booted: the packages are installed and the unit is started on booted hosts.
-func (r *readme) booted(line string) {
-	r.t.Helper()
-}
-
-// dryRun: the packages that booted installs are those of make package.
-func (r *readme) dryRun(line string) {
-	r.t.Helper()
 }

@@ -51,6 +51,17 @@ func TestVectors(t *testing.T) {
 	g.SetCatalog(hash)
 	v.Is("state", string(g.state()))
 	v.IsHex("message", append([]byte{summaryKind}, g.state()...))
+
+	v = docs.Protocol(t, "probe")
+	v.Is("large-bytes", strconv.Itoa(largeProbeBytes))
+	for _, size := range []int{len(v.Hex("message")), largeProbeBytes} {
+		msg := make([]byte, size)
+		copy(msg, v.Hex("message"))
+		(*delegate)(g).NotifyMsg(msg)
+		if small, large := g.Arrived(Nonce(v.Hex("nonce"))); !small || large != (size == largeProbeBytes) {
+			t.Errorf("a probe of %d bytes: %t, %t", size, small, large)
+		}
+	}
 }
 
 // TestPacketVector: the packet of docs/protocol.md opens as the page says, and a
