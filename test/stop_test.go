@@ -103,15 +103,18 @@ func TestStopWhileAnnouncing(t *testing.T) {
 	a.awaitMembers(2)
 	a.importImage(imageSpec{ref: short, says: "hello", random: 1 << 20, seed: 1})
 	a.containerd.hang(t)
-	command := a.start(nil, seederBin(t), "announce", short)
+	looking := a.start(nil, seederBin(t), "announce", short) // asks what containerd has first
+	preparing := a.start(nil, seederBin(t), "announce", short, "--from", "containerd")
 	eventually(t, 10*time.Second, "the announcement is being prepared", func() error {
-		if log := command.log.String(); !strings.Contains(log, "preparing") {
+		if log := preparing.log.String(); !strings.Contains(log, "preparing") {
 			return fmt.Errorf("%q", log)
 		}
 		return nil
 	})
 	a.leaves(b)
-	if code := command.wait(t, 5*time.Second); code != 4 {
-		t.Errorf("the command ended with exit code %d, want 4 (the daemon is not reachable):\n%s", code, command.log.tail(5))
+	for _, command := range []*daemon{looking, preparing} {
+		if code := command.wait(t, 5*time.Second); code != 4 {
+			t.Errorf("the command ended with exit code %d, want 4 (the daemon is not reachable):\n%s", code, command.log.tail(5))
+		}
 	}
 }

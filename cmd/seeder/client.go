@@ -122,6 +122,8 @@ func refused(status int, body io.Reader) error {
 		return usagef("%s", answer.Error)
 	case http.StatusNotFound:
 		return notFoundError(answer.Error)
+	case http.StatusServiceUnavailable:
+		return withCode(exitNoDaemon, errors.New(answer.Error))
 	}
 	return errors.New(answer.Error)
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -76,19 +77,23 @@ type configReloader interface {
 //	GET  /v1/diagnosis                                 the ways to and from each member, in ten seconds
 //	GET  /v1/holders?ref=…                             which members' stores have it
 //
-// Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced)
-// or 500. Only the owner of the socket reaches it: its mode is 0600.
+// Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced),
+// 503 (the daemon is stopping) or 500. Only the owner of the socket reaches it: its mode is 0600.
 type control struct {
 	cluster   cluster
 	announcer announcer
 	reload    configReloader
 	log       *slog.Logger
 
-	path   string
-	server *http.Server
-	group  errgroup.Group
-	cancel context.CancelFunc
+	path     string
+	server   *http.Server
+	group    errgroup.Group
+	cancel   context.CancelFunc
+	stopping atomic.Bool // requests fail since they are cancelled
 }
+
+// errStopping is why a request that hangs when the daemon ends comes to nothing.
+var errStopping = errors.New("the daemon is stopping; try again once it runs")
 
 func newControl(path string, c cluster, a announcer, r configReloader, log *slog.Logger) *control {
 	return &control{cluster: c, announcer: a, reload: r, path: path, log: log.With("component", "control")}
@@ -121,6 +126,7 @@ func (c *control) Open() error {
 
 // Close ends every request and removes the socket.
 func (c *control) Close() error {
+	c.stopping.Store(true)
 	c.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -342,6 +348,9 @@ func (c *control) answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		status, _ := refusal(err)
+		if c.stopping.Load() {
+			status, err = http.StatusServiceUnavailable, errStopping
+		}
 		w.WriteHeader(status)
 		v = map[string]string{"error": err.Error()}
 	}
