@@ -1,0 +1,151 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// upgradeUnderLoad: the host that sends and one that receives are upgraded while an
+// image travels. It arrives, nothing that had is fetched again, and an edited
+// configuration stays, though the package's has changed.
+func (b *booted) upgradeUnderLoad() {
+	const size = 24 << 20
+	pids := []int{b.a.mainPID(), b.b.mainPID()}
+	b.a.k3sImport(imageSpec{ref: short, says: "hello, new one", random: size, seed: 3})
+	earlier := b.b.metric("seeder_chunk_bytes_total")
+	b.a.op("seeder announce --detach " + short)
+	var before float64
+	eventually(b.t, 60*time.Second, "a third has arrived", func() error {
+		if before = b.b.metric("seeder_chunk_bytes_total") - earlier; before < size/3 {
+			return fmt.Errorf("%.0f bytes", before)
+		}
+		return nil
+	})
+	b.b.op("printf '\\n' | dpkg -i " + inHost(b.next.deb)) // the answer to: keep the edited one?
+	b.a.op("dpkg -i " + inHost(b.next.deb))
+	for i, m := range []*machine{b.a, b.b} {
+		m.restarted(pids[i])
+		m.is("enabled", "active")
+		if v := m.daemonVersion(); v != "v"+nextVersion {
+			b.t.Errorf("%s runs %s after the upgrade", m.name, v)
+		}
+	}
+	for _, m := range b.all {
+		m.ready("hello, new one")
+	}
+	received := b.b.metric("seeder_wire_received_bytes_total")
+	b.t.Logf("before the upgrade %.1f MB of chunks, after it %.1f MB on the wire, of %.1f MB", before/1e6, received/1e6, size/1e6)
+	if received > size-before+4<<20 {
+		b.t.Errorf("%.0f bytes came after the upgrade: what was verified before was fetched again", received)
+	}
+	if out := b.b.op("grep -c '^  level: debug' /etc/seeder/seeder.yaml; ls /etc/seeder"); !strings.HasPrefix(out, "1\n") || !strings.Contains(out, "seeder.yaml.dpkg-dist") {
+		b.t.Errorf("the edited configuration: %s", out)
+	}
+	if out := b.a.op("tail -1 /etc/seeder/seeder.yaml"); out != "# what the next version adds\n" {
+		b.t.Errorf("the configuration that nobody has edited ends with %q", out)
+	}
+}
+
+func (b *booted) upgradeStopped() {
+	b.c.op("systemctl stop seeder && dpkg -i " + inHost(b.next.deb))
+	b.c.is("enabled", "inactive")
+	b.c.op("systemctl start seeder")
+	b.c.ready("hello, new one")
+}
+
+// removeAndPurge: remove keeps what belongs to the host, purge nothing; k3s and the
+// images stay either way.
+func (b *booted) removeAndPurge() {
+	m := b.c
+	k3s := m.show("k3s-agent", "MainPID")
+	id := m.op("cat /var/lib/seeder/identity | sha256sum")
+	m.op("printf '# edited\\n' >> /etc/seeder/seeder.yaml; dpkg -r seeder")
+	if out, _ := m.tryOp("systemctl is-active seeder; ls /usr/bin/seeder /usr/lib/systemd/system/seeder.service"); strings.Count(out, "No such file") != 2 || strings.HasPrefix(out, "active") {
+		b.t.Errorf("after remove: %s", out)
+	}
+	b.a.leftBy(m)
+	m.op("tail -1 /etc/seeder/seeder.yaml | grep edited")
+	if now := m.op("cat /var/lib/seeder/identity | sha256sum"); now != id {
+		b.t.Error("remove does not keep the node's identity")
+	}
+	m.op("dpkg -i " + inHost(b.next.deb) + " && systemctl start seeder")
+	m.is("enabled", "active") // as it was
+	m.ready("hello, new one")
+	m.op("seeder secret generate > /etc/seeder/secret; echo SEEDER_LOG_LEVEL=debug > /etc/default/seeder; dpkg -P seeder")
+	if left := m.seederFiles(); left != m.before {
+		b.t.Errorf("purge leaves:\n%sbefore the installation there was:\n%s", left, m.before)
+	}
+	if out, _ := m.tryOp("systemctl list-units --all --no-legend 'seeder*'; grep -lx seeder /proc/[0-9]*/comm; systemctl is-enabled seeder 2>&1"); !strings.HasPrefix(out, "Failed to get unit file state") {
+		b.t.Errorf("after purge: %s", out)
+	}
+	if now := m.show("k3s-agent", "MainPID"); now != k3s {
+		b.t.Errorf("k3s was process %s and is %s", k3s, now)
+	}
+	if got := m.runContainer(full); got != "hello, new one" {
+		b.t.Errorf("a container of the image after purge prints %q", got)
+	}
+	b.a.awaitMembers(2)
+}
+
+// leftBy waits until m says that another one has left.
+func (m *machine) leftBy(other *machine) {
+	m.t.Helper()
+	eventually(m.t, 30*time.Second, other.name+" has left", func() error {
+		if s := m.memberState(other.host); s != "left" {
+			return errors.New(s)
+		}
+		return nil
+	})
+}
+
+// rpm: the same life with the other kind of package.
+func (b *booted) rpm(old packageFiles) {
+	m, rpm := b.c, "rpm --force-debian --nodeps "
+	m.op(rpm + "-i " + inHost(old.rpm))
+	m.is("disabled", "inactive")
+	m.op("systemctl enable --now seeder")
+	m.ready("hello, new one")
+	pid := m.mainPID()
+	m.op("printf '# edited\\n' >> /etc/seeder/seeder.yaml; " + rpm + "-U " + inHost(b.next.rpm))
+	m.restarted(pid)
+	m.is("enabled", "active")
+	if v := m.daemonVersion(); v != "v"+nextVersion {
+		b.t.Errorf("%s runs %s after the upgrade", m.name, v)
+	}
+	m.op("tail -1 /etc/seeder/seeder.yaml | grep edited; ls /etc/seeder/seeder.yaml.rpmnew")
+	m.op("systemctl stop seeder && " + rpm + "-U --oldpackage " + inHost(old.rpm))
+	m.is("enabled", "inactive")
+	m.op("systemctl start seeder && rpm --force-debian -e seeder")
+	b.a.leftBy(m)
+	out, _ := m.tryOp("ls /usr/bin/seeder /etc/systemd/system/multi-user.target.wants/seeder.service; ls /var/lib/seeder/identity /etc/seeder/seeder.yaml.rpmsave")
+	if strings.Count(out, "No such file") != 2 {
+		b.t.Errorf("after erasing: %s", out)
+	}
+}
+
+// makeInstall: a checkout is installed and removed again on a host that runs.
+func (b *booted) makeInstall() {
+	m := b.c
+	m.op("rm -rf /etc/seeder /var/lib/seeder")
+	before := m.seederFiles()
+	run(b.t, exec.CommandContext(b.t.Context(), "sh", "-c", fmt.Sprintf(
+		"mkdir -p %[1]s/bin && cp -R ../systemd ../configs ../docs ../LICENSE ../README*.md ../Makefile %[1]s && cp -R ../bin/seeder ../bin/share %[1]s/bin", filepath.Join(m.dir, "rancher", "checkout"))))
+	const checkout = "/var/lib/rancher/checkout/systemd/install.sh "
+	m.op(checkout + "install")
+	m.is("disabled", "inactive")
+	m.op("systemctl enable --now seeder")
+	m.program = "/usr/local/bin/seeder"
+	m.ready("hello, new one")
+	pid := m.mainPID()
+	m.op(checkout + "install && systemctl try-restart seeder") // as for a newer version
+	m.restarted(pid)
+	m.op(checkout + "uninstall && rm -r /var/lib/seeder")
+	b.a.leftBy(m)
+	if left := m.seederFiles(); left != before {
+		b.t.Errorf("uninstall leaves:\n%sbefore there was:\n%s", left, before)
+	}
+}
