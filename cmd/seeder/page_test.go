@@ -284,7 +284,10 @@ func TestPageIsSharedAndAsksNobodyUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := makeUp(3, 4)
 		m.hold = make(chan struct{})
-		h := pageHandler(t, m)
+		p := newPage(m, slog.New(slog.DiscardHandler))
+		t.Cleanup(p.Close)
+		h := http.NewServeMux()
+		p.routes(h)
 		var viewers sync.WaitGroup
 		for range 50 {
 			viewers.Go(func() {
@@ -303,13 +306,19 @@ func TestPageIsSharedAndAsksNobodyUnseen(t *testing.T) {
 		if got := m.asked.Load(); got != 1 {
 			t.Errorf("asked %d times at the same moment", got)
 		}
-		time.Sleep(time.Hour)
-		if got := m.asked.Load(); got != 1 {
-			t.Errorf("asked %d times in an hour in which nobody looked", got)
-		}
+		time.Sleep(maxLook)
 		getPage(t, h, "/")
 		if got := m.asked.Load(); got != 2 {
 			t.Errorf("asked %d times, want once more for who looks again", got)
+		}
+		time.Sleep(time.Hour)
+		if got := m.asked.Load(); got != 2 {
+			t.Errorf("asked %d times in an hour in which nobody looked", got)
+		}
+		p.looks.mu.Lock()
+		defer p.looks.mu.Unlock()
+		if p.looks.last != nil {
+			t.Error("a matrix that nobody looks at is kept")
 		}
 	})
 }
