@@ -22,10 +22,11 @@ import (
 )
 
 const (
-	// diagnoseTimeout bounds a diagnosis, however many members hang.
+	// diagnoseTimeout bounds a diagnosis, however many members hang; a last ping may
+	// take half a second more.
 	diagnoseTimeout = 10 * time.Second
 	// maxDiagnosed is how many members are probed at once.
-	maxDiagnosed = 16
+	maxDiagnosed = 12
 	// reachTimeout bounds one small request to a member, bulkTimeout one that a few
 	// full packets carry, which a slow link or a limit may hold up.
 	reachTimeout = 3 * time.Second
