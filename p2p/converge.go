@@ -168,13 +168,17 @@ func (l *loop) removed(ref string, t *task, now time.Time) {
 	}
 	t.ready, t.removedAt = false, now
 	t.removals++
-	wait := removalPause(t.removals, l.n.cfg.Pinned, rand.Float64())
+	heeded := l.n.store.HeedsPins()
+	wait := removalPause(t.removals, l.n.cfg.Pinned && heeded, rand.Float64())
 	t.notBefore = now.Add(wait)
 	reason := "somebody has removed it from this host"
 	if wait > 0 {
 		reason = fmt.Sprintf("it was removed from this host %d times; it is fetched again in %s", t.removals, wait.Round(time.Second))
-		if !l.n.cfg.Pinned {
+		switch {
+		case !l.n.cfg.Pinned:
 			reason += " (images.pin is off: the kubelet may need the room)"
+		case !heeded:
+			reason += " (this containerd is too old for pins, before 1.6.25 or 1.7.3: the kubelet may need the room)"
 		}
 	}
 	l.n.log.Info("the image was removed from this host", "ref", ref, "times", t.removals, "again_in", wait)
@@ -629,6 +633,10 @@ func (n *Node) Previous(ref string) (digest.Digest, error) {
 	}
 	return "", fmt.Errorf("roll back %s: this host knows no version before %s; run it on a host that has held one (`images.keep_previous`), or announce REF@sha256:DIGEST", ref, rec.Announcement().Target.Digest)
 }
+
+// Earlier are the targets that this host had under ref before the announced one, the
+// latest first, whether or not they are still here.
+func (n *Node) Earlier(ref string) []digest.Digest { return n.catalog.History(ref) }
 
 // Announced reports whether ref is announced now.
 func (n *Node) Announced(ref string) bool {

@@ -58,6 +58,9 @@ type Store interface {
 	// Tidy removes what work that will not go on has left behind, but nothing of
 	// the images whose seed indexes and targets are given.
 	Tidy(ctx context.Context, seeds, targets []digest.Digest) error
+	// HeedsPins reports whether what is pinned is safe from the kubelet's garbage
+	// collection.
+	HeedsPins() bool
 	// Changes wakes up after image records changed; a hint, never complete. The
 	// channel closes when ctx ends.
 	Changes(ctx context.Context) <-chan struct{}

@@ -243,3 +243,55 @@ func TestRuleLetsGo(t *testing.T) {
 		}
 	})
 }
+
+// Where containerd does not heed pins the kubelet removes what is pinned, too, and is
+// not fought: the second try waits for twice as long as the first.
+func TestPinsThatDoNotCount(t *testing.T) {
+	simulate(t, []int{3}, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		ref, nd := refFor("a", "all"), c.nodes[1]
+		c.announce(c.nodes[0], ref)
+		c.within(10*time.Second, "everywhere", c.converged)
+		nd.store.Forget(ref)
+		if took := c.within(10*time.Second, "back at once", c.converged); took > 2*time.Second {
+			c.t.Errorf("a pinned image was brought back after %s", took)
+		}
+		nd.store.SetHeedsPins(false)
+		for _, least := range []time.Duration{90 * time.Second, 3 * time.Minute} {
+			nd.store.Forget(ref)
+			time.Sleep(time.Second)
+			if got := c.cell(nd, ref); got.State != p2p.Waiting || !strings.Contains(got.Reason, "too old for pins") {
+				c.t.Errorf("%s (%s)", got.State, got.Reason)
+			}
+			if took := c.within(10*time.Minute, "back", c.converged); took < least {
+				c.t.Errorf("brought back after %s, want %s", took, least)
+			}
+		}
+	})
+}
+
+// A host that holds less of an image announces it once more: what was announced
+// stands. After a withdrawal it counts.
+func TestLessOfTheSameImage(t *testing.T) {
+	simulate(t, []int{3}, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		ref := refFor("a", "all")
+		c.announce(c.nodes[0], ref)
+		c.within(10*time.Second, "everywhere", c.converged)
+		before, _ := c.nodes[1].Record(ref)
+		a := before.Announcement()
+		less := p2p.Announcement{Reference: ref, Target: a.Target, Index: []byte("{}"), Bytes: a.ImageBytes - 1}
+		if v, err := c.nodes[1].Announce(context.Background(), less); err != nil || v != a.Version {
+			c.t.Errorf("announced as version %d, %v; want %d again", v, err, a.Version)
+		}
+		less.On = []string{"zone=a"}
+		if v, err := c.nodes[1].Announce(context.Background(), less); err != nil || v != a.Version+1 {
+			c.t.Errorf("for other nodes: version %d, %v", v, err)
+		}
+		if rec, _ := c.nodes[1].Record(ref); rec.Announcement().Seed != a.Seed || rec.Announcement().ImageBytes != a.ImageBytes {
+			c.t.Errorf("the others lose %+v to %+v", a, rec.Announcement())
+		}
+	})
+}

@@ -357,6 +357,12 @@ func (s *Store) KeepPrevious(ctx context.Context, targets []digest.Digest) error
 	return s.ctrd.KeepPrevious(ctx, targets)
 }
 
+// Has reports whether the target of an image is here, be it named or kept.
+func (s *Store) Has(ctx context.Context, target digest.Digest) bool {
+	_, here, err := s.ctrd.Has(ctx, target)
+	return err == nil && here
+}
+
 // Discard lets go of an earlier target of ref, which stands for another one now.
 func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) error {
 	return s.ctrd.Discard(ctx, ref, target)
@@ -374,6 +380,9 @@ func (s *Store) Local(ctx context.Context, ref string) (Local, error) {
 
 // Local is an image of this host's containerd.
 type Local = ctrd.Local
+
+// HeedsPins reports whether containerd tells the kubelet what is pinned.
+func (s *Store) HeedsPins() bool { return s.ctrd.HeedsPins() }
 
 // Changes wakes up after image records changed.
 func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Changes(ctx) }

@@ -31,7 +31,6 @@ for PACKAGE_ARCH in $ARCHES; do
 	rm -rf "${STAGE:?}"/*
 	CGO_ENABLED=0 GOOS=linux GOARCH="$PACKAGE_ARCH" go build -buildvcs=false "$@" -o "$STAGE/seeder" ./cmd/seeder
 	DESTDIR="$STAGE" PREFIX=/usr PROGRAM="$STAGE/seeder" systemd/install.sh install
-	find "$STAGE" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	for kind in deb rpm; do
 		bin/nfpm package --config systemd/nfpm.yaml --packager "$kind" --target "$OUT/"
 	done

@@ -466,7 +466,7 @@ func (b *booted) removeAndPurge() {
 	if left := m.seederFiles(); left != m.before {
 		b.t.Errorf("purge leaves:\n%sbefore the installation there was:\n%s", left, m.before)
 	}
-	if out, _ := m.tryOp("systemctl list-units --all --no-legend 'seeder*'; pgrep -x seeder; systemctl is-enabled seeder 2>&1"); !strings.HasPrefix(out, "Failed to get unit file state") {
+	if out, _ := m.tryOp("systemctl list-units --all --no-legend 'seeder*'; grep -lx seeder /proc/[0-9]*/comm; systemctl is-enabled seeder 2>&1"); !strings.HasPrefix(out, "Failed to get unit file state") {
 		b.t.Errorf("after purge: %s", out)
 	}
 	if now := m.show("k3s-agent", "MainPID"); now != k3s {

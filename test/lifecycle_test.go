@@ -134,7 +134,8 @@ func TestVersions(t *testing.T) {
 		h.wantLeases(two) // and one no more
 	}
 	err := a.try(nil, "announce", short+"@"+digest.FromString("never").String())
-	if exitCode(err) != 1 || !strings.Contains(err.Error(), "this host has no image "+digest.FromString("never").String()) {
+	if exitCode(err) != 1 || !strings.Contains(err.Error(), "this host has no image "+digest.FromString("never").String()) ||
+		!strings.Contains(err.Error(), "earlier versions of k3s-dashboard:latest here: "+two.String()) {
 		t.Errorf("a digest that nobody has: %v", err)
 	}
 	err = a.try(nil, "announce", "--rollback", "other:v1")
@@ -195,6 +196,49 @@ func TestTwoAnnouncersAtOnce(t *testing.T) {
 			t.Errorf("%s has %s, want %s", h.name, got, row.Digest)
 		}
 	}
+	// A third one, later, wins over both.
+	third := n.hosts[2]
+	third.importImage(imageSpec{ref: short, says: "third", payload: 1 << 20, seed: 3})
+	third.run("announce", short)
+	for _, h := range n.hosts {
+		h.becomes("third")
+	}
+}
+
+// TestMayNotAnnounce: a host that is not in announcers is told so before anything is
+// moved or imported there.
+func TestMayNotAnnounce(t *testing.T) {
+	n := cluster(t, newest, 2, "")
+	a, b := n.hosts[0], n.hosts[1]
+	var status p2p.Status
+	if err := a.try(&status, "status"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range n.hosts {
+		h.seeder.stop(t, syscall.SIGTERM)
+		h.startSeeder("SEEDER_ANNOUNCERS=" + status.ID)
+	}
+	a.awaitMembers(2)
+	for i, says := range []string{"one", "three"} {
+		a.importImage(imageSpec{ref: short, says: says, payload: 1 << 20, seed: uint64(i)})
+		a.run("announce", short)
+		b.becomes(says)
+	}
+	other := newImage(t, imageSpec{ref: "other:v1", says: "other", payload: 1 << 20, seed: 9})
+	before := b.names()
+	for _, args := range [][]string{{"--rollback", short}, {short}, {"--from", other.dockerArchive(t, n.dir)}} {
+		err := b.try(nil, append([]string{"announce"}, args...)...)
+		if exitCode(err) != 1 || !strings.Contains(err.Error(), "is not in `announcers`; announce on a host that is") {
+			t.Errorf("announce %v: %v", args, err)
+		}
+	}
+	if got := b.names(); !slices.Equal(got, before) {
+		t.Errorf("names were %v and are %v", before, got)
+	}
+	if got := b.runContainer(full); got != "three" {
+		t.Errorf("a container prints %q", got)
+	}
+	a.inState(b, p2p.Ready, "")
 }
 
 // TestAuto: what is imported on any host reaches all without a command, a new build
@@ -355,6 +399,20 @@ func TestForWhom(t *testing.T) {
 	if exitCode(err) != 2 || !strings.Contains(err.Error(), "--on zone=c matches no node that is there; the nodes have role=gpu, role=web, zone=a, zone=b") {
 		t.Errorf("a selector with no match: %v", err)
 	}
+	// Going back is for the same nodes.
+	a.run("announce", short, "--on", "zone=a")
+	a.run("announce", "--rollback", short)
+	a.becomes("hello")
+	a.inState(zoneB, p2p.Excluded, "announced with --on zone=a")
+	if got := zoneB.runContainer(full); got != "again" {
+		t.Errorf("on a host that is not meant any more a container prints %q", got)
+	}
+	if img, err := zoneB.imageStatus(full); err != nil || img.GetPinned() {
+		t.Errorf("what is not for this host any more is pinned there: %v, %v", img, err)
+	}
+	zoneB.wantLeases()
+	a.run("announce", "--rollback", short)
+	a.becomes("again")
 	a.run("announce", short, "--on", "zone=c", "--yes")
 	late := n.addHost(newest)
 	late.startContainerd()

@@ -20,7 +20,7 @@ type machine struct {
 	*host          // what runs: its space is that of the machine's first process
 	holder  *space // holds the files and the network
 	console *lockedBuffer
-	before  string        // the files that were called after seeder before it was installed
+	before  string // the files that were called after seeder before it was installed
 }
 
 // root is where the machine's root is, for holder.

@@ -158,6 +158,20 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	}
 }
 
+func TestTail(t *testing.T) {
+	t.Parallel()
+	var tl tail
+	for i := range 10_000 {
+		fmt.Fprintf(&tl, "line %d\n", i)
+	}
+	if tl.Len() != maxTailBytes || tl.Cap() > 64<<10 || lastLine(tl.String()) != "line 9999" {
+		t.Errorf("%d bytes in %d, the last line is %q", tl.Len(), tl.Cap(), lastLine(tl.String()))
+	}
+	if n, err := tl.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil || tl.Len() != maxTailBytes {
+		t.Errorf("%d %v, %d bytes", n, err, tl.Len())
+	}
+}
+
 // TestDoctorFindsImages: where the image of a pod is decides what mends it.
 func TestDoctorFindsImages(t *testing.T) {
 	t.Parallel()

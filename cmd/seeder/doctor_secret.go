@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -136,18 +135,9 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg Config, join stri
 		f.Detail, f.Mend = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
 		return f
 	}
-	for _, ip := range ips {
-		if ownAddress(ip) {
-			f.State, f.Detail = stateOK, "this host itself"
-			return f
-		}
-		if slices.ContainsFunc(members.Members, func(m p2p.MemberState) bool {
-			h, _, _ := net.SplitHostPort(m.Address)
-			return h == ip && m.State == "alive"
-		}) {
-			f.State, f.Detail = stateOK, "a member"
-			return f
-		}
+	if what := known(ips, members); what != "" {
+		f.State, f.Detail = stateOK, what
+		return f
 	}
 	dialer := net.Dialer{}
 	gossipErr := make(chan error, 1)
@@ -181,6 +171,22 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg Config, join stri
 		}
 	}
 	return f
+}
+
+// known says what an address needs no trying for: it is this host's own, or an alive
+// member's.
+func known(ips []string, members p2p.Members) string {
+	for _, ip := range ips {
+		if ownAddress(ip) {
+			return "this host itself"
+		}
+		for _, m := range members.Members {
+			if hostOf(m.Address) == ip && m.State == "alive" {
+				return "a member"
+			}
+		}
+	}
+	return ""
 }
 
 // openPort are commands that open ports, for the usual firewalls.

@@ -165,7 +165,12 @@ func TestDoctorDaemonHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	wantFinding(t, e.checkDaemon(t.Context()), "daemon", "api.sock", stateProblem, "hangs", "systemctl restart seeder")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*askedTimeout)
+	defer cancel()
+	wantFinding(t, e.checkDaemon(ctx), "daemon", "api.sock", stateProblem, "hangs", "systemctl restart seeder")
+	if ctx.Err() != nil {
+		t.Error("it was waited for as long as there was time")
+	}
 	if !e.running(t.Context()) {
 		t.Error("one that hangs counts as not running, so that its own ports seem taken by another")
 	}

@@ -114,7 +114,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p
 	case i == 1 && j > 0:
 		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
 		c.RateBytesPerSecond = int64(8+r.IntN(60)) << 20
-		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: fmt.Sprintf("edge-%03d", 1+(j+1)%min(nodes, 40)), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
+		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: name(1 + j%max(min(nodes, 40)-1, 1)), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
 		c.Reason = fmt.Sprintf("%s of %s from edge-001", size(c.DoneBytes), size(bytes))
 		switch {
 		case r.IntN(6) == 0:

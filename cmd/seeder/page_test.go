@@ -57,7 +57,7 @@ func TestPageShowsTheCluster(t *testing.T) {
 		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 8 << 10},
 		{nodes: 3, images: 5, target: "/", want: []string{
 			"3 of 5 images are ready on every node", "Nodes: 1 failed, 2 fetching", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
-			"↓ fetching 78%", "no space left on device", "17 MiB/s in all", "edge-001 56.9 MiB, edge-010 37.9 MiB, here already 3 MiB", "/s 1 s left", "7 times.", "! 2 members do not answer", "10.0.0.3:7951",
+			"↓ fetching 78%", "no space left on device", "31 MiB/s in all", "edge-001 56.9 MiB, edge-003 37.9 MiB, here already 3 MiB", "/s 1 s left", "7 times.", "! 2 members do not answer", "10.0.0.3:7951",
 		}, lacks: []string{"Show the matrix", " more"}, most: 32 << 10},
 		{nodes: 300, images: 40, target: "/", want: []string{
 			"0 of 40 images are ready on every node", "297 alive", "2 dead, 1 left", "28 more", "293 of 297", "3 failed, 1 unreachable, 2 dead", "Show the matrix of 299 nodes",

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -78,6 +80,18 @@ func checkElement(t *testing.T, n *html.Node) {
 			t.Error("a table without a caption")
 		}
 		checkRows(t, n)
+	case "svg":
+		at := 0
+		for rect := range n.ChildNodes() {
+			if attr(rect, "x") != strconv.Itoa(at) {
+				t.Errorf("a part of a bar begins at %s, want %d", attr(rect, "x"), at)
+			}
+			width, _ := strconv.Atoi(attr(rect, "width"))
+			at += width
+		}
+		if box := fmt.Sprintf("0 0 %d 1", at); attr(n, "viewbox") != box && attr(n, "viewBox") != box {
+			t.Errorf("the parts of a bar are %d in %v", at, n.Attr)
+		}
 	case "th":
 		if attr(n, "scope") == "" {
 			t.Errorf("<th> %q has no scope", text(n))

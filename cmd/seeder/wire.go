@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -156,7 +158,25 @@ func (w *wired) Announce(ctx context.Context, o order) (announced, error) {
 		return announced{}, err
 	}
 	back := o.Rollback || o.At != ""
-	return w.announce(ctx, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
+	a, err := w.announce(ctx, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
+	if at != "" && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; %s", err, w.earlier(ctx, ref))
+	}
+	return a, err
+}
+
+// earlier says which earlier versions of ref this host still has.
+func (w *wired) earlier(ctx context.Context, ref string) string {
+	var here []string
+	for _, d := range w.node.Earlier(ref) {
+		if w.store.Has(ctx, d) {
+			here = append(here, d.String())
+		}
+	}
+	if len(here) == 0 {
+		return "it has no earlier version of " + shortRef(ref)
+	}
+	return fmt.Sprintf("earlier versions of %s here: %s", shortRef(ref), strings.Join(here, ", "))
 }
 
 // resolve says under which name what is to be announced. A digest alone moves the

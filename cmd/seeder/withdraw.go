@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,9 @@ that have not.`,
 		t, err := parseTyped(args[0])
 		if err != nil {
 			return err
+		}
+		if t.at != "" && !strings.Contains(t.ref, "@") {
+			return usagef("%s: a reference is withdrawn whatever it stands for; leave out @%s", t.text, t.at)
 		}
 		if how.Force && !how.Purge {
 			return usagef("--force is for --purge: without it nothing is removed")

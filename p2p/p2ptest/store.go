@@ -40,6 +40,7 @@ type Store struct {
 	freed   []string          // references that were released
 	users   map[string][]string
 	kept    []digest.Digest
+	noPins  bool
 	full    string
 	down    error
 }
@@ -251,6 +252,20 @@ type excludedError string
 
 func (e excludedError) Error() string    { return string(e) }
 func (e excludedError) Excluded() string { return string(e) }
+
+// SetHeedsPins says whether pins count here.
+func (s *Store) SetHeedsPins(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noPins = !yes
+}
+
+// HeedsPins implements p2p.Store.
+func (s *Store) HeedsPins() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.noPins
+}
 
 // SetRoom makes every fetch wait for why; empty: there is room.
 func (s *Store) SetRoom(why string) {

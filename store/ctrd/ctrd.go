@@ -87,6 +87,7 @@ type Containerd struct {
 	mu           sync.Mutex
 	client       *client.Client
 	address      string // of client
+	version      string // of containerd, as Health was told last
 	snapshotter  string // resolved from auto
 	noCRI        bool   // the socket serves no CRI
 	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
@@ -244,7 +245,27 @@ func (c *Containerd) Health(ctx context.Context) (address, version string, err e
 		c.forget()
 		return c.Address(), "", c.fail(err)
 	}
+	c.mu.Lock()
+	c.version = v.Version
+	c.mu.Unlock()
 	return c.Address(), v.Version, nil
+}
+
+// HeedsPins reports whether this containerd tells the kubelet what is pinned, as far
+// as Health knows its version.
+func (c *Containerd) HeedsPins() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return heedsPins(c.version)
+}
+
+// heedsPins: 1.6.25, 1.7.3 and later do. One whose version says nothing does.
+func heedsPins(version string) bool {
+	var major, minor, patch int
+	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d.%d", &major, &minor, &patch); n < 3 || major != 1 {
+		return true
+	}
+	return minor > 7 || minor == 7 && patch >= 3 || minor == 6 && patch >= 25
 }
 
 // forget drops what was learned of a containerd that went away: another version
