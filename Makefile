@@ -51,7 +51,7 @@ hosts: build containerds ## real hosts with real containerd; needs root
 BOOT = ^Test(Booted|Unit|Package|MakeInstall|Readme)
 
 .PHONY: boot
-boot: package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
+boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
 	go test -count=1 -v -timeout 10m -run '$(BOOT)' ./test
 
 .PHONY: install uninstall
