@@ -149,7 +149,7 @@ func TestFromDockerAndPodman(t *testing.T) {
 				t.Errorf("--from containerd:\n%s", out)
 			}
 			all("two")
-			out = a.run("announce", short, "--from", kind)
+			a.run("announce", short, "--from", kind)
 			all("three")
 			if list := a.ctr("leases", "ls", "-q"); strings.Contains(list, "archive") {
 				t.Errorf("a lease of the import is left: %s", list)
