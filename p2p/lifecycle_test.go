@@ -170,7 +170,14 @@ func TestPreviousVersionsAreKept(t *testing.T) {
 	if err := nodes[0].Withdraw(t.Context(), testRef, p2p.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
-	nodes[1].waitFor(t, "nothing is kept of what is withdrawn", func() bool { return len(nodes[1].store.Kept()) == 0 })
+	nodes[1].waitFor(t, "nothing is kept of what is withdrawn", func() bool {
+		for _, d := range []digest.Digest{targets[0], targets[1], targets[3]} {
+			if !slices.Contains(nodes[1].store.Discarded(), d) {
+				return false
+			}
+		}
+		return len(nodes[1].store.Kept()) == 0
+	})
 	if _, err := nodes[0].Previous("docker.io/library/none:1"); err == nil {
 		t.Error("an unknown reference has a previous version")
 	}

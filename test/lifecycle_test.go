@@ -76,6 +76,27 @@ func (h *host) detached(name, ref string) client.Task {
 	return task
 }
 
+// end kills what detached has started, and removes the container once it is dead.
+func (h *host) end(task client.Task, name string) {
+	h.t.Helper()
+	ended, err := task.Wait(h.t.Context())
+	if err == nil {
+		err = task.Kill(h.t.Context(), syscall.SIGKILL)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		h.t.Fatalf("container %s does not end", name)
+	}
+	if _, err := task.Delete(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.ctr("containers", "rm", name)
+}
+
 // TestVersions: a new build moves every host in one step and leaves containers
 // alone; the build before is kept, can be gone back to without a transfer, also
 // where the kubelet has removed its names, and is let go of in its turn.
@@ -101,8 +122,7 @@ func TestVersions(t *testing.T) {
 		h.wantLeases(one)
 	}
 	// What the kubelet does with an image that no pod uses.
-	task.Kill(t.Context(), syscall.SIGKILL)
-	b.ctr("containers", "rm", "old")
+	b.end(task, "old")
 	for _, h := range n.hosts {
 		for _, name := range h.names() {
 			if h.target(name) == one {
@@ -336,8 +356,7 @@ func TestPurgeInUse(t *testing.T) {
 	}
 	c.startSeeder()
 	c.purged(full)
-	task.Kill(t.Context(), syscall.SIGKILL)
-	b.ctr("containers", "rm", "used")
+	b.end(task, "used")
 	b.purged(full)
 
 	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})

@@ -40,15 +40,21 @@ SOURCE is where the image is:
                   from standard input. Without REF all images in it are announced
   auto            containerd; else, or where theirs is another build and newer, Docker
                   or Podman
-What is not in containerd is imported into it first.
+What is not in containerd is imported into it first. Images of an archive that have
+no valid name are left out, and named.
 
 Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
-announces a build that this host still has, --rollback the one before the announced
-one; how many are kept is images.keep_previous.
+announces a build that this host still has, --rollback the one that it had before the
+announced one, so that a second --rollback undoes the first; how many are kept is
+images.keep_previous.
+
+Each node fetches what its platform needs. This host need not run the image itself.
 
 --on says by labels (key ` + "`labels`" + ` of a node's configuration) for which nodes the image
-is; all selectors have to match, others hold nothing of it. Follow-up builds go to
-the same nodes until somebody announces REF otherwise.
+is; all selectors have to match. Other nodes fetch nothing of it; what one has from
+before is no longer protected from the kubelet's garbage collection. Builds that
+follow by themselves, --rollback and REF@sha256:DIGEST without --on stay with the same
+nodes; announcing REF without --on is for every node.
 
 With -o json, one object per line: source (where the image comes from, and why),
 sending, preparing, announced (ref, digest, version), progress and ready (with

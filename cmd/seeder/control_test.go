@@ -322,11 +322,12 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	base.Reference = "docker.io/library/base:v1"
 	one := f.steps[0]
 	f.steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
+	f.unnamed = []string{`"UPPER:1", which is no image reference`}
 	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
 	if code != exitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
+	wantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
 	want := []order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
 	if !reflect.DeepEqual(f.orders, want) {
 		t.Errorf("announced %v, want %v", f.orders, want)

@@ -40,6 +40,7 @@ type Store struct {
 	freed   []string          // references that were released
 	users   map[string][]string
 	kept    []digest.Digest
+	dropped []digest.Digest // by Discard
 	noPins  bool
 	full    string
 	down    error
@@ -238,7 +239,21 @@ func (s *Store) KeepPrevious(_ context.Context, targets []digest.Digest) error {
 }
 
 // Discard implements p2p.Store: a reference has one target here.
-func (s *Store) Discard(context.Context, string, digest.Digest) error { return nil }
+func (s *Store) Discard(_ context.Context, _ string, target digest.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.dropped, target) {
+		s.dropped = append(s.dropped, target)
+	}
+	return s.down
+}
+
+// Discarded are the targets that Discard was called for.
+func (s *Store) Discarded() []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.dropped)
+}
 
 // SetExcluded says why this host is not to hold a target.
 func (s *Store) SetExcluded(target digest.Digest, why string) {
