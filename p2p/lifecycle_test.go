@@ -91,11 +91,11 @@ func TestLabelsSelectNodes(t *testing.T) {
 
 func TestAutoAnnounces(t *testing.T) {
 	t.Parallel()
-	const pulled, byPattern = "docker.io/library/pulled:1", "ghcr.io/me/app:1"
+	const pulled, byPattern = "docker.io/library/pulled:1", "registry.example.com/me/app:1"
 	nodes := cluster(t, 3)
 	for _, nd := range nodes {
 		nd.reopen(t, func(c *p2p.Config) {
-			c.Follow, c.Announce, c.Auto = true, nd.again, []string{p2p.AutoLocal, "ghcr.io/me/*"}
+			c.Follow, c.Announce, c.Auto = true, nd.again, []string{p2p.AutoLocal, "registry.example.com/me/*"}
 		})
 	}
 	nodes[1].store.SetPulled(pulled)

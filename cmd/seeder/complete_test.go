@@ -20,9 +20,9 @@ func TestCompleteReferences(t *testing.T) {
 		want string
 	}{
 		{"announce", "local:v1"},
-		{"images", "app:v1 ghcr.io/me/app:v2"},
-		{"withdraw", "app:v1 ghcr.io/me/app:v2"},
-		{"wait app:v1", "ghcr.io/me/app:v2"},
+		{"images", "app:v1 registry.example.com/me/app:v2"},
+		{"withdraw", "app:v1 registry.example.com/me/app:v2"},
+		{"wait app:v1", "registry.example.com/me/app:v2"},
 		{"images app:v1", ""},
 		{"status", ""},
 		{"announce --from", "auto containerd docker podman -"},
@@ -98,7 +98,7 @@ printf '%s\n' "${COMPREPLY[@]}"`)
 		return string(out)
 	}
 	wantAll(t, press("seeder"), "announce", "images", "withdraw", "status")
-	wantAll(t, press("seeder images --socket "+socket), "app:v1\n", "ghcr.io/me/app:v2\n")
+	wantAll(t, press("seeder images --socket "+socket), "app:v1\n", "registry.example.com/me/app:v2\n")
 	if got := press("seeder images --socket " + dir + "/none"); strings.TrimSpace(got) != "" {
 		t.Errorf("without a daemon: %q", got)
 	}

@@ -89,7 +89,7 @@ func (f *fakeNode) Local(_ context.Context, ref string) (store.Local, error) {
 }
 
 func (f *fakeNode) References(context.Context) references {
-	return references{Announced: []string{"docker.io/library/app:v1", "ghcr.io/me/app:v2"}, Local: []string{"docker.io/library/local:v1"}}
+	return references{Announced: []string{"docker.io/library/app:v1", "registry.example.com/me/app:v2"}, Local: []string{"docker.io/library/local:v1"}}
 }
 
 func (f *fakeNode) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
@@ -471,12 +471,12 @@ func TestWithdraw(t *testing.T) {
 	gone.Images[0].State = "withdrawn"
 	f := &fakeNode{steps: []p2p.Images{gone}}
 	socket := serveControl(t, f)
-	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "ghcr.io/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
+	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "registry.example.com/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
 		if code, _, errs := seeder(t.Context(), socket, args...); code != exitDone {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}
-	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false false, ghcr.io/me/app:v2 true false, docker.io/library/x:latest true true"; got != want {
+	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false false, registry.example.com/me/app:v2 true false, docker.io/library/x:latest true true"; got != want {
 		t.Errorf("withdrawn %s, want %s", got, want)
 	}
 }

@@ -93,9 +93,9 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 	t.Setenv("HOME", t.TempDir()) // kubectl caches what it discovers there
 	kubeconfig, asked := apiServer(t,
 		podJSON("dashboard-1", "h2", "k3s-dashboard:latest", "Never", "ErrImageNeverPull"),
-		podJSON("other-1", "h3", "ghcr.io/me/app:v1", "IfNotPresent", "ErrImagePull"),
-		podJSON("back-off-1", "h3", "ghcr.io/me/app:v1", "Always", "ImagePullBackOff"),
-		podJSON("slow-1", "h3", "ghcr.io/me/slow:v1", "Always", "ContainerCreating"))
+		podJSON("other-1", "h3", "registry.example.com/me/app:v1", "IfNotPresent", "ErrImagePull"),
+		podJSON("back-off-1", "h3", "registry.example.com/me/app:v1", "Always", "ImagePullBackOff"),
+		podJSON("slow-1", "h3", "registry.example.com/me/slow:v1", "Always", "ContainerCreating"))
 	e := newTestExam(t, "")
 	e.kubeconfig = kubeconfig
 	out := e.checkPods(t.Context())
@@ -103,7 +103,7 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 		t.Errorf("%d findings, %d questions: %+v", len(out), asked.Load(), out)
 	}
 	wantFinding(t, out, "pods", "web/dashboard-1", stateProblem, "ErrImageNeverPull on h2: image k3s-dashboard:latest is not on this host", "seeder announce k3s-dashboard:latest")
-	wantFinding(t, out, "pods", "web/other-1", stateProblem, "ErrImagePull on h3: image ghcr.io/me/app:v1", "seeder announce ghcr.io/me/app:v1")
+	wantFinding(t, out, "pods", "web/other-1", stateProblem, "ErrImagePull on h3: image registry.example.com/me/app:v1", "seeder announce registry.example.com/me/app:v1")
 	wantFinding(t, out, "pods", "web/back-off-1", stateProblem, "imagePullPolicy is Always", "set imagePullPolicy: IfNotPresent")
 
 	none, _ := apiServer(t)

@@ -72,7 +72,7 @@ func makeUp(nodes, images int) *madeUp {
 		Containerd: p2p.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true},
 		Images:     p2p.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: p2p.DiskStatus{FreeBytes: 120 << 30},
 	}
-	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "ghcr.io/acme/vision", "k3s-dashboard-proxy", "quay.io/acme/ingest"}
+	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "registry.example.com/acme/vision", "k3s-dashboard-proxy", "registry.example.net/acme/ingest"}
 	for i := range images {
 		ref := fmt.Sprintf("%s:v%d", apps[i%len(apps)], 1+i/len(apps))
 		if full, err := normalizeRef(ref); err == nil {
@@ -121,7 +121,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p
 			c.RateBytesPerSecond = 0
 			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "every chunk is here"
 		case r.IntN(9) == 0:
-			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with quay.io/acme/ingest:v1, which is being fetched"
+			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with registry.example.net/acme/ingest:v1, which is being fetched"
 		}
 	case i == 4 && j%97 == 2:
 		c.State, c.DoneBytes, c.Reason = p2p.Failed, bytes/3, "import: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"

@@ -11,7 +11,7 @@ import (
 func normalizeRef(typed string) (string, error) {
 	named, err := reference.ParseDockerRef(typed)
 	if err != nil {
-		return "", usagef("%q is not an image reference: %w; write it as name:tag, as k3s-dashboard:latest or ghcr.io/me/app:v1", typed, err)
+		return "", usagef("%q is not an image reference: %w; write it as name:tag, as k3s-dashboard:latest or registry.example.com/me/app:v1", typed, err)
 	}
 	return named.String(), nil
 }

@@ -58,7 +58,7 @@ func TestShortRef(t *testing.T) {
 	for full, want := range map[string]string{
 		"docker.io/library/k3s-dashboard:latest": "k3s-dashboard:latest",
 		"docker.io/me/app:v1":                    "me/app:v1",
-		"ghcr.io/me/app:v1":                      "ghcr.io/me/app:v1",
+		"registry.example.com/me/app:v1":         "registry.example.com/me/app:v1",
 		"docker.io/library/app@" + dgst:          "app@" + dgst,
 		"not a reference":                        "not a reference",
 	} {
