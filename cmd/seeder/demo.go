@@ -195,11 +195,10 @@ of that; the nodes had the rest from each other.`,
 		size(img.Size), receivers, took.Seconds(), size(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
 		size(int64(fromFirst)))
 	d.say(`
-For real, on each host (as root):
-  seeder secret generate > %s    # once; copy the file to each host
-  seeder daemon --gossip-join FIRST-HOST         # or the unit systemd/seeder.service
+For real, on each host of a k3s cluster (as root, with the package or make install):
+  systemctl enable --now seeder      # without k3s: a secret and gossip.join first, see README.md
 and on whichever host has the image:
-  seeder announce k3s-dashboard:latest`, defaultSecretFile)
+  seeder announce k3s-dashboard:latest`)
 	return nil
 }
 
