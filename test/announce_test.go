@@ -50,10 +50,8 @@ func (h *host) complete() {
 	if check := h.ctr("images", "check", "name=="+full); !strings.Contains(check, "complete") {
 		h.t.Errorf("ctr images check on %s:\n%s", h.name, check)
 	}
-	for _, lease := range h.leases() { // those of earlier versions are meant: wantLeases looks at them
-		if !strings.HasPrefix(lease, "seeder-previous-") {
-			h.t.Errorf("%s has a lease left: %s", h.name, lease)
-		}
+	if leases, _ := h.leasedForWork(); len(leases) > 0 {
+		h.t.Errorf("%s has leases left: %s", h.name, leases)
 	}
 	row, err := h.image(short)
 	if err != nil {

@@ -602,10 +602,13 @@ func (c *chaos) end() {
 	var received float64
 	for _, h := range c.n.hosts {
 		eventually(c.t, time.Minute, "nothing is left leased or staged on "+h.name, func() error {
-			leased := strings.TrimSpace(h.ctr("leases", "ls", "-q"))
+			leased, previous := h.leasedForWork()
 			staged, _ := filepath.Glob(h.path(dataDir + "/stage/*"))
-			if leased != "" || len(staged) > 0 {
+			if len(leased) > 0 || len(staged) > 0 {
 				return fmt.Errorf("%q %q", leased, staged)
+			}
+			if previous > len(c.refs) {
+				return fmt.Errorf("%d earlier versions of %d images", previous, len(c.refs))
 			}
 			return nil
 		})

@@ -44,6 +44,20 @@ func (h *host) leases() []string {
 	return out
 }
 
+// leasedForWork are seeder's leases that protect what is being worked on, and how many
+// there are besides, each for an earlier version.
+func (h *host) leasedForWork() (work []string, previous int) {
+	h.t.Helper()
+	for _, lease := range h.leases() {
+		if strings.HasPrefix(lease, "seeder-previous-") {
+			previous++
+		} else {
+			work = append(work, lease)
+		}
+	}
+	return work, previous
+}
+
 // wantLeases waits until exactly these targets are kept as previous ones, and no
 // other lease is there.
 func (h *host) wantLeases(kept ...digest.Digest) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,8 +14,8 @@ import (
 
 // usage is what a host's seeder takes at one moment.
 type usage struct {
-	goroutines, files, leases, staged float64
-	residentMiB, catalogKiB, cacheMiB float64
+	goroutines, files, leases, previous, staged float64
+	residentMiB, catalogKiB, cacheMiB           float64
 }
 
 func (u usage) String() string {
@@ -26,6 +25,7 @@ func (u usage) String() string {
 
 func (h *host) usage() usage {
 	h.t.Helper()
+	leased, previous := h.leasedForWork()
 	files := 0
 	for _, k := range openFiles(h.seeder) {
 		files += k
@@ -34,7 +34,8 @@ func (h *host) usage() usage {
 		goroutines:  h.metric("go_goroutines"),
 		files:       float64(files),
 		residentMiB: residentBytes(h.t, h.seeder.pid) / (1 << 20),
-		leases:      float64(len(strings.Fields(h.ctr("leases", "ls", "-q")))),
+		leases:      float64(len(leased)),
+		previous:    float64(previous),
 		staged:      treeBytes(h.path(dataDir + "/stage")),
 		catalogKiB:  treeBytes(h.path(dataDir+"/catalog.db")) / (1 << 10),
 		cacheMiB:    treeBytes(h.path(dataDir+"/cache")) / (1 << 20),
@@ -109,8 +110,8 @@ func TestSoak(t *testing.T) {
 		b, a := before[i], after[i]
 		t.Logf("%s before: %v", h.name, b)
 		t.Logf("%s after:  %v", h.name, a)
-		if a.leases > 0 || a.staged > 0 {
-			t.Errorf("%s: %.0f leases and %.0f staged bytes are left", h.name, a.leases, a.staged)
+		if a.leases > 0 || a.staged > 0 || a.previous > float64(len(refs)) {
+			t.Errorf("%s: %.0f leases, %.0f earlier versions and %.0f staged bytes are left", h.name, a.leases, a.previous, a.staged)
 		}
 		if a.goroutines > b.goroutines+10 || a.files > b.files+5 || a.catalogKiB > 2*b.catalogKiB {
 			t.Errorf("%s has grown", h.name)
