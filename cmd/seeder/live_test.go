@@ -119,6 +119,27 @@ func TestStatusOfManyTransfers(t *testing.T) {
 	}
 }
 
+// TestLiveFollowsTheTerminal: after each change of the size nothing is left on the screen
+// of what it showed before. What a terminal has scrolled away nobody can take back.
+func TestLiveFollowsTheTerminal(t *testing.T) {
+	t.Parallel()
+	img := busyCluster(10).Images[0]
+	screen := newTTY(120, 20)
+	v := newLiveView(screen, func() terminal { return terminal{live: true, width: screen.width, height: screen.height} })
+	v.board = newBoard(screen, v.term)
+	v.note(event{Event: eventProgress, Ref: img.Reference, Image: &img})
+	for _, size := range [][2]int{{120, 20}, {45, 20}, {45, 8}, {100, 8}, {100, 30}, {30, 30}} {
+		screen.resize(size[0], size[1])
+		v.board.show(v.boardRows())
+		visible := screen.screen()
+		if strings.Count(visible, "app:v1: ready") != 1 || strings.Count(visible, "  h002  ") != 1 {
+			t.Errorf("%d columns, %d lines:\n%s", size[0], size[1], visible)
+		}
+	}
+	v.close()
+	screen.check(t)
+}
+
 // TestConsoleFollowsTheTerminal: a terminal that has become narrower shows lines that it
 // broke into more.
 func TestConsoleFollowsTheTerminal(t *testing.T) {

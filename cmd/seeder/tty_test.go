@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tty is a terminal that remembers what it shows: lines, of which the last height ones
+// tty is a terminal that remembers what it shows: lines, of which those from top on
 // are its screen. It knows what this program sends: text, new lines, the cursor up, the
 // rest of the screen cleared, colours. Anything else is in odd.
 type tty struct {
 	mu            sync.Mutex
 	width, height int
 	lines         [][]rune
-	row, col      int
+	row, col, top int
 	esc           string // unfinished
 	odd           []string
 	raw           strings.Builder
@@ -66,6 +66,7 @@ func (s *tty) down() {
 	s.row++
 	if s.row == len(s.lines) {
 		s.lines = append(s.lines, nil)
+		s.top = max(s.top, len(s.lines)-s.height)
 	}
 }
 
@@ -87,7 +88,7 @@ func (s *tty) control(esc string) {
 	n, _ := strconv.Atoi(strings.Trim(esc, "\x1b[AJm"))
 	switch esc[len(esc)-1] {
 	case 'A':
-		s.row = max(s.row-max(n, 1), len(s.lines)-s.height, 0) // what has scrolled away stays
+		s.row = max(s.row-max(n, 1), s.top) // what has scrolled away stays
 	case 'J':
 		s.lines[s.row] = s.lines[s.row][:min(s.col, len(s.lines[s.row]))]
 		s.lines = s.lines[:s.row+1]
@@ -97,12 +98,39 @@ func (s *tty) control(esc string) {
 	}
 }
 
+// resize gives the terminal another size: lines that are too long are broken.
+func (s *tty) resize(width, height int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var lines [][]rune
+	top := 0
+	for i, line := range s.lines {
+		if i == s.top {
+			top = len(lines)
+		}
+		if i == s.row {
+			s.row = len(lines) // the cursor stands in an empty line
+		}
+		for len(line) > width {
+			lines, line = append(lines, line[:width:width]), line[width:]
+		}
+		lines = append(lines, line)
+	}
+	s.lines, s.width, s.height = lines, width, height
+	s.top = max(top, len(lines)-height)
+}
+
 // text is everything that the terminal shows and has scrolled away.
-func (s *tty) text() string {
+func (s *tty) text() string { return s.from(0) }
+
+// screen is what it shows.
+func (s *tty) screen() string { return s.from(s.top) }
+
+func (s *tty) from(top int) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var b strings.Builder
-	for _, line := range s.lines {
+	for _, line := range s.lines[top:] {
 		b.WriteString(strings.TrimRight(string(line), " ") + "\n")
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n"
