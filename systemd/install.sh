@@ -42,15 +42,17 @@ do_install() {
 	for f in README*.md docs/*.md; do
 		lay 0644 "$f" "$prefix/share/doc/seeder/$(basename "$f")"
 	done
+	for f in docs/images/*; do
+		lay 0644 "$f" "$prefix/share/doc/seeder/images/$(basename "$f")"
+	done
 	lay 0644 bin/share/bash-completion/completions/seeder "$prefix/share/bash-completion/completions/seeder"
 	lay 0644 bin/share/zsh/site-functions/_seeder "$prefix/share/zsh/site-functions/_seeder"
 	lay 0644 bin/share/fish/vendor_completions.d/seeder.fish "$prefix/share/fish/vendor_completions.d/seeder.fish"
-	install -d -m 0755 "$prefix/share/man/man1"
-	rm -f "$prefix"/share/man/man1/seeder*.1.gz # a command that is gone has no page
-	for f in bin/share/man/man1/*.1; do
-		[ -e "$f" ] || continue
-		gzip -9n <"$f" >"$prefix/share/man/man1/$(basename "$f").gz"
-		chmod 0644 "$prefix/share/man/man1/$(basename "$f").gz"
+	rm -f "$prefix"/share/man/man[15]/seeder*.gz # a command that is gone has no page
+	for f in bin/share/man/man[15]/*; do
+		page="$prefix/share/man/$(basename "$(dirname "$f")")/$(basename "$f")"
+		lay 0644 "$f" "$page"
+		gzip -9nf "$page"
 	done
 	systemd daemon-reload
 }
@@ -65,11 +67,11 @@ do_uninstall() {
 		fi
 	fi
 	rm -f "$prefix/bin/seeder" "$prefix/lib/systemd/system/seeder.service" "$prefix/lib/systemd/system-preset/90-seeder.preset" \
-		"$prefix"/share/man/man1/seeder*.1.gz \
+		"$prefix"/share/man/man[15]/seeder*.gz \
 		"$prefix/share/bash-completion/completions/seeder" "$prefix/share/zsh/site-functions/_seeder" \
 		"$prefix/share/fish/vendor_completions.d/seeder.fish"
 	rm -rf "$prefix/share/seeder" "$prefix/share/doc/seeder"
-	for d in bin lib/systemd/system lib/systemd/system-preset lib/systemd lib share/man/man1 share/man share/bash-completion/completions share/bash-completion \
+	for d in bin lib/systemd/system lib/systemd/system-preset lib/systemd lib share/man/man1 share/man/man5 share/man share/bash-completion/completions share/bash-completion \
 		share/zsh/site-functions share/zsh share/fish/vendor_completions.d share/fish share/doc share ""; do
 		[ -z "$DESTDIR" ] || rmdir "$prefix/$d" 2>/dev/null || true # what else is there stays
 	done

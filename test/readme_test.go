@@ -111,7 +111,8 @@ func (r *readme) make(line string) string {
 	if !ok {
 		r.t.Fatalf("%s: not make", line)
 	}
-	cmd := exec.CommandContext(r.t.Context(), "make", "-n", target)
+	// The make that runs this test has its own flags in the environment.
+	cmd := exec.CommandContext(r.t.Context(), "env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-n", target)
 	cmd.Dir = ".."
 	return run(r.t, cmd)
 }
