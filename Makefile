@@ -45,7 +45,7 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 	test/vuln.sh
 
 hosts: build containerds ## real hosts with real containerd; needs root
-	go test -count=1 -timeout 20m -skip '$(BOOT)' ./test
+	go test -count=1 -timeout 20m -parallel 3 -skip '$(BOOT)' ./test
 
 # The tests of ./test that need the packages.
 BOOT = ^Test(Booted|Unit|Package|MakeInstall|Readme)

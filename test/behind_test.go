@@ -17,6 +17,7 @@ import (
 // TestBehindItsBack: what others do to the images of a host is noticed and mended
 // without a command, on the host that announced them too.
 func TestBehindItsBack(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 3, "")
 	a, b := n.hosts[0], n.hosts[1]
 	img := newImage(t, imageSpec{ref: short, says: "hello", payload: 1 << 20, random: 1 << 20, seed: 1})

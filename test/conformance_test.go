@@ -11,6 +11,7 @@ import (
 
 // TestConformance: what seeder needs of a containerd is so on every version.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for version := range containerds {
 		t.Run("containerd-"+version, func(t *testing.T) {
 			h := newNetwork(t, "").addHost(version)

@@ -34,6 +34,7 @@ func TestLateJoiner(t *testing.T) {
 // TestHostDownDuringAnnounce: a host that was off or cut off does not hold up
 // the others, is shown as such, and gets the image when it is back.
 func TestHostDownDuringAnnounce(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 4, "")
 	a, off, cut := n.hosts[0], n.hosts[1], n.hosts[2]
 	off.seeder.stop(t, syscall.SIGTERM)

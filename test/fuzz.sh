@@ -1,12 +1,18 @@
 #!/bin/sh
 # Runs each fuzz target for FUZZTIME: a number of inputs (20000x), which takes
 # seconds, or a time (10m). A time may end with "context deadline exceeded" though
-# nothing was found (golang/go#75804), so the short run does not use one.
+# nothing was found (golang/go#75804), so the short run does not use one. Each package
+# is built once, not once for each target.
 set -eu
 
-for file in $(grep -rl --include='*_test.go' '^func Fuzz' cmd disk p2p store); do
-	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
-		echo "fuzz ${file%/*} $target"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-20000x}" -fuzzminimizetime 10x "./${file%/*}"
+cache="$(go env GOCACHE)/fuzz/seeder"
+bin="$PWD/bin/fuzz"
+mkdir -p bin
+for dir in $(grep -rl --include='*_test.go' '^func Fuzz' cmd disk p2p store | xargs -n1 dirname | sort -u); do
+	go test -c -fuzz . -o "$bin" "./$dir"
+	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$dir"/*_test.go); do
+		echo "fuzz $dir $target"
+		(cd "$dir" && "$bin" -test.run '^$' -test.fuzz "^$target\$" -test.fuzzcachedir "$cache/$dir" \
+			-test.fuzztime "${FUZZTIME:-20000x}" -test.fuzzminimizetime 10x)
 	done
 done

@@ -115,6 +115,7 @@ func (h *host) end(task client.Task, name string) {
 // alone; the build before is kept, can be gone back to without a transfer, also
 // where the kubelet has removed its names, and is let go of in its turn.
 func TestVersions(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 3, "")
 	a, b := n.hosts[0], n.hosts[1]
 	build := func(says string) digest.Digest {
@@ -191,6 +192,7 @@ func TestVersions(t *testing.T) {
 // TestTwoAnnouncersAtOnce: two hosts announce builds of their own under one
 // reference at the same moment; one wins everywhere, and `images` says who.
 func TestTwoAnnouncersAtOnce(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 4, "")
 	says := map[string]string{}
 	var wg sync.WaitGroup
@@ -242,6 +244,7 @@ func TestTwoAnnouncersAtOnce(t *testing.T) {
 // TestMayNotAnnounce: a host that is not in announcers is told so before anything is
 // moved or imported there.
 func TestMayNotAnnounce(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
 	var status p2p.Status
@@ -279,6 +282,7 @@ func TestMayNotAnnounce(t *testing.T) {
 // of it too; what came from a registry does not; and hosts that all follow what the
 // others have announced come to rest.
 func TestAuto(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, "")
 	for range 3 {
 		h := n.addHost(newest)
@@ -352,6 +356,7 @@ func TestAuto(t *testing.T) {
 // TestPurgeInUse: a purge leaves the image where a container uses it, says so, and
 // goes on by itself; a host that is away purges when it is back; --force asks nobody.
 func TestPurgeInUse(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 3, "")
 	a, b, c := n.hosts[0], n.hosts[1], n.hosts[2]
 	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
@@ -400,6 +405,7 @@ func (h *host) purged(ref string) {
 // TestForWhom: label selectors of an announcement and images.accept of a host say
 // who holds an image; the matrix says by which rule the others do not.
 func TestForWhom(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, "")
 	for _, env := range []string{"SEEDER_LABELS=zone=a,role=web", "SEEDER_LABELS=zone=a,role=gpu", "SEEDER_LABELS=zone=b", "SEEDER_IMAGES_ACCEPT=other/*"} {
 		h := n.addHost(newest)
@@ -456,6 +462,7 @@ func TestForWhom(t *testing.T) {
 // TestPlatforms: of an image for two platforms each host holds what its own needs;
 // a host whose platform it lacks is excluded, and nobody waits for it.
 func TestPlatforms(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
 	arm := n.addHost(newest)
@@ -516,6 +523,7 @@ func TestPlatforms(t *testing.T) {
 // TestPins: a pin that k3s clears at its start is put back; where images are not
 // pinned and the kubelet removes one, it is not fetched again at once.
 func TestPins(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	loose := n.addHost(newest)
 	loose.startContainerd()
@@ -550,6 +558,7 @@ func TestPins(t *testing.T) {
 // TestNoRoom: a host without the room says how much is missing, fetches nothing, and
 // goes on by itself when there is room.
 func TestNoRoom(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 1, "")
 	a := n.hosts[0]
 	h := n.addHost(newest)

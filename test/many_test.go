@@ -104,6 +104,7 @@ func TestManyImages(t *testing.T) {
 
 // TestSharedLayer: a layer that 30 images share travels to each host once.
 func TestSharedLayer(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 3, "")
 	a := n.hosts[0]
 	const layerBytes = 8 << 20
@@ -127,6 +128,7 @@ func TestSharedLayer(t *testing.T) {
 // TestShapesOfImages: many layers, a layer with nothing in it, and a second tag of
 // the same image, for which nothing travels.
 func TestShapesOfImages(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
 	img := newImage(t, imageSpec{ref: short, says: "hello", seed: 1})

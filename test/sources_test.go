@@ -108,6 +108,7 @@ const podmanArgs = "podman --root /var/lib/podman --runroot /run/podman-run --st
 // TestFromDockerAndPodman: right after a build an announcement is all it takes. Of
 // two builds the newer one is meant, and it is said which; --from decides.
 func TestFromDockerAndPodman(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"podman", "docker"} {
 		t.Run(kind, func(t *testing.T) {
 			n := cluster(t, newest, 2, "")
@@ -206,6 +207,7 @@ func (h *host) importStream(t *testing.T, e engine, ref string) {
 
 // TestAnnounceArchives: all images of an archive are announced by one command.
 func TestAnnounceArchives(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
 	var imgs []*image

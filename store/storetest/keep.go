@@ -185,19 +185,24 @@ func leaseRenewed(s *suite) {
 	}
 	made := s.lease("storetest-renewed")
 	renewed := made
-	for begun := time.Now(); renewed.CreatedAt.Equal(made.CreatedAt); time.Sleep(200 * time.Millisecond) { // leases live in real time
+	var releases []func(context.Context) error
+	defer func() {
+		for _, release := range releases {
+			_ = release(s.ctx)
+		}
+	}()
+	// Past the end of the first lease, and renewed so lately that a slow disk does not
+	// outlast the last one.
+	for begun := time.Now(); renewed.CreatedAt.Equal(made.CreatedAt) || time.Since(made.CreatedAt) < 5*time.Second; time.Sleep(200 * time.Millisecond) { // leases live in real time
 		if time.Since(begun) > 20*time.Second {
 			s.Fatal("the lease is not renewed")
 		}
-		var release func(context.Context) error
-		if _, release, err = c.Lease(s.ctx, "storetest-renewed"); err != nil {
+		_, release, err := c.Lease(s.ctx, "storetest-renewed")
+		if err != nil {
 			s.Fatal(err)
 		}
+		releases = append(releases, release)
 		renewed = s.lease("storetest-renewed")
-		defer release(s.ctx)
-	}
-	for time.Since(made.CreatedAt) < 5*time.Second { // past the end of the first one
-		time.Sleep(200 * time.Millisecond)
 	}
 	s.Collect(s.T)
 	if !s.here(desc.Digest) {
