@@ -88,7 +88,7 @@ current-context: x
 // named, finds the pods that wait for an image, page by page, and no others.
 func TestDoctorAsksTheCluster(t *testing.T) {
 	if _, err := exec.LookPath("kubectl"); err != nil {
-		t.Skip("there is no kubectl; `make install` installs it")
+		t.Skip("there is no kubectl; `make deps` installs it")
 	}
 	t.Setenv("HOME", t.TempDir()) // kubectl caches what it discovers there
 	kubeconfig, asked := apiServer(t,

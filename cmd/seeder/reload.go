@@ -150,6 +150,14 @@ func (r *reloader) SecretChanged() bool {
 	return r.pending != ""
 }
 
+// differs reports whether f is another secret than that in force. mu is held.
+func (r *reloader) differs(f found) bool {
+	if f.alone || r.held.alone {
+		return f.alone != r.held.alone
+	}
+	return !f.secrets.Equal(r.held.secrets)
+}
+
 // compareSecret notes how the secret on disk differs from that in force, and logs it
 // once. mu is held.
 func (r *reloader) compareSecret(cfg Config) {
@@ -158,12 +166,12 @@ func (r *reloader) compareSecret(cfg Config) {
 	switch {
 	case err != nil:
 		pending = "it cannot be read any more: " + err.Error()
-	case f.alone && r.held.alone:
+	case !r.differs(f):
 	case f.alone:
 		pending = "it is gone; bring it back, since without it this host does not start again"
 	case r.held.alone:
 		pending = "there is one now, " + f.source + "; restart the daemon to bring it into force"
-	case !f.secrets.Equal(r.held.secrets):
+	default:
 		pending = f.source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
 	}
 	if pending == r.pending {
@@ -210,8 +218,7 @@ func (r *reloader) Pending() pending {
 	switch {
 	case err != nil:
 		out.Error = err.Error()
-	case f.alone && r.held.alone:
-	case f.alone != r.held.alone, !f.secrets.Equal(r.held.secrets):
+	case r.differs(f):
 		out.Secret = f.source
 	}
 	return out

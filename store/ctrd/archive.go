@@ -188,7 +188,7 @@ func (c *Containerd) notArchive(err error, src *sourceReader) error {
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return fmt.Errorf("%w: it has a damaged or oversized header: %w", ErrNotArchive, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: it is cut off: %w", ErrNotArchive, err)
+		return fmt.Errorf("%w: it is cut off, so make it once more: %w", ErrNotArchive, err)
 	}
 	return fmt.Errorf("%w: %w", ErrNotArchive, err)
 }
