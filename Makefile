@@ -97,7 +97,7 @@ sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
 	test/install.sh docker-registry
 	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
-	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -run '^TestBench$$' ./test
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -parallel 16 -run '^TestBench$$' ./test
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
 
 chaos: build containerds ## the chaos suite, longer than in `make test`, with CHAOS_SEED (random) and CHAOS_ROUNDS

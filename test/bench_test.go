@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -37,6 +38,9 @@ var (
 	benchWays   = benchList("BENCH_WAYS", "seeder registry loop tls")
 	benchRuns   = benchList("BENCH_RUNS", "5")
 	benchMB     = benchList("BENCH_MB", "100")
+	// benchAtOnce is how many runs of a rival share the machine, each on a network of
+	// its own: on shaped links it waits for the link nearly all the time.
+	benchAtOnce = benchList("BENCH_AT_ONCE", "1")
 )
 
 // leftOut says why a cell of the matrix is not measured, empty where it is.
@@ -62,6 +66,7 @@ func benchList(name, fallback string) []string {
 // sample is what one run of one way gave.
 type sample struct {
 	Way       string  `json:"way"` // seeder, registry, loop or tls
+	AtOnce    int     `json:"at_once,omitempty"` // runs that shared the machine; 0: it was alone
 	Hosts     int     `json:"hosts"`
 	Rate      string  `json:"rate"` // of each link, both ways
 	Image     string  `json:"image"`
@@ -74,7 +79,7 @@ type sample struct {
 	Source    float64 `json:"source_sent_bytes"` // of the host that had the image
 	Others    float64 `json:"others_sent_bytes"` // of each other host, mean
 	Wire      float64 `json:"wire_bytes"`        // received by each other host, mean
-	CPU       float64 `json:"cpu_s"`             // busy time of the whole machine
+	CPU       float64 `json:"cpu_s"`             // busy time of the whole machine; the mean of those that shared it
 	Seeder    float64 `json:"seeder_cpu_s"`      // of seeder alone, on all hosts
 	PeakRSS   float64 `json:"peak_rss_bytes"`    // of a seeder, the largest
 }
@@ -97,27 +102,102 @@ func TestBench(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for r := range runs {
-					for _, way := range benchWays {
-						t.Run(fmt.Sprintf("%s/%s/%d/%s/%d", image, rate, n, way, r), func(t *testing.T) {
-							if why := leftOut(image, rate, way, n); why != "" {
-								t.Skip(why)
-							}
-							s := measure(t, way, n, rate, image, uint64(r))
-							b, err := json.Marshal(s)
-							if err != nil {
-								t.Fatal(err)
-							}
-							t.Log(string(b))
-							if err := appendLine(out, b); err != nil {
-								t.Fatal(err)
-							}
-						})
-					}
-				}
+				cell{out, image, rate, n}.bench(t, runs)
 			}
 		}
 	}
+}
+
+// cell is a place in the matrix, and the file that gets its samples.
+type cell struct {
+	out, image, rate string
+	hosts            int
+}
+
+// bench lets the ways take turns.
+func (c cell) bench(t *testing.T, runs int) {
+	t.Helper()
+	most := atOnce(t)
+	for r := 0; r < runs; r += most {
+		count := min(most, runs-r)
+		for _, way := range benchWays {
+			if way == "seeder" || c.rate == "unshaped" {
+				for k := range count {
+					c.run(t, way, r+k, 1)
+				}
+				continue
+			}
+			c.run(t, way, r, count)
+		}
+	}
+}
+
+// atOnce is how many runs of a rival are to share the machine.
+func atOnce(t *testing.T) int {
+	t.Helper()
+	most, err := strconv.Atoi(benchAtOnce[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most < 1 || most > allowed {
+		t.Fatalf("BENCH_AT_ONCE=%d: want 1 to %d, which is what -parallel allows", most, allowed)
+	}
+	return most
+}
+
+// benchBytes is about how large an image is.
+func benchBytes(t *testing.T) int {
+	t.Helper()
+	mb, err := strconv.Atoi(benchMB[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mb << 20
+}
+
+// run measures a way so many times at once and returns when all are done.
+func (c cell) run(t *testing.T, way string, first, count int) {
+	t.Helper()
+	t.Run(fmt.Sprintf("%s/%s/%d/%s", c.image, c.rate, c.hosts, way), func(t *testing.T) {
+		if why := leftOut(c.image, c.rate, way, c.hosts); why != "" {
+			t.Skip(why)
+		}
+		benchLoad(t, c.image, benchBytes(t)) // once, not in each of them
+		b := newBatch(count)
+		for k := range count {
+			t.Run(strconv.Itoa(first+k), func(t *testing.T) {
+				if count > 1 {
+					t.Parallel()
+				}
+				line, err := json.Marshal(c.measure(t, way, b))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Log(string(line))
+				if err := appendLine(c.out, line); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	})
+}
+
+// batch are runs that share the machine: none is measured while another is made
+// ready or taken down.
+type batch struct {
+	runs        int
+	ready, done sync.WaitGroup
+}
+
+func newBatch(runs int) *batch {
+	b := &batch{runs: runs}
+	b.ready.Add(runs)
+	b.done.Add(runs)
+	return b
 }
 
 func appendLine(path string, b []byte) error {
@@ -131,14 +211,17 @@ func appendLine(path string, b []byte) error {
 
 // measure makes a network, gives the image to the first host, and takes the time
 // until all have it.
-func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64) sample {
+func (c cell) measure(t *testing.T, way string, b *batch) sample {
 	t.Helper()
-	mb, err := strconv.Atoi(benchMB[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	load := benchLoad(t, kind, mb<<20)
+	ready, done := sync.OnceFunc(b.ready.Done), sync.OnceFunc(b.done.Done)
+	defer done() // a run that fails keeps no other waiting
+	defer ready()
+	hosts, rate, kind := c.hosts, c.rate, c.image
+	load := benchLoad(t, kind, benchBytes(t))
 	s := sample{Way: way, Hosts: hosts, Rate: rate, Image: kind}
+	if b.runs > 1 {
+		s.AtOnce = b.runs
+	}
 	for _, size := range load.blobs {
 		s.Bytes += int(size)
 		s.Chunks += chunk.Chunks(size, chunk.SizeFor(size))
@@ -164,6 +247,8 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 	if err := os.Remove(archive); err != nil {
 		t.Fatal(err)
 	}
+	ready()
+	b.ready.Wait()
 	before, busy := n.counters(), busySeconds(t)
 	start := time.Now()
 	switch way {
@@ -188,7 +273,9 @@ func measure(t *testing.T, way string, hosts int, rate, kind string, seed uint64
 		t.Fatalf("no such way: %s", way)
 	}
 	after := n.counters()
-	s.CPU = busySeconds(t) - busy
+	s.CPU = (busySeconds(t) - busy) / float64(b.runs)
+	done()
+	b.done.Wait()
 	for i := range after {
 		sent, received := after[i].sent-before[i].sent, after[i].received-before[i].received
 		if i == 0 {
@@ -666,6 +753,11 @@ func TestBenchReport(t *testing.T) {
 					list = append(list, s)
 				}
 			}
+			for _, s := range list {
+				if d := math.Abs(float64(s.Bytes)/float64(list[0].Bytes) - 1); d > 0.1 {
+					t.Fatalf("%s by %s: samples of %d and of %d bytes are in one row", key, way, list[0].Bytes, s.Bytes)
+				}
+			}
 			if len(list) > 0 {
 				w.WriteString(row(list, median(ours), wire))
 			}
@@ -705,8 +797,12 @@ func row(list []sample, seeder, wire float64) string {
 		rss = fmt.Sprintf("%.0f MB", median(get(func(s sample) float64 { return s.PeakRSS }))/1e6)
 	}
 	cpu := fmt.Sprintf("%.1f", median(get(func(s sample) float64 { return s.CPU })))
-	return fmt.Sprintf("| %s, %.0f MB | %s | %d | %s | %d | %s | %s s | %s | %s | %s | %s | %s |\n", s.Image, float64(s.Bytes)/1e6, s.Rate, s.Hosts, s.Way,
-		len(list), lastByte, spread(get(func(s sample) float64 { return s.Ready }), "%.1f"),
+	runs := strconv.Itoa(len(list))
+	if most := slices.MaxFunc(list, func(a, b sample) int { return a.AtOnce - b.AtOnce }).AtOnce; most > 1 {
+		runs += fmt.Sprintf(", %d at once", most)
+	}
+	return fmt.Sprintf("| %s, %.0f MB | %s | %d | %s | %s | %s | %s s | %s | %s | %s | %s | %s |\n", s.Image, float64(s.Bytes)/1e6, s.Rate, s.Hosts, s.Way,
+		runs, lastByte, spread(get(func(s sample) float64 { return s.Ready }), "%.1f"),
 		spread(get(func(s sample) float64 { return s.Ready / seeder }), "%.2f"),
 		spread(get(func(s sample) float64 { return s.Source / wire }), "%.2f"),
 		spread(get(func(s sample) float64 { return s.Others / wire }), "%.2f"), cpu, rss)
