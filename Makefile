@@ -111,6 +111,10 @@ soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
 bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
 
+.PHONY: bench-profile
+bench-profile: containerds ## where seeder's CPU seconds go, by perf, in one cell of bench
+	test/profile.sh
+
 .PHONY: bench-idle
 bench-idle: build containerds ## what a host's seeder takes while nothing happens; five minutes
 	BENCH_IDLE=1 go test -count=1 -v -run '^TestIdle$$' ./test
