@@ -19,6 +19,7 @@ type known struct {
 	neighbour bool
 	bad       bool      // sent something that did not verify: never again
 	tries     int       // failed have streams in a row
+	silent    bool      // the last of them got no answer
 	notBefore time.Time // not to be followed before
 }
 
@@ -40,6 +41,9 @@ type neighbour struct {
 	idleSince  time.Time // since when it has nothing for us; zero: it has
 	took       durations
 }
+
+// answers reports whether nb has said anything: until then it may be gone.
+func (nb *neighbour) answers() bool { return nb.mapped || nb.unfollowed }
 
 func (nb *neighbour) pause(now time.Time, d time.Duration) {
 	if t := now.Add(d); t.After(nb.notBefore) {
@@ -140,12 +144,12 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 }
 
 // follow makes k a neighbour. One that is said to be complete is asked at once,
-// before its have-map is here.
+// before its have-map is here, unless it was silent the last time: it may be gone.
 func (e *engine) follow(k *known, now time.Time) {
 	n := e.cfg.Chunks.Len()
 	ctx, cancel := context.WithCancel(e.ctx)
 	nb := &neighbour{peer: k.peer, cancel: cancel, since: now, idleSince: now,
-		have: NewBitmap(n), complete: k.peer.Complete}
+		have: NewBitmap(n), complete: k.peer.Complete && !k.silent}
 	if nb.complete {
 		nb.have = everything(n)
 	}
@@ -181,7 +185,7 @@ func (ev told) apply(e *engine, now time.Time) {
 		return
 	}
 	if k := e.known[nb.peer.Name]; k != nil {
-		k.tries = 0
+		k.tries, k.silent = 0, false
 	}
 	if ev.haves.Map != nil {
 		e.uncount(nb)
@@ -247,6 +251,7 @@ func (ev parted) apply(e *engine, now time.Time) {
 	}
 	k := e.known[ev.nb.peer.Name]
 	k.tries++
+	k.silent = !errors.Is(ev.err, ErrCrowded) && !errors.Is(ev.err, ErrNotHeld)
 	wait := backoff(k.tries+1) / 2
 	wait += e.chance(wait) // those who lost it at once do not return at once
 	if ev.err != nil {
@@ -366,7 +371,7 @@ func (e *engine) tell(now time.Time) {
 
 // reason says why nothing comes, and whose return would mend it.
 func (e *engine) reason() string {
-	if len(e.neighbours) == 0 {
+	if !slices.ContainsFunc(e.neighbours, (*neighbour).answers) {
 		switch {
 		case e.lastError != "":
 			return "no peer answers (" + e.lastError + ")"
@@ -386,7 +391,7 @@ func (e *engine) reason() string {
 	why := fmt.Sprintf("%d of the %d missing chunks are on no peer that answers", k, e.left)
 	var had []string
 	for name, have := range e.lost {
-		if nowhere.Without(have).Count() < k && !e.isNeighbour(name) && !e.known[name].bad {
+		if nowhere.Without(have).Count() < k && !e.answers(name) && !e.known[name].bad {
 			had = append(had, name)
 		}
 	}
@@ -397,7 +402,6 @@ func (e *engine) reason() string {
 	return why
 }
 
-func (e *engine) isNeighbour(name string) bool {
-	k := e.known[name]
-	return k != nil && k.neighbour
+func (e *engine) answers(name string) bool {
+	return slices.ContainsFunc(e.neighbours, func(nb *neighbour) bool { return nb.peer.Name == name && nb.answers() })
 }

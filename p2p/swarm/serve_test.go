@@ -435,8 +435,9 @@ func TestPartialIsNotCrowded(t *testing.T) {
 	})
 }
 
-// A super-seed lets the one that had more wait for those who ask too, but not
-// for those who have stopped.
+// A super-seed lets the one that had more wait for those who ask too, but not for
+// those who have stopped, and never while a seat is free: far peers take too long to
+// come back.
 func TestSuperSeedIsEven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newTestUploader(2, 2).Serve(simSeed, newMemChunks(100, true))
@@ -444,6 +445,8 @@ func TestSuperSeedIsEven(t *testing.T) {
 		send(t, mustNext(t, up, "a", all))
 		send(t, mustNext(t, up, "a", all))
 		send(t, mustNext(t, up, "b", all)) // starts where a was
+		send(t, mustNext(t, up, "b", all)) // has had more, and nobody else wants the seat
+		taken := []Outgoing{mustNext(t, up, "c", all), mustNext(t, up, "c", all)}
 		var busy *BusyError
 		if _, err := up.Next(t.Context(), "b", all); !errors.As(err, &busy) || busy.RetryAfter > time.Second {
 			t.Errorf("b has had more than a: %v", err)
@@ -451,11 +454,24 @@ func TestSuperSeedIsEven(t *testing.T) {
 		if up.askers["b"].pending != 0 {
 			t.Error("who was told to wait counts as waiting here")
 		}
-		send(t, mustNext(t, up, "a", all))
-		send(t, mustNext(t, up, "b", all))
-		settle(time.Second)
-		send(t, mustNext(t, up, "b", all))
-		send(t, mustNext(t, up, "b", all))
+		waits := func(peer string) {
+			t.Helper()
+			ended := make(chan struct{})
+			go func() { defer close(ended); send(t, mustNext(t, up, peer, all)) }()
+			synctest.Wait()
+			select {
+			case <-ended:
+				t.Errorf("%s got a seat where none is free", peer)
+			default:
+			}
+			t.Cleanup(func() { <-ended })
+		}
+		waits("a")
+		settle(200 * ms) // nobody asks any more, and the seats are not lent yet
+		waits("b")
+		for _, o := range taken {
+			send(t, o)
+		}
 	})
 }
 

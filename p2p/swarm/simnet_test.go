@@ -108,14 +108,15 @@ type simNode struct {
 	upload   *Upload
 	life     atomic.Pointer[life]
 
-	joins    time.Duration // after the start
-	sent     atomic.Int64  // chunks
-	dups     atomic.Int64
-	done     time.Duration                                      // from its start
-	behave   func(ctx context.Context, n int) (Outgoing, error) // nil: as it should
-	haves    func(Haves) Haves
-	observer Observer
-	onHave   func(c int)
+	joins     time.Duration // after the start
+	unplugged time.Duration // how long a dial takes to fail once it has left
+	sent      atomic.Int64  // chunks
+	dups      atomic.Int64
+	done      time.Duration                                      // from its start
+	behave    func(ctx context.Context, n int) (Outgoing, error) // nil: as it should
+	haves     func(Haves) Haves
+	observer  Observer
+	onHave    func(c int)
 
 	mu   sync.Mutex
 	errs map[string]int // refusals given to this node
@@ -260,6 +261,9 @@ func (n *simNode) target(ctx context.Context, p Peer, chunk int) (*simNode, cont
 		return nil, nil, nil, err
 	}
 	if o.alive().Err() != nil {
+		if err := n.pause(ctx, kindTrip, o, chunk, o.unplugged); err != nil {
+			return nil, nil, nil, err
+		}
 		return nil, nil, nil, errGone
 	}
 	ctx, cancel := context.WithCancel(ctx)

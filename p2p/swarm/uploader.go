@@ -34,10 +34,10 @@ const (
 	// slowBytesPerSec is the rate below which a peer is slow while there is no
 	// median to compare it with.
 	slowBytesPerSec = 64 << 10
-	// firstRetry is what a busy node says before it knows how long a chunk takes.
 	// aloneQueue is how many requests of a peer wait that alone asks: they delay
 	// nobody, and a far one needs many under way to fill the link. It is farRequests.
 	aloneQueue = 12
+	// firstRetry is what a busy node says before it knows how long a chunk takes.
 	firstRetry = 20 * time.Millisecond
 	minRetry   = 2 * time.Millisecond
 	maxRetry   = 5 * time.Second
@@ -102,8 +102,8 @@ type waiter struct {
 
 // acquire waits in the queue of up for a slot. It returns a *BusyError at once
 // where the queue is full, where the peer is still busy with a chunk that it
-// takes too slowly, and where it asks again while others wait: the first copies
-// of a chunk should go to different peers.
+// takes too slowly, where it has had more than others, and where it asks again while
+// others wait: the first copies of a chunk should go to different peers.
 func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where place) (*seat, error) {
 	u.mu.Lock()
 	if u.slow[peer] > 0 {
@@ -119,7 +119,7 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where p
 	switch {
 	case where == alone:
 		queue = aloneQueue
-	case where == again && len(up.waiters) > 0:
+	case where == last, where == again && len(up.waiters) > 0:
 		queue = 0
 	}
 	if len(up.waiters) >= queue {
@@ -202,13 +202,6 @@ func (u *Uploader) hold() time.Duration {
 		return hold
 	}
 	return firstRetry
-}
-
-// busy is the refusal of a request while there is no seat.
-func (u *Uploader) busy() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return &BusyError{RetryAfter: u.retryAfter()}
 }
 
 // retryAfter spreads the next attempts over 0.5 … 1.5 × the time one chunk

@@ -218,6 +218,53 @@ func TestSourceVanishes(t *testing.T) {
 	}
 }
 
+// A source that lost its power does not refuse: each try to reach it takes seconds.
+// All that time the others say whose return they wait for.
+func TestSourceUnplugged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const chunks = 100
+		s, n := crowd(4, chunks)
+		defer s.close()
+		n[0].unplugged = 5 * time.Second // the transport's patience with a dial
+		var mu sync.Mutex
+		said := map[string]map[string]bool{}
+		listen := false
+		for _, o := range n[1:] {
+			said[o.name] = map[string]bool{}
+			o.observer.State = func(p Progress) {
+				mu.Lock()
+				defer mu.Unlock()
+				if !listen {
+					clear(said[o.name]) // but for the last one
+				}
+				said[o.name][p.Reason] = true
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { s.run(t, t.Context()) })
+		for n[0].sent.Load() < 40 {
+			time.Sleep(time.Millisecond)
+		}
+		n[0].leave()
+		time.Sleep(5 * time.Second)
+		mu.Lock()
+		listen = true
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		mu.Lock()
+		for name, reasons := range said {
+			for r := range reasons {
+				if !strings.HasSuffix(r, "they were on n0") {
+					t.Errorf("%s says %q, not whose return it waits for", name, r)
+				}
+			}
+		}
+		mu.Unlock()
+		n[0].back()
+		wg.Wait()
+	})
+}
+
 func complete(nodes []*simNode) bool {
 	return !slices.ContainsFunc(nodes, func(n *simNode) bool { return n.chunks.Have().Count() < n.chunks.len })
 }

@@ -63,6 +63,32 @@ func TestOneFrameOnly(t *testing.T) {
 	}
 }
 
+// TestFrameOfSmallBlocks: a frame may not be cut into so many blocks that decoding it
+// takes many times what its chunk does: 4 MiB of empty ones took 60 ms, not 4.
+func TestFrameOfSmallBlocks(t *testing.T) {
+	t.Parallel()
+	frame := func(size, empty int) []byte { // one byte after the other, each in a block, among empty ones
+		p := binary.LittleEndian.AppendUint32([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0}, uint32(size))
+		p = append(p, bytes.Repeat([]byte{0, 0, 0}, empty)...)
+		for size > 0 {
+			run := min(size, 128<<10)
+			size -= run
+			p = append(binary.LittleEndian.AppendUint32(p, uint32(run)<<3|1<<1)[:len(p)+3], 7)
+		}
+		p[len(p)-4] |= 1 // the last block
+		return p
+	}
+	c := NewCodec()
+	for _, size := range []int{1, 1000, MinBytes, MaxBytes} {
+		if out, err := c.Decode(nil, Zstd, frame(size, 0), size); size > 8 && (err != nil || len(out) != size) {
+			t.Errorf("%d bytes in large blocks: %v", size, err)
+		}
+		if _, err := c.Decode(nil, Zstd, frame(size, size/16), size); size > 16 && err == nil {
+			t.Errorf("%d bytes: a frame of %d blocks was decoded", size, size/16)
+		}
+	}
+}
+
 func TestBuffers(t *testing.T) {
 	t.Parallel()
 	var b Buffers

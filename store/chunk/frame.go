@@ -93,8 +93,8 @@ var ErrFrame = errors.New("not a frame of this chunk")
 
 // Decode returns the chunk of rawBytes bytes that a frame stands for, in dst's
 // memory (or the payload itself for raw frames). It allocates no more than the
-// chunk, whatever the payload says. A payload is never longer than its chunk: it
-// would travel raw then.
+// chunk, whatever the payload says, and takes time in proportion to it. A payload is
+// never longer than its chunk: it would travel raw then.
 func (c *Codec) Decode(dst []byte, enc Encoding, payload []byte, rawBytes int) ([]byte, error) {
 	if len(payload) > rawBytes || rawBytes > MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes for %d", ErrFrame, len(payload), rawBytes)
@@ -120,7 +120,7 @@ func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: it says that it holds %d bytes, want %d", ErrFrame, h.FrameContentSize, rawBytes)
 	}
 	if !single(payload, h) {
-		return nil, fmt.Errorf("%w: it does not end where its last block does", ErrFrame)
+		return nil, fmt.Errorf("%w: it does not end where its last block does, or has too many of them", ErrFrame)
 	}
 	dec, err := c.decoder()
 	if err != nil {
@@ -140,11 +140,16 @@ func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
 	return out, nil
 }
 
+// minBlock is what a block of a frame stands for at least, on average; encoders cut
+// 128 KiB. Each may bring its own tables, which take longer than its bytes.
+const minBlock = 1 << 10
+
 // single reports whether p is exactly one zstd frame: blocks of a three-byte
 // header (last 1 bit, type 2 bits, size 21 bits; RFC 8878, section 3.1.1.2),
-// then the checksum if there is one.
+// not too many, then the checksum if there is one.
 func single(p []byte, h zstd.Header) bool {
-	for off := h.HeaderSize; off+3 <= len(p); {
+	left := h.FrameContentSize/minBlock + 2
+	for off := h.HeaderSize; off+3 <= len(p) && left > 0; left-- {
 		block := uint32(p[off]) | uint32(p[off+1])<<8 | uint32(p[off+2])<<16
 		size := int(block >> 3)
 		if block>>1&3 == 1 { // run length: one byte stands for size of them
