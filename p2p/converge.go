@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxFetches is how many images arrive at once. Each holds at most four
-	// frames and a few decoded chunks of up to 4 MiB in memory.
+	// maxFetches is how many images arrive at once. The frames on their way share
+	// 48 MiB (swarm.Memory), decoded chunks are as many as there are cores.
 	maxFetches = 3
 	// maxChecks is how many references are compared with the store at once.
 	maxChecks = 4

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,13 +25,62 @@ const (
 	// on this host's terminals.
 	maxReasonBytes = 512
 	maxLabels      = 64
+	// maxReported bounds the images of a report: as many as a catalog has.
+	maxReported = catalog.DefaultMaxRecords
+	// maxListed bounds the sources of an image in a report: more than any build sends.
+	maxListed = 64
 )
 
 // report is what one node says of itself: its column of the matrix.
 type report struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
-	Images []reportImage     `json:"images"`
+	Images reportImages      `json:"images"`
+}
+
+// reportImages and reportSources are arrays that stop at their bound while they are
+// read: an array of empty objects would otherwise take many times the memory of its
+// text.
+type (
+	reportImages  []reportImage
+	reportSources []Source
+)
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *reportImages) UnmarshalJSON(p []byte) (err error) {
+	*r, err = array[reportImage](p, maxReported)
+	return err
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *reportSources) UnmarshalJSON(p []byte) (err error) {
+	*r, err = array[Source](p, maxListed)
+	return err
+}
+
+// array reads an array, or null, of at most so many.
+func array[T any](p []byte, most int) ([]T, error) {
+	d := json.NewDecoder(bytes.NewReader(p))
+	switch open, err := d.Token(); {
+	case err != nil:
+		return nil, err
+	case open == nil:
+		return nil, nil
+	case open != json.Delim('['):
+		return nil, fmt.Errorf("%v where an array shall be", open)
+	}
+	var out []T
+	for d.More() {
+		if len(out) == most {
+			return nil, fmt.Errorf("an array of more than %d", most)
+		}
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 type reportImage struct {
@@ -42,10 +92,10 @@ type reportImage struct {
 	TotalBytes int64  `json:"total_bytes"`
 	Reason     string `json:"reason"`
 
-	RateBytesPerSecond int64    `json:"rate_bytes_per_second,omitempty"`
-	Sources            []Source `json:"sources,omitempty"`
-	WireBytes          int64    `json:"wire_bytes,omitempty"`
-	SentBytes          int64    `json:"sent_bytes,omitempty"`
+	RateBytesPerSecond int64         `json:"rate_bytes_per_second,omitempty"`
+	Sources            reportSources `json:"sources,omitempty"`
+	WireBytes          int64         `json:"wire_bytes,omitempty"`
+	SentBytes          int64         `json:"sent_bytes,omitempty"`
 }
 
 // State serves this node's column for refs, all where none is named

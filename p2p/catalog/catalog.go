@@ -25,9 +25,9 @@ const (
 	// defaultTombstoneTTL is how long a withdrawal is part of the catalog. After that
 	// it is only kept against hosts that were away for longer.
 	defaultTombstoneTTL = 30 * 24 * time.Hour
-	// defaultMaxRecords bounds the catalog, old withdrawals included: 50,000 records
+	// DefaultMaxRecords bounds the catalog, old withdrawals included: 50,000 records
 	// of about 600 bytes are 30 MB in memory and as much on disk.
-	defaultMaxRecords = 50_000
+	DefaultMaxRecords = 50_000
 )
 
 // Config is what a catalog needs. Path is its file; Allow says who may announce
@@ -87,7 +87,7 @@ func Open(cfg Config) (*Catalog, error) {
 		cfg.TombstoneTTL = defaultTombstoneTTL
 	}
 	if cfg.MaxRecords == 0 {
-		cfg.MaxRecords = defaultMaxRecords
+		cfg.MaxRecords = DefaultMaxRecords
 	}
 	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1), refused: map[trust.NodeID]bool{}}
 	err := c.openFile()

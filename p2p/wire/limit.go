@@ -17,12 +17,22 @@ type Limits struct {
 // Limiter holds the limits of one node for its server and its client. It is safe
 // for concurrent use.
 type Limiter struct {
-	up, down *rate.Limiter
+	up, down *direction
+}
+
+// direction is one limit.
+type direction struct {
+	*rate.Limiter
+	turn chan struct{} // held by the piece of bulk that waits for the limit
+}
+
+func newDirection() *direction {
+	return &direction{rate.NewLimiter(rate.Inf, minBurst), make(chan struct{}, 1)}
 }
 
 // NewLimiter returns a limiter.
 func NewLimiter(l Limits) *Limiter {
-	lim := &Limiter{up: rate.NewLimiter(rate.Inf, minBurst), down: rate.NewLimiter(rate.Inf, minBurst)}
+	lim := &Limiter{up: newDirection(), down: newDirection()}
 	lim.SetLimits(l)
 	return lim
 }
@@ -38,7 +48,7 @@ func (l *Limiter) SetLimits(limits Limits) {
 	set(l.down, limits.DownloadBytesPerSec)
 }
 
-func set(l *rate.Limiter, bytesPerSec int64) {
+func set(l *direction, bytesPerSec int64) {
 	if bytesPerSec <= 0 {
 		l.SetLimit(rate.Inf)
 		return
@@ -53,12 +63,17 @@ const (
 	smallBytes = 512
 	// maxDebt is how far words of control may run ahead of the limit.
 	maxDebt = time.Second
+	// bulkBytes is from when on a piece counts as bulk. Chunks come and go in records of
+	// TLS, 16 KiB; handshakes and small answers in less than this.
+	bulkBytes = 4 << 10
 )
 
 // wait takes so many bytes from l and waits until the limit allows them. Words
 // of control count but do not queue behind chunks: late haves would cost more
-// than they weigh.
-func wait(ctx context.Context, l *rate.Limiter, bytes int) error {
+// than they weigh. Of bulk one piece waits for the limit at a time, so that what is in
+// between queues behind that one, not behind a piece of each transfer: a handshake
+// would not be done in its time.
+func wait(ctx context.Context, l *direction, bytes int) error {
 	if bytes <= smallBytes {
 		now := time.Now()
 		r := l.ReserveN(now, bytes)
@@ -66,6 +81,14 @@ func wait(ctx context.Context, l *rate.Limiter, bytes int) error {
 			return ctx.Err()
 		}
 		r.CancelAt(now)
+	}
+	if bytes > bulkBytes && l.Limit() != rate.Inf {
+		select {
+		case l.turn <- struct{}{}:
+			defer func() { <-l.turn }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	return l.WaitN(ctx, bytes)
 }

@@ -1,0 +1,96 @@
+package store
+
+import (
+	"bytes"
+	"io"
+	"slices"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
+)
+
+// TestImportsWhileChunksArrive: a layer is in the content store as soon as its last
+// chunk is here, whatever those after it lack, and of those the part that is here has
+// been written.
+func TestImportsWhileChunksArrive(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, layer(t, "base", 1<<20), layer(t, "app", 1<<20))
+	b := open(t, t.TempDir())
+	from, to := image(t, a, p.Index), image(t, b, p.Index)
+	imported := make(chan error, 1)
+	go func() { imported <- to.Import(t.Context(), full) }()
+	top := len(to.blobs) - 1
+	last := to.blobs[top].info.Digest
+	n := 0
+	for ; n < to.Len()-1; n++ {
+		move(t, from, to, n)
+	}
+	until(t, func() bool { return slices.Equal(to.Missing(), []digest.Digest{last}) })
+	until(t, func() bool { // the import waits for the one chunk that is not here
+		to.blobs[top].mu.Lock()
+		defer to.blobs[top].mu.Unlock()
+		return to.blobs[top].near != nil && to.blobs[top].nearAt == len(to.blobs[top].info.Sums)-1
+	})
+	move(t, from, to, n)
+	if err := <-imported; err != nil {
+		t.Fatal(err)
+	}
+	ready(t, b, p)
+}
+
+// TestFramesAreRelayedAsTheyCame: what a peer sent is given on to the byte, before and
+// after the import, though this host would have made another frame of it.
+func TestFramesAreRelayedAsTheyCame(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, layer(t, "base", 1<<20))
+	from, to := image(t, a, p.Index), image(t, open(t, t.TempDir()), p.Index)
+	other, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderCRC(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := map[int][]byte{}
+	for n := range from.Len() {
+		k, at := from.index.Locate(n)
+		if from.blobs[k].info.ChunkLen(at) < chunk.MinBytes {
+			move(t, from, to, n)
+			continue
+		}
+		raw := make([]byte, from.Bytes(n))
+		ra, err := from.blobs[k].reader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ra.ReadAt(raw, int64(at)*from.blobs[k].info.ChunkBytes); err != nil {
+			t.Fatal(err)
+		}
+		ra.Close()
+		sent[n] = other.EncodeAll(raw, nil)
+		if ok, err := to.Put(t.Context(), n, chunk.Zstd, sent[n]); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	relayed := func(when string) {
+		t.Helper()
+		for n, want := range sent {
+			enc, _, r, err := to.Frame(t.Context(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if r.Close(); err != nil || enc != chunk.Zstd || !bytes.Equal(got, want) {
+				t.Errorf("%s the import chunk %d goes out as another frame of %d bytes, %v; %d came", when, n, len(got), err, len(want))
+			}
+		}
+	}
+	relayed("before")
+	if err := to.Import(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	relayed("after")
+	if len(sent) == 0 {
+		t.Error("no chunk was large enough")
+	}
+}
