@@ -171,6 +171,7 @@ var smallSimulations = []crowdCase{
 	{nodes: 2, chunks: 1, up: 1, down: 1, rtt: ms, atMost: 1.4, source: 1},
 	{nodes: 2, chunks: 256, up: 1, down: 1, rtt: ms, atMost: 1.01, source: 1},
 	{nodes: 2, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.25, source: 1},
+	{nodes: 4, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.35, source: 1.1},
 	{nodes: 4, chunks: 5, up: 1, down: 1, rtt: ms, atMost: 1.5, source: 1.6},
 	{nodes: 8, chunks: 64, up: 1, down: 1, rtt: ms, atMost: 1.12, source: 1.15},
 	{nodes: 16, chunks: 256, up: 1, down: 1, rtt: ms, atMost: 1.08, source: 1.1},
@@ -199,10 +200,10 @@ var fullSimulations = []crowdCase{
 
 	{nodes: 64, chunks: 256, up: 1, down: 1, rtt: 200 * time.Microsecond, atMost: 1.1, source: 1.15},
 	{nodes: 64, chunks: 256, up: 1, down: 1, rtt: 10 * ms, atMost: 1.15, source: 1.15},
-	{nodes: 64, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.6, source: 1.2},
+	{nodes: 64, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.35, source: 1.2},
 	{nodes: 2, chunks: 256, up: 1, down: 1, rtt: 10 * ms, atMost: 1.1, source: 1},
 	{nodes: 2, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.25, source: 1},
-	{nodes: 4, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.8, source: 1.1},
+	{nodes: 4, chunks: 256, up: 1, down: 1, rtt: 50 * ms, atMost: 1.35, source: 1.1},
 	{nodes: 64, chunks: 256, up: 1, down: 1, mixed: true, atMost: 1.25, source: 1.15},
 	{nodes: 64, chunks: 256, up: 0.1, down: 0.1, rtt: 50 * ms, atMost: 1.2, source: 1.15},
 
