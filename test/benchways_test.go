@@ -28,6 +28,9 @@ func (n *network) byLoop(t *testing.T, load benchSet) {
 			t.Fatal(err)
 		}
 		h.ctr("images", "import", "/var/lib/tmp/image.tar")
+		if err := os.Remove(h.path("/var/lib/tmp/image.tar")); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
