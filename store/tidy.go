@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,9 +75,17 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	return errors.Join(errs...)
 }
 
+// tidyStage reads seed indexes only as long as something is staged that none of those
+// read so far explains: on a host that has all it should have, none.
 func (s *Store) tidyStage(ctx context.Context, seeds []digest.Digest) error {
-	keep := map[string]bool{}
+	unexplained := map[string]bool{}
+	for _, name := range s.stage.Staged() {
+		unexplained[name] = true
+	}
 	for _, seed := range seeds {
+		if len(unexplained) == 0 {
+			return nil
+		}
 		b, err := s.SeedIndex(ctx, seed)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // nothing was fetched without it
@@ -88,10 +98,10 @@ func (s *Store) tidyStage(ctx context.Context, seeds []digest.Digest) error {
 			return fmt.Errorf("seed index %s: %w", seed, err)
 		}
 		for _, blob := range index.Blobs {
-			keep[stage.Name(blob)] = true
+			delete(unexplained, stage.Name(blob))
 		}
 	}
-	s.stage.Keep(keep)
+	s.stage.Drop(slices.Collect(maps.Keys(unexplained))...)
 	return nil
 }
 
@@ -107,8 +117,11 @@ func (s *Store) tidySeeds(seeds []digest.Digest) error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(s.seeds, e.Name())
+		if keep[path] {
+			continue
+		}
 		info, err := e.Info()
-		if err != nil || keep[path] || time.Since(info.ModTime()) < youngIndex {
+		if err != nil || time.Since(info.ModTime()) < youngIndex {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -73,6 +73,7 @@ type Record struct {
 	public    ed25519.PublicKey
 	signature []byte
 	ann       Announcement
+	hash      [sha256.Size]byte // kept, since every comparison of two catalogs asks for it
 }
 
 // Sign makes the record of an announcement.
@@ -86,9 +87,11 @@ func Sign(id *trust.Identity, a Announcement) (Record, error) {
 	if err := a.validate(); err != nil {
 		return Record{}, err
 	}
-	if n := len(r.Encode()); n > MaxRecordBytes {
-		return Record{}, fmt.Errorf("the announcement has %d bytes, at most %d are possible", n, MaxRecordBytes)
+	b := r.Encode()
+	if len(b) > MaxRecordBytes {
+		return Record{}, fmt.Errorf("the announcement has %d bytes, at most %d are possible", len(b), MaxRecordBytes)
 	}
+	r.hash = sha256.Sum256(b)
 	return r, nil
 }
 
@@ -116,7 +119,7 @@ func Decode(b []byte) (Record, error) {
 		return Record{}, fmt.Errorf("%w: too short or of an unknown version", errRecord)
 	}
 	b = bytes.Clone(b)
-	r := Record{public: b[1 : 1+ed25519.PublicKeySize], signature: b[1+ed25519.PublicKeySize : head]}
+	r := Record{public: b[1 : 1+ed25519.PublicKeySize], signature: b[1+ed25519.PublicKeySize : head], hash: sha256.Sum256(b)}
 	size, n := binary.Uvarint(b[head:])
 	if n <= 0 || size != uint64(len(b)-head-n) || !bytes.Equal(binary.AppendUvarint(nil, size), b[head:head+n]) {
 		return Record{}, fmt.Errorf("%w: wrong length", errRecord)
@@ -186,7 +189,7 @@ func (r Record) Announcement() Announcement { return r.ann }
 func (r Record) AnnouncedBy() trust.NodeID { return trust.IDOf(r.public) }
 
 // Hash names the record: the SHA-256 of its encoding.
-func (r Record) Hash() [32]byte { return sha256.Sum256(r.Encode()) }
+func (r Record) Hash() [sha256.Size]byte { return r.hash }
 
 // Newer reports whether a wins over b. It is a total order on records of one
 // reference: the higher version, then the later time, then the higher node id,

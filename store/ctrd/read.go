@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -68,6 +70,10 @@ func stampOf(f *os.File) (Stamp, bool) {
 	if err != nil || !info.Mode().IsRegular() {
 		return Stamp{}, false
 	}
+	return stampOfInfo(info)
+}
+
+func stampOfInfo(info fs.FileInfo) (Stamp, bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return Stamp{}, false
@@ -169,13 +175,29 @@ type checked struct {
 	blobs     []digest.Digest
 	top       digest.Digest // the chain id of its topmost snapshot; "" where there is none
 	unstacked bool          // an event has told since that the snapshot is gone
+	dir       Stamp         // of the blobs' directory when Intact last saw all of them
+}
+
+// settled is how long a directory has to be as it is before its stamp tells all later
+// states from this one: two changes within one tick of the kernel's clock (10 ms at
+// HZ=100), or on a file system that counts in seconds or pairs of them, leave one stamp.
+const settled = 3 * time.Second
+
+// settledStamp is that of a directory, false where it changed just now or cannot be read.
+func settledStamp(dir string) (Stamp, bool) {
+	info, err := os.Stat(dir)
+	if err != nil || time.Since(info.ModTime()) < settled {
+		return Stamp{}, false
+	}
+	return stampOfInfo(info)
 }
 
 // Intact says whether the pin, the snapshot and the blobs that the last Check of ref
 // saw are still there. It asks nobody, since it is called often: the pin was there
 // when List was called last, of the snapshot an event would have told, and the blobs
 // are there as files, since containerd collects the content of an image that somebody
-// discards without an event. True where the files cannot be read.
+// discards without an event. While no file comes or goes in their directory, one look
+// at that does for all of them. True where the files cannot be read.
 func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 	c.mu.Lock()
 	seen, known := c.checked[ref]
@@ -187,17 +209,35 @@ func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 	if unpinned || seen.unstacked {
 		return false
 	}
-	dir := c.blobs(ctx)
-	if dir == "" {
+	blobs := c.blobs(ctx)
+	if blobs == "" {
 		return true
 	}
+	dir, quiet := settledStamp(filepath.Join(blobs, digest.SHA256.String()))
 	for _, dgst := range seen.blobs {
-		_, err := os.Lstat(filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded()))
+		if quiet && dir == seen.dir && dgst.Algorithm() == digest.SHA256 {
+			continue
+		}
+		_, err := os.Lstat(filepath.Join(blobs, dgst.Algorithm().String(), dgst.Encoded()))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
 	}
+	if quiet && dir != seen.dir {
+		c.keepDir(ref, seen.blobs, dir)
+	}
 	return true
+}
+
+// keepDir remembers that these blobs of ref were seen, all of them, after their directory
+// had its stamp; nothing where a Check has found other blobs meanwhile.
+func (c *Containerd) keepDir(ref string, blobs []digest.Digest, dir Stamp) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if seen, known := c.checked[ref]; known && slices.Equal(seen.blobs, blobs) {
+		seen.dir = dir
+		c.checked[ref] = seen
+	}
 }
 
 // keepChecked remembers what Intact looks for; nothing where ref is not ready.

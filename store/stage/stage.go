@@ -97,15 +97,27 @@ func (d *Dir) Sweep(now time.Time) {
 	d.evict(0)
 }
 
-// Keep removes the staged blobs whose names are not among those given and that
-// nobody uses.
-func (d *Dir) Keep(names map[string]bool) {
+// Staged names the staged blobs.
+func (d *Dir) Staged() []string {
+	entries, err := os.ReadDir(d.staged)
+	if err != nil {
+		d.log.Warn("cannot list frames", "dir", d.staged, "err", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), suffix); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Drop removes what is staged of the blobs of these names, but nothing in use.
+func (d *Dir) Drop(names ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.files(d.staged) {
-		if !names[strings.TrimSuffix(f.name, suffix)] {
-			d.removeIdle(d.staged, f.name)
-		}
+	for _, name := range names {
+		d.removeIdle(d.staged, name+suffix)
 	}
 }
 
