@@ -1,7 +1,9 @@
 package test
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +39,32 @@ func TestFromEachOther(t *testing.T) {
 	if took > 3*optimum {
 		t.Errorf("took %v, as long as three copies one after the other", took)
 	}
+}
+
+// TestUnpacksWhileLayersArrive: the first layer is unpacked while most of the later
+// ones have not come yet.
+func TestUnpacksWhileLayersArrive(t *testing.T) {
+	n := cluster(t, newest, 2, "20mbit")
+	const layers, size = 4, 3 << 20
+	var tars [][]byte
+	for i := range uint64(layers) {
+		tars = append(tars, tarOf(t, map[string][]byte{fmt.Sprintf("data/%d", i): noise(i, size)}))
+	}
+	a, b := n.hosts[0], n.hosts[1]
+	a.ctr("images", "import", packImage(t, short, false, tars...).dockerArchive(t, n.dir))
+	a.run("announce", "--detach", short)
+	eventually(t, 60*time.Second, "the first layer is unpacked", func() error {
+		if s := b.ctr("snapshots", "ls"); !strings.Contains(s, "sha256:") {
+			return errors.New(s)
+		}
+		return nil
+	})
+	arrived := b.metric(`seeder_chunk_bytes_total{source="peer"}`)
+	t.Logf("%.1f of %.1f MB had arrived when the first of %d layers was seen unpacked", arrived/1e6, layers*size/1e6, layers)
+	if arrived > 3*size {
+		t.Errorf("%.0f bytes had arrived, want at most three layers of %d", arrived, size)
+	}
+	a.run("wait", "--timeout", "1m")
 }
 
 // TestContinuesAfterKill: what was verified before a kill -9 is not fetched again.
