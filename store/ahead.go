@@ -31,10 +31,12 @@ type aheadJob struct {
 func (a *ahead) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.jobs, a.cancel = make(chan aheadJob, 4*aheadChunks), cancel
-	for range min(max(runtime.GOMAXPROCS(0)/2, 1), 4) {
+	for range aheadWorkers(runtime.GOMAXPROCS(0)) {
 		a.done.Go(func() { a.work(ctx) })
 	}
 }
+
+func aheadWorkers(cores int) int { return min(max(cores/2, 1), 4) }
 
 func (a *ahead) work(ctx context.Context) {
 	for {

@@ -344,6 +344,8 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 		}
 		if enc == chunk.Raw {
 			b.store.buffers.Put(scratch)
+		} else {
+			b.store.compressed.Add(1)
 		}
 	}
 	if _, file := ra.(*ctrd.File); enc == chunk.Raw && file {

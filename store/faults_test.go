@@ -550,6 +550,16 @@ func TestCompressesAhead(t *testing.T) {
 	})
 }
 
+// TestAheadIsBounded: compressing ahead leaves half of the cores to others.
+func TestAheadIsBounded(t *testing.T) {
+	t.Parallel()
+	for cores, want := range map[int]int{1: 1, 2: 1, 4: 2, 8: 4, 64: 4} {
+		if got := aheadWorkers(cores); got != want {
+			t.Errorf("%d of %d cores, want %d", got, cores, want)
+		}
+	}
+}
+
 // TestServesWithoutRoomInTheCache: what cannot be kept is compressed each time.
 func TestServesWithoutRoomInTheCache(t *testing.T) {
 	t.Parallel()

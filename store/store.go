@@ -66,12 +66,18 @@ type Store struct {
 	verifying chan struct{} // slots
 	near      atomic.Int64  // bytes that were handed over and not taken yet
 
+	compressed atomic.Int64 // chunks, since it was opened
+
 	mu   sync.Mutex
 	open map[string]*blob // by stage.Name
 	// sums are the files, by stage.Name, from which this process made the sums of a
 	// blob's chunks: nobody needs to verify them again before they are served.
 	sums map[string]ctrd.Stamp
 }
+
+// Compressed is how many chunks this process has compressed: what came from others as
+// frames is passed on as it came, and what the cache keeps is not compressed again.
+func (s *Store) Compressed() int64 { return s.compressed.Load() }
 
 func (s *Store) summed(name string) ctrd.Stamp {
 	s.mu.Lock()

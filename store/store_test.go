@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -204,21 +205,57 @@ func TestImageTravels(t *testing.T) {
 	}
 }
 
+// TestFramesAreCompressedOnceAndKept: however many ask for a chunk at once, it is
+// compressed for one of them; whoever received it compresses nothing.
 func TestFramesAreCompressedOnceAndKept(t *testing.T) {
 	t.Parallel()
-	a, p := announceSide(t, layer(t, "base", 1<<20))
+	a, p := announceSide(t, layer(t, "base", 4<<20))
 	img := image(t, a, p.Index)
-	var wire int64
-	for n := range img.Len() {
-		_, size, r, err := img.Frame(t.Context(), n)
+	ask := func(img *Image, n int) (chunk.Encoding, int64) {
+		enc, size, r, err := img.Frame(t.Context(), n)
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return enc, 0
 		}
 		r.Close()
-		wire += size
+		return enc, size
+	}
+	var askers sync.WaitGroup
+	for range 8 {
+		askers.Go(func() {
+			for n := range img.Len() {
+				ask(img, n)
+			}
+		})
+	}
+	askers.Wait()
+	var wire, frames int64
+	for n := range img.Len() {
+		enc, size := ask(img, n)
+		if wire += size; enc == chunk.Zstd {
+			frames++
+		}
 	}
 	if wire > p.Bytes/3 {
 		t.Errorf("%d bytes of text travel as %d", p.Bytes, wire)
+	}
+	if got := a.Compressed(); got != frames || frames < 16 {
+		t.Errorf("%d chunks were compressed for %d frames", got, frames)
+	}
+	b := open(t, t.TempDir())
+	to := image(t, b, p.Index)
+	for n := range img.Len() {
+		move(t, img, to, n)
+		ask(to, n)
+	}
+	if err := to.Import(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	for n := range img.Len() {
+		ask(to, n)
+	}
+	if got := b.Compressed(); got != 0 {
+		t.Errorf("%d chunks were compressed where they came as frames", got)
 	}
 	kept, err := filepath.Glob(filepath.Join(a.cfg.DataDir, "cache", "*.frames"))
 	if err != nil || len(kept) == 0 {

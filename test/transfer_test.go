@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"seeder/p2p"
+	"seeder/store/chunk"
 )
 
 // TestFromEachOther: hosts that fetch take chunks from several peers at once,
@@ -95,15 +96,15 @@ func TestContinuesAfterKill(t *testing.T) {
 	}
 }
 
-// TestFramesOnTheWire: a plain layer shrinks on the way; a gzip layer is not
-// compressed again and does not grow.
+// TestFramesOnTheWire: a plain layer shrinks on the way, compressed by the announcer
+// alone; a gzip layer is not compressed again and does not grow.
 func TestFramesOnTheWire(t *testing.T) {
-	n := cluster(t, newest, 2, "")
+	n := cluster(t, newest, 3, "")
 	a, b := n.hosts[0], n.hosts[1]
 	for _, gz := range []bool{false, true} {
 		spec := imageSpec{ref: fmt.Sprintf("frames:gzip-%v", gz), says: "hello", payload: 16 << 20, gzip: gz, seed: 10}
 		img := newImage(t, spec)
-		before := b.metric("seeder_wire_received_bytes_total")
+		before, compressed := b.metric("seeder_wire_received_bytes_total"), a.metric("seeder_chunks_compressed_total")
 		a.ctr("images", "import", img.dockerArchive(t, n.dir))
 		a.run("announce", spec.ref)
 		wire, size := b.metric("seeder_wire_received_bytes_total")-before, float64(img.bytes())
@@ -115,6 +116,20 @@ func TestFramesOnTheWire(t *testing.T) {
 		// deadline.
 		if gz && wire > 1.01*size+64<<10+256<<10 {
 			t.Errorf("gzip layers took %.0f bytes on the wire, %.0f as stored", wire, size)
+		}
+		chunks := 0
+		for _, b := range img.blobs() {
+			chunks += chunk.Chunks(int64(len(b)), chunk.SizeFor(int64(len(b))))
+		}
+		compressed = a.metric("seeder_chunks_compressed_total") - compressed
+		t.Logf("gzip %v: %.0f of %d chunks were compressed", gz, compressed, chunks)
+		if !gz && compressed < 16<<20/chunk.MinBytes || compressed > float64(chunks) {
+			t.Errorf("%.0f of %d chunks were compressed", compressed, chunks)
+		}
+	}
+	for _, h := range n.hosts[1:] {
+		if got := h.metric("seeder_chunks_compressed_total"); got > 0 {
+			t.Errorf("%s compressed %.0f chunks that came as frames", h.name, got)
 		}
 	}
 }

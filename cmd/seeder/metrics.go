@@ -137,6 +137,10 @@ func timestamp(t time.Time) float64 {
 
 // register adds to the node's counters everything else that /metrics shows.
 func (w *wired) register(secretChanged func() bool) {
-	w.registry.MustRegister(newGauges(w.node, w.store.Disks, secretChanged), collectors.NewGoCollector(),
+	compressed := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "seeder_chunks_compressed_total",
+		Help: "Chunks that this node compressed; those that it received are passed on as they came.",
+	}, func() float64 { return float64(w.store.Compressed()) })
+	w.registry.MustRegister(compressed, newGauges(w.node, w.store.Disks, secretChanged), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
