@@ -183,14 +183,23 @@ type batch struct {
 	begun       atomic.Int32
 }
 
-// begin returns when a run's turn has come: the runs of a batch begin apart, so that not
-// all need the cores at the same time, the loop after every copy to a host and the pulls
-// from a registry at their end. 17 s for 300 MB, and in proportion, since the loop takes
-// 13 or 27 s for each host at 200 or 100 Mbit/s.
-func (b *batch) begin(bytes int) {
+// begin returns when a run's turn has come: the runs of a batch begin apart.
+func (b *batch) begin(apart time.Duration) {
 	b.ready.Wait()
-	apart := 17 * time.Second * time.Duration(bytes>>20) / 300
 	time.Sleep(time.Duration(b.begun.Add(1)-1) * apart)
+}
+
+// apart is how long after one run of a batch the next one begins, so that not all need
+// the cores at the same time. The loop does so after the copy to each host: the runs share
+// the time that one copy takes. The pulls from a registry do so most at their end.
+func (c cell) apart(t *testing.T, way string, runs int) time.Duration {
+	t.Helper()
+	mbit, err := strconv.ParseFloat(strings.TrimSuffix(c.rate, "mbit"), 64)
+	if err != nil || way != "loop" {
+		return 17 * time.Second * time.Duration(benchBytes(t)>>20) / 300
+	}
+	copying := float64(benchBytes(t)) * 8 / (mbit * 1e6)
+	return time.Duration(copying / float64(runs) * float64(time.Second))
 }
 
 func newBatch(runs int) *batch {
@@ -248,7 +257,7 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		t.Fatal(err)
 	}
 	ready()
-	b.begin(benchBytes(t))
+	b.begin(c.apart(t, way, b.runs))
 	before, busy := n.counters(), busySeconds(t)
 	start := time.Now()
 	switch way {
