@@ -110,8 +110,8 @@ func finding(asked, dry, neighbours int, useful bool) time.Duration {
 // inFlightFor is how many requests are in flight where a message to a peer and
 // back takes trip and a chunk comes every gap. Each chunk costs about four trips,
 // since most requests are told to come again. (Simulated at N = 64, 8 ms a chunk:
-// trips of 1 ms 1.05 with and without, 10 ms 1.10 and 1.24, 50 ms 1.43 and 1.88,
-// 0.2 to 50 ms 1.19 and 1.56 × the optimum, which knows no trips. trip is the
+// trips of 1 ms 1.05 with and without, 10 ms 1.10 and 1.11, 50 ms 1.28 and 1.84,
+// 0.2 to 50 ms 1.14 and 1.50 × the optimum, which knows no trips. trip is the
 // median of the last ones: on real links words queue behind chunks, and with the
 // shortest 16 hosts at 50 Mbit/s took 1.22, with the median 1.17.)
 func inFlightFor(trip, gap time.Duration) int {
