@@ -29,6 +29,7 @@ var (
 	benchMB     = benchList("BENCH_MB", "100")
 	// benchAtOnce is how many runs of a rival share the machine, each on a network of
 	// its own: on shaped links it waits for the link nearly all the time.
+	// Each containerd takes one or two of fs.inotify.max_user_instances, mostly 128.
 	benchAtOnce = benchList("BENCH_AT_ONCE", "1")
 )
 
