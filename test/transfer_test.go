@@ -99,7 +99,7 @@ func TestContinuesAfterKill(t *testing.T) {
 // TestFramesOnTheWire: a plain layer shrinks on the way, compressed by the announcer
 // alone; a gzip layer is not compressed again and does not grow.
 func TestFramesOnTheWire(t *testing.T) {
-	n := cluster(t, newest, 3, "")
+	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
 	for _, gz := range []bool{false, true} {
 		spec := imageSpec{ref: fmt.Sprintf("frames:gzip-%v", gz), says: "hello", payload: 16 << 20, gzip: gz, seed: 10}
@@ -127,7 +127,12 @@ func TestFramesOnTheWire(t *testing.T) {
 			t.Errorf("%.0f of %d chunks were compressed", compressed, chunks)
 		}
 	}
-	for _, h := range n.hosts[1:] {
+	late := n.addHost(newest) // has the frames from both
+	late.startContainerd()
+	late.startSeeder()
+	a.awaitMembers(3)
+	a.run("wait", "--timeout", "1m")
+	for _, h := range []*host{b, late} {
 		if got := h.metric("seeder_chunks_compressed_total"); got > 0 {
 			t.Errorf("%s compressed %.0f chunks that came as frames", h.name, got)
 		}
