@@ -187,6 +187,7 @@ type batch struct {
 // begin returns when a run's turn has come: the runs of a batch begin apart.
 func (b *batch) begin(apart time.Duration) {
 	b.ready.Wait()
+	// Nothing is waited for but the time: how the runs lie beside each other is measured.
 	time.Sleep(time.Duration(b.begun.Add(1)-1) * apart)
 }
 
