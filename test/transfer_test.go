@@ -42,8 +42,8 @@ func TestFromEachOther(t *testing.T) {
 	}
 }
 
-// TestUnpacksWhileLayersArrive: the first layer is unpacked while most of the later
-// ones have not come yet.
+// TestUnpacksWhileLayersArrive: the first layer is unpacked while later ones have not
+// come yet.
 func TestUnpacksWhileLayersArrive(t *testing.T) {
 	n := cluster(t, newest, 2, "20mbit")
 	const layers, size = 4, 3 << 20
