@@ -85,7 +85,13 @@ func seederBin(t *testing.T) string {
 // run runs the command line on the host and returns what it printed.
 func (h *host) run(args ...string) string {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
+	return h.runWithin(2*time.Minute, args...)
+}
+
+// runWithin is run for what may take longer.
+func (h *host) runWithin(most time.Duration, args ...string) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), most)
 	defer cancel()
 	return run(h.t, h.in(ctx, append([]string{h.cli()}, args...)...))
 }
