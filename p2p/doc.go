@@ -1,10 +1,10 @@
 // Package p2p keeps this node converged with its cluster: what the catalog says
 // is what this host holds, for every announced reference, for ever.
 //
-// It owns the converge loop (converge.go), the exchange of the catalog with
-// other nodes (sync.go), the images that are open for fetching and serving
-// (swarms.go), finding peers (finder.go) and the node × image matrix
-// (matrix.go). Its rooms below own the parts: gossip (who is there), catalog
+// It owns the converge loop (converge.go) and what that keeps or lets go of
+// (keep.go), the exchange of the catalog with other nodes (sync.go), the images
+// that are open for fetching and serving (swarms.go), finding peers (finder.go)
+// and the node × image matrix (matrix.go). Its rooms below own the parts: gossip (who is there), catalog
 // (what shall be), swarm (which chunk from whom), wire (how bytes travel), trust
 // (who may).
 //
