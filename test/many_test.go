@@ -68,9 +68,7 @@ func TestManyImages(t *testing.T) {
 	a, b := n.hosts[0], n.hosts[1]
 	a.awaitMembers(5)
 	begun := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
-	defer cancel()
-	out := run(t, a.in(ctx, seederBin(t), "announce", "--timeout", "7m", "--from", dockerArchive(t, n.dir, small(t, 0, 500)...)))
+	out := a.runWithin(8*time.Minute, "announce", "--timeout", "7m", "--from", dockerArchive(t, n.dir, small(t, 0, 500)...))
 	if got := strings.Count(out, "is ready on 5 of 5 nodes"); got != 500 {
 		t.Errorf("%d of 500 images are said to be ready", got)
 	}
