@@ -221,6 +221,11 @@ func decodePods(r io.Reader, fn func(pod)) error {
 			return fmt.Errorf("the list of pods: %w", err)
 		}
 	}
-	_, err := dec.Token()
-	return err
+	if _, err := dec.Token(); err != nil {
+		return fmt.Errorf("the list of pods: %w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.Join(errors.New("something follows the list of pods"), err)
+	}
+	return nil
 }

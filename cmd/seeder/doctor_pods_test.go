@@ -207,10 +207,12 @@ func FuzzDecodePods(f *testing.F) {
 	f.Add(`{"apiVersion":"v1","items":[` + podJSON("a", "b", "c", "Never", "ErrImagePull") + `],"kind":"List"}`)
 	f.Add(`{"items":[{]}`)
 	f.Add(`{"items":{}}`)
+	f.Add(`{"items":[]}}`)
+	f.Add(`{"items":[]}{"items":[]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		n := 0
 		err := decodePods(strings.NewReader(text), func(p pod) { n += len(p.waiting()) })
-		if err == nil && !json.Valid([]byte(text[:strings.LastIndexByte(text, '}')+1])) && n > 0 {
+		if err == nil && !json.Valid([]byte(text)) {
 			t.Fatalf("%d pods in %q", n, text)
 		}
 	})
