@@ -24,6 +24,7 @@ type cell struct {
 
 	since   time.Time // when it was ready last, or came to be known; zero: it is, or need not be
 	lacking int64     // bytes of disk, while it waits for those
+	looked  time.Time // when the look that last found it ready began; zero: none has
 }
 
 // cells is this node's column of the matrix, safe for concurrent use.
@@ -94,6 +95,16 @@ func (c *cells) settle(ref string, s State, reason string) {
 			c.keepOrigin(ref, x)
 		}
 	})
+}
+
+// looked is when the look that last found ref ready began.
+func (c *cells) looked(ref string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x := c.byRef[ref]; x != nil {
+		return x.looked
+	}
+	return time.Time{}
 }
 
 // keepOrigin turns the tally of an image that has just become ready into its origin

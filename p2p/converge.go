@@ -46,7 +46,7 @@ type task struct {
 	rec       catalog.Record
 	cancel    context.CancelCauseFunc // of the running job; nil when none runs
 	ready     bool
-	dirty     bool // a hint says that the store may differ
+	dirty     time.Time // when a hint last said that the store may differ; zero: none has since the last look
 	failures  int
 	notBefore time.Time
 	checkedAt time.Time
@@ -133,6 +133,7 @@ func (l *loop) compareStore(ctx context.Context) {
 	if err != nil {
 		return // the health watch says so, and marks everything once it is back
 	}
+	now := time.Now() // what a job finds out from here on is newer
 	for ref, t := range l.tasks {
 		a := t.rec.Announcement()
 		if a.Withdrawn {
@@ -142,17 +143,19 @@ func (l *loop) compareStore(ctx context.Context) {
 			if !t.leftKnown {
 				t.left, t.leftKnown = have[ref], true
 			}
-			t.dirty = t.dirty || have[ref] != t.left
+			if have[ref] != t.left {
+				t.dirty = now
+			}
 			continue
 		}
 		if have[ref] != a.Target.Digest || t.ready && !l.n.store.Intact(askCtx, ref) {
-			t.dirty = true
+			t.dirty = now
 		}
 		if have[ref] == "" && t.ready && t.cancel == nil {
-			l.removed(ref, t, time.Now())
+			l.removed(ref, t, now)
 		}
 	}
-	l.announceNew(ctx, have, time.Now())
+	l.announceNew(ctx, have, now)
 }
 
 // removalMemory is for how long a removal counts against the next one.
@@ -207,7 +210,7 @@ func removalPause(n int, pinned bool, r float64) time.Duration {
 func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 	if l.n.health.recovered.CompareAndSwap(true, false) {
 		for _, t := range l.tasks {
-			if t.dirty = true; t.removals == 0 {
+			if t.dirty = now; t.removals == 0 {
 				t.notBefore = time.Time{}
 			}
 		}
@@ -248,7 +251,7 @@ func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
 		t.cancel(fmt.Errorf("superseded by version %d", a.Version))
 	}
 	t.rec = rec
-	t.ready, t.dirty, t.failures, t.notBefore = false, false, 0, time.Time{}
+	t.ready, t.dirty, t.failures, t.notBefore = false, time.Time{}, 0, time.Time{}
 	sent := l.n.swarms.sentBytes(a.Seed.Digest)
 	t.excluded, t.leftKnown, t.aside = false, false, false
 	l.n.cells.update(a.Reference, func(c *cell) {
@@ -264,13 +267,13 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 		return 0
 	case a.Withdrawn && t.ready, t.aside:
 		return 0
-	case t.ready && !t.dirty && now.Sub(t.checkedAt) < recheck:
+	case t.ready && t.dirty.IsZero() && now.Sub(t.checkedAt) < recheck:
 		return 0
 	case now.Before(t.notBefore):
 		return t.notBefore.Sub(now)
 	}
 	jobCtx, cancel := context.WithCancelCause(ctx)
-	t.cancel, t.dirty = cancel, false
+	t.cancel, t.dirty = cancel, time.Time{}
 	l.running++
 	rec := t.rec
 	l.n.group.Go(func() error {
@@ -301,6 +304,9 @@ func (l *loop) finish(done jobDone) {
 	switch {
 	case done.err == nil:
 		t.ready, t.failures = true, 0
+		if t.dirty.Before(l.n.cells.looked(ref)) { // an import makes events that its last look answers
+			t.dirty = time.Time{}
+		}
 	case errors.As(done.err, &excluded):
 		t.ready, t.excluded = true, true // nothing to do until the announcement or this host changes
 		var replaced *replacedError
@@ -509,12 +515,14 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 		}
 		return true, "", n.letGo(ctx, a)
 	}
+	begun := time.Now()
 	ready, reason, err = n.store.Check(ctx, a.Reference, a.Target.Digest)
 	if err != nil {
 		return false, "", fmt.Errorf("check %s: %w", a.Reference, err)
 	}
 	if ready {
 		n.cells.settle(a.Reference, Ready, "")
+		n.cells.update(a.Reference, func(c *cell) { c.looked = begun })
 	}
 	return ready, reason, nil
 }

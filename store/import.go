@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,73 +58,144 @@ func (i *Image) importOnce(ctx context.Context, ref string) error {
 	}
 	tctx, cancel := context.WithTimeoutCause(lctx, s.leaseUse, errLeaseOld)
 	defer cancel()
-	committed := newBlobSet()
+	run := &importRun{i, newBlobSet(), sync.OnceValues(func() (*ctrd.Unpacker, error) { return s.ctrd.Unpacker(tctx, target) })}
 	group, gctx := errgroup.WithContext(tctx)
-	group.Go(func() error { return i.ingestAll(gctx, committed) })
-	group.Go(func() error { return i.unpack(gctx, committed) })
+	group.Go(func() error { return run.ingestAll(gctx) })
+	group.Go(func() error { return run.unpack(gctx) })
 	if err := group.Wait(); err != nil {
 		if tctx.Err() != nil {
 			return context.Cause(tctx)
 		}
 		return err
 	}
-	if err := s.ctrd.Publish(lctx, ref, target); err != nil {
+	if err := s.ctrd.Publish(lctx, ref, target, run.committed.all()...); err != nil {
 		return err
 	}
 	s.log.Debug("named", "ref", ref, "digest", target.Digest)
 	return release(ctx)
 }
 
+// importRun is one try to import an image: its blobs are committed and its layers
+// unpacked side by side.
+type importRun struct {
+	*Image
+	committed *blobSet
+	// unpacker is called once manifests and configs are committed.
+	unpacker func() (*ctrd.Unpacker, error)
+}
+
 // ingestAll commits every wanted blob in order. Those that are here already come
 // first, since nothing protects them until the lease has them.
-func (i *Image) ingestAll(ctx context.Context, committed *blobSet) error {
+func (r *importRun) ingestAll(ctx context.Context) error {
 	for _, present := range []bool{true, false} {
-		for k, b := range i.blobs {
-			if !i.wanted[k] || committed.has(b.info.Digest) || (present && !b.isPresent()) {
+		for k, b := range r.blobs {
+			if !r.wanted[k] || r.committed.has(b.info.Digest) || (present && !b.isPresent()) {
 				continue
 			}
-			if err := b.ingest(ctx); err != nil {
+			labels := r.labels(b)
+			exists, err := b.ingest(ctx, labels)
+			if err != nil {
 				return fmt.Errorf("import blob %s: %w", b.info.Digest, err)
 			}
-			committed.add(b.info.Digest)
+			r.committed.add(b.info.Digest, labels != nil && !exists)
 		}
 	}
 	return nil
 }
 
-// ingest commits the blob, or puts the one that is there under the lease.
-func (b *blob) ingest(ctx context.Context) error {
+// labels are what a layer's blob is committed with, nil where they are not known yet:
+// they are put there once it is unpacked.
+func (r *importRun) labels(b *blob) map[string]string {
+	if !isLayer(b.info.MediaType) || r.store.ctrd.StoreOnly() {
+		return nil
+	}
+	for _, d := range r.documents() {
+		if !r.committed.has(d) {
+			return nil
+		}
+	}
+	if u, err := r.unpacker(); err == nil { // else unpack says why
+		return u.LayerLabels(b.info.Digest)
+	}
+	return nil
+}
+
+// documents are the wanted manifests and configs.
+func (i *Image) documents() []digest.Digest {
+	var out []digest.Digest
+	for k, b := range i.blobs {
+		if i.wanted[k] && !isLayer(b.info.MediaType) {
+			out = append(out, b.info.Digest)
+		}
+	}
+	return out
+}
+
+// ingest commits the blob with labels, or puts the one that is there, with its own,
+// under the lease.
+func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists bool, err error) {
 	s := b.store
 	unlock, err := s.writes.lock(ctx, b.info.Digest)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
-	w, err := s.ctrd.Ingest(ctx, ocispec.Descriptor{MediaType: b.info.MediaType, Digest: b.info.Digest, Size: b.info.Bytes})
+	var begun int64
+	if len(b.info.Sums) == 1 && !b.isPresent() {
+		err = b.writeWhole(ctx, labels)
+	} else {
+		begun, err = b.write(ctx, labels)
+	}
 	if errors.Is(err, ctrd.ErrExists) {
 		b.finish(ctx, false)
-		return nil
+		return true, nil
 	}
-	if err != nil {
-		return err
-	}
-	if b.isPresent() { // when the fetch began: nobody fetches it
-		b.lost()
-		return errors.Join(errors.New("it was in containerd's content store and is gone; it is fetched again"), w.Close())
-	}
-	begun := w.Offset()
-	if err = b.stream(ctx, w); err == nil {
-		err = w.Commit(ctx)
-	}
-	err = errors.Join(err, w.Close())
 	if errors.Is(err, ctrd.ErrMismatch) {
-		return errors.Join(b.explain(begun, err), s.ctrd.Abort(ctx, b.info.Digest))
+		return false, errors.Join(b.explain(begun, err), s.ctrd.Abort(ctx, b.info.Digest))
 	}
 	if err == nil {
 		s.log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
 		b.finish(ctx, begun == 0)
 	}
-	return err
+	return false, err
+}
+
+func (b *blob) descriptor() ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: b.info.MediaType, Digest: b.info.Digest, Size: b.info.Bytes}
+}
+
+// writeWhole commits a blob of one chunk.
+func (b *blob) writeWhole(ctx context.Context, labels map[string]string) error {
+	defer b.wantNone()
+	b.wantFrom(0)
+	if err := b.await(ctx, 0); err != nil {
+		return err
+	}
+	buf := b.store.buffers.Get(b.info.ChunkLen(0))[:0]
+	defer func() { b.store.buffers.Put(buf) }()
+	buf, err := b.appendChunk(buf, 0, 0)
+	if err != nil {
+		return err
+	}
+	return b.store.ctrd.WriteWhole(ctx, b.descriptor(), buf, labels)
+}
+
+// write commits a blob as its contiguous prefix grows. begun is how much of it an
+// earlier try had written.
+func (b *blob) write(ctx context.Context, labels map[string]string) (begun int64, err error) {
+	w, err := b.store.ctrd.Ingest(ctx, b.descriptor())
+	if err != nil {
+		return 0, err
+	}
+	if b.isPresent() { // when the fetch began: nobody fetches it
+		b.lost()
+		return 0, errors.Join(errors.New("it was in containerd's content store and is gone; it is fetched again"), w.Close())
+	}
+	begun = w.Offset()
+	if err = b.stream(ctx, w); err == nil {
+		err = w.Commit(ctx, labels)
+	}
+	return begun, errors.Join(err, w.Close())
 }
 
 // explain says what does not add up where all chunks were verified and the blob
@@ -166,31 +240,35 @@ func (b *blob) stream(ctx context.Context, w *ctrd.Ingest) error {
 			return err
 		}
 		skip := next - int64(at)*b.info.ChunkBytes
-		if raw := b.take(at); raw != nil {
-			batch = append(batch, raw[skip:]...)
-			b.store.buffers.Put(raw)
-			continue
-		}
 		var err error
-		if batch, err = b.readStaged(batch, at, skip); err != nil {
+		if batch, err = b.appendChunk(batch, at, skip); err != nil {
 			return err
 		}
 	}
 }
 
+// appendChunk appends the rest of chunk at, which is here, from its byte skip on, to
+// dst.
+func (b *blob) appendChunk(dst []byte, at int, skip int64) ([]byte, error) {
+	if raw := b.take(at); raw != nil {
+		dst = append(dst, raw[skip:]...)
+		b.store.buffers.Put(raw)
+		return dst, nil
+	}
+	return b.readStaged(dst, at, skip)
+}
+
 // unpack unpacks each layer once it and those below it are committed.
-func (i *Image) unpack(ctx context.Context, committed *blobSet) error {
-	if i.store.ctrd.StoreOnly() {
+func (r *importRun) unpack(ctx context.Context) error {
+	if r.store.ctrd.StoreOnly() {
 		return nil
 	}
-	for k, b := range i.blobs { // manifests and configs come before the layers
-		if i.wanted[k] && !isLayer(b.info.MediaType) {
-			if err := committed.wait(ctx, b.info.Digest); err != nil {
-				return err
-			}
+	for _, d := range r.documents() { // they come before the layers
+		if _, err := r.committed.wait(ctx, d); err != nil {
+			return err
 		}
 	}
-	u, err := i.store.ctrd.Unpacker(ctx, i.index.Target)
+	u, err := r.unpacker()
 	if err != nil {
 		return err
 	}
@@ -199,17 +277,20 @@ func (i *Image) unpack(ctx context.Context, committed *blobSet) error {
 		return err
 	}
 	for k, layer := range u.Layers() {
-		if err := committed.wait(ctx, layer); err != nil {
+		labelled, err := r.committed.wait(ctx, layer)
+		if err != nil {
 			return err
 		}
-		apply := u.Apply
-		if stacked {
-			apply = u.Label
+		if !stacked {
+			err = u.Apply(ctx, k)
 		}
-		if err := apply(ctx, k); err != nil {
+		if err == nil && !labelled {
+			err = u.Label(ctx, k)
+		}
+		if err != nil {
 			return err
 		}
-		i.store.log.Debug("layer unpacked", "layer", layer)
+		r.store.log.Debug("layer unpacked", "layer", layer)
 	}
 	return u.Finish(ctx)
 }
@@ -225,10 +306,10 @@ func isCompressed(mediaType string) bool {
 	return strings.HasSuffix(mediaType, "gzip") || strings.HasSuffix(mediaType, "zstd")
 }
 
-// blobSet is a set that can be waited on.
+// blobSet is a set of committed blobs that can be waited on.
 type blobSet struct {
-	blobs map[digest.Digest]bool
-	cond  chan chan struct{} // holds the channel that the next add closes; also the lock
+	blobs map[digest.Digest]bool // whether it has its labels
+	cond  chan chan struct{}     // holds the channel that the next add closes; also the lock
 }
 
 func newBlobSet() *blobSet {
@@ -237,9 +318,9 @@ func newBlobSet() *blobSet {
 	return s
 }
 
-func (s *blobSet) add(d digest.Digest) {
+func (s *blobSet) add(d digest.Digest, labelled bool) {
 	next := <-s.cond
-	s.blobs[d] = true
+	s.blobs[d] = labelled
 	close(next)
 	s.cond <- make(chan struct{})
 }
@@ -247,21 +328,29 @@ func (s *blobSet) add(d digest.Digest) {
 func (s *blobSet) has(d digest.Digest) bool {
 	next := <-s.cond
 	defer func() { s.cond <- next }()
-	return s.blobs[d]
+	_, ok := s.blobs[d]
+	return ok
 }
 
-func (s *blobSet) wait(ctx context.Context, d digest.Digest) error {
+func (s *blobSet) all() []digest.Digest {
+	next := <-s.cond
+	defer func() { s.cond <- next }()
+	return slices.Collect(maps.Keys(s.blobs))
+}
+
+// wait returns when d is there.
+func (s *blobSet) wait(ctx context.Context, d digest.Digest) (labelled bool, err error) {
 	for {
 		next := <-s.cond
-		ok := s.blobs[d]
+		labelled, ok := s.blobs[d]
 		s.cond <- next
 		if ok {
-			return nil
+			return labelled, nil
 		}
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 	}
 }

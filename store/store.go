@@ -201,7 +201,11 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Pr
 		return p, err
 	}
 	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.Digest)
-	if err := s.ctrd.Settle(ctx, ref, target); err != nil {
+	here := make([]digest.Digest, len(blobs))
+	for i, b := range blobs {
+		here[i] = b.Digest
+	}
+	if err := s.ctrd.Settle(ctx, ref, target, here...); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
 	return p, nil

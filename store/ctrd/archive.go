@@ -95,8 +95,8 @@ func inArchive(err error) error {
 
 // Settle unpacks and publishes an image whose blobs are all here. One that is for
 // other platforms is named, so that it can be given to others, and not unpacked. It is
-// idempotent; the caller holds a lease.
-func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor) error {
+// idempotent; the caller holds a lease. The blobs here are not looked for again.
+func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
 	nctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Desc
 	if foreign, err := c.isForeign(nctx, c.once(cl), target); err != nil {
 		return err
 	} else if foreign {
-		return c.Publish(ctx, ref, target)
+		return c.Publish(ctx, ref, target, here...)
 	}
 	u, err := c.Unpacker(ctx, target)
 	if err != nil {
@@ -115,7 +115,7 @@ func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Desc
 			return err
 		}
 	}
-	return c.Publish(ctx, ref, target)
+	return c.Publish(ctx, ref, target, here...)
 }
 
 // collectIn is collect in the namespace.

@@ -304,11 +304,15 @@ func (c *Containerd) List(ctx context.Context) (map[string]digest.Digest, error)
 	return out, nil
 }
 
-// Has asks the content store for a blob.
+// Has asks the content store for a blob. One that has no file is not there: containerd
+// writes the file before it books the blob, and need not be asked.
 func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, ok bool, err error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return 0, false, err
+	}
+	if c.fileless(ctx, dgst) {
+		return 0, false, nil
 	}
 	info, err := cl.ContentStore().Info(ctx, dgst)
 	if errdefs.IsNotFound(err) {

@@ -181,7 +181,11 @@ func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Inge
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.writer(ctx, cl.ContentStore(), desc)
+	var w content.Writer
+	err = c.withRef(ctx, desc.Digest, func(ref string) (err error) {
+		w, err = cl.ContentStore().Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+		return err
+	})
 	if errdefs.IsAlreadyExists(err) {
 		return nil, ErrExists
 	}
@@ -203,20 +207,21 @@ func ingestRefs(dgst digest.Digest) []string {
 	return []string{ref, ref + "-2", ref + "-3", ref + "-4"}
 }
 
-// writer waits for a name that another writer has; one that is locked for longer
-// than anybody takes to notice the end of a writer is left for the next.
-func (c *Containerd) writer(ctx context.Context, cs store, desc ocispec.Descriptor) (w content.Writer, err error) {
-	for i, ref := range ingestRefs(desc.Digest) {
-		// The writer is a stream that lives in ctx, so that the wait is bounded here
-		// and not by ctx.
+// withRef calls write with a name for the blob's ingest. It waits for a name that
+// another writer has; one that is locked for longer than anybody takes to notice the
+// end of a writer is left for the next.
+func (c *Containerd) withRef(ctx context.Context, dgst digest.Digest, write func(ref string) error) (err error) {
+	for i, ref := range ingestRefs(dgst) {
+		// A writer is a stream that lives in ctx, so that the wait is bounded here and
+		// not by ctx.
 		for try := 0; ; try++ {
-			w, err = cs.Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+			err = write(ref)
 			if !errdefs.IsUnavailable(err) || try == ingestTries || i > 0 && isLocked(err) {
 				break
 			}
 			select {
 			case <-ctx.Done():
-				return nil, context.Cause(ctx)
+				return context.Cause(ctx)
 			case <-time.After(250 * time.Millisecond):
 			}
 		}
@@ -224,7 +229,7 @@ func (c *Containerd) writer(ctx context.Context, cs store, desc ocispec.Descript
 			break
 		}
 	}
-	return w, err
+	return err
 }
 
 // isLocked tells a ref that is in use from a containerd that is not there: both are
@@ -247,18 +252,21 @@ func (i *Ingest) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Commit makes the blob visible once containerd has verified size and digest. What
-// was written stays where they do not match (ErrMismatch), until Abort.
-func (i *Ingest) Commit(ctx context.Context) error {
+// Commit makes the blob visible, with labels, once containerd has verified size and
+// digest. What was written stays where they do not match (ErrMismatch), until Abort.
+// ErrExists: another writer was sooner, and its labels stand.
+func (i *Ingest) Commit(ctx context.Context, labels map[string]string) error {
 	ctx, _, err := i.c.use(ctx)
 	if err != nil {
 		return err
 	}
-	err = i.w.Commit(ctx, i.desc.Size, i.desc.Digest)
-	if errdefs.IsFailedPrecondition(err) {
+	err = i.w.Commit(ctx, i.desc.Size, i.desc.Digest, content.WithLabels(labels))
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		return ErrExists
+	case errdefs.IsFailedPrecondition(err):
 		return fmt.Errorf("commit blob %s: %w: %w", i.desc.Digest, ErrMismatch, err)
-	}
-	if err != nil && !errdefs.IsAlreadyExists(err) {
+	case err != nil:
 		return fmt.Errorf("commit blob %s: %w", i.desc.Digest, i.c.fail(err))
 	}
 	return nil
@@ -302,7 +310,7 @@ func (c *Containerd) abort(ctx context.Context, cs store, ref string) error {
 
 // label sets the labels by which garbage collection finds an image's blobs from
 // its target, for those that are here.
-func (c *Containerd) label(ctx context.Context, cs store, target ocispec.Descriptor) error {
+func (c *Containerd) label(ctx context.Context, cs *once, target ocispec.Descriptor) error {
 	present := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := images.Children(ctx, cs, desc)
 		if err != nil {
@@ -310,10 +318,12 @@ func (c *Containerd) label(ctx context.Context, cs store, target ocispec.Descrip
 		}
 		var here []ocispec.Descriptor
 		for _, child := range children {
-			if _, err := cs.Info(ctx, child.Digest); err == nil {
-				here = append(here, child)
-			} else if !errdefs.IsNotFound(err) {
+			ok, err := cs.has(ctx, child.Digest)
+			if err != nil {
 				return nil, err
+			}
+			if ok {
+				here = append(here, child)
 			}
 		}
 		return here, nil

@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -17,10 +18,28 @@ type once struct {
 	content.Store
 	c     *Containerd
 	infos map[digest.Digest]content.Info
+	here  map[digest.Digest]bool // need not be asked for
 }
 
-func (c *Containerd) once(cl *client.Client) *once {
-	return &once{Store: cl.ContentStore(), c: c, infos: map[digest.Digest]content.Info{}}
+// once takes the blobs of which the caller knows that they are here.
+func (c *Containerd) once(cl *client.Client, here ...digest.Digest) *once {
+	o := &once{Store: cl.ContentStore(), c: c, infos: map[digest.Digest]content.Info{}, here: map[digest.Digest]bool{}}
+	for _, d := range here {
+		o.here[d] = true
+	}
+	return o
+}
+
+// has reports whether a blob is here.
+func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
+	if o.here[dgst] {
+		return true, nil
+	}
+	_, err := o.Info(ctx, dgst)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Info implements content.InfoProvider.

@@ -70,15 +70,15 @@ func (c *Containerd) records(ctx context.Context, cs store, ref string, target o
 
 // Publish makes target visible as ref: the labels of its blobs, the names by
 // image id and by digest that CRI keeps for a pulled image, and last the name
-// itself; then it waits until CRI answers for ref, where there is a CRI. The version that ref
-// named before loses its pin, so that the kubelet may collect it. It is
-// idempotent.
-func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor) error {
+// itself; then it waits until CRI answers for ref, where there is a CRI. The version
+// that ref named before loses its pin, so that the kubelet may collect it. It is
+// idempotent. The blobs here, which the caller's lease protects, are not looked for.
+func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
-	cs := c.once(cl)
+	cs := c.once(cl, here...)
 	if err := c.label(ctx, cs, target); err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func (c *Containerd) openFile(ctx context.Context, dgst digest.Digest) *File {
 	if dir == "" {
 		return nil
 	}
-	f, err := os.Open(filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded()))
+	f, err := os.Open(blobPath(dir, dgst))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			c.log.Debug("read through containerd what cannot be read as a file", "blob", dgst, "err", err)
@@ -113,6 +113,20 @@ func (c *Containerd) openFile(ctx context.Context, dgst digest.Digest) *File {
 		return nil
 	}
 	return &File{File: f, stamp: stamp}
+}
+
+func blobPath(dir string, dgst digest.Digest) string {
+	return filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded())
+}
+
+// fileless reports whether a blob has no file, false where that cannot be seen.
+func (c *Containerd) fileless(ctx context.Context, dgst digest.Digest) bool {
+	dir := c.blobs(ctx)
+	if dir == "" || dgst.Validate() != nil {
+		return false
+	}
+	_, err := os.Lstat(blobPath(dir, dgst))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // blobs is the directory of the content store's blobs, empty where it is not
@@ -218,7 +232,7 @@ func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 		if quiet && dir == seen.dir && dgst.Algorithm() == digest.SHA256 {
 			continue
 		}
-		_, err := os.Lstat(filepath.Join(blobs, dgst.Algorithm().String(), dgst.Encoded()))
+		_, err := os.Lstat(blobPath(blobs, dgst))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false
 		}

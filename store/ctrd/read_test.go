@@ -31,7 +31,7 @@ func TestReadsFileOrAsks(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = w.Write(blob)
-	if err := errors.Join(err, w.Commit(ctx), w.Close()); err != nil {
+	if err := errors.Join(err, w.Commit(ctx, nil), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []bool{true, false} {

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
@@ -27,6 +28,7 @@ type Unpacker struct {
 	snapshotter string
 	config      digest.Digest
 	layers      []rootfs.Layer
+	applied     bool // the last layer that Apply was called for was not unpacked before
 }
 
 // Unpacker reads manifest and config of target, which must be here; the layers
@@ -81,7 +83,8 @@ func (u *Unpacker) Layers() []digest.Digest {
 }
 
 // Apply unpacks layer i on top of those below it, which are unpacked; a layer
-// that is unpacked already is left as it is.
+// that is unpacked already is left as it is. One goroutine applies the layers, from the
+// bottom up.
 func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	ctx, cl, err := u.c.use(ctx)
 	if err != nil {
@@ -92,20 +95,52 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 		chain = append(chain, l.Diff.Digest)
 	}
 	sn := cl.SnapshotService(u.snapshotter)
-	_, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, nil)
+	if i > 0 && u.applied {
+		sn = absent{sn} // there was no snapshot below which it could be
+	}
+	u.applied, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, nil)
 	if err != nil {
 		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.c.fail(err))
 	}
-	return u.labelLayer(ctx, cl.ContentStore(), u.layers[i])
+	return nil
 }
 
-// Label is what Apply does besides unpacking, for a layer that is unpacked.
+// absent is a snapshotter that need not be asked whether it has a snapshot. Where
+// somebody else has made it meanwhile, its Commit says so.
+type absent struct{ snapshots.Snapshotter }
+
+// Stat implements snapshots.Snapshotter.
+func (absent) Stat(_ context.Context, key string) (snapshots.Info, error) {
+	return snapshots.Info{}, fmt.Errorf("snapshot %s: %w", key, errdefs.ErrNotFound)
+}
+
+// LayerLabels are the labels of a layer's blob: what it unpacks to, as CRI's unpacker
+// notes; containerd asks that before it decompresses the layer to find out. Nil where
+// dgst is none of the layers.
+func (u *Unpacker) LayerLabels(dgst digest.Digest) map[string]string {
+	for _, l := range u.layers {
+		if l.Blob.Digest == dgst {
+			return map[string]string{labels.LabelUncompressed: l.Diff.Digest.String()}
+		}
+	}
+	return nil
+}
+
+// Label puts its labels on the blob of layer i, which is here without them.
 func (u *Unpacker) Label(ctx context.Context, i int) error {
 	ctx, cl, err := u.c.use(ctx)
 	if err != nil {
 		return err
 	}
-	return u.labelLayer(ctx, cl.ContentStore(), u.layers[i])
+	cs, dgst, diff := cl.ContentStore(), u.layers[i].Blob.Digest, u.layers[i].Diff.Digest.String()
+	if has, err := cs.Info(ctx, dgst); err == nil && has.Labels[labels.LabelUncompressed] == diff {
+		return nil // asking costs less than a write to containerd's metadata
+	}
+	info := content.Info{Digest: dgst, Labels: map[string]string{labels.LabelUncompressed: diff}}
+	if _, err := cs.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
+		return fmt.Errorf("label layer %s: %w", dgst, u.c.fail(err))
+	}
+	return nil
 }
 
 // Stacked reports whether all layers are unpacked, so that there is nothing to
@@ -129,19 +164,6 @@ func (u *Unpacker) top() digest.Digest {
 		chain = append(chain, l.Diff.Digest)
 	}
 	return identity.ChainID(chain)
-}
-
-// labelLayer notes on a layer's blob what it unpacks to, as CRI's unpacker does;
-// containerd asks that before it decompresses the layer to find out.
-func (u *Unpacker) labelLayer(ctx context.Context, cs store, l rootfs.Layer) error {
-	if has, err := cs.Info(ctx, l.Blob.Digest); err == nil && has.Labels[labels.LabelUncompressed] == l.Diff.Digest.String() {
-		return nil // asking costs less than a write to containerd's metadata
-	}
-	info := content.Info{Digest: l.Blob.Digest, Labels: map[string]string{labels.LabelUncompressed: l.Diff.Digest.String()}}
-	if _, err := cs.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
-		return fmt.Errorf("label layer %s: %w", l.Blob.Digest, u.c.fail(err))
-	}
-	return nil
 }
 
 // unpackTries is how often Finish tries again.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -42,7 +43,7 @@ func ingest(s *suite) {
 	if _, err := w.Write(blob[100_000:]); err != nil {
 		s.Fatal(err)
 	}
-	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil {
+	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
 		s.Fatal(err)
 	}
 	if _, err := s.c.Ingest(lctx, desc); !errors.Is(err, ctrd.ErrExists) {
@@ -83,7 +84,7 @@ func ingestMismatch(s *suite) {
 	if _, err := w.Write([]byte("what came, as long")); err != nil {
 		s.Fatal(err)
 	}
-	if err := w.Commit(lctx); !errors.Is(err, ctrd.ErrMismatch) {
+	if err := w.Commit(lctx, nil); !errors.Is(err, ctrd.ErrMismatch) {
 		s.Errorf("commit: %v", err)
 	}
 	w.Close()
@@ -122,11 +123,96 @@ func ingestLocked(s *suite) {
 	if _, err := w.Write(blob); err != nil {
 		s.Fatal(err)
 	}
-	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil || !s.here(desc.Digest) {
+	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil || !s.here(desc.Digest) {
 		s.Errorf("it is not here: %v", err)
 	}
 	if err := errors.Join(lost.Close(), s.c.Abort(s.ctx, desc.Digest)); err != nil {
 		s.Error(err)
+	}
+}
+
+// writeWhole: one call writes a blob with its labels, whatever an earlier try left.
+func writeWhole(s *suite) {
+	blob := []byte("a small layer, or a manifest")
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, release, err := s.c.Lease(s.ctx, "storetest-whole")
+	if err != nil {
+		s.Fatal(err)
+	}
+	w, err := s.c.Ingest(lctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := w.Write([]byte("something else")); err != nil {
+		s.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		s.Fatal(err)
+	}
+	const label = "containerd.io/uncompressed"
+	want := digest.FromString("unpacked").String()
+	if err := s.c.WriteWhole(lctx, desc, blob, map[string]string{label: want}); err != nil {
+		s.Fatal(err)
+	}
+	info, err := s.cl.ContentStore().Info(s.ctx, desc.Digest)
+	if err != nil || info.Size != desc.Size || info.Labels[label] != want {
+		s.Errorf("it is there as %+v, %v", info, err)
+	}
+	if got, err := content.ReadBlob(s.ctx, s.cl.ContentStore(), desc); err != nil || !bytes.Equal(got, blob) {
+		s.Errorf("reads %q, %v", got, err)
+	}
+	if err := s.c.WriteWhole(lctx, desc, blob, map[string]string{label: "another"}); !errors.Is(err, ctrd.ErrExists) {
+		s.Errorf("write it again: %v", err)
+	}
+	if info, err := s.cl.ContentStore().Info(s.ctx, desc.Digest); err != nil || info.Labels[label] != want {
+		s.Errorf("written again, its labels are %v, %v", info.Labels, err)
+	}
+	// What is there already is protected by the lease of whoever writes it again.
+	other, releaseOther, err := s.c.Lease(s.ctx, "storetest-whole-2")
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := s.c.WriteWhole(other, desc, blob, nil); !errors.Is(err, ctrd.ErrExists) {
+		s.Errorf("write it under another lease: %v", err)
+	}
+	if err := release(s.ctx); err != nil {
+		s.Error(err)
+	}
+	s.Collect(s.T)
+	if !s.here(desc.Digest) {
+		s.Error("collected in spite of the other lease")
+	}
+	if err := releaseOther(s.ctx); err != nil {
+		s.Error(err)
+	}
+	s.Collect(s.T)
+	if s.here(desc.Digest) {
+		s.Error("what no image and no lease needs is kept")
+	}
+	s.noLeases()
+}
+
+func writeWholeMismatch(s *suite) {
+	blob := []byte("what was asked for at once")
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	lctx, release, err := s.c.Lease(s.ctx, "storetest-whole-mismatch")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer release(s.ctx)
+	for _, wrong := range []string{"what came at once, as long", "short", ""} {
+		if err := s.c.WriteWhole(lctx, desc, []byte(wrong), nil); !errors.Is(err, ctrd.ErrMismatch) {
+			s.Errorf("write %q: %v", wrong, err)
+		}
+		if s.here(desc.Digest) {
+			s.Errorf("%q was committed", wrong)
+		}
+	}
+	if err := s.c.WriteWhole(lctx, desc, make([]byte, ctrd.MaxWholeBytes+1), nil); err == nil {
+		s.Error("more than a message takes is written at once")
+	}
+	if err := errors.Join(s.c.Abort(s.ctx, desc.Digest), s.c.WriteWhole(lctx, desc, blob, nil)); err != nil || !s.here(desc.Digest) {
+		s.Errorf("after Abort: %v", err)
 	}
 }
 
@@ -144,7 +230,7 @@ func lease(s *suite) {
 	if _, err := w.Write(blob); err != nil {
 		s.Fatal(err)
 	}
-	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil {
+	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
 		s.Fatal(err)
 	}
 	s.Collect(s.T)

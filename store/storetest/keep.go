@@ -180,7 +180,7 @@ func leaseRenewed(s *suite) {
 	if _, err := w.Write(blob); err != nil {
 		s.Fatal(err)
 	}
-	if err := errors.Join(w.Commit(lctx), w.Close()); err != nil {
+	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
 		s.Fatal(err)
 	}
 	made := s.lease("storetest-renewed")

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -53,6 +54,68 @@ func unpack(s *suite) {
 	s.ready(ref, img.Target.Digest)
 	s.Collect(s.T)
 	s.ready(ref, img.Target.Digest)
+}
+
+// applyAnew: all layers are unpacked from the bottom up, also where somebody else
+// unpacks one of them meanwhile, and labels are put back.
+func applyAnew(s *suite) {
+	const ref = "docker.io/library/storetest-apply:latest"
+	if !s.Unpacks {
+		return // as unpack says
+	}
+	img := NewImage(s, ref, 16)
+	s.bring(img)
+	m := img.Manifests[0]
+	sn, cs := s.cl.SnapshotService("overlayfs"), s.cl.ContentStore()
+	u, err := s.c.Unpacker(s.ctx, img.Target)
+	if err != nil {
+		s.Fatal(err)
+	}
+	apply := func(i int) {
+		s.Helper()
+		if err := u.Apply(s.ctx, i); err != nil {
+			s.Fatal(err)
+		}
+		if _, err := sn.Stat(s.ctx, identity.ChainID(m.DiffIDs[:i+1]).String()); err != nil {
+			s.Errorf("layer %d is not unpacked: %v", i, err)
+		}
+	}
+	for _, elsewhere := range []bool{false, true} {
+		for i := len(m.Layers); i > 0; i-- {
+			if err := sn.Remove(s.ctx, identity.ChainID(m.DiffIDs[:i]).String()); err != nil {
+				s.Fatal(err)
+			}
+		}
+		apply(0)
+		if elsewhere {
+			if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+				s.Fatal(err)
+			}
+		}
+		for i := range m.Layers[1:] {
+			apply(i + 1)
+		}
+		s.ready(ref, img.Target.Digest)
+	}
+	const label = "containerd.io/uncompressed"
+	for i, l := range m.Layers {
+		if want := u.LayerLabels(l.Digest); len(want) != 1 || want[label] != m.DiffIDs[i].String() {
+			s.Errorf("labels of layer %d: %v", i, want)
+		}
+		bare := content.Info{Digest: l.Digest, Labels: map[string]string{label: ""}} // an empty value removes a label
+		if _, err := cs.Update(s.ctx, bare, "labels."+label); err != nil {
+			s.Fatal(err)
+		}
+		if err := u.Label(s.ctx, i); err != nil {
+			s.Fatal(err)
+		}
+		if info, err := cs.Info(s.ctx, l.Digest); err != nil || info.Labels[label] != m.DiffIDs[i].String() {
+			s.Errorf("layer %d after Label: %v %v", i, info.Labels, err)
+		}
+	}
+	if got := u.LayerLabels(m.Config.Digest); got != nil {
+		s.Errorf("labels of the config: %v", got)
+	}
 }
 
 func changes(s *suite) {
