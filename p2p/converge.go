@@ -75,6 +75,7 @@ type loop struct {
 	fetches *semaphore.Weighted
 	running int
 	auto    auto
+	took    time.Duration // the last comparison with the store
 }
 
 // converge compares the catalog with this host's images, for ever: events are
@@ -101,8 +102,9 @@ func (n *Node) converge(ctx context.Context) {
 				continue
 			}
 			if settled.IsZero() { // events that go on and on put nothing off
-				settled = time.Now().Add(storeSettle)
-				timer.Reset(storeSettle)
+				wait := min(max(storeSettle, 9*l.took), tick) // looks take a tenth of the time
+				settled = time.Now().Add(wait)
+				timer.Reset(wait)
 			}
 			continue
 		case now := <-timer.C:
@@ -127,6 +129,7 @@ func (l *loop) compareStore(ctx context.Context) {
 	if len(l.tasks) == 0 && len(l.n.cfg.Auto) == 0 {
 		return
 	}
+	defer func(begun time.Time) { l.took = time.Since(begun) }(time.Now())
 	askCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	have, err := l.n.store.List(askCtx)
