@@ -20,7 +20,11 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const sockPath = "/run/k3s/containerd/containerd.sock"
+const (
+	sockPath = "/run/k3s/containerd/containerd.sock"
+	// containerdMetrics is where a host's containerd says what it was asked.
+	containerdMetrics = "127.0.0.1:7959"
+)
 
 // containerds are the versions to test with, by name: where their programs are.
 var containerds = map[string]string{
@@ -67,7 +71,9 @@ root = "/var/lib/rancher/k3s/agent/containerd"
 state = "/run/k3s/containerd"
 [grpc]
   address = %q
-`, sockPath)
+[metrics]
+  address = %q
+`, sockPath, containerdMetrics)
 	h.write("/etc/containerd-test.toml", config, 0o644)
 	h.containerd = h.start(nil, filepath.Join(h.bin, "containerd"), "-c", "/etc/containerd-test.toml")
 	eventually(h.t, 30*time.Second, "containerd and its CRI answer on "+h.name, func() error {
