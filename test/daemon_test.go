@@ -32,9 +32,25 @@ func (h *host) start(env []string, args ...string) *daemon {
 		h.t.Fatalf("start %v on %s: %v", args, h.name, err)
 	}
 	go func() { d.cmd.Wait(); close(d.done) }() // network.close waits for it
-	d.pid = childOf(h.t, d.cmd.Process.Pid)
+	d.pid = ended
+	eventually(h.t, 5*time.Second, "the process has a child", func() error {
+		select {
+		case <-d.done: // it ended at once, and was nobody's child by the time it was looked for
+			return nil
+		default:
+		}
+		child, err := childOf(d.cmd.Process.Pid)
+		if err == nil {
+			d.pid = child
+		}
+		return err
+	})
 	return d
 }
+
+// ended is the pid of a program that ended before anybody saw its own: Linux gives none
+// above 4,194,304, so that nothing is sent a signal.
+const ended = 1 << 30
 
 // stop sends a signal and waits for the end.
 func (d *daemon) stop(t *testing.T, sig syscall.Signal) {
@@ -120,4 +136,16 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
 	}
 	return string(out)
+}
+
+// TestStartOfWhatEndsAtOnce: a program may be gone before its pid is looked for, as a
+// daemon is that finds its port taken.
+func TestStartOfWhatEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newNetwork(t, "").addHost(newest)
+	for range 20 {
+		if code := h.start(nil, "true").wait(t, 10*time.Second); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+	}
 }

@@ -164,7 +164,7 @@ func (m *machine) boot() {
 	s := &space{cmd: cmd, ended: make(chan struct{})}
 	m.net.spaces = append(m.net.spaces, s)
 	go func() { cmd.Wait(); close(s.ended) }() // space.end waits for it
-	s.pid = childOf(m.t, cmd.Process.Pid)
+	s.pid = awaitChild(m.t, cmd.Process.Pid)
 	m.host.space = s
 }
 

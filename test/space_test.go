@@ -55,7 +55,7 @@ func (n *network) newSpace(name, setup string) *space {
 		}
 		return nil
 	})
-	s.pid = childOf(n.t, cmd.Process.Pid)
+	s.pid = awaitChild(n.t, cmd.Process.Pid)
 	return s
 }
 
@@ -103,19 +103,22 @@ func (s *space) inNet(f func() error) error {
 	return err
 }
 
-// childOf is the one child of a process.
-func childOf(t *testing.T, pid int) int {
+// awaitChild is the one child of a process that lives on.
+func awaitChild(t *testing.T, pid int) (child int) {
 	t.Helper()
-	var child int
-	eventually(t, 5*time.Second, "the process has a child", func() error {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		if err != nil {
-			return err
-		}
-		child, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	eventually(t, 5*time.Second, "the process has a child", func() (err error) {
+		child, err = childOf(pid)
 		return err
 	})
 	return child
+}
+
+func childOf(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
 // killInTheMiddle runs this test in a process of its own, kills it once a
