@@ -141,7 +141,16 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 	}
 	defer unlock()
 	var begun int64
-	if len(b.info.Sums) == 1 && !b.isPresent() {
+	whole := len(b.info.Sums) == 1 && !b.isPresent()
+	if whole && !b.staged().Have(0) {
+		// Somebody may have imported it since: then it needs no peer.
+		_, here, err := s.ctrd.Has(ctx, b.info.Digest)
+		if err != nil {
+			return false, err
+		}
+		whole = !here
+	}
+	if whole {
 		err = b.writeWhole(ctx, labels)
 	} else {
 		begun, err = b.write(ctx, labels)

@@ -2,9 +2,11 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -36,6 +38,25 @@ func TestImportsWhileChunksArrive(t *testing.T) {
 	})
 	move(t, from, to, n)
 	if err := <-imported; err != nil {
+		t.Fatal(err)
+	}
+	ready(t, b, p)
+}
+
+// TestImportNeedsNoPeerForWhatIsHere: what somebody imports by hand after a fetch began is
+// not waited for, blobs of one chunk included.
+func TestImportNeedsNoPeerForWhatIsHere(t *testing.T) {
+	t.Parallel()
+	layers := [][]byte{layer(t, "base", 1<<10), layer(t, "app", 1<<20)}
+	_, p := announceSide(t, layers...)
+	b := open(t, t.TempDir())
+	to := image(t, b, p.Index)
+	if _, _, err := b.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, "by-hand:1", layers...)), ""); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := to.Import(ctx, full); err != nil {
 		t.Fatal(err)
 	}
 	ready(t, b, p)

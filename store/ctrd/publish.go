@@ -72,7 +72,8 @@ func (c *Containerd) records(ctx context.Context, cs store, ref string, target o
 // image id and by digest that CRI keeps for a pulled image, and last the name
 // itself; then it waits until CRI answers for ref, where there is a CRI. The version
 // that ref named before loses its pin, so that the kubelet may collect it. It is
-// idempotent. The blobs here, which the caller's lease protects, are not looked for.
+// idempotent. The blobs here, which the caller has just found or written, are not
+// looked for again.
 func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
