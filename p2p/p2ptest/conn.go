@@ -13,6 +13,8 @@ import (
 type conn struct {
 	local, remote net.Addr
 	in, out       *half
+	owner         *Host // whose end it is
+	number        int   // in the order of dialling
 	once          sync.Once
 }
 
@@ -64,6 +66,8 @@ type half struct {
 	queue  []segment
 	last   time.Time // when the last segment, or the end, arrives
 	ended  bool      // the writer has closed
+	lost   bool      // nothing arrives any more, and nobody is told
+	dead   bool      // the reader's host has crashed, of which the writer is not told
 	err    error     // the reader has closed, or the connection is broken
 	readBy time.Time
 	timer  *time.Timer // of readBy
@@ -159,11 +163,13 @@ func (h *half) read(p []byte) (int, error) {
 		switch {
 		case h.err != nil:
 			return 0, h.err
+		case h.dead:
+			return 0, net.ErrClosed
 		case !h.readBy.IsZero() && !now.Before(h.readBy):
 			return 0, os.ErrDeadlineExceeded
 		case len(p) == 0:
 			return 0, nil
-		case !h.net.passes(h.path):
+		case h.lost || !h.net.passes(h.path):
 		case len(h.queue) > 0 && !now.Before(h.queue[0].due):
 			return h.take(p), nil
 		case len(h.queue) == 0 && h.ended && !now.Before(h.last):

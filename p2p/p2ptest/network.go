@@ -31,8 +31,10 @@ type Network struct {
 	latency time.Duration
 	loss    float64
 	cut     map[path]bool
+	links   map[path]Link
 	conns   map[*conn]bool
 	packets int64 // bytes sent
+	dialled int   // connections
 }
 
 // path is one direction between two hosts, by IP address.
@@ -55,7 +57,7 @@ const (
 func NewNetwork(seed uint64) *Network {
 	return &Network{
 		rng: rand.New(rand.NewPCG(seed, 2)), hosts: map[string]*Host{}, latency: defaultLatency,
-		cut: map[path]bool{}, conns: map[*conn]bool{},
+		cut: map[path]bool{}, links: map[path]Link{}, conns: map[*conn]bool{},
 	}
 }
 
@@ -108,10 +110,11 @@ func (n *Network) Part(a, b []*Host) {
 	n.Cut(b, a)
 }
 
-// Heal ends all cuts: what connections carry arrives then.
+// Heal ends all cuts, and all that SetLink set: what connections carry arrives then.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	clear(n.cut)
+	clear(n.links)
 	conns := n.openConns("")
 	n.mu.Unlock()
 	for _, c := range conns {
@@ -147,8 +150,9 @@ func (n *Network) passesLocked(p path) bool {
 func (n *Network) trip(p path) (time.Duration, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	d := time.Duration(float64(n.latency) * (0.5 + n.rng.Float64()))
-	return d, n.rng.Float64() >= n.loss && n.passesLocked(p)
+	l := n.links[p]
+	d := time.Duration(float64(n.latency)*(0.5+n.rng.Float64())) + l.Delay + time.Duration(float64(l.Jitter)*n.rng.Float64())
+	return d, n.rng.Float64() >= n.loss && (l.Loss == 0 || n.rng.Float64() >= l.Loss) && n.passesLocked(p)
 }
 
 func (n *Network) count(bytes int) {
@@ -164,6 +168,7 @@ type Host struct {
 
 	// the network's lock guards these
 	up        bool
+	gone      bool               // by Crash: another Host has its address
 	listeners map[int]*listener  // by port
 	packets   map[int]*transport // by port
 }
@@ -201,6 +206,9 @@ func (h *Host) Listen(addr string) (net.Listener, error) {
 func (h *Host) listen(port int) (*listener, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
+	if h.gone {
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.ENETDOWN)
+	}
 	if h.listeners[port] != nil {
 		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.EADDRINUSE)
 	}
@@ -227,6 +235,9 @@ func (h *Host) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	there, back := path{h.ip, ip}, path{ip, h.ip}
 	for again := retransmitSYN; ; again *= 2 {
+		if h.isGone() {
+			return nil, syscall.ENETDOWN
+		}
 		syn, ok := h.net.trip(there)
 		ack, acked := h.net.trip(back)
 		if !ok || !acked {
@@ -251,14 +262,18 @@ func (h *Host) connect(ip, port string) (net.Conn, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	to := h.net.hosts[ip]
+	if h.gone {
+		return nil, syscall.ENETDOWN
+	}
 	if to == nil || to.listeners[p] == nil {
 		return nil, syscall.ECONNREFUSED
 	}
 	near := &net.TCPAddr{IP: net.ParseIP(h.ip), Port: 32768 + h.net.rng.IntN(28_000)}
 	far := &net.TCPAddr{IP: net.ParseIP(ip), Port: p}
 	out, in := newHalf(h.net, path{h.ip, ip}), newHalf(h.net, path{ip, h.ip})
-	mine := &conn{local: near, remote: far, in: in, out: out}
-	theirs := &conn{local: far, remote: near, in: out, out: in}
+	h.net.dialled++
+	mine := &conn{local: near, remote: far, in: in, out: out, owner: h, number: h.net.dialled}
+	theirs := &conn{local: far, remote: near, in: out, out: in, owner: to, number: h.net.dialled}
 	select {
 	case to.listeners[p].conns <- theirs:
 	default:
@@ -372,10 +387,11 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 		return now, err
 	}
 	t.host.net.count(len(b))
-	d, arrives := t.host.net.trip(path{t.host.ip, ip})
-	if arrives {
-		b = slices.Clone(b)
-		time.AfterFunc(d, func() { t.deliver(b, ip, p) })
+	b = slices.Clone(b)
+	for range t.host.net.copies(path{t.host.ip, ip}) {
+		if d, arrives := t.host.net.trip(path{t.host.ip, ip}); arrives && !t.host.isGone() {
+			time.AfterFunc(d, func() { t.deliver(b, ip, p) })
+		}
 	}
 	return now, nil
 }
@@ -383,7 +399,10 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 // deliver puts a packet into the other host's queue, where there is room.
 func (t *transport) deliver(b []byte, ip string, port int) {
 	t.host.net.mu.Lock()
-	to := t.host.net.hosts[ip].packets[port]
+	var to *transport
+	if h := t.host.net.hosts[ip]; h != nil {
+		to = h.packets[port]
+	}
 	t.host.net.mu.Unlock()
 	if to == nil {
 		return

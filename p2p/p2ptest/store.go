@@ -3,8 +3,8 @@
 // network in memory for clusters in virtual time.
 //
 // It owns no policy. Invariant: like the real store it names an image only when
-// every chunk is there and verified; like a real network it delivers nothing twice,
-// nothing altered, and of a connection everything in order or nothing.
+// every chunk is there and verified; like a real network it alters nothing, and
+// delivers of a connection everything in order or nothing.
 package p2ptest
 
 import (
