@@ -2,7 +2,7 @@
 # on Debian and installs the rest.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X seeder/cmd/seeder/internal/cli.release=$(VERSION)"
 FUZZTIME ?= 20000x
 
 .PHONY: build demo test unit cluster hosts fuzz sim bench chaos soak lint clean

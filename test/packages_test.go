@@ -47,7 +47,7 @@ func packagesOf(t *testing.T, dir, version, arches string) string {
 	t.Helper()
 	out := filepath.Join(dir, "bin", "packages")
 	epoch := strings.TrimSpace(run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", "-s -w -X main.version="+version)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release="+version)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+out, "ARCHES="+arches, "SOURCE_DATE_EPOCH="+epoch, "TZ=Pacific/Chatham", "LC_ALL=C")
 	run(t, cmd)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // announcing are the flags of `seeder announce`.
@@ -26,7 +28,7 @@ type announcing struct {
 	timeout  time.Duration
 }
 
-func (a *app) announceCommand() *cobra.Command {
+func announceCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
 		Short: "Bring an image of this host to every node",
@@ -66,10 +68,10 @@ measured), and at the end done or error.`,
   seeder announce app:v1 --on zone=a --on role!=gpu
   seeder announce --rollback app:latest
   seeder announce app:v1 --timeout 2m -o json`,
-		Args: argCount(0, 1, "at most one reference"),
+		Args: cli.ArgCount(0, 1, "at most one reference"),
 	}
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	var flags announcing
 	cmd.Flags().StringVar(&flags.from, "from", fromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
 	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value`, or key!=value; again for more conditions")
@@ -77,22 +79,22 @@ measured), and at the end done or error.`,
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
-	cmd.ValidArgsFunction = a.completeRefs(localRefs, 1)
-	completeWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
-	completeWords(cmd, "on", false)
-	completeWords(cmd, "timeout", false)
+	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
+	cli.CompleteWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
+	cli.CompleteWords(cmd, "on", false)
+	cli.CompleteWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, err := flags.image(args)
 		if err != nil {
 			return err
 		}
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
-		f := a.newFollower(*out, flags.timeout)
+		f := newFollower(env, *out, flags.timeout)
 		f.announcing = true
-		return a.announce(cmd.Context(), c, f, image, flags)
+		return announceImage(cmd.Context(), env, c, f, image, flags)
 	}
 	return cmd
 }
@@ -111,7 +113,7 @@ func (f *announcing) image(args []string) (typed, error) {
 		var err error
 		if t, err = parseTyped(args[0]); err != nil {
 			if info, statErr := os.Stat(args[0]); statErr == nil && info.Mode().IsRegular() {
-				return t, usagef("%s is a file: seeder announce --from %s", args[0], args[0])
+				return t, cli.Usagef("%s is a file: seeder announce --from %s", args[0], args[0])
 			}
 			return t, err
 		}
@@ -119,24 +121,24 @@ func (f *announcing) image(args []string) (typed, error) {
 	inContainerd := f.from == fromAuto || f.from == fromContainerd
 	switch {
 	case f.rollback && t.ref == "":
-		return t, usagef("which image? seeder announce --rollback REF")
+		return t, cli.Usagef("which image? seeder announce --rollback REF")
 	case f.rollback && t.at != "":
-		return t, usagef("--rollback finds the version before by itself; leave out either it or @%s", t.at)
+		return t, cli.Usagef("--rollback finds the version before by itself; leave out either it or @%s", t.at)
 	case f.rollback && !inContainerd:
-		return t, usagef("--rollback announces what containerd has kept; leave out --from %s", f.from)
+		return t, cli.Usagef("--rollback announces what containerd has kept; leave out --from %s", f.from)
 	case t.at != "" && !inContainerd:
-		return t, usagef("%s names a build that containerd has; leave out --from %s", t.text, f.from)
+		return t, cli.Usagef("%s names a build that containerd has; leave out --from %s", t.text, f.from)
 	case t.ref == "" && (inContainerd || f.from == fromDocker || f.from == fromPodman):
-		return t, usagef("which image? seeder announce REF, or seeder announce --from FILE")
+		return t, cli.Usagef("which image? seeder announce REF, or seeder announce --from FILE")
 	}
 	return t, nil
 }
 
-func (a *app) announce(ctx context.Context, c *client, f *follower, image typed, flags announcing) error {
-	if err := a.checkOn(ctx, c, flags); err != nil {
+func announceImage(ctx context.Context, env *cli.Env, c *client, f *follower, image typed, flags announcing) error {
+	if err := checkOn(ctx, env, c, flags); err != nil {
 		return err
 	}
-	src, err := a.origin(ctx, c, image, flags)
+	src, err := findOrigin(ctx, env, c, image, flags)
 	if err != nil {
 		return err
 	}
@@ -162,7 +164,7 @@ func (a *app) announce(ctx context.Context, c *client, f *follower, image typed,
 }
 
 // checkOn asks before an image is announced to nobody.
-func (a *app) checkOn(ctx context.Context, c *client, flags announcing) error {
+func checkOn(ctx context.Context, env *cli.Env, c *client, flags announcing) error {
 	if len(flags.on) == 0 {
 		return nil
 	}
@@ -174,13 +176,13 @@ func (a *app) checkOn(ctx context.Context, c *client, flags announcing) error {
 		return nil
 	}
 	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
-	if flags.from == fromStdin || !isTerminal(a.stdin) || !isTerminal(a.stdout) {
-		return usagef("%s; %s", s.None, mend)
+	if flags.from == fromStdin || !isTerminal(env.Stdin) || !isTerminal(env.Stdout) {
+		return cli.Usagef("%s; %s", s.None, mend)
 	}
-	fmt.Fprintf(a.stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", clean(s.None))
-	answer, err := bufio.NewReader(io.LimitReader(a.stdin, 100)).ReadString('\n')
+	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", clean(s.None))
+	answer, err := bufio.NewReader(io.LimitReader(env.Stdin, 100)).ReadString('\n')
 	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
-		return usagef("not announced; %s", mend)
+		return cli.Usagef("not announced; %s", mend)
 	}
 	return nil
 }

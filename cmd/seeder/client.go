@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"syscall"
 	"time"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // maxAnswerBytes bounds one answer of the daemon: 10,000 images × 1,000 nodes
@@ -25,10 +27,10 @@ type client struct {
 }
 
 // newClient finds the daemon's socket: --socket, else the configuration's.
-func (a *app) newClient() (*client, error) {
-	socket := a.socket
+func newClient(env *cli.Env) (*client, error) {
+	socket := env.Socket
 	if socket == "" {
-		cfg, err := a.loadConfig(nil)
+		cfg, err := loadConfig(env, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +80,7 @@ func (c *client) stream(ctx context.Context, method, path string, query url.Valu
 			}
 			switch e.Event {
 			case eventError:
-				return withCode(e.Code, errors.New(e.Error))
+				return cli.WithCode(e.Code, errors.New(e.Error))
 			case eventDone:
 				fn(e)
 				return nil
@@ -119,11 +121,11 @@ func refused(status int, body io.Reader) error {
 	}
 	switch status {
 	case http.StatusBadRequest:
-		return usagef("%s", answer.Error)
+		return cli.Usagef("%s", answer.Error)
 	case http.StatusNotFound:
 		return notFoundError(answer.Error)
 	case http.StatusServiceUnavailable:
-		return withCode(exitNoDaemon, errors.New(answer.Error))
+		return cli.WithCode(cli.ExitNoDaemon, errors.New(answer.Error))
 	}
 	return errors.New(answer.Error)
 }
@@ -138,7 +140,7 @@ func (e notFoundError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // explain makes a transport error one that says what to do.
 func (c *client) explain(ctx context.Context, err error) error {
-	var coded *codedError
+	var coded *cli.Error
 	var op *net.OpError
 	switch {
 	case ctx.Err() != nil:
@@ -146,13 +148,13 @@ func (c *client) explain(ctx context.Context, err error) error {
 	case errors.As(err, &coded):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return withCode(exitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.socket))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.socket))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return withCode(exitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.socket))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.socket))
 	case errors.As(err, &op) && op.Op == "dial":
-		return withCode(exitNoDaemon, fmt.Errorf("reach the seeder daemon: %w; name its socket with --socket", err))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("reach the seeder daemon: %w; name its socket with --socket", err))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		return withCode(exitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.socket, err))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.socket, err))
 	}
 	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.socket, err)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // completeTimeout bounds how long a shell waits for names.
@@ -26,14 +28,14 @@ type completion = func(cmd *cobra.Command, args []string, typed string) ([]strin
 
 // completeRefs completes up to most references (0: any number) that the daemon
 // knows, none where it does not answer: a shell is no place for errors.
-func (a *app) completeRefs(which func(references) []string, most int) completion {
+func completeRefs(env *cli.Env, which func(references) []string, most int) completion {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
 		defer cancel()
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -43,24 +45,11 @@ func (a *app) completeRefs(which func(references) []string, most int) completion
 		}
 		var out []string
 		for _, ref := range which(known) {
-			if s := shortRef(ref); s == clean(s) && !slices.Contains(args, s) {
+			if s := cli.ShortRef(ref); s == clean(s) && !slices.Contains(args, s) {
 				out = append(out, s)
 			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeWords completes a flag of few values; where files may stand as well the
-// shell completes those.
-func completeWords(cmd *cobra.Command, flag string, files bool, words ...string) {
-	directive := cobra.ShellCompDirectiveNoFileComp
-	if files {
-		directive = cobra.ShellCompDirectiveDefault
-	}
-	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, directive))
-	if err != nil {
-		panic(err) // programmer error: there is no such flag
 	}
 }
 

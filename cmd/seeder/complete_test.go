@@ -37,7 +37,7 @@ func TestCompleteReferences(t *testing.T) {
 				args = append([]string{"__complete"}, words...)
 			}
 			a, stdout, _ := testApp()
-			root := a.rootCommand()
+			root := rootCommand(a)
 			root.SetArgs(append(args, ""))
 			root.SetOut(stdout)
 			root.SetErr(stdout)
@@ -66,7 +66,7 @@ func TestCompleteReferences(t *testing.T) {
 func TestBashCompletes(t *testing.T) {
 	t.Parallel()
 	a, script, _ := testApp()
-	root := a.rootCommand()
+	root := rootCommand(a)
 	root.SetArgs([]string{"completion", "bash"})
 	if err := root.Execute(); err != nil {
 		t.Fatal(err)

@@ -2,27 +2,29 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
-func (a *app) completionCommand() *cobra.Command {
+func completionCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:       "completion bash|zsh|fish",
 		Short:     "Print a script that completes commands in a shell",
 		Example:   "  seeder completion bash > /etc/bash_completion.d/seeder\n  source <(seeder completion zsh)",
-		Args:      argCount(1, 1, "one shell: bash, zsh or fish"),
+		Args:      cli.ArgCount(1, 1, "one shell: bash, zsh or fish"),
 		ValidArgs: []string{"bash", "zsh", "fish"},
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		root := cmd.Root()
 		switch args[0] {
 		case "bash":
-			return root.GenBashCompletionV2(a.stdout, true)
+			return root.GenBashCompletionV2(env.Stdout, true)
 		case "zsh":
-			return root.GenZshCompletion(a.stdout)
+			return root.GenZshCompletion(env.Stdout)
 		case "fish":
-			return root.GenFishCompletion(a.stdout, true)
+			return root.GenFishCompletion(env.Stdout, true)
 		}
-		return usagef("no completion for shell %q: bash, zsh or fish", args[0])
+		return cli.Usagef("no completion for shell %q: bash, zsh or fish", args[0])
 	}
 	return cmd
 }

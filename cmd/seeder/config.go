@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // defaultConfigFile is read where it exists and --config is not given.
@@ -145,10 +147,10 @@ type loaded struct {
 
 // loadConfig reads the configuration: flags (nil: none) before environment
 // before file before defaults. Every problem that can be found is in the error
-// at once, and the exit code of it is exitUsage.
-func (a *app) loadConfig(flags *pflag.FlagSet) (loaded, error) {
+// at once, and the exit code of it is cli.ExitUsage.
+func loadConfig(env *cli.Env, flags *pflag.FlagSet) (loaded, error) {
 	var p problems
-	path, values := a.readConfigFile(&p)
+	path, values := readConfigFile(env, &p)
 	v := viper.New()
 	var out loaded
 	for _, k := range configKeys() {
@@ -157,7 +159,7 @@ func (a *app) loadConfig(flags *pflag.FlagSet) (loaded, error) {
 		if fv, ok := values[k.name]; ok {
 			raw, from = fv, "file "+path
 		}
-		if ev, ok := a.lookupEnv(k.env()); ok {
+		if ev, ok := env.LookupEnv(k.env()); ok {
 			raw, from = ev, "env "+k.env()
 		}
 		if f := lookupFlag(flags, k.flag()); f != nil && f.Changed {
@@ -177,7 +179,7 @@ func (a *app) loadConfig(flags *pflag.FlagSet) (loaded, error) {
 	if err := v.UnmarshalExact(&out.Config); err != nil {
 		return loaded{}, fmt.Errorf("assemble the configuration: %w", err)
 	}
-	out.Warnings = a.unknownEnv()
+	out.Warnings = unknownEnv(env)
 	out.complete()
 	out.validate(&p)
 	return out, p.err()
@@ -191,21 +193,21 @@ func lookupFlag(flags *pflag.FlagSet, name string) *pflag.Flag {
 }
 
 // readConfigFile returns the file that was read and its values by key.
-func (a *app) readConfigFile(p *problems) (string, map[string]any) {
+func readConfigFile(env *cli.Env, p *problems) (string, map[string]any) {
 	path, asked := defaultConfigFile, false
-	if env, ok := a.lookupEnv(envPrefix + "CONFIG"); ok && env != "" {
+	if env, ok := env.LookupEnv(envPrefix + "CONFIG"); ok && env != "" {
 		path, asked = env, true
 	}
-	if a.configFile != "" {
-		path, asked = a.configFile, true
+	if env.ConfigFile != "" {
+		path, asked = env.ConfigFile, true
 	}
-	data, err := readBounded(path, maxConfigBytes)
+	data, err := cli.ReadBounded(path, maxConfigBytes)
 	switch {
 	case err == nil:
 		return path, parseConfigFile(path, data, p)
 	case errors.Is(err, fs.ErrNotExist) && !asked:
 		return path, nil
-	case errors.Is(err, fs.ErrPermission) && !asked && a.socket != "":
+	case errors.Is(err, fs.ErrPermission) && !asked && env.Socket != "":
 		return path, nil // a command that knows the socket needs nothing else of it
 	}
 	p.add("--config", path, "%v; name a readable file, or leave it out for the defaults", err)
@@ -237,7 +239,7 @@ func (l *loaded) set(s setting) {
 
 // unknownEnv names the environment variables that look like keys and are none:
 // a misspelt one would otherwise be ignored in silence.
-func (a *app) unknownEnv() []string {
+func unknownEnv(env *cli.Env) []string {
 	known := map[string]bool{envPrefix + "CONFIG": true}
 	var names []string
 	for _, k := range configKeys() {
@@ -245,7 +247,7 @@ func (a *app) unknownEnv() []string {
 		names = append(names, k.env())
 	}
 	var out []string
-	for _, kv := range a.environ() {
+	for _, kv := range env.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, envPrefix) && !known[name] {
 			out = append(out, fmt.Sprintf("environment variable %s is no configuration key%s", name, didYouMean(name, names)))
@@ -256,8 +258,8 @@ func (a *app) unknownEnv() []string {
 
 // keyFlags adds a flag for every key. --gossip.bind and --gossip_bind are
 // accepted for --gossip-bind.
-func (a *app) keyFlags(cmd *cobra.Command) {
-	a.configFlag(cmd)
+func keyFlags(env *cli.Env, cmd *cobra.Command) {
+	configFlag(env, cmd)
 	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.NewReplacer(".", "-", "_", "-").Replace(name))
 	})

@@ -8,18 +8,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // loadWith loads a configuration from a file, an environment and flags.
 func loadWith(t *testing.T, yaml string, env map[string]string, flags ...string) (loaded, error) {
 	t.Helper()
 	a, _, _ := testApp()
-	a.configFile = filepath.Join(t.TempDir(), "seeder.yaml")
-	if err := os.WriteFile(a.configFile, []byte(yaml), 0o600); err != nil {
+	a.ConfigFile = filepath.Join(t.TempDir(), "seeder.yaml")
+	if err := os.WriteFile(a.ConfigFile, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a.lookupEnv = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
-	a.environ = func() []string {
+	a.LookupEnv = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	a.Environ = func() []string {
 		var out []string
 		for k, v := range env {
 			out = append(out, k+"="+v)
@@ -27,13 +29,13 @@ func loadWith(t *testing.T, yaml string, env map[string]string, flags ...string)
 		return out
 	}
 	cmd := &cobra.Command{}
-	file := a.configFile
-	a.keyFlags(cmd)
-	a.configFile = file
+	file := a.ConfigFile
+	keyFlags(a, cmd)
+	a.ConfigFile = file
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}
-	return a.loadConfig(cmd.Flags())
+	return loadConfig(a, cmd.Flags())
 }
 
 func sourceOf(l loaded, key string) string {
@@ -202,8 +204,8 @@ func TestConfigProblems(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			if code := exitCodeOf(err); code != exitUsage {
-				t.Errorf("exit code %d, want %d", code, exitUsage)
+			if code := cli.ExitCode(err); code != cli.ExitUsage {
+				t.Errorf("exit code %d, want %d", code, cli.ExitUsage)
 			}
 			for _, want := range tc.want {
 				if !strings.Contains(err.Error(), want) {

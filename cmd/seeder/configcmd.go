@@ -12,22 +12,23 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/store/ctrd"
 )
 
-func (a *app) configCommand() *cobra.Command {
+func configCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "config",
 		Short:   "Show or check the configuration",
 		Example: "  seeder config check\n  seeder config show",
-		Args:    noSuchCommand,
-		RunE:    needSubcommand,
+		Args:    cli.NoSuchCommand,
+		RunE:    cli.NeedSubcommand,
 	}
-	cmd.AddCommand(a.configShowCommand(), a.configCheckCommand())
+	cmd.AddCommand(configShowCommand(env), configCheckCommand(env))
 	return cmd
 }
 
-func (a *app) configShowCommand() *cobra.Command {
+func configShowCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Print every key with its value and where the value comes from",
@@ -36,21 +37,21 @@ env (environment variable) or flag; for the secret, the hosts to join, container
 socket and its snapshotter, where they are found on this host. It takes the daemon's
 flags, and never shows the secret.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.keyFlags(cmd)
-	out := outputFlag(cmd)
+	keyFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := a.loadConfig(cmd.Flags())
-		a.warn(cfg)
+		cfg, err := loadConfig(env, cmd.Flags())
+		printWarnings(env, cfg)
 		if err != nil {
 			return err
 		}
 		cfg.found(cmd.Context(), "/")
 		if *out == "json" {
-			return printJSON(a.stdout, map[string]any{"settings": cfg.Settings})
+			return cli.PrintJSON(env.Stdout, map[string]any{"settings": cfg.Settings})
 		}
-		w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+		w := tabwriter.NewWriter(env.Stdout, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(w, "KEY\tVALUE\tFROM")
 		for _, s := range cfg.Settings {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Key, showValue(s.Value), s.Source)
@@ -134,39 +135,39 @@ func (l *loaded) findSnapshotter(ctx context.Context, root string) (name, why st
 	return name, "that of CRI; overlayfs where there is no CRI", err
 }
 
-func (a *app) configCheckCommand() *cobra.Command {
+func configCheckCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
 		Short:   "Say everything that is wrong with the configuration",
 		Example: "  seeder config check --config ./seeder.yaml",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.keyFlags(cmd)
+	keyFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := a.loadConfig(cmd.Flags())
-		a.warn(cfg)
+		cfg, err := loadConfig(env, cmd.Flags())
+		printWarnings(env, cfg)
 		if err != nil {
 			return err
 		}
 		if f, err := loadSecrets(cfg.Config, "/"); err != nil {
 			return err
 		} else if f.note != "" {
-			fmt.Fprintln(a.stderr, "warning: "+f.note)
+			fmt.Fprintln(env.Stderr, "warning: "+f.note)
 		}
 		if cfg.Containerd.Address == ctrd.Auto {
 			if _, _, err := findSocket("/"); errors.Is(err, errNoContainerd) {
-				return usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
+				return cli.Usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
 			}
 		}
-		_, err = fmt.Fprintln(a.stdout, "the configuration is good")
+		_, err = fmt.Fprintln(env.Stdout, "the configuration is good")
 		return err
 	}
 	return cmd
 }
 
-func (a *app) warn(cfg loaded) {
+func printWarnings(env *cli.Env, cfg loaded) {
 	for _, w := range cfg.Warnings {
-		fmt.Fprintln(a.stderr, "warning: "+w)
+		fmt.Fprintln(env.Stderr, "warning: "+w)
 	}
 }
 

@@ -3,14 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/agext/levenshtein"
 	"go.yaml.in/yaml/v3"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 const (
@@ -36,9 +36,9 @@ func (p problems) err() error {
 	case 0:
 		return nil
 	case 1:
-		return usagef("bad configuration: %s", p[0])
+		return cli.Usagef("bad configuration: %s", p[0])
 	}
-	return usagef("bad configuration, %d problems:\n  %s", len(p), strings.Join(p, "\n  "))
+	return cli.Usagef("bad configuration, %d problems:\n  %s", len(p), strings.Join(p, "\n  "))
 }
 
 func quoted(v any) string {
@@ -204,21 +204,4 @@ func didYouMean(word string, known []string) string {
 		return ""
 	}
 	return "; did you mean " + best + "?"
-}
-
-// readBounded reads a file of at most most bytes.
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
-	}
-	return data, nil
 }

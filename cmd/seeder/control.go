@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -195,13 +196,13 @@ func (c *control) routes() http.Handler {
 		c.answer(w, changed, err)
 	})
 	mux.HandleFunc("GET /v1/self", func(w http.ResponseWriter, _ *http.Request) {
-		c.answer(w, selfExam{Version: programVersion(), Pending: c.reload.Pending()}, nil)
+		c.answer(w, selfExam{Version: cli.Version(), Pending: c.reload.Pending()}, nil)
 	})
 	mux.HandleFunc("GET /v1/diagnosis", func(w http.ResponseWriter, r *http.Request) {
 		c.answer(w, c.cluster.Diagnose(r.Context()), nil)
 	})
 	mux.HandleFunc("GET /v1/holders", func(w http.ResponseWriter, r *http.Request) {
-		refs, err := normalizeRefs(r.URL.Query()["ref"])
+		refs, err := cli.NormalizeRefs(r.URL.Query()["ref"])
 		if err != nil {
 			c.answer(w, nil, err)
 			return
@@ -212,7 +213,7 @@ func (c *control) routes() http.Handler {
 }
 
 func (c *control) handleImages(w http.ResponseWriter, r *http.Request) {
-	refs, err := normalizeRefs(r.URL.Query()["ref"])
+	refs, err := cli.NormalizeRefs(r.URL.Query()["ref"])
 	if err != nil {
 		c.answer(w, nil, err)
 		return
@@ -223,7 +224,7 @@ func (c *control) handleImages(w http.ResponseWriter, r *http.Request) {
 
 func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	ref, err := normalizeRef(q.Get("ref"))
+	ref, err := cli.NormalizeRef(q.Get("ref"))
 	if err == nil {
 		err = c.cluster.Withdraw(r.Context(), ref, p2p.Withdrawal{Purge: q.Get("purge") == "true", Force: q.Get("force") == "true"})
 	}
@@ -231,7 +232,7 @@ func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *control) handleLocal(w http.ResponseWriter, r *http.Request) {
-	ref, err := normalizeRef(r.URL.Query().Get("ref"))
+	ref, err := cli.NormalizeRef(r.URL.Query().Get("ref"))
 	if err != nil {
 		c.answer(w, nil, err)
 		return
@@ -252,14 +253,14 @@ func (c *control) handleSelected(w http.ResponseWriter, r *http.Request) {
 	case errors.As(err, &none):
 		c.answer(w, selected{None: none.Error()}, nil)
 	case err != nil:
-		c.answer(w, nil, withCode(exitUsage, err))
+		c.answer(w, nil, cli.WithCode(cli.ExitUsage, err))
 	default:
 		c.answer(w, selected{}, nil)
 	}
 }
 
 func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
-	refs, err := normalizeRefs(r.URL.Query()["ref"])
+	refs, err := cli.NormalizeRefs(r.URL.Query()["ref"])
 	if err != nil {
 		c.answer(w, nil, err)
 		return
@@ -293,12 +294,12 @@ func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out
 	archive := q.Get("archive") == "true"
 	var err error
 	if q.Get("ref") != "" || !archive {
-		if o.Ref, err = normalizeRef(q.Get("ref")); err != nil {
+		if o.Ref, err = cli.NormalizeRef(q.Get("ref")); err != nil {
 			return nil, nil, err
 		}
 	}
 	if err := o.At.Validate(); o.At != "" && err != nil {
-		return nil, nil, usagef("digest %q: %w", o.At, err)
+		return nil, nil, cli.Usagef("digest %q: %w", o.At, err)
 	}
 	if !archive {
 		return []order{o}, nil, nil
@@ -308,7 +309,7 @@ func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out
 		return nil, nil, err
 	}
 	if len(refs) == 0 {
-		return nil, nil, usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
+		return nil, nil, cli.Usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
 	}
 	for _, ref := range refs {
 		out = append(out, order{Ref: ref, On: o.On})
@@ -362,14 +363,14 @@ func (c *control) answer(w http.ResponseWriter, v any, err error) {
 // refusal is how an error goes to the client: as a status where it is the whole
 // answer, as an exit code where it ends a stream.
 func refusal(err error) (status, code int) {
-	var coded *codedError
+	var coded *cli.Error
 	switch {
-	case errors.As(err, &coded) && coded.code == exitUsage:
-		return http.StatusBadRequest, exitUsage
+	case errors.As(err, &coded) && coded.Code == cli.ExitUsage:
+		return http.StatusBadRequest, cli.ExitUsage
 	case errors.Is(err, fs.ErrNotExist):
-		return http.StatusNotFound, exitFailed
+		return http.StatusNotFound, cli.ExitFailed
 	}
-	return http.StatusInternalServerError, exitFailed
+	return http.StatusInternalServerError, cli.ExitFailed
 }
 
 // stream writes events as they come.
@@ -397,7 +398,7 @@ func (s *stream) end(err error) {
 	last := event{Event: eventDone}
 	switch {
 	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
-		last = event{Event: eventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: exitNoDaemon}
+		last = event{Event: eventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: cli.ExitNoDaemon}
 	case err != nil:
 		_, code := refusal(err)
 		last = event{Event: eventError, Error: err.Error(), Code: code}

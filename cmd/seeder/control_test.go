@@ -20,6 +20,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -197,7 +198,7 @@ func TestAnnounceWaitsForAll(t *testing.T) {
 		row(2, p2p.Ready, p2p.Fetching, p2p.Excluded), row(2, p2p.Ready, p2p.Importing, p2p.Excluded), row(2, p2p.Ready, p2p.Ready, p2p.Excluded)}}
 	socket := serveControl(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "app:v1", "-o", "json")
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	got := strings.Join(kinds(t, out), " ")
@@ -211,7 +212,7 @@ func TestAnnouncePlain(t *testing.T) {
 	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 1, Bytes: 4 << 20},
 		steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(1, p2p.Ready, p2p.Ready)}}
 	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, out, "app:v1: announced as version 1, sha256:1234, 4 MiB", "app:v1 on n2: fetching 25% (because)",
@@ -225,7 +226,7 @@ func TestAnnounceDetached(t *testing.T) {
 	t.Parallel()
 	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Waiting)}}
 	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1", "--detach", "-o", "json")
-	if code != exitDone || strings.Join(kinds(t, out), " ") != "preparing announced done" {
+	if code != cli.ExitDone || strings.Join(kinds(t, out), " ") != "preparing announced done" {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 }
@@ -235,15 +236,15 @@ func TestNotConvergedInTime(t *testing.T) {
 	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Failed, p2p.Fetching, p2p.Excluded)}}
 	socket := serveControl(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--timeout", "300ms")
-	if code != exitNotConverged {
-		t.Errorf("exit code %d, want %d", code, exitNotConverged)
+	if code != cli.ExitNotConverged {
+		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
 	wantAll(t, errs, "not converged within 300ms", "seeder wait app:v1", "app:v1 on n2: failed (because)", "app:v1 on n3: fetching 25%")
 	if strings.Contains(errs, "n1") || strings.Contains(errs, "n4") {
 		t.Errorf("names nodes that nobody waits for: %s", errs)
 	}
 	code, out, _ := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms", "-o", "json")
-	if code != exitNotConverged || !strings.HasSuffix(strings.Join(kinds(t, out), " "), " error") {
+	if code != cli.ExitNotConverged || !strings.HasSuffix(strings.Join(kinds(t, out), " "), " error") {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 }
@@ -257,8 +258,8 @@ func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
 	var errs bytes.Buffer
 	out := cancelOn{"fetching", cancel}
 	code := run(ctx, []string{"announce", "app:v1", "--socket", serveControl(t, f)}, nil, out, &errs)
-	if code != exitNotConverged {
-		t.Errorf("exit code %d, want %d", code, exitNotConverged)
+	if code != cli.ExitNotConverged {
+		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
 	wantAll(t, errs.String(), "stopped waiting; the seeding goes on", "seeder wait app:v1")
 }
@@ -280,8 +281,8 @@ func TestSupersededAndWithdrawn(t *testing.T) {
 	t.Parallel()
 	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(2, p2p.Ready, p2p.Ready)}}
 	code, _, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
-	if code != exitFailed {
-		t.Errorf("exit code %d, want %d", code, exitFailed)
+	if code != cli.ExitFailed {
+		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
 	wantAll(t, errs, "announced again by n1 as version 2", "seeder wait app:v1")
 
@@ -290,11 +291,11 @@ func TestSupersededAndWithdrawn(t *testing.T) {
 	f = &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching), gone}}
 	socket := serveControl(t, f)
 	code, _, errs = seeder(t.Context(), socket, "wait", "app:v1")
-	if code != exitFailed {
-		t.Errorf("exit code %d, want %d", code, exitFailed)
+	if code != cli.ExitFailed {
+		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
 	wantAll(t, errs, "app:v1 is withdrawn", "nothing to wait for")
-	if code, _, errs = seeder(t.Context(), socket, "wait"); code != exitDone {
+	if code, _, errs = seeder(t.Context(), socket, "wait"); code != cli.ExitDone {
 		t.Errorf("waiting for everything: exit code %d: %s", code, errs)
 	}
 }
@@ -308,7 +309,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
 	socket := serveControl(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "--from", file)
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, out, "sending the image to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
@@ -324,7 +325,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	f.steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
 	f.unnamed = []string{`"UPPER:1", which is no image reference`}
 	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
@@ -333,17 +334,17 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 		t.Errorf("announced %v, want %v", f.orders, want)
 	}
 	f.archive = f.archive[:1]
-	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--from", file); code != exitDone {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--from", file); code != cli.ExitDone {
 		t.Errorf("with REF: exit code %d: %s", code, errs)
 	}
 	f.archive = nil
-	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != exitUsage || !strings.Contains(errs, "names no image") {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitUsage || !strings.Contains(errs, "names no image") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	// The archive is refused while most of it is not sent yet: the answer arrives
 	// all the same.
 	f.err = errors.New("image.tar is not an image archive")
-	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != exitFailed || !strings.Contains(errs, "is not an image archive") {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitFailed || !strings.Contains(errs, "is not an image archive") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 }
@@ -354,7 +355,7 @@ func TestArchiveFromStandardInput(t *testing.T) {
 	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
 	var out, errs bytes.Buffer
 	code := run(t.Context(), []string{"announce", "--from", "-", "--socket", serveControl(t, f)}, strings.NewReader("an archive"), &out, &errs)
-	if code != exitDone || string(f.imported) != "an archive" {
+	if code != cli.ExitDone || string(f.imported) != "an archive" {
 		t.Errorf("exit code %d, imported %q: %s%s", code, f.imported, &out, &errs)
 	}
 	wantAll(t, out.String(), "sending the image to the daemon\n")
@@ -376,13 +377,13 @@ func TestWhichVersion(t *testing.T) {
 	} {
 		f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
 		code, _, errs := seeder(t.Context(), serveControl(t, f), append([]string{"announce", "--detach", "--from", "containerd"}, tc.args...)...)
-		if code != exitDone || !reflect.DeepEqual(f.orders, []order{tc.want}) {
+		if code != cli.ExitDone || !reflect.DeepEqual(f.orders, []order{tc.want}) {
 			t.Errorf("%v: exit code %d, %v, want %v: %s", tc.args, code, f.orders, tc.want, errs)
 		}
 	}
 	// The daemon does not rely on its own command for that.
 	err := dialControl(serveControl(t, &fakeNode{})).post(t.Context(), "/v1/announce", map[string][]string{"ref": {"app:v1"}, "digest": {"sha256:ab"}}, nil)
-	if exitCodeOf(err) != exitUsage {
+	if cli.ExitCode(err) != cli.ExitUsage {
 		t.Errorf("a bad digest: %v", err)
 	}
 }
@@ -393,14 +394,14 @@ func TestNoSuchNode(t *testing.T) {
 	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
 	socket := serveControl(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere")
-	if code != exitUsage || len(f.orders) > 0 {
+	if code != cli.ExitUsage || len(f.orders) > 0 {
 		t.Errorf("exit code %d, announced %v", code, f.orders)
 	}
 	wantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
-	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != exitDone || len(f.orders) != 1 {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != cli.ExitDone || len(f.orders) != 1 {
 		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.orders, errs)
 	}
-	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone"); code != exitUsage || !strings.Contains(errs, "want key=value or key!=value") {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone"); code != cli.ExitUsage || !strings.Contains(errs, "want key=value or key!=value") {
 		t.Errorf("no selector: exit code %d: %s", code, errs)
 	}
 }
@@ -413,11 +414,11 @@ func TestPurgeSaysWhoKeepsIt(t *testing.T) {
 	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Ready, p2p.Ready), gone}}
 	socket := serveControl(t, f)
 	code, out, errs := seeder(t.Context(), socket, "withdraw", "--purge", "app:v1")
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, out, "app:v1: withdrawn and removed on 2 of 2 nodes")
-	if code, _, errs = seeder(t.Context(), socket, "withdraw", "--force", "app:v1"); code != exitUsage || !strings.Contains(errs, "--force is for --purge") {
+	if code, _, errs = seeder(t.Context(), socket, "withdraw", "--force", "app:v1"); code != cli.ExitUsage || !strings.Contains(errs, "--force is for --purge") {
 		t.Errorf("--force alone: exit code %d: %s", code, errs)
 	}
 }
@@ -428,19 +429,19 @@ func TestErrorsOfTheNode(t *testing.T) {
 	socket := serveControl(t, f)
 	for _, args := range [][]string{{"images", "ap:v1"}, {"withdraw", "ap:v1"}, {"announce", "ap:v1"}} {
 		code, _, errs := seeder(t.Context(), socket, args...)
-		if code != exitFailed {
-			t.Errorf("%v: exit code %d, want %d", args, code, exitFailed)
+		if code != cli.ExitFailed {
+			t.Errorf("%v: exit code %d, want %d", args, code, cli.ExitFailed)
 		}
 		wantAll(t, errs, "nearest: app:v1")
 	}
 	for _, args := range [][]string{{"images", "A B"}, {"withdraw", "A B"}, {"wait", "A B"}} {
-		if code, _, errs := seeder(t.Context(), socket, args...); code != exitUsage || !strings.Contains(errs, "not an image reference") {
+		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitUsage || !strings.Contains(errs, "not an image reference") {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}
 	// The daemon does not rely on its own command for that.
 	err := dialControl(socket).post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}}, nil)
-	if exitCodeOf(err) != exitUsage {
+	if cli.ExitCode(err) != cli.ExitUsage {
 		t.Errorf("withdraw A B: %v", err)
 	}
 }
@@ -450,7 +451,7 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 	f := &fakeNode{err: fs.ErrNotExist, steps: []p2p.Images{row(1, p2p.Ready)}}
 	socket := serveControl(t, f)
 	code, _, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms")
-	if code != exitNotConverged {
+	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, errs, "not everything that was asked for is announced")
@@ -460,7 +461,7 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 		f.err = nil
 	})
 	defer timer.Stop()
-	if code, out, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "20s"); code != exitDone {
+	if code, out, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "20s"); code != cli.ExitDone {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 }
@@ -472,7 +473,7 @@ func TestWithdraw(t *testing.T) {
 	f := &fakeNode{steps: []p2p.Images{gone}}
 	socket := serveControl(t, f)
 	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "registry.example.com/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
-		if code, _, errs := seeder(t.Context(), socket, args...); code != exitDone {
+		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitDone {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}

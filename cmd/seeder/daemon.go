@@ -14,10 +14,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
-func (a *app) daemonCommand() *cobra.Command {
+func daemonCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run this host's node",
@@ -29,16 +30,16 @@ Every configuration key is also a flag, and an environment variable named like
 SEEDER_GOSSIP_BIND. A flag wins over the environment, the environment over the
 file, the file over the default. ` + "`seeder config show`" + ` says what is in force.`,
 		Example: "  seeder daemon\n  seeder daemon --config ./seeder.yaml --log-level debug\n  seeder daemon --gossip-join 10.0.0.1,10.0.0.2",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.keyFlags(cmd)
+	keyFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := a.loadConfig(cmd.Flags())
+		cfg, err := loadConfig(env, cmd.Flags())
 		if err != nil {
-			a.warn(cfg)
+			printWarnings(env, cfg)
 			return err
 		}
-		log, level, err := newLogger(a.stderr, cfg.Log)
+		log, level, err := newLogger(env.Stderr, cfg.Log)
 		if err != nil {
 			return err
 		}
@@ -47,7 +48,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		}
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &reloader{
-			load: func() (loaded, error) { return a.loadConfig(cmd.Flags()) }, level: level, log: log, last: cfg,
+			load: func() (loaded, error) { return loadConfig(env, cmd.Flags()) }, level: level, log: log, last: cfg,
 			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
@@ -137,7 +138,7 @@ func (d *running) run(ctx context.Context) (err error) {
 	if err := d.openServers(w, w.registry); err != nil {
 		return err
 	}
-	d.log.Info("ready", "node", d.cfg.NodeName, "id", w.node.ID(), "version", programVersion(),
+	d.log.Info("ready", "node", d.cfg.NodeName, "id", w.node.ID(), "version", cli.Version(),
 		"gossip", d.cfg.Gossip.Bind, "transfer", w.node.TransferAddress(), "socket", d.cfg.API.Socket)
 	notify(d.log, daemon.SdNotifyReady)
 	return d.serve(ctx, w)

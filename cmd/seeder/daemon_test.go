@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -147,7 +148,7 @@ func startDaemon(t *testing.T, with ...string) (cmd *exec.Cmd, socket string) {
 	}
 	t.Cleanup(func() { cmd.Process.Kill() })
 	deadline := time.Now().Add(30 * time.Second)
-	for code := -1; code != exitDone; code, _, _ = seeder(t.Context(), socket, "status") {
+	for code := -1; code != cli.ExitDone; code, _, _ = seeder(t.Context(), socket, "status") {
 		if time.Now().After(deadline) {
 			t.Fatal("the daemon does not answer")
 		}
@@ -271,8 +272,8 @@ func TestLoadSecrets(t *testing.T) {
 			text := f.note
 			if err != nil {
 				text = err.Error()
-				if exitCodeOf(err) != exitUsage {
-					t.Errorf("exit code %d", exitCodeOf(err))
+				if cli.ExitCode(err) != cli.ExitUsage {
+					t.Errorf("exit code %d", cli.ExitCode(err))
 				}
 			}
 			wantAll(t, text, tc.want...)
@@ -303,7 +304,7 @@ func TestSocket(t *testing.T) {
 	if err := third.Open(); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errs := seeder(t.Context(), stale, "status"); code != exitDone {
+	if code, _, errs := seeder(t.Context(), stale, "status"); code != cli.ExitDone {
 		t.Error(errs)
 	}
 	if err := third.Close(); err != nil {
@@ -349,8 +350,8 @@ func TestDaemonGoesAway(t *testing.T) {
 		go func() { closed <- c.Close() }()
 	}}
 	var errs bytes.Buffer
-	if code := run(t.Context(), []string{"wait", "--socket", socket}, nil, out, &errs); code != exitNoDaemon {
-		t.Errorf("exit code %d, want %d: %s", code, exitNoDaemon, errs.String())
+	if code := run(t.Context(), []string{"wait", "--socket", socket}, nil, out, &errs); code != cli.ExitNoDaemon {
+		t.Errorf("exit code %d, want %d: %s", code, cli.ExitNoDaemon, errs.String())
 	}
 	if err := <-closed; err != nil {
 		t.Error(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/disk"
 )
 
@@ -37,7 +38,7 @@ func (d *running) openDataDir() error {
 	case err != nil:
 		return fmt.Errorf("data_dir %s: %w", dir, err)
 	case found > schema:
-		return fmt.Errorf("data_dir %s has schema %d, written by a newer seeder; this one (%s) knows schemas up to %d: install the newer version again, or set data_dir to an empty directory (the node gets a new id and fetches its images again)", dir, found, programVersion(), schema)
+		return fmt.Errorf("data_dir %s has schema %d, written by a newer seeder; this one (%s) knows schemas up to %d: install the newer version again, or set data_dir to an empty directory (the node gets a new id and fetches its images again)", dir, found, cli.Version(), schema)
 	case found == schema:
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/disk/disktest"
 	"seeder/p2p/trust"
 )
@@ -93,7 +94,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	code := run(ctx, []string{"daemon", "--data-dir", dir, "--secret-file", secret, "--containerd-address", "embedded",
 		"--gossip-bind", loopback(ports[0]), "--transfer-bind", loopback(ports[1]), "--http-bind", "",
 		"--api-socket", filepath.Join(t.TempDir(), "s")}, nil, &errs, io.MultiWriter(&errs, cancelOn{"msg=ready", cancel}))
-	if code != exitFailed {
+	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	wantAll(t, errs.String(), dir, "schema 2", "up to 1")
@@ -154,7 +155,7 @@ func node(t *testing.T, dir, secret, join string) (socket, gossip string) {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		if code := <-done; code != exitDone {
+		if code := <-done; code != cli.ExitDone {
 			t.Errorf("the daemon ended with %d", code)
 		}
 	})
@@ -182,10 +183,10 @@ func TestFileModes(t *testing.T) {
 			}
 			first, join := node(t, filepath.Join(dir, "n1"), secret, "")
 			second, _ := node(t, filepath.Join(dir, "n2"), secret, join)
-			if code, out, errs := seeder(t.Context(), first, "announce", "--from", image, "--timeout", "60s"); code != exitDone {
+			if code, out, errs := seeder(t.Context(), first, "announce", "--from", image, "--timeout", "60s"); code != cli.ExitDone {
 				t.Fatal(code, out, errs)
 			}
-			if code, out, errs := seeder(t.Context(), second, "wait", "--timeout", "60s"); code != exitDone {
+			if code, out, errs := seeder(t.Context(), second, "wait", "--timeout", "60s"); code != cli.ExitDone {
 				t.Fatal(code, out, errs)
 			}
 			for _, n := range []string{"n1", "n2"} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/p2p/trust"
 )
@@ -25,7 +26,7 @@ const (
 	demoAnnounceTimeout = 90 * time.Second
 )
 
-func (a *app) demoCommand() *cobra.Command {
+func demoCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "See it work on this machine, without containerd or root",
@@ -34,28 +35,28 @@ store of its own, announce an image on the first, and watch the others get it. T
 image is packed from files of this machine, or is the archive that --image names.
 Everything is in one temporary directory and is removed at the end.`,
 		Example: "  seeder demo\n  seeder demo --nodes 8\n  seeder demo --image k3s-dashboard.tar",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	nodes := cmd.Flags().Int("nodes", 4, "`number` of nodes")
 	image := cmd.Flags().String("image", "", "archive `file` with one image (default: one packed from files of this machine)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *nodes < minDemoNodes || *nodes > maxDemoNodes {
-			return usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)
+			return cli.Usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)
 		}
 		if *image != "" {
 			file, err := openArchive(*image)
 			if err != nil {
-				return usagef("--image %s: want an archive file: %w", *image, err)
+				return cli.Usagef("--image %s: want an archive file: %w", *image, err)
 			}
 			file.archive.Close()
 		}
-		return a.demo(cmd.Context(), *nodes, *image)
+		return runDemo(cmd.Context(), env, *nodes, *image)
 	}
 	return cmd
 }
 
 // demo runs the whole demonstration and leaves nothing behind.
-func (a *app) demo(ctx context.Context, count int, image string) (err error) {
+func runDemo(ctx context.Context, env *cli.Env, count int, image string) (err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program for the nodes: %w", err)
@@ -64,7 +65,7 @@ func (a *app) demo(ctx context.Context, count int, image string) (err error) {
 	if err != nil {
 		return fmt.Errorf("make the demo's directory: %w", err)
 	}
-	d := &demo{app: a, exe: exe, dir: dir, start: time.Now()}
+	d := &demo{Env: env, exe: exe, dir: dir, start: time.Now()}
 	defer func() {
 		d.stop()
 		if err != nil {
@@ -91,14 +92,14 @@ func (a *app) demo(ctx context.Context, count int, image string) (err error) {
 
 // demo is one demonstration.
 type demo struct {
-	*app
+	*cli.Env
 	exe   string
 	dir   string
 	start time.Time
 	nodes []*demoNode
 }
 
-func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.stdout, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.Stdout, format+"\n", args...) }
 
 func (d *demo) startNodes(ctx context.Context, count int) error {
 	secret := filepath.Join(d.dir, "secret")
@@ -169,7 +170,7 @@ func (d *demo) announce(ctx context.Context, image string) error {
 
 // sumUp prints what went over the wire, by the nodes' own metrics.
 func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration) error {
-	t := &table{term: d.terminal(d.stdout)}
+	t := &table{term: terminalOf(d.Env, d.Stdout)}
 	t.header("NODE", "SENT", "RECEIVED")
 	var sent, fromFirst float64
 	for i, n := range d.nodes {
@@ -184,7 +185,7 @@ func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration
 		t.add(cell{n.name, ""}, cell{size(int64(out)), ""}, cell{size(int64(in)), ""})
 	}
 	d.say("")
-	if err := t.print(d.stdout); err != nil {
+	if err := t.print(d.Stdout); err != nil {
 		return err
 	}
 	receivers := len(d.nodes) - 1
@@ -206,7 +207,7 @@ and on whichever host has the image:
 func (d *demo) cli(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, d.exe, args...)
 	cmd.Env = d.childEnv()
-	cmd.Stdout, cmd.Stderr = d.stdout, d.stderr
+	cmd.Stdout, cmd.Stderr = d.Stdout, d.Stderr
 	cmd.WaitDelay = 2 * time.Second
 	return cmd.Run()
 }
@@ -215,7 +216,7 @@ func (d *demo) cli(ctx context.Context, args ...string) error {
 // outside, or make them talk to the supervisor of this process.
 func (d *demo) childEnv() []string {
 	var env []string
-	for _, kv := range d.environ() {
+	for _, kv := range d.Environ() {
 		if !strings.HasPrefix(kv, envPrefix) && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") {
 			env = append(env, kv)
 		}
@@ -250,6 +251,6 @@ func (d *demo) explain(ctx context.Context, err error) error {
 	for _, n := range nodes {
 		fmt.Fprintf(&b, "\n--- last log lines of %s\n%s", n.name, n.lastLog())
 	}
-	_, _ = io.WriteString(d.stderr, b.String()+"\n")
+	_, _ = io.WriteString(d.Stderr, b.String()+"\n")
 	return fmt.Errorf("demo: %w", err)
 }

@@ -16,6 +16,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 const (
@@ -121,7 +123,7 @@ func packFile(tw *tar.Writer, path string, d fs.DirEntry) (int64, error) {
 	if err != nil || info.Size() == 0 || info.Size() > maxDemoFileBytes || info.Mode().Perm()&0o004 == 0 {
 		return 0, nil
 	}
-	data, err := readBounded(path, maxDemoFileBytes)
+	data, err := cli.ReadBounded(path, maxDemoFileBytes)
 	if err != nil || len(data) == 0 {
 		return 0, nil
 	}

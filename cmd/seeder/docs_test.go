@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 var (
@@ -30,8 +32,8 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &app{lookupEnv: func(string) (string, bool) { return "", false }, environ: func() []string { return nil }}
-	cfg, err := a.loadConfig(nil)
+	a := &cli.Env{LookupEnv: func(string) (string, bool) { return "", false }, Environ: func() []string { return nil }}
+	cfg, err := loadConfig(a, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +54,7 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 					continue
 				}
 				commands++
-				if problem := a.noSuch(strings.Fields(c[1])); problem != "" {
+				if problem := noSuch(a, strings.Fields(c[1])); problem != "" {
 					t.Errorf("%s: seeder %s: %s", page, c[1], problem)
 				}
 			}
@@ -75,8 +77,8 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 }
 
 // noSuch says what of a command line there is not.
-func (a *app) noSuch(words []string) string {
-	cmd, rest, err := a.rootCommand().Find(words)
+func noSuch(env *cli.Env, words []string) string {
+	cmd, rest, err := rootCommand(env).Find(words)
 	if err != nil || !cmd.HasParent() && words[0] != "help" {
 		return "no such command"
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // The states of a finding.
@@ -49,7 +51,7 @@ const (
 	checkGrace = 2 * time.Second
 )
 
-func (a *app) doctorCommand() *cobra.Command {
+func doctorCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong on this host, and how to mend it",
@@ -63,18 +65,18 @@ The exit code is 0 where nothing is wrong, else 1. Pods are looked at where kube
 and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
 ~/.kube/config.`,
 		Example: "  seeder doctor\n  seeder doctor -o json | jq '.checks[] | select(.state == \"problem\")'",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig `file` with which to look at pods")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		e := a.newExam(*kubeconfig)
+		e := newExam(env, *kubeconfig)
 		r := examine(cmd.Context(), e.checks(), checkTimeout)
 		if err := cmd.Context().Err(); err != nil {
 			return context.Cause(cmd.Context())
 		}
-		err := printReport(a.stdout, a.terminal(a.stdout), r, *out)
+		err := printReport(env.Stdout, terminalOf(env, env.Stdout), r, *out)
 		if err == nil && !r.OK {
 			err = errors.New("") // all is said
 		}
@@ -125,9 +127,9 @@ func (c check) within(ctx context.Context) []finding {
 // maxSubjects is how many subjects of a check are named where all is well.
 const maxSubjects = 6
 
-func printReport(w io.Writer, term terminal, r report, out output) error {
+func printReport(w io.Writer, term terminal, r report, out cli.Output) error {
 	if out == "json" {
-		return printJSON(w, r)
+		return cli.PrintJSON(w, r)
 	}
 	var lines []string
 	for i := 0; i < len(r.Checks); {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/store/ctrd"
 )
 
@@ -231,7 +232,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 		if len(out) <= maxLacking {
 			out = append(out, finding{Name: "layers", State: stateProblem, Subject: l.Reference,
 				Detail: fmt.Sprintf("%s %s is not in the content store: no other host can get it", l.Why.What, l.Why.Missing.Digest),
-				Mend:   fmt.Sprintf("import it again (`k3s ctr images import FILE`), then `seeder announce %s`", shortRef(l.Reference))})
+				Mend:   fmt.Sprintf("import it again (`k3s ctr images import FILE`), then `seeder announce %s`", cli.ShortRef(l.Reference))})
 		}
 	}
 	if pulled > 0 {

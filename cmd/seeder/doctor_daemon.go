@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // checkConfig looks at the configuration that the daemon would find, and at what of
@@ -49,17 +51,17 @@ func (e *exam) checkDaemon(ctx context.Context) []finding {
 	f := finding{Name: "daemon", State: stateOK, Subject: e.client.socket}
 	d, err := e.ask(ctx)
 	switch {
-	case err == nil && d.Version != programVersion():
-		f.State, f.Detail = stateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, programVersion())
+	case err == nil && d.Version != cli.Version():
+		f.State, f.Detail = stateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, cli.Version())
 		f.Mend = "systemctl restart seeder"
 	case err == nil:
 		f.Detail = "version " + d.Version
 	case errors.Is(err, context.DeadlineExceeded):
 		f.State, f.Detail = stateProblem, fmt.Sprintf("it hangs: no answer within %s", askedTimeout)
 		f.Mend = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
-	case exitCodeOf(err) == exitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
+	case cli.ExitCode(err) == cli.ExitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
 		f.State, f.Detail, f.Mend = stateProblem, "only root may ask it, and see the rest", "sudo seeder doctor"
-	case exitCodeOf(err) == exitNoDaemon:
+	case cli.ExitCode(err) == cli.ExitNoDaemon:
 		f.State = stateProblem
 		f.Detail, f.Mend = e.whyNotRunning(ctx)
 	default:
@@ -216,7 +218,7 @@ func (e *exam) portOwner(network, address string) string {
 	}
 	inodes := map[string]bool{}
 	for _, file := range []string{network, network + "6"} {
-		b, err := readBounded(filepath.Join(e.root, "proc/net", file), 64<<20)
+		b, err := cli.ReadBounded(filepath.Join(e.root, "proc/net", file), 64<<20)
 		if err == nil {
 			listeners(b, network, uint16(n), inodes)
 		}
@@ -237,7 +239,7 @@ func (e *exam) portOwner(network, address string) string {
 		for _, fd := range fds {
 			to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
 			if err == nil && inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] {
-				name, _ := readBounded(filepath.Join(dir, "comm"), 64)
+				name, _ := cli.ReadBounded(filepath.Join(dir, "comm"), 64)
 				return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), p.Name())
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/store/ctrd"
 )
 
@@ -20,7 +21,7 @@ const askedTimeout = 3 * time.Second
 
 // exam is one examination of this host.
 type exam struct {
-	app        *app
+	app        *cli.Env
 	root       string // of the files that are looked at
 	kubeconfig string
 
@@ -40,10 +41,10 @@ type exam struct {
 	ctrdErr  error
 }
 
-func (a *app) newExam(kubeconfig string) *exam {
-	e := &exam{app: a, root: "/", kubeconfig: kubeconfig}
-	e.loaded, e.configErr = a.loadConfig(nil)
-	socket := a.socket
+func newExam(env *cli.Env, kubeconfig string) *exam {
+	e := &exam{app: env, root: "/", kubeconfig: kubeconfig}
+	e.loaded, e.configErr = loadConfig(env, nil)
+	socket := env.Socket
 	if socket == "" {
 		socket = e.loaded.API.Socket
 	}
@@ -73,7 +74,7 @@ func (e *exam) ask(ctx context.Context) (selfExam, error) {
 // running reports whether there is a daemon, even one that cannot be asked.
 func (e *exam) running(ctx context.Context) bool {
 	_, err := e.ask(ctx)
-	return err == nil || exitCodeOf(err) != exitNoDaemon
+	return err == nil || cli.ExitCode(err) != cli.ExitNoDaemon
 }
 
 // config is what is in force: the daemon's where one runs, since that may have been

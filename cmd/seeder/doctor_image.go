@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	transfer "seeder/p2p/wire"
 	"seeder/store"
@@ -37,7 +38,7 @@ func (e *exam) newImageFinder(ctx context.Context, waiting []waitingPod) *imageF
 	f := &imageFinder{announced: map[string]p2p.ImageState{}, places: map[string]place{}}
 	refs := map[string]bool{}
 	for _, w := range waiting {
-		if ref, err := normalizeRef(w.image); err == nil && len(refs) < transfer.MaxHeldRefs {
+		if ref, err := cli.NormalizeRef(w.image); err == nil && len(refs) < transfer.MaxHeldRefs {
 			refs[ref] = true
 		}
 	}
@@ -82,7 +83,7 @@ func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
 // placeOf looks on this host: containerd, Docker and Podman, containerd's other
 // namespaces.
 func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]string) place {
-	short := shortRef(ref)
+	short := cli.ShortRef(ref)
 	announce := "seeder announce " + short
 	if c, err := e.containerd(ctx); err == nil {
 		if desc, err := c.Resolve(ctx, ref); err == nil {
@@ -99,7 +100,7 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 	}
 	engines, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	if img, err := e.app.inEngines(engines, ref, fromAuto); err == nil {
+	if img, err := inEngines(engines, e.app, ref, fromAuto); err == nil {
 		kind := img.engine.Kind
 		img.engine.Close()
 		return place{fmt.Sprintf("is in this host's %s and not announced", engineName(kind)), announce}
@@ -123,11 +124,11 @@ func engineName(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:
 
 // mend says where a pod's image is and what makes the pod start.
 func (f *imageFinder) mend(w waitingPod) (detail, mend string) {
-	ref, err := normalizeRef(w.image)
+	ref, err := cli.NormalizeRef(w.image)
 	if err != nil {
 		return "is no name of an image", "correct it in the pod's template"
 	}
-	short := shortRef(ref)
+	short := cli.ShortRef(ref)
 	detail, mend = f.find(ref, short, w)
 	if w.policy == "Always" {
 		detail += "; its imagePullPolicy is Always, which asks a registry whatever the host has"

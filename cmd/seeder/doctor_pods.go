@@ -112,13 +112,13 @@ func (e *exam) findKubectl() (config string, kubectl []string, why string) {
 	if e.kubeconfig != "" {
 		places = []string{e.kubeconfig}
 	} else {
-		if env, ok := e.app.lookupEnv("KUBECONFIG"); ok && env != "" {
+		if env, ok := e.app.LookupEnv("KUBECONFIG"); ok && env != "" {
 			places = append(places, filepath.SplitList(env)...)
 		}
 		for _, p := range kubeconfigs {
 			places = append(places, filepath.Join(e.root, p))
 		}
-		if home, ok := e.app.lookupEnv("HOME"); ok {
+		if home, ok := e.app.LookupEnv("HOME"); ok {
 			places = append(places, filepath.Join(home, ".kube/config"))
 		}
 	}

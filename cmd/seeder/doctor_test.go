@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/p2p/gossip"
 	"seeder/p2p/trust"
@@ -64,12 +65,12 @@ func newTestExam(t *testing.T, config string) *exam {
 	t.Helper()
 	a, _, _ := testApp()
 	dir := t.TempDir()
-	a.configFile = filepath.Join(dir, "seeder.yaml")
+	a.ConfigFile = filepath.Join(dir, "seeder.yaml")
 	config = fmt.Sprintf("data_dir: %s/data\napi: {socket: %s/api.sock}\ncontainerd: {address: embedded}\n%s", dir, dir, config)
-	if err := os.WriteFile(a.configFile, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(a.ConfigFile, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e := a.newExam("")
+	e := newExam(a, "")
 	e.root = dir
 	return e
 }
@@ -83,13 +84,13 @@ func TestDoctorWhereAllIsWell(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	_, socket := startDaemon(t)
 	code, out, errs := seeder(t.Context(), socket, "doctor")
-	if code != exitDone || errs != "" {
+	if code != cli.ExitDone || errs != "" {
 		t.Errorf("exit code %d, %s\n%s", code, errs, out)
 	}
 	wantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
 	code, out, _ = seeder(t.Context(), socket, "doctor", "-o", "json")
 	var r report
-	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitDone || !r.OK {
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != cli.ExitDone || !r.OK {
 		t.Fatalf("%d %v: %s", code, err, out)
 	}
 	names := map[string]bool{}
@@ -132,7 +133,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if code != exitFailed || r.OK {
+	if code != cli.ExitFailed || r.OK {
 		t.Errorf("exit code %d, ok %v", code, r.OK)
 	}
 	me := fmt.Sprintf("(pid %d)", os.Getpid())
@@ -146,11 +147,11 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	wantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
 
 	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", config)
-	if code != exitFailed {
+	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	wantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
-	if code, _, errs := seeder(t.Context(), "/none", "doctor", "-o", "yaml"); code != exitUsage {
+	if code, _, errs := seeder(t.Context(), "/none", "doctor", "-o", "yaml"); code != cli.ExitUsage {
 		t.Errorf("a bad flag: exit code %d %s", code, errs)
 	}
 }
@@ -207,13 +208,13 @@ func TestDoctorSecretRotated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.app.configFile = filepath.Join(e.root, "with-secret.yaml")
+	e.app.ConfigFile = filepath.Join(e.root, "with-secret.yaml")
 	config := fmt.Sprintf("node_name: n1\ndata_dir: %s/data\nsecret_file: %s\ncontainerd: {address: embedded}\napi: {socket: %s}\n", e.root, secret, e.loaded.API.Socket)
-	if err := os.WriteFile(e.app.configFile, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(e.app.ConfigFile, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	write("the secret from before")
-	first, err := e.app.loadConfig(nil)
+	first, err := loadConfig(e.app, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +223,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &reloader{
-		load:    func() (loaded, error) { return e.app.loadConfig(nil) },
+		load:    func() (loaded, error) { return loadConfig(e.app, nil) },
 		secrets: func(c Config) (found, error) { return loadSecrets(c, "/") },
 		last:    first, held: held, level: &slog.LevelVar{}, log: slog.New(slog.DiscardHandler), node: anyNode{},
 	}
@@ -232,7 +233,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	look := func() *exam { return e.app.newExam("") }
+	look := func() *exam { return newExam(e.app, "") }
 	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, stateOK, "", "")
 	wantFinding(t, look().checkConfig(t.Context()), "config", "", stateOK, "in force", "")
 
@@ -242,7 +243,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if b, _ := json.Marshal(r.Pending()); bytes.Contains(b, []byte("the secret")) {
 		t.Errorf("a secret is told: %s", b)
 	}
-	if err := os.WriteFile(e.app.configFile, []byte(config+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
+	if err := os.WriteFile(e.app.ConfigFile, []byte(config+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out = look().checkConfig(t.Context())

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -142,11 +143,11 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 // check says when there is nothing left to wait for.
 func (w *watcher) check(row p2p.ImageState) error {
 	if row.State == "withdrawn" && len(w.refs) > 0 {
-		return fmt.Errorf("%s is withdrawn since %s (by %s); nothing to wait for", shortRef(row.Reference), row.AnnouncedAt.Format(time.RFC3339), row.AnnouncedBy)
+		return fmt.Errorf("%s is withdrawn since %s (by %s); nothing to wait for", cli.ShortRef(row.Reference), row.AnnouncedAt.Format(time.RFC3339), row.AnnouncedBy)
 	}
 	if version := w.versions[row.Reference]; version > 0 && row.Version > version {
 		return fmt.Errorf("%s was announced again by %s as version %d while version %d was on its way; follow it with `seeder wait %s`",
-			shortRef(row.Reference), row.AnnouncedBy, row.Version, version, shortRef(row.Reference))
+			cli.ShortRef(row.Reference), row.AnnouncedBy, row.Version, version, cli.ShortRef(row.Reference))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -29,16 +30,16 @@ type follower struct {
 	rows map[string]p2p.ImageState
 }
 
-func (a *app) newFollower(out output, timeout time.Duration) *follower {
+func newFollower(env *cli.Env, out cli.Output, timeout time.Duration) *follower {
 	f := &follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
-	term := a.terminal(a.stdout)
+	term := terminalOf(env, env.Stdout)
 	switch {
 	case out == "json":
-		f.view = jsonView{json.NewEncoder(a.stdout)}
+		f.view = jsonView{json.NewEncoder(env.Stdout)}
 	case term.live:
-		f.view = newLiveView(a.stdout, func() terminal { return a.terminal(a.stdout) })
+		f.view = newLiveView(env.Stdout, func() terminal { return terminalOf(env, env.Stdout) })
 	default:
-		f.view = &plainView{w: a.stdout, term: term, start: time.Now(), cells: map[string]plainCell{}}
+		f.view = &plainView{w: env.Stdout, term: term, start: time.Now(), cells: map[string]plainCell{}}
 	}
 	return f
 }
@@ -72,7 +73,7 @@ func (f *follower) follow(ctx context.Context, c *client, method, path string, q
 	if ctx.Err() != nil {
 		err = f.unfinished(context.Cause(ctx))
 	}
-	f.event(event{Event: eventError, Time: time.Now().UTC(), Error: err.Error(), Code: exitCodeOf(err)})
+	f.event(event{Event: eventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
 	return err
 }
 
@@ -85,17 +86,17 @@ func (f *follower) unfinished(cause error) error {
 		what = fmt.Sprintf("not converged within %s", f.timeout)
 	}
 	if f.announcing && f.ref == "" {
-		return withCode(exitNotConverged, fmt.Errorf("%s: the image was not announced yet; try again", what))
+		return cli.WithCode(cli.ExitNotConverged, fmt.Errorf("%s: the image was not announced yet; try again", what))
 	}
 	lines := []string{what}
 	if f.announcing {
-		lines[0] += fmt.Sprintf("; the seeding goes on, follow it with `seeder wait %s`", shortRef(f.ref))
+		lines[0] += fmt.Sprintf("; the seeding goes on, follow it with `seeder wait %s`", cli.ShortRef(f.ref))
 	}
 	lines = append(lines, unready(f.rows)...)
 	if len(f.rows) == 0 && !f.announcing {
 		lines[0] += ": not everything that was asked for is announced"
 	}
-	return withCode(exitNotConverged, errors.New(strings.Join(lines, "\n  ")))
+	return cli.WithCode(cli.ExitNotConverged, errors.New(strings.Join(lines, "\n  ")))
 }
 
 // unready lists the cells that are waited for, at most maxReasons.

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
+
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/store"
 	"seeder/store/source"
 )
@@ -35,23 +38,23 @@ type origin struct {
 
 // origin finds the image. The daemon's sandbox sees neither the user's files nor
 // their Docker, so that both are read here.
-func (a *app) origin(ctx context.Context, c *client, t typed, flags announcing) (origin, error) {
+func findOrigin(ctx context.Context, env *cli.Env, c *client, t typed, flags announcing) (origin, error) {
 	switch {
 	case flags.rollback, t.at != "", flags.from == fromContainerd:
 		return origin{name: fromContainerd}, nil
 	case flags.from == fromAuto:
-		return a.chooseOrigin(ctx, c, t)
+		return chooseOrigin(ctx, env, c, t)
 	case flags.from == fromDocker, flags.from == fromPodman:
-		img, err := a.inEngines(ctx, t.ref, flags.from)
+		img, err := inEngines(ctx, env, t.ref, flags.from)
 		if err != nil {
 			return origin{}, err
 		}
 		return img.take(ctx, "")
 	case flags.from == fromStdin:
-		if isTerminal(a.stdin) {
-			return origin{}, usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
+		if isTerminal(env.Stdin) {
+			return origin{}, cli.Usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
 		}
-		return origin{name: "archive", archive: io.NopCloser(a.stdin)}, nil
+		return origin{name: "archive", archive: io.NopCloser(env.Stdin)}, nil
 	}
 	return openArchive(flags.from)
 }
@@ -81,18 +84,18 @@ func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.wi
 
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
-func (a *app) chooseOrigin(ctx context.Context, c *client, t typed) (origin, error) {
+func chooseOrigin(ctx context.Context, env *cli.Env, c *client, t typed) (origin, error) {
 	var local store.Local
 	localErr := c.get(ctx, "/v1/local", url.Values{"ref": {t.ref}}, &local)
 	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
 		return origin{}, localErr
 	}
-	img, err := a.inEngines(ctx, t.ref, fromAuto)
+	img, err := inEngines(ctx, env, t.ref, fromAuto)
 	if localErr != nil {
 		if err != nil {
 			return origin{}, fmt.Errorf("%w; %w", localErr, err)
 		}
-		return img.take(ctx, fmt.Sprintf("%s comes from %s: containerd does not have it", shortRef(t.ref), img.engine.Kind))
+		return img.take(ctx, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.ref), img.engine.Kind))
 	}
 	if err != nil {
 		return origin{name: fromContainerd}, nil
@@ -101,14 +104,14 @@ func (a *app) chooseOrigin(ctx context.Context, c *client, t typed) (origin, err
 		return origin{name: fromContainerd}, img.engine.Close()
 	}
 	kind := img.engine.Kind
-	theirs := shortDigest(img.ID.String()) + of(img.Created)
-	ours := shortDigest(local.Digest.String()) + of(local.Created)
+	theirs := cli.ShortDigest(img.ID.String()) + of(img.Created)
+	ours := cli.ShortDigest(local.Digest.String()) + of(local.Created)
 	if img.Created.After(local.Created) {
 		return img.take(ctx, fmt.Sprintf("%s comes from %s: its build %s is newer than containerd's %s; --from containerd takes that one",
-			shortRef(t.ref), kind, theirs, ours))
+			cli.ShortRef(t.ref), kind, theirs, ours))
 	}
 	return origin{name: fromContainerd, why: fmt.Sprintf("%s comes from containerd: its build %s is not older than %s's %s; --from %s takes that one",
-		shortRef(t.ref), ours, kind, theirs, kind)}, img.engine.Close()
+		cli.ShortRef(t.ref), ours, kind, theirs, kind)}, img.engine.Close()
 }
 
 func of(t time.Time) string {
@@ -120,8 +123,8 @@ func of(t time.Time) string {
 
 // inEngines is the newest image under ref of the engines of a kind. docker stands for
 // Podman, too, where there is no Docker, as for most people who use Podman.
-func (a *app) inEngines(ctx context.Context, ref, kind string) (found inEngine, err error) {
-	engines, errs := a.engines(ctx, kind)
+func inEngines(ctx context.Context, env *cli.Env, ref, kind string) (found inEngine, err error) {
+	engines, errs := engines(ctx, env, kind)
 	defer func() {
 		for _, e := range engines {
 			if e != found.engine {
@@ -145,8 +148,8 @@ func (a *app) inEngines(ctx context.Context, ref, kind string) (found inEngine, 
 }
 
 // engines are those of this host that --from means, and why others are not there.
-func (a *app) engines(ctx context.Context, kind string) (engines []*source.Engine, errs []string) {
-	for _, host := range source.Hosts(a.lookupEnv) {
+func engines(ctx context.Context, env *cli.Env, kind string) (engines []*source.Engine, errs []string) {
+	for _, host := range source.Hosts(env.LookupEnv) {
 		e, err := source.Open(ctx, host)
 		if err != nil {
 			errs = append(errs, err.Error())
@@ -181,7 +184,7 @@ func openArchive(path string) (origin, error) {
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return origin{}, usagef("--from %s: %w; want auto, containerd, docker, podman, an archive file, or - for standard input", path, err)
+		return origin{}, cli.Usagef("--from %s: %w; want auto, containerd, docker, podman, an archive file, or - for standard input", path, err)
 	}
 	info, err := f.Stat()
 	switch {
@@ -193,7 +196,24 @@ func openArchive(path string) (origin, error) {
 	}
 	if err != nil {
 		f.Close()
-		return origin{}, usagef("--from %s: %w", path, err)
+		return origin{}, cli.Usagef("--from %s: %w", path, err)
 	}
 	return origin{name: "archive", archive: f, bytes: info.Size()}, nil
+}
+
+// parseTyped reads NAME[:TAG][@DIGEST]. A digest behind a tag stays apart from it:
+// the tag shall stand for it.
+func parseTyped(text string) (typed, error) {
+	t := typed{text: text}
+	named, err := reference.ParseNormalizedNamed(text)
+	if err == nil {
+		if digested, ok := named.(reference.Digested); ok {
+			t.at = digested.Digest()
+			if tagged, ok := named.(reference.Tagged); ok {
+				text = reference.TrimNamed(named).Name() + ":" + tagged.Tag()
+			}
+		}
+	}
+	t.ref, err = cli.NormalizeRef(text)
+	return t, err
 }

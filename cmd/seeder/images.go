@@ -5,10 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
-func (a *app) imagesCommand() *cobra.Command {
+func imagesCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "images [REF]",
 		Short: "Show which node has which announced image",
@@ -26,19 +27,19 @@ In the JSON only: withdrawn images; and of each node how fast it is
 wire (wire_bytes) and those that peers got from it (sent_bytes), of this version and
 since the node started.`,
 		Example: "  seeder images\n  seeder images k3s-dashboard:latest\n  seeder images -o json | jq -r '.images[] | select(.ready < .total) | .ref'",
-		Args:    argCount(0, 1, "at most one reference"),
+		Args:    cli.ArgCount(0, 1, "at most one reference"),
 	}
-	cmd.ValidArgsFunction = a.completeRefs(announcedRefs, 1)
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
 		query := url.Values{}
 		for _, ref := range args {
-			if _, err := normalizeRef(ref); err != nil {
+			if _, err := cli.NormalizeRef(ref); err != nil {
 				return err
 			}
 			query.Add("ref", ref)
@@ -47,14 +48,14 @@ since the node started.`,
 		if err := c.get(cmd.Context(), "/v1/images", query, &images); err != nil {
 			return err
 		}
-		term := a.terminal(a.stdout)
+		term := terminalOf(env, env.Stdout)
 		switch {
 		case *out == "json":
-			return printJSON(a.stdout, images)
+			return cli.PrintJSON(env.Stdout, images)
 		case len(args) == 1 && len(images.Images) == 1:
-			return printImage(a.stdout, term, images.Images[0])
+			return printImage(env.Stdout, term, images.Images[0])
 		}
-		return printMatrix(a.stdout, term, images)
+		return printMatrix(env.Stdout, term, images)
 	}
 	return cmd
 }

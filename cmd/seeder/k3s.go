@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
@@ -60,9 +61,9 @@ func k3sToken(root string) (password []byte, from string, err error) {
 		password, from, err := h.token(root)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, "", usagef("token of %s: %s: %w; root can read it, or: %s", d.name, from, err, tokenMend)
+			return nil, "", cli.Usagef("token of %s: %s: %w; root can read it, or: %s", d.name, from, err, tokenMend)
 		case err != nil:
-			return nil, "", usagef("token of %s: %s: %w; %s", d.name, from, err, tokenMend)
+			return nil, "", cli.Usagef("token of %s: %s: %w; %s", d.name, from, err, tokenMend)
 		case password == nil:
 			if err := h.noToken(); err != nil {
 				return nil, "", err
@@ -119,7 +120,7 @@ func (d distribution) configured(root string, set settings, kind string) (passwo
 
 // readToken reads a token file; nil where there is none, or nothing in it.
 func readToken(path string) ([]byte, error) {
-	b, err := readBounded(path, maxTokenFileBytes)
+	b, err := cli.ReadBounded(path, maxTokenFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 const (
@@ -149,7 +151,7 @@ func TestK3sTokensThatDoNotDo(t *testing.T) {
 	} {
 		root := hostWith(t, tc.files)
 		got, err := loadSecrets(onOtherHosts, root)
-		if err == nil || exitCodeOf(err) != exitUsage {
+		if err == nil || cli.ExitCode(err) != cli.ExitUsage {
 			t.Errorf("%s: %v %v, want an error of usage", name, got.source, err)
 			continue
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // settings are what k3s was told about its token and where its things are, by the name
@@ -57,7 +59,7 @@ func (r *reader) read(path string, parse func([]byte) (map[string]string, error)
 		return
 	}
 	r.from = path
-	b, err := readBounded(path, maxConfigBytes)
+	b, err := cli.ReadBounded(path, maxConfigBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}

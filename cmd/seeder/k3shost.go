@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // k3sHost is what a host is to its k3s or rke2.
@@ -138,7 +140,7 @@ func k3sServers(root string) (hosts []string, from string) {
 		}
 		for _, service := range []string{d.name + "-agent", d.name + "-api-server-agent"} {
 			path := filepath.Join(h.data, "agent/etc", service+"-load-balancer.json")
-			b, err := readBounded(path, maxBalancerBytes)
+			b, err := cli.ReadBounded(path, maxBalancerBytes)
 			if err != nil {
 				continue // not an agent, or not one that has joined yet
 			}
@@ -157,7 +159,7 @@ func k3sServers(root string) (hosts []string, from string) {
 			add(joinableHosts([]string{s.value}), s.from)
 		}
 		path := filepath.Join(h.data, "server/db/etcd/config")
-		if b, err := readBounded(path, maxEtcdBytes); err == nil {
+		if b, err := cli.ReadBounded(path, maxEtcdBytes); err == nil {
 			add(etcdHosts(b), path)
 		}
 		if len(hosts) > 0 {
@@ -216,7 +218,7 @@ func (h k3sHost) noToken() error {
 	case "server":
 		return fmt.Errorf("%w: %s of this host is a server (%s) that has not made its token yet, which it does when it first starts: start it, as with `systemctl start %s`", errNoToken, h.name, h.from, h.service())
 	case "agent":
-		return usagef("%w: %s of this host is an agent (%s), and neither its unit, nor the unit's environment files, nor %s/config.yaml has the token that it joined with; %s", errNoToken, h.name, h.from, h.etc, tokenMend)
+		return cli.Usagef("%w: %s of this host is an agent (%s), and neither its unit, nor the unit's environment files, nor %s/config.yaml has the token that it joined with; %s", errNoToken, h.name, h.from, h.etc, tokenMend)
 	}
 	return nil
 }

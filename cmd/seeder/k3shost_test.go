@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
@@ -139,15 +140,15 @@ func TestTokenThatIsNotThere(t *testing.T) {
 		code  int
 		says  []string
 	}{
-		"server":      {map[string]string{serverUnit: serverRuns}, exitFailed, []string{"not made its token yet", "systemctl start k3s"}},
-		"rke2 server": {map[string]string{"/usr/lib/systemd/system/rke2-server.service": "ExecStart=rke2 server\n"}, exitFailed, []string{"systemctl start rke2-server"}},
-		"agent":       {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_URL=https://10.0.0.1:6443\n"}, exitUsage, []string{"is an agent", "seeder secret generate > /etc/seeder/secret"}},
-		"no k3s":      {nil, exitUsage, []string{"no secret: gossip.bind", "seeder secret generate > /etc/seeder/secret"}},
+		"server":      {map[string]string{serverUnit: serverRuns}, cli.ExitFailed, []string{"not made its token yet", "systemctl start k3s"}},
+		"rke2 server": {map[string]string{"/usr/lib/systemd/system/rke2-server.service": "ExecStart=rke2 server\n"}, cli.ExitFailed, []string{"systemctl start rke2-server"}},
+		"agent":       {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_URL=https://10.0.0.1:6443\n"}, cli.ExitUsage, []string{"is an agent", "seeder secret generate > /etc/seeder/secret"}},
+		"no k3s":      {nil, cli.ExitUsage, []string{"no secret: gossip.bind", "seeder secret generate > /etc/seeder/secret"}},
 	} {
 		root := hostWith(t, tc.files)
 		_, err := loadSecrets(onOtherHosts, root)
-		if err == nil || exitCodeOf(err) != tc.code {
-			t.Errorf("%s: %v, code %d; want %d", name, err, exitCodeOf(err), tc.code)
+		if err == nil || cli.ExitCode(err) != tc.code {
+			t.Errorf("%s: %v, code %d; want %d", name, err, cli.ExitCode(err), tc.code)
 			continue
 		}
 		wantAll(t, err.Error(), append(tc.says, "no secret")...)
@@ -182,7 +183,7 @@ func TestTokenOfRoot(t *testing.T) {
 		_, err := loadSecrets(onOtherHosts, root)
 		done <- err
 	}()
-	if err := <-done; err == nil || exitCodeOf(err) != exitUsage {
+	if err := <-done; err == nil || cli.ExitCode(err) != cli.ExitUsage {
 		t.Errorf("%v, want an error of usage", err)
 	} else {
 		wantAll(t, err.Error(), "server/", "permission denied", "root can read it", "seeder secret generate > /etc/seeder/secret")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mattn/go-runewidth"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -96,7 +97,7 @@ func (v *liveView) note(e event) {
 	case eventPreparing:
 		v.now = fmt.Sprintf("%s: preparing", short(e.Ref))
 	case eventAnnounced:
-		v.past, v.now = append(v.past, announcedLine(e, shortDigest(e.Digest))), ""
+		v.past, v.now = append(v.past, announcedLine(e, cli.ShortDigest(e.Digest))), ""
 		v.tally.announced(e)
 	case eventProgress, eventReady:
 		ref := e.Image.Reference

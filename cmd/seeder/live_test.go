@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -199,9 +200,9 @@ func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket
 	t.Helper()
 	screen = newTTY(100, 20)
 	stdout, _, shown := openPTY(t, screen)
-	a := &app{stdin: strings.NewReader(""), stdout: stdout, stderr: io.Discard, environ: func() []string { return nil },
-		lookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }}
-	root := a.rootCommand()
+	a := &cli.Env{Stdin: strings.NewReader(""), Stdout: stdout, Stderr: io.Discard, Environ: func() []string { return nil },
+		LookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }}
+	root := rootCommand(a)
 	root.SetArgs(append(args, "--socket", socket))
 	err := root.ExecuteContext(ctx)
 	if err := stdout.Close(); err != nil {
@@ -212,7 +213,7 @@ func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket
 	if err != nil {
 		errs = err.Error()
 	}
-	return exitCodeOf(err), screen, errs
+	return cli.ExitCode(err), screen, errs
 }
 
 // threeNodes is an announcement on its way to its end.
@@ -235,7 +236,7 @@ func TestTerminal(t *testing.T) {
 	t.Run("colours", func(t *testing.T) {
 		t.Parallel()
 		code, screen, errs := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1")
-		if code != exitDone {
+		if code != cli.ExitDone {
 			t.Fatalf("exit code %d: %s", code, errs)
 		}
 		wantAll(t, screen.text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
@@ -285,7 +286,7 @@ func TestTerminalInterrupted(t *testing.T) {
 	socket := serveControl(t, f)
 	time.AfterFunc(500*time.Millisecond, cancel)
 	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, socket, "announce", "app:v1")
-	if code != exitNotConverged || !strings.Contains(errs, "the seeding goes on") {
+	if code != cli.ExitNotConverged || !strings.Contains(errs, "the seeding goes on") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	if strings.Count(screen.text(), "app:v1: ready on") > 1 {
@@ -300,7 +301,7 @@ func TestTerminalWatch(t *testing.T) {
 	defer cancel()
 	time.AfterFunc(1500*time.Millisecond, cancel)
 	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, serveControl(t, &fakeNode{}), "status", "--watch")
-	if code != exitDone {
+	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	wantAll(t, screen.text(), "node        n1", "containerd  waiting: no such socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -75,7 +76,7 @@ func makeUp(nodes, images int) *madeUp {
 	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "registry.example.com/acme/vision", "k3s-dashboard-proxy", "registry.example.net/acme/ingest"}
 	for i := range images {
 		ref := fmt.Sprintf("%s:v%d", apps[i%len(apps)], 1+i/len(apps))
-		if full, err := normalizeRef(ref); err == nil {
+		if full, err := cli.NormalizeRef(ref); err == nil {
 			ref = full
 		}
 		bytes := int64(20+r.IntN(900)) << 20

@@ -18,24 +18,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-)
 
-// The exit codes of every command.
-const (
-	exitDone         = 0
-	exitFailed       = 1
-	exitUsage        = 2 // wrong usage or bad configuration
-	exitNotConverged = 3 // not converged within the timeout
-	exitNoDaemon     = 4 // the daemon is not reachable
+	"seeder/cmd/seeder/internal/cli"
 )
 
 func main() {
@@ -46,69 +37,25 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// app is what every command has in common: the streams and the environment of
-// the process, and the flags that all of them take.
-type app struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	lookupEnv      func(string) (string, bool)
-	environ        func() []string
-
-	configFile string // --config
-	socket     string // --socket
-}
-
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: os.LookupEnv, environ: os.Environ}
-	root := a.rootCommand()
+	a := &cli.Env{Stdin: stdin, Stdout: stdout, Stderr: stderr, LookupEnv: os.LookupEnv, Environ: os.Environ}
+	root := rootCommand(a)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return exitDone
+		return cli.ExitDone
 	}
 	if msg := err.Error(); msg != "" {
 		fmt.Fprintln(stderr, "seeder: "+msg)
 	}
-	return exitCodeOf(err)
+	return cli.ExitCode(err)
 }
 
-func exitCodeOf(err error) int {
-	var coded *codedError
-	switch {
-	case err == nil:
-		return exitDone
-	case errors.As(err, &coded):
-		return coded.code
-	}
-	return exitFailed
-}
-
-// codedError is an error that asks for an exit code other than exitFailed.
-type codedError struct {
-	code int
-	err  error
-}
-
-func (e *codedError) Error() string { return e.err.Error() }
-func (e *codedError) Unwrap() error { return e.err }
-
-func withCode(code int, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &codedError{code: code, err: err}
-}
-
-// usagef is an error of the caller: exit code 2.
-func usagef(format string, args ...any) error {
-	return withCode(exitUsage, fmt.Errorf(format, args...))
-}
-
-func (a *app) rootCommand() *cobra.Command {
+func rootCommand(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "seeder",
 		Short: "Brings an image that one host has to every host of the cluster",
@@ -123,83 +70,28 @@ converged within the timeout, 4 the daemon is not reachable.`,
   seeder images                         # which node has what`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          noSuchCommand,
+		Args:          cli.NoSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w; see `%s --help`", err, cmd.CommandPath())
+		return cli.Usagef("%w; see `%s --help`", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		a.daemonCommand(), a.announceCommand(), a.withdrawCommand(), a.imagesCommand(),
-		a.statusCommand(), a.membersCommand(), a.waitCommand(), a.doctorCommand(), a.reloadCommand(), a.secretCommand(),
-		a.configCommand(), a.demoCommand(), a.versionCommand(), a.completionCommand(),
+		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),
+		statusCommand(env), membersCommand(env), waitCommand(env), doctorCommand(env), reloadCommand(env), secretCommand(env),
+		configCommand(env), demoCommand(env), versionCommand(env), completionCommand(env),
 	)
 	completeNoFiles(root)
 	return root
 }
 
-// noSuchCommand is the Args of a command that only groups others.
-func noSuchCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = 2
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		msg += "; did you mean " + strings.Join(near, " or ") + "?"
-	}
-	return usagef("%s; see `%s --help`", msg, cmd.CommandPath())
-}
-
-// needSubcommand is the RunE of a command that only groups others.
-func needSubcommand(cmd *cobra.Command, _ []string) error {
-	var names []string
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			names = append(names, c.Name())
-		}
-	}
-	return usagef("%s needs a command: %s", cmd.CommandPath(), strings.Join(names, ", "))
-}
-
-// argCount is an Args that takes from least to most arguments (most < 0: any
-// number) and says what the command wants.
-func argCount(least, most int, want string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) >= least && (most < 0 || len(args) <= most) {
-			return nil
-		}
-		return usagef("%s takes %s, not %d arguments; see `%s --help`", cmd.CommandPath(), want, len(args), cmd.CommandPath())
-	}
-}
-
 // clientFlags adds the flags of the commands that talk to the daemon.
-func (a *app) clientFlags(cmd *cobra.Command) {
-	a.configFlag(cmd)
-	cmd.Flags().StringVar(&a.socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
+func clientFlags(env *cli.Env, cmd *cobra.Command) {
+	configFlag(env, cmd)
+	cmd.Flags().StringVar(&env.Socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
 }
 
-func (a *app) configFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&a.configFile, "config", "", "configuration `file` (default "+defaultConfigFile+", which need not exist)")
-}
-
-// output is the value of -o.
-type output string
-
-func (o *output) String() string { return string(*o) }
-func (o *output) Type() string   { return "format" }
-func (o *output) Set(s string) error {
-	if s != "text" && s != "json" {
-		return fmt.Errorf("%q is not an output format: text or json", s)
-	}
-	*o = output(s)
-	return nil
-}
-
-func outputFlag(cmd *cobra.Command) *output {
-	o := output("text")
-	cmd.Flags().VarP(&o, "output", "o", "text or json")
-	completeWords(cmd, "output", false, "text", "json")
-	return &o
+func configFlag(env *cli.Env, cmd *cobra.Command) {
+	cmd.Flags().StringVar(&env.ConfigFile, "config", "", "configuration `file` (default "+defaultConfigFile+", which need not exist)")
 }

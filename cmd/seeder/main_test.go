@@ -12,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // TestMain lets the scripts and the demo run this test binary as `seeder`, and a
@@ -53,12 +55,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func testApp() (*app, *bytes.Buffer, *bytes.Buffer) {
+func testApp() (*cli.Env, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
-	return &app{
-		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr,
-		lookupEnv: func(string) (string, bool) { return "", false },
-		environ:   func() []string { return nil },
+	return &cli.Env{
+		Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr,
+		LookupEnv: func(string) (string, bool) { return "", false },
+		Environ:   func() []string { return nil },
 	}, &stdout, &stderr
 }
 
@@ -75,7 +77,7 @@ func TestEveryCommandHelps(t *testing.T) {
 			visit(sub)
 		}
 	}
-	visit(a.rootCommand())
+	visit(rootCommand(a))
 }
 
 // TestSecretFileIsPrivate: the documented one-liner leaves a secret that only its
@@ -88,7 +90,7 @@ func TestSecretFileIsPrivate(t *testing.T) {
 	}
 	defer file.Close()
 	var stderr bytes.Buffer
-	if code := run(context.Background(), []string{"secret", "generate"}, nil, file, &stderr); code != exitDone {
+	if code := run(context.Background(), []string{"secret", "generate"}, nil, file, &stderr); code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, stderr.String())
 	}
 	info, err := file.Stat()

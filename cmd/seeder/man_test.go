@@ -31,7 +31,7 @@ func TestManPages(t *testing.T) {
 	t.Parallel()
 	dir := cmp.Or(*manDir, t.TempDir())
 	a, _, _ := testApp()
-	root := a.rootCommand()
+	root := rootCommand(a)
 	writeManPages(t, root, dir)
 	writeCompletions(t, dir)
 	every(root, func(cmd *cobra.Command) {
@@ -218,7 +218,7 @@ func writeCompletions(t *testing.T, dir string) {
 		"fish": "fish/vendor_completions.d/seeder.fish",
 	} {
 		a, stdout, _ := testApp()
-		root := a.rootCommand()
+		root := rootCommand(a)
 		root.SetArgs([]string{"completion", shell})
 		if err := root.Execute(); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mattn/go-runewidth"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -119,7 +120,7 @@ func imageCells(img p2p.ImageState, wide bool) []cell {
 	if !wide {
 		return []cell{{short(img.Reference), ""}, ready}
 	}
-	return []cell{{short(img.Reference), ""}, {shortDigest(clean(img.Digest)), ""}, {fmt.Sprint(img.Version), ""}, {size(img.Size), ""}, ready}
+	return []cell{{short(img.Reference), ""}, {cli.ShortDigest(clean(img.Digest)), ""}, {fmt.Sprint(img.Version), ""}, {size(img.Size), ""}, ready}
 }
 
 // nodeNames are the nodes of all rows, in the order of the first row that has

@@ -1,26 +1,24 @@
 package main
 
 import (
-	"encoding/json"
-	"io"
-
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
-func (a *app) membersCommand() *cobra.Command {
+func membersCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "members",
 		Short:   "Show the nodes of the cluster",
 		Long:    "Show the nodes that gossip knows, those that are dead or have left too. The\naddress is where images travel. A member that speaks no protocol of this node's is\nshown with the reason, and nothing is asked of it.",
 		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
@@ -29,9 +27,9 @@ func (a *app) membersCommand() *cobra.Command {
 			return err
 		}
 		if *out == "json" {
-			return printJSON(a.stdout, members)
+			return cli.PrintJSON(env.Stdout, members)
 		}
-		t := &table{term: a.terminal(a.stdout)}
+		t := &table{term: terminalOf(env, env.Stdout)}
 		t.header("NAME", "ADDRESS", "STATE", "VERSION", "ID")
 		for _, m := range members.Members {
 			colour := green
@@ -44,14 +42,7 @@ func (a *app) membersCommand() *cobra.Command {
 			}
 			t.add(row...)
 		}
-		return t.print(a.stdout)
+		return t.print(env.Stdout)
 	}
 	return cmd
-}
-
-// printJSON writes one indented document.
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -51,7 +52,7 @@ func newGauges(node measured, disks func(context.Context) []store.Disk, secretCh
 	return &gauges{
 		node: node, disks: disks, secretChanged: secretChanged, start: time.Now(),
 		build: prometheus.MustNewConstMetric(desc("seeder_build_info", "Version of the program; always 1.", "version", "goversion"),
-			prometheus.GaugeValue, 1, programVersion(), runtime.Version()),
+			prometheus.GaugeValue, 1, cli.Version(), runtime.Version()),
 		desc: gaugeDescs{
 			members:     desc("seeder_members", "Nodes of the cluster as this node sees them, by state.", "state"),
 			images:      desc("seeder_images", "Announced images by their state on this node; excluded are those that it is not meant to hold.", "state"),

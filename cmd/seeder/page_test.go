@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -134,7 +135,7 @@ func TestPageMatrix(t *testing.T) {
 		t.Fatalf("%d rows of %d", len(table), len(table[0]))
 	}
 	for _, img := range m.images.Images {
-		i := slices.IndexFunc(table, func(row []string) bool { return row[0] == shortRef(img.Reference) })
+		i := slices.IndexFunc(table, func(row []string) bool { return row[0] == cli.ShortRef(img.Reference) })
 		for _, n := range img.Nodes {
 			if j := slices.Index(table[0], n.Name); j < 0 || table[i][j] != stateText(n) {
 				t.Fatalf("%s on %s: %v, want %s", img.Reference, n.Name, table[i][j], stateText(n))

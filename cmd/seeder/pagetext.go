@@ -6,6 +6,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -45,7 +46,7 @@ func cleanText(s string, most int) string {
 	return b.String()
 }
 
-func cleanRef(ref string) string { return cleanText(shortRef(ref), maxReference) }
+func cleanRef(ref string) string { return cleanText(cli.ShortRef(ref), maxReference) }
 
 func cleanName(name string) string { return cleanText(name, maxName) }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
@@ -246,7 +247,7 @@ func (r *reloader) onSignal(ctx context.Context) {
 	}
 }
 
-func (a *app) reloadCommand() *cobra.Command {
+func reloadCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "Bring a changed configuration file into force",
@@ -258,11 +259,11 @@ nothing.
 The secret file, or the k3s token where there is none, is read again, too: that is how a running cluster moves to another
 secret (docs/security.md).`,
 		Example: "  seeder reload",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.clientFlags(cmd)
+	clientFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
@@ -271,13 +272,13 @@ secret (docs/security.md).`,
 			return err
 		}
 		for _, s := range out.Applied {
-			fmt.Fprintf(a.stdout, "%s is now %v (%s)\n", s.Key, s.Value, s.Source)
+			fmt.Fprintf(env.Stdout, "%s is now %v (%s)\n", s.Key, s.Value, s.Source)
 		}
 		for _, s := range out.Restart {
-			fmt.Fprintf(a.stdout, "%s will be %v (%s) after a restart of the daemon\n", s.Key, s.Value, s.Source)
+			fmt.Fprintf(env.Stdout, "%s will be %v (%s) after a restart of the daemon\n", s.Key, s.Value, s.Source)
 		}
 		if len(out.Applied)+len(out.Restart) == 0 {
-			fmt.Fprintln(a.stdout, "nothing has changed")
+			fmt.Fprintln(env.Stdout, "nothing has changed")
 		}
 		return nil
 	}

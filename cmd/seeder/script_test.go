@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -68,7 +69,7 @@ func waitForLog(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func readIfThere(path string) string {
-	data, err := readBounded(path, 64<<20)
+	data, err := cli.ReadBounded(path, 64<<20)
 	if err != nil {
 		return ""
 	}

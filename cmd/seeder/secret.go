@@ -6,16 +6,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
-func (a *app) secretCommand() *cobra.Command {
+func secretCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "secret",
 		Short:   "The secret that all nodes of a cluster share",
 		Example: "  seeder secret generate > /etc/seeder/secret",
-		Args:    noSuchCommand,
-		RunE:    needSubcommand,
+		Args:    cli.NoSuchCommand,
+		RunE:    cli.NeedSubcommand,
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "generate",
@@ -27,16 +28,16 @@ Where the output goes into a file, the file gets mode 0600.
 The file may hold several secrets, one a line: the first is used, all are
 accepted, so that a secret can be changed node by node.`,
 		Example: "  seeder secret generate > /etc/seeder/secret\n  scp -p /etc/seeder/secret root@host2:/etc/seeder/secret",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			if f, ok := a.stdout.(*os.File); ok {
+			if f, ok := env.Stdout.(*os.File); ok {
 				if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 					if err := f.Chmod(0o600); err != nil {
 						return fmt.Errorf("make the file of the secret private: %w", err)
 					}
 				}
 			}
-			_, err := fmt.Fprintln(a.stdout, trust.GenerateSecret())
+			_, err := fmt.Fprintln(env.Stdout, trust.GenerateSecret())
 			return err
 		},
 	})

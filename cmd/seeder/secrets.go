@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p/trust"
 )
 
@@ -34,18 +35,18 @@ func loadSecrets(cfg Config, root string) (found, error) {
 	if path == "" {
 		path = filepath.Join(root, defaultSecretFile)
 	}
-	data, err := readBounded(path, maxSecretFileBytes)
+	data, err := cli.ReadBounded(path, maxSecretFileBytes)
 	switch {
 	case err == nil:
 		secrets, err := trust.ParseSecrets(data)
 		if err != nil {
-			return found{}, withCode(exitUsage, fmt.Errorf("secret file %s: %w", path, err))
+			return found{}, cli.WithCode(cli.ExitUsage, fmt.Errorf("secret file %s: %w", path, err))
 		}
 		return found{secrets: secrets, source: path, note: exposedNote(path)}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
-		return found{}, usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
+		return found{}, cli.Usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
-		return found{}, usagef("secret file: %w; the daemon must be able to read it", err)
+		return found{}, cli.Usagef("secret file: %w; the daemon must be able to read it", err)
 	}
 	password, from, err := k3sToken(root)
 	if errors.Is(err, errNoToken) {
@@ -71,7 +72,7 @@ func withoutSecret(cfg Config) (found, error) {
 		{"transfer.bind", cfg.Transfer.Bind}, {"transfer.advertise", cfg.Transfer.Advertise},
 	} {
 		if a.value != "" && !isLoopback(a.value) {
-			return found{}, usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
+			return found{}, cli.Usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
   on the first host:   seeder secret generate > %s
   on every other host: copy that file to the same place, mode 0600`, a.key, a.value, defaultSecretFile)
 		}

@@ -9,12 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
 const watchInterval = time.Second
 
-func (a *app) statusCommand() *cobra.Command {
+func statusCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how this node is and what it is doing",
@@ -22,28 +23,28 @@ func (a *app) statusCommand() *cobra.Command {
 its way to it, and the free space of its disk. With --watch: again every second, with
 a bar for each image on its way; with -o json one object per line.`,
 		Example: "  seeder status\n  seeder status --watch\n  seeder status -o json | jq .converged",
-		Args:    argCount(0, 0, "no arguments"),
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	watch := cmd.Flags().BoolP("watch", "w", false, "show it again every second until Ctrl-C")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
 		if *watch {
-			return a.watchStatus(cmd.Context(), c, *out)
+			return watchStatus(cmd.Context(), env, c, *out)
 		}
 		var status p2p.Status
 		if err := c.get(cmd.Context(), "/v1/status", nil, &status); err != nil {
 			return err
 		}
 		if *out == "json" {
-			return printJSON(a.stdout, status)
+			return cli.PrintJSON(env.Stdout, status)
 		}
-		for _, line := range statusLines(a.terminal(a.stdout), status) {
-			if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+		for _, line := range statusLines(terminalOf(env, env.Stdout), status) {
+			if _, err := fmt.Fprintln(env.Stdout, line); err != nil {
 				return err
 			}
 		}
@@ -54,8 +55,8 @@ a bar for each image on its way; with -o json one object per line.`,
 
 // watchStatus shows the status until ctx ends, which is no failure: over the one
 // before on a terminal, else below it.
-func (a *app) watchStatus(ctx context.Context, c *client, out output) error {
-	show, done := a.statusViewer(out)
+func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) error {
+	show, done := statusViewer(env, out)
 	defer done()
 	for {
 		var status p2p.Status
@@ -79,19 +80,19 @@ func (a *app) watchStatus(ctx context.Context, c *client, out output) error {
 
 // statusViewer returns what shows a status, and what is to be called after the last
 // one.
-func (a *app) statusViewer(out output) (show func(p2p.Status) error, done func()) {
-	term := a.terminal(a.stdout)
+func statusViewer(env *cli.Env, out cli.Output) (show func(p2p.Status) error, done func()) {
+	term := terminalOf(env, env.Stdout)
 	switch {
 	case out == "json":
-		return func(s p2p.Status) error { return json.NewEncoder(a.stdout).Encode(s) }, func() {}
+		return func(s p2p.Status) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
 	case !term.live:
 		return func(s p2p.Status) error {
-			_, err := fmt.Fprintln(a.stdout, strings.Join(statusLines(term, s), "\n")+"\n")
+			_, err := fmt.Fprintln(env.Stdout, strings.Join(statusLines(term, s), "\n")+"\n")
 			return err
 		}, func() {}
 	}
-	size := func() terminal { return a.terminal(a.stdout) }
-	b := newBoard(a.stdout, size)
+	size := func() terminal { return terminalOf(env, env.Stdout) }
+	b := newBoard(env.Stdout, size)
 	return func(s p2p.Status) error {
 		b.show(statusRows(size(), s))
 		return nil

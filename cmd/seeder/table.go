@@ -7,6 +7,7 @@ import (
 
 	"github.com/mattn/go-runewidth"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -111,4 +112,4 @@ func stateText(n p2p.NodeState) string {
 }
 
 // short is the short form of a reference that came from another node.
-func short(ref string) string { return clean(shortRef(ref)) }
+func short(ref string) string { return clean(cli.ShortRef(ref)) }

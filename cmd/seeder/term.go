@@ -9,6 +9,8 @@ import (
 
 	"github.com/mattn/go-runewidth"
 	"golang.org/x/sys/unix"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // terminal is what is known of where text goes. The zero value is a pipe.
@@ -18,7 +20,7 @@ type terminal struct {
 	width, height int // 0: no limit
 }
 
-func (a *app) terminal(w io.Writer) terminal {
+func terminalOf(env *cli.Env, w io.Writer) terminal {
 	f, ok := w.(*os.File)
 	if !ok {
 		return terminal{}
@@ -27,8 +29,8 @@ func (a *app) terminal(w io.Writer) terminal {
 	if err != nil {
 		return terminal{}
 	}
-	term, _ := a.lookupEnv("TERM")
-	noColour, _ := a.lookupEnv("NO_COLOR")
+	term, _ := env.LookupEnv("TERM")
+	noColour, _ := env.LookupEnv("NO_COLOR")
 	t := terminal{live: term != "dumb" && term != "", width: int(size.Col), height: int(size.Row)}
 	t.colour = t.live && noColour == "" // https://no-color.org: set, and not empty
 	return t

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
@@ -22,7 +23,7 @@ func TestContractOfJSON(t *testing.T) {
 			"transfers", "disk", "free_bytes"},
 	} {
 		code, out, errs := seeder(t.Context(), socket, command, "-o", "json")
-		if code != exitDone || !json.Valid([]byte(out)) {
+		if code != cli.ExitDone || !json.Valid([]byte(out)) {
 			t.Errorf("%s: exit code %d: %s%s", command, code, out, errs)
 		}
 		for _, key := range keys {
@@ -62,13 +63,13 @@ func TestShortRef(t *testing.T) {
 		"docker.io/library/app@" + dgst:          "app@" + dgst,
 		"not a reference":                        "not a reference",
 	} {
-		if got := shortRef(full); got != want {
+		if got := cli.ShortRef(full); got != want {
 			t.Errorf("shortRef(%s) = %s, want %s", full, got, want)
 		}
 		if full == "not a reference" {
 			continue
 		}
-		if back, err := normalizeRef(want); err != nil || back != full {
+		if back, err := cli.NormalizeRef(want); err != nil || back != full {
 			t.Errorf("normalizeRef(%s) = %s, %v; want %s", want, back, err, full)
 		}
 	}
@@ -79,7 +80,7 @@ func TestWriteErrorsEndACommand(t *testing.T) {
 	socket := serveControl(t, &fakeNode{})
 	r, w := io.Pipe()
 	r.Close()
-	if code := run(t.Context(), []string{"members", "--socket", socket}, nil, w, io.Discard); code != exitFailed {
-		t.Errorf("exit code %d, want %d", code, exitFailed)
+	if code := run(t.Context(), []string{"members", "--socket", socket}, nil, w, io.Discard); code != cli.ExitFailed {
+		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
 }

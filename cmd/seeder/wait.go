@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 const defaultWait = 10 * time.Minute
 
-func (a *app) waitCommand() *cobra.Command {
+func waitCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait [REF...]",
 		Short: "Return when the images are on every node",
@@ -22,27 +24,27 @@ With -o json, one object per line: progress and ready (with "image", a row of
 ` + "`seeder images -o json`" + `; of ready also "saved", what the nodes measured), and at
 the end done or error.`,
 		Example: "  seeder wait\n  seeder wait k3s-dashboard:latest --timeout 2m",
-		Args:    argCount(0, -1, "references"),
+		Args:    cli.ArgCount(0, -1, "references"),
 	}
-	a.clientFlags(cmd)
-	out := outputFlag(cmd)
+	clientFlags(env, cmd)
+	out := cli.OutputFlag(cmd)
 	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up after this `time`; 0: never")
-	cmd.ValidArgsFunction = a.completeRefs(announcedRefs, 0)
-	completeWords(cmd, "timeout", false)
+	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 0)
+	cli.CompleteWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		query := url.Values{}
 		for _, arg := range args {
-			ref, err := normalizeRef(arg)
+			ref, err := cli.NormalizeRef(arg)
 			if err != nil {
 				return err
 			}
 			query.Add("ref", ref)
 		}
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
-		f := a.newFollower(*out, *timeout)
+		f := newFollower(env, *out, *timeout)
 		return f.follow(cmd.Context(), c, http.MethodGet, "/v1/wait", query, nil)
 	}
 	return cmd

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
@@ -74,7 +75,7 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	}
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
-		Name: cfg.NodeName, Version: programVersion(), DataDir: cfg.DataDir,
+		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir,
 		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    followJoins(cfg, log),
@@ -139,7 +140,7 @@ func (w *wired) References(ctx context.Context) references {
 	}
 	for ref := range have {
 		// CRI keeps each image under its digest and its id, too.
-		if full, err := normalizeRef(ref); err == nil && full == ref && !strings.Contains(ref, "@") {
+		if full, err := cli.NormalizeRef(ref); err == nil && full == ref && !strings.Contains(ref, "@") {
 			known.Local = append(known.Local, ref)
 		}
 	}
@@ -174,9 +175,9 @@ func (w *wired) earlier(ctx context.Context, ref string) string {
 		}
 	}
 	if len(here) == 0 {
-		return "it has no earlier version of " + shortRef(ref)
+		return "it has no earlier version of " + cli.ShortRef(ref)
 	}
-	return fmt.Sprintf("earlier versions of %s here: %s", shortRef(ref), strings.Join(here, ", "))
+	return fmt.Sprintf("earlier versions of %s here: %s", cli.ShortRef(ref), strings.Join(here, ", "))
 }
 
 // resolve says under which name what is to be announced. A digest alone moves the

@@ -12,13 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 )
 
 // purgeWait is how long a purge is watched before the command says who is left.
 const purgeWait = 10 * time.Second
 
-func (a *app) withdrawCommand() *cobra.Command {
+func withdrawCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "withdraw REF",
 		Short: "Stop seeding an image",
@@ -31,25 +32,25 @@ back. A node where a container uses the image keeps it until none does, and
 when all nodes that are there have removed it, or after ten seconds with the nodes
 that have not.`,
 		Example: "  seeder withdraw k3s-dashboard:latest\n  seeder withdraw --purge k3s-dashboard:latest",
-		Args:    argCount(1, 1, "one reference"),
+		Args:    cli.ArgCount(1, 1, "one reference"),
 	}
-	a.clientFlags(cmd)
+	clientFlags(env, cmd)
 	var how p2p.Withdrawal
 	cmd.Flags().BoolVar(&how.Purge, "purge", false, "remove the image from every node, too")
 	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: also where a container uses it")
-	cmd.ValidArgsFunction = a.completeRefs(announcedRefs, 1)
+	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseTyped(args[0])
 		if err != nil {
 			return err
 		}
 		if t.at != "" && !strings.Contains(t.ref, "@") {
-			return usagef("%s: a reference is withdrawn whatever it stands for; leave out @%s", t.text, t.at)
+			return cli.Usagef("%s: a reference is withdrawn whatever it stands for; leave out @%s", t.text, t.at)
 		}
 		if how.Force && !how.Purge {
-			return usagef("--force is for --purge: without it nothing is removed")
+			return cli.Usagef("--force is for --purge: without it nothing is removed")
 		}
-		c, err := a.newClient()
+		c, err := newClient(env)
 		if err != nil {
 			return err
 		}
@@ -58,16 +59,16 @@ that have not.`,
 			return err
 		}
 		if !how.Purge {
-			_, err = fmt.Fprintf(a.stdout, "%s: withdrawn; the nodes that have it keep it\n", shortRef(t.ref))
+			_, err = fmt.Fprintf(env.Stdout, "%s: withdrawn; the nodes that have it keep it\n", cli.ShortRef(t.ref))
 			return err
 		}
-		return a.showPurge(cmd.Context(), c, t.ref)
+		return showPurge(cmd.Context(), env, c, t.ref)
 	}
 	return cmd
 }
 
 // showPurge waits for a purge and says who has not removed the image.
-func (a *app) showPurge(ctx context.Context, c *client, ref string) error {
+func showPurge(ctx context.Context, env *cli.Env, c *client, ref string) error {
 	ctx, cancel := context.WithTimeout(ctx, purgeWait)
 	defer cancel()
 	var row p2p.ImageState
@@ -90,12 +91,12 @@ func (a *app) showPurge(ctx context.Context, c *client, ref string) error {
 		break
 	}
 	left := keepers(row)
-	if _, err := fmt.Fprintf(a.stdout, "%s: withdrawn and removed on %d of %d nodes; those that are away remove it once they are back\n",
-		shortRef(ref), len(row.Nodes)-len(left), len(row.Nodes)); err != nil {
+	if _, err := fmt.Fprintf(env.Stdout, "%s: withdrawn and removed on %d of %d nodes; those that are away remove it once they are back\n",
+		cli.ShortRef(ref), len(row.Nodes)-len(left), len(row.Nodes)); err != nil {
 		return err
 	}
 	for _, n := range left {
-		if _, err := fmt.Fprintf(a.stdout, "  %s: %s\n", clean(n.Name), clean(n.Reason)); err != nil {
+		if _, err := fmt.Fprintf(env.Stdout, "  %s: %s\n", clean(n.Name), clean(n.Reason)); err != nil {
 			return err
 		}
 	}
