@@ -119,6 +119,9 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
 	}
+	if refused, ok := n.catalog.Refused(a.Reference); len(changed) == 0 && ok {
+		return 0, fmt.Errorf("announce %s: %w", a.Reference, refused.Why)
+	}
 	if len(changed) == 0 {
 		return 0, fmt.Errorf("announce %s: another node announced version %d at the same moment; try again", a.Reference, a.Version)
 	}

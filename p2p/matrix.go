@@ -25,8 +25,8 @@ const (
 	// on this host's terminals.
 	maxReasonBytes = 512
 	maxLabels      = 64
-	// maxReported bounds the images of a report: as many as a catalog has.
-	maxReported = catalog.DefaultMaxRecords
+	// maxReported bounds the images of a report.
+	maxReported = 50_000
 	// maxListed bounds the sources of an image in a report: more than any build sends.
 	maxListed = 64
 )
@@ -96,6 +96,10 @@ type reportImage struct {
 	Sources            reportSources `json:"sources,omitempty"`
 	WireBytes          int64         `json:"wire_bytes,omitempty"`
 	SentBytes          int64         `json:"sent_bytes,omitempty"`
+
+	// Refused: this host does not take that announcement. It may hold an earlier one of
+	// the reference, of which there is another entry.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // State serves this node's column for refs, all where none is named
@@ -105,7 +109,7 @@ func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
 }
 
 func (n *Node) report(refs []string) report {
-	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels}
+	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
 	for _, rec := range n.selected(refs) {
 		a := rec.Announcement()
 		c, ok := n.cells.get(a.Reference)
@@ -123,6 +127,32 @@ func (n *Node) report(refs []string) report {
 		})
 	}
 	return r
+}
+
+// refused are those of refs, or of all, that this node knows a newer announcement of
+// and does not take: the others need not wait for it.
+func (n *Node) refused(refs []string) (out reportImages) {
+	list := n.catalog.Refusals()
+	if len(refs) > 0 {
+		list = list[:0]
+		for _, ref := range refs {
+			if r, ok := n.catalog.Refused(ref); ok {
+				list = append(list, r)
+			}
+		}
+	}
+	for _, r := range list {
+		img := reportImage{
+			Reference: r.Reference, Digest: r.Target.Digest.String(), Version: r.Version,
+			State: Waiting, TotalBytes: r.ImageBytes, Reason: r.Why.Error(), Refused: true,
+		}
+		var announcer *catalog.AnnouncerError
+		if errors.As(r.Why, &announcer) {
+			img.State = Excluded
+		}
+		out = append(out, img)
+	}
+	return out
 }
 
 // selected are the records of refs, or all, withdrawn ones too.
@@ -192,6 +222,8 @@ type answer struct {
 	err    error
 	labels map[string]string
 	images map[string]reportImage
+	// refused are announcements that the member does not take, by reference.
+	refused map[string]reportImage
 }
 
 // cellFor reads the cell of one announcement out of an answer. A member that
@@ -203,6 +235,9 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 		return ns
 	}
 	img, ok := ans.images[a.Reference]
+	if r, refused := ans.refused[a.Reference]; refused && r.Version == a.Version {
+		img, ok = r, true
+	}
 	if !ok || img.Version != a.Version || img.Digest != a.Target.Digest.String() {
 		ns.State, ns.Reason = Waiting, fmt.Sprintf("has not heard of version %d yet", a.Version)
 		return ns
@@ -282,7 +317,7 @@ func decodeReport(name string, b []byte) (answer, error) {
 
 // readReport bounds what a report says; the name is the one gossip knows.
 func readReport(name string, r report) answer {
-	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images)), labels: map[string]string{}}
+	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images)), refused: map[string]reportImage{}, labels: map[string]string{}}
 	for k, v := range r.Labels {
 		if len(ans.labels) < maxLabels && len(k)+len(v) <= maxReasonBytes {
 			ans.labels[printable(k, maxReasonBytes)] = printable(v, maxReasonBytes)
@@ -300,7 +335,11 @@ func readReport(name string, r report) answer {
 		img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
 		img.Sources = readSources(img.Sources)
 		img.WireBytes, img.SentBytes = max(img.WireBytes, 0), max(img.SentBytes, 0)
-		ans.images[img.Reference] = img
+		if img.Refused {
+			ans.refused[img.Reference] = img
+		} else {
+			ans.images[img.Reference] = img
+		}
 	}
 	return ans
 }
@@ -343,7 +382,7 @@ func (n *Node) Status(context.Context) Status {
 	}
 	for _, img := range n.report(nil).Images {
 		c, _ := n.cells.get(img.Reference)
-		if rec, ok := n.catalog.Get(img.Reference); !ok || rec.Announcement().Withdrawn || img.State == Excluded {
+		if rec, ok := n.catalog.Get(img.Reference); !ok || img.Refused || rec.Announcement().Withdrawn || img.State == Excluded {
 			continue
 		}
 		s.Images.Total++

@@ -10,6 +10,7 @@ import (
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
+	"seeder/p2p/wire"
 )
 
 const (
@@ -203,10 +204,5 @@ func (n *Node) noteCatalog() {
 
 // CatalogDiff serves other nodes' pulls (wire.Handler).
 func (n *Node) CatalogDiff(_ context.Context, b catalog.Buckets) ([][]byte, error) {
-	recs := n.catalog.Diff(b)
-	out := make([][]byte, 0, len(recs))
-	for _, r := range recs {
-		out = append(out, r.Encode())
-	}
-	return out, nil
+	return n.catalog.Diff(b, wire.MaxCatalogBytes), nil
 }

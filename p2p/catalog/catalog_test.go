@@ -135,7 +135,7 @@ func TestMergeConverges(t *testing.T) {
 		for range 2 {
 			for _, a := range cats {
 				for _, b := range cats {
-					merge(rt, a, b.Diff(a.Buckets())...)
+					merge(rt, a, diff(rt, b, a.Buckets())...)
 				}
 			}
 		}
@@ -367,14 +367,14 @@ func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
 	t.Parallel()
 	id := newIdentity(t)
 	path := filepath.Join(t.TempDir(), "catalog.db")
-	c := open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxRecords: 3})
+	c := open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxBytes: 6 * recordCost})
 	gone := announcement("docker.io/library/gone:1", 5, "x")
 	gone.Withdrawn, gone.AnnouncedAt = true, time.Now()
 	kept := announcement("docker.io/library/kept:1", 1, "x")
 	merge(t, c, sign(t, id, gone), sign(t, id, kept), sign(t, id, announcement("docker.io/library/third:1", 1, "x")),
-		sign(t, id, announcement("docker.io/library/fourth:1", 1, "x")))
-	if n := len(c.All()); n != 3 {
-		t.Fatalf("%d records, want the bound of 3", n)
+		sign(t, id, announcement("docker.io/library/fourth:1", 1, "x")), sign(t, id, announcement("docker.io/library/fifth:1", 1, "x")))
+	if n := len(c.All()); n != 4 {
+		t.Fatalf("%d records, want the withdrawal and the bound of 3 of one announcer", n)
 	}
 	late := gone.AnnouncedAt.Add(2 * time.Hour)
 	there := func(ref string) bool { _, ok := c.Get(ref); return ok }
@@ -402,7 +402,7 @@ func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
 	}
 
 	c.Close()
-	c = open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxRecords: 3})
+	c = open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxBytes: 6 * recordCost})
 	before := announcement(gone.Reference, 4, "x")
 	if merge(t, c, sign(t, id, before)); there(gone.Reference) || c.NextVersion(gone.Reference) != 6 {
 		t.Fatalf("the announcement from before is back: %v; the next version is %d, want 6", there(gone.Reference), c.NextVersion(gone.Reference))
@@ -410,7 +410,7 @@ func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
 	var remote Buckets
 	remote[bucketOf(gone.Reference)] = 1
 	var told bool
-	for _, r := range c.Diff(remote) {
+	for _, r := range diff(t, c, remote) {
 		told = told || r.Announcement().Reference == gone.Reference && r.Announcement().Withdrawn
 	}
 	if !told {
@@ -420,18 +420,48 @@ func TestTombstonesExpireAndCatalogIsBounded(t *testing.T) {
 	for i := range 5 { // from others, of what is not known here
 		old := announcement(fmt.Sprintf("docker.io/library/old:%d", i), 1, "x")
 		old.Withdrawn = true
-		merge(t, c, sign(t, id, old))
+		merge(t, c, sign(t, newIdentity(t), old))
 	}
-	if n := len(c.All()) + len(c.buried); n != 3 {
-		t.Fatalf("%d records with those that are buried, want the bound of 3", n)
+	if n := len(c.buried); n != 2 {
+		t.Fatalf("%d withdrawals, want the bound of 2", n)
 	}
-	merge(t, c, sign(t, id, announcement("docker.io/library/fourth:1", 1, "x")))
+	for i := range 3 { // of what is known here
+		r := announcement(fmt.Sprintf("docker.io/library/known:%d", i), 1, "x")
+		merge(t, c, sign(t, newIdentity(t), r))
+		r.Version, r.Withdrawn, r.AnnouncedAt = 2, true, late
+		merge(t, c, sign(t, id, r))
+	}
 	if err := c.Expire(late); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.All()) != 3 || len(c.buried) != 0 {
-		t.Fatalf("%d records and %d buried, want an announcement in place of what was buried", len(c.All()), len(c.buried))
+	withdrawn := 0
+	for _, r := range c.All() {
+		if r.ann.Withdrawn {
+			withdrawn++
+		}
 	}
+	if withdrawn+len(c.buried) != 2 {
+		t.Fatalf("%d withdrawals and %d buried, want the bound of 2", withdrawn, len(c.buried))
+	}
+	want := c.Hash()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c = open(t, Config{Path: path, TombstoneTTL: time.Hour, MaxBytes: 6 * recordCost}); c.Hash() != want {
+		t.Fatal("after reopening another catalog")
+	}
+}
+
+// diff is what c tells a node whose summary is remote.
+func diff(t interface{ Fatal(...any) }, c *Catalog, remote Buckets) (out []Record) {
+	for _, enc := range c.Diff(remote, 1<<30) {
+		r, err := Decode(enc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 func TestSecondProcessIsTold(t *testing.T) {

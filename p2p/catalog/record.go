@@ -40,6 +40,8 @@ const (
 	maxSeedBytes      = 8 << 20
 	maxSelectors      = 16
 	maxSelectorBytes  = 256
+	// MaxVersion is what JSON carries without loss.
+	MaxVersion = 1 << 53
 
 	// domain is what signatures of announcements are made for.
 	domain = "seeder announcement v1"
@@ -151,8 +153,8 @@ func (a Announcement) validate() error {
 		}
 	}
 	switch {
-	case a.Version == 0:
-		return errors.New("version 0")
+	case a.Version == 0 || a.Version > MaxVersion:
+		return fmt.Errorf("invalid version %d: want 1 to %d", a.Version, uint64(MaxVersion))
 	case a.Target.Size < 0 || a.ImageBytes < 0 || a.Seed.Size <= 0 || a.Seed.Size > maxSeedBytes:
 		return errors.New("a size is out of bounds")
 	case len(a.On) > maxSelectors:

@@ -1,0 +1,304 @@
+package catalog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"seeder/p2p/trust"
+)
+
+const (
+	// DefaultMaxBytes bounds the announcements of a catalog. With their decoded form
+	// they take about twice as much memory, and as much on disk. Half of it is for one
+	// announcer at most, and a third as much again is for withdrawals.
+	DefaultMaxBytes = 48 << 20
+	// recordCost is what a record counts for at least: so the next announcement of a
+	// reference hardly ever needs more room than the one before it.
+	recordCost = 1 << 10
+
+	// versionsAhead is how far a record may be ahead of the one that is here, whatever
+	// the clock says: so a host whose clock has gone back follows the others. It is so
+	// little that a million records lead away from the clocks by a quarter of an hour.
+	versionsAhead = 1024
+)
+
+// versionEpoch stands for the clock of a host that has none.
+var versionEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// newestVersion is the highest version that a reference can have by now: one for each
+// microsecond since 1970. Nobody announces that often, so it never holds up an honest
+// announcement; and since it grows, no version is the last one. It depends on nothing
+// but the time, so nodes that refuse a record now take it a little later, and catalogs
+// become equal. Before versionEpoch the clock of this host is wrong: it counts from
+// then on.
+func newestVersion(now time.Time) uint64 {
+	at := now.UnixMicro()
+	if now.Before(versionEpoch) {
+		at = versionEpoch.UnixMicro() + max(at, 0)
+	}
+	return min(uint64(at), MaxVersion)
+}
+
+// VersionError refuses a record whose version cannot be.
+type VersionError struct {
+	Reference       string
+	Version, Newest uint64
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("version %d of %s is refused: there cannot be more than %d versions by now; its announcer, or a clock, is wrong",
+		e.Version, e.Reference, e.Newest)
+}
+
+// AnnouncerError refuses a record whose announcer may not announce.
+type AnnouncerError struct{ Announcer trust.NodeID }
+
+func (e *AnnouncerError) Error() string {
+	return "its announcer is not in `announcers` on this host"
+}
+
+// FullError refuses an announcement for which the catalog has no room.
+type FullError struct {
+	Reference    string
+	Bytes, Limit int64        // of all announcers, or of Announcer
+	Announcer    trust.NodeID // whose share is used up; empty: all of it is
+	Largest      trust.NodeID // who has announced most of it
+	LargestName  string
+	LargestBytes int64
+}
+
+func (e *FullError) Error() string {
+	what := "the catalog is full"
+	if e.Announcer != "" {
+		what = fmt.Sprintf("the catalog is full for announcer %s", e.Announcer)
+	}
+	return fmt.Sprintf("%s: %d of %d KiB are used, %d KiB of it by node %s (id %s); withdraw what is not needed, or exclude that node with `announcers` on every host",
+		what, e.Bytes>>10, e.Limit>>10, e.LargestBytes>>10, e.LargestName, e.Largest)
+}
+
+// usage is what records take, by announcer and in all, in bytes.
+type usage struct {
+	all int64
+	by  map[trust.NodeID]int64
+}
+
+func (u *usage) add(r Record, sign int64) {
+	if u.by == nil {
+		u.by = map[trust.NodeID]int64{}
+	}
+	id, bytes := r.AnnouncedBy(), sign*r.cost()
+	u.all += bytes
+	if u.by[id] += bytes; u.by[id] <= 0 {
+		delete(u.by, id)
+	}
+}
+
+// cost is what a record counts for, in bytes.
+func (r Record) cost() int64 {
+	return max(int64(len(r.payload)+len(r.public)+len(r.signature)+1+binary.MaxVarintLen32), recordCost)
+}
+
+// count adds a record to what its kind takes, or takes it out with sign -1.
+// The caller holds mu or is alone.
+func (c *Catalog) count(r Record, sign int64) {
+	if r.payload == nil {
+		return
+	}
+	if r.ann.Withdrawn {
+		c.gone.add(r, sign)
+	} else {
+		c.live.add(r, sign)
+	}
+}
+
+// recount counts everything anew. mu is held.
+func (c *Catalog) recount() {
+	c.live, c.gone = usage{}, usage{}
+	for _, records := range []map[string]Record{c.byRef, c.buried} {
+		for _, r := range records {
+			c.count(r, 1)
+		}
+	}
+}
+
+// refuses says why r, which wins over cur (perhaps none), is not taken. mu is held.
+func (c *Catalog) refuses(r, cur Record, now time.Time) error {
+	if !c.cfg.Allow(r.AnnouncedBy()) {
+		return &AnnouncerError{Announcer: r.AnnouncedBy()}
+	}
+	if newest := max(newestVersion(now), cur.ann.Version+versionsAhead); r.ann.Version > newest {
+		return &VersionError{Reference: r.ann.Reference, Version: r.ann.Version, Newest: newest}
+	}
+	if r.ann.Withdrawn {
+		if cur.payload != nil {
+			return nil // of what is known here; Expire sees to the bound
+		}
+		return full(r, cur, &c.gone, c.cfg.MaxBytes/3, c.nameOf)
+	}
+	return full(r, cur, &c.live, c.cfg.MaxBytes, c.nameOf)
+}
+
+// full is an error where r in the place of cur needs room that u does not have.
+func full(r, cur Record, u *usage, limit int64, nameOf func(trust.NodeID) string) error {
+	by := r.AnnouncedBy()
+	all, own := r.cost(), r.cost()
+	if cur.payload != nil && cur.ann.Withdrawn == r.ann.Withdrawn {
+		all -= cur.cost()
+		if cur.AnnouncedBy() == by {
+			own -= cur.cost()
+		}
+	}
+	e := &FullError{Reference: r.ann.Reference, Bytes: u.all, Limit: limit}
+	switch {
+	case all > 0 && u.all+all > limit:
+	case own > 0 && u.by[by]+own > limit/2:
+		e.Announcer, e.Bytes, e.Limit = by, u.by[by], limit/2
+	default:
+		return nil
+	}
+	for id, bytes := range u.by {
+		if bytes > e.LargestBytes || bytes == e.LargestBytes && id < e.Largest {
+			e.Largest, e.LargestBytes = id, bytes
+		}
+	}
+	e.LargestName = nameOf(e.Largest)
+	return e
+}
+
+// nameOf is the name under which an announcer has announced something. mu is held.
+func (c *Catalog) nameOf(id trust.NodeID) string {
+	for _, r := range c.byRef {
+		if r.AnnouncedBy() == id {
+			return r.ann.NodeName
+		}
+	}
+	return "unknown"
+}
+
+const (
+	// maxRefusals bounds the refused announcements that are remembered.
+	maxRefusals = 1024
+	// maxLogged bounds how many announcers the log names, and fullInterval how often it
+	// says that there is no room.
+	maxLogged    = 256
+	fullInterval = time.Minute
+)
+
+// Refusal is an announcement that was not taken, and why.
+type Refusal struct {
+	Announcement
+	Why error
+}
+
+// refuse remembers and logs that r was not taken: it is offered again and again, so
+// the log says it once. mu is held.
+func (c *Catalog) refuse(r Record, why error, now time.Time) {
+	ref := r.ann.Reference
+	if old, known := c.refusals[ref]; known || len(c.refusals) < maxRefusals {
+		if !known || old.Version <= r.ann.Version {
+			c.refusals[ref] = Refusal{r.ann, why}
+		}
+	}
+	by := r.AnnouncedBy()
+	var announcer *AnnouncerError
+	switch {
+	case errors.As(why, &announcer):
+		if !c.logged[by] && len(c.logged) < maxLogged {
+			c.logged[by] = true
+			c.cfg.Log.Warn("ignoring announcements from a node that is not listed in `announcers`",
+				"ref", ref, "announcer", by, "node", r.ann.NodeName)
+		}
+	case now.Sub(c.loggedFull) >= fullInterval:
+		c.loggedFull = now
+		c.cfg.Log.Error("refused an announcement", "ref", ref, "announcer", by, "node", r.ann.NodeName, "err", why)
+	}
+}
+
+// Refused is what was not taken of a reference and is newer than what is here.
+func (c *Catalog) Refused(ref string) (Refusal, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	r, ok := c.refusals[ref]
+	return r, ok && r.Version > c.byRef[ref].ann.Version
+}
+
+// Refusals is all of that, in no order.
+func (c *Catalog) Refusals() []Refusal {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []Refusal
+	for ref, r := range c.refusals {
+		if r.Version > c.byRef[ref].ann.Version {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// since is from when on the time of a withdrawal counts: when it was made, or when it
+// came where it says that it is from the future. mu is held.
+func (c *Catalog) since(r Record, now time.Time) time.Time {
+	if !r.ann.AnnouncedAt.After(now) {
+		return r.ann.AnnouncedAt
+	}
+	if at, ok := c.came[r.ann.Reference]; ok {
+		return at
+	}
+	return now
+}
+
+// isOld reports whether r is a withdrawal that has lived its time. mu is held.
+func (c *Catalog) isOld(r Record, now time.Time) bool {
+	return r.ann.Withdrawn && now.Sub(c.since(r, now)) > c.cfg.TombstoneTTL
+}
+
+// surplus picks withdrawals until those that are left fit: always one of the announcer
+// that has the most, the oldest that are done with first. mu is held.
+func (c *Catalog) surplus(now time.Time) map[string]Record {
+	limit := c.cfg.MaxBytes / 3
+	if c.gone.all <= limit {
+		return nil
+	}
+	by := map[trust.NodeID][]Record{}
+	for _, records := range []map[string]Record{c.byRef, c.buried} {
+		for _, r := range records {
+			if r.ann.Withdrawn {
+				by[r.AnnouncedBy()] = append(by[r.AnnouncedBy()], r)
+			}
+		}
+	}
+	for _, records := range by {
+		slices.SortFunc(records, func(a, b Record) int {
+			if ad, bd := c.done(a), c.done(b); ad != bd {
+				return map[bool]int{true: -1, false: 1}[ad]
+			}
+			return c.since(a, now).Compare(c.since(b, now))
+		})
+	}
+	out, left := map[string]Record{}, usage{all: c.gone.all, by: maps.Clone(c.gone.by)}
+	for left.all > limit {
+		var most trust.NodeID
+		for id, bytes := range left.by {
+			if bytes > left.by[most] || most == "" || bytes == left.by[most] && id < most {
+				most = id
+			}
+		}
+		if len(by[most]) == 0 {
+			break
+		}
+		r := by[most][0]
+		by[most] = by[most][1:]
+		out[r.ann.Reference] = r
+		left.add(r, -1)
+	}
+	return out
+}
+
+// done reports whether nothing is left to do here about a withdrawal. mu is held.
+func (c *Catalog) done(r Record) bool {
+	return c.buried[r.ann.Reference].payload != nil || c.reached[r.ann.Reference].record == r.Hash()
+}
