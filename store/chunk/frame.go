@@ -66,7 +66,8 @@ const (
 )
 
 // Encode makes a frame of raw: the payload is appended to dst[:0], or raw itself
-// where compressing it is not worth it.
+// where compressing it is not worth it. Decode accepts every frame that Encode makes:
+// what its checks refuse travels raw.
 func (c *Codec) Encode(dst, raw []byte, effort Effort) (Encoding, []byte, error) {
 	enc, err := c.encoder(effort)
 	if err != nil {
@@ -81,7 +82,7 @@ func (c *Codec) Encode(dst, raw []byte, effort Effort) (Encoding, []byte, error)
 		}
 	}
 	dst = enc.EncodeAll(raw, dst[:0])
-	if len(dst) > len(raw)-len(raw)/worth {
+	if len(dst) > len(raw)-len(raw)/worth || checkZstd(dst, len(raw)) != nil {
 		return Raw, raw, nil
 	}
 	return Zstd, dst, nil
@@ -111,16 +112,29 @@ func (c *Codec) Decode(dst []byte, enc Encoding, payload []byte, rawBytes int) (
 	return nil, fmt.Errorf("%w: unknown encoding %d", ErrFrame, enc)
 }
 
-func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
+// checkZstd checks from its headers that a payload is one zstd frame that says of
+// itself that it holds rawBytes bytes.
+func checkZstd(payload []byte, rawBytes int) error {
 	var h zstd.Header
 	if err := h.Decode(payload); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFrame, err)
+		return fmt.Errorf("%w: %w", ErrFrame, err)
 	}
-	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(rawBytes) {
-		return nil, fmt.Errorf("%w: it says that it holds %d bytes, want %d", ErrFrame, h.FrameContentSize, rawBytes)
+	switch {
+	case h.Skippable:
+		return fmt.Errorf("%w: it is a skippable frame", ErrFrame)
+	case !h.HasFCS:
+		return fmt.Errorf("%w: it does not say how many bytes it holds", ErrFrame)
+	case h.FrameContentSize != uint64(rawBytes):
+		return fmt.Errorf("%w: it says that it holds %d bytes, want %d", ErrFrame, h.FrameContentSize, rawBytes)
+	case !single(payload, h):
+		return fmt.Errorf("%w: it does not end where its last block does, or has too many of them", ErrFrame)
 	}
-	if !single(payload, h) {
-		return nil, fmt.Errorf("%w: it does not end where its last block does, or has too many of them", ErrFrame)
+	return nil
+}
+
+func (c *Codec) inflate(dst, payload []byte, rawBytes int) ([]byte, error) {
+	if err := checkZstd(payload, rawBytes); err != nil {
+		return nil, err
 	}
 	dec, err := c.decoder()
 	if err != nil {
@@ -174,7 +188,9 @@ func (c *Codec) encoder(effort Effort) (*zstd.Encoder, error) {
 	if effort == Thorough {
 		level = zstd.SpeedDefault
 	}
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
+	// Only a frame of a single segment always says how long its content is: otherwise
+	// the field is absent for less than 256 bytes (RFC 8878, section 3.1.1.1.1).
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level), zstd.WithSingleSegment(true),
 		zstd.WithWindowSize(MaxBytes), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // chunks have a SHA-256
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd encoder: %w", err)
