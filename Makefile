@@ -15,8 +15,12 @@ demo: build ## four nodes on this machine, one announces an image, all get it
 
 test: deps lint alerts unit cluster fuzz test-ui boot hosts ## everything; as root on Debian
 
+.PHONY: fresh
+fresh: ## make demo and make test on Debian 12 and 13, each just installed; FRESH_TARGETS, FRESH_RELEASES, see test/fresh.sh; as root
+	test/fresh.sh
+
 .PHONY: deps
-deps: ## what the tests need: containerd, runc, iproute2, … (Debian packages)
+deps: ## what the tests need: runc, iproute2, podman, … (Debian packages)
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
@@ -70,18 +74,14 @@ package: man ## .deb and .rpm for ARCHES in PACKAGES (bin/packages), the same by
 	VERSION="$(VERSION)" OUT="$(PACKAGES)" ARCHES="$(ARCHES)" systemd/package.sh $(GOFLAGS_BUILD)
 
 .PHONY: containerds
-containerds: bin/containerd-1.7/containerd bin/containerd-2/containerd
+containerds: $(CONTAINERDS:%=bin/containerd-%/containerd)
 
-bin/containerd-1.7/containerd: test/tools/containerd-1.7/go.mod
-	cd test/tools/containerd-1.7 && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-1.7/ \
-		github.com/containerd/containerd/cmd/containerd github.com/containerd/containerd/cmd/ctr \
-		github.com/containerd/containerd/cmd/containerd-shim-runc-v2
-	@touch $@
+# The versions of containerd that the tests of ./test run with: those that k3s ships
+# today, and 1.7. Each is a module of its own below test/tools.
+CONTAINERDS = 1.7 2.2 2.3
 
-bin/containerd-2/containerd: test/tools/containerd-2/go.mod
-	cd test/tools/containerd-2 && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-2/ \
-		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
-		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+bin/containerd-%/containerd: test/tools/containerd-%/go.mod
+	cd test/tools/containerd-$* && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-$*/ tool
 	@touch $@
 
 .PHONY: test-ui

@@ -84,8 +84,7 @@ func TestImportEqualsPull(t *testing.T) {
 	}
 }
 
-// unpin takes away the pins, which have to be there on the names (CRI knows them
-// since 1.6.25 and 1.7.3; Debian's 1.6.20 does not).
+// unpin takes away the pins, which have to be there on the names and in what CRI says.
 func (l *left) unpin(t *testing.T, h *host) {
 	t.Helper()
 	for name, r := range l.Images {
@@ -95,7 +94,7 @@ func (l *left) unpin(t *testing.T, h *host) {
 		delete(r.Labels, "io.cri-containerd.pinned")
 	}
 	for form, s := range l.Status {
-		if !s.Pinned && h.version != "1.6" {
+		if !s.Pinned {
 			t.Errorf("CRI does not show %s as pinned on %s", form, h.name)
 		}
 		s.Pinned = false

@@ -215,7 +215,7 @@ func TestDoctorPorts(t *testing.T) {
 // namespace, a CRI that is off, and layers that are gone, on each version.
 func TestDoctorContainerd(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{"1.6", "1.7", "2"} {
+	for version := range containerds {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			n := newNetwork(t, "")
@@ -259,7 +259,7 @@ state = "/run/containerd"
 [plugins."io.containerd.grpc.v1.cri".containerd]
   discard_unpacked_layers = true
 `
-	if h.version == "2" { // the option has moved
+	if strings.HasPrefix(h.version, "2.") { // the option has moved
 		config = strings.NewReplacer("version = 2", "version = 3", `"io.containerd.grpc.v1.cri".containerd`, `"io.containerd.cri.v1.images"`).Replace(config)
 	}
 	h.write("/etc/second.toml", config, 0o644)

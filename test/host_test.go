@@ -26,15 +26,44 @@ const (
 	containerdMetrics = "127.0.0.1:7959"
 )
 
-// containerds are the versions to test with, by name: where their programs are.
+// containerds are the versions to test with, by the first two numbers of what they
+// call themselves (addHost asks them): where their programs are. k3s ships 2.2 and 2.3.
 var containerds = map[string]string{
-	"1.6": "/usr/bin", // Debian's
 	"1.7": "../bin/containerd-1.7",
-	"2":   "../bin/containerd-2",
+	"2.2": "../bin/containerd-2.2",
+	"2.3": "../bin/containerd-2.3",
 }
 
 // newest is the version that tests use which are not about versions.
-const newest = "2"
+const newest = "2.3"
+
+// askVersion is what a containerd calls itself, e.g. 2.3.7+unknown.
+func askVersion(ctx context.Context, program string) (string, error) {
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	fields := strings.Fields(string(out)) // containerd MODULE VERSION [REVISION]
+	if len(fields) < 3 || fields[0] != "containerd" {
+		return "", fmt.Errorf("%s --version printed %q", program, out)
+	}
+	return strings.TrimPrefix(fields[2], "v"), nil
+}
+
+// TestContainerdVersions: each containerd is the version that the tests call it.
+func TestContainerdVersions(t *testing.T) {
+	for version, dir := range containerds {
+		asked, err := askVersion(t.Context(), filepath.Join(dir, "containerd"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		t.Logf("%s is containerd %s", dir, asked)
+		if !strings.HasPrefix(asked, version+".") {
+			t.Errorf("%s is containerd %s, the tests call it %s", dir, asked, version)
+		}
+	}
+}
 
 // host is one machine of the cluster.
 type host struct {
@@ -45,7 +74,7 @@ type host struct {
 	address string
 	port    string // of the switch
 	dir     string
-	version string // of containerd, as in containerds
+	version string // of containerd, as it calls itself
 	bin     string
 	program string // the command line; "" for bin/seeder
 

@@ -1,18 +1,15 @@
 #!/bin/sh
-# Installs what the tests need, if it is not there: Debian's containerd 1.6 and
-# runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
+# Installs what the tests need on Debian 12 and 13, if it is not there: runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
 # busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race
 # detector), podman, mandoc (checks the man pages), systemd and rpm (the hosts that boot have
 # it; on this machine systemd starts nothing); and the
-# programs named as arguments, each from the package of its name. Debian's dockerd is
-# unpacked to bin/docker, and its promtool to bin/prometheus, since their packages would
-# start a daemon on this machine.
+# programs named as arguments, each from the package of its name. Debian's dockerd and
+# docker are unpacked to bin/docker, and promtool to bin/prometheus, since their packages
+# would start a daemon on this machine. The containerds are not from here: see Makefile.
 set -eu
 
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need containerd containerd
-need ctr containerd
 need zstd zstd # this and Python are for a client of the protocol in another language
 /usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing="$missing python3-cryptography"
 need runc runc
@@ -40,7 +37,7 @@ for program in "$@"; do need "$program" "$program"; done
 
 docker="$(cd "$(dirname "$0")/.." && pwd)/bin/docker"
 prometheus="${docker%/docker}/prometheus"
-[ -x "$docker/usr/sbin/dockerd" ] && [ -x "$prometheus/promtool" ] && [ -z "$missing" ] && exit 0
+[ -x "$docker/usr/sbin/dockerd" ] && [ -x "$docker/usr/bin/docker" ] && [ -x "$prometheus/promtool" ] && [ -z "$missing" ] && exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "the tests need:$missing; this is no Debian, install them by hand" >&2
 	exit 1
@@ -56,20 +53,33 @@ if [ -n "$missing" ]; then
 	# shellcheck disable=SC2086 # a list of packages
 	apt-get install -y -qq --no-install-recommends $missing
 fi
-if [ ! -x "$docker/usr/sbin/dockerd" ]; then
+
+# unpack PACKAGE DIR: the files of a package, without installing it.
+unpack() {
+	(cd "$2" && apt-get download -qq -o APT::Sandbox::User=root "$1")
+	dpkg-deb -x "$2/$1"_*.deb "$2"
+	rm -f "$2/$1"_*.deb
+}
+
+if [ ! -x "$docker/usr/sbin/dockerd" ] || [ ! -x "$docker/usr/bin/docker" ]; then
 	echo "unpacking docker.io to bin/docker"
+	rm -rf "$docker.part"
 	mkdir -p "$docker.part"
-	(cd "$docker.part" && apt-get download -qq docker.io)
-	dpkg-deb -x "$docker.part"/docker.io_*.deb "$docker.part"
-	rm -rf "$docker.part"/docker.io_*.deb "$docker"
+	unpack docker.io "$docker.part"
+	[ -x "$docker.part/usr/bin/docker" ] || unpack docker-cli "$docker.part" # a package of its own since Debian 13
+	rm -rf "$docker"
 	mv "$docker.part" "$docker"
 fi
 if [ ! -x "$prometheus/promtool" ]; then
 	echo "unpacking promtool to bin/prometheus"
+	rm -rf "$prometheus.part" "$prometheus"
+	mkdir -p "$prometheus.part" "$prometheus"
+	# A package of its own since Debian 13, a part of prometheus before.
+	if apt-cache show promtool >/dev/null 2>&1; then
+		unpack promtool "$prometheus.part"
+	else
+		unpack prometheus "$prometheus.part"
+	fi
+	mv "$prometheus.part/usr/bin/promtool" "$prometheus/"
 	rm -rf "$prometheus.part"
-	mkdir -p "$prometheus.part"
-	(cd "$prometheus.part" && apt-get download -qq prometheus)
-	dpkg-deb --fsys-tarfile "$prometheus.part"/prometheus_*.deb | tar -x -C "$prometheus.part" --strip-components=3 ./usr/bin/promtool
-	rm -rf "$prometheus.part"/prometheus_*.deb "$prometheus"
-	mv "$prometheus.part" "$prometheus"
 fi

@@ -74,14 +74,17 @@ func (n *network) close() {
 func (n *network) addHost(version string) *host {
 	n.t.Helper()
 	i := len(n.hosts) + 1
-	h := &host{t: n.t, net: n, name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i), version: version}
+	h := &host{t: n.t, net: n, name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i)}
 	h.dir = filepath.Join(n.dir, h.name)
 	bin, err := filepath.Abs(containerds[version])
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(bin, "containerd")); err != nil {
-		n.t.Fatalf("containerd %s is not there: %v; `make test` installs and builds it", version, err)
+	if h.version, err = askVersion(n.t.Context(), filepath.Join(bin, "containerd")); err != nil {
+		n.t.Fatalf("containerd %s: %v; `make containerds` builds it", version, err)
+	}
+	if !strings.HasPrefix(h.version, version+".") {
+		n.t.Fatalf("%s has containerd %s, want %s; `make containerds` builds it", bin, h.version, version)
 	}
 	h.bin = bin
 	for _, d := range []string{"etc", "etc.work", "run", "lib/tmp"} {

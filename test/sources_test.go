@@ -31,8 +31,8 @@ func (h *host) podman() engine {
 	}
 	args := strings.Fields(podmanArgs)
 	h.sh("mkdir -p /run/podman")
-	h.start(nil, append(args, "system", "service", "--time", "0", "unix:///run/podman/podman.sock")...)
-	h.awaitSocket("/run/podman/podman.sock")
+	d := h.start(nil, append(args, "system", "service", "--time", "0", "unix:///run/podman/podman.sock")...)
+	h.awaitSocket(d, "/run/podman/podman.sock")
 	return engine{h, "podman", func(dir, tag string, more ...string) {
 		h.t.Helper()
 		run(h.t, h.in(h.t.Context(), append(append(args, "build", "-q", "--isolation", "chroot", "-t", tag), append(more, dir)...)...))
@@ -50,24 +50,29 @@ func (h *host) docker() engine {
 	if _, err := os.Stat(filepath.Join(bin, "sbin/dockerd")); err != nil {
 		h.t.Fatalf("dockerd is not there: %v; `make test` gets it", err)
 	}
-	// Without a bridge and rules of iptables: it builds and saves, and runs nothing.
-	h.start(nil, filepath.Join(bin, "sbin/dockerd"), "--host", "unix:///run/docker.sock", "--data-root", "/var/lib/docker",
-		"--exec-root", "/run/docker", "--pidfile", "/run/docker.pid", "--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs")
-	h.awaitSocket("/run/docker.sock")
+	// Without a bridge, a proxy and rules of iptables: it builds and saves, and runs nothing.
+	d := h.start(nil, filepath.Join(bin, "sbin/dockerd"), "--host", "unix:///run/docker.sock", "--data-root", "/var/lib/docker",
+		"--exec-root", "/run/docker", "--pidfile", "/run/docker.pid", "--bridge", "none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false", "--storage-driver", "vfs")
+	h.awaitSocket(d, "/run/docker.sock")
 	return engine{h, "docker", func(dir, tag string, more ...string) {
 		h.t.Helper()
 		run(h.t, h.in(h.t.Context(), append([]string{filepath.Join(bin, "bin/docker"), "build", "-q", "-t", tag}, append(more, dir)...)...))
 	}}
 }
 
-// awaitSocket waits until the Docker API answers on a socket.
-func (h *host) awaitSocket(path string) {
+// awaitSocket waits until d answers by the Docker API on a socket.
+func (h *host) awaitSocket(d *daemon, path string) {
 	h.t.Helper()
 	there := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", h.path(path))
 	}}}
 	defer there.CloseIdleConnections()
 	eventually(h.t, 60*time.Second, path+" answers on "+h.name, func() error {
+		select {
+		case <-d.done:
+			h.t.Fatalf("%s ended on %s:\n%s", d.cmd.Args[len(d.cmd.Args)-1], h.name, d.log.tail(30))
+		default:
+		}
 		resp, err := there.Get("http://engine/_ping")
 		if err != nil {
 			return err

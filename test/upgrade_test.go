@@ -104,7 +104,12 @@ func (m *machine) leftBy(other *machine) {
 
 // rpm: the same life with the other kind of package.
 func (b *booted) rpm(old packageFiles) {
-	m, rpm := b.c, "rpm --force-debian --nodeps "
+	m := b.c
+	rpm := strings.TrimSpace(m.op("rpm --help | grep -o -m1 -e --force-debian | sed 's/^/rpm /' || true"))
+	if rpm == "" {
+		rpm = "rpm" // since Debian 13 (rpm 4.20) there is no such option, nor need of it
+	}
+	rpm += " --nodeps "
 	m.op(rpm + "-i " + inHost(old.rpm))
 	m.is("disabled", "inactive")
 	m.op("systemctl enable --now seeder")
@@ -119,7 +124,7 @@ func (b *booted) rpm(old packageFiles) {
 	m.op("tail -1 /etc/seeder/seeder.yaml | grep edited; ls /etc/seeder/seeder.yaml.rpmnew")
 	m.op("systemctl stop seeder && " + rpm + "-U --oldpackage " + inHost(old.rpm))
 	m.is("enabled", "inactive")
-	m.op("systemctl start seeder && rpm --force-debian -e seeder")
+	m.op("systemctl start seeder && " + rpm + "-e seeder")
 	b.a.leftBy(m)
 	out, _ := m.tryOp("ls /usr/bin/seeder /etc/systemd/system/multi-user.target.wants/seeder.service; ls /var/lib/seeder/identity /etc/seeder/seeder.yaml.rpmsave")
 	if strings.Count(out, "No such file") != 2 {
