@@ -44,12 +44,32 @@ func (d *delegate) NotifyMsg(msg []byte) {
 		d.arrivals.note(msg)
 		return
 	}
+	if len(msg) > 0 && msg[0] == forgetKind {
+		d.forget(msg)
+		return
+	}
 	h, err := decodeHint(msg)
 	if err != nil {
 		d.log.Debug("hint dropped", "err", err)
 		return
 	}
 	(*Gossip)(d).offer(event{hint: &h})
+}
+
+// forget drops a member that somebody wants forgotten, unless it is alive, and passes
+// the message on where that changed anything.
+func (d *delegate) forget(msg []byte) {
+	name, err := decodeForget(msg)
+	if err != nil {
+		d.log.Debug("message dropped", "err", err)
+		return
+	}
+	if err := d.members.forget(name); err != nil {
+		d.log.Debug("a member is not forgotten", "err", err)
+		return
+	}
+	d.log.Info("member forgotten", "member", name)
+	d.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: slices.Clone(msg)})
 }
 
 // GetBroadcasts implements memberlist.Delegate.
@@ -134,8 +154,10 @@ type members struct {
 }
 
 const (
-	// goneFor is how long a member that died or left is shown.
-	goneFor = 24 * time.Hour
+	// deadFor is how long a member that died counts as one of the cluster; leftFor is
+	// how long one that left is shown.
+	deadFor = 72 * time.Hour
+	leftFor = 24 * time.Hour
 	// maxGone bounds how many are kept.
 	maxGone = 4096
 )
@@ -154,7 +176,7 @@ func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Me
 	}
 	m := &Member{
 		Name: n.Name, Address: addr, State: StateAlive, Reason: reason, Version: meta.Version, ID: meta.ID,
-		gossip: n.Address(), since: time.Now(),
+		gossip: n.Address(), Since: time.Now(),
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -163,6 +185,14 @@ func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Me
 	}
 	if m.ID == "" {
 		m.ID = before.ID
+	}
+	if before.State == StateAlive {
+		m.Since = before.Since
+	}
+	for name, o := range ms.byName { // the host has another name now
+		if o.State == StateDead && o.gossip == m.gossip && name != n.Name {
+			delete(ms.byName, name)
+		}
 	}
 	ms.byName[n.Name] = m
 	if meta.Leaving {
@@ -182,7 +212,7 @@ func (ms *members) gone(name string) (state string) {
 	if m == nil || name == ms.self {
 		return ""
 	}
-	m.State, m.since = StateDead, time.Now()
+	m.State, m.Since = StateDead, time.Now()
 	if ms.left[name] {
 		m.State = StateLeft
 		delete(ms.left, name)
@@ -198,7 +228,7 @@ func (ms *members) forgetLocked(now time.Time) {
 		if m.State == StateAlive {
 			continue
 		}
-		if now.Sub(m.since) > goneFor {
+		if keep := map[string]time.Duration{StateDead: deadFor, StateLeft: leftFor}[m.State]; now.Sub(m.Since) > keep {
 			delete(ms.byName, name)
 			continue
 		}
@@ -207,7 +237,7 @@ func (ms *members) forgetLocked(now time.Time) {
 	if len(gone) <= maxGone {
 		return
 	}
-	slices.SortFunc(gone, func(a, b *Member) int { return a.since.Compare(b.since) })
+	slices.SortFunc(gone, func(a, b *Member) int { return a.Since.Compare(b.Since) })
 	for _, m := range gone[:len(gone)-maxGone] {
 		delete(ms.byName, m.Name)
 	}
@@ -216,6 +246,7 @@ func (ms *members) forgetLocked(now time.Time) {
 func (ms *members) list() []Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
+	ms.forgetLocked(time.Now())
 	out := make([]Member, 0, len(ms.byName))
 	for _, m := range ms.byName {
 		out = append(out, *m)

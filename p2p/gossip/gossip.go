@@ -83,9 +83,9 @@ type Member struct {
 	Reason  string // why this node cannot talk to it, empty where it can
 	Version string
 	ID      trust.NodeID
+	Since   time.Time // when it came into this state, as far as this node saw
 
 	gossip string // gossip address, ip:port
-	since  time.Time
 }
 
 const (
@@ -125,8 +125,10 @@ type Gossip struct {
 
 	mu     sync.Mutex
 	meta   Meta
-	failed error  // why the cluster could not be joined, nil once it was
-	saved  []byte // what PeersFile has; of the loop that writes it
+	failed error     // why the cluster could not be joined, nil once it was
+	since  time.Time // since when failed is not nil
+	known  []string  // gossip addresses that PeersFile had when this node was opened
+	saved  []byte    // what PeersFile has; of the loop that writes it
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -174,6 +176,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 		return g.explainListen(err)
 	}
 	g.transport = conf.Transport
+	g.known = g.loadPeers()
 	g.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
 		RetransmitMult: conf.RetransmitMult,
@@ -347,8 +350,8 @@ func (g *Gossip) tellSummary(ctx context.Context) {
 	}
 }
 
-// Members are all members by name: alive ones, and those that died or left in
-// the last day.
+// Members are all members by name: alive ones, those that died in the last three days
+// and were not forgotten, and those that left in the last day.
 func (g *Gossip) Members() []Member { return g.members.list() }
 
 // Alive are the alive members, this node among them.
@@ -367,6 +370,13 @@ func (g *Gossip) Status() (joined bool, failed error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.members.alive() > 1, g.failed
+}
+
+// FailedSince is since when the cluster cannot be joined; zero: the last try went well.
+func (g *Gossip) FailedSince() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.since
 }
 
 // Close says farewell, so that the others need not find out, and waits for every

@@ -1,24 +1,17 @@
 package gossip
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"seeder/disk"
 	"seeder/p2p/trust"
 )
 
@@ -32,19 +25,15 @@ const (
 	healInterval = 20 * time.Second
 	// maxTries is how many absent members one round tries, join addresses aside.
 	maxTries = 4
-	// maxPeersBytes bounds the file of known members.
-	maxPeersBytes = 1 << 20
-	maxPeers      = 1024
 )
 
 // rejoin joins the configured addresses and the members that were known, again
 // and again while any of them is missing. A node that is alone is healthy: it
 // tries quietly.
 func (g *Gossip) rejoin(ctx context.Context) {
-	known := g.loadPeers()
 	retry := firstRetry
 	for {
-		targets := g.missing(ctx, known)
+		targets := g.missing(ctx, g.known)
 		err := g.join(ctx, targets)
 		g.note(ctx, err)
 		pause := healInterval
@@ -52,8 +41,8 @@ func (g *Gossip) rejoin(ctx context.Context) {
 			pause, retry = retry, min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
-			g.savePeers()
 		}
+		g.savePeers()
 		if !wait(ctx, jitter(pause)) {
 			return
 		}
@@ -61,7 +50,7 @@ func (g *Gossip) rejoin(ctx context.Context) {
 }
 
 // missing lists addresses that should be members and are not: the configured
-// ones, and a few of those known from before.
+// ones, and a few of those that are known and do not answer.
 func (g *Gossip) missing(ctx context.Context, known []string) []string {
 	there := map[string]bool{}
 	var gone []string
@@ -171,6 +160,12 @@ func (g *Gossip) note(ctx context.Context, err error) {
 	g.mu.Lock()
 	changed := (err == nil) != (g.failed == nil) || err != nil && reason != g.failed.Error()
 	g.failed = err
+	switch {
+	case err == nil:
+		g.since = time.Time{}
+	case g.since.IsZero():
+		g.since = time.Now()
+	}
 	g.mu.Unlock()
 	switch {
 	case !changed:
@@ -181,83 +176,6 @@ func (g *Gossip) note(ctx context.Context, err error) {
 	case reason != "":
 		g.log.Debug("a member is missing", "err", err)
 	}
-}
-
-// loadPeers reads the gossip addresses that were known when this node last ran.
-func (g *Gossip) loadPeers() []string {
-	if g.cfg.PeersFile == "" {
-		return nil
-	}
-	b, err := readPeers(g.cfg.PeersFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	peers, derr := decodePeersFile(b)
-	if err := cmp.Or(err, derr); err != nil {
-		g.log.Warn("the file of known members is damaged and not used", "path", g.cfg.PeersFile, "err", err)
-	}
-	return peers
-}
-
-// decodePeersFile reads what savePeers wrote; what is no address is left out.
-func decodePeersFile(b []byte) ([]string, error) {
-	var peers []string
-	if err := json.Unmarshal(b, &peers); err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, p := range peers[:min(len(peers), maxPeers)] {
-		if host, _, err := net.SplitHostPort(p); err == nil && net.ParseIP(host) != nil {
-			out = append(out, p)
-		}
-	}
-	return out, nil
-}
-
-func readPeers(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxPeersBytes))
-}
-
-// savePeers writes the addresses of the other members, so that a node without
-// join addresses finds its cluster again. Losing the file loses only that.
-func (g *Gossip) savePeers() {
-	if g.cfg.PeersFile == "" {
-		return
-	}
-	var peers []string
-	for _, m := range g.members.list() {
-		if m.Name != g.cfg.NodeName && m.State == StateAlive && len(peers) < maxPeers {
-			peers = append(peers, m.gossip)
-		}
-	}
-	if len(peers) == 0 {
-		return // alone now: what was known before is worth more
-	}
-	b, err := json.Marshal(peers)
-	if err == nil {
-		err = g.writePeers(b)
-	}
-	if err != nil {
-		g.log.Warn("cannot write the file of known members", "err", err)
-	}
-}
-
-// writePeers writes the file where its content is another one than before: each
-// time costs two syncs.
-func (g *Gossip) writePeers(b []byte) error {
-	if bytes.Equal(b, g.saved) {
-		return nil
-	}
-	if err := disk.WriteFile(g.cfg.PeersFile, b); err != nil {
-		return err
-	}
-	g.saved = b
-	return nil
 }
 
 // jitter spreads d by ± 20 %, so that nodes do not march in step.

@@ -132,6 +132,7 @@ type Hint struct {
 const (
 	hintKind    = 1
 	summaryKind = 2
+	forgetKind  = 4
 )
 
 // encode is: kind byte 1, version (uvarint), digest (32 bytes), holder and

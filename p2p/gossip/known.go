@@ -1,0 +1,201 @@
+package gossip
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"seeder/disk"
+	"seeder/p2p/trust"
+)
+
+const (
+	// maxPeersBytes bounds the file of known members.
+	maxPeersBytes = 1 << 20
+	maxPeers      = 1024
+)
+
+// known is a member as the file of known members has it.
+type known struct {
+	Name    string       `json:"name"`
+	Gossip  string       `json:"gossip"`  // ip:port
+	Address string       `json:"address"` // transfer address, host:port
+	Version string       `json:"version"`
+	ID      trust.NodeID `json:"id,omitempty"`
+	Dead    time.Time    `json:"dead_since,omitzero"` // one of both, or none: it was alive
+	Left    time.Time    `json:"left_since,omitzero"`
+}
+
+// valid reports whether k may be shown and dialled: the file is this node's own, but
+// anybody may have edited it.
+func (k known) valid() bool {
+	host, _, err := net.SplitHostPort(k.Gossip)
+	if err != nil || net.ParseIP(host) == nil || !validName(k.Name) || !printable(k.Version) || !printable(k.Address) {
+		return false
+	}
+	_, err = trust.ParseNodeID(string(k.ID))
+	return k.ID == "" || err == nil
+}
+
+// loadPeers takes the members that were known when this node last ran as dead ones,
+// until they are heard of: they belong to the cluster, but for those that had left. It
+// returns the gossip addresses of all, to be tried.
+func (g *Gossip) loadPeers() (addresses []string) {
+	if g.cfg.PeersFile == "" {
+		return nil
+	}
+	b, err := readPeers(g.cfg.PeersFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	peers, derr := decodePeersFile(b)
+	if err := cmp.Or(err, derr); err != nil {
+		g.log.Warn("the file of known members is damaged and not used", "path", g.cfg.PeersFile, "err", err)
+	}
+	g.members.restore(peers, time.Now())
+	for _, k := range peers {
+		addresses = append(addresses, k.Gossip)
+	}
+	return addresses
+}
+
+// decodePeersFile reads what savePeers wrote; what is not valid is left out.
+func decodePeersFile(b []byte) ([]known, error) {
+	var peers []known
+	if err := json.Unmarshal(b, &peers); err != nil {
+		return nil, err
+	}
+	peers = peers[:min(len(peers), maxPeers)]
+	return slices.DeleteFunc(peers, func(k known) bool { return !k.valid() }), nil
+}
+
+func readPeers(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxPeersBytes))
+}
+
+// savePeers writes the other members, so that a node without join addresses finds its
+// cluster again, and knows after a restart who is missing. Losing the file loses only
+// that.
+func (g *Gossip) savePeers() {
+	if g.cfg.PeersFile == "" {
+		return
+	}
+	peers := []known{}
+	for _, m := range g.members.list() {
+		if m.Name == g.cfg.NodeName || len(peers) == maxPeers {
+			continue
+		}
+		k := known{Name: m.Name, Gossip: m.gossip, Address: m.Address, Version: m.Version, ID: m.ID}
+		switch since := m.Since.UTC().Truncate(time.Second); m.State {
+		case StateDead:
+			k.Dead = since
+		case StateLeft:
+			k.Left = since
+		}
+		peers = append(peers, k)
+	}
+	if len(peers) == 0 {
+		return // what was known before is worth more
+	}
+	b, err := json.Marshal(peers)
+	if err == nil {
+		err = g.writePeers(b)
+	}
+	if err != nil {
+		g.log.Warn("cannot write the file of known members", "err", err)
+	}
+}
+
+// writePeers writes the file where its content is another one than before: each
+// time costs two syncs.
+func (g *Gossip) writePeers(b []byte) error {
+	if bytes.Equal(b, g.saved) {
+		return nil
+	}
+	if err := disk.WriteFile(g.cfg.PeersFile, b); err != nil {
+		return err
+	}
+	g.saved = b
+	return nil
+}
+
+// ErrNotForgotten is why Forget does nothing: the member is alive, or not known.
+var ErrNotForgotten = errors.New("the member cannot be forgotten")
+
+// Forget drops a member that is dead or has left, here and, by gossip, on every node
+// that is there: nobody waits for it any more. One that comes back is a member again.
+func (g *Gossip) Forget(name string) error {
+	if err := g.members.forget(name); err != nil {
+		return err
+	}
+	g.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: append([]byte{forgetKind}, name...)})
+	return nil
+}
+
+// decodeForget reads the message by which a member is forgotten.
+func decodeForget(msg []byte) (name string, err error) {
+	if len(msg) < 2 || msg[0] != forgetKind || !validName(string(msg[1:])) {
+		return "", fmt.Errorf("forget message of %d bytes without a valid name", len(msg))
+	}
+	return string(msg[1:]), nil
+}
+
+// forget drops a member that is not alive.
+func (ms *members) forget(name string) error {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.byName[name]
+	switch {
+	case m == nil:
+		var gone []string
+		for _, o := range ms.byName {
+			if o.State != StateAlive {
+				gone = append(gone, o.Name)
+			}
+		}
+		slices.Sort(gone)
+		if len(gone) == 0 {
+			return fmt.Errorf("%w: no member is called %q, and none is away", ErrNotForgotten, name)
+		}
+		return fmt.Errorf("%w: no member is called %q; away are %s", ErrNotForgotten, name, strings.Join(gone, ", "))
+	case m.State == StateAlive:
+		return fmt.Errorf("%w: %s is alive; stop seeder there first", ErrNotForgotten, name)
+	}
+	delete(ms.byName, name)
+	delete(ms.left, name)
+	return nil
+}
+
+// restore adds members of an earlier run as dead ones, unless they are known already.
+func (ms *members) restore(list []known, now time.Time) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, k := range list {
+		if ms.byName[k.Name] != nil || k.Name == ms.self {
+			continue
+		}
+		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip}
+		if !k.Left.IsZero() {
+			m.State, m.Since = StateLeft, k.Left
+		}
+		if m.Since.IsZero() || m.Since.After(now) {
+			m.Since = now // it may have gone while this node was away
+		}
+		ms.byName[k.Name] = m
+	}
+	ms.forgetLocked(now)
+}
