@@ -58,7 +58,7 @@ type CRI struct {
 	Served   bool   // the socket answers CRI requests
 	Disabled bool   // there is no CRI plugin: disabled_plugins, or a containerd without one
 	Reason   string // why the plugin is not served or the runtime not ready
-	Discards bool   // discard_unpacked_layers: layers are thrown away after a pull
+	Discards bool   // discard_unpacked_layers: layers are thrown away after a pull; containerd 2.0 to 2.3 do not say
 }
 
 // CRI asks whether there is a CRI and how it does.
