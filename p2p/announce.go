@@ -125,7 +125,11 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 	if len(changed) == 0 {
 		return 0, fmt.Errorf("announce %s: another node announced version %d at the same moment; try again", a.Reference, a.Version)
 	}
-	n.log.Info("announced", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version, "withdrawn", a.Withdrawn)
+	what := "announced"
+	if a.Withdrawn {
+		what = "withdrawn"
+	}
+	n.log.Info(what, "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version, "purge", a.Purge)
 	n.noteNews(rec)
 	n.noteCatalog()
 	n.broadcast(rec)

@@ -43,8 +43,25 @@ func (h *healthState) set(s ContainerdStatus) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	changed = !h.asked || h.last.OK != s.OK
+	if s.Since = h.last.Since; changed {
+		s.Since = time.Now()
+	}
 	h.last, h.asked = s, true
 	return changed
+}
+
+// awayAfter is how long containerd has to be silent until what it holds counts as not
+// ready: a busy one misses a question now and then.
+const awayAfter = 3 * healthInterval
+
+// away is why containerd does not answer, empty while it does or has only just stopped.
+func (h *healthState) away(now time.Time) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.asked || h.last.OK || now.Sub(h.last.Since) < awayAfter {
+		return ""
+	}
+	return h.last.Reason
 }
 
 // watchHealth keeps health current, says once when containerd goes and when it

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/trust"
 )
 
 const (
@@ -110,6 +111,7 @@ func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
 
 func (n *Node) report(refs []string) report {
 	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
+	down := n.health.away(time.Now())
 	for _, rec := range n.selected(refs) {
 		a := rec.Announcement()
 		c, ok := n.cells.get(a.Reference)
@@ -118,6 +120,9 @@ func (n *Node) report(refs []string) report {
 		}
 		if !ok || c.version != a.Version {
 			c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
+		}
+		if down != "" && c.state == Ready { // the kubelet gets no answer either
+			c.state, c.reason = Waiting, "waiting for containerd: "+down
 		}
 		r.Images = append(r.Images, reportImage{
 			Reference: a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
@@ -204,10 +209,13 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 	for _, ans := range reports {
 		ns := ans.cellFor(a)
 		img.Nodes = append(img.Nodes, ns)
-		if ans.away || ns.State == Excluded {
+		if ns.State == Excluded {
 			continue
 		}
 		img.Total++
+		if ns.Away {
+			img.Away++
+		}
 		if ns.State == Ready {
 			img.Ready++
 		}
@@ -218,7 +226,8 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 // answer is what one member said, or why it said nothing.
 type answer struct {
 	name   string
-	away   bool // dead: shown, but not waited for
+	away   bool // dead: counted, but not waited for
+	since  time.Time
 	err    error
 	labels map[string]string
 	images map[string]reportImage
@@ -232,6 +241,11 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 	ns := NodeState{Name: ans.name, TotalBytes: a.ImageBytes}
 	if ans.err != nil {
 		ns.State, ns.Reason = Unreachable, ans.err.Error()
+		ns.Away, ns.Since = ans.away, ans.since
+		// What labels it has is known as far as it was asked while it was there.
+		if why := leftOut(a.On, ans.labels); ans.away && why != "" {
+			ns.State, ns.Reason = Excluded, why
+		}
 		return ns
 	}
 	img, ok := ans.images[a.Reference]
@@ -273,7 +287,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 			gather(readReport(m.Name, n.report(refs)))
 		case m.State == "left":
 		case m.State == "dead":
-			gather(answer{name: m.Name, away: true, err: errors.New("is not there (no answer to gossip)")})
+			gather(answer{name: m.Name, away: true, since: m.Since, labels: n.labels.of(m.Name), err: errors.New("no answer to gossip")})
 		case m.Reason != "":
 			gather(answer{name: m.Name, err: errors.New(m.Reason)})
 		default:
@@ -303,6 +317,7 @@ func (n *Node) askMember(ctx context.Context, name, addr string, refs []string) 
 	if err != nil {
 		return answer{name: name, err: fmt.Errorf("unreadable answer from %s: %w", addr, err)}
 	}
+	n.labels.note(name, ans.labels)
 	return ans
 }
 
@@ -363,11 +378,54 @@ func (n *Node) Members() Members {
 	out := Members{Members: []MemberState{}}
 	for _, m := range n.gossip.Members() {
 		out.Members = append(out.Members, MemberState{
-			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID),
+			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID), Since: m.Since,
 		})
 	}
 	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// Forget drops a member that is away from the cluster, on every node that is there.
+func (n *Node) Forget(name string) error {
+	if err := n.gossip.Forget(name); err != nil {
+		return fmt.Errorf("forget %s: %w", name, err)
+	}
+	n.log.Info("member forgotten", "member", name)
+	return nil
+}
+
+// joinStatus is how this node is with its cluster.
+func (n *Node) joinStatus() JoinStatus {
+	joined, err := n.gossip.Status()
+	if joined || err == nil {
+		return JoinStatus{OK: true}
+	}
+	return JoinStatus{Refused: errors.Is(err, trust.ErrSecretsDiffer), Reason: err.Error(), Since: n.gossip.FailedSince()}
+}
+
+// memberLabels are the labels that members said they had when they were asked last, of as
+// many as gossip keeps.
+type memberLabels struct {
+	mu     sync.Mutex
+	byName map[string]map[string]string
+}
+
+// maxMemberLabels bounds the members whose labels are remembered.
+const maxMemberLabels = 4096
+
+func (l *memberLabels) note(name string, labels map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byName == nil || len(l.byName) >= maxMemberLabels {
+		l.byName = map[string]map[string]string{}
+	}
+	l.byName[name] = labels
+}
+
+func (l *memberLabels) of(name string) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byName[name]
 }
 
 // Changed is closed at the next change of this node's own states.
@@ -377,7 +435,7 @@ func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
 func (n *Node) Status(context.Context) Status {
 	s := Status{
 		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
-		Containerd: n.health.status(), Members: len(n.gossip.Alive()), Converged: true,
+		Containerd: n.health.status(), Join: n.joinStatus(), Members: len(n.gossip.Alive()), Converged: true,
 		Transfers: []Transfer{}, Disk: DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir)},
 	}
 	for _, img := range n.report(nil).Images {

@@ -177,6 +177,7 @@ type Node struct {
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
+	labels  memberLabels
 	events  events
 	beats   beats
 	probing probing // members that are connected back to

@@ -33,6 +33,9 @@ type NodeState struct {
 	Sources            []Source `json:"sources,omitempty"`               // where the done bytes came from; none: it had the image, or forgot
 	WireBytes          int64    `json:"wire_bytes,omitempty"`            // that came for it, as frames, duplicates too
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
+
+	Away  bool      `json:"away,omitempty"` // it has died: counted, and not waited for
+	Since time.Time `json:"since,omitzero"` // since when it is away
 }
 
 // ImageState is one row of the matrix: an announcement and its convergence.
@@ -45,9 +48,17 @@ type ImageState struct {
 	AnnouncedBy string      `json:"announced_by"`
 	AnnouncedAt time.Time   `json:"announced_at"`
 	Nodes       []NodeState `json:"nodes"`
-	Ready       int         `json:"ready"` // nodes that are ready
-	Total       int         `json:"total"` // nodes that are meant to hold it
+	Ready       int         `json:"ready"`          // nodes that are ready
+	Total       int         `json:"total"`          // nodes that are meant to hold it, those that are away too
+	Away        int         `json:"away,omitempty"` // of them, those that have died
 }
+
+// Settled reports whether every node that is there and meant to hold the image is ready.
+func (i ImageState) Settled() bool { return i.Ready >= i.Total-i.Away }
+
+// Everywhere reports whether every node that is meant to hold the image is ready, and
+// none is away.
+func (i ImageState) Everywhere() bool { return i.Ready >= i.Total }
 
 // Images is `seeder images -o json`.
 type Images struct {
@@ -62,6 +73,9 @@ type MemberState struct {
 	Reason  string `json:"reason,omitempty"` // why this node cannot talk to it
 	Version string `json:"version"`
 	ID      string `json:"id"`
+	// Since is when it came into this state, as far as this node saw: a member that was
+	// dead before this node was started, when this node heard of it last.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Members is `seeder members -o json`.
@@ -87,6 +101,7 @@ type Status struct {
 	ID         string           `json:"id"`
 	Version    string           `json:"version"`
 	Containerd ContainerdStatus `json:"containerd"`
+	Join       JoinStatus       `json:"join"`
 	Members    int              `json:"members"` // alive, this node among them
 	Converged  bool             `json:"converged"`
 	Images     ImageCount       `json:"images"`
@@ -100,6 +115,16 @@ type ContainerdStatus struct {
 	Version string `json:"version"`
 	OK      bool   `json:"ok"`
 	Reason  string `json:"reason,omitempty"` // why not OK
+	// Since is when it began to answer, or stopped.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// JoinStatus is how this node is with the cluster that it is meant to be in.
+type JoinStatus struct {
+	OK      bool      `json:"ok"`                // others are there, or there is nobody to join
+	Refused bool      `json:"refused,omitempty"` // it is kept out: the secrets differ
+	Reason  string    `json:"reason,omitempty"`  // why not OK
+	Since   time.Time `json:"since,omitzero"`
 }
 
 // ImageCount counts announced images on this node.

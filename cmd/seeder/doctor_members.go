@@ -71,7 +71,7 @@ func memberFinding(m p2p.MemberReport) finding {
 			f.Mend = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/tcp", portOf(m.Gossip)+"/udp"))
 		} else {
 			f.Detail += fmt.Sprintf("nothing answers at %s and %s", m.Gossip, m.Transfer)
-			f.Mend = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good is forgotten after a day", m.Name)
+			f.Mend = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good: `seeder members forget %s`", m.Name, m.Name)
 		}
 	}
 	return f

@@ -114,6 +114,12 @@ func (d *delegate) seen(n *memberlist.Node) {
 	}
 	before := d.members.seen(n, m, reason)
 	if before.State != StateAlive && n.Name != d.cfg.NodeName {
+		switch before.State {
+		case StateDead:
+			d.log.Info("member back", "member", n.Name, "address", n.Address(), "away", time.Since(before.Since).Round(time.Second))
+		default:
+			d.log.Info("member joined", "member", n.Name, "address", n.Address(), "version", m.Version)
+		}
 		d.tell(n.Name, StateAlive, reason)
 	}
 	if reason != "" && before.Reason != reason {
@@ -127,6 +133,11 @@ func (d *delegate) seen(n *memberlist.Node) {
 // NotifyLeave implements memberlist.EventDelegate.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	if state := d.members.gone(n.Name); state != "" {
+		if state == StateDead {
+			d.log.Warn("member lost: no answer to gossip", "member", n.Name, "address", n.Address())
+		} else {
+			d.log.Info("member left", "member", n.Name, "address", n.Address())
+		}
 		d.tell(n.Name, state, "")
 	}
 }

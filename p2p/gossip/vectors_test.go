@@ -52,6 +52,11 @@ func TestVectors(t *testing.T) {
 	v.Is("state", string(g.state()))
 	v.IsHex("message", append([]byte{summaryKind}, g.state()...))
 
+	v = docs.Protocol(t, "forget")
+	if name, err := decodeForget(v.Hex("message")); err != nil || name != v.Text("node") {
+		t.Errorf("forget: %q %v", name, err)
+	}
+
 	v = docs.Protocol(t, "probe")
 	v.Is("large-bytes", strconv.Itoa(largeProbeBytes))
 	for _, size := range []int{len(v.Hex("message")), largeProbeBytes} {
