@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
+	"seeder/p2p/netaddr"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
 	"seeder/p2p/wire"
@@ -102,8 +104,12 @@ type Config struct {
 	Version string // of the program, shown to other members
 	DataDir string // identity, catalog and known members live here
 
-	GossipBind        string // host:port
-	GossipAdvertise   string // host[:port]; empty: memberlist's choice
+	GossipBind string // host:port
+	// Advertise chooses the address at which others reach this node, given those of the
+	// members that are known; nil: that of GossipBind. AdvertisePort is the port there; 0:
+	// that of GossipBind.
+	Advertise         func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
+	AdvertisePort     int
 	TransferBind      string // host:port
 	TransferAdvertise string // host[:port]; empty: the gossip address with the transfer port
 	Join              func() []string
@@ -337,7 +343,8 @@ func (n *Node) openGossip(ctx context.Context) error {
 	n.gossip = gossip.New(gossip.Config{
 		NodeName:      n.cfg.Name,
 		BindAddr:      n.cfg.GossipBind,
-		AdvertiseAddr: n.cfg.GossipAdvertise,
+		Advertise:     n.cfg.Advertise,
+		AdvertisePort: n.cfg.AdvertisePort,
 		Join:          n.cfg.Join,
 		Keys:          n.cfg.Secrets.GossipKeys(),
 		Meta: gossip.Meta{

@@ -20,8 +20,9 @@ only() { # import pattern, the package that may
 forbid 'seeder/p2p[^ ]*' 'seeder/(store|cmd)' 'p2p never imports store'
 forbid 'seeder/store[^ ]*' 'seeder/(p2p|cmd)' 'store never imports p2p'
 forbid 'seeder/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing of what is in the files'
-forbid 'seeder/p2p/(trust|catalog|gossip|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
+forbid 'seeder/p2p/(trust|catalog|gossip|netaddr|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
+only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder'
 only 'github.com/containerd/containerd' 'seeder/store/(ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'

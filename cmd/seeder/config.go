@@ -102,7 +102,7 @@ func configKeys() []key {
 		{"data_dir", "/var/lib/seeder", "`directory` of identity, catalog and unfinished images"},
 		{"secret_file", "", "`file` with the cluster's secret (default " + defaultSecretFile + " if present, else derived from the k3s token)"},
 		{"gossip.bind", "0.0.0.0:7950", "`ip:port` for gossip, tcp and udp"},
-		{"gossip.advertise", "", "`ip[:port]` at which others reach gossip.bind"},
+		{"gossip.advertise", "", "`address`, interface, CIDR or ip:port at which others reach gossip.bind (default: found on this host)"},
 		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated (default: the servers that this host's k3s knows)"},
 		{"transfer.bind", "0.0.0.0:7951", "`ip:port` for image transfer, tcp"},
 		{"transfer.advertise", "", "`ip[:port]` at which others reach transfer.bind"},

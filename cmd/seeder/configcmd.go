@@ -33,8 +33,9 @@ func configShowCommand(env *cli.Env) *cobra.Command {
 		Use:   "show",
 		Short: "Print every key with its value and where the value comes from",
 		Long: `Print every key with its value and where the value comes from: default, file,
-env (environment variable) or flag; for the secret, the hosts to join, containerd's
-socket and its snapshotter, where they are found on this host. It takes the daemon's
+env (environment variable) or flag; for the secret, the address that others are told,
+the hosts to join, containerd's socket and its snapshotter, where they are found on
+this host, and why it is those. It takes the daemon's
 flags, and never shows the secret.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
@@ -80,6 +81,12 @@ func (l *loaded) found(ctx context.Context, root string) {
 	}
 	if hosts, from := joins(l.Config, root); from != "" {
 		l.note("gossip.join", hosts, "default (the servers in "+from+")")
+	}
+	switch c, err := newAddressing(l.Config, root).Choose(ctx, nil); {
+	case err != nil:
+		l.note("gossip.advertise", l.Gossip.Advertise, l.sourceOf("gossip.advertise")+" (none now: "+err.Error()+")")
+	default:
+		l.note("gossip.advertise", c.Addr.String(), l.sourceOf("gossip.advertise")+" ("+whyAddress(c)+")")
 	}
 	if l.Containerd.Address == ctrd.Auto {
 		socket, why, err := findSocket(root)
@@ -145,6 +152,9 @@ func configCheckCommand(env *cli.Env) *cobra.Command {
 	keyFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := loadConfig(env, cmd.Flags())
+		if err == nil {
+			err = cfg.checkAddresses(cmd.Context(), newAddressing(cfg.Config, "/"))
+		}
 		printWarnings(env, cfg)
 		if err != nil {
 			return err

@@ -36,6 +36,20 @@ var k3sOptions = map[string]string{
 	"agent-token": "agent-token", "agent-token-file": "agent-token-file",
 	"data-dir": "data-dir", "d": "data-dir", "server": "server", "s": "server",
 	"config": "config", "c": "config", "docker": "docker", "container-runtime-endpoint": "container-runtime-endpoint",
+	"node-ip": "node-ip", "i": "node-ip", "node-external-ip": "node-external-ip", "flannel-iface": "flannel-iface",
+}
+
+// addressOptions name this host's address, the one that counts most first. They may be
+// given more than once, and several in one, with commas. What of them is not understood is
+// passed over: nothing else depends on it.
+var addressOptions = []string{"node-ip", "flannel-iface", "node-external-ip"}
+
+// put books the value of an option.
+func put(out map[string]string, name, value string) {
+	if before := out[name]; before != "" && slices.Contains(addressOptions, name) {
+		value = before + "," + value
+	}
+	out[name] = value
 }
 
 // k3sVariables are the options that an environment variable K3S_… gives, too.
@@ -175,11 +189,23 @@ func parseK3sConfig(b []byte) (map[string]string, error) {
 		for key, v := range doc {
 			bare, more := strings.CutSuffix(key, "+")
 			name := k3sOptions[bare]
-			if list, ok := v.([]any); ok && len(list) > 0 {
-				v = list[len(list)-1]
-			}
 			if name == "" || v == nil || more != plus {
 				continue
+			}
+			list, _ := v.([]any)
+			if slices.Contains(addressOptions, name) {
+				if len(list) == 0 {
+					list = []any{v}
+				}
+				for _, v := range list {
+					if text, ok := v.(string); ok {
+						put(out, name, text)
+					}
+				}
+				continue
+			}
+			if len(list) > 0 {
+				v = list[len(list)-1]
 			}
 			switch v := v.(type) {
 			case string:
@@ -283,6 +309,12 @@ func options(words []string, out map[string]string) error {
 				return nil
 			}
 			value = words[i]
+		}
+		if slices.Contains(addressOptions, name) {
+			if !strings.ContainsAny(value, "$%") {
+				put(out, name, value)
+			}
+			continue
 		}
 		if strings.ContainsAny(value, "$%") {
 			return fmt.Errorf("--%s in ExecStart has $ or %%, which systemd replaces", key)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 
+	"seeder/p2p/netaddr"
 	"seeder/store"
 	"seeder/store/ctrd"
 )
@@ -88,8 +89,8 @@ func (l *loaded) validateAddresses(p *problems) {
 	if gossip.IsValid() && gossip.Port() == transfer.Port() && gossip.Port() != 0 && sameHost(gossip, transfer) {
 		p.add("transfer.bind", l.Transfer.Bind, "gossip.bind has the same port; give each its own")
 	}
-	checkAdvertise(p, "gossip.advertise", l.Gossip.Advertise)
-	checkAdvertise(p, "transfer.advertise", l.Transfer.Advertise)
+	checkAdvertise(p, "gossip.advertise", l.Gossip.Advertise, gossip, true)
+	checkAdvertise(p, "transfer.advertise", l.Transfer.Advertise, transfer, false)
 	if l.HTTP.Bind != "" {
 		checkBind(p, "http.bind", l.HTTP.Bind)
 	}
@@ -120,16 +121,37 @@ func checkBind(p *problems, key, value string) netip.AddrPort {
 	return addr
 }
 
-func checkAdvertise(p *problems, key, value string) {
-	if value == "" {
-		return
-	}
+// checkAdvertise checks what others are told: an address, one with a port, or where named
+// also the name of an interface or a CIDR.
+func checkAdvertise(p *problems, key, value string, bind netip.AddrPort, named bool) {
 	addr, err := advertised(value)
-	if err != nil {
+	switch {
+	case value == "":
+	case err != nil && named && (validPrefix(value) || interfaceName.MatchString(value) && !looksLikeAddress.MatchString(value)):
+	case err != nil && named:
+		p.add(key, value, "want an address of this host, an interface of it as eth1, a CIDR as 10.0.0.0/24, or ip:port where another host forwards that port to this one")
+	case err != nil:
 		p.add(key, value, "want ip or ip:port at which other hosts reach this one")
-	} else if addr.IsUnspecified() {
+	case addr.IsLoopback() && bind.Addr().IsLoopback(): // a node that stays alone
+	case !netaddr.Dialable(addr):
 		p.add(key, value, "no other host can reach that address; name one of this host's own")
 	}
+}
+
+var (
+	interfaceName    = regexp.MustCompile(`^[^\s/:,%]{1,15}$`) // IFNAMSIZ
+	looksLikeAddress = regexp.MustCompile(`^[0-9.]+$`)
+)
+
+func validPrefix(s string) bool {
+	_, err := netip.ParsePrefix(s)
+	return err == nil
+}
+
+// advertisePort is the port of gossip.advertise; 0: that of gossip.bind.
+func (c GossipConfig) advertisePort() int {
+	ap, _ := netip.ParseAddrPort(c.Advertise) // else it names no port
+	return int(ap.Port())
 }
 
 // advertised is the ip of "ip" or "ip:port".

@@ -76,7 +76,7 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir,
-		GossipBind: cfg.Gossip.Bind, GossipAdvertise: cfg.Gossip.Advertise,
+		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.advertisePort(),
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    followJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Labels: cfg.labels(),

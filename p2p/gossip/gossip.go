@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,18 +33,23 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/p2p/netaddr"
 	"seeder/p2p/trust"
 )
 
 // Config is what gossip needs. The callbacks are called from one goroutine of
 // this package, one at a time.
 type Config struct {
-	NodeName      string
-	BindAddr      string          // ip:port
-	AdvertiseAddr string          // host[:port]; empty: memberlist's choice
-	Join          func() []string // host[:port]; asked again at each try
-	Keys          [][]byte        // 32 bytes each, the one to encrypt with first
-	Meta          Meta
+	NodeName string
+	BindAddr string          // ip:port
+	Join     func() []string // host[:port]; asked again at each try
+	Keys     [][]byte        // 32 bytes each, the one to encrypt with first
+	Meta     Meta
+	// Advertise chooses the address at which others reach this node, given those of the
+	// members that are known; nil: that of BindAddr. AdvertisePort is the port there; 0:
+	// that of BindAddr.
+	Advertise     func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
+	AdvertisePort int
 	PeersFile     string // members known from earlier runs, for joining again
 
 	// Probe tells why a host could not be joined: errors.Is trust.ErrSecretsDiffer.
@@ -167,6 +173,9 @@ func (g *Gossip) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := g.advertise(ctx, conf); err != nil {
+		return err
+	}
 	ctx, g.cancel = context.WithCancel(ctx)
 	if conf.Transport == nil {
 		conf.Transport, err = newTransport(ctx, conf)
@@ -225,17 +234,39 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.Delegate, c.Events, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g)
 	c.Logger = log.New(g.lines, "", 0)
 	c.Transport = g.cfg.Transport
-	if g.cfg.AdvertiseAddr != "" {
-		host, port, err := splitAddr(g.cfg.AdvertiseAddr, port)
-		if err != nil {
-			return nil, fmt.Errorf("gossip.advertise: %w", err)
-		}
-		if c.AdvertiseAddr, err = resolveIP(host); err != nil {
-			return nil, fmt.Errorf("gossip.advertise: %w", err)
-		}
-		c.AdvertisePort = port
-	}
 	return c, nil
+}
+
+// advertise chooses the address that others are told. The listeners of memberlist's own
+// transport would choose a private one, whichever it is.
+func (g *Gossip) advertise(ctx context.Context, conf *memberlist.Config) error {
+	if g.cfg.Advertise == nil {
+		return nil
+	}
+	c, err := g.cfg.Advertise(ctx, g.knownAddresses())
+	if err != nil {
+		return fmt.Errorf("choose the address that other hosts reach: %w", err)
+	}
+	conf.AdvertiseAddr = c.Addr.String()
+	if g.cfg.AdvertisePort != 0 {
+		conf.AdvertisePort = g.cfg.AdvertisePort
+	}
+	g.log.Info("address chosen", "address", c.Addr, "interface", c.Interface, "reason", c.Why)
+	if c.Doubt != "" {
+		g.log.Warn("the address may be the wrong one", "address", c.Addr, "reason", c.Doubt)
+	}
+	return nil
+}
+
+// knownAddresses are those of the members of an earlier run.
+func (g *Gossip) knownAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, peer := range g.loadPeers() {
+		if ap, err := netip.ParseAddrPort(peer); err == nil {
+			out = append(out, ap.Addr().Unmap())
+		}
+	}
+	return out
 }
 
 // SetKeys puts other keys in force: the first encrypts, all are accepted.
@@ -273,17 +304,6 @@ func splitAddr(addr string, defaultPort int) (host string, port int, err error) 
 		return "", 0, fmt.Errorf("%q has no port between 0 and 65535", addr)
 	}
 	return host, port, nil
-}
-
-func resolveIP(host string) (string, error) {
-	if net.ParseIP(host) != nil {
-		return host, nil
-	}
-	ips, err := net.LookupHost(host)
-	if err != nil {
-		return "", fmt.Errorf("look %q up: %w", host, err)
-	}
-	return ips[0], nil
 }
 
 // deliver hands over what the callbacks brought.
