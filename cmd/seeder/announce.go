@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 )
 
 // announcing are the flags of `seeder announce`.
@@ -176,10 +177,10 @@ func checkOn(ctx context.Context, env *cli.Env, c *client, flags announcing) err
 		return nil
 	}
 	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
-	if flags.from == fromStdin || !isTerminal(env.Stdin) || !isTerminal(env.Stdout) {
+	if flags.from == fromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
 		return cli.Usagef("%s; %s", s.None, mend)
 	}
-	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", clean(s.None))
+	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", term.Clean(s.None))
 	answer, err := bufio.NewReader(io.LimitReader(env.Stdin, 100)).ReadString('\n')
 	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
 		return cli.Usagef("not announced; %s", mend)

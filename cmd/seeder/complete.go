@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 )
 
 // completeTimeout bounds how long a shell waits for names.
@@ -45,7 +46,7 @@ func completeRefs(env *cli.Env, which func(references) []string, most int) compl
 		}
 		var out []string
 		for _, ref := range which(known) {
-			if s := cli.ShortRef(ref); s == clean(s) && !slices.Contains(args, s) {
+			if s := cli.ShortRef(ref); s == term.Clean(s) && !slices.Contains(args, s) {
 				out = append(out, s)
 			}
 		}

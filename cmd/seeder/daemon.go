@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/trust"
 )
 
@@ -53,7 +54,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
-			notify(log, "STATUS="+clean(err.Error()))
+			notify(log, "STATUS="+term.Clean(err.Error()))
 		}
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/trust"
 )
@@ -140,7 +141,7 @@ func (d *demo) packImage(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("pack an image from files of this machine: %w", err)
 	}
-	d.say("%s: packed %d files of this machine into %d layers, %s", demoImageName, packed.files, packed.layers, size(packed.bytes))
+	d.say("%s: packed %d files of this machine into %d layers, %s", demoImageName, packed.files, packed.layers, term.Bytes(packed.bytes))
 	return file, nil
 }
 
@@ -170,8 +171,8 @@ func (d *demo) announce(ctx context.Context, image string) error {
 
 // sumUp prints what went over the wire, by the nodes' own metrics.
 func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration) error {
-	t := &table{term: terminalOf(d.Env, d.Stdout)}
-	t.header("NODE", "SENT", "RECEIVED")
+	t := &term.Table{Term: term.Of(d.Env, d.Stdout)}
+	t.Header("NODE", "SENT", "RECEIVED")
 	var sent, fromFirst float64
 	for i, n := range d.nodes {
 		out, in, err := n.wireBytes(ctx)
@@ -182,10 +183,10 @@ func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration
 		if i == 0 {
 			fromFirst = out
 		}
-		t.add(cell{n.name, ""}, cell{size(int64(out)), ""}, cell{size(int64(in)), ""})
+		t.Add(term.Cell{Text: n.name}, term.Cell{Text: term.Bytes(int64(out))}, term.Cell{Text: term.Bytes(int64(in))})
 	}
 	d.say("")
-	if err := t.print(d.Stdout); err != nil {
+	if err := t.Print(d.Stdout); err != nil {
 		return err
 	}
 	receivers := len(d.nodes) - 1
@@ -193,8 +194,8 @@ func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration
 %s for each of %d nodes arrived in %.1f s, every chunk verified. %s went over
 the wire, TLS included: %.0f %% of the image per node. The announcing node sent %s
 of that; the nodes had the rest from each other.`,
-		size(img.Size), receivers, took.Seconds(), size(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
-		size(int64(fromFirst)))
+		term.Bytes(img.Size), receivers, took.Seconds(), term.Bytes(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
+		term.Bytes(int64(fromFirst)))
 	d.say(`
 For real, on each host of a k3s cluster (as root, with the package or make install):
   systemctl enable --now seeder      # without k3s: a secret and gossip.join first, see README.md

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 )
 
 // The states of a finding.
@@ -76,7 +77,7 @@ and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
 		if err := cmd.Context().Err(); err != nil {
 			return context.Cause(cmd.Context())
 		}
-		err := printReport(env.Stdout, terminalOf(env, env.Stdout), r, *out)
+		err := printReport(env.Stdout, term.Of(env, env.Stdout), r, *out)
 		if err == nil && !r.OK {
 			err = errors.New("") // all is said
 		}
@@ -127,7 +128,7 @@ func (c check) within(ctx context.Context) []finding {
 // maxSubjects is how many subjects of a check are named where all is well.
 const maxSubjects = 6
 
-func printReport(w io.Writer, term terminal, r report, out cli.Output) error {
+func printReport(w io.Writer, terminal term.Terminal, r report, out cli.Output) error {
 	if out == "json" {
 		return cli.PrintJSON(w, r)
 	}
@@ -138,16 +139,16 @@ func printReport(w io.Writer, term terminal, r report, out cli.Output) error {
 		for f.State == stateOK && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == stateOK {
 			n++
 		}
-		lines = append(lines, findingLines(term, r.Checks[i:i+n])...)
+		lines = append(lines, findingLines(terminal, r.Checks[i:i+n])...)
 		i += n
 	}
 	problems, warnings := count(r, stateProblem), count(r, stateWarning)
 	last := "nothing is wrong"
 	if problems > 0 {
-		last = plural(problems, "problem")
+		last = term.Plural(problems, "problem")
 	}
 	if warnings > 0 {
-		last += ", " + plural(warnings, "warning")
+		last += ", " + term.Plural(warnings, "warning")
 	}
 	_, err := fmt.Fprintln(w, strings.Join(append(lines, "", last), "\n"))
 	return err
@@ -164,9 +165,9 @@ func count(r report, state string) (n int) {
 
 // findingLines are the lines of one finding, or of several of a check that are all
 // well.
-func findingLines(term terminal, same []finding) []string {
+func findingLines(terminal term.Terminal, same []finding) []string {
 	f := same[0]
-	colour := map[string]string{stateOK: green, stateWarning: yellow, stateProblem: red, stateSkipped: faint}[f.State]
+	colour := map[string]string{stateOK: term.Green, stateWarning: term.Yellow, stateProblem: term.Red, stateSkipped: term.Faint}[f.State]
 	subject := f.Subject
 	if len(same) > 1 {
 		var names []string
@@ -178,8 +179,8 @@ func findingLines(term terminal, same []finding) []string {
 		}
 		f.Detail = ""
 	}
-	text := strings.TrimSuffix(clean(subject)+": "+cleanLines(f.Detail), ": ")
-	lines := []string{term.paint(colour, fmt.Sprintf("%-7s", f.State)) + "  " + fmt.Sprintf("%-10s", f.Name) + "  " + strings.TrimPrefix(text, ": ")}
+	text := strings.TrimSuffix(term.Clean(subject)+": "+cleanLines(f.Detail), ": ")
+	lines := []string{terminal.Paint(colour, fmt.Sprintf("%-7s", f.State)) + "  " + fmt.Sprintf("%-10s", f.Name) + "  " + strings.TrimPrefix(text, ": ")}
 	if f.Mend != "" && f.State != stateOK {
 		lines = append(lines, "         mend: "+cleanLines(f.Mend))
 	}
@@ -190,7 +191,7 @@ func findingLines(term terminal, same []finding) []string {
 func cleanLines(s string) string {
 	var out []string
 	for line := range strings.SplitSeq(s, "\n") {
-		out = append(out, clean(strings.ReplaceAll(line, "\t", " ")))
+		out = append(out, term.Clean(strings.ReplaceAll(line, "\t", " ")))
 	}
 	return strings.Join(out, "\n               ")
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/store/ctrd"
 )
 
@@ -140,7 +141,7 @@ func strayed(address, ns, ours string, images, have []string) (finding, bool) {
 		return finding{}, false
 	}
 	f := finding{Name: "namespace", State: stateWarning, Subject: ns,
-		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", plural(len(lost), "image"), ours, listed(lost, 3)),
+		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", term.Plural(len(lost), "image"), ours, listed(lost, 3)),
 		Mend:   moveCommand(address, ns, ours, lost[0])}
 	if len(have) == 0 {
 		f.State = stateProblem
@@ -241,7 +242,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 			Mend:   "`k3s crictl pull IMAGE` for those that are to be announced"})
 	}
 	if len(out) == 0 {
-		out = one(finding{Name: "layers", State: stateOK, Detail: plural(looked, "image") + ", all complete"})
+		out = one(finding{Name: "layers", State: stateOK, Detail: term.Plural(looked, "image") + ", all complete"})
 	}
 	return out
 }

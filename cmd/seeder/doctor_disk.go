@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/store"
 )
 
@@ -39,12 +40,12 @@ func diskFinding(dir, minFree string, reserve store.Reserve) finding {
 		f.State, f.Detail, f.Mend = stateProblem, err.Error(), "make the directory, or correct data_dir"
 		return f
 	}
-	f.Detail = fmt.Sprintf("%s of %s free, %s stay free (images.min_free %s)", size(s.Free), size(s.Total), size(s.Reserve), minFree)
+	f.Detail = fmt.Sprintf("%s of %s free, %s stay free (images.min_free %s)", term.Bytes(s.Free), term.Bytes(s.Total), term.Bytes(s.Reserve), minFree)
 	const mend = "free some (`k3s crictl rmi --prune` removes unused images), or lower images.min_free"
 	switch {
 	case s.Free < s.Reserve:
 		f.State, f.Mend = stateProblem, mend
-		f.Detail += fmt.Sprintf(": seeder fetches nothing before %s more are free", size(s.Reserve-s.Free))
+		f.Detail += fmt.Sprintf(": seeder fetches nothing before %s more are free", term.Bytes(s.Reserve-s.Free))
 	case s.Files > 0 && s.FreeFiles < s.Files/100:
 		f.State, f.Mend = stateProblem, "remove small files, or make the file system anew with more inodes"
 		f.Detail = fmt.Sprintf("%d of %d inodes are free: files cannot be made any more", s.FreeFiles, s.Files)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -27,7 +28,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 	var out []finding
 	for _, s := range d.Strangers {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
-			Detail: fmt.Sprintf("it knocked %s with another secret than this host's", ago(s.At)), Mend: differMend})
+			Detail: fmt.Sprintf("it knocked %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
 	}
 	if len(d.Members) == 0 {
 		f := finding{Name: "members", State: stateOK, Detail: "this node is alone"}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/gossip"
 	"seeder/p2p/trust"
@@ -292,7 +293,7 @@ func TestDoctorPrints(t *testing.T) {
 	}
 	r.Checks = append(r.Checks, finding{Name: "disk", State: stateWarning, Subject: "/", Detail: "low", Mend: "free some"})
 	var b bytes.Buffer
-	if err := printReport(&b, terminal{}, r, "text"); err != nil {
+	if err := printReport(&b, term.Terminal{}, r, "text"); err != nil {
 		t.Fatal(err)
 	}
 	want := `problem  secret      h2?[2J: differs

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -32,14 +33,14 @@ type follower struct {
 
 func newFollower(env *cli.Env, out cli.Output, timeout time.Duration) *follower {
 	f := &follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
-	term := terminalOf(env, env.Stdout)
+	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
 		f.view = jsonView{json.NewEncoder(env.Stdout)}
-	case term.live:
-		f.view = newLiveView(env.Stdout, func() terminal { return terminalOf(env, env.Stdout) })
+	case terminal.Live:
+		f.view = newLiveView(env.Stdout, func() term.Terminal { return term.Of(env, env.Stdout) })
 	default:
-		f.view = &plainView{w: env.Stdout, term: term, start: time.Now(), cells: map[string]plainCell{}}
+		f.view = &plainView{w: env.Stdout, term: terminal, start: time.Now(), cells: map[string]plainCell{}}
 	}
 	return f
 }
@@ -108,7 +109,7 @@ func unready(rows map[string]p2p.ImageState) []string {
 		}
 		for _, n := range row.Nodes {
 			if n.State != p2p.Ready && n.State != p2p.Excluded {
-				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), clean(n.Name), stateText(n), because(n)))
+				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), term.Clean(n.Name), stateText(n), because(n)))
 			}
 		}
 	}
@@ -123,5 +124,5 @@ func because(n p2p.NodeState) string {
 	if n.Reason == "" || n.Reason == string(n.State) {
 		return ""
 	}
-	return " (" + clean(n.Reason) + ")"
+	return " (" + term.Clean(n.Reason) + ")"
 }

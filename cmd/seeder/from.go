@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/store"
 	"seeder/store/source"
 )
@@ -51,7 +52,7 @@ func findOrigin(ctx context.Context, env *cli.Env, c *client, t typed, flags ann
 		}
 		return img.take(ctx, "")
 	case flags.from == fromStdin:
-		if isTerminal(env.Stdin) {
+		if term.IsTerminal(env.Stdin) {
 			return origin{}, cli.Usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
 		}
 		return origin{name: "archive", archive: io.NopCloser(env.Stdin)}, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -80,7 +81,7 @@ func fetchingLine(nodes []p2p.NodeState) string {
 	least, most, rate := int64(100), int64(0), int64(0)
 	slowest := ""
 	for _, n := range nodes {
-		p := percent(n.DoneBytes, n.TotalBytes)
+		p := term.Percent(n.DoneBytes, n.TotalBytes)
 		if slowest == "" || p < least {
 			least, slowest = p, n.Name
 		}
@@ -88,10 +89,10 @@ func fetchingLine(nodes []p2p.NodeState) string {
 	}
 	if len(nodes) == 1 {
 		n := nodes[0]
-		parts := []string{fmt.Sprintf("%s of %s", size(n.DoneBytes), size(n.TotalBytes))}
+		parts := []string{fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes))}
 		switch {
 		case n.RateBytesPerSecond > 0:
-			parts = append(parts, speed(rate), left(n.DoneBytes, n.TotalBytes, rate))
+			parts = append(parts, term.Rate(rate), term.Remaining(n.DoneBytes, n.TotalBytes, rate))
 		case reasonOf(n) != "":
 			parts = []string{reasonOf(n)}
 		}
@@ -100,12 +101,12 @@ func fetchingLine(nodes []p2p.NodeState) string {
 		}
 		return strings.Join(parts, ", ")
 	}
-	line := fmt.Sprintf("%d%% to %d%%, %s is behind", least, most, clean(slowest))
+	line := fmt.Sprintf("%d%% to %d%%, %s is behind", least, most, term.Clean(slowest))
 	if least == most {
 		line = fmt.Sprintf("%d%%", most)
 	}
 	if rate > 0 {
-		line += ", " + speed(rate) + " together"
+		line += ", " + term.Rate(rate) + " together"
 	}
 	return line
 }
@@ -115,14 +116,14 @@ func (g group) text() string {
 	if len(g.nodes) == 1 {
 		return stateText(g.nodes[0])
 	}
-	return clean(string(g.state))
+	return term.Clean(string(g.state))
 }
 
 // who names up to most nodes.
 func (g group) who(most int) string {
 	var names []string
 	for _, n := range g.nodes {
-		names = append(names, clean(n.Name))
+		names = append(names, term.Clean(n.Name))
 	}
 	return some(names, most)
 }

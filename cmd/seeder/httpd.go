@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+
+	"seeder/cmd/seeder/internal/term"
 )
 
 // httpd serves metrics, health and the status page to whoever reaches http.bind; it
@@ -41,7 +43,7 @@ func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logg
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if reasons := c.NotReady(); len(reasons) > 0 {
 			for i := range reasons {
-				reasons[i] = clean(reasons[i])
+				reasons[i] = term.Clean(reasons[i])
 			}
 			http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
 			return

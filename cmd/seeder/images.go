@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -48,14 +49,14 @@ since the node started.`,
 		if err := c.get(cmd.Context(), "/v1/images", query, &images); err != nil {
 			return err
 		}
-		term := terminalOf(env, env.Stdout)
+		terminal := term.Of(env, env.Stdout)
 		switch {
 		case *out == "json":
 			return cli.PrintJSON(env.Stdout, images)
 		case len(args) == 1 && len(images.Images) == 1:
-			return printImage(env.Stdout, term, images.Images[0])
+			return printImage(env.Stdout, terminal, images.Images[0])
 		}
-		return printMatrix(env.Stdout, term, images)
+		return printMatrix(env.Stdout, terminal, images)
 	}
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -24,7 +25,7 @@ const (
 // liveView keeps the nodes of each image up to date on a terminal.
 type liveView struct {
 	w     io.Writer
-	term  func() terminal // as it is now
+	term  func() term.Terminal // as it is now
 	start time.Time
 
 	mu    sync.Mutex
@@ -36,13 +37,13 @@ type liveView struct {
 	took  map[string]time.Duration // until it was ready
 	tally tally
 
-	board *board // made when there is something to show
+	board *term.Board // made when there is something to show
 	ended chan struct{}
 	wg    sync.WaitGroup
 }
 
-func newLiveView(w io.Writer, term func() terminal) *liveView {
-	return &liveView{w: w, term: term, start: time.Now(), rows: map[string]p2p.ImageState{}, took: map[string]time.Duration{},
+func newLiveView(w io.Writer, terminal func() term.Terminal) *liveView {
+	return &liveView{w: w, term: terminal, start: time.Now(), rows: map[string]p2p.ImageState{}, took: map[string]time.Duration{},
 		ended: make(chan struct{})}
 }
 
@@ -51,12 +52,12 @@ func (v *liveView) show(e event) {
 	if v.board != nil {
 		return
 	}
-	v.board = newBoard(v.w, v.term)
+	v.board = term.NewBoard(v.w, v.term)
 	v.wg.Go(func() {
 		tick := time.NewTicker(liveInterval)
 		defer tick.Stop()
 		for {
-			v.board.show(v.boardRows())
+			v.board.Show(v.boardRows())
 			select {
 			case <-tick.C:
 			case <-v.ended:
@@ -73,10 +74,10 @@ func (v *liveView) close() {
 	if v.board == nil {
 		return
 	}
-	v.board.show(v.boardRows())
-	v.board.close()
+	v.board.Show(v.boardRows())
+	v.board.Close()
 	for _, line := range v.tally.lines() {
-		for _, part := range wrap(line, v.term().width-1, 2) {
+		for _, part := range term.Wrap(line, v.term().Width-1, 2) {
 			fmt.Fprintln(v.w, part)
 		}
 	}
@@ -88,9 +89,9 @@ func (v *liveView) note(e event) {
 	defer v.mu.Unlock()
 	switch e.Event {
 	case eventSource:
-		v.why = clean(e.Reason)
+		v.why = term.Clean(e.Reason)
 	case eventSending:
-		v.now = "sending the image to the daemon: " + size(e.DoneBytes)
+		v.now = "sending the image to the daemon: " + term.Bytes(e.DoneBytes)
 		if total := ofTotal(e); total != "" {
 			v.now += " of " + total
 		}
@@ -115,29 +116,29 @@ func (v *liveView) note(e event) {
 
 // boardRows are at most as many as the terminal has room for, the unfinished ones
 // first in line for it.
-func (v *liveView) boardRows() []boardRow {
+func (v *liveView) boardRows() []term.BoardRow {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	term := v.term()
-	var rows []boardRow
+	terminal := v.term()
+	var rows []term.BoardRow
 	for i, h := range append(append([]string{v.why}, last(v.past, maxPast)...), v.now) {
 		if h != "" {
-			rows = append(rows, boardRow{key: fmt.Sprint("head ", i), text: []cell{{h, ""}}})
+			rows = append(rows, term.BoardRow{Key: fmt.Sprint("head ", i), Text: []term.Cell{{Text: h}}})
 		}
 	}
-	room := max(term.height-len(rows)-2, 3)
+	room := max(terminal.Height-len(rows)-2, 3)
 	for i, ref := range v.refs {
 		row := v.rows[ref]
 		if room < 2 {
-			rest := "… and " + plural(len(v.refs)-i, "more image")
-			return append(rows, boardRow{key: "images", text: []cell{{rest, faint}}})
+			rest := "… and " + term.Plural(len(v.refs)-i, "more image")
+			return append(rows, term.BoardRow{Key: "images", Text: []term.Cell{{Text: rest, Colour: term.Faint}}})
 		}
-		head := cell{imageLine(row), yellow}
+		head := term.Cell{Text: imageLine(row), Colour: term.Yellow}
 		if took, ready := v.took[ref]; ready {
-			head = cell{readyLine(row, took), green}
+			head = term.Cell{Text: readyLine(row, took), Colour: term.Green}
 		}
-		rows = append(rows, boardRow{key: "image " + ref, text: []cell{head}})
-		nodes := nodeRows(ref, row.Nodes, term.width, room-1)
+		rows = append(rows, term.BoardRow{Key: "image " + ref, Text: []term.Cell{head}})
+		nodes := nodeRows(ref, row.Nodes, terminal.Width, room-1)
 		rows, room = append(rows, nodes...), room-1-len(nodes)
 	}
 	return rows
@@ -155,9 +156,9 @@ func imageLine(row p2p.ImageState) string {
 	}
 	parts := []string{fmt.Sprintf("%s: ready on %d of %d nodes", short(row.Reference), row.Ready, row.Total)}
 	if !converged(row) && total > 0 {
-		parts = append(parts, fmt.Sprintf("%d%%", percent(done, total)))
+		parts = append(parts, fmt.Sprintf("%d%%", term.Percent(done, total)))
 	}
-	for _, p := range []string{speed(rate), left(done, total, rate)} {
+	for _, p := range []string{term.Rate(rate), term.Remaining(done, total, rate)} {
 		if p != "" {
 			parts = append(parts, p)
 		}
@@ -168,8 +169,8 @@ func imageLine(row p2p.ImageState) string {
 // nodeRows are the nodes of an image on a terminal so wide, in at most as many rows.
 // Where each has one they stay in their order. Else those in trouble come first, all with
 // the same reason in one row, then those that are fetching.
-func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []boardRow {
-	var rows []boardRow
+func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRow {
+	var rows []term.BoardRow
 	if len(nodes) <= room {
 		for _, n := range nodes {
 			rows = append(rows, nodeRow(ref, n, width))
@@ -178,7 +179,7 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []boardRow {
 	}
 	room-- // for the rest
 	shown := map[string]bool{}
-	show := func(row boardRow, nodes ...p2p.NodeState) {
+	show := func(row term.BoardRow, nodes ...p2p.NodeState) {
 		if len(rows) >= room {
 			return
 		}
@@ -194,9 +195,9 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []boardRow {
 		case len(g.nodes) == 1:
 			show(nodeRow(ref, g.nodes[0], width), g.nodes...)
 		default:
-			show(boardRow{key: "group " + ref + " " + g.text() + g.why,
-				lead: []cell{{"  " + plural(len(g.nodes), "node") + "  ", ""}, {g.text() + "  ", stateColour(g.state)}},
-				text: []cell{{g.why, ""}}}, g.nodes...)
+			show(term.BoardRow{Key: "group " + ref + " " + g.text() + g.why,
+				Lead: []term.Cell{{Text: "  " + term.Plural(len(g.nodes), "node") + "  "}, {Text: g.text() + "  ", Colour: stateColour(g.state)}},
+				Text: []term.Cell{{Text: g.why}}}, g.nodes...)
 		}
 	}
 	for _, g := range all {
@@ -208,25 +209,25 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []boardRow {
 	}
 	hidden := slices.DeleteFunc(slices.Clone(nodes), func(n p2p.NodeState) bool { return shown[n.Name] })
 	if len(hidden) > 0 {
-		rows = append(rows, boardRow{key: "more " + ref, text: []cell{{"  … and " + counts(hidden), faint}}})
+		rows = append(rows, term.BoardRow{Key: "more " + ref, Text: []term.Cell{{Text: "  … and " + counts(hidden), Colour: term.Faint}}})
 	}
 	return rows
 }
 
 // nodeRow is a node of an image on a terminal so wide. Where that is narrow, what
 // the bar says already goes first.
-func nodeRow(ref string, n p2p.NodeState, width int) boardRow {
-	r := boardRow{key: "node " + ref + " " + n.Name,
-		lead: []cell{{"  " + clean(n.Name) + "  ", ""}, {stateText(n) + "  ", stateColour(n.State)}}}
+func nodeRow(ref string, n p2p.NodeState, width int) term.BoardRow {
+	r := term.BoardRow{Key: "node " + ref + " " + n.Name,
+		Lead: []term.Cell{{Text: "  " + term.Clean(n.Name) + "  "}, {Text: stateText(n) + "  ", Colour: stateColour(n.State)}}}
 	switch {
 	case n.State == p2p.Ready && len(n.Sources) > 0:
-		r.text = []cell{{size(n.TotalBytes) + " " + from(n.Sources), ""}}
+		r.Text = []term.Cell{{Text: term.Bytes(n.TotalBytes) + " " + from(n.Sources)}}
 	case n.State == p2p.Ready:
 	case n.State != p2p.Fetching:
-		r.text = []cell{{reasonOf(n), ""}}
+		r.Text = []term.Cell{{Text: reasonOf(n)}}
 	default:
-		r.bar, r.done, r.total = true, n.DoneBytes, n.TotalBytes
-		r.trail = trailOf(n, width-runewidth.StringWidth(r.lead[0].text+r.lead[1].text))
+		r.Bar, r.Done, r.Total = true, n.DoneBytes, n.TotalBytes
+		r.Trail = trailOf(n, width-runewidth.StringWidth(r.Lead[0].Text+r.Lead[1].Text))
 	}
 	return r
 }
@@ -239,29 +240,29 @@ const leastFrom = 14
 
 // trailOf is what stands behind the bar of a node that is fetching, as far as there is
 // room for it: the rate, the time left, where the bytes come from, how many of how many.
-func trailOf(n p2p.NodeState, room int) []cell {
+func trailOf(n p2p.NodeState, room int) []term.Cell {
 	room -= minBar
-	var out []cell
+	var out []term.Cell
 	take := func(text string, least, leave int) bool {
 		w := max(runewidth.StringWidth(text), least) + 2
 		if room < w+leave {
 			return false
 		}
 		room -= w
-		out = append(out, cell{"  " + text, ""})
+		out = append(out, term.Cell{Text: "  " + text})
 		return true
 	}
-	if !take(speed(n.RateBytesPerSecond), len("99.9 MiB/s"), 0) ||
-		!take(left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), len("59s left"), 0) {
+	if !take(term.Rate(n.RateBytesPerSecond), len("99.9 MiB/s"), 0) ||
+		!take(term.Remaining(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond), len("59s left"), 0) {
 		return out
 	}
-	take(size(n.DoneBytes)+" of "+size(n.TotalBytes), 0, leastFrom+2)
+	take(term.Bytes(n.DoneBytes)+" of "+term.Bytes(n.TotalBytes), 0, leastFrom+2)
 	whence := from(n.Sources)
 	if n.RateBytesPerSecond == 0 {
 		whence = reasonOf(n) // why nothing comes
 	}
 	if room >= leastFrom+2 {
-		out = append(out, cell{"  " + cutTo(whence, room-2), ""})
+		out = append(out, term.Cell{Text: "  " + cutTo(whence, room-2)})
 	}
 	return out
 }
@@ -276,7 +277,7 @@ func cutTo(s string, width int) string {
 	if width <= 0 {
 		return s
 	}
-	return terminal{width: width + 1}.cut(s)
+	return term.Terminal{Width: width + 1}.Cut(s)
 }
 
 // urgency orders the states that somebody waits to end; of others it is -1.

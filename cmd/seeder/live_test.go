@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,15 +10,17 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
+	"seeder/cmd/seeder/internal/term/termtest"
 	"seeder/p2p"
 )
 
 // liveFrames shows images on a terminal through their steps and returns it.
-func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *tty {
+func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *termtest.Screen {
 	t.Helper()
-	screen := newTTY(width, height)
-	v := newLiveView(screen, func() terminal { return terminal{live: true, width: width, height: height} })
-	v.board = newBoard(screen, v.term) // drawn by this test alone
+	screen := termtest.New(width, height)
+	v := newLiveView(screen, func() term.Terminal { return term.Terminal{Live: true, Width: width, Height: height} })
+	v.board = term.NewBoard(screen, v.term) // drawn by this test alone
 	for _, images := range steps {
 		for i := range images.Images {
 			img := &images.Images[i]
@@ -30,11 +31,11 @@ func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *tty {
 				v.took[img.Reference] = 6100 * time.Millisecond
 			}
 		}
-		v.board.show(v.boardRows())
+		v.board.Show(v.boardRows())
 	}
 	v.close()
-	screen.check(t)
-	for frame := range strings.SplitSeq(screen.sent(), "\x1b[J") {
+	screen.Check(t)
+	for frame := range strings.SplitSeq(screen.Sent(), "\x1b[J") {
 		seen := map[string]bool{}
 		for line := range strings.Lines(frame) {
 			name := line[:min(len(line), len("  h001  "))]
@@ -57,7 +58,7 @@ func TestLiveAtEverySize(t *testing.T) {
 				t.Parallel()
 				images := busyCluster(nodes)
 				screen := liveFrames(t, size[0], size[1], images, images)
-				text := screen.text()
+				text := screen.Text()
 				golden(t, fmt.Sprintf("live-%d-%d", nodes, size[0]), text)
 				if lines := strings.Count(text, "\n"); lines > size[1] {
 					t.Errorf("%d lines on %d", lines, size[1])
@@ -90,7 +91,7 @@ func TestLiveToTheEnd(t *testing.T) {
 		}
 		end.Images[0].Ready = nodes
 		screen := liveFrames(t, 100, 20, begin, mid, begin, mid, end)
-		golden(t, fmt.Sprintf("live-end-%d", nodes), screen.text())
+		golden(t, fmt.Sprintf("live-end-%d", nodes), screen.Text())
 	}
 }
 
@@ -107,15 +108,15 @@ func TestStatusOfManyTransfers(t *testing.T) {
 		}
 		s.Transfers = append(s.Transfers, tr)
 	}
-	golden(t, "status-many", strings.Join(statusLines(terminal{width: 100}, s), "\n")+"\n")
-	screen := newTTY(100, 20)
-	b := newBoard(screen, func() terminal { return terminal{live: true, width: 100, height: 20} })
-	b.show(statusRows(terminal{width: 100, height: 20}, s))
-	b.show(statusRows(terminal{width: 100, height: 20}, s))
-	b.close()
-	screen.check(t)
-	golden(t, "status-live", screen.text())
-	if lines := strings.Count(screen.text(), "\n"); lines > 20 {
+	golden(t, "status-many", strings.Join(statusLines(term.Terminal{Width: 100}, s), "\n")+"\n")
+	screen := termtest.New(100, 20)
+	b := term.NewBoard(screen, func() term.Terminal { return term.Terminal{Live: true, Width: 100, Height: 20} })
+	b.Show(statusRows(term.Terminal{Width: 100, Height: 20}, s))
+	b.Show(statusRows(term.Terminal{Width: 100, Height: 20}, s))
+	b.Close()
+	screen.Check(t)
+	golden(t, "status-live", screen.Text())
+	if lines := strings.Count(screen.Text(), "\n"); lines > 20 {
 		t.Errorf("%d lines on 20", lines)
 	}
 }
@@ -125,81 +126,27 @@ func TestStatusOfManyTransfers(t *testing.T) {
 func TestLiveFollowsTheTerminal(t *testing.T) {
 	t.Parallel()
 	img := busyCluster(10).Images[0]
-	screen := newTTY(120, 20)
-	v := newLiveView(screen, func() terminal { return terminal{live: true, width: screen.width, height: screen.height} })
-	v.board = newBoard(screen, v.term)
+	screen := termtest.New(120, 20)
+	v := newLiveView(screen, func() term.Terminal { return term.Terminal{Live: true, Width: screen.Width, Height: screen.Height} })
+	v.board = term.NewBoard(screen, v.term)
 	v.note(event{Event: eventProgress, Ref: img.Reference, Image: &img})
 	for _, size := range [][2]int{{120, 20}, {45, 20}, {45, 8}, {100, 8}, {100, 30}, {30, 30}} {
-		screen.resize(size[0], size[1])
-		v.board.show(v.boardRows())
-		visible := screen.screen()
+		screen.Resize(size[0], size[1])
+		v.board.Show(v.boardRows())
+		visible := screen.Visible()
 		if strings.Count(visible, "app:v1: ready") != 1 || strings.Count(visible, "  h002  ") != 1 {
 			t.Errorf("%d columns, %d lines:\n%s", size[0], size[1], visible)
 		}
 	}
 	v.close()
-	screen.check(t)
-}
-
-// TestConsoleFollowsTheTerminal: a terminal that has become narrower shows lines that it
-// broke into more.
-func TestConsoleFollowsTheTerminal(t *testing.T) {
-	t.Parallel()
-	var out strings.Builder
-	width, height := 100, 10
-	c := newConsole(&out, func() (int, int) { return width, height })
-	frame := func(text string) string {
-		out.Reset()
-		_, _ = io.WriteString(c, text)
-		if err := c.Flush(0); err != nil {
-			t.Fatal(err)
-		}
-		return out.String()
-	}
-	long := green + strings.Repeat("x", 90) + plain
-	if got := frame(long + "\nshort\n"); got != long+"\nshort\n" {
-		t.Errorf("first frame %q", got)
-	}
-	if got := frame(long + "\nshort\n"); !strings.HasPrefix(got, "\x1b[2A\r\x1b[J") {
-		t.Errorf("second frame %q", got)
-	}
-	width = 40
-	if got := frame("a\n"); !strings.HasPrefix(got, "\x1b[4A\r\x1b[J") {
-		t.Errorf("on 40 columns 90 are three lines: %q", got)
-	}
-	frame(strings.Repeat("a\n", 9))
-	height = 5
-	if got := frame("a\n"); !strings.HasPrefix(got, "\x1b[4A\r\x1b[J") {
-		t.Errorf("no more than the screen has: %q", got)
-	}
-	c.skip.Store(true)
-	if got := frame("b\n"); got != "" {
-		t.Errorf("skipped frame %q", got)
-	}
-	if w, h, err := c.GetTermSize(); w != 40 || h != 4 || err != nil {
-		t.Error(w, h, err)
-	}
-}
-
-type goneWriter struct{}
-
-func (goneWriter) Write([]byte) (int, error) { return 0, errors.New("gone") }
-
-// A terminal that is gone ends the drawing, not the command.
-func TestBoardOnATerminalThatIsGone(t *testing.T) {
-	t.Parallel()
-	b := newBoard(goneWriter{}, func() terminal { return terminal{live: true, width: 80, height: 24} })
-	for i := range 5 {
-		b.show([]boardRow{{key: fmt.Sprint(i), text: []cell{{"x", ""}}}})
-	}
-	b.close()
+	screen.Check(t)
 }
 
 // onTerminal runs a command on a real terminal and returns what that shows.
-func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket string, args ...string) (code int, screen *tty, errs string) {
+func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket string, args ...string) (code int, screen *termtest.Screen, errs string) {
 	t.Helper()
-	screen = newTTY(100, 20)
-	stdout, _, shown := openPTY(t, screen)
+	screen = termtest.New(100, 20)
+	stdout, _, shown := termtest.OpenPTY(t, screen)
 	a := &cli.Env{Stdin: strings.NewReader(""), Stdout: stdout, Stderr: io.Discard, Environ: func() []string { return nil },
 		LookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }}
 	root := rootCommand(a)
@@ -209,7 +156,7 @@ func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket
 		t.Error(err)
 	}
 	<-shown
-	screen.check(t)
+	screen.Check(t)
 	if err != nil {
 		errs = err.Error()
 	}
@@ -239,41 +186,41 @@ func TestTerminal(t *testing.T) {
 		if code != cli.ExitDone {
 			t.Fatalf("exit code %d: %s", code, errs)
 		}
-		wantAll(t, screen.text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
+		wantAll(t, screen.Text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
 			"\n  n2  ready  4 MiB from n1, n3\n", "\n  n3  ready  4 MiB from n1, n2, local\n",
 			"2 nodes got 7 MiB in all, 3 MiB to 4 MiB each", "this host sent 1.2 × the image, the other nodes gave each other the rest (28 %)")
-		wantAll(t, screen.sent(), green, yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
-		if n := strings.Count(screen.text(), "n2"); n != 2 { // its row, and as a source
-			t.Errorf("frames are left behind:\n%s", screen.text())
+		wantAll(t, screen.Sent(), term.Green, term.Yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
+		if n := strings.Count(screen.Text(), "n2"); n != 2 { // its row, and as a source
+			t.Errorf("frames are left behind:\n%s", screen.Text())
 		}
 	})
 	t.Run("NO_COLOR", func(t *testing.T) {
 		t.Parallel()
 		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, serveControl(t, threeNodes()), "announce", "app:v1")
-		wantAll(t, screen.sent(), "\x1b[", "██████░")
-		for _, colour := range []string{green, yellow, red, faint} {
-			if strings.Contains(screen.sent(), colour) {
-				t.Errorf("%q in %q", colour, screen.sent())
+		wantAll(t, screen.Sent(), "\x1b[", "██████░")
+		for _, colour := range []string{term.Green, term.Yellow, term.Red, term.Faint} {
+			if strings.Contains(screen.Sent(), colour) {
+				t.Errorf("%q in %q", colour, screen.Sent())
 			}
 		}
 	})
 	t.Run("dumb", func(t *testing.T) {
 		t.Parallel()
 		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "dumb"}, serveControl(t, threeNodes()), "announce", "app:v1")
-		wantAll(t, screen.text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
-		if strings.Contains(screen.sent(), "\x1b") {
-			t.Errorf("%q", screen.sent())
+		wantAll(t, screen.Text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
+		if strings.Contains(screen.Sent(), "\x1b") {
+			t.Errorf("%q", screen.Sent())
 		}
 	})
 	t.Run("json", func(t *testing.T) {
 		t.Parallel()
 		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1", "-o", "json")
-		for line := range strings.Lines(screen.sent()) {
+		for line := range strings.Lines(screen.Sent()) {
 			if !json.Valid([]byte(line)) {
 				t.Errorf("no JSON: %q", line)
 			}
 		}
-		wantAll(t, screen.sent(), `"saved":{"announcer":"n1","nodes":2,"had":0,"image_bytes":4194304,"fetched_bytes":7340032`)
+		wantAll(t, screen.Sent(), `"saved":{"announcer":"n1","nodes":2,"had":0,"image_bytes":4194304,"fetched_bytes":7340032`)
 	})
 }
 
@@ -289,8 +236,8 @@ func TestTerminalInterrupted(t *testing.T) {
 	if code != cli.ExitNotConverged || !strings.Contains(errs, "the seeding goes on") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	if strings.Count(screen.text(), "app:v1: ready on") > 1 {
-		t.Errorf("frames are left behind:\n%s", screen.text())
+	if strings.Count(screen.Text(), "app:v1: ready on") > 1 {
+		t.Errorf("frames are left behind:\n%s", screen.Text())
 	}
 }
 
@@ -304,8 +251,8 @@ func TestTerminalWatch(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, screen.text(), "node        n1", "containerd  waiting: no such socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
-	if strings.Count(screen.text(), "containerd") != 1 {
-		t.Errorf("frames are left behind:\n%s", screen.text())
+	wantAll(t, screen.Text(), "node        n1", "containerd  waiting: no such socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
+	if strings.Count(screen.Text(), "containerd") != 1 {
+		t.Errorf("frames are left behind:\n%s", screen.Text())
 	}
 }

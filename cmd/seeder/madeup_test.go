@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -116,7 +117,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p
 		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
 		c.RateBytesPerSecond = int64(8+r.IntN(60)) << 20
 		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: name(1 + j%max(min(nodes, 40)-1, 1)), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
-		c.Reason = fmt.Sprintf("%s of %s from edge-001", size(c.DoneBytes), size(bytes))
+		c.Reason = fmt.Sprintf("%s of %s from edge-001", term.Bytes(c.DoneBytes), term.Bytes(bytes))
 		switch {
 		case r.IntN(6) == 0:
 			c.RateBytesPerSecond = 0
@@ -145,7 +146,7 @@ func madeUpEvents(m *madeUp, now time.Time) []p2p.Event {
 	}
 	for i, img := range m.images.Images {
 		ev = append(ev, p2p.Event{Time: at(300 - 10*i), Kind: p2p.EventAnnounced, Reference: img.Reference, Version: img.Version, Nodes: []string{img.AnnouncedBy}, Count: 1},
-			p2p.Event{Time: at(290 - 10*i), Kind: p2p.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", size(img.Size), 3+i)})
+			p2p.Event{Time: at(290 - 10*i), Kind: p2p.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", term.Bytes(img.Size), 3+i)})
 		if i == 4 {
 			ev = append(ev, p2p.Event{Time: at(100), Kind: p2p.EventFailed, Reference: img.Reference, Version: img.Version, Count: 7, Reason: "no space left on device"},
 				p2p.Event{Time: at(99), Kind: p2p.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{name(min(nodes-1, 11))}, Count: 1, Reason: "does not verify; the peer is not asked again"},

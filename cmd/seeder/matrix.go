@@ -9,6 +9,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -18,7 +19,7 @@ const maxColumns = 12
 
 // printMatrix is the node × image matrix: a column for each node where there is
 // room, else how many are in which state; then who is not ready, and why.
-func printMatrix(w io.Writer, term terminal, images p2p.Images) error {
+func printMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
 	var rows []p2p.ImageState
 	for _, img := range images.Images {
 		if img.State != "withdrawn" {
@@ -30,31 +31,31 @@ func printMatrix(w io.Writer, term terminal, images p2p.Images) error {
 		return err
 	}
 	nodes := nodeNames(rows)
-	t := matrixFor(term, rows, nodes)
-	if err := t.print(w); err != nil {
+	t := matrixFor(terminal, rows, nodes)
+	if err := t.Print(w); err != nil {
 		return err
 	}
 	if len(rows) > maxColumns {
-		if _, err := fmt.Fprintln(w, term.paint(faint, imagesLine(rows, len(nodes)))); err != nil {
+		if _, err := fmt.Fprintln(w, terminal.Paint(term.Faint, imagesLine(rows, len(nodes)))); err != nil {
 			return err
 		}
 	}
-	return printLaggards(w, term, rows)
+	return printLaggards(w, terminal, rows)
 }
 
 // matrixFor is the table that says most in the room there is.
-func matrixFor(term terminal, rows []p2p.ImageState, nodes []string) *table {
+func matrixFor(terminal term.Terminal, rows []p2p.ImageState, nodes []string) *term.Table {
 	if len(nodes) <= maxColumns {
 		for _, wide := range []bool{true, false} {
-			if t := matrixTable(term, rows, nodes, wide); t.fits() {
+			if t := matrixTable(terminal, rows, nodes, wide); t.Fits() {
 				return t
 			}
 		}
 	}
-	if t := countTable(term, rows, true); t.fits() {
+	if t := countTable(terminal, rows, true); t.Fits() {
 		return t
 	}
-	return countTable(term, rows, false)
+	return countTable(terminal, rows, false)
 }
 
 // imagesLine is the foot of a long table.
@@ -65,17 +66,17 @@ func imagesLine(rows []p2p.ImageState, nodes int) string {
 			ready++
 		}
 	}
-	return fmt.Sprintf("%s, %d of them ready on every node that is meant to hold them; %s", plural(len(rows), "image"), ready, plural(nodes, "node"))
+	return fmt.Sprintf("%s, %d of them ready on every node that is meant to hold them; %s", term.Plural(len(rows), "image"), ready, term.Plural(nodes, "node"))
 }
 
 // matrixTable has a column for each node.
-func matrixTable(term terminal, rows []p2p.ImageState, nodes []string, wide bool) *table {
-	t := &table{term: term}
+func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, wide bool) *term.Table {
+	t := &term.Table{Term: terminal}
 	names := imageColumns(wide)
 	for _, n := range nodes {
-		names = append(names, clean(n))
+		names = append(names, term.Clean(n))
 	}
-	t.header(names...)
+	t.Header(names...)
 	for _, img := range rows {
 		row := imageCells(img, wide)
 		byName := map[string]p2p.NodeState{}
@@ -83,23 +84,23 @@ func matrixTable(term terminal, rows []p2p.ImageState, nodes []string, wide bool
 			byName[n.Name] = n
 		}
 		for _, name := range nodes {
-			c := cell{"-", faint}
+			c := term.Cell{Text: "-", Colour: term.Faint}
 			if n, ok := byName[name]; ok {
-				c = cell{stateText(n), stateColour(n.State)}
+				c = term.Cell{Text: stateText(n), Colour: stateColour(n.State)}
 			}
 			row = append(row, c)
 		}
-		t.add(row...)
+		t.Add(row...)
 	}
 	return t
 }
 
 // countTable has one column for all nodes that are not ready.
-func countTable(term terminal, rows []p2p.ImageState, wide bool) *table {
-	t := &table{term: term}
-	t.header(append(imageColumns(wide), "NOT READY")...)
+func countTable(terminal term.Terminal, rows []p2p.ImageState, wide bool) *term.Table {
+	t := &term.Table{Term: terminal}
+	t.Header(append(imageColumns(wide), "NOT READY")...)
 	for _, img := range rows {
-		t.add(append(imageCells(img, wide), cell{counts(img.Nodes, p2p.Ready), ""})...)
+		t.Add(append(imageCells(img, wide), term.Cell{Text: counts(img.Nodes, p2p.Ready)})...)
 	}
 	return t
 }
@@ -112,15 +113,15 @@ func imageColumns(wide bool) []string {
 	return []string{"IMAGE", "READY"}
 }
 
-func imageCells(img p2p.ImageState, wide bool) []cell {
-	ready := cell{fmt.Sprintf("%d/%d", img.Ready, img.Total), green}
+func imageCells(img p2p.ImageState, wide bool) []term.Cell {
+	ready := term.Cell{Text: fmt.Sprintf("%d/%d", img.Ready, img.Total), Colour: term.Green}
 	if !converged(img) {
-		ready.colour = yellow
+		ready.Colour = term.Yellow
 	}
 	if !wide {
-		return []cell{{short(img.Reference), ""}, ready}
+		return []term.Cell{{Text: short(img.Reference)}, ready}
 	}
-	return []cell{{short(img.Reference), ""}, {cli.ShortDigest(clean(img.Digest)), ""}, {fmt.Sprint(img.Version), ""}, {size(img.Size), ""}, ready}
+	return []term.Cell{{Text: short(img.Reference)}, {Text: cli.ShortDigest(term.Clean(img.Digest))}, {Text: fmt.Sprint(img.Version)}, {Text: term.Bytes(img.Size)}, ready}
 }
 
 // nodeNames are the nodes of all rows, in the order of the first row that has
@@ -180,8 +181,8 @@ func behind(rows []p2p.ImageState) []*laggards {
 
 // printLaggards says why cells are not ready, in a table, or in lines where that is
 // too wide.
-func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
-	t := &table{term: term}
+func printLaggards(w io.Writer, terminal term.Terminal, rows []p2p.ImageState) error {
+	t := &term.Table{Term: terminal}
 	var lines []string
 	all := behind(rows)
 	if len(all) == 0 {
@@ -189,15 +190,15 @@ func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
 	}
 	for _, l := range all[:min(len(all), maxReasons)] {
 		who, refs := l.who(maxGroupNames), some(l.refs, maxGroupRefs)
-		t.add(cell{who, ""}, cell{refs, ""}, cell{l.text(), stateColour(l.state)}, cell{l.why, ""})
+		t.Add(term.Cell{Text: who}, term.Cell{Text: refs}, term.Cell{Text: l.text(), Colour: stateColour(l.state)}, term.Cell{Text: l.why})
 		line := fmt.Sprintf("%s %s on %s", refs, l.text(), who)
 		if l.why != "" {
 			line += ": " + l.why
 		}
-		lines = append(lines, wrap(line, term.width-1, 2)...)
+		lines = append(lines, term.Wrap(line, terminal.Width-1, 2)...)
 	}
-	if t.fits() {
-		lines = t.lines()
+	if t.Fits() {
+		lines = t.Lines()
 	}
 	if more := len(all) - maxReasons; more > 0 {
 		lines = append(lines, fmt.Sprintf("… and %d more: seeder images REF", more))
@@ -208,12 +209,12 @@ func printLaggards(w io.Writer, term terminal, rows []p2p.ImageState) error {
 
 // printImage is one image with all nodes: in a table, or gathered by state and
 // reason where they are many or the table is too wide.
-func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
-	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), clean(img.Digest), size(img.Size))
-	if term.width > 0 && runewidth.StringWidth(head) >= term.width {
-		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), size(img.Size), clean(img.Digest))
+func printImage(w io.Writer, terminal term.Terminal, img p2p.ImageState) error {
+	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), term.Clean(img.Digest), term.Bytes(img.Size))
+	if terminal.Width > 0 && runewidth.StringWidth(head) >= terminal.Width {
+		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), term.Bytes(img.Size), term.Clean(img.Digest))
 	}
-	if _, err := fmt.Fprintf(w, "%s\nversion %d, %s by %s %s\n", head, img.Version, clean(img.State), clean(img.AnnouncedBy), ago(img.AnnouncedAt)); err != nil {
+	if _, err := fmt.Fprintf(w, "%s\nversion %d, %s by %s %s\n", head, img.Version, term.Clean(img.State), term.Clean(img.AnnouncedBy), term.Ago(img.AnnouncedAt)); err != nil {
 		return err
 	}
 	if len(img.Nodes) == 0 {
@@ -222,22 +223,22 @@ func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
 	if _, err := fmt.Fprintln(w, imageLine(img)[len(short(img.Reference)+": "):]+"\n"); err != nil {
 		return err
 	}
-	if t := nodeTable(term, img.Nodes); len(img.Nodes) <= maxColumns && t.fits() {
-		return t.print(w)
+	if t := nodeTable(terminal, img.Nodes); len(img.Nodes) <= maxColumns && t.Fits() {
+		return t.Print(w)
 	}
 	for _, g := range groups(img.Nodes) {
-		head := plural(len(g.nodes), "node") + " " + g.text()
+		head := term.Plural(len(g.nodes), "node") + " " + g.text()
 		if g.why != "" {
 			head += ": " + g.why
 		}
-		width := term.width - 1
-		lines := wrap(head, width, 2)
-		for _, line := range wrap(g.who(len(g.nodes)), width-2, 0) {
+		width := terminal.Width - 1
+		lines := term.Wrap(head, width, 2)
+		for _, line := range term.Wrap(g.who(len(g.nodes)), width-2, 0) {
 			lines = append(lines, "  "+line)
 		}
 		for i, line := range lines {
 			if i == 0 {
-				line = term.paint(stateColour(g.state), line)
+				line = terminal.Paint(stateColour(g.state), line)
 			}
 			if _, err := fmt.Fprintln(w, line); err != nil {
 				return err
@@ -247,25 +248,25 @@ func printImage(w io.Writer, term terminal, img p2p.ImageState) error {
 	return nil
 }
 
-func nodeTable(term terminal, nodes []p2p.NodeState) *table {
-	t := &table{term: term}
+func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
+	t := &term.Table{Term: terminal}
 	names := []string{"NODE", "STATE", "HAS"}
 	sourced := slices.ContainsFunc(nodes, func(n p2p.NodeState) bool { return len(n.Sources) > 0 })
 	if sourced {
 		names = append(names, "FROM")
 	}
-	t.header(append(names, "REASON")...)
+	t.Header(append(names, "REASON")...)
 	for _, n := range nodes {
-		has := cell{fmt.Sprintf("%s of %s", size(n.DoneBytes), size(n.TotalBytes)), ""}
+		has := term.Cell{Text: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes))}
 		reason := n.Reason
 		if n.State == p2p.Ready {
-			has, reason = cell{size(n.TotalBytes), ""}, ""
+			has, reason = term.Cell{Text: term.Bytes(n.TotalBytes)}, ""
 		}
-		row := []cell{{clean(n.Name), ""}, {stateText(n), stateColour(n.State)}, has}
+		row := []term.Cell{{Text: term.Clean(n.Name)}, {Text: stateText(n), Colour: stateColour(n.State)}, has}
 		if sourced {
-			row = append(row, cell{sourceNames(n.Sources, maxSourceNames), ""})
+			row = append(row, term.Cell{Text: sourceNames(n.Sources, maxSourceNames)})
 		}
-		t.add(append(row, cell{clean(reason), ""})...)
+		t.Add(append(row, term.Cell{Text: term.Clean(reason)})...)
 	}
 	return t
 }

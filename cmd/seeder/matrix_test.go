@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -91,11 +92,11 @@ func TestImagesOfEverySize(t *testing.T) {
 			t.Run(fmt.Sprintf("%d nodes, %d columns", nodes, width), func(t *testing.T) {
 				t.Parallel()
 				var out strings.Builder
-				images, term := busyCluster(nodes), terminal{width: width}
-				if err := printMatrix(&out, term, images); err != nil {
+				images, terminal := busyCluster(nodes), term.Terminal{Width: width}
+				if err := printMatrix(&out, terminal, images); err != nil {
 					t.Fatal(err)
 				}
-				if err := printImage(&out, term, images.Images[0]); err != nil {
+				if err := printImage(&out, terminal, images.Images[0]); err != nil {
 					t.Fatal(err)
 				}
 				golden(t, fmt.Sprintf("images-%d-%d", nodes, width), out.String())
@@ -122,7 +123,7 @@ func TestManyImagesOnFewNodes(t *testing.T) {
 		all.Images = append(all.Images, img)
 	}
 	var out strings.Builder
-	if err := printMatrix(&out, terminal{width: 100}, all); err != nil {
+	if err := printMatrix(&out, term.Terminal{Width: 100}, all); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "images-many", out.String())

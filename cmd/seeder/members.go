@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -29,20 +30,20 @@ func membersCommand(env *cli.Env) *cobra.Command {
 		if *out == "json" {
 			return cli.PrintJSON(env.Stdout, members)
 		}
-		t := &table{term: terminalOf(env, env.Stdout)}
-		t.header("NAME", "ADDRESS", "STATE", "VERSION", "ID")
+		t := &term.Table{Term: term.Of(env, env.Stdout)}
+		t.Header("NAME", "ADDRESS", "STATE", "VERSION", "ID")
 		for _, m := range members.Members {
-			colour := green
+			colour := term.Green
 			if m.State != "alive" {
-				colour = red
+				colour = term.Red
 			}
-			row := []cell{{clean(m.Name), ""}, {clean(m.Address), ""}, {clean(m.State), colour}, {clean(m.Version), ""}, {clean(m.ID), faint}}
+			row := []term.Cell{{Text: term.Clean(m.Name)}, {Text: term.Clean(m.Address)}, {Text: term.Clean(m.State), Colour: colour}, {Text: term.Clean(m.Version)}, {Text: term.Clean(m.ID), Colour: term.Faint}}
 			if m.Reason != "" {
-				row[2].colour, row = red, append(row, cell{clean(m.Reason), ""})
+				row[2].Colour, row = term.Red, append(row, term.Cell{Text: term.Clean(m.Reason)})
 			}
-			t.add(row...)
+			t.Add(row...)
 		}
-		return t.print(env.Stdout)
+		return t.Print(env.Stdout)
 	}
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -41,7 +42,7 @@ func notifyStatus(ctx context.Context, log *slog.Logger, c cluster) {
 func statusLine(s p2p.Status) string {
 	line := fmt.Sprintf("%d members, %d of %d images ready", s.Members, s.Images.Ready, s.Images.Total)
 	if !s.Containerd.OK && s.Containerd.Reason != "" {
-		line = "waiting for containerd: " + clean(s.Containerd.Reason) + "; " + line
+		line = "waiting for containerd: " + term.Clean(s.Containerd.Reason) + "; " + line
 	}
 	return line
 }

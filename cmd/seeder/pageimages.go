@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -168,7 +169,7 @@ func paged(all, at, shown, most int, link func(at int) string) (text, prev, next
 func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]int) imageRow {
 	row := imageRow{
 		Name: cleanRef(img.Reference), Digest: cleanText(img.Digest, 80),
-		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, size(img.Size), cleanName(img.AnnouncedBy)),
+		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, term.Bytes(img.Size), cleanName(img.AnnouncedBy)),
 		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: converged(img),
 	}
 	states, gone := map[p2p.State]int{}, 0
@@ -183,7 +184,7 @@ func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]in
 			states[n.State]++
 		}
 		if i, ok := columns[n.Name]; ok {
-			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == p2p.Fetching, percent(n.DoneBytes, n.TotalBytes)}
+			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == p2p.Fetching, term.Percent(n.DoneBytes, n.TotalBytes)}
 		}
 	}
 	row.Behind = stateCounts(states, gone)

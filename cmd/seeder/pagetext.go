@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -70,7 +71,7 @@ type stamp struct{ Text, UTC, ISO string }
 
 func stampOf(t, now time.Time) stamp {
 	t = t.UTC()
-	s := stamp{Text: ago(t), UTC: t.Format(time.DateTime), ISO: t.Format(time.RFC3339)}
+	s := stamp{Text: term.Ago(t), UTC: t.Format(time.DateTime), ISO: t.Format(time.RFC3339)}
 	if t.Format(time.DateOnly) == now.UTC().Format(time.DateOnly) {
 		s.UTC = t.Format(time.TimeOnly)
 	}

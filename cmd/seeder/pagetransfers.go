@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -68,7 +69,7 @@ func transfersOf(rows []p2p.ImageState, here string) []arrival {
 		if t.node.Name == here {
 			return -1
 		}
-		return percent(t.node.DoneBytes, t.node.TotalBytes)
+		return term.Percent(t.node.DoneBytes, t.node.TotalBytes)
 	}
 	slices.SortStableFunc(all, func(a, b arrival) int { return cmp.Compare(order(a), order(b)) })
 	return all
@@ -83,7 +84,7 @@ func transferSummary(all []arrival) string {
 	}
 	s := stateCounts(states, 0)
 	if rate > 0 {
-		s += ", " + size(rate) + "/s in all"
+		s += ", " + term.Bytes(rate) + "/s in all"
 	}
 	return s
 }
@@ -91,17 +92,17 @@ func transferSummary(all []arrival) string {
 func newTransferRow(t arrival) transferRow {
 	n := t.node
 	row := transferRow{
-		Node: cleanName(n.Name), Image: cleanRef(t.ref), State: markOf(n), Percent: percent(n.DoneBytes, n.TotalBytes),
-		Has: fmt.Sprintf("%s of %s", size(n.DoneBytes), size(n.TotalBytes)),
+		Node: cleanName(n.Name), Image: cleanRef(t.ref), State: markOf(n), Percent: term.Percent(n.DoneBytes, n.TotalBytes),
+		Has: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes)),
 	}
 	if rate := n.RateBytesPerSecond; rate > 0 && n.State == p2p.Fetching {
-		row.Speed = size(rate) + "/s"
+		row.Speed = term.Bytes(rate) + "/s"
 		row.Left = timeLeft(n.TotalBytes-n.DoneBytes, rate)
 	} else {
 		row.Why = cleanText(n.Reason, maxReason)
 	}
 	for _, s := range n.Sources {
-		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == p2p.LocalSource, size(s.Bytes)})
+		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == p2p.LocalSource, term.Bytes(s.Bytes)})
 	}
 	return row
 }

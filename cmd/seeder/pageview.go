@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -218,7 +219,7 @@ func newFacts(l *look, members membersView) []fact {
 	if members.Gone != "" {
 		alive.Class = "warn"
 	}
-	return []fact{alive, images, containerd, {"Free on disk", size(s.Disk.FreeBytes), "data_dir", ""}}
+	return []fact{alive, images, containerd, {"Free on disk", term.Bytes(s.Disk.FreeBytes), "data_dir", ""}}
 }
 
 // membersView is the cluster.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -74,30 +75,30 @@ func add(a, b int64) int64 {
 func (s saved) lines(took time.Duration, here bool) []string {
 	if s.Nodes == 0 {
 		if s.Had > 0 {
-			return []string{"nothing was fetched: " + plural(s.Had, "other node") + " had all of it"}
+			return []string{"nothing was fetched: " + term.Plural(s.Had, "other node") + " had all of it"}
 		}
 		return nil
 	}
-	got := fmt.Sprintf("%s got %s", plural(s.Nodes, "node"), size(s.MostBytes))
+	got := fmt.Sprintf("%s got %s", term.Plural(s.Nodes, "node"), term.Bytes(s.MostBytes))
 	switch {
 	case s.Nodes == 1:
-	case size(s.LeastBytes) == size(s.MostBytes):
+	case term.Bytes(s.LeastBytes) == term.Bytes(s.MostBytes):
 		got += " each"
 	default:
-		got = fmt.Sprintf("%s got %s in all, %s to %s each", plural(s.Nodes, "node"), size(s.FetchedBytes), size(s.LeastBytes), size(s.MostBytes))
+		got = fmt.Sprintf("%s got %s in all, %s to %s each", term.Plural(s.Nodes, "node"), term.Bytes(s.FetchedBytes), term.Bytes(s.LeastBytes), term.Bytes(s.MostBytes))
 	}
 	if took > 0 {
 		got += " in " + took.Round(10*time.Millisecond).String()
 	}
 	// From 95 % on it is the frames' own bytes, or those of chunks that came twice.
 	if s.WireBytes > 0 && float64(s.WireBytes) < 0.95*float64(s.FetchedBytes) {
-		got += fmt.Sprintf(", compressed to %d %%", max(percent(s.WireBytes, s.FetchedBytes), 1))
+		got += fmt.Sprintf(", compressed to %d %%", max(term.Percent(s.WireBytes, s.FetchedBytes), 1))
 	}
 	if s.LocalBytes > 0 {
-		got += fmt.Sprintf("; %s were there already", size(s.LocalBytes))
+		got += fmt.Sprintf("; %s were there already", term.Bytes(s.LocalBytes))
 	}
 	if s.Had > 0 {
-		got += fmt.Sprintf("; %s fetched nothing", plural(s.Had, "other node"))
+		got += fmt.Sprintf("; %s fetched nothing", term.Plural(s.Had, "other node"))
 	}
 	return append([]string{got}, s.whoSent(here)...)
 }
@@ -110,10 +111,10 @@ func (s saved) whoSent(here bool) []string {
 	}
 	who := "this host"
 	if !here {
-		who = clean(s.Announcer)
+		who = term.Clean(s.Announcer)
 	}
 	line := fmt.Sprintf("%s sent %.1f × the image", who, float64(s.SentBytes)/float64(s.ImageBytes))
-	if rest := percent(s.FetchedBytes-s.SentBytes, s.FetchedBytes); rest > 0 {
+	if rest := term.Percent(s.FetchedBytes-s.SentBytes, s.FetchedBytes); rest > 0 {
 		line += fmt.Sprintf(", the other nodes gave each other the rest (%d %%)", rest)
 	}
 	return []string{line}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -94,7 +95,7 @@ func TestLeft(t *testing.T) {
 		{0, 100, 0, ""}, {100, 100, 10, ""}, {90, 100, 1000, "1s left"}, {0, 100, 10, "10s left"},
 		{0, 1300, 10, "2m10s left"}, {0, 36_600, 10, "1h1m left"}, {0, 72_000, 10, "2h0m left"}, {0, 5_000_000, 10, "days left"}, {0, math.MaxInt64, 1, "days left"},
 	} {
-		if got := left(c.done, c.total, c.rate); got != c.want {
+		if got := term.Remaining(c.done, c.total, c.rate); got != c.want {
 			t.Errorf("left(%d, %d, %d) = %q, want %q", c.done, c.total, c.rate, got, c.want)
 		}
 	}
@@ -109,7 +110,7 @@ func TestWrap(t *testing.T) {
 	}{
 		{"", 10, 2, ""}, {"a b", 0, 2, "a b"}, {"aa bb cc dd", 5, 2, "aa bb|  cc|  dd"}, {"aa aaaaaaaaaaaa b", 5, 0, "aa|aaaaaaaaaaaa|b"},
 	} {
-		if got := strings.Join(wrap(c.text, c.width, c.indent), "|"); got != c.want {
+		if got := strings.Join(term.Wrap(c.text, c.width, c.indent), "|"); got != c.want {
 			t.Errorf("wrap(%q, %d) = %q, want %q", c.text, c.width, got, c.want)
 		}
 	}

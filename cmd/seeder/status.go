@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -43,7 +44,7 @@ a bar for each image on its way; with -o json one object per line.`,
 		if *out == "json" {
 			return cli.PrintJSON(env.Stdout, status)
 		}
-		for _, line := range statusLines(terminalOf(env, env.Stdout), status) {
+		for _, line := range statusLines(term.Of(env, env.Stdout), status) {
 			if _, err := fmt.Fprintln(env.Stdout, line); err != nil {
 				return err
 			}
@@ -81,40 +82,40 @@ func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) e
 // statusViewer returns what shows a status, and what is to be called after the last
 // one.
 func statusViewer(env *cli.Env, out cli.Output) (show func(p2p.Status) error, done func()) {
-	term := terminalOf(env, env.Stdout)
+	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
 		return func(s p2p.Status) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
-	case !term.live:
+	case !terminal.Live:
 		return func(s p2p.Status) error {
-			_, err := fmt.Fprintln(env.Stdout, strings.Join(statusLines(term, s), "\n")+"\n")
+			_, err := fmt.Fprintln(env.Stdout, strings.Join(statusLines(terminal, s), "\n")+"\n")
 			return err
 		}, func() {}
 	}
-	size := func() terminal { return terminalOf(env, env.Stdout) }
-	b := newBoard(env.Stdout, size)
+	size := func() term.Terminal { return term.Of(env, env.Stdout) }
+	b := term.NewBoard(env.Stdout, size)
 	return func(s p2p.Status) error {
-		b.show(statusRows(size(), s))
+		b.Show(statusRows(size(), s))
 		return nil
-	}, b.close
+	}, b.Close
 }
 
 // statusRows are the status as a terminal shows it again and again, with a bar for
 // each transfer that it has room for.
-func statusRows(term terminal, s p2p.Status) []boardRow {
-	var rows []boardRow
-	for i, r := range statusTable(term, s).rows {
-		rows = append(rows, boardRow{key: fmt.Sprint("line ", i), text: []cell{{fmt.Sprintf("%-12s", r[0].text), r[0].colour}, r[1]}})
+func statusRows(terminal term.Terminal, s p2p.Status) []term.BoardRow {
+	var rows []term.BoardRow
+	for i, r := range statusTable(terminal, s).Rows {
+		rows = append(rows, term.BoardRow{Key: fmt.Sprint("line ", i), Text: []term.Cell{{Text: fmt.Sprintf("%-12s", r[0].Text), Colour: r[0].Colour}, r[1]}})
 	}
-	room := max(term.height-len(rows)-3, 1)
+	room := max(terminal.Height-len(rows)-3, 1)
 	for i, tr := range s.Transfers {
 		if i == room {
-			rest := "… and " + plural(len(s.Transfers)-i, "more image") + " on the way"
-			rows = append(rows, boardRow{key: "more", text: []cell{{rest, faint}}})
+			rest := "… and " + term.Plural(len(s.Transfers)-i, "more image") + " on the way"
+			rows = append(rows, term.BoardRow{Key: "more", Text: []term.Cell{{Text: rest, Colour: term.Faint}}})
 			break
 		}
 		rows = append(rows, nodeRow("", p2p.NodeState{Name: short(tr.Reference), State: tr.State, Reason: string(tr.State), DoneBytes: tr.DoneBytes,
-			TotalBytes: tr.TotalBytes, RateBytesPerSecond: tr.RateBytesPerSecond, Sources: tr.Sources}, term.width))
+			TotalBytes: tr.TotalBytes, RateBytesPerSecond: tr.RateBytesPerSecond, Sources: tr.Sources}, terminal.Width))
 	}
 	return rows
 }
@@ -123,46 +124,46 @@ func statusRows(term terminal, s p2p.Status) []boardRow {
 const maxTransfers = 12
 
 // statusLines are the status as it is shown once.
-func statusLines(term terminal, s p2p.Status) []string {
-	t := statusTable(term, s)
+func statusLines(terminal term.Terminal, s p2p.Status) []string {
+	t := statusTable(terminal, s)
 	for _, tr := range s.Transfers[:min(len(s.Transfers), maxTransfers)] {
-		parts := []string{fmt.Sprintf("%s  %s of %s", short(tr.Reference), size(tr.DoneBytes), size(tr.TotalBytes))}
-		if rate := speed(tr.RateBytesPerSecond); rate != "" {
-			parts = append(parts, "at "+rate+",", left(tr.DoneBytes, tr.TotalBytes, tr.RateBytesPerSecond))
+		parts := []string{fmt.Sprintf("%s  %s of %s", short(tr.Reference), term.Bytes(tr.DoneBytes), term.Bytes(tr.TotalBytes))}
+		if rate := term.Rate(tr.RateBytesPerSecond); rate != "" {
+			parts = append(parts, "at "+rate+",", term.Remaining(tr.DoneBytes, tr.TotalBytes, tr.RateBytesPerSecond))
 		}
 		if len(tr.Sources) > 0 {
 			parts = append(parts, from(tr.Sources))
 		}
 		n := p2p.NodeState{State: tr.State, DoneBytes: tr.DoneBytes, TotalBytes: tr.TotalBytes}
-		t.add(cell{stateText(n), faint}, cell{strings.Join(parts, " "), yellow})
+		t.Add(term.Cell{Text: stateText(n), Colour: term.Faint}, term.Cell{Text: strings.Join(parts, " "), Colour: term.Yellow})
 	}
 	if more := len(s.Transfers) - maxTransfers; more > 0 {
-		t.add(cell{"", ""}, cell{"… and " + plural(more, "more image") + " on the way", faint})
+		t.Add(term.Cell{}, term.Cell{Text: "… and " + term.Plural(more, "more image") + " on the way", Colour: term.Faint})
 	}
-	return t.lines()
+	return t.Lines()
 }
 
 // statusTable is this node, without its transfers.
-func statusTable(term terminal, s p2p.Status) *table {
-	t := &table{term: term}
+func statusTable(terminal term.Terminal, s p2p.Status) *term.Table {
+	t := &term.Table{Term: terminal}
 	line := func(name, colour, format string, args ...any) {
-		t.add(cell{name, faint}, cell{fmt.Sprintf(format, args...), colour})
+		t.Add(term.Cell{Text: name, Colour: term.Faint}, term.Cell{Text: fmt.Sprintf(format, args...), Colour: colour})
 	}
-	line("node", "", "%s  %s  %s", clean(s.Node), clean(s.Version), clean(s.ID))
+	line("node", "", "%s  %s  %s", term.Clean(s.Node), term.Clean(s.Version), term.Clean(s.ID))
 	switch {
 	case s.Containerd.OK:
-		line("containerd", green, "%s  %s", clean(s.Containerd.Version), clean(s.Containerd.Address))
+		line("containerd", term.Green, "%s  %s", term.Clean(s.Containerd.Version), term.Clean(s.Containerd.Address))
 	case s.Containerd.Reason == "":
-		line("containerd", yellow, "not asked yet")
+		line("containerd", term.Yellow, "not asked yet")
 	default:
-		line("containerd", red, "waiting: %s", clean(s.Containerd.Reason))
+		line("containerd", term.Red, "waiting: %s", term.Clean(s.Containerd.Reason))
 	}
 	line("members", "", "%d alive", s.Members)
-	colour, text := green, "converged"
+	colour, text := term.Green, "converged"
 	if !s.Converged {
-		colour, text = yellow, "not converged"
+		colour, text = term.Yellow, "not converged"
 	}
 	line("images", colour, "%d of %d ready, %s", s.Images.Ready, s.Images.Total, text)
-	line("disk", "", "%s free", size(s.Disk.FreeBytes))
+	line("disk", "", "%s free", term.Bytes(s.Disk.FreeBytes))
 	return t
 }

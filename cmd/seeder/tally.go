@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"seeder/cmd/seeder/internal/term"
 )
 
 // tally gathers what the images of one command saved.
@@ -62,7 +64,7 @@ func (t *tally) lines() []string {
 		for _, x := range t.images {
 			fetched, local = add(fetched, x.what.FetchedBytes), add(local, x.what.LocalBytes)
 		}
-		out = append(out, fmt.Sprintf("%d images: the nodes got %s from each other; %s were there already", len(t.images), size(fetched), size(local)))
+		out = append(out, fmt.Sprintf("%d images: the nodes got %s from each other; %s were there already", len(t.images), term.Bytes(fetched), term.Bytes(local)))
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -33,7 +34,7 @@ const (
 // them now and then, and one for each that fails.
 type plainView struct {
 	w     io.Writer
-	term  terminal
+	term  term.Terminal
 	start time.Time
 	cells map[string]plainCell // by reference and node, or reference alone
 	sent  bool
@@ -54,7 +55,7 @@ type plainCell struct {
 func (v *plainView) show(e event) {
 	switch e.Event {
 	case eventSource:
-		fmt.Fprintln(v.w, clean(e.Reason))
+		fmt.Fprintln(v.w, term.Clean(e.Reason))
 	case eventSending:
 		if !v.sent {
 			fmt.Fprintln(v.w, strings.TrimSuffix(fmt.Sprintf("sending the image to the daemon (%s)", ofTotal(e)), " ()"))
@@ -90,12 +91,12 @@ func (v *plainView) progress(img p2p.ImageState, now time.Time) {
 		}
 		v.cells[key] = plainCell{n.State, now}
 		how := []string{stateText(n)}
-		for _, p := range []string{speed(n.RateBytesPerSecond), left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
+		for _, p := range []string{term.Rate(n.RateBytesPerSecond), term.Remaining(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
 			if p != "" {
 				how = append(how, p)
 			}
 		}
-		fmt.Fprintf(v.w, "%s on %s: %s%s\n", short(img.Reference), clean(n.Name), strings.Join(how, ", "), because(n))
+		fmt.Fprintf(v.w, "%s on %s: %s%s\n", short(img.Reference), term.Clean(n.Name), strings.Join(how, ", "), because(n))
 	}
 }
 
@@ -113,7 +114,7 @@ func (v *plainView) overview(img p2p.ImageState, now time.Time) {
 }
 
 func announcedLine(e event, dgst string) string {
-	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, clean(dgst), size(e.TotalBytes))
+	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, term.Clean(dgst), term.Bytes(e.TotalBytes))
 }
 
 // ofTotal is the size of what is being sent, "" where it is not known.
@@ -121,7 +122,7 @@ func ofTotal(e event) string {
 	if e.TotalBytes == 0 {
 		return ""
 	}
-	return size(e.TotalBytes)
+	return term.Bytes(e.TotalBytes)
 }
 
 func readyLine(img p2p.ImageState, took time.Duration) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
@@ -96,7 +97,7 @@ func showPurge(ctx context.Context, env *cli.Env, c *client, ref string) error {
 		return err
 	}
 	for _, n := range left {
-		if _, err := fmt.Fprintf(env.Stdout, "  %s: %s\n", clean(n.Name), clean(n.Reason)); err != nil {
+		if _, err := fmt.Fprintf(env.Stdout, "  %s: %s\n", term.Clean(n.Name), term.Clean(n.Reason)); err != nil {
 			return err
 		}
 	}

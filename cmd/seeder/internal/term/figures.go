@@ -1,4 +1,4 @@
-package main
+package term
 
 import (
 	"fmt"
@@ -7,33 +7,31 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/mattn/go-runewidth"
-
-	"seeder/p2p"
 )
 
-// percent is 100 only when all is done.
-func percent(done, total int64) int64 {
+// Percent is 100 only when all is done.
+func Percent(done, total int64) int64 {
 	if total <= 0 {
 		return 0
 	}
 	return max(0, min(int64(float64(done)/float64(total)*100), 100))
 }
 
-// size is bytes for people, with three digits.
-func size(bytes int64) string {
+// Bytes is bytes for people, with three digits.
+func Bytes(bytes int64) string {
 	return units.CustomSize("%.3g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
 }
 
-// speed is a rate for people, "" where nothing comes.
-func speed(bytesPerSecond int64) string {
+// Rate is a rate for people, "" where nothing comes.
+func Rate(bytesPerSecond int64) string {
 	if bytesPerSecond <= 0 {
 		return ""
 	}
-	return size(bytesPerSecond) + "/s"
+	return Bytes(bytesPerSecond) + "/s"
 }
 
-// left is how long the rest takes at a rate, "" where nobody can tell.
-func left(done, total, bytesPerSecond int64) string {
+// Remaining is how long the rest takes at a rate, "" where nobody can tell.
+func Remaining(done, total, bytesPerSecond int64) string {
 	if bytesPerSecond <= 0 || done >= total {
 		return ""
 	}
@@ -47,27 +45,8 @@ func left(done, total, bytesPerSecond int64) string {
 	return time.Duration(max(seconds, 1)*float64(time.Second)).Round(time.Second).String() + " left"
 }
 
-// sourceNames are where bytes came from, the largest first, at most as many.
-func sourceNames(sources []p2p.Source, most int) string {
-	var names []string
-	for _, s := range sources {
-		names = append(names, clean(s.Name))
-	}
-	return some(names, most)
-}
-
-// maxSourceNames is how many sources a line names.
-const maxSourceNames = 4
-
-// from is "from h1, h3, local", "" where nothing came.
-func from(sources []p2p.Source) string {
-	if len(sources) == 0 {
-		return ""
-	}
-	return "from " + sourceNames(sources, maxSourceNames)
-}
-
-func ago(t time.Time) string {
+// Ago is how long ago t was, as "5 minutes ago"; the zero time is "unknown".
+func Ago(t time.Time) string {
 	if t.IsZero() {
 		return "unknown"
 	}
@@ -78,17 +57,17 @@ func ago(t time.Time) string {
 	return strings.ToLower(units.HumanDuration(d)) + " ago"
 }
 
-// plural is "1 node" or "3 nodes".
-func plural(n int, what string) string {
+// Plural is "1 node" or "3 nodes".
+func Plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// wrap breaks text at spaces into lines of at most width columns, the first one
+// Wrap breaks text at spaces into lines of at most width columns, the first one
 // aside indented; a word that is longer is left whole. 0: no limit.
-func wrap(text string, width, indent int) []string {
+func Wrap(text string, width, indent int) []string {
 	if width <= 0 {
 		return []string{text}
 	}

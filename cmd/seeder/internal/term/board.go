@@ -1,4 +1,4 @@
-package main
+package term
 
 import (
 	"fmt"
@@ -10,27 +10,27 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// boardRow is one line of a board: columns that are aligned with those of the other
+// BoardRow is one line of a board: columns that are aligned with those of the other
 // rows, then a text that may take what room is left, or a bar with more columns. Its
 // texts are clean.
-type boardRow struct {
-	key   string // tells the row from the others
-	lead  []cell
-	text  []cell // unless bar
-	bar   bool
-	done  int64
-	total int64
-	trail []cell // behind the bar
+type BoardRow struct {
+	Key   string // tells the row from the others
+	Lead  []Cell
+	Text  []Cell // unless bar
+	Bar   bool
+	Done  int64
+	Total int64
+	Trail []Cell // behind the bar
 }
 
 // kind is the layout of a row.
-func (r *boardRow) kind() string { return fmt.Sprint(len(r.lead), r.bar, len(r.trail)) }
+func (r *BoardRow) kind() string { return fmt.Sprint(len(r.Lead), r.Bar, len(r.Trail)) }
 
-// board keeps rows up to date at the bottom of a terminal: mpb draws them. One
+// Board keeps rows up to date at the bottom of a terminal: mpb draws them. One
 // goroutine uses it.
-type board struct {
+type Board struct {
 	console  *console
-	colour   terminal
+	colour   Terminal
 	progress *mpb.Progress
 	refresh  chan any
 	over     chan any // closed when mpb has ended: closed, or the terminal is gone
@@ -40,26 +40,27 @@ type board struct {
 // boardLine is a row on the terminal.
 type boardLine struct {
 	bar   *mpb.Bar
-	row   atomic.Pointer[boardRow] // mpb reads it
+	row   atomic.Pointer[BoardRow] // mpb reads it
 	place int
 }
 
-func newBoard(w io.Writer, term func() terminal) *board {
-	b := &board{colour: term(), refresh: make(chan any), over: make(chan any), lines: map[string]*boardLine{}}
+// NewBoard returns a board on w, which asks term for the size before each frame.
+func NewBoard(w io.Writer, term func() Terminal) *Board {
+	b := &Board{colour: term(), refresh: make(chan any), over: make(chan any), lines: map[string]*boardLine{}}
 	b.console = newConsole(w, func() (int, int) {
 		t := term()
-		return t.width, t.height
+		return t.Width, t.Height
 	})
 	b.progress = mpb.New(mpb.WithConsoleWriter(b.console), mpb.WithManualRefresh(b.refresh), mpb.WithShutdownNotifier(b.over))
 	return b
 }
 
-// show replaces what the board shows.
-func (b *board) show(rows []boardRow) {
+// Show replaces what the board shows.
+func (b *Board) Show(rows []BoardRow) {
 	shown := map[string]bool{}
 	for i := range rows {
 		row := &rows[i]
-		key := row.key + " " + row.kind()
+		key := row.Key + " " + row.kind()
 		shown[key] = true
 		line := b.lines[key]
 		if line == nil {
@@ -73,9 +74,9 @@ func (b *board) show(rows []boardRow) {
 			line.place = i
 			line.bar.SetPriority(i)
 		}
-		if row.bar {
-			line.bar.SetTotal(row.total, false)
-			line.bar.SetCurrent(row.done)
+		if row.Bar {
+			line.bar.SetTotal(row.Total, false)
+			line.bar.SetCurrent(row.Done)
 		}
 	}
 	dropped := false
@@ -94,7 +95,7 @@ func (b *board) show(rows []boardRow) {
 }
 
 // draw returns when the frame is on the terminal.
-func (b *board) draw() {
+func (b *Board) draw() {
 	select {
 	case <-b.console.flushed: // of a frame that nobody waited for
 	default:
@@ -110,8 +111,8 @@ func (b *board) draw() {
 	}
 }
 
-// close leaves what is shown on the terminal, with the cursor below it.
-func (b *board) close() {
+// Close leaves what is shown on the terminal, with the cursor below it.
+func (b *Board) Close() {
 	for _, line := range b.lines {
 		line.bar.Abort(false)
 	}
@@ -123,23 +124,23 @@ const barWidth = 24
 
 // add makes a line for rows like r, nil where mpb has ended. Its total is not known
 // to mpb, which would end it when that is reached.
-func (b *board) add(r *boardRow, place int) *boardLine {
+func (b *Board) add(r *BoardRow, place int) *boardLine {
 	line := &boardLine{place: place}
 	line.row.Store(r)
-	columns := func(of func(*boardRow) []cell, n int) []decor.Decorator {
+	columns := func(of func(*BoardRow) []Cell, n int) []decor.Decorator {
 		var out []decor.Decorator
 		for i := range n {
-			text := decor.Any(func(decor.Statistics) string { return of(line.row.Load())[i].text }, decor.WCSyncWidthR)
-			out = append(out, decor.Meta(text, func(s string) string { return b.colour.paint(of(line.row.Load())[i].colour, s) }))
+			text := decor.Any(func(decor.Statistics) string { return of(line.row.Load())[i].Text }, decor.WCSyncWidthR)
+			out = append(out, decor.Meta(text, func(s string) string { return b.colour.Paint(of(line.row.Load())[i].Colour, s) }))
 		}
 		return out
 	}
 	filler := mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		room := st.AvailableWidth
-		for _, c := range line.row.Load().text {
-			text := runewidth.Truncate(c.text, room, "…")
+		for _, c := range line.row.Load().Text {
+			text := runewidth.Truncate(c.Text, room, "…")
 			room -= runewidth.StringWidth(text)
-			if _, err := io.WriteString(w, b.colour.paint(c.colour, text)); err != nil {
+			if _, err := io.WriteString(w, b.colour.Paint(c.Colour, text)); err != nil {
 				return err
 			}
 		}
@@ -147,11 +148,11 @@ func (b *board) add(r *boardRow, place int) *boardLine {
 	})
 	options := []mpb.BarOption{
 		mpb.BarPriority(place), mpb.BarFillerTrim(), mpb.BarWidth(barWidth),
-		mpb.PrependDecorators(columns(func(r *boardRow) []cell { return r.lead }, len(r.lead))...),
-		mpb.AppendDecorators(columns(func(r *boardRow) []cell { return r.trail }, len(r.trail))...),
+		mpb.PrependDecorators(columns(func(r *BoardRow) []Cell { return r.Lead }, len(r.Lead))...),
+		mpb.AppendDecorators(columns(func(r *BoardRow) []Cell { return r.Trail }, len(r.Trail))...),
 	}
 	var err error
-	if r.bar {
+	if r.Bar {
 		style := mpb.BarStyle().Lbound("").Rbound("").Filler("█").Tip("").Padding("░")
 		line.bar, err = b.progress.Add(0, style.Build(), options...)
 	} else {

@@ -1,4 +1,6 @@
-package main
+// Package termtest is a terminal for tests: Screen remembers what a terminal would show,
+// and the pseudo terminal of OpenPTY writes to one.
+package termtest
 
 import (
 	"fmt"
@@ -12,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tty is a terminal that remembers what it shows: lines, of which those from top on
+// Screen is a terminal that remembers what it shows: lines, of which those from top on
 // are its screen. It knows what this program sends: text, new lines, the cursor up, the
 // rest of the screen cleared, colours. Anything else is in odd.
-type tty struct {
+type Screen struct {
 	mu            sync.Mutex
-	width, height int
+	Width, Height int
 	lines         [][]rune
 	row, col, top int
 	esc           string // unfinished
@@ -26,12 +28,13 @@ type tty struct {
 	rest          []byte // of a rune that is not whole yet
 }
 
-func newTTY(width, height int) *tty {
-	return &tty{width: width, height: height, lines: make([][]rune, 1)}
+// New returns an empty screen of so many columns and lines.
+func New(width, height int) *Screen {
+	return &Screen{Width: width, Height: height, lines: make([][]rune, 1)}
 }
 
 // Write implements io.Writer.
-func (s *tty) Write(p []byte) (int, error) {
+func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.raw.Write(p)
@@ -62,16 +65,16 @@ func (s *tty) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *tty) down() {
+func (s *Screen) down() {
 	s.row++
 	if s.row == len(s.lines) {
 		s.lines = append(s.lines, nil)
-		s.top = max(s.top, len(s.lines)-s.height)
+		s.top = max(s.top, len(s.lines)-s.Height)
 	}
 }
 
-func (s *tty) put(r rune) {
-	if s.col == s.width {
+func (s *Screen) put(r rune) {
+	if s.col == s.Width {
 		s.down()
 		s.col = 0
 	}
@@ -84,7 +87,7 @@ func (s *tty) put(r rune) {
 	s.col++
 }
 
-func (s *tty) control(esc string) {
+func (s *Screen) control(esc string) {
 	n, _ := strconv.Atoi(strings.Trim(esc, "\x1b[AJm"))
 	switch esc[len(esc)-1] {
 	case 'A':
@@ -98,8 +101,8 @@ func (s *tty) control(esc string) {
 	}
 }
 
-// resize gives the terminal another size: lines that are too long are broken.
-func (s *tty) resize(width, height int) {
+// Resize gives the terminal another size: lines that are too long are broken.
+func (s *Screen) Resize(width, height int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var lines [][]rune
@@ -116,17 +119,17 @@ func (s *tty) resize(width, height int) {
 		}
 		lines = append(lines, line)
 	}
-	s.lines, s.width, s.height = lines, width, height
+	s.lines, s.Width, s.Height = lines, width, height
 	s.top = max(top, len(lines)-height)
 }
 
-// text is everything that the terminal shows and has scrolled away.
-func (s *tty) text() string { return s.from(0) }
+// Text is everything that the terminal shows and has scrolled away.
+func (s *Screen) Text() string { return s.from(0) }
 
-// screen is what it shows.
-func (s *tty) screen() string { return s.from(s.top) }
+// Visible is what it shows.
+func (s *Screen) Visible() string { return s.from(s.top) }
 
-func (s *tty) from(top int) string {
+func (s *Screen) from(top int) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var b strings.Builder
@@ -136,15 +139,16 @@ func (s *tty) from(top int) string {
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
-func (s *tty) sent() string {
+// Sent is everything that was written to the terminal, with its control sequences.
+func (s *Screen) Sent() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.raw.String()
 }
 
-// check fails where the terminal got what it does not know, or is left in a state
+// Check fails where the terminal got what it does not know, or is left in a state
 // that a shell would not like.
-func (s *tty) check(t *testing.T) {
+func (s *Screen) Check(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,9 +160,9 @@ func (s *tty) check(t *testing.T) {
 	}
 }
 
-// openPTY is a real terminal of the kernel, whose other end writes to screen. done is
+// OpenPTY is a real terminal of the kernel, whose other end writes to screen. done is
 // closed when all that was written until slave was closed has been shown.
-func openPTY(t *testing.T, screen *tty) (slave *os.File, resize func(width, height int), done chan struct{}) {
+func OpenPTY(t *testing.T, screen *Screen) (slave *os.File, resize func(width, height int), done chan struct{}) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -181,7 +185,7 @@ func openPTY(t *testing.T, screen *tty) (slave *os.File, resize func(width, heig
 			t.Error(err)
 		}
 	}
-	resize(screen.width, screen.height)
+	resize(screen.Width, screen.Height)
 	done = make(chan struct{})
 	go func() {
 		defer close(done)
