@@ -68,10 +68,19 @@ uninstall: ## stops seeder and removes what install laid; an edited configuratio
 PACKAGES ?= bin/packages
 ARCHES ?= amd64 arm64
 
-.PHONY: package
-package: man ## .deb and .rpm for ARCHES in PACKAGES (bin/packages), the same bytes from the same sources
+.PHONY: nfpm
+nfpm:
 	cd test/tools/nfpm && CGO_ENABLED=0 go build -trimpath -o ../../../bin/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+.PHONY: package
+package: man nfpm ## .deb and .rpm for ARCHES in PACKAGES (bin/packages), the same bytes from the same sources
 	VERSION="$(VERSION)" OUT="$(PACKAGES)" ARCHES="$(ARCHES)" systemd/package.sh $(GOFLAGS_BUILD)
+
+RELEASE ?= bin/release
+
+.PHONY: release
+release: man nfpm ## packages, static tarballs, SBOM, SHA256SUMS and an apt repository in RELEASE (bin/release); SIGNING_KEY signs them
+	VERSION="$(VERSION)" OUT="$(RELEASE)" ARCHES="$(ARCHES)" systemd/release.sh $(GOFLAGS_BUILD)
 
 .PHONY: containerds
 containerds: $(CONTAINERDS:%=bin/containerd-%/containerd)

@@ -22,6 +22,8 @@ func TestBooted(t *testing.T) {
 	old := builtPackages(t, "../bin/packages", "amd64", "x86_64")
 	b := newBooted(t)
 	b.step("make the next version", func() { b.next = nextPackages(t) })
+	var first *released
+	b.step("make a release", func() { first = makeRelease(t, "0.0.1"); first.check() })
 	b.step("boot", func() {
 		for _, m := range b.all {
 			m.boot()
@@ -34,6 +36,9 @@ func TestBooted(t *testing.T) {
 	b.step("install", func() {
 		for _, m := range b.all {
 			m.before = m.seederFiles()
+			if m == b.c {
+				m.installByApt(first) // and what follows upgrades it
+			}
 			m.op("dpkg -i " + inHost(old.deb))
 			m.is("disabled", "inactive")
 			if out := m.op("seeder version"); !strings.HasPrefix(out, "seeder ") {

@@ -27,6 +27,8 @@ need dpkg-deb dpkg
 need mandoc mandoc
 need chromium chromium
 need rpm rpm
+need apt-ftparchive apt-utils # make release: the apt repository, and its signature
+need gpg gpg
 need systemd-analyze systemd
 need systemctl systemd
 need setpriv util-linux
