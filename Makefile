@@ -36,7 +36,7 @@ alerts: ## the alert rules and the dashboard, by Prometheus' own checker
 	PROMTOOL=$(CURDIR)/bin/prometheus/promtool go test -count=1 -run '^(TestAlerts|TestDashboard)$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector
-	go test -race -shuffle=on ./cmd/... ./disk/... ./docs/... ./p2p/... ./store/...
+	go test -race -shuffle=on ./cmd/... ./disk/... ./docs/... ./internal/... ./p2p/... ./store/...
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p

@@ -14,10 +14,6 @@ import (
 	"seeder/p2p/catalog"
 )
 
-// AutoLocal as a pattern of Config.Auto stands for every image that came from no
-// registry.
-const AutoLocal = "local"
-
 const (
 	// autoDelay is how long a node that has just started leaves announcing to the
 	// others: what it lacks of the catalog arrives within a second of joining.
@@ -61,7 +57,7 @@ func (a *auto) drain() { a.jobs.Wait() }
 // announceNew announces those of the images of this host that a pattern of
 // images.auto names and that the cluster does not know.
 func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
-	if len(l.n.cfg.Auto) == 0 || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
+	if !l.n.autoOn() || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
 		return
 	}
 	if !l.n.mayAnnounce(l.n.identity.ID()) {
@@ -118,21 +114,15 @@ func (n *Node) isVersion(a catalog.Announcement, target digest.Digest) bool {
 		slices.Contains(n.catalog.History(a.Reference), target)
 }
 
+// autoOn reports whether this node announces anything by itself.
+func (n *Node) autoOn() bool { return len(n.cfg.Auto) > 0 || n.cfg.AutoLocal }
+
 // announcesItself reports whether images.auto names ref.
 func (n *Node) announcesItself(ctx context.Context, ref string) bool {
-	var patterns []string
-	local := false
-	for _, p := range n.cfg.Auto {
-		if p == AutoLocal {
-			local = true
-		} else {
-			patterns = append(patterns, p)
-		}
-	}
-	if len(patterns) > 0 && accepts(patterns, ref) {
+	if len(n.cfg.Auto) > 0 && n.cfg.Auto.Match(ref) {
 		return true
 	}
-	if !local {
+	if !n.cfg.AutoLocal {
 		return false
 	}
 	pulled, err := n.store.FromRegistry(ctx, ref)

@@ -126,7 +126,7 @@ func (n *Node) converge(ctx context.Context) {
 // compareStore marks the references whose image record is not at the target, or
 // whose content is gone.
 func (l *loop) compareStore(ctx context.Context) {
-	if len(l.tasks) == 0 && len(l.n.cfg.Auto) == 0 {
+	if len(l.tasks) == 0 && !l.n.autoOn() {
 		return
 	}
 	defer func(begun time.Time) { l.took = time.Since(begun) }(time.Now())
@@ -219,7 +219,7 @@ func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	wait := tick
-	if early := l.auto.since.Add(autoDelay).Sub(now); early > 0 && len(l.n.cfg.Auto) > 0 {
+	if early := l.auto.since.Add(autoDelay).Sub(now); early > 0 && l.n.autoOn() {
 		wait = min(wait, early) // what is here already is looked at then
 	}
 	seen := make(map[string]bool)

@@ -95,7 +95,7 @@ func TestAutoAnnounces(t *testing.T) {
 	nodes := cluster(t, 3)
 	for _, nd := range nodes {
 		nd.reopen(t, func(c *p2p.Config) {
-			c.Follow, c.Announce, c.Auto = true, nd.again, []string{p2p.AutoLocal, "registry.example.com/me/*"}
+			c.Follow, c.Announce, c.AutoLocal, c.Auto = true, nd.again, true, patterns(t, "registry.example.com/me/*")
 		})
 	}
 	nodes[1].store.SetPulled(pulled)

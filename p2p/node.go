@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/internal/pattern"
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
 	"seeder/p2p/netaddr"
@@ -117,7 +119,8 @@ type Config struct {
 
 	Secrets    trust.Secrets
 	Announcers []trust.NodeID // who may announce; empty: every member
-	Accept     []string       // patterns of references this node holds; empty: all
+	Excluded   []trust.NodeID // who may not, whatever Announcers says
+	Accept     pattern.List   // references this node holds; empty: all
 	Labels     map[string]string
 	// Announce announces what the store has under a reference, for the nodes that
 	// the announcement before was for.
@@ -125,9 +128,10 @@ type Config struct {
 	// Follow: what this node announced and somebody has changed since is announced
 	// again; else that is left to people.
 	Follow bool
-	// Auto are patterns of references that are announced without being asked, or
-	// AutoLocal.
-	Auto []string
+	// Auto are the references that are announced without being asked, none where it is
+	// empty, and AutoLocal those that came from no registry.
+	Auto      pattern.List
+	AutoLocal bool
 	// KeepPrevious is how many earlier targets of a reference are kept.
 	KeepPrevious int
 	// Pinned: nothing but people removes an announced image. Else the kubelet does,
@@ -463,15 +467,10 @@ func (n *Node) MayAnnounce() error {
 
 // mayAnnounce is the rule of Config.Announcers.
 func (n *Node) mayAnnounce(id trust.NodeID) bool {
-	if len(n.cfg.Announcers) == 0 {
-		return true
+	if slices.Contains(n.cfg.Excluded, id) {
+		return false
 	}
-	for _, a := range n.cfg.Announcers {
-		if a == id {
-			return true
-		}
-	}
-	return false
+	return len(n.cfg.Announcers) == 0 || slices.Contains(n.cfg.Announcers, id)
 }
 
 // poke wakes the converge loop.

@@ -450,7 +450,7 @@ func TestAcceptExcludes(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 1)
 	picky := newTestNode(t, "picky", trust.GenerateSecret(), []string{nodes[0].gossip})
-	picky.cfg.Secrets, picky.cfg.Accept = nodes[0].cfg.Secrets, []string{"other-*"}
+	picky.cfg.Secrets, picky.cfg.Accept = nodes[0].cfg.Secrets, patterns(t, "other-*")
 	picky.open(t)
 	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<10), 256<<10))
 	nodes[0].waitFor(t, "excluded with the rule", func() bool {

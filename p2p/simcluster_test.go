@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/catalog"
 	"seeder/p2p/p2ptest"
@@ -46,11 +47,21 @@ type simCluster struct {
 // all the same.
 const allHold = 10
 
+// patterns are those of the configuration.
+func patterns(t *testing.T, list ...string) pattern.List {
+	t.Helper()
+	l, err := pattern.ParseList(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // refFor is a reference, for all nodes or for the first allHold.
 func refFor(name, tag string) string { return "docker.io/library/" + name + ":" + tag }
 
 func (nd *simNode) mayHold(ref string) bool {
-	return nd.cfg.Accept == nil || nd.cfg.Accept[0] == "*:all" && strings.HasSuffix(ref, ":all")
+	return nd.cfg.Accept == nil || nd.cfg.Accept[0].String() == "*:all" && strings.HasSuffix(ref, ":all")
 }
 
 // newSim returns a cluster whose nodes do not run yet. Like the agents of k3s all
@@ -75,9 +86,9 @@ func newSim(t *testing.T, seed uint64, nodes int) *simCluster {
 		switch {
 		case i < allHold:
 		case nodes > 50:
-			nd.cfg.Accept = []string{"nothing"}
+			nd.cfg.Accept = patterns(t, "nothing:at-all")
 		default:
-			nd.cfg.Accept = []string{"*:all"}
+			nd.cfg.Accept = patterns(t, "*:all")
 		}
 		if err := os.Mkdir(nd.cfg.DataDir, 0o700); err != nil {
 			t.Fatal(err)

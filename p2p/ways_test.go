@@ -156,7 +156,7 @@ func TestAutoAnnouncesWhatK3sImports(t *testing.T) {
 	simulate(t, []int{3}, func(c *simCluster) {
 		followers(c.nodes...)
 		for _, nd := range c.nodes {
-			nd.cfg.Auto = []string{p2p.AutoLocal}
+			nd.cfg.AutoLocal = true
 		}
 		c.start(c.nodes...)
 		c.within(2*time.Second, "all see all", c.allAlive)
@@ -208,7 +208,7 @@ func TestRuleLetsGo(t *testing.T) {
 		}
 		for _, nd := range c.nodes {
 			c.leave(nd)
-			nd.cfg.Accept = []string{"nothing"}
+			nd.cfg.Accept = patterns(t, "nothing:at-all")
 			if nd == c.nodes[1] {
 				nd.cfg.Accept = nil
 			}

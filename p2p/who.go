@@ -108,8 +108,8 @@ func (n *Node) ruledOut(a catalog.Announcement) string {
 	if why := leftOut(a.On, n.cfg.Labels); why != "" {
 		return why
 	}
-	if !accepts(n.cfg.Accept, a.Reference) {
-		return fmt.Sprintf("no pattern of images.accept %q on this host matches", n.cfg.Accept)
+	if !n.cfg.Accept.Match(a.Reference) {
+		return fmt.Sprintf("no pattern of images.accept %q on this host matches", n.cfg.Accept.Strings())
 	}
 	return ""
 }
@@ -157,40 +157,3 @@ func (e *ruledOutError) Error() string { return e.why }
 
 // Excluded is the rule.
 func (e *ruledOutError) Excluded() string { return e.why }
-
-// accepts reports whether one of the patterns matches ref; no patterns accept
-// all. In a pattern * stands for any run of characters, slashes included, and
-// the default registry's prefix may be left out.
-func accepts(patterns []string, ref string) bool {
-	if len(patterns) == 0 {
-		return true
-	}
-	short := strings.TrimPrefix(strings.TrimPrefix(ref, "docker.io/"), "library/")
-	for _, p := range patterns {
-		if matchGlob(p, ref) || matchGlob(p, short) {
-			return true
-		}
-	}
-	return false
-}
-
-// matchGlob matches s against a pattern in which only * is special.
-func matchGlob(pattern, s string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == s
-	}
-	if !strings.HasPrefix(s, parts[0]) {
-		return false
-	}
-	s = s[len(parts[0]):]
-	last := parts[len(parts)-1]
-	for _, part := range parts[1 : len(parts)-1] {
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s = s[i+len(part):]
-	}
-	return strings.HasSuffix(s, last)
-}

@@ -324,7 +324,7 @@ func TestDoctorDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	near := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", fmt.Sprint(s.Free-s.Total/100)))
+	near := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", fmt.Sprintf("%dB", s.Free-s.Total/100)))
 	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", stateWarning, "stay free", "free some")
 }
 

@@ -55,11 +55,11 @@ func (r *reloader) Reload() (reloaded, error) {
 	if err != nil {
 		return out, fmt.Errorf("the running configuration stays in force: %w", err)
 	}
-	upload, err := parseBytes(next.Transfer.UploadLimit)
+	upload, err := parseRate(next.Transfer.UploadLimit)
 	if err != nil {
 		return out, fmt.Errorf("transfer.upload_limit: %w", err)
 	}
-	download, err := parseBytes(next.Transfer.DownloadLimit)
+	download, err := parseRate(next.Transfer.DownloadLimit)
 	if err != nil {
 		return out, fmt.Errorf("transfer.download_limit: %w", err)
 	}

@@ -3,20 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/netip"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/docker/go-units"
 
+	"seeder/internal/pattern"
 	"seeder/p2p/netaddr"
-	"seeder/store"
 	"seeder/store/ctrd"
 )
 
@@ -43,14 +40,14 @@ func (l *loaded) validate(p *problems) {
 		{"transfer.upload_limit", l.Transfer.UploadLimit},
 		{"transfer.download_limit", l.Transfer.DownloadLimit},
 	} {
-		if _, err := parseBytes(limit.value); err != nil {
+		if _, err := parseRate(limit.value); err != nil {
 			p.add(limit.key, limit.value, "%v", err)
 		}
 	}
 	l.validateContainerd(p)
 	l.validateImages(p)
 	for _, id := range l.Announcers {
-		if err := checkNodeID(id); err != nil {
+		if err := checkNodeID(strings.TrimPrefix(id, "!")); err != nil {
 			p.add("announcers", id, "%v; `seeder status` on a node shows its id", err)
 		}
 	}
@@ -209,16 +206,30 @@ func (l *loaded) validateImages(p *problems) {
 	if _, err := parseMinFree(l.Images.MinFree); err != nil {
 		p.add("images.min_free", l.Images.MinFree, "%v", err)
 	}
-	for _, list := range []struct {
-		key      string
-		patterns []string
-	}{{"images.auto", l.Images.Auto}, {"images.accept", l.Images.Accept}} {
-		for _, pattern := range list.patterns {
-			if _, err := path.Match(pattern, ""); err != nil {
-				p.add(list.key, pattern, "not a pattern: a '[' without its ']'?")
-			}
+	if _, _, err := l.Images.auto(); err != nil {
+		p.add("images.auto", l.Images.Auto, "%v", err)
+	}
+	if _, err := pattern.ParseList(l.Images.Accept); err != nil {
+		p.add("images.accept", l.Images.Accept, "%v", err)
+	}
+}
+
+// autoLocal among the patterns of images.auto stands for every image that came from no
+// registry.
+const autoLocal = "local"
+
+// auto are the patterns of images.auto, and whether autoLocal is among them.
+func (c ImagesConfig) auto() (list pattern.List, local bool, err error) {
+	var patterns []string
+	for _, s := range c.Auto {
+		if s == autoLocal {
+			local = true
+		} else {
+			patterns = append(patterns, s)
 		}
 	}
+	list, err = pattern.ParseList(patterns)
+	return list, local, err
 }
 
 // maxLabels bounds the labels of a node, which travel with every answer of it.
@@ -255,34 +266,4 @@ func (c Config) labels() map[string]string {
 		out[k] = v
 	}
 	return out
-}
-
-// parseMinFree reads a share of a disk or a size.
-func parseMinFree(s string) (store.Reserve, error) {
-	if percent, ok := strings.CutSuffix(s, "%"); ok {
-		f, err := strconv.ParseFloat(percent, 64)
-		if err != nil || !(f >= 0 && f < 100) {
-			return store.Reserve{}, errors.New("want a share from 0% to 99%, or a size as 5GiB")
-		}
-		return store.Reserve{Share: f / 100}, nil
-	}
-	n, err := parseBytes(s)
-	if err != nil {
-		return store.Reserve{}, errors.New("want a share as 10%, or a size as 5GiB")
-	}
-	return store.Reserve{Bytes: n}, nil
-}
-
-// parseBytes reads a size as people write it: 50MiB is 50·2²⁰, 50MB is 50·10⁶,
-// and a bare number is bytes.
-func parseBytes(s string) (int64, error) {
-	parse := units.FromHumanSize
-	if strings.Contains(strings.ToLower(s), "ib") {
-		parse = units.RAMInBytes
-	}
-	n, err := parse(s)
-	if err != nil || n < 0 || n == math.MaxInt64 {
-		return 0, errors.New("want a size as 50MiB, 50MB or a number of bytes; 0: no limit")
-	}
-	return n, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
@@ -34,21 +35,25 @@ type wired struct {
 
 // wire makes the node that cfg describes; it is not open yet, its store is.
 func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logger) (*wired, error) {
-	upload, err := parseBytes(cfg.Transfer.UploadLimit)
+	upload, err := parseRate(cfg.Transfer.UploadLimit)
 	if err != nil {
 		return nil, fmt.Errorf("transfer.upload_limit: %w", err)
 	}
-	download, err := parseBytes(cfg.Transfer.DownloadLimit)
+	download, err := parseRate(cfg.Transfer.DownloadLimit)
 	if err != nil {
 		return nil, fmt.Errorf("transfer.download_limit: %w", err)
 	}
-	var announcers []trust.NodeID
-	for _, id := range cfg.Announcers {
-		parsed, err := trust.ParseNodeID(id)
-		if err != nil {
-			return nil, fmt.Errorf("announcers: %w", err)
-		}
-		announcers = append(announcers, parsed)
+	announcers, excluded, err := cfg.announcers()
+	if err != nil {
+		return nil, err
+	}
+	accept, err := pattern.ParseList(cfg.Images.Accept)
+	if err != nil {
+		return nil, fmt.Errorf("images.accept: %w", err)
+	}
+	auto, autoLocal, err := cfg.Images.auto()
+	if err != nil {
+		return nil, fmt.Errorf("images.auto: %w", err)
 	}
 	minFree, err := parseMinFree(cfg.Images.MinFree)
 	if err != nil {
@@ -79,8 +84,8 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.advertisePort(),
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    followJoins(cfg, log),
-		Secrets: secrets, Announcers: announcers, Accept: cfg.Images.Accept, Labels: cfg.labels(),
-		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: cfg.Images.Auto,
+		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.labels(),
+		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,
 		Log: log, Registerer: w.registry,

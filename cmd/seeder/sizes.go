@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+
+	"seeder/p2p/trust"
+	"seeder/store"
+)
+
+// minRate is the lowest limit of transfers, in bytes per second. Below it a chunk of
+// 4 MiB takes more than a minute, and a unit was forgotten.
+const minRate = 64 << 10
+
+// parseRate reads a limit in bytes per second; 0 is none.
+func parseRate(s string) (int64, error) {
+	n, err := parseBytes(s)
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 && n < minRate {
+		return 0, fmt.Errorf("%d bytes a second is not meant: the lowest limit is 64KiB; write e.g. 50MiB, or 0 for no limit", n)
+	}
+	return n, nil
+}
+
+// parseMinFree reads a share of a disk or a size.
+func parseMinFree(s string) (store.Reserve, error) {
+	if percent, ok := strings.CutSuffix(s, "%"); ok {
+		f, err := strconv.ParseFloat(percent, 64)
+		if err != nil || !(f >= 0 && f < 100) {
+			return store.Reserve{}, errors.New("want a share from 0% to 99%, or a size, e.g. 5GiB")
+		}
+		return store.Reserve{Share: f / 100}, nil
+	}
+	n, err := parseBytes(s)
+	if err != nil {
+		return store.Reserve{}, errors.New("want a share, e.g. 10%, or a size with its unit, e.g. 5GiB")
+	}
+	return store.Reserve{Bytes: n}, nil
+}
+
+// parseBytes reads a size as people write it: 50MiB is 50·2²⁰, 50MB is 50·10⁶. Other
+// than 0 it has a unit: 50 alone is more often 50 MB than 50 bytes.
+func parseBytes(s string) (int64, error) {
+	parse := units.FromHumanSize
+	if strings.Contains(strings.ToLower(s), "ib") {
+		parse = units.RAMInBytes
+	}
+	n, err := parse(s)
+	if err != nil || n < 0 || n == math.MaxInt64 {
+		return 0, errors.New("want a size with its unit, e.g. 50MiB or 50MB; 0: no limit")
+	}
+	if n > 0 && strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' && r != ' ' }) < 0 {
+		return 0, fmt.Errorf("a size without a unit: write e.g. %sMiB", strings.TrimSpace(s))
+	}
+	return n, nil
+}
+
+// announcers are the ids of `announcers`, and those that are excluded there by a "!".
+func (c Config) announcers() (listed, excluded []trust.NodeID, err error) {
+	for _, s := range c.Announcers {
+		id, not := strings.CutPrefix(s, "!")
+		parsed, err := trust.ParseNodeID(id)
+		if err != nil {
+			return nil, nil, fmt.Errorf("announcers: %w", err)
+		}
+		if not {
+			excluded = append(excluded, parsed)
+		} else {
+			listed = append(listed, parsed)
+		}
+	}
+	return listed, excluded, nil
+}
