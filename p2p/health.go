@@ -139,15 +139,26 @@ func (n *Node) janitor(ctx context.Context) {
 func (n *Node) tidy(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, janitorInterval)
 	defer cancel()
-	var seeds, targets []digest.Digest
+	seeds, targets := n.announced()
+	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot remove what is not needed any more", "err", err)
+	}
+}
+
+// announced are the seed indexes and the targets of what is announced now.
+func (n *Node) announced() (seeds, targets []digest.Digest) {
 	for _, rec := range n.catalog.All() {
 		if a := rec.Announcement(); !a.Withdrawn {
 			seeds, targets = append(seeds, a.Seed.Digest), append(targets, a.Target.Digest)
 		}
 	}
-	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
-		n.log.Warn("cannot remove what is not needed any more", "err", err)
-	}
+	return seeds, targets
+}
+
+// diskStatus is how full the disk of data_dir is, and what of it is cache.
+func (n *Node) diskStatus() DiskStatus {
+	held, limit := n.store.Cache()
+	return DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir), CacheBytes: held, CacheLimitBytes: limit}
 }
 
 // freeBytes is the space that is left for this process on dir's file system; 0

@@ -34,7 +34,26 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 		}
 		n.log.Info(done, "ref", a.Reference, "digest", d)
 	}
+	if a.Purge {
+		if err := n.dropFrames(ctx, a.Reference); err != nil {
+			return err
+		}
+	}
 	n.cells.remove(a.Reference)
+	return nil
+}
+
+// dropFrames removes what only the purged ref needs of the frames that are kept for
+// peers: an image may have been purged for what is in it.
+func (n *Node) dropFrames(ctx context.Context, ref string) error {
+	seeds, _ := n.announced()
+	freed, err := n.store.DropFrames(ctx, seeds)
+	if err != nil {
+		return fmt.Errorf("drop the frames of %s: %w", ref, err)
+	}
+	if freed > 0 {
+		n.log.Info("frames of a purged image removed", "ref", ref, "freed_bytes", freed)
+	}
 	return nil
 }
 

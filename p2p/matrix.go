@@ -436,7 +436,7 @@ func (n *Node) Status(context.Context) Status {
 	s := Status{
 		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
 		Containerd: n.health.status(), Join: n.joinStatus(), Members: len(n.gossip.Alive()), Converged: true,
-		Transfers: []Transfer{}, Disk: DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir)},
+		Transfers: []Transfer{}, Disk: n.diskStatus(),
 	}
 	for _, img := range n.report(nil).Images {
 		c, _ := n.cells.get(img.Reference)

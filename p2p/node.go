@@ -62,6 +62,11 @@ type Store interface {
 	// Tidy removes what work that will not go on has left behind, but nothing of
 	// the images whose seed indexes and targets are given.
 	Tidy(ctx context.Context, seeds, targets []digest.Digest) error
+	// DropFrames removes what is kept for peers of blobs that no image has whose seed
+	// index is given, and returns the bytes that it freed.
+	DropFrames(ctx context.Context, seeds []digest.Digest) (freed int64, err error)
+	// Cache says how many bytes are kept for peers, and how many may be.
+	Cache() (heldBytes, limitBytes int64)
 	// HeedsPins reports whether what is pinned is safe from the kubelet's garbage
 	// collection.
 	HeedsPins() bool

@@ -135,5 +135,7 @@ type ImageCount struct {
 
 // DiskStatus is the file system of data_dir.
 type DiskStatus struct {
-	FreeBytes int64 `json:"free_bytes"`
+	FreeBytes       int64 `json:"free_bytes"`
+	CacheBytes      int64 `json:"cache_bytes"`       // frames kept for peers; they give way to everything else
+	CacheLimitBytes int64 `json:"cache_limit_bytes"` // what they may take now
 }

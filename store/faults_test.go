@@ -568,7 +568,7 @@ func TestServesWithoutRoomInTheCache(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	small, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, CacheBytes: 1})
+	small, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Cache: Reserve{Bytes: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}

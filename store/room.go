@@ -2,10 +2,13 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+
+	"seeder/store/stage"
 )
 
 // Reserve is what stays free of a file system: a share of it, or bytes.
@@ -20,12 +23,27 @@ func (r Reserve) of(totalBytes int64) int64 { return max(r.Bytes, int64(r.Share*
 type RoomError struct {
 	Dir                      string
 	Needed, Reserve, Lacking int64 // bytes
+	LackingFiles             int64 // inodes
+	FreeFiles, Files         int64 // inodes of the file system
+	Kept                     int64 // bytes of versions that are kept for rolling back
+
+	device uint64
 }
 
-// Waiting says what lacks: it may come to be there by itself.
+// Waiting says what lacks, which may appear by itself, and what would free it.
 func (e *RoomError) Waiting() string {
-	return fmt.Sprintf("the disk of %s lacks %s: %s are needed and %s stay free (images.min_free)",
-		e.Dir, humanBytes(e.Lacking), humanBytes(e.Needed), humanBytes(e.Reserve))
+	var s string
+	if e.Lacking > 0 {
+		s = fmt.Sprintf("the disk of %s lacks %s: %s are needed and %s stay free (images.min_free)",
+			e.Dir, humanBytes(e.Lacking), humanBytes(e.Needed), humanBytes(e.Reserve))
+	} else {
+		s = fmt.Sprintf("the disk of %s lacks %d inodes: %d of %d are free, and 5%% stay free", e.Dir, e.LackingFiles, e.FreeFiles, e.Files)
+	}
+	s += "; the frame cache has given way already. To free some: `k3s crictl rmi --prune` removes the images that no container uses"
+	if e.Kept > 0 {
+		s += fmt.Sprintf(", images.keep_previous: 0 and `systemctl restart seeder` release up to %s of earlier versions", humanBytes(e.Kept))
+	}
+	return s + ", `seeder withdraw --purge REF` removes an announced image"
 }
 
 // LackingBytes says how much.
@@ -39,6 +57,17 @@ func humanBytes(n int64) string { return units.HumanSizeWithPrecision(float64(n)
 // bytes: layers of programs shrink to a third with gzip.
 const unpackedFor = 3
 
+// bytesPerFile is how large a file of a layer is taken to be: four times what ext4
+// allots an inode for (16 KiB), so that it binds on file systems made for large files.
+const bytesPerFile = 64 << 10
+
+// need is what is to be written.
+type need struct{ bytes, files int64 }
+
+func (n need) plus(m need) need { return need{n.bytes + m.bytes, n.files + m.files} }
+
+func unpacked(bytes int64) need { return need{bytes, bytes / bytesPerFile} }
+
 // Room is an *ExcludedError where this host is not meant to hold the image, and a
 // *RoomError where what this host still lacks of the image would leave
 // less free than the reserve: its frames in data_dir, its blobs and what they unpack
@@ -48,35 +77,58 @@ func (i *Image) Room(ctx context.Context) error {
 	if i.excluded != nil {
 		return i.excluded
 	}
-	var staged, stored int64
+	var staged, stored need
 	for k, b := range i.blobs {
 		if !i.wanted[k] || b.isPresent() {
 			continue
 		}
+		staged.files++
 		for at := range b.info.Sums {
 			if !b.staged().Have(at) {
-				staged += int64(b.info.ChunkLen(at))
+				staged.bytes += int64(b.info.ChunkLen(at))
 			}
 		}
-		stored += b.info.Bytes
+		stored = stored.plus(need{b.info.Bytes, 1})
 		switch {
 		case i.store.ctrd.StoreOnly() || !isLayer(b.info.MediaType):
 		case isCompressed(b.info.MediaType):
-			stored += unpackedFor * b.info.Bytes
+			stored = stored.plus(unpacked(unpackedFor * b.info.Bytes))
 		default:
-			stored += b.info.Bytes
+			stored = stored.plus(unpacked(b.info.Bytes))
 		}
 	}
-	if stored == 0 {
+	if stored.bytes == 0 {
 		return nil
 	}
 	return i.store.room(ctx, staged, stored)
 }
 
-// room asks for room in data_dir and in containerd's directory. One that cannot be
-// seen from here is passed over.
-func (s *Store) room(ctx context.Context, staged, stored int64) error {
-	data, err := statFS(s.cfg.DataDir)
+// room asks for room in data_dir and in containerd's directory, and has the cache
+// give way where there is none. One that cannot be seen from here is passed over.
+func (s *Store) room(ctx context.Context, staged, stored need) error {
+	err := s.askRoom(ctx, staged, stored)
+	var lacks *RoomError
+	if !errors.As(err, &lacks) {
+		return err
+	}
+	data, derr := s.cfg.statFS(s.cfg.DataDir)
+	if derr != nil || data.device != lacks.device {
+		return s.explainRoom(ctx, lacks)
+	}
+	freed := s.stage.Shrink(stage.Use{Bytes: lacks.Lacking, Files: lacks.LackingFiles})
+	if freed != (stage.Use{}) {
+		s.log.Info("the frame cache gave way to an image", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
+		err = s.askRoom(ctx, staged, stored)
+	}
+	if errors.As(err, &lacks) {
+		return s.explainRoom(ctx, lacks)
+	}
+	return err
+}
+
+// askRoom is room as the disks are now.
+func (s *Store) askRoom(ctx context.Context, staged, stored need) error {
+	data, err := s.cfg.statFS(s.cfg.DataDir)
 	if err != nil {
 		return nil
 	}
@@ -84,12 +136,12 @@ func (s *Store) room(ctx context.Context, staged, stored int64) error {
 	if root == "" {
 		return data.room(staged, s.cfg.MinFree)
 	}
-	blobs, err := statFS(root)
+	blobs, err := s.cfg.statFS(root)
 	if err != nil {
 		return data.room(staged, s.cfg.MinFree)
 	}
 	if blobs.device == data.device {
-		return data.room(staged+stored, s.cfg.MinFree)
+		return data.room(staged.plus(stored), s.cfg.MinFree)
 	}
 	if err := data.room(staged, s.cfg.MinFree); err != nil {
 		return err
@@ -97,11 +149,20 @@ func (s *Store) room(ctx context.Context, staged, stored int64) error {
 	return blobs.room(stored, s.cfg.MinFree)
 }
 
+// explainRoom adds what would make room: the versions that are kept for rolling back.
+func (s *Store) explainRoom(ctx context.Context, e *RoomError) error {
+	if kept, err := s.ctrd.KeptBytes(ctx); err == nil {
+		e.Kept = kept
+	}
+	return e
+}
+
 // Disk is a directory that this host's images are written to, and the room on its
 // file system.
 type Disk struct {
 	Dir                     string
 	FreeBytes, ReserveBytes int64
+	FreeInodes, Inodes      int64 // 0 of 0 where the file system has no limit of them
 }
 
 // Disks are data_dir and, where it can be seen from here, containerd's directory.
@@ -111,8 +172,9 @@ func (s *Store) Disks(ctx context.Context) []Disk {
 		if dir == "" || len(out) > 0 && out[0].Dir == dir {
 			continue
 		}
-		if f, err := statFS(dir); err == nil {
-			out = append(out, Disk{Dir: dir, FreeBytes: f.free, ReserveBytes: s.cfg.MinFree.of(f.total)})
+		if f, err := s.cfg.statFS(dir); err == nil {
+			out = append(out, Disk{Dir: dir, FreeBytes: f.free, ReserveBytes: s.cfg.MinFree.of(f.total),
+				FreeInodes: f.freeFiles, Inodes: f.files})
 		}
 	}
 	return out
@@ -120,9 +182,10 @@ func (s *Store) Disks(ctx context.Context) []Disk {
 
 // fileSystem is one with a directory on it.
 type fileSystem struct {
-	dir         string
-	device      uint64
-	free, total int64 // bytes
+	dir              string
+	device           uint64
+	free, total      int64 // bytes
+	freeFiles, files int64 // inodes; files 0: there is no limit of them (btrfs)
 }
 
 func statFS(dir string) (fileSystem, error) {
@@ -134,13 +197,25 @@ func statFS(dir string) (fileSystem, error) {
 	if err := unix.Stat(dir, &st); err != nil {
 		return fileSystem{}, err
 	}
-	return fileSystem{dir: dir, device: st.Dev, free: int64(fs.Bavail) * fs.Bsize, total: int64(fs.Blocks) * fs.Bsize}, nil
+	return fileSystem{
+		dir: dir, device: st.Dev, free: int64(fs.Bavail) * fs.Bsize, total: int64(fs.Blocks) * fs.Bsize,
+		freeFiles: int64(fs.Ffree), files: int64(fs.Files),
+	}, nil
 }
 
-func (f fileSystem) room(needed int64, r Reserve) error {
-	reserve := r.of(f.total)
-	if lacking := needed + reserve - f.free; lacking > 0 {
-		return &RoomError{Dir: f.dir, Needed: needed, Reserve: reserve, Lacking: lacking}
+// inodesKept is the share of the inodes that stays free: the kubelet evicts pods
+// below 5 % (nodefs.inodesFree, imagefs.inodesFree).
+const inodesKept = 0.05
+
+func (f fileSystem) room(n need, r Reserve) error {
+	e := &RoomError{Dir: f.dir, Needed: n.bytes, Reserve: r.of(f.total), device: f.device}
+	e.Lacking = max(0, n.bytes+e.Reserve-f.free)
+	if f.files > 0 {
+		e.LackingFiles = max(0, n.files+int64(inodesKept*float64(f.files))-f.freeFiles)
+		e.FreeFiles, e.Files = f.freeFiles, f.files
+	}
+	if e.Lacking > 0 || e.LackingFiles > 0 {
+		return e
 	}
 	return nil
 }

@@ -34,16 +34,18 @@ import (
 	"seeder/store/stage"
 )
 
-// defaultCacheBytes bounds the frames of finished blobs: a few images' worth.
-const defaultCacheBytes = 2 << 30
-
-// Config says where things are. CacheBytes 0 stands for 2 GiB.
+// Config says where things are.
 type Config struct {
 	DataDir    string
 	Containerd ctrd.Config
-	CacheBytes int64
-	MinFree    Reserve // of the disks that hold DataDir and containerd's content
-	Log        *slog.Logger
+	// Cache is the most that the frames of finished blobs take of the disk that holds
+	// DataDir; zero: nothing. A share is at most MaxCacheShare bytes.
+	Cache   Reserve
+	MinFree Reserve // of the disks that hold DataDir and containerd's content
+	Log     *slog.Logger
+
+	// statFS asks for the file system of a directory; nil: the kernel.
+	statFS func(dir string) (fileSystem, error)
 }
 
 // Store is this host's images. It is safe for concurrent use.
@@ -61,12 +63,16 @@ type Store struct {
 	writes   keyLock[digest.Digest] // one writer of each blob
 	archives sync.RWMutex           // read: an archive is being imported
 	ahead    ahead
+	keeping  keeping // of the cache within its bound
 
 	leaseUse  time.Duration // how long one lease is used before it is renewed
 	verifying chan struct{} // slots
 	near      atomic.Int64  // bytes that were handed over and not taken yet
 
 	compressed atomic.Int64 // chunks, since it was opened
+
+	cutsMu sync.Mutex
+	cuts   map[digest.Digest][]string // the names of blobs by stage, by seed index
 
 	mu   sync.Mutex
 	open map[string]*blob // by stage.Name
@@ -98,8 +104,8 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.CacheBytes == 0 {
-		cfg.CacheBytes = defaultCacheBytes
+	if cfg.statFS == nil {
+		cfg.statFS = statFS
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"),
@@ -113,7 +119,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("remove unfinished seed indexes: %w", err)
 	}
 	var err error
-	if s.stage, err = stage.Open(cfg.DataDir, cfg.CacheBytes, s.codec, cfg.Log); err != nil {
+	if s.stage, err = stage.Open(cfg.DataDir, s.cacheBound, s.codec, cfg.Log); err != nil {
 		return nil, err
 	}
 	if cfg.Containerd.Root == "" {
@@ -126,16 +132,18 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		cfg.Containerd.LeaseTTL = ctrd.DefaultLeaseTTL
 	}
 	s.leaseUse = cfg.Containerd.LeaseTTL / 2
-	cfg.Containerd.Room = func(ctx context.Context) error { return s.room(ctx, 0, archiveRoom) }
+	cfg.Containerd.Room = func(ctx context.Context) error { return s.room(ctx, need{}, need{bytes: archiveRoom}) }
 	if s.ctrd, err = ctrd.Open(cfg.Containerd); err != nil {
 		return nil, err
 	}
 	s.ahead.start()
+	s.keeping.start(s.giveWay)
 	return s, nil
 }
 
 // Close ends the work in the background and the connection to containerd.
 func (s *Store) Close() error {
+	s.keeping.stop()
 	s.ahead.stop()
 	return s.ctrd.Close()
 }

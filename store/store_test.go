@@ -41,7 +41,7 @@ const (
 
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true},
+	s, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Cache: Reserve{Share: 0.05},
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)

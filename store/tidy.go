@@ -30,11 +30,12 @@ const (
 const youngIndex = time.Minute
 
 // Tidy removes what work that will not go on has left behind, a crash or a newer
-// announcement having ended it: leases, staged chunks and kept seed indexes of
-// images that are not among those named by the digests of their seed indexes and
-// of their targets. What is in use stays.
+// announcement having ended it: leases, frames and kept seed indexes of images that
+// are not among those named by the digests of their seed indexes and of their
+// targets. What is being fetched stays.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
-	return errors.Join(s.tidyLeases(ctx, targets), s.tidyStage(ctx, seeds), s.tidySeeds(seeds))
+	_, err := s.DropFrames(ctx, seeds)
+	return errors.Join(s.tidyLeases(ctx, targets), err, s.tidySeeds(seeds))
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import
@@ -75,34 +76,57 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	return errors.Join(errs...)
 }
 
-// tidyStage reads seed indexes only as long as something is staged that none of those
-// read so far explains: on a host that has all it should have, none.
-func (s *Store) tidyStage(ctx context.Context, seeds []digest.Digest) error {
+// DropFrames removes the frames, staged and cached, of blobs that none of the images
+// has that are named by the digests of their seed indexes, and returns the bytes that
+// it freed. What is being fetched stays.
+func (s *Store) DropFrames(ctx context.Context, seeds []digest.Digest) (freed int64, err error) {
 	unexplained := map[string]bool{}
-	for _, name := range s.stage.Staged() {
+	for _, name := range slices.Concat(s.stage.Staged(), s.stage.Cached()) {
 		unexplained[name] = true
 	}
+	known := map[digest.Digest][]string{}
+	s.cutsMu.Lock()
+	defer s.cutsMu.Unlock()
 	for _, seed := range seeds {
 		if len(unexplained) == 0 {
-			return nil
+			break
 		}
-		b, err := s.SeedIndex(ctx, seed)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // nothing was fetched without it
-		}
+		names, err := s.cutsOf(ctx, seed)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		index, err := chunk.Decode(b)
-		if err != nil {
-			return fmt.Errorf("seed index %s: %w", seed, err)
-		}
-		for _, blob := range index.Blobs {
-			delete(unexplained, stage.Name(blob))
+		known[seed] = names
+		for _, name := range names {
+			delete(unexplained, name)
 		}
 	}
-	s.stage.Drop(slices.Collect(maps.Keys(unexplained))...)
-	return nil
+	s.cuts = known
+	names := slices.Collect(maps.Keys(unexplained))
+	return s.stage.Drop(names...) + s.stage.Forget(names...).Bytes, nil
+}
+
+// cutsOf names the blobs of a seed index as stage does; none where it is not here:
+// nothing was fetched without it. The caller holds cutsMu.
+func (s *Store) cutsOf(ctx context.Context, seed digest.Digest) ([]string, error) {
+	if names, ok := s.cuts[seed]; ok {
+		return names, nil
+	}
+	b, err := s.SeedIndex(ctx, seed)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	index, err := chunk.Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("seed index %s: %w", seed, err)
+	}
+	var names []string
+	for _, blob := range index.Blobs {
+		names = append(names, stage.Name(blob))
+	}
+	return names, nil
 }
 
 func (s *Store) tidySeeds(seeds []digest.Digest) error {

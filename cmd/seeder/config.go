@@ -50,6 +50,7 @@ type TransferConfig struct {
 	Advertise     string `mapstructure:"advertise"`
 	UploadLimit   string `mapstructure:"upload_limit"`
 	DownloadLimit string `mapstructure:"download_limit"`
+	Cache         string `mapstructure:"cache"`
 }
 
 // ContainerdConfig is where this host's images live.
@@ -108,6 +109,7 @@ func configKeys() []key {
 		{"transfer.advertise", "", "`ip[:port]` at which others reach transfer.bind"},
 		{"transfer.upload_limit", "0", "`bytes` per second sent at most, as 50MiB; 0: no limit"},
 		{"transfer.download_limit", "0", "`bytes` per second received at most, as 50MiB; 0: no limit"},
+		{"transfer.cache", "5%", "`share` or size of data_dir's disk that compressed chunks may take, as 5% or 1GiB"},
 		{"containerd.address", "auto", "containerd's `socket`, auto, or embedded: a store of its own in data_dir"},
 		{"containerd.namespace", "k8s.io", "containerd `namespace`"},
 		{"containerd.snapshotter", "auto", "containerd `snapshotter`; auto: the one that CRI uses"},

@@ -113,7 +113,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"gossip.bind": "127.0.0.1:1", "gossip.advertise": "10.0.0.1:1", "gossip.join": "a:1,b:2",
 		"transfer.bind": "127.0.0.1:2", "transfer.advertise": "10.0.0.1", "transfer.upload_limit": "1MB", "transfer.download_limit": "2MB",
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
-		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB",
+		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB", "transfer.cache": "1GiB",
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
 		"log.level": "debug", "log.format": "json",
 	}
@@ -195,6 +195,7 @@ func TestConfigProblems(t *testing.T) {
 		{"long socket", "api: {socket: /" + strings.Repeat("x", 120) + "}", []string{"api.socket", "at most", "shorter"}},
 		{"containerd", "containerd: {address: k3s}", []string{"containerd.address", "auto", "embedded"}},
 		{"pattern", "images: {accept: [\"[\"]}", []string{"images.accept", "pattern"}},
+		{"cache", "transfer: {cache: much}", []string{"transfer.cache", "much"}},
 		{"min_free", "images: {min_free: 200%}", []string{"images.min_free", "200%"}},
 		{"rate that is not meant", "transfer: {upload_limit: 50B}", []string{"transfer.upload_limit", "50", "50MiB", "64KiB"}},
 		{"rate without a unit", "transfer: {download_limit: 50}", []string{"transfer.download_limit", "50MiB"}},

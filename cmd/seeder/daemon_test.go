@@ -32,9 +32,10 @@ func TestHealthAndMetrics(t *testing.T) {
 	t.Parallel()
 	f := &fakeNode{}
 	reg := prometheus.NewRegistry()
+	cache := func() store.Cache { return store.Cache{Bytes: 7, LimitBytes: 9} }
 	reg.MustRegister(newGauges(fakeGauges{f}, func(context.Context) []store.Disk {
 		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
-	}, func() bool { return true }))
+	}, cache, func() bool { return true }))
 	h := newHTTPD(HTTPConfig{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()

@@ -25,6 +25,7 @@ type measured interface {
 type gauges struct {
 	node  measured
 	disks func(context.Context) []store.Disk
+	cache func() store.Cache
 	// secretChanged: the secret on disk is another one than that in force.
 	secretChanged func() bool
 
@@ -36,21 +37,23 @@ type gauges struct {
 type gaugeDescs struct {
 	members, images, unconverged, lacking, records, announced *prometheus.Desc
 	uploads, containerd, alone, secret, start, free, reserve  *prometheus.Desc
+	cache, cacheLimit, inodes, inodesFree                     *prometheus.Desc
 }
 
 func (d *gaugeDescs) all() []*prometheus.Desc {
 	return []*prometheus.Desc{
 		d.members, d.images, d.unconverged, d.lacking, d.records, d.announced,
 		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
+		d.cache, d.cacheLimit, d.inodes, d.inodesFree,
 	}
 }
 
-func newGauges(node measured, disks func(context.Context) []store.Disk, secretChanged func() bool) *gauges {
+func newGauges(node measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &gauges{
-		node: node, disks: disks, secretChanged: secretChanged, start: time.Now(),
+		node: node, disks: disks, cache: cache, secretChanged: secretChanged, start: time.Now(),
 		build: prometheus.MustNewConstMetric(desc("seeder_build_info", "Version of the program; always 1.", "version", "goversion"),
 			prometheus.GaugeValue, 1, cli.Version(), runtime.Version()),
 		desc: gaugeDescs{
@@ -67,6 +70,10 @@ func newGauges(node measured, disks func(context.Context) []store.Disk, secretCh
 			start:       desc("seeder_start_time_seconds", "When the daemon was started."),
 			free:        desc("seeder_disk_free_bytes", "Bytes that are free on the file system of a directory that images are written to.", "dir"),
 			reserve:     desc("seeder_disk_reserve_bytes", "Bytes that images.min_free leaves free on the file system of a directory.", "dir"),
+			cache:       desc("seeder_cache_bytes", "Bytes of compressed chunks of finished images that are kept for other nodes."),
+			cacheLimit:  desc("seeder_cache_limit_bytes", "Bytes that these chunks may take now: transfer.cache, less where the disk fills up."),
+			inodes:      desc("seeder_disk_inodes", "Inodes of the file system of a directory that images are written to; 0: it has no limit of them.", "dir"),
+			inodesFree:  desc("seeder_disk_free_inodes", "Inodes that are free there.", "dir"),
 		},
 	}
 }
@@ -118,7 +125,12 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	for _, d := range g.disks(ctx) {
 		send(g.desc.free, float64(d.FreeBytes), d.Dir)
 		send(g.desc.reserve, float64(d.ReserveBytes), d.Dir)
+		send(g.desc.inodes, float64(d.Inodes), d.Dir)
+		send(g.desc.inodesFree, float64(d.FreeInodes), d.Dir)
 	}
+	held := g.cache()
+	send(g.desc.cache, float64(held.Bytes))
+	send(g.desc.cacheLimit, float64(held.LimitBytes))
 }
 
 func truth(b bool) float64 {
@@ -142,6 +154,6 @@ func (w *wired) register(secretChanged func() bool) {
 		Name: "seeder_chunks_compressed_total",
 		Help: "Chunks that this node compressed; those that it received are passed on as they came.",
 	}, func() float64 { return float64(w.store.Compressed()) })
-	w.registry.MustRegister(compressed, newGauges(w.node, w.store.Disks, secretChanged), collectors.NewGoCollector(),
+	w.registry.MustRegister(compressed, newGauges(w.node, w.store.Disks, w.store.Cache, secretChanged), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

@@ -219,7 +219,7 @@ func newFacts(l *look, members membersView) []fact {
 	if members.Gone != "" {
 		alive.Class = "warn"
 	}
-	return []fact{alive, images, containerd, {"Free on disk", term.Bytes(s.Disk.FreeBytes), "data_dir", ""}}
+	return []fact{alive, images, containerd, {"Free on disk", term.Bytes(s.Disk.FreeBytes), "data_dir; frame cache " + term.Bytes(s.Disk.CacheBytes) + " of " + term.Bytes(s.Disk.CacheLimitBytes), ""}}
 }
 
 // membersView is the cluster.

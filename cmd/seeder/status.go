@@ -165,5 +165,6 @@ func statusTable(terminal term.Terminal, s p2p.Status) *term.Table {
 	}
 	line("images", colour, "%d of %d ready, %s", s.Images.Ready, s.Images.Total, text)
 	line("disk", "", "%s free", term.Bytes(s.Disk.FreeBytes))
+	line("cache", "", "%s of at most %s, gives way when the disk fills up", term.Bytes(s.Disk.CacheBytes), term.Bytes(s.Disk.CacheLimitBytes))
 	return t
 }

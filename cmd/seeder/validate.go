@@ -44,6 +44,9 @@ func (l *loaded) validate(p *problems) {
 			p.add(limit.key, limit.value, "%v", err)
 		}
 	}
+	if _, err := parseMinFree(l.Transfer.Cache); err != nil {
+		p.add("transfer.cache", l.Transfer.Cache, "%v", err)
+	}
 	l.validateContainerd(p)
 	l.validateImages(p)
 	for _, id := range l.Announcers {

@@ -23,9 +23,6 @@ import (
 	"seeder/store/ctrd"
 )
 
-// frameCacheBytes bounds the finished zstd frames that are kept for latecomers.
-const frameCacheBytes = 1 << 30
-
 // wired is a node on its store: the one place where both are known.
 type wired struct {
 	node     *p2p.Node
@@ -59,6 +56,10 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("images.min_free: %w", err)
 	}
+	cache, err := parseMinFree(cfg.Transfer.Cache)
+	if err != nil {
+		return nil, fmt.Errorf("transfer.cache: %w", err)
+	}
 	platform := cfg.Containerd.Platform
 	if platform == ctrd.Auto {
 		platform = ""
@@ -71,9 +72,9 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 			Find: func() (string, error) { socket, _, err := findSocket("/"); return socket, err },
 			Pin:  cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
-		CacheBytes: frameCacheBytes,
-		MinFree:    minFree,
-		Log:        log.With("component", "store"),
+		Cache:   cache,
+		MinFree: minFree,
+		Log:     log.With("component", "store"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
@@ -230,6 +231,12 @@ func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error
 		return nil, err
 	}
 	return imageAdapter{img}, nil
+}
+
+// Cache is part of p2p.Store.
+func (s storeAdapter) Cache() (heldBytes, limitBytes int64) {
+	c := s.Store.Cache()
+	return c.Bytes, c.LimitBytes
 }
 
 // List is part of p2p.Store.

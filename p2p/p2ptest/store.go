@@ -146,6 +146,12 @@ func (s *Store) Intact(context.Context, string) bool { return true }
 // Tidy implements p2p.Store: it leaves nothing behind.
 func (s *Store) Tidy(context.Context, []digest.Digest, []digest.Digest) error { return nil }
 
+// DropFrames implements p2p.Store: it keeps none.
+func (s *Store) DropFrames(context.Context, []digest.Digest) (int64, error) { return 0, nil }
+
+// Cache implements p2p.Store.
+func (s *Store) Cache() (heldBytes, limitBytes int64) { return 0, 0 }
+
 // Check implements p2p.Store.
 func (s *Store) Check(_ context.Context, ref string, target digest.Digest) (bool, string, error) {
 	s.mu.Lock()

@@ -206,6 +206,38 @@ func (c *Containerd) Discard(ctx context.Context, ref string, target digest.Dige
 	return c.collect(ctx)
 }
 
+// KeptBytes is how much the targets that KeepPrevious protects take at most: what
+// they share with other images counts, too.
+func (c *Containerd) KeptBytes(ctx context.Context) (int64, error) {
+	names, err := c.leases(ctx)
+	if err != nil {
+		return 0, err
+	}
+	sizes := map[digest.Digest]int64{}
+	for name := range names {
+		hex, ours := strings.CutPrefix(name, forPrevious)
+		if !ours {
+			continue
+		}
+		target, err := c.Find(ctx, digest.NewDigestFromEncoded(digest.SHA256, hex))
+		if err != nil {
+			continue // it is not here any more
+		}
+		blobs, err := c.Walk(ctx, target)
+		if err != nil {
+			continue
+		}
+		for _, b := range blobs {
+			sizes[b.Digest] = b.Size
+		}
+	}
+	var sum int64
+	for _, n := range sizes {
+		sum += n
+	}
+	return sum, nil
+}
+
 // Find returns the descriptor of an image's target that is here, be it named or
 // kept. The error of an unknown one wraps fs.ErrNotExist.
 func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.Descriptor, error) {

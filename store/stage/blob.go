@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"seeder/store/chunk"
 )
 
@@ -195,16 +197,29 @@ func (b *Blob) Have(n int) bool {
 // Put appends the frame of chunk n, which the caller has verified. A frame that
 // is here already is left as it is. Of a blob in the content store only what was
 // compressed is kept, and only while the cache has room.
+//
+// Where the disk is full the cache gives way to what is staged.
 func (b *Blob) Put(n int, enc chunk.Encoding, payload []byte) error {
+	err := b.put(n, enc, payload)
+	if errors.Is(err, unix.ENOSPC) && b.dir.Shrink(Use{Bytes: int64(headerBytes + len(payload)), Files: 1}) != (Use{}) {
+		err = b.put(n, enc, payload)
+	}
+	return err
+}
+
+func (b *Blob) put(n int, enc chunk.Encoding, payload []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	need := int64(headerBytes + len(payload))
+	need := Use{Bytes: int64(headerBytes + len(payload))}
+	if b.file == nil {
+		need.Files = 1
+	}
 	switch {
 	case b.at[n].held || (b.cached && enc == chunk.Raw):
 		return nil
 	case b.closed():
 		return fmt.Errorf("stage chunk %d of %s: %w", n, b.info.Digest, fs.ErrClosed)
-	case b.cached && !b.dir.reserve(need):
+	case b.cached && !b.dir.reserve(need, Use{}):
 		return nil
 	}
 	if err := b.append(n, enc, payload); err != nil {
@@ -315,12 +330,13 @@ func (b *Blob) finish() {
 	if b.file == nil {
 		return
 	}
-	if b.zstd > 0 && b.dir.reserve(b.end) {
+	size := Use{Bytes: b.end, Files: 1}
+	if b.zstd > 0 && b.dir.reserve(size, size) {
 		err := os.Rename(from, b.path())
 		if err == nil {
 			return
 		}
-		b.dir.unreserve(b.end)
+		b.dir.unreserve(size)
 		b.dir.log.Warn("cannot keep the frames of a finished blob", "blob", b.info.Digest, "err", err)
 	}
 	b.dir.remove(from)
@@ -344,7 +360,7 @@ func (b *Blob) uncache() error {
 	if err := os.Chtimes(b.path(), now, now); err != nil {
 		b.dir.log.Debug("cannot touch staged frames", "path", b.path(), "err", err)
 	}
-	b.dir.unreserve(b.end)
+	b.dir.unreserve(Use{Bytes: b.end, Files: 1})
 	return nil
 }
 

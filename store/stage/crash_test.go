@@ -17,7 +17,7 @@ import (
 func again(t testing.TB, dir string, f fixture) (*Blob, func() string) {
 	t.Helper()
 	var log bytes.Buffer
-	d, err := Open(dir, 1<<30, chunk.NewCodec(), slog.New(slog.NewTextHandler(&log, nil)))
+	d, err := Open(dir, Fixed(1<<30), chunk.NewCodec(), slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,22 +47,22 @@ const (
 // Where both are held, a Blob's mutex is taken before that of Dir.
 type Dir struct {
 	staged, cached string
-	cacheBytes     int64
+	bound          Bound
 	codec          *chunk.Codec
 	buffers        chunk.Buffers
 	log            *slog.Logger
 
 	mu    sync.Mutex
 	blobs map[string]*Blob // by file name; those without users keep what was verified
-	used  int64            // bytes in the cache
+	used  Use              // what the cache holds
 }
 
-// Open makes the directories and forgets what nobody went on fetching.
-// cacheBytes bounds the frames of finished blobs.
-func Open(dir string, cacheBytes int64, codec *chunk.Codec, log *slog.Logger) (*Dir, error) {
+// Open makes the directories and forgets what nobody went on fetching. bound
+// bounds the cache of the frames of finished blobs.
+func Open(dir string, bound Bound, codec *chunk.Codec, log *slog.Logger) (*Dir, error) {
 	d := &Dir{
 		staged: filepath.Join(dir, "stage"), cached: filepath.Join(dir, "cache"),
-		cacheBytes: cacheBytes, codec: codec, log: log, blobs: map[string]*Blob{},
+		bound: bound, codec: codec, log: log, blobs: map[string]*Blob{},
 	}
 	for _, p := range []string{d.staged, d.cached} {
 		if err := os.MkdirAll(p, 0o700); err != nil {
@@ -94,14 +94,16 @@ func (d *Dir) Sweep(now time.Time) {
 			d.removeIdle(d.staged, f.name)
 		}
 	}
-	d.evict(0)
+	d.evict(Use{}, Use{})
 }
 
 // Staged names the staged blobs.
-func (d *Dir) Staged() []string {
-	entries, err := os.ReadDir(d.staged)
+func (d *Dir) Staged() []string { return d.names(d.staged) }
+
+func (d *Dir) names(dir string) []string {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		d.log.Warn("cannot list frames", "dir", d.staged, "err", err)
+		d.log.Warn("cannot list frames", "dir", dir, "err", err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -112,13 +114,18 @@ func (d *Dir) Staged() []string {
 	return names
 }
 
-// Drop removes what is staged of the blobs of these names, but nothing in use.
-func (d *Dir) Drop(names ...string) {
+// Drop removes what is staged of the blobs of these names, but nothing in use. It
+// returns the bytes of the files that it removed.
+func (d *Dir) Drop(names ...string) (bytes int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, name := range names {
-		d.removeIdle(d.staged, name+suffix)
+		info, err := os.Stat(filepath.Join(d.staged, name+suffix))
+		if d.removeIdle(d.staged, name+suffix) && err == nil {
+			bytes += info.Size()
+		}
 	}
+	return bytes
 }
 
 type file struct {
@@ -161,45 +168,6 @@ func (d *Dir) remove(path string) bool {
 		return false
 	}
 	return true
-}
-
-// evict counts what the cache holds and removes the least recently used until
-// there is room for need bytes more, or nothing is left that nobody uses. The
-// caller holds the mutex.
-func (d *Dir) evict(need int64) {
-	files := d.files(d.cached)
-	d.used = 0
-	for _, f := range files {
-		d.used += f.bytes
-	}
-	for _, f := range files {
-		if d.used+need <= d.cacheBytes {
-			return
-		}
-		if d.removeIdle(d.cached, f.name) {
-			d.used -= f.bytes
-		}
-	}
-}
-
-// reserve makes room in the cache; false where there is none.
-func (d *Dir) reserve(need int64) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.used+need > d.cacheBytes {
-		d.evict(need)
-	}
-	if d.used+need > d.cacheBytes {
-		return false
-	}
-	d.used += need
-	return true
-}
-
-func (d *Dir) unreserve(n int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.used -= n
 }
 
 // Blob opens the frames of a blob; those from before a restart are verified now.

@@ -46,7 +46,7 @@ func newFixture(t testing.TB, word string) fixture {
 
 func openDir(t testing.TB, dir string, cacheBytes int64) *Dir {
 	t.Helper()
-	d, err := Open(dir, cacheBytes, chunk.NewCodec(), slog.New(slog.DiscardHandler))
+	d, err := Open(dir, Fixed(cacheBytes), chunk.NewCodec(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +211,8 @@ func TestFinishMovesToTheBoundedCache(t *testing.T) {
 	for _, e := range d.files(d.cached) {
 		total += e.bytes
 	}
-	if total > d.cacheBytes || total == 0 {
-		t.Errorf("%d bytes in a cache of %d", total, d.cacheBytes)
+	if _, limit := d.Cache(); total > limit.Bytes || total == 0 {
+		t.Errorf("%d bytes in a cache of %d", total, limit.Bytes)
 	}
 	if left := d.files(d.staged); len(left) != 0 {
 		t.Errorf("left in staging: %v", left)
@@ -278,8 +278,8 @@ func TestCacheKeepsItsBoundWhileInUse(t *testing.T) {
 	a.Close()
 	g.put(t, b, 0)
 	g.check(t, b, 0)
-	if files := d.files(d.cached); len(files) != 1 || d.used != files[0].bytes {
-		t.Errorf("%d bytes counted in %v", d.used, files)
+	if files := d.files(d.cached); len(files) != 1 || d.used.Bytes != files[0].bytes {
+		t.Errorf("%d bytes counted in %v", d.used.Bytes, files)
 	}
 	if a = openBlob(t, d, f, true); a.Have(0) {
 		t.Error("a frame that was evicted is held")
@@ -417,13 +417,13 @@ func TestFetchedAgain(t *testing.T) {
 	f.put(t, b, 0)
 	f.put(t, b, 1)
 	b.Finish()
-	if len(d.files(d.staged)) != 0 || len(d.files(d.cached)) != 1 || d.used != b.end {
-		t.Fatalf("finished, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used)
+	if len(d.files(d.staged)) != 0 || len(d.files(d.cached)) != 1 || d.used.Bytes != b.end {
+		t.Fatalf("finished, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used.Bytes)
 	}
 	again := openBlob(t, d, f, true)
 	f.put(t, again, 2)
-	if len(d.files(d.staged)) != 1 || len(d.files(d.cached)) != 0 || d.used != 0 {
-		t.Errorf("fetched again, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used)
+	if len(d.files(d.staged)) != 1 || len(d.files(d.cached)) != 0 || d.used.Bytes != 0 {
+		t.Errorf("fetched again, and %d staged, %d cached, %d bytes counted", len(d.files(d.staged)), len(d.files(d.cached)), d.used.Bytes)
 	}
 	b = openBlob(t, openDir(t, dir, 0), f, true) // killed, and started with no cache at all
 	for n := range f.raw {

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"seeder/store/stage"
+)
+
+// MaxCacheShare bounds what a share amounts to: on a disk of 8 TB a twentieth would
+// be 400 GB, of images that nobody asks for any more. A size may be larger.
+const MaxCacheShare = 10 << 30
+
+const (
+	// cacheLeavesFree is the share of the disk that the cache never makes use of: the
+	// kubelet removes images from 85 % used on (imageGCHighThresholdPercent), and
+	// evicts pods where less than 15 % of imagefs or 10 % of nodefs is free (k3s: 5 %).
+	// See https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction
+	// and https://kubernetes.io/docs/concepts/architecture/garbage-collection. Two per
+	// cent more are for what others write until the cache gives way.
+	cacheLeavesFree = 0.17
+	// cacheLeavesInodes is the same of the inodes, of which the kubelet wants 5 %.
+	cacheLeavesInodes = 0.07
+	// cacheLook is how often it is looked whether the cache has to give way.
+	cacheLook = 5 * time.Second
+)
+
+// cacheBound is how much the cache may hold while it holds used: no more than
+// transfer.cache, and nothing that images.min_free or the kubelet wants to be free.
+func (s *Store) cacheBound(used stage.Use) stage.Use {
+	f, err := s.cfg.statFS(s.cfg.DataDir)
+	if err != nil {
+		return stage.Use{} // the directory itself cannot be used
+	}
+	most := s.cfg.Cache.Bytes
+	if share := int64(s.cfg.Cache.Share * float64(f.total)); share > 0 {
+		most = max(most, min(share, MaxCacheShare))
+	}
+	leaves := max(s.cfg.MinFree.of(f.total), int64(cacheLeavesFree*float64(f.total)))
+	bound := stage.Use{Bytes: max(0, min(most, used.Bytes+f.free-leaves)), Files: stage.Unbounded.Files}
+	if f.files > 0 {
+		bound.Files = max(0, used.Files+f.freeFiles-int64(cacheLeavesInodes*float64(f.files)))
+	}
+	return bound
+}
+
+// Cache is the frames of finished blobs, which give way to everything else.
+type Cache struct {
+	Bytes      int64 // that it holds
+	LimitBytes int64 // that it may hold now
+}
+
+// Cache says how much the cache holds.
+func (s *Store) Cache() Cache {
+	held, limit := s.stage.Cache()
+	return Cache{Bytes: held.Bytes, LimitBytes: limit.Bytes}
+}
+
+// giveWay shrinks the cache where others have taken its room.
+func (s *Store) giveWay() {
+	if freed := s.stage.Shrink(stage.Use{}); freed != (stage.Use{}) {
+		s.log.Info("the frame cache gave way: the disk fills up", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
+	}
+}
+
+// keeping calls look every few seconds until stop, which waits for it.
+type keeping struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+func (k *keeping) start(look func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	k.cancel = cancel
+	k.done.Go(func() {
+		tick := time.NewTicker(cacheLook)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				look()
+			}
+		}
+	})
+}
+
+func (k *keeping) stop() {
+	k.cancel()
+	k.done.Wait()
+}
