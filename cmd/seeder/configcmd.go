@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -122,13 +121,7 @@ func (l *loaded) findSnapshotter(ctx context.Context, root string) (name, why st
 	if address == ctrd.Embedded {
 		return ctrd.Auto, "an embedded store has none", nil
 	}
-	if address == ctrd.Auto {
-		if address, _, err = findSocket(root); err != nil {
-			return "", "", err
-		}
-		address = filepath.Join(root, address)
-	}
-	c, err := ctrd.Open(ctrd.Config{Address: address, Namespace: l.Containerd.Namespace})
+	c, err := ctrd.Open(ctrd.Config{Address: address, Namespace: l.Containerd.Namespace, Find: socketFinder(root)})
 	if err != nil {
 		return "", "", err
 	}

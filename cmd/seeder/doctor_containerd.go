@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	address, version, err := c.Health(ctx)
 	f := finding{Name: "containerd", State: stateOK, Subject: address, Detail: "version " + version}
 	set := cfg.Containerd.Address != ctrd.Auto
-	better := otherSocket(address)
+	better := e.otherSocket(address)
 	const auto = "remove containerd.address from " + defaultConfigFile + " (auto finds %s), then `systemctl restart seeder`"
 	switch {
 	case err != nil && set && better != "":
@@ -48,7 +49,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	case err != nil:
 		f.State, f.Detail = stateProblem, socketWhy(address, err)
 		f.Mend = "start it: `systemctl start k3s` or k3s-agent, rke2-server, rke2-agent, containerd; if it listens elsewhere, set containerd.address in " + defaultConfigFile
-	case set && better != "" && address != ctrd.Sockets()[0] && better == ctrd.Sockets()[0]:
+	case set && better != "" && e.hasK3s(better):
 		f.State = stateProblem
 		f.Detail = fmt.Sprintf("wrong socket: this one answers, but the kubelet of k3s asks that at %s", better)
 		f.Mend = fmt.Sprintf(auto, better)
@@ -56,14 +57,20 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	return one(f)
 }
 
-// otherSocket is the first of the usual sockets that is there and is not address.
-func otherSocket(address string) string {
-	for _, s := range ctrd.Sockets() {
-		if info, err := os.Stat(s); err == nil && info.Mode()&os.ModeSocket != 0 && s != address {
-			return s
-		}
+// otherSocket is the socket of the kubelet's containerd where that is there and is not
+// address.
+func (e *exam) otherSocket(address string) string {
+	s, err := socketFinder(e.root)()
+	if info, serr := os.Stat(s); err == nil && serr == nil && info.Mode()&os.ModeSocket != 0 && s != address {
+		return s
 	}
 	return ""
+}
+
+// hasK3s reports whether a socket that was found is that of a k3s or rke2.
+func (e *exam) hasK3s(socket string) bool {
+	_, ok := findK3s(e.root)
+	return ok || socket == filepath.Join(e.root, k3sSocket)
 }
 
 // socketWhy says in short why nobody answers on a socket.
@@ -189,7 +196,7 @@ func (e *exam) checkCRI(ctx context.Context) []finding {
 		f.State = stateProblem
 		f.Detail = `CRI is off: this containerd has no CRI plugin, so no kubelet can use it; Docker's packages write disabled_plugins = ["cri"]`
 		f.Mend = `sed -i '/^ *disabled_plugins/s/"cri",\? *//' /etc/containerd/config.toml && systemctl restart containerd`
-		if other := otherSocket(c.Address()); other != "" {
+		if other := e.otherSocket(c.Address()); other != "" {
 			f.Mend += "; or, if the kubelet uses the containerd at " + other + ", set containerd.address to that"
 		}
 	case !cri.Served:

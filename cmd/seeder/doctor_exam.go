@@ -100,7 +100,9 @@ func (e *exam) containerd(ctx context.Context) (*ctrd.Containerd, error) {
 		if platform == ctrd.Auto {
 			platform = ""
 		}
-		e.ctrd, e.ctrdErr = ctrd.Open(ctrd.Config{Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, Platform: platform})
+		e.ctrd, e.ctrdErr = ctrd.Open(ctrd.Config{
+			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, Platform: platform, Find: socketFinder(e.root),
+		})
 	})
 	return e.ctrd, e.ctrdErr
 }

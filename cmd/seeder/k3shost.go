@@ -111,6 +111,15 @@ func findSocket(root string) (socket, why string, err error) {
 	return "", "", fmt.Errorf("there is no socket at %s or %s; is k3s running? Set containerd.address if it is elsewhere", k3sSocket, plainSocket)
 }
 
+// socketFinder is findSocket as ctrd asks it: the one answer to which containerd auto is,
+// for the daemon and for doctor.
+func socketFinder(root string) func() (string, error) {
+	return func() (string, error) {
+		socket, _, err := findSocket(root)
+		return filepath.Join(root, socket), err
+	}
+}
+
 // docker reports whether k3s was told to use Docker.
 func (set settings) docker() (s k3sSetting, on bool) {
 	for _, s = range set["docker"] {

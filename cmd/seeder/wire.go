@@ -69,7 +69,7 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 		Containerd: ctrd.Config{
 			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace,
 			Snapshotter: cfg.Containerd.Snapshotter, Root: filepath.Join(cfg.DataDir, "embedded"),
-			Find: func() (string, error) { socket, _, err := findSocket("/"); return socket, err },
+			Find: socketFinder("/"),
 			Pin:  cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
 		Cache:   cache,

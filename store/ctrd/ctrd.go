@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -38,12 +37,9 @@ import (
 // Embedded as the address stands for the in-process store.
 const Embedded = "embedded"
 
-// Auto as the address stands for the first of autoSockets that is there, as the
-// snapshotter for the one that CRI uses.
+// Auto as the address stands for the socket that Config.Find finds, as the snapshotter
+// for the one that CRI uses.
 const Auto = "auto"
-
-// autoSockets are where containerd listens: under k3s and rke2, and on its own.
-var autoSockets = []string{"/run/k3s/containerd/containerd.sock", "/run/containerd/containerd.sock"}
 
 // Config says which containerd and how. Empty fields stand for auto, k8s.io and
 // the host's platform.
@@ -52,8 +48,8 @@ type Config struct {
 	Namespace   string
 	Snapshotter string
 	Root        string // of the embedded store
-	// Find resolves auto, each time that there is no connection. Nil: the first of
-	// autoSockets that is there.
+	// Find resolves auto, each time that there is no connection. Whoever opens with auto
+	// gives it: which containerd is the kubelet's is not known here.
 	Find     func() (socket string, err error)
 	Pin      bool   // label images so that the kubelet's garbage collection passes them over
 	Platform string // e.g. linux/arm64; empty: the host's
@@ -100,6 +96,9 @@ type Containerd struct {
 func Open(cfg Config) (*Containerd, error) {
 	if cfg.Address == "" {
 		cfg.Address = Auto
+	}
+	if cfg.Address == Auto && cfg.Find == nil {
+		return nil, errors.New("open containerd: the address auto needs a Find")
 	}
 	if cfg.Namespace == "" {
 		cfg.Namespace = "k8s.io"
@@ -191,20 +190,11 @@ func (c *Containerd) findSocket() (string, error) {
 	if c.cfg.Address != Auto {
 		return c.cfg.Address, nil
 	}
-	if c.cfg.Find != nil {
-		socket, err := c.cfg.Find()
-		if err != nil {
-			return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		return socket, nil
+	socket, err := c.cfg.Find()
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	for _, s := range autoSockets {
-		if _, err := os.Stat(s); err == nil {
-			return s, nil
-		}
-	}
-	return "", fmt.Errorf("%w: there is no socket at %s; is k3s running? Set containerd.address if it is elsewhere",
-		ErrUnavailable, strings.Join(autoSockets, " or "))
+	return socket, nil
 }
 
 // Address is the socket in use, or what is configured while none is.

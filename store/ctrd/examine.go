@@ -22,9 +22,6 @@ const (
 	maxExamined = 2000
 )
 
-// Sockets are where containerd is looked for with Auto, in this order.
-func Sockets() []string { return slices.Clone(autoSockets) }
-
 // Namespaces are the names of the images in each namespace, records by digest and
 // by image id aside.
 func (c *Containerd) Namespaces(ctx context.Context) (map[string][]string, error) {

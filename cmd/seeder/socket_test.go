@@ -1,0 +1,50 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"seeder/store/ctrd"
+)
+
+// TestDoctorExaminesTheKubeletsContainerd: on a host whose k3s is down doctor waits for
+// k3s's containerd, as the daemon does, and examines no other that happens to run.
+func TestDoctorExaminesTheKubeletsContainerd(t *testing.T) {
+	t.Parallel()
+	root, err := os.MkdirTemp("", "socket") // its path has to be short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	for path, content := range map[string]string{serverUnit: serverRuns, plainSocket: ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if content != "" {
+			err = os.WriteFile(filepath.Join(root, path), []byte(content), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	docker, err := net.Listen("unix", filepath.Join(root, plainSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer docker.Close()
+	e := newTestExam(t, "")
+	e.root, e.loaded.Containerd.Address = root, ctrd.Auto
+	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "there is no socket at "+k3sSocket+" (k3s server, by", "systemctl start k3s")
+	wantFinding(t, e.checkCRI(t.Context()), "cri", "", stateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3sSocket, "")
+}
+
+// TestAutoNeedsAFinder: nothing but its opener says which containerd auto is.
+func TestAutoNeedsAFinder(t *testing.T) {
+	t.Parallel()
+	if c, err := ctrd.Open(ctrd.Config{Address: ctrd.Auto}); err == nil {
+		c.Close()
+		t.Fatal("auto was opened without a Find")
+	}
+}
