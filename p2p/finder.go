@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
 )
 
@@ -22,6 +23,10 @@ const (
 	ownerGrace   = 500 * time.Millisecond
 	// maxPeers is how many peers a question for peers yields at most.
 	maxPeers = 32
+	// maxFound is how many of them may come from the owners, the others are members by
+	// chance, and maxStrangers how many of those gossip does not know (yet).
+	maxFound     = 24
+	maxStrangers = 8
 )
 
 // finder finds the peers of one swarm. The owners of a seed (rendezvous hashing
@@ -33,7 +38,8 @@ type finder struct {
 	announcer string
 }
 
-// Peers implements swarm.Finder.
+// Peers implements swarm.Finder. What owners say of who is where is taken only for
+// those that gossip does not know.
 func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) ([]swarm.Peer, error) {
 	members := f.n.peers()
 	byName := make(map[string]swarm.Peer, len(members))
@@ -43,19 +49,14 @@ func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) (
 		names = append(names, m.Name)
 	}
 	self := swarm.Peer{Name: f.n.cfg.Name, Address: f.n.selfAddress(), Complete: complete}
-	found := f.ask(ctx, seed, swarm.Owners(seed, names, owners), byName, self)
+	answers := f.ask(ctx, seed, swarm.Owners(seed, names, owners), byName, self)
 
 	list := newPeerList(f.n.cfg.Name)
 	if p, ok := byName[f.announcer]; ok {
 		p.Complete = true
 		list.add(p)
 	}
-	foreign := f.n.foreign()
-	for _, p := range found {
-		if !foreign[p.Name] {
-			list.add(p)
-		}
-	}
+	f.addFound(list, answers)
 	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 	for _, p := range members {
 		list.add(p)
@@ -63,20 +64,49 @@ func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) (
 	return list.peers, nil
 }
 
+// addFound adds what the owners know, from each in turn, and leaves room for members
+// by chance: one owner that makes peers up keeps neither the others' nor those out.
+func (f *finder) addFound(list *peerList, answers [][]swarm.Peer) {
+	known := map[string]gossip.Member{}
+	for _, m := range f.n.gossip.Members() {
+		known[m.Name] = m
+	}
+	strangers := 0
+	for i := range swarm.MaxPeersReturned {
+		for _, peers := range answers {
+			if i >= len(peers) || len(list.peers) >= maxFound {
+				continue
+			}
+			p := peers[i]
+			m, ok := known[p.Name]
+			switch {
+			case ok && m.Reason != "":
+				continue
+			case ok:
+				p.Address = m.Address
+			case strangers >= maxStrangers:
+				continue
+			default:
+				strangers++
+			}
+			list.add(p)
+		}
+	}
+}
+
 // ask registers self with each owner and gathers their answers.
-func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, byName map[string]swarm.Peer, self swarm.Peer) []swarm.Peer {
+func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, byName map[string]swarm.Peer, self swarm.Peer) (answers [][]swarm.Peer) {
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	var (
 		mu    sync.Mutex
-		found []swarm.Peer
 		grace *time.Timer // ends the wait
 		wg    sync.WaitGroup
 	)
 	answered := func(peers []swarm.Peer) {
 		mu.Lock()
 		defer mu.Unlock()
-		found = append(found, peers...)
+		answers = append(answers, peers)
 		if grace == nil {
 			grace = time.AfterFunc(ownerGrace, cancel)
 		}
@@ -99,7 +129,7 @@ func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, b
 	if grace != nil {
 		grace.Stop()
 	}
-	return found
+	return answers
 }
 
 // peerList gathers at most maxPeers different peers, never self.
@@ -131,15 +161,14 @@ func (n *Node) peers() []swarm.Peer {
 	return out
 }
 
-// foreign are the members that this node cannot talk to: others may name them.
-func (n *Node) foreign() map[string]bool {
-	out := map[string]bool{}
+// nameOf is the name of the member with a proved id; other where gossip knows none.
+func (n *Node) nameOf(id, other string) string {
 	for _, m := range n.gossip.Members() {
-		if m.Reason != "" {
-			out[m.Name] = true
+		if id != "" && string(m.ID) == id {
+			return m.Name
 		}
 	}
-	return out
+	return other
 }
 
 // selfAddress is this node's transfer address as other members see it.
@@ -148,7 +177,17 @@ func (n *Node) selfAddress() string {
 	return addr
 }
 
-// Register serves the owners' side of finding peers (wire.Handler).
+// Register serves the owners' side of finding peers (wire.Handler). A node speaks for
+// the member that it is, and for that member's address as gossip knows it.
 func (n *Node) Register(_ context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer {
+	for _, m := range n.gossip.Members() {
+		switch {
+		case m.Name != p.Name:
+		case m.ID != "" && string(m.ID) != from:
+			return n.tracker.Peers(seed, p.Name, time.Now())
+		case m.Address != "":
+			p.Address = m.Address
+		}
+	}
 	return n.tracker.Register(seed, from, p, time.Now())
 }

@@ -135,10 +135,9 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 				p.tally.travelled(wire)
 			},
 			Refused: func(_, reason string) { n.metrics.refused.WithLabelValues(reason).Inc() },
-			BadChunk: func(peer string, chunk int) {
+			BadChunk: func(peer, id string, chunk int) {
 				n.metrics.badChunks.Inc()
-				n.log.Warn("chunk does not verify; the peer is not asked again", "peer", peer, "ref", a.Reference, "chunk", chunk)
-				n.note(EventBadChunk, a, "does not verify; the peer is not asked again", peer)
+				n.note(EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", chunk), n.nameOf(id, peer))
 			},
 			State: p.set,
 		},

@@ -37,8 +37,9 @@ type Observer struct {
 	Duplicate func(peer string, wireBytes int64)
 	// Refused: peer gave no chunk, for one of Refusals.
 	Refused func(peer, reason string)
-	// BadChunk: what peer sent as chunk n is not that; it is not asked again.
-	BadChunk func(peer string, n int)
+	// BadChunk: what came from peer as chunk n is not that. id is who sent it, as its
+	// connection proved; whoever that is is not asked for a while.
+	BadChunk func(peer, id string, n int)
 	// State: the progress is another than the last time.
 	State func(Progress)
 }
@@ -99,6 +100,7 @@ type engine struct {
 	copies     []uint16          // partial neighbours that hold each chunk
 	known      map[string]*known // peers by name, neighbours or not
 	lost       map[string]Bitmap // what peers held that have left us
+	blames     map[string]blame  // by proved id, and by address
 
 	requests  []*request
 	puts      int
@@ -134,6 +136,7 @@ func newEngine(cfg FetchConfig) *engine {
 		copies:    make([]uint16, n),
 		known:     map[string]*known{},
 		lost:      map[string]Bitmap{},
+		blames:    map[string]blame{},
 		missing:   NewBitmap(n),
 	}
 	e.look()

@@ -17,7 +17,7 @@ const maxKnown = 1024
 type known struct {
 	peer      Peer
 	neighbour bool
-	bad       bool      // sent something that did not verify: never again
+	id        string    // that was proved at its address with a bad chunk
 	tries     int       // failed have streams in a row
 	silent    bool      // the last of them got no answer
 	notBefore time.Time // not to be followed before
@@ -97,10 +97,10 @@ func (ev found) apply(e *engine, now time.Time) {
 		case p.Name == e.cfg.Self || p.Name == "":
 		case k != nil:
 			if k.peer.Address != p.Address {
-				k.notBefore = now // moved: what it did at the old address does not count
+				k.notBefore, k.id = now, "" // moved: what it did at the old address does not count
 			}
 			k.peer = p
-		case len(e.known) < maxKnown:
+		case e.makeRoom():
 			e.known[p.Name] = &known{peer: p}
 		}
 	}
@@ -115,8 +115,11 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 	}
 	var ready []*known
 	for _, k := range e.known {
+		until := e.blamed(k, now)
 		switch {
-		case k.neighbour || k.bad:
+		case k.neighbour:
+		case !until.IsZero():
+			wake = earlier(wake, until)
 		case now.Before(k.notBefore):
 			wake = earlier(wake, k.notBefore)
 		default:
@@ -321,7 +324,7 @@ func (e *engine) tick(now time.Time) {
 	}
 	spare := 0
 	for _, k := range e.known {
-		if !k.neighbour && !k.bad && !now.Before(k.notBefore) {
+		if !k.neighbour && e.blamed(k, now).IsZero() && !now.Before(k.notBefore) {
 			spare++
 		}
 	}
@@ -360,7 +363,7 @@ func (e *engine) tell(now time.Time) {
 	case e.puts > 0, now.Sub(e.lastChunk) < while, slices.ContainsFunc(e.requests, waited):
 		p.Reason = ""
 	case len(e.requests) == 0:
-		p.Reason = e.reason()
+		p.Reason = e.reason(now)
 	}
 	if e.toldOnce && p == e.told {
 		return
@@ -370,7 +373,7 @@ func (e *engine) tell(now time.Time) {
 }
 
 // reason says why nothing comes, and whose return would mend it.
-func (e *engine) reason() string {
+func (e *engine) reason(now time.Time) string {
 	if !slices.ContainsFunc(e.neighbours, (*neighbour).answers) {
 		switch {
 		case e.lastError != "":
@@ -391,7 +394,8 @@ func (e *engine) reason() string {
 	why := fmt.Sprintf("%d of the %d missing chunks are on no peer that answers", k, e.left)
 	var had []string
 	for name, have := range e.lost {
-		if nowhere.Without(have).Count() < k && !e.answers(name) && !e.known[name].bad {
+		known := e.known[name]
+		if known != nil && nowhere.Without(have).Count() < k && !e.answers(name) && e.blamed(known, now).IsZero() {
 			had = append(had, name)
 		}
 	}

@@ -322,7 +322,15 @@ func (ev replied) apply(e *engine, now time.Time) {
 	n := ev.reply.Chunk
 	if r.chunk >= 0 && n != r.chunk || r.chunk < 0 && !r.want.Has(n) {
 		e.cfg.Memory.give(r.buf)
-		e.bad(r.nb, n, fmt.Sprintf("asked for chunk %d, got %d", r.chunk, n), now)
+		e.bad(r, ev.reply.From, n, fmt.Sprintf("asked for chunk %d, got %d", r.chunk, n), now)
+		return
+	}
+	if e.isBlamed(ev.reply.From, now) { // by another name
+		e.cfg.Memory.give(r.buf)
+		if k := e.known[r.nb.peer.Name]; k != nil {
+			k.id = ev.reply.From
+		}
+		e.part(r.nb, now, now)
 		return
 	}
 	e.took.add(now.Sub(r.start))
@@ -347,7 +355,7 @@ func (ev replied) apply(e *engine, now time.Time) {
 	e.puts++
 	e.start(func() {
 		ok, err := e.cfg.Chunks.Put(e.ctx, n, ev.reply.Encoding, ev.reply.Payload)
-		e.send(e.ctx, put{r: r, n: n, wire: int64(len(ev.reply.Payload)), ok: ok, err: err})
+		e.send(e.ctx, put{r: r, from: ev.reply.From, n: n, wire: int64(len(ev.reply.Payload)), ok: ok, err: err})
 	})
 }
 
@@ -449,6 +457,7 @@ func (e *engine) chance(d time.Duration) time.Duration {
 // put: a chunk has been verified, or not.
 type put struct {
 	r    *request
+	from string // proved id of who sent it
 	n    int
 	wire int64
 	ok   bool
@@ -466,9 +475,10 @@ func (ev put) apply(e *engine, now time.Time) {
 		return
 	case !ev.ok:
 		e.refresh(ev.n)
-		e.bad(ev.r.nb, ev.n, "it does not verify", now)
+		e.bad(ev.r, ev.from, ev.n, "it does not verify", now)
 		return
 	}
+	e.acquit(ev.from, ev.r.nb.peer.Address)
 	e.lastChunk = now
 	if e.missing.Has(ev.n) {
 		e.missing.Clear(ev.n)
@@ -485,18 +495,5 @@ func (ev put) apply(e *engine, now time.Time) {
 	}
 	if f := e.cfg.Observe.Received; f != nil {
 		f(name, e.cfg.Chunks.Bytes(ev.n), ev.wire)
-	}
-}
-
-// bad: a peer that sends what it should not is not asked again in this fetch.
-func (e *engine) bad(nb *neighbour, n int, why string, now time.Time) {
-	e.log.Warn("drop peer for this fetch", "peer", nb.peer.Name, "chunk", n, "err", why)
-	if k := e.known[nb.peer.Name]; k != nil {
-		k.bad = true
-	}
-	e.lastError = nb.peer.Name + ": sent a chunk that is not what was asked for"
-	e.part(nb, now, now)
-	if f := e.cfg.Observe.BadChunk; f != nil {
-		f(nb.peer.Name, n)
 	}
 }

@@ -13,8 +13,8 @@
 // interfaces below.
 //
 // Invariant: a chunk counts as held only after Chunks.Put has reported it as
-// verified; a peer whose frame does not verify is not asked again in that
-// fetch.
+// verified; whoever sent a frame that does not verify is not asked for a while,
+// and nobody else for that.
 package swarm
 
 import (
@@ -83,6 +83,7 @@ type Reply struct {
 	Chunk    int
 	Encoding Encoding
 	Payload  []byte
+	From     string        // id that the connection proved; empty: none
 	Trip     time.Duration // to the peer and back, as the connection knows it; 0: unknown
 }
 

@@ -91,6 +91,14 @@ func (t *Tracker) Register(seed digest.Digest, from string, p Peer, now time.Tim
 	return t.choose(peers, p.Name, now)
 }
 
+// Peers is what Register returns, for one named self that is not remembered.
+func (t *Tracker) Peers(seed digest.Digest, self string, now time.Time) []Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweep(now)
+	return t.choose(t.seeds[seed], self, now)
+}
+
 // forget removes a peer of seed. The mutex is held.
 func (t *Tracker) forget(seed digest.Digest, name string) {
 	peers := t.seeds[seed]

@@ -108,7 +108,7 @@ func TestBadPeers(t *testing.T) {
 				var mu sync.Mutex
 				told := map[string]int{}
 				for _, o := range n {
-					o.observer.BadChunk = func(p string, _ int) {
+					o.observer.BadChunk = func(p, _ string, _ int) {
 						mu.Lock()
 						defer mu.Unlock()
 						told[o.name+" of "+p]++
@@ -133,32 +133,74 @@ func TestBadPeers(t *testing.T) {
 	}
 }
 
-// A peer whose frame does not verify is not asked again in that fetch, even when
-// it is the only one.
-func TestBadPeerIsNotAskedAgain(t *testing.T) {
+// A peer whose frame does not verify is not asked for a while, even when it is the
+// only one; then it is, so that a fetch goes on once it is whole again.
+func TestBlameLapses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, n := crowd(2, 8)
 		defer s.close()
 		var asked atomic.Int64
-		n[0].behave = func(_ context.Context, c int) (Outgoing, error) {
+		whole := time.Now().Add(90 * time.Second)
+		n[0].behave = func(ctx context.Context, c int) (Outgoing, error) {
 			asked.Add(1)
-			return Outgoing{N: c, Frame: frameOf(make([]byte, pieceBytes)), Done: func() {}}, nil
+			p := piece(c)
+			if time.Now().Before(whole) {
+				p = make([]byte, pieceBytes)
+			}
+			return Outgoing{N: c, Frame: frameOf(p), Done: func() {}}, nil
 		}
+		var mu sync.Mutex
 		var last Progress
-		n[1].observer.State = func(p Progress) { last = p }
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		err := n[1].fetch(ctx)
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("fetch from a liar: %v", err)
+		n[1].observer.State = func(p Progress) { mu.Lock(); defer mu.Unlock(); last = p }
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		var err error
+		wg.Go(func() { err = n[1].fetch(t.Context()) })
+		for _, step := range []struct {
+			after time.Duration
+			asked int64 // chunks at most
+		}{{firstBlame - time.Second, maxPerPeer}, {2*firstBlame - 2*time.Second, 2 * maxPerPeer}} {
+			time.Sleep(step.after)
+			mu.Lock()
+			if got := asked.Load(); got > step.asked || last.Neighbours != 0 || !strings.Contains(last.Reason, "n0 sent damaged data") {
+				t.Errorf("asked for %d chunks, at most %d; progress: %+v", got, step.asked, last)
+			}
+			mu.Unlock()
 		}
-		if asked.Load() > maxPerPeer {
-			t.Errorf("the liar was asked %d times", asked.Load())
-		}
-		if last.Neighbours != 0 || !strings.Contains(last.Reason, "n0") {
-			t.Errorf("progress: %+v", last)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if err != nil || n[1].chunks.Have().Count() != 8 {
+			t.Errorf("after it is whole again: %v, %d chunks", err, n[1].chunks.Have().Count())
 		}
 	})
+}
+
+// Nobody else is blamed for what an identity sends under their names, and one that is
+// blamed is not believed under another name either.
+func TestBlameIsForTheIdentity(t *testing.T) {
+	t.Parallel()
+	e := &engine{blames: map[string]blame{}}
+	now := time.Now()
+	e.accuse("evil", "10.0.0.9:1", now)
+	honest := &known{peer: Peer{Name: "n1", Address: "10.0.0.1:1"}}
+	for name, c := range map[string]struct {
+		k    *known
+		want bool
+	}{
+		"the honest one":         {honest, false},
+		"its name, evil address": {&known{peer: Peer{Name: "n1", Address: "10.0.0.9:1"}}, true},
+		"another address":        {&known{peer: Peer{Name: "n2", Address: "10.0.0.8:1"}, id: "evil"}, true},
+	} {
+		if got := !e.blamed(c.k, now.Add(time.Second)).IsZero(); got != c.want {
+			t.Errorf("%s: blamed %v, want %v", name, got, c.want)
+		}
+	}
+	for range 3 * maxBlamed {
+		e.accuse(fmt.Sprint(len(e.blames), "-", time.Now().UnixNano()), fmt.Sprint(now), now)
+	}
+	if len(e.blames) > maxBlamed {
+		t.Errorf("%d are remembered, at most %d", len(e.blames), maxBlamed)
+	}
 }
 
 // A link on which one chunk takes longer than the shortest deadline is no reason

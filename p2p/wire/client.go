@@ -347,7 +347,11 @@ func (c *Client) frame(ctx context.Context, method, addr, path string, body []by
 	if _, err := io.ReadFull(resp.Body, payload); err != nil {
 		return swarm.Reply{}, fmt.Errorf("read the frame of chunk %d: %w", n, err)
 	}
-	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload, Trip: trip}, nil
+	from, err := trust.PeerID(*resp.TLS)
+	if err != nil {
+		return swarm.Reply{}, err
+	}
+	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload, From: string(from), Trip: trip}, nil
 }
 
 // tripOf is what a connection of dial knows.

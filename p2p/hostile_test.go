@@ -1,0 +1,86 @@
+package p2p_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"seeder/p2p"
+	"seeder/p2p/swarm"
+)
+
+// lie makes nd a member whose chunks are not what they should be.
+func (c *simCluster) lie(nd *simNode) {
+	c.t.Helper()
+	c.leave(nd)
+	nd.host.SetUp(true)
+	nd.Node = p2p.New(nd.cfg, brokenStore{nd.store, func(img p2p.Image) (p2p.Image, error) { return lyingImage{img}, nil }})
+	if err := nd.Open(context.Background()); err != nil {
+		c.t.Fatal(err)
+	}
+	nd.up = true
+}
+
+// holdsNewest says whether nd holds the newest build of ref.
+func (c *simCluster) holdsNewest(nd *simNode, ref string) func() error {
+	return func() error {
+		have, err := nd.store.List(context.Background())
+		if want := c.newest[ref].Announcement().Target.Digest; have[ref] != want {
+			return fmt.Errorf("%s holds %q, want %q: %v", nd.cfg.Name, have[ref], want, err)
+		}
+		return nil
+	}
+}
+
+// One member that tells everybody that honest members are at its own address, and that
+// sends chunks which do not verify, keeps nobody from an image that an honest member
+// holds, and nobody else is blamed for it.
+func TestClusterOneLiarStopsNobody(t *testing.T) {
+	simulate(t, []int{4}, func(c *simCluster) {
+		announcer, honest, late, liar := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
+		c.start(announcer, honest, liar)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		ref := refFor("a", "all")
+		c.announce(announcer, ref)
+		c.within(5*time.Second, "all hold it", c.converged)
+		c.lie(liar)
+		c.within(30*time.Second, "all see all", c.allAlive)
+		seed := c.newest[ref].Announcement().Seed.Digest
+		book := func() {
+			for _, at := range []*simNode{announcer, honest, liar} {
+				for _, name := range []*simNode{announcer, honest, late} {
+					p := swarm.Peer{Name: name.cfg.Name, Address: liar.cfg.TransferBind, Complete: true}
+					_ = liar.Book(context.Background(), at.cfg.TransferBind, seed, p) // who is away does not hear it
+				}
+			}
+		}
+		book()
+		c.kill(announcer)
+		c.start(late)
+		c.within(10*time.Second, "the newcomer holds it", c.holdsNewest(late, ref))
+		for _, e := range late.Events() {
+			if e.Kind == p2p.EventBadChunk && e.Nodes[0] != liar.cfg.Name {
+				t.Errorf("%v is blamed, it was %s", e.Nodes, liar.cfg.Name)
+			}
+		}
+
+		// Nobody honest is there at first.
+		c.announce(honest, ref)
+		c.within(30*time.Second, "the liar has the next one, too", c.holdsNewest(liar, ref))
+		c.leave(late)
+		late.store.Forget(ref)
+		c.announce(honest, ref)
+		c.within(30*time.Second, "the liar has the third one", c.holdsNewest(liar, ref))
+		seed = c.newest[ref].Announcement().Seed.Digest
+		book()
+		c.kill(honest)
+		c.start(late)
+		time.Sleep(45 * time.Second)
+		if c.holdsNewest(late, ref)() == nil {
+			t.Fatal("the image came from the liar")
+		}
+		c.start(honest)
+		c.within(30*time.Second, "the newcomer has it from the honest member that is back", c.holdsNewest(late, ref))
+	})
+}
