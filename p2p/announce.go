@@ -115,6 +115,7 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 		}
 	}
 	n.unkept.Store(true)
+	n.pinned.Store(true)
 	changed, err := n.catalog.Merge(rec)
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)

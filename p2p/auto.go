@@ -125,16 +125,23 @@ func (n *Node) announcesItself(ctx context.Context, ref string) bool {
 	if !n.cfg.AutoLocal {
 		return false
 	}
-	pulled, err := n.store.FromRegistry(ctx, ref)
-	if err == nil && pulled { // newer versions of k3s label what they import as if it were
-		var preloaded bool
-		preloaded, err = n.store.Preloaded(ctx, ref)
-		pulled = !preloaded
-	}
+	pulled, err := n.pulled(ctx, ref)
 	if err != nil {
 		n.log.Debug("whether an image came from a registry", "ref", ref, "err", err)
 	}
 	return err == nil && !pulled
+}
+
+// pulled reports whether what ref stands for here came from a registry: the kubelet, or
+// somebody, has pulled it. Newer versions of k3s label what they import from
+// agent/images as if it were; their own label tells that it was not.
+func (n *Node) pulled(ctx context.Context, ref string) (bool, error) {
+	pulled, err := n.store.FromRegistry(ctx, ref)
+	if err != nil || !pulled {
+		return false, err
+	}
+	preloaded, err := n.store.Preloaded(ctx, ref)
+	return !preloaded, err
 }
 
 // forget drops what was tried of images that are not there any more.

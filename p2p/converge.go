@@ -377,6 +377,9 @@ func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
 	}
 	if !n.catalog.Reached(rec) {
 		n.unkept.Store(true)
+		if n.catalog.ReachedTarget(rec.Announcement().Reference) != "" {
+			n.pinned.Store(true)
+		}
 	}
 	if err := n.catalog.SetReached(rec); err != nil {
 		n.log.Error("what this host has reached will not survive a restart", "ref", rec.Announcement().Reference, "err", err)
@@ -455,6 +458,13 @@ func (n *Node) yield(ctx context.Context, rec catalog.Record, have digest.Digest
 	switch {
 	case n.cfg.Follow && rec.AnnouncedBy() == n.identity.ID():
 		if !earlier {
+			var err error
+			if left.pulled, err = n.pulled(ctx, ref); err != nil {
+				return fmt.Errorf("who put %s there: %w", ref, err)
+			}
+			if left.pulled {
+				return left
+			}
 			break
 		}
 		var err error
@@ -493,9 +503,10 @@ func (n *Node) putByK3s(ctx context.Context, ref string) (bool, error) {
 
 // replacedError excludes this host from an announcement.
 type replacedError struct {
-	ref  string
-	have digest.Digest
-	k3s  bool // has put it there
+	ref    string
+	have   digest.Digest
+	k3s    bool // has put it there
+	pulled bool // from a registry
 }
 
 func (e *replacedError) Error() string { return e.Excluded() }
@@ -504,6 +515,9 @@ func (e *replacedError) Error() string { return e.Excluded() }
 func (e *replacedError) Excluded() string {
 	if e.k3s {
 		return fmt.Sprintf("on this host k3s has put the earlier build %s under that name again, from agent/images: take that file away and remove the image here, which brings back the announced one; seeder announce %s makes the earlier one the announced one", e.have, e.ref)
+	}
+	if e.pulled {
+		return fmt.Sprintf("on this host %s was pulled from a registry under that name, as the kubelet does; seeder announce %s makes that the announced one, removing the image here restores the announced one", e.have, e.ref)
 	}
 	return fmt.Sprintf("on this host somebody has since put %s under that name; seeder announce %s makes that the announced one, removing the image here brings back the announced one", e.have, e.ref)
 }

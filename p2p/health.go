@@ -128,6 +128,9 @@ func (n *Node) janitor(ctx context.Context) {
 			}
 			n.tidy(ctx)
 			if n.unkept.Load() || now.Sub(kept) >= keepInterval {
+				if now.Sub(kept) >= keepInterval {
+					n.pinned.Store(true)
+				}
 				kept = now
 				n.keepPrevious(ctx)
 			}

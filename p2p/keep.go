@@ -120,7 +120,7 @@ func (n *Node) keepNow(ctx context.Context) error {
 		}
 	}
 	slices.Sort(keep)
-	errs := []error{n.store.KeepPrevious(ctx, slices.Compact(keep))}
+	errs := []error{n.store.KeepPrevious(ctx, slices.Compact(keep)), n.releaseOthers(ctx)}
 	for ref, targets := range discard {
 		for _, target := range targets {
 			if !slices.Contains(keep, target) {
@@ -129,6 +129,36 @@ func (n *Node) keepNow(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// releaseOthers takes the pins off builds that are not announced any more, where there
+// may be one: the host where somebody imports the next build cannot tell what the name
+// stood for before.
+func (n *Node) releaseOthers(ctx context.Context) error {
+	if !n.pinned.Swap(false) {
+		return nil
+	}
+	wanted := map[string][]digest.Digest{}
+	for _, rec := range n.catalog.All() {
+		a := rec.Announcement()
+		wanted[a.Reference] = nil
+		if a.Withdrawn || n.asideOf(rec) {
+			continue
+		}
+		wanted[a.Reference] = []digest.Digest{a.Target.Digest}
+		if before := n.catalog.ReachedTarget(a.Reference); before != "" && !n.catalog.Reached(rec) {
+			wanted[a.Reference] = append(wanted[a.Reference], before) // until the new one is here
+		}
+	}
+	released, err := n.store.ReleaseOthers(ctx, wanted)
+	if len(released) > 0 {
+		n.log.Info("released what is not announced any more", "names", released)
+	}
+	if err != nil {
+		n.pinned.Store(true)
+		return fmt.Errorf("release what is not announced any more: %w", err)
+	}
+	return nil
 }
 
 // Previous is the target that this host had under ref before the announced one.

@@ -57,6 +57,9 @@ type Store interface {
 	Discard(ctx context.Context, ref string, target digest.Digest) error
 	// Release takes the protection from garbage collection off ref.
 	Release(ctx context.Context, ref string) error
+	// ReleaseOthers takes that protection off all versions of the references in wanted
+	// but those targets, however they came to have it, and names what lost it.
+	ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error)
 	// Remove deletes ref and what only it needs.
 	Remove(ctx context.Context, ref string) error
 	// Tidy removes what work that will not go on has left behind, but nothing of
@@ -187,7 +190,8 @@ type Node struct {
 	syncer *syncer
 	noteMu sync.Mutex  // of noteCatalog
 	keepMu sync.Mutex  // of keepPrevious
-	unkept atomic.Bool // an earlier version came about, or was not kept
+	unkept atomic.Bool // there is an earlier version, or one was not kept
+	pinned atomic.Bool // what nobody announces any more may have a pin
 
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop

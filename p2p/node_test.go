@@ -10,10 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
@@ -362,6 +365,58 @@ func TestFollow(t *testing.T) {
 		imgs, err := nodes[0].Images(t.Context(), testRef)
 		return err == nil && imgs.Images[0].Ready == 3 && imgs.Images[0].Version == 2
 	})
+}
+
+// What the kubelet pulls from a registry under an announced name is nobody's new build.
+func TestFollowsNoPull(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	for _, nd := range nodes {
+		nd.close(t)
+		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
+		nd.open(t)
+	}
+	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], first)
+	for _, nd := range nodes {
+		nd.holds(t, first)
+	}
+	nodes[0].store.SetPulled(testRef)
+	nodes[0].store.Add(testRef, blob(2, 1<<20), 256<<10)
+	nodes[0].waitFor(t, "the pull is left alone", func() bool {
+		imgs, err := nodes[0].Images(t.Context(), testRef)
+		if err != nil || imgs.Images[0].Version != 1 {
+			t.Fatalf("a pull was announced: %+v %v", imgs, err)
+		}
+		for _, s := range imgs.Images[0].Nodes {
+			if s.State == p2p.Excluded && strings.Contains(s.Reason, "pulled from a registry") {
+				return true
+			}
+		}
+		return false
+	})
+	nodes[1].holds(t, first)
+}
+
+// Nothing but what is announced stays pinned on the host where the builds are imported.
+func TestReleasesEarlierBuilds(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	for _, nd := range nodes {
+		nd.close(t)
+		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
+		nd.open(t)
+	}
+	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<18), 256<<10))
+	for i := range uint64(3) {
+		next := nodes[0].store.Add(testRef, blob(2+i, 1<<18), 256<<10)
+		for _, nd := range nodes {
+			nd.holds(t, next)
+			nd.waitFor(t, "only what is announced is wanted", func() bool {
+				return slices.Equal(nd.store.Wanted()[testRef], []digest.Digest{next.Target.Digest})
+			})
+		}
+	}
 }
 
 func TestUnknownReferenceNamesTheNearest(t *testing.T) {

@@ -144,6 +144,7 @@ func (n *Node) standAside(ctx context.Context, rec catalog.Record, why string) e
 		n.log.Warn("cannot let go of an image that is not for this host any more; it is tried again", "ref", ref, "err", err)
 	}
 	n.unkept.Store(true)
+	n.pinned.Store(true)
 	return aside
 }
 

@@ -351,6 +351,12 @@ func (s *Store) Intact(ctx context.Context, ref string) bool { return s.ctrd.Int
 // Release takes the pins off an image: the kubelet may collect it from now on.
 func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Unpin(ctx, ref) }
 
+// ReleaseOthers takes the pins off all versions of the references in wanted that are
+// none of their targets there, and says which names had one.
+func (s *Store) ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error) {
+	return s.ctrd.UnpinOthers(ctx, wanted)
+}
+
 // Remove deletes an image's names; containerd collects what only they needed.
 func (s *Store) Remove(ctx context.Context, ref string) error { return s.ctrd.Delete(ctx, ref) }
 

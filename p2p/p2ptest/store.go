@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 
@@ -35,9 +36,10 @@ type Store struct {
 	added   map[string]p2p.Announcement // by reference
 	hints   []chan struct{}
 	pulled  map[string]bool
-	loaded  map[string]bool   // by k3s
-	rules   map[string]string // why this host is not to hold a target
-	freed   []string          // references that were released
+	loaded  map[string]bool            // by k3s
+	rules   map[string]string          // why this host is not to hold a target
+	freed   []string                   // references that were released
+	wanted  map[string][]digest.Digest // of ReleaseOthers
 	users   map[string][]string
 	kept    []digest.Digest
 	dropped []digest.Digest // by Discard
@@ -310,6 +312,21 @@ func (s *Store) Release(_ context.Context, ref string) error {
 	defer s.mu.Unlock()
 	s.freed = append(s.freed, ref)
 	return s.down
+}
+
+// ReleaseOthers implements p2p.Store.
+func (s *Store) ReleaseOthers(_ context.Context, wanted map[string][]digest.Digest) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wanted = wanted
+	return nil, s.down
+}
+
+// Wanted is what ReleaseOthers was called with last.
+func (s *Store) Wanted() map[string][]digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.wanted)
 }
 
 // Released are the references that Release was called for.

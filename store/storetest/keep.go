@@ -105,6 +105,75 @@ func inUse(s *suite) {
 	users("default/dashboard", "storetest-pl")
 }
 
+// unpinOthers: what somebody imports moves the name, and nothing tells what it stood
+// for; only what is announced stays pinned then, and what seeder did not pin.
+func unpinOthers(s *suite) {
+	const ref, other, k3s = "docker.io/library/storetest-builds:latest", "docker.io/library/storetest-others:1", "docker.io/library/storetest-builds:k3s"
+	pinned := func(want ...string) {
+		s.Helper()
+		list, err := s.cl.ImageService().List(s.ctx)
+		if err != nil {
+			s.Fatal(err)
+		}
+		var got []string
+		for _, img := range list {
+			if img.Labels["io.cri-containerd.pinned"] != "" && strings.Contains(img.Name, "storetest-") {
+				got = append(got, img.Name)
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			s.Errorf("pinned: %q, want %q", got, want)
+		}
+	}
+	byDigest := func(img *Image) string {
+		repo := img.Ref[:strings.LastIndex(img.Ref, ":")]
+		return repo + "@" + img.Target.Digest.String()
+	}
+	var builds []*Image
+	for seed := range uint64(3) {
+		img := NewImage(s, ref, 60+seed)
+		s.bring(img)
+		builds = append(builds, img)
+		// As `ctr images import` leaves the name of the next build.
+		if _, err := s.cl.ImageService().Update(s.ctx, images.Image{Name: ref, Target: NewImage(s, ref, 60+seed+1).Target}); err != nil {
+			s.Fatal(err)
+		}
+	}
+	last := builds[2]
+	if err := s.c.Settle(s.ctx, ref, last.Target); err != nil {
+		s.Fatal(err)
+	}
+	elsewhere, preloaded := NewImage(s, other, 70), NewImage(s, k3s, 71)
+	s.bring(elsewhere)
+	s.bring(preloaded)
+	for _, name := range []string{k3s, byDigest(preloaded)} {
+		img := images.Image{Name: name, Target: preloaded.Target, Labels: map[string]string{"io.cattle.k3s.pinned": "pinned"}}
+		if _, err := s.cl.ImageService().Update(s.ctx, img, "labels.io.cattle.k3s.pinned"); err != nil {
+			s.Fatal(err)
+		}
+	}
+	if _, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}}); err != nil {
+		s.Fatal(err)
+	}
+	pinned(ref, byDigest(last), other, byDigest(elsewhere), k3s, byDigest(preloaded))
+	released, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}})
+	if err != nil || len(released) != 0 {
+		s.Errorf("released once more: %v %v", released, err)
+	}
+	s.ready(ref, last.Target.Digest)
+	if _, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: nil}); err != nil { // withdrawn
+		s.Fatal(err)
+	}
+	pinned(ref, other, byDigest(elsewhere), k3s, byDigest(preloaded)) // the name itself may be somebody's by now
+	off := s.Open(s.T, ctrd.Config{})
+	if _, err := off.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}, other: {elsewhere.Target.Digest}, k3s: nil}); err != nil {
+		s.Fatal(err)
+	}
+	pinned(k3s, byDigest(preloaded))
+}
+
 // keepPrevious: what a tag stood for before stays whole as long as it is asked for,
 // also when every record of it is gone.
 func keepPrevious(s *suite) {

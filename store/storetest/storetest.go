@@ -75,6 +75,7 @@ func Run(t *testing.T, s Subject) {
 		"KeepPrevious":         keepPrevious,
 		"LeaseRenewed":         leaseRenewed,
 		"Discard":              discard,
+		"UnpinOthers":          unpinOthers,
 		"ClearedPin":           clearedPin,
 		"Local":                local,
 		"SeveralInOne":         severalInOne,
