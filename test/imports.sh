@@ -24,10 +24,10 @@ forbid 'seeder/internal/[^ ]*' 'seeder/' 'internal/ knows nothing of seeder'
 forbid 'seeder/p2p/(trust|catalog|gossip|netaddr|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
-only 'github.com/spf13/viper' 'seeder/cmd/seeder'
+only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/containerd/containerd' 'seeder/store/(ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'
 
-viper=$(grep -l spf13/viper cmd/seeder/*.go | grep -v _test.go)
-[ "$viper" = cmd/seeder/config.go ] || { echo "viper is imported by $viper, not by cmd/seeder/config.go alone"; bad=1; }
+viper=$(grep -rl --include='*.go' spf13/viper cmd | grep -v _test.go)
+[ "$viper" = cmd/seeder/internal/config/config.go ] || { echo "viper is imported by $viper, not by cmd/seeder/internal/config/config.go alone"; bad=1; }
 exit $bad

@@ -8,13 +8,14 @@ import (
 	"sync"
 	"time"
 
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p/netaddr"
 )
 
 // addressing chooses the address at which others reach this host, from the configuration,
 // the k3s below root and what the kernel says. It is safe for concurrent use.
 type addressing struct {
-	cfg  Config
+	cfg  config.Config
 	root string
 	read func([]netaddr.Target) (netaddr.Snapshot, error)
 
@@ -35,7 +36,7 @@ const (
 	resolveAgain   = time.Minute
 )
 
-func newAddressing(cfg Config, root string) *addressing {
+func newAddressing(cfg config.Config, root string) *addressing {
 	return &addressing{cfg: cfg, root: root, read: netaddr.Read, names: map[string]resolved{}}
 }
 
@@ -152,8 +153,8 @@ func whyAddress(c netaddr.Choice) string {
 }
 
 // checkAddresses compares the addresses of the configuration with those of this host.
-func (l *loaded) checkAddresses(ctx context.Context, a *addressing) error {
-	var p problems
+func checkAddresses(ctx context.Context, l *config.Loaded, a *addressing) error {
+	var p config.Problems
 	s, err := a.read(nil)
 	if err != nil {
 		return err
@@ -161,20 +162,20 @@ func (l *loaded) checkAddresses(ctx context.Context, a *addressing) error {
 	for _, b := range []struct{ key, value string }{{"gossip.bind", l.Gossip.Bind}, {"transfer.bind", l.Transfer.Bind}, {"http.bind", l.HTTP.Bind}} {
 		bind, err := netip.ParseAddrPort(b.value)
 		if err == nil && !bind.Addr().IsUnspecified() && !s.Has(bind.Addr()) {
-			p.add(b.key, b.value, "no interface of this host has that address; it has %s", s)
+			p.Add(b.key, b.value, "no interface of this host has that address; it has %s", s)
 		}
 	}
 	for _, join := range l.Gossip.Join {
-		addr, err := advertised(join)
-		if isLoopback(l.Gossip.Bind) && err == nil && !addr.IsLoopback() {
-			p.add("gossip.bind", l.Gossip.Bind, "a node on a loopback address reaches no other host, and gossip.join names %s; bind to 0.0.0.0:%d", join, defaultGossipPort)
+		addr, err := config.AdvertisedAddr(join)
+		if config.IsLoopback(l.Gossip.Bind) && err == nil && !addr.IsLoopback() {
+			p.Add("gossip.bind", l.Gossip.Bind, "a node on a loopback address reaches no other host, and gossip.join names %s; bind to 0.0.0.0:%d", join, config.DefaultGossipPort)
 			break
 		}
 	}
 	if _, err := a.Choose(ctx, nil); err != nil && l.Gossip.Advertise == "" {
 		l.Warnings = append(l.Warnings, err.Error()) // the cable may be out
 	} else if err != nil {
-		p.add("gossip.advertise", l.Gossip.Advertise, "%v", err)
+		p.Add("gossip.advertise", l.Gossip.Advertise, "%v", err)
 	}
-	return p.err()
+	return p.Err()
 }

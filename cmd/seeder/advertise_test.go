@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p/netaddr"
 )
 
@@ -35,33 +36,33 @@ func oneLAN(targets []netaddr.Target) (netaddr.Snapshot, error) {
 // TestAddressOfK3s: the address that k3s was told is the host's, wherever it was told.
 func TestAddressOfK3s(t *testing.T) {
 	t.Parallel()
-	const config = "/etc/rancher/k3s/config.yaml"
+	const conf = "/etc/rancher/k3s/config.yaml"
 	for name, tc := range map[string]struct {
 		files     map[string]string
 		want, why string
 	}{
 		"nothing":                     {nil, "10.79.0.11", "default route"},
-		"node-ip in config.yaml":      {map[string]string{agentUnit: agentRuns, config: "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + config},
-		"node-ip in a drop-in":        {map[string]string{agentUnit: agentRuns, config: "debug: true\n", config + ".d/10.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + config + ".d/10.yaml"},
-		"node-ip of two families":     {map[string]string{agentUnit: agentRuns, config: "node-ip: 192.168.50.11,fd00::11\n"}, "192.168.50.11", "node-ip"},
-		"node-ip as a list":           {map[string]string{agentUnit: agentRuns, config: "node-ip:\n- 2a01:4f8::11\n- 10.79.0.11\n"}, "2a01:4f8::11", "node-ip"},
+		"node-ip in config.yaml":      {map[string]string{agentUnit: agentRuns, conf: "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf},
+		"node-ip in a drop-in":        {map[string]string{agentUnit: agentRuns, conf: "debug: true\n", conf + ".d/10.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf + ".d/10.yaml"},
+		"node-ip of two families":     {map[string]string{agentUnit: agentRuns, conf: "node-ip: 192.168.50.11,fd00::11\n"}, "192.168.50.11", "node-ip"},
+		"node-ip as a list":           {map[string]string{agentUnit: agentRuns, conf: "node-ip:\n- 2a01:4f8::11\n- 10.79.0.11\n"}, "2a01:4f8::11", "node-ip"},
 		"node-ip in the unit":         {map[string]string{agentUnit: agentRuns + "    --node-ip 192.168.50.11 \\\n"}, "192.168.50.11", "node-ip in " + agentUnit},
 		"its short form":              {map[string]string{agentUnit: agentRuns + "    '-i=192.168.50.11' \\\n"}, "192.168.50.11", "node-ip in " + agentUnit},
 		"twice":                       {map[string]string{agentUnit: agentRuns + "    --node-ip=2a01:4f8::11 --node-ip=10.79.0.11 \\\n"}, "2a01:4f8::11", "node-ip"},
 		"of a variable":               {map[string]string{agentUnit: agentRuns + "    --node-ip=${IP} \\\n"}, "10.79.0.11", "default route"},
-		"no text":                     {map[string]string{agentUnit: agentRuns, config: "node-ip: 5\n"}, "10.79.0.11", "default route"},
+		"no text":                     {map[string]string{agentUnit: agentRuns, conf: "node-ip: 5\n"}, "10.79.0.11", "default route"},
 		"a file of the environment":   {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_CONFIG_FILE=/etc/k3s.yaml\n", "/etc/k3s.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in /etc/k3s.yaml"},
 		"flannel-iface":               {map[string]string{serverUnit: serverRuns + "    --flannel-iface=wg0 \\\n"}, "10.8.0.2", "flannel-iface in " + serverUnit},
 		"node-ip and flannel-iface":   {map[string]string{serverUnit: serverRuns + "    --flannel-iface=wg0 --node-ip=192.168.50.11 \\\n"}, "192.168.50.11", "node-ip"},
-		"external-ip of this host":    {map[string]string{serverUnit: serverRuns, config: "node-external-ip: 10.8.0.2\n"}, "10.8.0.2", "node-external-ip"},
-		"external-ip of a gateway":    {map[string]string{serverUnit: serverRuns, config: "node-external-ip: 5.161.10.11\n"}, "10.79.0.11", "default route"},
-		"node-ip and external-ip":     {map[string]string{serverUnit: serverRuns, config: "node-external-ip: 10.79.0.11\nnode-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
+		"external-ip of this host":    {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 10.8.0.2\n"}, "10.8.0.2", "node-external-ip"},
+		"external-ip of a gateway":    {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 5.161.10.11\n"}, "10.79.0.11", "default route"},
+		"node-ip and external-ip":     {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 10.79.0.11\nnode-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
 		"the server that agents join": {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "192.168.50.11", "the route to 192.168.50.1"},
 		"node-ip before the server":   {map[string]string{agentUnit: agentRuns + "    --node-ip=10.79.0.11 \\\n", agentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "10.79.0.11", "node-ip"},
 		"rke2":                        {map[string]string{"/etc/rancher/rke2/config.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
 	} {
 		root := hostWith(t, tc.files)
-		a := newAddressing(Config{Gossip: GossipConfig{Bind: "0.0.0.0:7950"}}, root)
+		a := newAddressing(config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}}, root)
 		a.read = oneLAN
 		c, err := a.Choose(t.Context(), nil)
 		if err != nil || c.Addr != netip.MustParseAddr(tc.want) || !strings.Contains(strings.ReplaceAll(c.Why, root, ""), tc.why) {
@@ -76,22 +77,22 @@ func TestAddressOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	member := []netip.Addr{netip.MustParseAddr("192.168.50.2")}
 	for name, tc := range map[string]struct {
-		gossip    GossipConfig
+		gossip    config.Gossip
 		known     []netip.Addr
 		want, why string
 	}{
-		"bind":                 {GossipConfig{Bind: "192.168.50.11:7950"}, nil, "192.168.50.11", "gossip.bind"},
-		"bind to all of IPv6":  {GossipConfig{Bind: "[::]:7950"}, nil, "10.79.0.11", "default route"},
-		"loopback":             {GossipConfig{Bind: "127.0.0.1:7950"}, nil, "127.0.0.1", "gossip.bind"},
-		"advertise":            {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "wg0"}, nil, "10.8.0.2", "gossip.advertise"},
-		"advertise and bind":   {GossipConfig{Bind: "10.79.0.11:7950", Advertise: "192.168.50.0/24"}, nil, "192.168.50.11", "gossip.advertise"},
-		"a forwarded port":     {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11:17950"}, nil, "5.161.10.11", "gossip.advertise"},
-		"a foreign address":    {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11"}, nil, "", "no interface of this host has the address 5.161.10.11"},
-		"join":                 {GossipConfig{Bind: "0.0.0.0:7950", Join: []string{"192.168.50.1:7950"}}, nil, "192.168.50.11", "gossip.join"},
-		"a member":             {GossipConfig{Bind: "0.0.0.0:7950"}, member, "192.168.50.11", "a member"},
-		"join before a member": {GossipConfig{Bind: "0.0.0.0:7950", Join: []string{"10.79.0.11:7950"}}, member, "10.79.0.11", "gossip.join"},
+		"bind":                 {config.Gossip{Bind: "192.168.50.11:7950"}, nil, "192.168.50.11", "gossip.bind"},
+		"bind to all of IPv6":  {config.Gossip{Bind: "[::]:7950"}, nil, "10.79.0.11", "default route"},
+		"loopback":             {config.Gossip{Bind: "127.0.0.1:7950"}, nil, "127.0.0.1", "gossip.bind"},
+		"advertise":            {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "wg0"}, nil, "10.8.0.2", "gossip.advertise"},
+		"advertise and bind":   {config.Gossip{Bind: "10.79.0.11:7950", Advertise: "192.168.50.0/24"}, nil, "192.168.50.11", "gossip.advertise"},
+		"a forwarded port":     {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11:17950"}, nil, "5.161.10.11", "gossip.advertise"},
+		"a foreign address":    {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11"}, nil, "", "no interface of this host has the address 5.161.10.11"},
+		"join":                 {config.Gossip{Bind: "0.0.0.0:7950", Join: []string{"192.168.50.1:7950"}}, nil, "192.168.50.11", "gossip.join"},
+		"a member":             {config.Gossip{Bind: "0.0.0.0:7950"}, member, "192.168.50.11", "a member"},
+		"join before a member": {config.Gossip{Bind: "0.0.0.0:7950", Join: []string{"10.79.0.11:7950"}}, member, "10.79.0.11", "gossip.join"},
 	} {
-		a := newAddressing(Config{Gossip: tc.gossip}, t.TempDir())
+		a := newAddressing(config.Config{Gossip: tc.gossip}, t.TempDir())
 		a.read = oneLAN
 		c, err := a.Choose(t.Context(), tc.known)
 		if tc.want == "" {
@@ -110,23 +111,23 @@ func TestAddressOfTheConfiguration(t *testing.T) {
 func TestCheckAddresses(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		gossip GossipConfig
+		gossip config.Gossip
 		want   string // empty: good
 	}{
-		"defaults":                {GossipConfig{Bind: "0.0.0.0:7950"}, ""},
-		"all of IPv6":             {GossipConfig{Bind: "[::]:7950"}, ""},
-		"loopback, alone":         {GossipConfig{Bind: "127.0.0.1:7950"}, ""},
-		"loopback, of a cluster":  {GossipConfig{Bind: "127.0.0.1:7950", Join: []string{"10.79.0.12:7950"}}, "reaches no other host, and gossip.join names 10.79.0.12:7950"},
-		"bind to a foreign one":   {GossipConfig{Bind: "10.123.0.9:7950"}, `gossip.bind: "10.123.0.9:7950": no interface of this host has that address; it has eth0 10.79.0.11`},
-		"advertise a foreign one": {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "10.123.0.9"}, "no interface of this host has the address 10.123.0.9"},
-		"advertise no interface":  {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "eth7"}, `this host has no interface "eth7"`},
-		"advertise an interface":  {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "eth1"}, ""},
-		"advertise behind a NAT":  {GossipConfig{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11:7950"}, ""},
+		"defaults":                {config.Gossip{Bind: "0.0.0.0:7950"}, ""},
+		"all of IPv6":             {config.Gossip{Bind: "[::]:7950"}, ""},
+		"loopback, alone":         {config.Gossip{Bind: "127.0.0.1:7950"}, ""},
+		"loopback, of a cluster":  {config.Gossip{Bind: "127.0.0.1:7950", Join: []string{"10.79.0.12:7950"}}, "reaches no other host, and gossip.join names 10.79.0.12:7950"},
+		"bind to a foreign one":   {config.Gossip{Bind: "10.123.0.9:7950"}, `gossip.bind: "10.123.0.9:7950": no interface of this host has that address; it has eth0 10.79.0.11`},
+		"advertise a foreign one": {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "10.123.0.9"}, "no interface of this host has the address 10.123.0.9"},
+		"advertise no interface":  {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "eth7"}, `this host has no interface "eth7"`},
+		"advertise an interface":  {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "eth1"}, ""},
+		"advertise behind a NAT":  {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11:7950"}, ""},
 	} {
-		l := loaded{Config: Config{Gossip: tc.gossip, Transfer: TransferConfig{Bind: "0.0.0.0:7951"}, HTTP: HTTPConfig{Bind: "127.0.0.1:7952"}}}
+		l := config.Loaded{Config: config.Config{Gossip: tc.gossip, Transfer: config.Transfer{Bind: "0.0.0.0:7951"}, HTTP: config.HTTP{Bind: "127.0.0.1:7952"}}}
 		a := newAddressing(l.Config, filepath.Join(t.TempDir()))
 		a.read = oneLAN
-		err := l.checkAddresses(t.Context(), a)
+		err := checkAddresses(t.Context(), &l, a)
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

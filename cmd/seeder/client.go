@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 // maxAnswerBytes bounds one answer of the daemon: 10,000 images × 1,000 nodes
@@ -30,7 +31,7 @@ type client struct {
 func newClient(env *cli.Env) (*client, error) {
 	socket := env.Socket
 	if socket == "" {
-		cfg, err := loadConfig(env, nil)
+		cfg, err := config.Load(env, nil)
 		if err != nil {
 			return nil, err
 		}

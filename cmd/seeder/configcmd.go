@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/store/ctrd"
 )
 
@@ -39,15 +40,15 @@ flags, and never shows the secret.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	keyFlags(env, cmd)
+	config.KeyFlags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(env, cmd.Flags())
+		cfg, err := config.Load(env, cmd.Flags())
 		printWarnings(env, cfg)
 		if err != nil {
 			return err
 		}
-		cfg.found(cmd.Context(), "/")
+		noteFound(cmd.Context(), &cfg, "/")
 		if *out == "json" {
 			return cli.PrintJSON(env.Stdout, map[string]any{"settings": cfg.Settings})
 		}
@@ -62,7 +63,7 @@ flags, and never shows the secret.`,
 }
 
 // found notes what this host has below root for keys that nobody has set.
-func (l *loaded) found(ctx context.Context, root string) {
+func noteFound(ctx context.Context, l *config.Loaded, root string) {
 	if l.SecretFile == "" {
 		source := ""
 		switch f, err := loadSecrets(l.Config, root); {
@@ -76,47 +77,38 @@ func (l *loaded) found(ctx context.Context, root string) {
 		default:
 			source = f.source
 		}
-		l.note("secret_file", "", "default ("+source+")")
+		l.Note("secret_file", "", "default ("+source+")")
 	}
 	if hosts, from := joins(l.Config, root); from != "" {
-		l.note("gossip.join", hosts, "default (the servers in "+from+")")
+		l.Note("gossip.join", hosts, "default (the servers in "+from+")")
 	}
 	switch c, err := newAddressing(l.Config, root).Choose(ctx, nil); {
 	case err != nil:
-		l.note("gossip.advertise", l.Gossip.Advertise, l.sourceOf("gossip.advertise")+" (none now: "+err.Error()+")")
+		l.Note("gossip.advertise", l.Gossip.Advertise, l.SourceOf("gossip.advertise")+" (none now: "+err.Error()+")")
 	default:
-		l.note("gossip.advertise", c.Addr.String(), l.sourceOf("gossip.advertise")+" ("+whyAddress(c)+")")
+		l.Note("gossip.advertise", c.Addr.String(), l.SourceOf("gossip.advertise")+" ("+whyAddress(c)+")")
 	}
 	if l.Containerd.Address == ctrd.Auto {
 		socket, why, err := findSocket(root)
 		if err != nil {
 			socket, why = ctrd.Auto, "none now: "+err.Error()
 		}
-		l.note("containerd.address", socket, l.sourceOf("containerd.address")+" (auto: "+why+")")
+		l.Note("containerd.address", socket, l.SourceOf("containerd.address")+" (auto: "+why+")")
 	}
 	if l.Containerd.Snapshotter == ctrd.Auto {
-		name, why, err := l.findSnapshotter(ctx, root)
+		name, why, err := findSnapshotter(ctx, l, root)
 		if err != nil {
 			name, why = ctrd.Auto, "the one that CRI uses, which does not answer now"
 		}
-		l.note("containerd.snapshotter", name, l.sourceOf("containerd.snapshotter")+" (auto: "+why+")")
+		l.Note("containerd.snapshotter", name, l.SourceOf("containerd.snapshotter")+" (auto: "+why+")")
 	}
-}
-
-func (l *loaded) sourceOf(key string) string {
-	for _, s := range l.Settings {
-		if s.Key == key {
-			return s.Source
-		}
-	}
-	return ""
 }
 
 // askTimeout is what containerd has to say which snapshotter it is.
 const askTimeout = 3 * time.Second
 
 // findSnapshotter asks CRI which one it uses, and says why it is that one.
-func (l *loaded) findSnapshotter(ctx context.Context, root string) (name, why string, err error) {
+func findSnapshotter(ctx context.Context, l *config.Loaded, root string) (name, why string, err error) {
 	address := l.Containerd.Address
 	if address == ctrd.Embedded {
 		return ctrd.Auto, "an embedded store has none", nil
@@ -142,11 +134,11 @@ func configCheckCommand(env *cli.Env) *cobra.Command {
 		Example: "  seeder config check --config ./seeder.yaml",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	keyFlags(env, cmd)
+	config.KeyFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(env, cmd.Flags())
+		cfg, err := config.Load(env, cmd.Flags())
 		if err == nil {
-			err = cfg.checkAddresses(cmd.Context(), newAddressing(cfg.Config, "/"))
+			err = checkAddresses(cmd.Context(), &cfg, newAddressing(cfg.Config, "/"))
 		}
 		printWarnings(env, cfg)
 		if err != nil {
@@ -168,7 +160,7 @@ func configCheckCommand(env *cli.Env) *cobra.Command {
 	return cmd
 }
 
-func printWarnings(env *cli.Env, cfg loaded) {
+func printWarnings(env *cli.Env, cfg config.Loaded) {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(env.Stderr, "warning: "+w)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/trust"
 )
@@ -33,14 +34,14 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		Example: "  seeder daemon\n  seeder daemon --config ./seeder.yaml --log-level debug\n  seeder daemon --gossip-join 10.0.0.1,10.0.0.2",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	keyFlags(env, cmd)
+	config.KeyFlags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(env, cmd.Flags())
+		cfg, err := config.Load(env, cmd.Flags())
 		if err != nil {
 			printWarnings(env, cfg)
 			return err
 		}
-		log, level, err := newLogger(env.Stderr, cfg.Log)
+		log, level, err := config.NewLogger(env.Stderr, cfg.Log)
 		if err != nil {
 			return err
 		}
@@ -49,8 +50,8 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		}
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &reloader{
-			load: func() (loaded, error) { return loadConfig(env, cmd.Flags()) }, level: level, log: log, last: cfg,
-			secrets: func(cfg Config) (found, error) { return loadSecrets(cfg, "/") },
+			load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, level: level, log: log, last: cfg,
+			secrets: func(cfg config.Config) (found, error) { return loadSecrets(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
@@ -69,7 +70,7 @@ const heapBytes = 136 << 20
 // running is the daemon at work: its parts are opened in order of dependence and
 // closed in reverse.
 type running struct {
-	cfg    Config
+	cfg    config.Config
 	log    *slog.Logger
 	reload *reloader
 	open   []part

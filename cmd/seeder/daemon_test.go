@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -36,7 +37,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	reg.MustRegister(newGauges(fakeGauges{f}, func(context.Context) []store.Disk {
 		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
 	}, cache, func() bool { return true }))
-	h := newHTTPD(HTTPConfig{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
@@ -45,7 +46,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
 		t.Errorf("profiles that were asked for: %d", code)
 	}
-	h.handler = newHTTPD(HTTPConfig{}, f, reg, slog.New(slog.DiscardHandler)).handler
+	h.handler = newHTTPD(config.HTTP{}, f, reg, slog.New(slog.DiscardHandler)).handler
 	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusNotFound {
 		t.Errorf("profiles that nobody asked for: %d", code)
 	}
@@ -79,7 +80,7 @@ func TestHTTPPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	h := newHTTPD(HTTPConfig{Bind: l.Addr().String()}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{Bind: l.Addr().String()}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	_, err = h.Open()
 	if err == nil {
 		t.Fatal("no error")
@@ -90,11 +91,11 @@ func TestHTTPPortInUse(t *testing.T) {
 func TestDataDir(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	first := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
+	first := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
 	if err := first.openDataDir(); err != nil {
 		t.Fatal(err)
 	}
-	second := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
+	second := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
 	if err := second.openDataDir(); err == nil || !strings.Contains(err.Error(), "another seeder daemon uses it") {
 		t.Errorf("a second daemon: %v", err)
 	}
@@ -111,7 +112,7 @@ func TestDataDir(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	third := &running{cfg: Config{DataDir: filepath.Join(file, "data")}, log: slog.New(slog.DiscardHandler)}
+	third := &running{cfg: config.Config{DataDir: filepath.Join(file, "data")}, log: slog.New(slog.DiscardHandler)}
 	if err := third.openDataDir(); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
 		t.Errorf("data_dir below a file: %v", err)
 	}
@@ -123,7 +124,7 @@ func TestEndIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		never := make(chan struct{})
-		d := &running{cfg: Config{SecretFile: "/absent"}, log: slog.New(slog.DiscardHandler)} // run fails at once, and closes
+		d := &running{cfg: config.Config{SecretFile: "/absent"}, log: slog.New(slog.DiscardHandler)} // run fails at once, and closes
 		d.opened("part that hangs", func() error { <-never; return nil })
 		began := time.Now()
 		err := d.runBounded(t.Context())
@@ -229,17 +230,17 @@ func TestLoadSecrets(t *testing.T) {
 	}
 	absent := filepath.Join(dir, "absent")
 	withDefault, isDirectory := t.TempDir(), t.TempDir()
-	for _, d := range []string{filepath.Join(withDefault, "etc/seeder"), filepath.Join(isDirectory, defaultSecretFile)} {
+	for _, d := range []string{filepath.Join(withDefault, "etc/seeder"), filepath.Join(isDirectory, config.DefaultSecretFile)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	good := write("good", "# the new one\n0123456789012345678901234567890123456789\n\nabcdefghijklmnopqrstuvwxyz\n")
-	if err := os.Symlink(good, filepath.Join(withDefault, defaultSecretFile)); err != nil {
+	if err := os.Symlink(good, filepath.Join(withDefault, config.DefaultSecretFile)); err != nil {
 		t.Fatal(err)
 	}
-	open := Config{Gossip: GossipConfig{Bind: "0.0.0.0:7950"}, Transfer: TransferConfig{Bind: "127.0.0.1:7951"}}
-	local := Config{Gossip: GossipConfig{Bind: "127.0.0.1:7950"}, Transfer: TransferConfig{Bind: "[::1]:7951"}}
+	open := config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}, Transfer: config.Transfer{Bind: "127.0.0.1:7951"}}
+	local := config.Config{Gossip: config.Gossip{Bind: "127.0.0.1:7950"}, Transfer: config.Transfer{Bind: "[::1]:7951"}}
 	advertised := local
 	advertised.Transfer.Advertise = "10.0.0.1"
 	named := open
@@ -250,7 +251,7 @@ func TestLoadSecrets(t *testing.T) {
 	empty.SecretFile = write("empty", "# nothing\n")
 	for _, tc := range []struct {
 		name, root string
-		cfg        Config
+		cfg        config.Config
 		secrets    int
 		want       []string // in the error, or in the note
 	}{
@@ -261,7 +262,7 @@ func TestLoadSecrets(t *testing.T) {
 		{"none, loopback", absent, local, 1, []string{"stays alone"}},
 		{"too short", absent, short, 0, []string{short.SecretFile, "seeder secret generate"}},
 		{"nothing in it", absent, empty, 0, []string{empty.SecretFile}},
-		{"named but absent", absent, Config{SecretFile: absent}, 0, []string{"secret_file", absent, "seeder secret generate"}},
+		{"named but absent", absent, config.Config{SecretFile: absent}, 0, []string{"secret_file", absent, "seeder secret generate"}},
 		{"a directory", isDirectory, open, 0, []string{isDirectory}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

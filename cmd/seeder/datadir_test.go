@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/disk/disktest"
 	"seeder/p2p/trust"
 )
@@ -22,7 +23,7 @@ import (
 func dataDir(t testing.TB, dir string) (*running, string, error) {
 	t.Helper()
 	var log bytes.Buffer
-	d := &running{cfg: Config{DataDir: dir}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	d := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.NewTextHandler(&log, nil))}
 	t.Cleanup(func() { d.close() })
 	err := d.openDataDir()
 	return d, log.String(), err

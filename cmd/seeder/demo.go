@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/trust"
@@ -218,7 +219,7 @@ func (d *demo) cli(ctx context.Context, args ...string) error {
 func (d *demo) childEnv() []string {
 	var env []string
 	for _, kv := range d.Environ() {
-		if !strings.HasPrefix(kv, envPrefix) && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") {
+		if !strings.HasPrefix(kv, config.EnvPrefix) && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") {
 			env = append(env, kv)
 		}
 	}

@@ -140,11 +140,11 @@ func packFile(tw *tar.Writer, path string, d fs.DirEntry) (int64, error) {
 
 // writeArchive puts layers, config and manifest.json into a docker-archive.
 func writeArchive(file string, layers []packedLayer) error {
-	config, err := imageConfig(layers)
+	conf, err := imageConfig(layers)
 	if err != nil {
 		return err
 	}
-	configSum := sha256.Sum256(config)
+	configSum := sha256.Sum256(conf)
 	configName := hex.EncodeToString(configSum[:]) + ".json"
 	var names []string
 	for _, l := range layers {
@@ -166,7 +166,7 @@ func writeArchive(file string, layers []packedLayer) error {
 		}
 	}
 	err = errors.Join(
-		addEntry(tw, configName, int64(len(config)), bytes.NewReader(config)),
+		addEntry(tw, configName, int64(len(conf)), bytes.NewReader(conf)),
 		addEntry(tw, "manifest.json", int64(len(manifest)), bytes.NewReader(manifest)))
 	return errors.Join(err, tw.Close(), f.Close())
 }

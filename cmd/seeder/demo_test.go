@@ -38,12 +38,12 @@ func TestDemoImage(t *testing.T) {
 	if err := json.Unmarshal(entries["manifest.json"], &manifest); err != nil {
 		t.Fatal(err)
 	}
-	var config struct {
+	var conf struct {
 		RootFS struct {
 			DiffIDs []string `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := json.Unmarshal(entries[manifest[0].Config], &config); err != nil {
+	if err := json.Unmarshal(entries[manifest[0].Config], &conf); err != nil {
 		t.Fatal(err)
 	}
 	if len(manifest[0].Layers) != p.layers || manifest[0].RepoTags[0] != demoImageName {
@@ -51,8 +51,8 @@ func TestDemoImage(t *testing.T) {
 	}
 	for i, name := range manifest[0].Layers {
 		sum := sha256.Sum256(entries[name])
-		if got := "sha256:" + hex.EncodeToString(sum[:]); len(entries[name]) == 0 || got != config.RootFS.DiffIDs[i] {
-			t.Errorf("layer %d is %s, the config says %s", i, got, config.RootFS.DiffIDs[i])
+		if got := "sha256:" + hex.EncodeToString(sum[:]); len(entries[name]) == 0 || got != conf.RootFS.DiffIDs[i] {
+			t.Errorf("layer %d is %s, the config says %s", i, got, conf.RootFS.DiffIDs[i])
 		}
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "*"))

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 var (
@@ -33,7 +34,7 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &cli.Env{LookupEnv: func(string) (string, bool) { return "", false }, Environ: func() []string { return nil }}
-	cfg, err := loadConfig(a, nil)
+	cfg, err := config.Load(a, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

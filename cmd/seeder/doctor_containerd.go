@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/store/ctrd"
 )
@@ -40,7 +41,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	f := finding{Name: "containerd", State: stateOK, Subject: address, Detail: "version " + version}
 	set := cfg.Containerd.Address != ctrd.Auto
 	better := e.otherSocket(address)
-	const auto = "remove containerd.address from " + defaultConfigFile + " (auto finds %s), then `systemctl restart seeder`"
+	const auto = "remove containerd.address from " + config.DefaultFile + " (auto finds %s), then `systemctl restart seeder`"
 	switch {
 	case err != nil && set && better != "":
 		f.State = stateProblem
@@ -48,7 +49,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 		f.Mend = fmt.Sprintf(auto, better)
 	case err != nil:
 		f.State, f.Detail = stateProblem, socketWhy(address, err)
-		f.Mend = "start it: `systemctl start k3s` or k3s-agent, rke2-server, rke2-agent, containerd; if it listens elsewhere, set containerd.address in " + defaultConfigFile
+		f.Mend = "start it: `systemctl start k3s` or k3s-agent, rke2-server, rke2-agent, containerd; if it listens elsewhere, set containerd.address in " + config.DefaultFile
 	case set && better != "" && e.hasK3s(better):
 		f.State = stateProblem
 		f.Detail = fmt.Sprintf("wrong socket: this one answers, but the kubelet of k3s asks that at %s", better)
@@ -118,7 +119,7 @@ func (e *exam) checkNamespace(ctx context.Context) []finding {
 	if ours != kubeletNamespace && len(all[kubeletNamespace]) > 0 {
 		return one(finding{Name: "namespace", State: stateProblem, Subject: ours,
 			Detail: fmt.Sprintf("wrong namespace: containerd.namespace is %s (%d images), the kubelet's images are in %s (%d images)", ours, len(all[ours]), kubeletNamespace, len(all[kubeletNamespace])),
-			Mend:   "remove containerd.namespace from " + defaultConfigFile + ", then `systemctl restart seeder`"})
+			Mend:   "remove containerd.namespace from " + config.DefaultFile + ", then `systemctl restart seeder`"})
 	}
 	var out []finding
 	for ns, images := range all {

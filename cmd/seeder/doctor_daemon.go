@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 // checkConfig looks at the configuration that the daemon would find, and at what of
@@ -161,7 +162,7 @@ func (e *exam) portFindings() []finding {
 	return e.ports
 }
 
-func (e *exam) tryPorts(cfg Config) []finding {
+func (e *exam) tryPorts(cfg config.Config) []finding {
 	var out []finding
 	for _, p := range []struct{ key, network, address string }{
 		{"gossip.bind", "tcp", cfg.Gossip.Bind}, {"gossip.bind", "udp", cfg.Gossip.Bind},

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/store"
 )
@@ -14,7 +15,7 @@ import (
 // checkDisk looks at the space below data_dir and below containerd's content store.
 func (e *exam) checkDisk(ctx context.Context) []finding {
 	cfg := e.config(ctx)
-	reserve, err := parseMinFree(cfg.Images.MinFree)
+	reserve, err := config.ParseMinFree(cfg.Images.MinFree)
 	if err != nil {
 		return one(finding{Name: "disk", State: stateSkipped, Detail: "images.min_free: " + err.Error()})
 	}

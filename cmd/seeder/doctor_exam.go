@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/store/ctrd"
 )
 
@@ -25,7 +26,7 @@ type exam struct {
 	root       string // of the files that are looked at
 	kubeconfig string
 
-	loaded    loaded
+	loaded    config.Loaded
 	configErr error
 	client    *client
 
@@ -43,7 +44,7 @@ type exam struct {
 
 func newExam(env *cli.Env, kubeconfig string) *exam {
 	e := &exam{app: env, root: "/", kubeconfig: kubeconfig}
-	e.loaded, e.configErr = loadConfig(env, nil)
+	e.loaded, e.configErr = config.Load(env, nil)
 	socket := env.Socket
 	if socket == "" {
 		socket = e.loaded.API.Socket
@@ -79,7 +80,7 @@ func (e *exam) running(ctx context.Context) bool {
 
 // config is what is in force: the daemon's where one runs, since that may have been
 // started with flags, else what it would find.
-func (e *exam) config(ctx context.Context) Config {
+func (e *exam) config(ctx context.Context) config.Config {
 	if d, err := e.ask(ctx); err == nil {
 		return d.Pending.Config
 	}

@@ -78,13 +78,13 @@ func (p pod) waiting() []waitingPod {
 
 // checkPods looks for pods that wait for an image.
 func (e *exam) checkPods(ctx context.Context) []finding {
-	config, kubectl, why := e.findKubectl()
+	conf, kubectl, why := e.findKubectl()
 	if why != "" {
 		return one(finding{Name: "pods", State: stateSkipped, Detail: why})
 	}
-	waiting, err := e.waitingPods(ctx, config, kubectl)
+	waiting, err := e.waitingPods(ctx, conf, kubectl)
 	if err != nil {
-		return one(finding{Name: "pods", State: stateSkipped, Subject: config, Detail: "the cluster does not say: " + err.Error()})
+		return one(finding{Name: "pods", State: stateSkipped, Subject: conf, Detail: "the cluster does not say: " + err.Error()})
 	}
 	if len(waiting) == 0 {
 		return one(finding{Name: "pods", State: stateOK, Detail: "none waits for an image"})
@@ -107,7 +107,7 @@ func (e *exam) checkPods(ctx context.Context) []finding {
 }
 
 // findKubectl is the kubeconfig and the command to use, or why there is none.
-func (e *exam) findKubectl() (config string, kubectl []string, why string) {
+func (e *exam) findKubectl() (conf string, kubectl []string, why string) {
 	var places []string
 	if e.kubeconfig != "" {
 		places = []string{e.kubeconfig}
@@ -126,11 +126,11 @@ func (e *exam) findKubectl() (config string, kubectl []string, why string) {
 		f, err := os.Open(p)
 		if err == nil {
 			f.Close()
-			config = p
+			conf = p
 			break
 		}
 	}
-	if config == "" {
+	if conf == "" {
 		if e.kubeconfig != "" {
 			return "", nil, "--kubeconfig " + e.kubeconfig + " cannot be read"
 		}
@@ -138,17 +138,17 @@ func (e *exam) findKubectl() (config string, kubectl []string, why string) {
 	}
 	for _, k := range kubectls {
 		if path, err := exec.LookPath(k[0]); err == nil {
-			return config, append([]string{path}, k[1:]...), ""
+			return conf, append([]string{path}, k[1:]...), ""
 		}
 	}
 	return "", nil, "there is no kubectl: neither k3s nor rke2 nor kubectl is installed here"
 }
 
 // waitingPods asks the cluster.
-func (e *exam) waitingPods(ctx context.Context, config string, kubectl []string) (out []waitingPod, err error) {
+func (e *exam) waitingPods(ctx context.Context, conf string, kubectl []string) (out []waitingPod, err error) {
 	ctx, cancel := context.WithTimeout(ctx, kubectlTimeout)
 	defer cancel()
-	args := append(slices.Clone(kubectl[1:]), "--kubeconfig", config, "get", "pods", "--all-namespaces", "-o", "json",
+	args := append(slices.Clone(kubectl[1:]), "--kubeconfig", conf, "get", "pods", "--all-namespaces", "-o", "json",
 		"--field-selector", "status.phase!=Succeeded,status.phase!=Failed", "--request-timeout", (kubectlTimeout - time.Second).String())
 	cmd := exec.CommandContext(ctx, kubectl[0], args...)
 	cmd.WaitDelay = time.Second

@@ -69,14 +69,14 @@ func apiServer(t *testing.T, pods ...string) (kubeconfig string, asked *atomic.I
 	ca := filepath.Join(dir, "ca.pem")
 	kubeconfig = filepath.Join(dir, "kubeconfig")
 	block := pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}
-	config := fmt.Sprintf(`apiVersion: v1
+	conf := fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: u, user: {token: sesame}}]
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 `, s.URL, ca)
-	for path, b := range map[string][]byte{ca: pem.EncodeToMemory(&block), kubeconfig: []byte(config)} {
+	for path, b := range map[string][]byte{ca: pem.EncodeToMemory(&block), kubeconfig: []byte(conf)} {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}

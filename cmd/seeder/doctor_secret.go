@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p"
 	"seeder/p2p/trust"
 	transfer "seeder/p2p/wire"
@@ -22,7 +23,7 @@ import (
 // from a secret is printed to compare it by: what doctor prints goes into tickets and
 // chats, and the password of a k3s token may be one that can be guessed with such a
 // text at hand. A handshake compares them without telling anybody.
-const differMend = "give both hosts the same secret: copy " + defaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
+const differMend = "give both hosts the same secret: copy " + config.DefaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
 
 // checkSecret looks at the secret that is there now, and whether it is in force.
 func (e *exam) checkSecret(ctx context.Context) []finding {
@@ -52,7 +53,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "the error says it; then `seeder reload`"
 	case f.alone:
 		out.State, out.Detail = stateWarning, "there is no secret: this node stays alone"
-		out.Mend = "seeder secret generate > " + defaultSecretFile + " && chmod 600 " + defaultSecretFile + ", the same file on each host"
+		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
 	case f.note != "":
 		out.State, out.Detail, out.Mend = stateWarning, f.note, "chmod 600 "+f.source
 	}
@@ -120,7 +121,7 @@ func stranger(secrets trust.Secrets) (*transfer.Client, error) {
 }
 
 // tryJoin tries one address as the daemon does.
-func tryJoin(ctx context.Context, client *transfer.Client, cfg Config, join string, members p2p.Members) finding {
+func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, join string, members p2p.Members) finding {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	f := finding{Name: "join", State: stateProblem, Subject: join}

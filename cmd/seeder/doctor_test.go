@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/gossip"
@@ -24,7 +25,7 @@ import (
 	"seeder/store"
 )
 
-func (f *fakeNode) Pending() pending { return pending{Config: Config{DataDir: "/"}} }
+func (f *fakeNode) Pending() pending { return pending{Config: config.Config{DataDir: "/"}} }
 
 func (f *fakeNode) Diagnose(context.Context) p2p.Diagnosis {
 	return p2p.Diagnosis{Node: "n1", Members: []p2p.MemberReport{}}
@@ -62,13 +63,13 @@ func wantFinding(t *testing.T, list []finding, name, subject, state, detail, men
 }
 
 // newTestExam examines with a configuration file in a directory of the test's own.
-func newTestExam(t *testing.T, config string) *exam {
+func newTestExam(t *testing.T, conf string) *exam {
 	t.Helper()
 	a, _, _ := testApp()
 	dir := t.TempDir()
 	a.ConfigFile = filepath.Join(dir, "seeder.yaml")
-	config = fmt.Sprintf("data_dir: %s/data\napi: {socket: %s/api.sock}\ncontainerd: {address: embedded}\n%s", dir, dir, config)
-	if err := os.WriteFile(a.ConfigFile, []byte(config), 0o600); err != nil {
+	conf = fmt.Sprintf("data_dir: %s/data\napi: {socket: %s/api.sock}\ncontainerd: {address: embedded}\n%s", dir, dir, conf)
+	if err := os.WriteFile(a.ConfigFile, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	e := newExam(a, "")
@@ -123,13 +124,13 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	defer u.Close()
 	t.Setenv("HOME", t.TempDir())
 	dir := t.TempDir()
-	config := filepath.Join(dir, "seeder.yaml")
+	conf := filepath.Join(dir, "seeder.yaml")
 	text := fmt.Sprintf("data_dir: %s/data\ngossip: {bind: %q}\ntransfer: {bind: %q}\nhttp: {bind: \"\"}\nlog: {level: loud}\ncontainerd: {address: embedded}\n",
 		dir, u.LocalAddr(), l.Addr())
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, _ := seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "-o", "json", "--config", config)
+	code, out, _ := seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "-o", "json", "--config", conf)
 	var r report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -147,7 +148,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	f := find(t, r.Checks, "daemon", "")
 	wantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
 
-	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", config)
+	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", conf)
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
@@ -183,7 +184,7 @@ func TestDoctorNoSecret(t *testing.T) {
 	e := newTestExam(t, "")
 	wantFinding(t, e.checkSecret(t.Context()), "secret", "", stateProblem, "no secret: gossip.bind", "systemctl restart seeder")
 	wantAll(t, e.checkDaemon(t.Context())[0].Detail, "no secret that will do")
-	secret := filepath.Join(e.root, defaultSecretFile)
+	secret := filepath.Join(e.root, config.DefaultSecretFile)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret that everybody reads"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -210,12 +211,12 @@ func TestDoctorSecretRotated(t *testing.T) {
 		}
 	}
 	e.app.ConfigFile = filepath.Join(e.root, "with-secret.yaml")
-	config := fmt.Sprintf("node_name: n1\ndata_dir: %s/data\nsecret_file: %s\ncontainerd: {address: embedded}\napi: {socket: %s}\n", e.root, secret, e.loaded.API.Socket)
-	if err := os.WriteFile(e.app.ConfigFile, []byte(config), 0o600); err != nil {
+	conf := fmt.Sprintf("node_name: n1\ndata_dir: %s/data\nsecret_file: %s\ncontainerd: {address: embedded}\napi: {socket: %s}\n", e.root, secret, e.loaded.API.Socket)
+	if err := os.WriteFile(e.app.ConfigFile, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	write("the secret from before")
-	first, err := loadConfig(e.app, nil)
+	first, err := config.Load(e.app, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +225,8 @@ func TestDoctorSecretRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &reloader{
-		load:    func() (loaded, error) { return loadConfig(e.app, nil) },
-		secrets: func(c Config) (found, error) { return loadSecrets(c, "/") },
+		load:    func() (config.Loaded, error) { return config.Load(e.app, nil) },
+		secrets: func(c config.Config) (found, error) { return loadSecrets(c, "/") },
 		last:    first, held: held, level: &slog.LevelVar{}, log: slog.New(slog.DiscardHandler), node: anyNode{},
 	}
 	f := &fakeNode{}
@@ -244,7 +245,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if b, _ := json.Marshal(r.Pending()); bytes.Contains(b, []byte("the secret")) {
 		t.Errorf("a secret is told: %s", b)
 	}
-	if err := os.WriteFile(e.app.ConfigFile, []byte(config+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
+	if err := os.WriteFile(e.app.ConfigFile, []byte(conf+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out = look().checkConfig(t.Context())
@@ -336,7 +337,7 @@ func TestDoctorJoinsNobody(t *testing.T) {
 	}
 	e = newTestExam(t, "gossip: {join: [127.0.0.1, \"127.9.9.9:1\", no-such-host.invalid]}\n")
 	wantFinding(t, e.checkJoin(t.Context()), "join", "", stateSkipped, "without a secret", "")
-	secret := filepath.Join(e.root, defaultSecretFile)
+	secret := filepath.Join(e.root, config.DefaultSecretFile)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret of this test"), 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 )
 
@@ -32,7 +33,7 @@ type httpd struct {
 	group  errgroup.Group
 }
 
-func newHTTPD(cfg HTTPConfig, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
+func newHTTPD(cfg config.HTTP, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

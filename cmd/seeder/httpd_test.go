@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"seeder/cmd/seeder/internal/config"
 )
 
 // serveHTTPD runs the http listener on l until the test ends.
-func serveHTTPD(t *testing.T, cfg HTTPConfig, l net.Listener) {
+func serveHTTPD(t *testing.T, cfg config.HTTP, l net.Listener) {
 	t.Helper()
 	h := newHTTPD(cfg, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	h.serve(l)
@@ -39,7 +41,7 @@ func listenTCP(t *testing.T) net.Listener {
 func TestHTTPOnlyReads(t *testing.T) {
 	t.Parallel()
 	l := listenTCP(t)
-	serveHTTPD(t, HTTPConfig{Pprof: true}, l)
+	serveHTTPD(t, config.HTTP{Pprof: true}, l)
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, path := range []string{"/metrics", "/healthz", "/debug/pprof/", "/debug/pprof/heap"} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "SEEDER"} {
@@ -67,7 +69,7 @@ func TestHTTPOnlyReads(t *testing.T) {
 func TestHTTPHeadersAreBounded(t *testing.T) {
 	t.Parallel()
 	l := listenTCP(t)
-	serveHTTPD(t, HTTPConfig{}, l)
+	serveHTTPD(t, config.HTTP{}, l)
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +117,7 @@ func TestHTTPSlowClients(t *testing.T) {
 				near, far := net.Pipe()
 				l := oneConn{make(chan net.Conn, 1), make(chan struct{})}
 				l.conn <- far
-				serveHTTPD(t, HTTPConfig{}, l)
+				serveHTTPD(t, config.HTTP{}, l)
 				began := time.Now()
 				go io.Copy(io.Discard, near) // ends with the connection
 				_, err := io.WriteString(near, c.sent)
@@ -135,7 +137,7 @@ func TestHTTPSlowClients(t *testing.T) {
 // many descriptors and no more.
 func TestHTTPConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	h := newHTTPD(HTTPConfig{Bind: "127.0.0.1:0"}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0"}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	addr, err := h.Open()
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p/trust"
 )
 
@@ -47,7 +48,7 @@ func distributions() []distribution {
 var serverTokens = []string{"agent-token", "node-token", "token"}
 
 // tokenMend is what helps wherever the token does not do.
-const tokenMend = "give all hosts a secret of seeder's own: `seeder secret generate > " + defaultSecretFile + "` on one of them, and the same file, mode 0600, on the others"
+const tokenMend = "give all hosts a secret of seeder's own: `seeder secret generate > " + config.DefaultSecretFile + "` on one of them, and the same file, mode 0600, on the others"
 
 // k3sToken is the password in the token that the k3s or rke2 of this host joined
 // its cluster with, and where it was found; none where there is no such cluster.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/config/configtest"
 )
 
 const (
@@ -38,7 +40,7 @@ func hostWith(t testing.TB, files map[string]string) string {
 }
 
 // onOtherHosts is a configuration that needs a secret.
-var onOtherHosts = Config{Gossip: GossipConfig{Bind: "0.0.0.0:7950"}, Transfer: TransferConfig{Bind: "0.0.0.0:7951"}}
+var onOtherHosts = config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}, Transfer: config.Transfer{Bind: "0.0.0.0:7951"}}
 
 // TestK3sSecret: servers and agents derive the same secret wherever they have the
 // token, and none that says anything of it.
@@ -48,7 +50,7 @@ func TestK3sSecret(t *testing.T) {
 		server = "/var/lib/rancher/k3s/server/"
 		env    = "/etc/systemd/system/k3s-agent.service.env"
 		unit   = "/etc/systemd/system/k3s-agent.service"
-		config = "/etc/rancher/k3s/config.yaml"
+		conf   = "/etc/rancher/k3s/config.yaml"
 	)
 	want, err := loadSecrets(onOtherHosts, hostWith(t, map[string]string{server + "token": fullToken("server", tokenPassword) + "\n"}))
 	if err != nil || len(want.secrets) != 1 || len(want.secrets[0]) != 32 || strings.Contains(tokenPassword, string(want.secrets[0])) {
@@ -58,7 +60,7 @@ func TestK3sSecret(t *testing.T) {
 		"server with all links": {server + "token": fullToken("server", tokenPassword), server + "node-token": fullToken("server", tokenPassword), server + "agent-token": fullToken("node", tokenPassword)},
 		"server whose agents have their own": {server + "token": fullToken("server", otherPassword), server + "node-token": fullToken("server", otherPassword),
 			server + "agent-token": fullToken("node", tokenPassword)},
-		"server whose configuration is strange": {server + "token": fullToken("server", tokenPassword), config: "token: 123\n"},
+		"server whose configuration is strange": {server + "token": fullToken("server", tokenPassword), conf: "token: 123\n"},
 		"env, bare":                             {env: "K3S_TOKEN=" + tokenPassword + "\nK3S_URL=https://10.0.0.1:6443\n"},
 		"env, single quotes":                    {env: "K3S_URL='https://10.0.0.1:6443'\nK3S_TOKEN='" + fullToken("server", tokenPassword) + "'\n"},
 		"env, double quotes":                    {env: `export K3S_TOKEN="` + tokenPassword + `" # the token` + "\n"},
@@ -68,29 +70,29 @@ func TestK3sSecret(t *testing.T) {
 		"env, others unclear":                   {env: "K3S_NODE_NAME='it is\nHTTP_PROXY=a b c\nK3S_TOKEN=" + tokenPassword + "\n"},
 		"env, file":                             {env: "K3S_TOKEN_FILE=/root/the-token\n", "/root/the-token": fullToken("node", tokenPassword) + "\n"},
 		"default file":                          {"/etc/default/k3s-agent": "K3S_TOKEN=" + tokenPassword},
-		"config":                                {config: "server: https://10.0.0.1:6443\ntoken: " + tokenPassword + "\n"},
-		"config, file":                          {config: "token-file: /root/the-token\n", "/root/the-token": tokenPassword},
-		"config, in a part":                     {config: "token: " + otherPassword, "/etc/rancher/k3s/config.yaml.d/10-token.yaml": "token: '" + tokenPassword + "'\n"},
-		"config, own for agents":                {config: "token: " + otherPassword + "\nagent-token: " + tokenPassword + "\n"},
-		"config, other data dir":                {config: "data-dir: /mnt/k3s\n", "/mnt/k3s/server/node-token": fullToken("server", tokenPassword)},
+		"config":                                {conf: "server: https://10.0.0.1:6443\ntoken: " + tokenPassword + "\n"},
+		"config, file":                          {conf: "token-file: /root/the-token\n", "/root/the-token": tokenPassword},
+		"config, in a part":                     {conf: "token: " + otherPassword, "/etc/rancher/k3s/config.yaml.d/10-token.yaml": "token: '" + tokenPassword + "'\n"},
+		"config, own for agents":                {conf: "token: " + otherPassword + "\nagent-token: " + tokenPassword + "\n"},
+		"config, other data dir":                {conf: "data-dir: /mnt/k3s\n", "/mnt/k3s/server/node-token": fullToken("server", tokenPassword)},
 		"unit":                                  {unit: "[Service]\nExecStart=/usr/local/bin/k3s \\\n    agent \\\n\t'--token' \\\n\t'" + tokenPassword + "' \\\n\n"},
 		"unit, joined":                          {unit: "[Service]\nExecStart=/usr/local/bin/k3s agent --server https://x --token=" + tokenPassword + "\n"},
 		"unit, short":                           {unit: "ExecStart = /usr/local/bin/k3s agent -t " + tokenPassword + "\n"},
-		"the same twice":                        {config: "token: " + fullToken("server", tokenPassword), env: "K3S_TOKEN=" + tokenPassword},
+		"the same twice":                        {conf: "token: " + fullToken("server", tokenPassword), env: "K3S_TOKEN=" + tokenPassword},
 		"unit, dropped in":                      {"/etc/systemd/system/k3s-agent.service.d/10-token.conf": "[Service]\nExecStart=\nExecStart=/usr/local/bin/k3s agent --token " + tokenPassword + "\n"},
 		"unit, environment":                     {unit: "[Service]\nEnvironment=HTTP_PROXY=http://x \"K3S_TOKEN=" + tokenPassword + "\"\nExecStart=/usr/local/bin/k3s agent\n"},
 		"unit, environment dropped in":          {unit: "ExecStart=/usr/local/bin/k3s agent\n", "/etc/systemd/system/k3s-agent.service.d/x.conf": "[Service]\nEnvironment=K3S_TOKEN=" + tokenPassword + "\n"},
 		"unit, its own environment file":        {unit: "EnvironmentFile=-/opt/k3s/%N.vars\nExecStart=/usr/local/bin/k3s agent\n", "/opt/k3s/k3s-agent.vars": "K3S_TOKEN='" + tokenPassword + "'\n"},
 		"unit under another name":               {"/etc/systemd/system/k3s-edge.service": "ExecStart=/usr/local/bin/k3s agent --token '" + tokenPassword + "'\n"},
 		"OpenRC":                                {"/etc/rancher/k3s/k3s-agent.env": "export K3S_TOKEN='" + tokenPassword + "'\n"},
-		"config, named in the unit":             {unit: "ExecStart=/usr/local/bin/k3s agent -c /opt/k3s.yaml\n", "/opt/k3s.yaml": "token: " + tokenPassword, config: "token: " + otherPassword},
+		"config, named in the unit":             {unit: "ExecStart=/usr/local/bin/k3s agent -c /opt/k3s.yaml\n", "/opt/k3s.yaml": "token: " + tokenPassword, conf: "token: " + otherPassword},
 		"config, named in the environment":      {env: "K3S_CONFIG_FILE=/opt/k3s.yaml\n", "/opt/k3s.yaml": "token: " + otherPassword, "/opt/k3s.yaml.d/x.YML": "token: " + tokenPassword},
-		"config, added to":                      {config: "token: " + otherPassword, "/etc/rancher/k3s/config.yaml.d/10.yaml": "token+: " + tokenPassword + "\n"},
-		"config, a list":                        {config: "token: [" + otherPassword + ", " + tokenPassword + "]\n"},
+		"config, added to":                      {conf: "token: " + otherPassword, "/etc/rancher/k3s/config.yaml.d/10.yaml": "token+: " + tokenPassword + "\n"},
+		"config, a list":                        {conf: "token: [" + otherPassword + ", " + tokenPassword + "]\n"},
 		"config, parts alone":                   {"/etc/rancher/k3s/config.yaml.d/10.yml": "token: " + tokenPassword + "\n", "/etc/rancher/k3s/config.yaml.d/20.yaml.off": "token: " + otherPassword},
 		"server, own for agents in the unit":    {"/etc/systemd/system/k3s.service": "ExecStart=/usr/local/bin/k3s server '--token' '" + otherPassword + "' --agent-token=" + tokenPassword + "\n"},
 		"server, own for agents in its env":     {"/etc/systemd/system/k3s.service.env": "K3S_TOKEN=" + otherPassword + "\nK3S_AGENT_TOKEN=" + tokenPassword + "\n"},
-		"server, own for agents in a file":      {"/etc/systemd/system/k3s.service.env": "K3S_AGENT_TOKEN_FILE=/root/agents\n", "/root/agents": fullToken("node", tokenPassword), config: "token: " + otherPassword},
+		"server, own for agents in a file":      {"/etc/systemd/system/k3s.service.env": "K3S_AGENT_TOKEN_FILE=/root/agents\n", "/root/agents": fullToken("node", tokenPassword), conf: "token: " + otherPassword},
 		"agent that was a server of another":    {unit: "ExecStart=/usr/local/bin/k3s agent\n", env: "K3S_TOKEN=" + tokenPassword, server + "token": fullToken("server", otherPassword)},
 		"data dir in the environment":           {env: "K3S_DATA_DIR=/mnt/k3s\n", "/mnt/k3s/server/token": fullToken("server", tokenPassword)},
 		"rke2 server":                           {"/var/lib/rancher/rke2/server/node-token": fullToken("server", tokenPassword)},
@@ -109,7 +111,7 @@ func TestK3sSecret(t *testing.T) {
 	if err != nil || other.secrets.Equal(want.secrets) {
 		t.Errorf("another token makes the same secret: %v", err)
 	}
-	mine := map[string]string{env: "K3S_TOKEN=" + otherPassword, defaultSecretFile: "a secret of seeder's own\n"}
+	mine := map[string]string{env: "K3S_TOKEN=" + otherPassword, config.DefaultSecretFile: "a secret of seeder's own\n"}
 	if got, err := loadSecrets(onOtherHosts, hostWith(t, mine)); err != nil || string(got.secrets[0]) != "a secret of seeder's own" {
 		t.Errorf("the secret file does not win: %v %v", got, err)
 	}
@@ -119,7 +121,7 @@ func TestK3sSecret(t *testing.T) {
 // and nothing of it.
 func TestK3sTokensThatDoNotDo(t *testing.T) {
 	t.Parallel()
-	const env, config, unit = "/etc/systemd/system/k3s-agent.service.env", "/etc/rancher/k3s/config.yaml", "/etc/systemd/system/k3s-agent.service"
+	const env, conf, unit = "/etc/systemd/system/k3s-agent.service.env", "/etc/rancher/k3s/config.yaml", "/etc/systemd/system/k3s-agent.service"
 	for name, tc := range map[string]struct {
 		files map[string]string
 		where string
@@ -134,18 +136,18 @@ func TestK3sTokensThatDoNotDo(t *testing.T) {
 		"no password":          {map[string]string{env: "K3S_TOKEN=" + fullToken("sesame", "")}, env, "unknown form"},
 		"two words":            {map[string]string{env: "K3S_TOKEN=sesame " + tokenPassword}, env, "not one word"},
 		"half quoted":          {map[string]string{env: "K3S_TOKEN='sesame" + tokenPassword}, env, "quotes do not end"},
-		"number":               {map[string]string{config: "token: 12345678901234567890"}, config, "put it in quotes"},
-		"no mapping":           {map[string]string{config: "sesame " + tokenPassword}, config, "no YAML mapping"},
-		"file is not there":    {map[string]string{config: "token-file: /root/none"}, config, "/root/none is not there"},
+		"number":               {map[string]string{conf: "token: 12345678901234567890"}, conf, "put it in quotes"},
+		"no mapping":           {map[string]string{conf: "sesame " + tokenPassword}, conf, "no YAML mapping"},
+		"file is not there":    {map[string]string{conf: "token-file: /root/none"}, conf, "/root/none is not there"},
 		"expanded":             {map[string]string{unit: "ExecStart=k3s agent --token ${SESAME_0123456789}"}, unit, "which systemd replaces"},
 		"environment expanded": {map[string]string{unit: "Environment=K3S_TOKEN=%SESAME_0123456789\nExecStart=k3s agent\n"}, unit, "which systemd replaces"},
 		"environment quotes":   {map[string]string{unit: "Environment='K3S_TOKEN=sesame" + tokenPassword + "\n"}, unit, "quotes in Environment"},
 		"token is a directory": {map[string]string{"/var/lib/rancher/k3s/server/token/x": ""}, "/var/lib/rancher/k3s/server/token", "cannot be read"},
-		"config is one":        {map[string]string{config + "/x": ""}, config, "cannot be read"},
+		"config is one":        {map[string]string{conf + "/x": ""}, conf, "cannot be read"},
 		"bootstrap in a unit":  {map[string]string{unit: "ExecStart=k3s agent --token abcdef.0123456789abcdef\n"}, unit, "bootstrap token"},
 		"different drop-in":    {map[string]string{unit: "ExecStart=k3s agent --token " + tokenPassword + "\n", unit + ".d/a.conf": "Environment=K3S_TOKEN=" + otherPassword + "\n"}, unit + ".d/a.conf", "another one than that in "},
 		"unit half quoted":     {map[string]string{unit: "ExecStart=k3s agent --token 'sesame" + tokenPassword + "\n"}, unit, "quotes in ExecStart"},
-		"different":            {map[string]string{config: "token: " + tokenPassword, env: "K3S_TOKEN=" + otherPassword}, config, "another one than that in "},
+		"different":            {map[string]string{conf: "token: " + tokenPassword, env: "K3S_TOKEN=" + otherPassword}, conf, "another one than that in "},
 		"lines":                {map[string]string{"/var/lib/rancher/k3s/server/token": tokenPassword + "\n" + otherPassword}, "/var/lib/rancher/k3s/server/token", "white space"},
 		"too large":            {map[string]string{"/var/lib/rancher/k3s/server/token": strings.Repeat("x", 1<<20)}, "/var/lib/rancher/k3s/server/token", "cannot be read"},
 	} {
@@ -195,7 +197,7 @@ func TestK3sJoin(t *testing.T) {
 	if got, from := joins(set, root); !slices.Equal(got, set.Gossip.Join) || from != "" {
 		t.Errorf("with gossip.join: %q from %q", got, from)
 	}
-	alone := Config{Gossip: GossipConfig{Bind: "127.0.0.1:7950"}}
+	alone := config.Config{Gossip: config.Gossip{Bind: "127.0.0.1:7950"}}
 	if got, _ := joins(alone, root); len(got) != 0 {
 		t.Errorf("on loopback: %q", got)
 	}
@@ -222,11 +224,11 @@ func TestConfigShowsWhatIsFound(t *testing.T) {
 		"/etc/rancher/k3s/config.yaml":                                "token: " + tokenPassword,
 		"/var/lib/rancher/k3s/agent/etc/k3s-agent-load-balancer.json": `{"ServerAddresses":["10.0.0.1:6443"]}`,
 	})
-	cfg, err := loadWith(t, "", nil)
+	cfg, err := configtest.Load(t, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.found(t.Context(), root)
+	noteFound(t.Context(), &cfg, root)
 	b, err := json.Marshal(cfg.Settings)
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +237,7 @@ func TestConfigShowsWhatIsFound(t *testing.T) {
 	if strings.Contains(string(b), tokenPassword) {
 		t.Errorf("the token is told: %s", b)
 	}
-	cfg.found(t.Context(), t.TempDir())
+	noteFound(t.Context(), &cfg, t.TempDir())
 	if b, err = json.Marshal(cfg.Settings); err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +327,7 @@ func FuzzBalancedHosts(f *testing.F) {
 			t.Fatalf("%d hosts", len(hosts))
 		}
 		for _, h := range hosts {
-			if _, err := joinAddress(h); err != nil {
+			if _, err := config.JoinAddress(h); err != nil {
 				t.Fatalf("host %q: %v", h, err)
 			}
 		}

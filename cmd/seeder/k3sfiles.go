@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 // settings are what k3s was told about its token and where its things are, by the name
@@ -73,7 +74,7 @@ func (r *reader) read(path string, parse func([]byte) (map[string]string, error)
 		return
 	}
 	r.from = path
-	b, err := cli.ReadBounded(path, maxConfigBytes)
+	b, err := cli.ReadBounded(path, config.MaxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}

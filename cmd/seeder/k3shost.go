@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 // k3sHost is what a host is to its k3s or rke2.
@@ -208,7 +209,7 @@ func joinableHosts(addresses []string) []string {
 			host = strings.Trim(address, "[]")
 		}
 		ip, err := netip.ParseAddr(host)
-		if (err != nil && !hostName.MatchString(host)) || host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() || slices.Contains(out, host) {
+		if (err != nil && !config.IsHostName(host)) || host == "localhost" || ip.IsLoopback() || ip.IsUnspecified() || slices.Contains(out, host) {
 			continue
 		}
 		if out = append(out, host); len(out) == maxK3sServers {

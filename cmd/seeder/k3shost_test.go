@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/config/configtest"
 	"seeder/p2p/trust"
 )
 
@@ -134,7 +136,7 @@ func TestServersToJoin(t *testing.T) {
 // whose token is nowhere is told what to do; a node that needs none runs.
 func TestTokenThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	alone := Config{Gossip: GossipConfig{Bind: "127.0.0.1:7950"}, Transfer: TransferConfig{Bind: "127.0.0.1:7951"}}
+	alone := config.Config{Gossip: config.Gossip{Bind: "127.0.0.1:7950"}, Transfer: config.Transfer{Bind: "127.0.0.1:7951"}}
 	for name, tc := range map[string]struct {
 		files map[string]string
 		code  int
@@ -195,12 +197,12 @@ func TestConfigShowSaysWhy(t *testing.T) {
 	t.Parallel()
 	show := func(files map[string]string, flags ...string) string {
 		t.Helper()
-		cfg, err := loadWith(t, "", nil, flags...)
+		cfg, err := configtest.Load(t, "", nil, flags...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		root := hostWith(t, files)
-		cfg.found(t.Context(), root)
+		noteFound(t.Context(), &cfg, root)
 		b, err := json.Marshal(cfg.Settings)
 		if err != nil {
 			t.Fatal(err)
@@ -239,15 +241,15 @@ func TestSecretThatChanges(t *testing.T) {
 		put := func(f found) { now.Store(&f) }
 		held := token(tokenPassword)
 		put(held)
-		last, err := loadWith(t, "", nil)
+		last, err := configtest.Load(t, "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var log strings.Builder
 		r := &reloader{
-			load: func() (loaded, error) { return last, nil }, node: &secretsNode{}, level: &slog.LevelVar{},
+			load: func() (config.Loaded, error) { return last, nil }, node: &secretsNode{}, level: &slog.LevelVar{},
 			log: slog.New(slog.NewTextHandler(&log, nil)), last: last, held: held,
-			secrets: func(Config) (found, error) {
+			secrets: func(config.Config) (found, error) {
 				if f := now.Load(); f.source != "" {
 					return *f, nil
 				}
@@ -293,7 +295,7 @@ func FuzzEtcdHosts(f *testing.F) {
 			t.Fatalf("%d hosts", len(hosts))
 		}
 		for _, h := range hosts {
-			if _, err := joinAddress(h); err != nil {
+			if _, err := config.JoinAddress(h); err != nil {
 				t.Fatalf("host %q: %v", h, err)
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -215,7 +216,7 @@ func seederPage() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	h := newHTTPD(HTTPConfig{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	h := newHTTPD(config.HTTP{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	h.serve(l)
 	fmt.Println(l.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)

@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 )
 
 func main() {
@@ -88,10 +89,6 @@ converged within the timeout, 4 the daemon is not reachable.`,
 
 // clientFlags adds the flags of the commands that talk to the daemon.
 func clientFlags(env *cli.Env, cmd *cobra.Command) {
-	configFlag(env, cmd)
+	config.FileFlag(env, cmd)
 	cmd.Flags().StringVar(&env.Socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
-}
-
-func configFlag(env *cli.Env, cmd *cobra.Command) {
-	cmd.Flags().StringVar(&env.ConfigFile, "config", "", "configuration `file` (default "+defaultConfigFile+", which need not exist)")
 }

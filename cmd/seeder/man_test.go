@@ -20,6 +20,8 @@ import (
 	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"seeder/cmd/seeder/internal/config"
 )
 
 // The man pages are made by this test, for `make man`: only a test sees the commands
@@ -49,8 +51,8 @@ func TestManPages(t *testing.T) {
 		}
 	})
 	page := plainRoff(t, filepath.Join(dir, "man", "man5", "seeder.yaml.5"))
-	for _, k := range configKeys() {
-		wantAll(t, page, k.name, k.env(), "--"+k.flag())
+	for _, k := range config.Keys() {
+		wantAll(t, page, k.Name, k.Env(), "--"+k.Flag())
 	}
 	lintMan(t, dir)
 }
@@ -178,9 +180,9 @@ func configPage(t *testing.T, data []byte) []byte {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%% \"SEEDER.YAML\" \"5\" \"\" \"seeder\" \"seeder manual\"\n# NAME\nseeder.yaml - configuration of the seeder daemon\n\n# DESCRIPTION\n%s\n\n# KEYS\n", comment(intro))
-	help := map[string]key{}
-	for _, k := range configKeys() {
-		help[k.name] = k
+	help := map[string]config.Key{}
+	for _, k := range config.Keys() {
+		help[k.Name] = k
 	}
 	var walk func(prefix string, node *yaml.Node)
 	walk = func(prefix string, node *yaml.Node) {
@@ -195,9 +197,9 @@ func configPage(t *testing.T, data []byte) []byte {
 				continue
 			}
 			if text == "" {
-				text = strings.ReplaceAll(k.usage, "`", "") + "."
+				text = strings.ReplaceAll(k.Usage, "`", "") + "."
 			}
-			fmt.Fprintf(&b, "**%s**\n: %s\n\n    default: %v; %s; --%s\n\n", full, text, showValue(k.value), k.env(), k.flag())
+			fmt.Fprintf(&b, "**%s**\n: %s\n\n    default: %v; %s; --%s\n\n", full, text, showValue(k.Value), k.Env(), k.Flag())
 		}
 	}
 	walk("", top)

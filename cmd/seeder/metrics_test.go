@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"go.yaml.in/yaml/v3"
+
+	"seeder/cmd/seeder/internal/config/configtest"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 // runningFamilies is what /metrics of a running node has, by name.
 func runningFamilies(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
-	cfg, err := loadWith(t, "", nil, "--node-name", "n1", "--data-dir", t.TempDir(), "--containerd-address", "embedded",
+	cfg, err := configtest.Load(t, "", nil, "--node-name", "n1", "--data-dir", t.TempDir(), "--containerd-address", "embedded",
 		"--gossip-bind", "127.0.0.1:0", "--transfer-bind", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

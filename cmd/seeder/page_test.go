@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/html"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p"
 )
 
@@ -350,7 +351,7 @@ func TestPageCloses(t *testing.T) {
 func TestPageServedByTheListener(t *testing.T) {
 	t.Parallel()
 	l := listenTCP(t)
-	h := newHTTPD(HTTPConfig{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {

@@ -15,13 +15,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p/trust"
 )
 
 // reloaded is what a reload came to, by key.
 type reloaded struct {
-	Applied []setting `json:"applied"`
-	Restart []setting `json:"restart"` // in force after a restart only
+	Applied []config.Setting `json:"applied"`
+	Restart []config.Setting `json:"restart"` // in force after a restart only
 }
 
 // reloadable is what changes of a node while it runs.
@@ -34,36 +35,36 @@ type reloadable interface {
 // a restart: the transfer limits, the level of the log, and the secrets. It is safe
 // for concurrent use.
 type reloader struct {
-	load    func() (loaded, error)
-	secrets func(Config) (found, error)
+	load    func() (config.Loaded, error)
+	secrets func(config.Config) (found, error)
 	node    reloadable
 	level   *slog.LevelVar
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	last    loaded // what is in force, or will be after a restart
-	held    found  // the secrets in force
-	pending string // in what the secret on disk differs from those, empty where it does not
+	last    config.Loaded // what is in force, or will be after a restart
+	held    found         // the secrets in force
+	pending string        // in what the secret on disk differs from those, empty where it does not
 }
 
 // Reload reads the configuration. One that is bad changes nothing.
 func (r *reloader) Reload() (reloaded, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := reloaded{Applied: []setting{}, Restart: []setting{}}
+	out := reloaded{Applied: []config.Setting{}, Restart: []config.Setting{}}
 	next, err := r.load()
 	if err != nil {
 		return out, fmt.Errorf("the running configuration stays in force: %w", err)
 	}
-	upload, err := parseRate(next.Transfer.UploadLimit)
+	upload, err := config.ParseRate(next.Transfer.UploadLimit)
 	if err != nil {
 		return out, fmt.Errorf("transfer.upload_limit: %w", err)
 	}
-	download, err := parseRate(next.Transfer.DownloadLimit)
+	download, err := config.ParseRate(next.Transfer.DownloadLimit)
 	if err != nil {
 		return out, fmt.Errorf("transfer.download_limit: %w", err)
 	}
-	if err := setLevel(r.level, next.Log.Level); err != nil {
+	if err := config.SetLevel(r.level, next.Log.Level); err != nil {
 		return out, err
 	}
 	if err := r.changeSecrets(next.Config, &out); err != nil {
@@ -86,13 +87,13 @@ func (r *reloader) Reload() (reloaded, error) {
 		r.log.Warn(w)
 	}
 	for _, s := range out.Applied {
-		r.last.set(s)
+		r.last.Set(s)
 	}
 	return out, nil
 }
 
 // changeSecrets brings what is in the secret file now into force.
-func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
+func (r *reloader) changeSecrets(cfg config.Config, out *reloaded) error {
 	f, err := r.secrets(cfg)
 	switch {
 	case err != nil:
@@ -102,7 +103,7 @@ func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
 	case f.alone:
 		return errors.New("the secret file or the k3s token is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
 	case r.held.alone:
-		out.Restart = append(out.Restart, setting{Key: "secret", Value: "found", Source: "the secret file"})
+		out.Restart = append(out.Restart, config.Setting{Key: "secret", Value: "found", Source: "the secret file"})
 		r.log.Warn("there is a secret now; restart the daemon to bring it into force")
 		return nil
 	case f.note != "":
@@ -115,7 +116,7 @@ func (r *reloader) changeSecrets(cfg Config, out *reloaded) error {
 		return fmt.Errorf("change the secrets: %w", err)
 	}
 	r.held = f
-	out.Applied = append(out.Applied, setting{Key: "number of secrets", Value: len(f.secrets), Source: "the first is used, all are accepted"})
+	out.Applied = append(out.Applied, config.Setting{Key: "number of secrets", Value: len(f.secrets), Source: "the first is used, all are accepted"})
 	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.secrets))
 	return nil
 }
@@ -161,7 +162,7 @@ func (r *reloader) differs(f found) bool {
 
 // compareSecret notes how the secret on disk differs from that in force, and logs it
 // once. mu is held.
-func (r *reloader) compareSecret(cfg Config) {
+func (r *reloader) compareSecret(cfg config.Config) {
 	f, err := r.secrets(cfg)
 	pending := ""
 	switch {
@@ -188,19 +189,19 @@ func (r *reloader) compareSecret(cfg Config) {
 // pending is what differs between the configuration in force and that which is there
 // now. Nothing of a secret is in it.
 type pending struct {
-	Config  Config    `json:"config"`  // in force
-	Reload  []setting `json:"reload"`  // a reload brings it into force
-	Restart []setting `json:"restart"` // a restart does
-	Secret  string    `json:"secret"`  // where other secrets than those in force are; empty: they are the same
-	Held    string    `json:"held"`    // where those in force came from
-	Error   string    `json:"error"`   // why a reload would fail
+	Config  config.Config    `json:"config"`  // in force
+	Reload  []config.Setting `json:"reload"`  // a reload brings it into force
+	Restart []config.Setting `json:"restart"` // a restart does
+	Secret  string           `json:"secret"`  // where other secrets than those in force are; empty: they are the same
+	Held    string           `json:"held"`    // where those in force came from
+	Error   string           `json:"error"`   // why a reload would fail
 }
 
 // Pending is what a reload would find. It changes nothing.
 func (r *reloader) Pending() pending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := pending{Config: r.last.Config, Reload: []setting{}, Restart: []setting{}, Held: r.held.source}
+	out := pending{Config: r.last.Config, Reload: []config.Setting{}, Restart: []config.Setting{}, Held: r.held.source}
 	next, err := r.load()
 	if err != nil {
 		out.Error = err.Error()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/config/configtest"
 	"seeder/p2p/trust"
 )
 
@@ -48,14 +50,14 @@ func TestReloadSecrets(t *testing.T) {
 		"no more alone": {held: alone, now: parse(one), restart: true},
 	} {
 		node := &secretsNode{}
-		last, err := loadWith(t, "", nil)
+		last, err := configtest.Load(t, "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r := &reloader{
-			load: func() (loaded, error) { return last, nil }, node: node, level: &slog.LevelVar{},
+			load: func() (config.Loaded, error) { return last, nil }, node: node, level: &slog.LevelVar{},
 			log: slog.New(slog.DiscardHandler), last: last, held: tc.held,
-			secrets: func(Config) (found, error) { return tc.now, tc.err },
+			secrets: func(config.Config) (found, error) { return tc.now, tc.err },
 		}
 		out, err := r.Reload()
 		if (err == nil) != (tc.wantErr == "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
@@ -82,23 +84,23 @@ func (n *secretsNode) SetSecrets(s trust.Secrets) error {
 
 func TestReload(t *testing.T) {
 	t.Parallel()
-	load := func(yaml string) loaded {
+	load := func(yaml string) config.Loaded {
 		t.Helper()
-		l, err := loadWith(t, yaml, nil)
+		l, err := configtest.Load(t, yaml, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return l
 	}
-	var now loaded
+	var now config.Loaded
 	var bad error
 	var set limits
 	r := &reloader{
-		secrets: func(Config) (found, error) { return found{alone: true}, nil }, held: found{alone: true},
-		load: func() (loaded, error) { return now, bad }, node: &set, level: &slog.LevelVar{},
+		secrets: func(config.Config) (found, error) { return found{alone: true}, nil }, held: found{alone: true},
+		load: func() (config.Loaded, error) { return now, bad }, node: &set, level: &slog.LevelVar{},
 		log: slog.New(slog.DiscardHandler), last: load(""),
 	}
-	keys := func(list []setting) (out []string) {
+	keys := func(list []config.Setting) (out []string) {
 		for _, s := range list {
 			out = append(out, fmt.Sprintf("%s=%v", s.Key, s.Value))
 		}

@@ -4,16 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/p2p/trust"
 )
-
-// defaultSecretFile is read where it exists and secret_file is not set.
-const defaultSecretFile = "/etc/seeder/secret"
 
 const maxSecretFileBytes = 64 << 10
 
@@ -30,10 +27,10 @@ type found struct {
 
 // loadSecrets finds the cluster's secrets: secret_file, else the default file,
 // else what k3s has. All but secret_file is below root.
-func loadSecrets(cfg Config, root string) (found, error) {
+func loadSecrets(cfg config.Config, root string) (found, error) {
 	path := cfg.SecretFile
 	if path == "" {
-		path = filepath.Join(root, defaultSecretFile)
+		path = filepath.Join(root, config.DefaultSecretFile)
 	}
 	data, err := cli.ReadBounded(path, maxSecretFileBytes)
 	switch {
@@ -66,30 +63,22 @@ func loadSecrets(cfg Config, root string) (found, error) {
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that
 // ends with the process; everything else is refused.
-func withoutSecret(cfg Config) (found, error) {
+func withoutSecret(cfg config.Config) (found, error) {
 	for _, a := range []struct{ key, value string }{
 		{"gossip.bind", cfg.Gossip.Bind}, {"gossip.advertise", cfg.Gossip.Advertise},
 		{"transfer.bind", cfg.Transfer.Bind}, {"transfer.advertise", cfg.Transfer.Advertise},
 	} {
-		if a.value != "" && !isLoopback(a.value) {
+		if a.value != "" && !config.IsLoopback(a.value) {
 			return found{}, cli.Usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
   on the first host:   seeder secret generate > %s
-  on every other host: copy that file to the same place, mode 0600`, a.key, a.value, defaultSecretFile)
+  on every other host: copy that file to the same place, mode 0600`, a.key, a.value, config.DefaultSecretFile)
 		}
 	}
 	secrets, err := trust.ParseSecrets([]byte(trust.GenerateSecret()))
 	return found{
 		secrets: secrets, alone: true, source: "none",
-		note: "no secret: this node stays alone; make one with `seeder secret generate > " + defaultSecretFile + "`",
+		note: "no secret: this node stays alone; make one with `seeder secret generate > " + config.DefaultSecretFile + "`",
 	}, err
-}
-
-func isLoopback(address string) bool {
-	addr, err := advertised(address)
-	if err != nil {
-		addr = netip.Addr{}
-	}
-	return addr.IsLoopback()
 }
 
 // exposedNote warns of a secret that every user of the host can read.

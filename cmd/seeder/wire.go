@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/config"
 	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
@@ -31,16 +32,16 @@ type wired struct {
 }
 
 // wire makes the node that cfg describes; it is not open yet, its store is.
-func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logger) (*wired, error) {
-	upload, err := parseRate(cfg.Transfer.UploadLimit)
+func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *slog.Logger) (*wired, error) {
+	upload, err := config.ParseRate(cfg.Transfer.UploadLimit)
 	if err != nil {
 		return nil, fmt.Errorf("transfer.upload_limit: %w", err)
 	}
-	download, err := parseRate(cfg.Transfer.DownloadLimit)
+	download, err := config.ParseRate(cfg.Transfer.DownloadLimit)
 	if err != nil {
 		return nil, fmt.Errorf("transfer.download_limit: %w", err)
 	}
-	announcers, excluded, err := cfg.announcers()
+	announcers, excluded, err := cfg.ParseAnnouncers()
 	if err != nil {
 		return nil, err
 	}
@@ -48,15 +49,15 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("images.accept: %w", err)
 	}
-	auto, autoLocal, err := cfg.Images.auto()
+	auto, autoLocal, err := cfg.Images.ParseAuto()
 	if err != nil {
 		return nil, fmt.Errorf("images.auto: %w", err)
 	}
-	minFree, err := parseMinFree(cfg.Images.MinFree)
+	minFree, err := config.ParseMinFree(cfg.Images.MinFree)
 	if err != nil {
 		return nil, fmt.Errorf("images.min_free: %w", err)
 	}
-	cache, err := parseMinFree(cfg.Transfer.Cache)
+	cache, err := config.ParseMinFree(cfg.Transfer.Cache)
 	if err != nil {
 		return nil, fmt.Errorf("transfer.cache: %w", err)
 	}
@@ -82,10 +83,10 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir,
-		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.advertisePort(),
+		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(),
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    followJoins(cfg, log),
-		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.labels(),
+		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),
 		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,
@@ -97,8 +98,8 @@ func wire(ctx context.Context, cfg Config, secrets trust.Secrets, log *slog.Logg
 // joins are the hosts to join now: gossip.join, else the servers that the k3s agent
 // of this host knows below root. From is where the latter come from. A node on
 // loopback addresses can reach none of them.
-func joins(cfg Config, root string) (hosts []string, from string) {
-	if len(cfg.Gossip.Join) > 0 || isLoopback(cfg.Gossip.Bind) {
+func joins(cfg config.Config, root string) (hosts []string, from string) {
+	if len(cfg.Gossip.Join) > 0 || config.IsLoopback(cfg.Gossip.Bind) {
 		return slices.Clone(cfg.Gossip.Join), ""
 	}
 	return k3sServers(root)
@@ -106,7 +107,7 @@ func joins(cfg Config, root string) (hosts []string, from string) {
 
 // followJoins asks for the hosts to join anew each time, and says when they are others.
 // One goroutine calls what it returns.
-func followJoins(cfg Config, log *slog.Logger) func() []string {
+func followJoins(cfg config.Config, log *slog.Logger) func() []string {
 	var last []string
 	return func() []string {
 		hosts, from := joins(cfg, "/")
@@ -116,12 +117,6 @@ func followJoins(cfg Config, log *slog.Logger) func() []string {
 		last = hosts
 		return hosts
 	}
-}
-
-// checkNodeID says whether id can be the id of a node.
-func checkNodeID(id string) error {
-	_, err := trust.ParseNodeID(strings.TrimSpace(id))
-	return err
 }
 
 // ImportArchive is part of announcer.

@@ -1,8 +1,7 @@
-package main
+package config
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,35 +9,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 )
 
 // loadWith loads a configuration from a file, an environment and flags.
-func loadWith(t *testing.T, yaml string, env map[string]string, flags ...string) (loaded, error) {
+func loadEnv(t *testing.T, yaml string, env map[string]string, flags ...string) (Loaded, error) {
 	t.Helper()
-	a, _, _ := testApp()
-	a.ConfigFile = filepath.Join(t.TempDir(), "seeder.yaml")
-	if err := os.WriteFile(a.ConfigFile, []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a.LookupEnv = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
-	a.Environ = func() []string {
-		var out []string
-		for k, v := range env {
-			out = append(out, k+"="+v)
-		}
-		return out
-	}
+	a := clitest.Env(t, yaml, env)
 	cmd := &cobra.Command{}
 	file := a.ConfigFile
-	keyFlags(a, cmd)
+	KeyFlags(a, cmd)
 	a.ConfigFile = file
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}
-	return loadConfig(a, cmd.Flags())
+	return Load(a, cmd.Flags())
 }
 
-func sourceOf(l loaded, key string) string {
+func sourceOf(l Loaded, key string) string {
 	for _, s := range l.Settings {
 		if s.Key == key {
 			word, _, _ := strings.Cut(s.Source, " ")
@@ -52,15 +40,15 @@ func sourceOf(l loaded, key string) string {
 // with its default.
 func TestShippedConfigIsTheDefaults(t *testing.T) {
 	t.Parallel()
-	shipped, err := os.ReadFile("../../configs/seeder.yaml")
+	shipped, err := os.ReadFile("../../../../configs/seeder.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := loadWith(t, string(shipped), nil)
+	got, err := loadEnv(t, string(shipped), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := loadWith(t, "", nil)
+	want, err := loadEnv(t, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +82,7 @@ func TestConfigPrecedence(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := loadWith(t, tc.yaml, tc.env, tc.flags...)
+			got, err := loadEnv(t, tc.yaml, tc.env, tc.flags...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,42 +105,42 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
 		"log.level": "debug", "log.format": "json",
 	}
-	for _, k := range configKeys() {
-		value, ok := values[k.name]
+	for _, k := range Keys() {
+		value, ok := values[k.Name]
 		if !ok {
-			t.Fatalf("no test value for %s", k.name)
+			t.Fatalf("no test value for %s", k.Name)
 		}
-		section, leaf, nested := strings.Cut(k.name, ".")
+		section, leaf, nested := strings.Cut(k.Name, ".")
 		quotedValue := `"` + value + `"`
-		if _, isBool := k.value.(bool); isBool {
+		if _, isBool := k.Value.(bool); isBool {
 			quotedValue = value
 		}
 		yaml := section + ": " + quotedValue
 		if nested {
 			yaml = section + ": {" + leaf + ": " + quotedValue + "}"
 		}
-		byFile, err1 := loadWith(t, yaml, nil)
-		byEnv, err2 := loadWith(t, "", map[string]string{k.env(): value})
-		byFlag, err3 := loadWith(t, "", nil, "--"+k.flag()+"="+value)
-		for i, got := range []loaded{byFile, byEnv, byFlag} {
+		byFile, err1 := loadEnv(t, yaml, nil)
+		byEnv, err2 := loadEnv(t, "", map[string]string{k.Env(): value})
+		byFlag, err3 := loadEnv(t, "", nil, "--"+k.Flag()+"="+value)
+		for i, got := range []Loaded{byFile, byEnv, byFlag} {
 			if err := []error{err1, err2, err3}[i]; err != nil {
-				t.Errorf("%s: %v", k.name, err)
-			} else if sourceOf(got, k.name) != []string{"file", "env", "flag"}[i] {
-				t.Errorf("%s came from %s", k.name, sourceOf(got, k.name))
+				t.Errorf("%s: %v", k.Name, err)
+			} else if sourceOf(got, k.Name) != []string{"file", "env", "flag"}[i] {
+				t.Errorf("%s came from %s", k.Name, sourceOf(got, k.Name))
 			}
 		}
 		if diff := cmp.Diff(byFile.Config, byEnv.Config) + cmp.Diff(byEnv.Config, byFlag.Config); diff != "" {
-			t.Errorf("%s differs by its source:\n%s", k.name, diff)
+			t.Errorf("%s differs by its source:\n%s", k.Name, diff)
 		}
-		if def, err := loadWith(t, "", nil); err != nil || cmp.Equal(def.Config, byEnv.Config) {
-			t.Errorf("%s = %s changed nothing (%v)", k.name, value, err)
+		if def, err := loadEnv(t, "", nil); err != nil || cmp.Equal(def.Config, byEnv.Config) {
+			t.Errorf("%s = %s changed nothing (%v)", k.Name, value, err)
 		}
 	}
 }
 
 func TestLabelsKeepTheirNames(t *testing.T) {
 	t.Parallel()
-	got, err := loadWith(t, "labels: {topology.kubernetes.io/Zone: a, rack: 2}", nil)
+	got, err := loadEnv(t, "labels: {topology.kubernetes.io/Zone: a, rack: 2}", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +200,7 @@ func TestConfigProblems(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := loadWith(t, tc.yaml, nil)
+			_, err := loadEnv(t, tc.yaml, nil)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -230,7 +218,7 @@ func TestConfigProblems(t *testing.T) {
 
 func TestUnknownEnvironmentIsNoted(t *testing.T) {
 	t.Parallel()
-	got, err := loadWith(t, "", map[string]string{"SEEDER_GOSIP_BIND": "x"})
+	got, err := loadEnv(t, "", map[string]string{"SEEDER_GOSIP_BIND": "x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +230,7 @@ func TestUnknownEnvironmentIsNoted(t *testing.T) {
 func TestParseBytes(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]int64{
-		"0": 0, "1024": 1024, "50MiB": 50 << 20, "50MB": 50e6, "1.5GiB": 3 << 29, "10 kB": 10_000,
+		"0": 0, "1024B": 1024, "50MiB": 50 << 20, "50MB": 50e6, "1.5GiB": 3 << 29, "10 kB": 10_000,
 		"": -1, "MiB": -1, "-5": -1, "5 parsecs": -1, "99999999999999999999999": -1,
 	} {
 		got, err := parseBytes(in)
@@ -258,10 +246,10 @@ func FuzzParseConfigFile(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var p problems
-		values := parseConfigFile("seeder.yaml", data, &p)
-		for _, k := range configKeys() {
-			if raw, ok := values[k.name]; ok {
+		var p Problems
+		values := parseFile("seeder.yaml", data, &p)
+		for _, k := range Keys() {
+			if raw, ok := values[k.Name]; ok {
 				_, _ = k.parse(raw)
 			}
 		}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ import (
 // 4 MiB takes more than a minute, and a unit was forgotten.
 const minRate = 64 << 10
 
-// parseRate reads a limit in bytes per second; 0 is none.
-func parseRate(s string) (int64, error) {
+// ParseRate reads a limit in bytes per second; 0 is none.
+func ParseRate(s string) (int64, error) {
 	n, err := parseBytes(s)
 	if err != nil {
 		return 0, err
@@ -29,8 +29,8 @@ func parseRate(s string) (int64, error) {
 	return n, nil
 }
 
-// parseMinFree reads a share of a disk or a size.
-func parseMinFree(s string) (store.Reserve, error) {
+// ParseMinFree reads a share of a disk or a size.
+func ParseMinFree(s string) (store.Reserve, error) {
 	if percent, ok := strings.CutSuffix(s, "%"); ok {
 		f, err := strconv.ParseFloat(percent, 64)
 		if err != nil || !(f >= 0 && f < 100) {
@@ -62,8 +62,8 @@ func parseBytes(s string) (int64, error) {
 	return n, nil
 }
 
-// announcers are the ids of `announcers`, and those that are excluded there by a "!".
-func (c Config) announcers() (listed, excluded []trust.NodeID, err error) {
+// ParseAnnouncers are the ids of `announcers`, and those that are excluded there by a "!".
+func (c Config) ParseAnnouncers() (listed, excluded []trust.NodeID, err error) {
 	for _, s := range c.Announcers {
 		id, not := strings.CutPrefix(s, "!")
 		parsed, err := trust.ParseNodeID(id)

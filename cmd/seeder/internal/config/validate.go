@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -14,11 +14,13 @@ import (
 
 	"seeder/internal/pattern"
 	"seeder/p2p/netaddr"
+	"seeder/p2p/trust"
 	"seeder/store/ctrd"
 )
 
 const (
-	defaultGossipPort = 7950
+	// DefaultGossipPort is used where gossip.join names no port.
+	DefaultGossipPort = 7950
 
 	// sun_path of a unix address has room for 107 bytes; the socket is made
 	// beside its final place under a slightly longer name.
@@ -29,7 +31,7 @@ const (
 
 // validate adds whatever is wrong with the values, each with the key and the
 // mend.
-func (l *loaded) validate(p *problems) {
+func (l *Loaded) validate(p *Problems) {
 	checkNodeName(p, l.NodeName)
 	checkAbsolute(p, "data_dir", l.DataDir)
 	if l.SecretFile != "" {
@@ -40,54 +42,54 @@ func (l *loaded) validate(p *problems) {
 		{"transfer.upload_limit", l.Transfer.UploadLimit},
 		{"transfer.download_limit", l.Transfer.DownloadLimit},
 	} {
-		if _, err := parseRate(limit.value); err != nil {
-			p.add(limit.key, limit.value, "%v", err)
+		if _, err := ParseRate(limit.value); err != nil {
+			p.Add(limit.key, limit.value, "%v", err)
 		}
 	}
-	if _, err := parseMinFree(l.Transfer.Cache); err != nil {
-		p.add("transfer.cache", l.Transfer.Cache, "%v", err)
+	if _, err := ParseMinFree(l.Transfer.Cache); err != nil {
+		p.Add("transfer.cache", l.Transfer.Cache, "%v", err)
 	}
 	l.validateContainerd(p)
 	l.validateImages(p)
 	for _, id := range l.Announcers {
 		if err := checkNodeID(strings.TrimPrefix(id, "!")); err != nil {
-			p.add("announcers", id, "%v; `seeder status` on a node shows its id", err)
+			p.Add("announcers", id, "%v; `seeder status` on a node shows its id", err)
 		}
 	}
 	l.validateLabels(p)
 	checkAbsolute(p, "api.socket", l.API.Socket)
 	if len(l.API.Socket) > maxSocketPathBytes {
-		p.add("api.socket", l.API.Socket, "%d bytes long: at most %d fit a unix socket; choose a shorter path", len(l.API.Socket), maxSocketPathBytes)
+		p.Add("api.socket", l.API.Socket, "%d bytes long: at most %d fit a unix socket; choose a shorter path", len(l.API.Socket), maxSocketPathBytes)
 	}
-	if _, _, err := newLogger(nil, l.Log); err != nil {
+	if _, _, err := NewLogger(nil, l.Log); err != nil {
 		*p = append(*p, err.Error())
 	}
 }
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
 
-func checkNodeName(p *problems, name string) {
+func checkNodeName(p *Problems, name string) {
 	switch {
 	case name == "":
-		p.add("node_name", name, "this host has no hostname; set node_name")
+		p.Add("node_name", name, "this host has no hostname; set node_name")
 	case len(name) > maxNodeNameBytes:
-		p.add("node_name", name, "%d bytes long: at most %d; set a shorter node_name", len(name), maxNodeNameBytes)
+		p.Add("node_name", name, "%d bytes long: at most %d; set a shorter node_name", len(name), maxNodeNameBytes)
 	case !nodeName.MatchString(name):
-		p.add("node_name", name, "want letters, digits, '-', '.' and '_', beginning and ending with a letter or digit")
+		p.Add("node_name", name, "want letters, digits, '-', '.' and '_', beginning and ending with a letter or digit")
 	}
 }
 
-func checkAbsolute(p *problems, key, value string) {
+func checkAbsolute(p *Problems, key, value string) {
 	if !filepath.IsAbs(value) {
-		p.add(key, value, "want an absolute path")
+		p.Add(key, value, "want an absolute path")
 	}
 }
 
-func (l *loaded) validateAddresses(p *problems) {
+func (l *Loaded) validateAddresses(p *Problems) {
 	gossip := checkBind(p, "gossip.bind", l.Gossip.Bind)
 	transfer := checkBind(p, "transfer.bind", l.Transfer.Bind)
 	if gossip.IsValid() && gossip.Port() == transfer.Port() && gossip.Port() != 0 && sameHost(gossip, transfer) {
-		p.add("transfer.bind", l.Transfer.Bind, "gossip.bind has the same port; give each its own")
+		p.Add("transfer.bind", l.Transfer.Bind, "gossip.bind has the same port; give each its own")
 	}
 	checkAdvertise(p, "gossip.advertise", l.Gossip.Advertise, gossip, true)
 	checkAdvertise(p, "transfer.advertise", l.Transfer.Advertise, transfer, false)
@@ -95,9 +97,9 @@ func (l *loaded) validateAddresses(p *problems) {
 		checkBind(p, "http.bind", l.HTTP.Bind)
 	}
 	for i, join := range l.Gossip.Join {
-		full, err := joinAddress(join)
+		full, err := JoinAddress(join)
 		if err != nil {
-			p.add("gossip.join", join, "%v", err)
+			p.Add("gossip.join", join, "%v", err)
 			continue
 		}
 		l.Gossip.Join[i] = full
@@ -109,13 +111,13 @@ func sameHost(a, b netip.AddrPort) bool {
 }
 
 // checkBind parses ip:port; the zero value stands for an address that is wrong.
-func checkBind(p *problems, key, value string) netip.AddrPort {
+func checkBind(p *Problems, key, value string) netip.AddrPort {
 	if host, port, err := net.SplitHostPort(value); err == nil && host == "" {
 		value = net.JoinHostPort("0.0.0.0", port)
 	}
 	addr, err := netip.ParseAddrPort(value)
 	if err != nil {
-		p.add(key, value, "want ip:port, as 0.0.0.0:%d", defaultGossipPort)
+		p.Add(key, value, "want ip:port, as 0.0.0.0:%d", DefaultGossipPort)
 		return netip.AddrPort{}
 	}
 	return addr
@@ -123,18 +125,18 @@ func checkBind(p *problems, key, value string) netip.AddrPort {
 
 // checkAdvertise checks what others are told: an address, one with a port, or where named
 // also the name of an interface or a CIDR.
-func checkAdvertise(p *problems, key, value string, bind netip.AddrPort, named bool) {
-	addr, err := advertised(value)
+func checkAdvertise(p *Problems, key, value string, bind netip.AddrPort, named bool) {
+	addr, err := AdvertisedAddr(value)
 	switch {
 	case value == "":
 	case err != nil && named && (validPrefix(value) || interfaceName.MatchString(value) && !looksLikeAddress.MatchString(value)):
 	case err != nil && named:
-		p.add(key, value, "want an address of this host, an interface of it as eth1, a CIDR as 10.0.0.0/24, or ip:port where another host forwards that port to this one")
+		p.Add(key, value, "want an address of this host, an interface of it as eth1, a CIDR as 10.0.0.0/24, or ip:port where another host forwards that port to this one")
 	case err != nil:
-		p.add(key, value, "want ip or ip:port at which other hosts reach this one")
+		p.Add(key, value, "want ip or ip:port at which other hosts reach this one")
 	case addr.IsLoopback() && bind.Addr().IsLoopback(): // a node that stays alone
 	case !netaddr.Dialable(addr):
-		p.add(key, value, "no other host can reach that address; name one of this host's own")
+		p.Add(key, value, "no other host can reach that address; name one of this host's own")
 	}
 }
 
@@ -148,36 +150,31 @@ func validPrefix(s string) bool {
 	return err == nil
 }
 
-// advertisePort is the port of gossip.advertise; 0: that of gossip.bind.
-func (c GossipConfig) advertisePort() int {
+// AdvertisePort is the port of gossip.advertise; 0: that of gossip.bind.
+func (c Gossip) AdvertisePort() int {
 	ap, _ := netip.ParseAddrPort(c.Advertise) // else it names no port
 	return int(ap.Port())
 }
 
-// advertised is the ip of "ip" or "ip:port".
-func advertised(value string) (netip.Addr, error) {
-	if ap, err := netip.ParseAddrPort(value); err == nil {
-		return ap.Addr(), nil
-	}
-	return netip.ParseAddr(value)
-}
-
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
 
-// joinAddress completes "host", "host:port" or "ip" with the default port.
-func joinAddress(s string) (string, error) {
+// IsHostName says whether s can be the name of a host.
+func IsHostName(s string) bool { return hostName.MatchString(s) }
+
+// JoinAddress completes "host", "host:port" or "ip" with the default port.
+func JoinAddress(s string) (string, error) {
 	if ip, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(ip, defaultGossipPort).String(), nil
+		return netip.AddrPortFrom(ip, DefaultGossipPort).String(), nil
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		host, port = s, strconv.Itoa(defaultGossipPort)
+		host, port = s, strconv.Itoa(DefaultGossipPort)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
 		return "", fmt.Errorf("port %q is none; want host or host:port", port)
 	}
-	if _, err := netip.ParseAddr(host); err != nil && !hostName.MatchString(host) {
+	if _, err := netip.ParseAddr(host); err != nil && !IsHostName(host) {
 		return "", errors.New("want host or host:port")
 	}
 	return net.JoinHostPort(host, port), nil
@@ -185,35 +182,35 @@ func joinAddress(s string) (string, error) {
 
 var identifier = regexp.MustCompile(`^[A-Za-z0-9]+([-._][A-Za-z0-9]+)*$`)
 
-func (l *loaded) validateContainerd(p *problems) {
+func (l *Loaded) validateContainerd(p *Problems) {
 	c := &l.Containerd
 	c.Address = strings.TrimPrefix(c.Address, "unix://")
 	if c.Address != "auto" && c.Address != "embedded" && !filepath.IsAbs(c.Address) {
-		p.add("containerd.address", c.Address, "want auto, embedded or the absolute path of containerd's socket")
+		p.Add("containerd.address", c.Address, "want auto, embedded or the absolute path of containerd's socket")
 	}
 	if !identifier.MatchString(c.Namespace) {
-		p.add("containerd.namespace", c.Namespace, "want a namespace of containerd; the kubelet's is k8s.io")
+		p.Add("containerd.namespace", c.Namespace, "want a namespace of containerd; the kubelet's is k8s.io")
 	}
 	if !identifier.MatchString(c.Snapshotter) {
-		p.add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, as overlayfs")
+		p.Add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, as overlayfs")
 	}
 	if _, err := platforms.Parse(c.Platform); err != nil && c.Platform != ctrd.Auto {
-		p.add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant] as linux/arm64")
+		p.Add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant] as linux/arm64")
 	}
 }
 
-func (l *loaded) validateImages(p *problems) {
+func (l *Loaded) validateImages(p *Problems) {
 	if n := l.Images.KeepPrevious; n < 0 || n > maxKeepPrevious {
-		p.add("images.keep_previous", n, "want 0 to %d", maxKeepPrevious)
+		p.Add("images.keep_previous", n, "want 0 to %d", maxKeepPrevious)
 	}
-	if _, err := parseMinFree(l.Images.MinFree); err != nil {
-		p.add("images.min_free", l.Images.MinFree, "%v", err)
+	if _, err := ParseMinFree(l.Images.MinFree); err != nil {
+		p.Add("images.min_free", l.Images.MinFree, "%v", err)
 	}
-	if _, _, err := l.Images.auto(); err != nil {
-		p.add("images.auto", l.Images.Auto, "%v", err)
+	if _, _, err := l.Images.ParseAuto(); err != nil {
+		p.Add("images.auto", l.Images.Auto, "%v", err)
 	}
 	if _, err := pattern.ParseList(l.Images.Accept); err != nil {
-		p.add("images.accept", l.Images.Accept, "%v", err)
+		p.Add("images.accept", l.Images.Accept, "%v", err)
 	}
 }
 
@@ -221,8 +218,8 @@ func (l *loaded) validateImages(p *problems) {
 // registry.
 const autoLocal = "local"
 
-// auto are the patterns of images.auto, and whether autoLocal is among them.
-func (c ImagesConfig) auto() (list pattern.List, local bool, err error) {
+// ParseAuto are the patterns of images.auto, and whether autoLocal is among them.
+func (c Images) ParseAuto() (list pattern.List, local bool, err error) {
 	var patterns []string
 	for _, s := range c.Auto {
 		if s == autoLocal {
@@ -244,29 +241,35 @@ var (
 	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$`)
 )
 
-func (l *loaded) validateLabels(p *problems) {
+func (l *Loaded) validateLabels(p *Problems) {
 	if len(l.Labels) > maxLabels {
-		p.add("labels", len(l.Labels), "at most %d", maxLabels)
+		p.Add("labels", len(l.Labels), "at most %d", maxLabels)
 	}
 	seen := map[string]bool{}
 	for _, label := range l.Labels {
 		k, v, ok := strings.Cut(label, "=")
 		switch {
 		case !ok || !labelKey.MatchString(k) || !labelValue.MatchString(v):
-			p.add("labels", label, "want key=value, as Kubernetes writes labels")
+			p.Add("labels", label, "want key=value, as Kubernetes writes labels")
 		case seen[k]:
-			p.add("labels", k, "it is there twice")
+			p.Add("labels", k, "it is there twice")
 		}
 		seen[k] = true
 	}
 }
 
-// labels are those of this node by key.
-func (c Config) labels() map[string]string {
+// ParseLabels are those of this node by key.
+func (c Config) ParseLabels() map[string]string {
 	out := map[string]string{}
 	for _, label := range c.Labels {
 		k, v, _ := strings.Cut(label, "=")
 		out[k] = v
 	}
 	return out
+}
+
+// checkNodeID says whether id can be the id of a node.
+func checkNodeID(id string) error {
+	_, err := trust.ParseNodeID(strings.TrimSpace(id))
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -6,10 +6,10 @@ import (
 	"log/slog"
 )
 
-// newLogger returns the daemon's logger; a nil w discards everything.
-func newLogger(w io.Writer, cfg LogConfig) (*slog.Logger, *slog.LevelVar, error) {
+// NewLogger returns the daemon's logger; a nil w discards everything.
+func NewLogger(w io.Writer, cfg Log) (*slog.Logger, *slog.LevelVar, error) {
 	level := &slog.LevelVar{}
-	if err := setLevel(level, cfg.Level); err != nil {
+	if err := SetLevel(level, cfg.Level); err != nil {
 		return nil, nil, err
 	}
 	if w == nil {
@@ -25,7 +25,8 @@ func newLogger(w io.Writer, cfg LogConfig) (*slog.Logger, *slog.LevelVar, error)
 	return nil, nil, fmt.Errorf("log.format: %q: want text or json", cfg.Format)
 }
 
-func setLevel(level *slog.LevelVar, name string) error {
+// SetLevel changes the level of a logger to debug, info, warn or error.
+func SetLevel(level *slog.LevelVar, name string) error {
 	switch name {
 	case "debug", "info", "warn", "error":
 	default:

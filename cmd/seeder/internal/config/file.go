@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	maxConfigBytes = 1 << 20
+	// MaxFileBytes bounds a configuration file.
+	MaxFileBytes   = 1 << 20
 	maxListEntries = 10_000
 )
 
-// problems collects everything that is wrong with a configuration.
-type problems []string
+// Problems collects everything that is wrong with a configuration.
+type Problems []string
 
-// add notes that key has a value that will not do; the text says what would.
-func (p *problems) add(key string, value any, format string, args ...any) {
+// Add notes that key has a value that will not do; the text says what would.
+func (p *Problems) Add(key string, value any, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if value == nil {
 		*p = append(*p, fmt.Sprintf("%s: %s", key, text))
@@ -31,7 +32,9 @@ func (p *problems) add(key string, value any, format string, args ...any) {
 	*p = append(*p, fmt.Sprintf("%s: %s: %s", key, quoted(value), text))
 }
 
-func (p problems) err() error {
+// Err is all problems as one error with the exit code of bad configuration; nil where
+// there are none.
+func (p Problems) Err() error {
 	switch len(p) {
 	case 0:
 		return nil
@@ -50,17 +53,17 @@ func quoted(v any) string {
 	return strconv.Quote(s)
 }
 
-// parseConfigFile returns the values of a YAML file by key. What is no key is a
+// parseFile returns the values of a YAML file by key. What is no key is a
 // problem, and so is a key given twice.
-func parseConfigFile(path string, data []byte, p *problems) map[string]any {
+func parseFile(path string, data []byte, p *Problems) map[string]any {
 	var doc map[string]any
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		*p = append(*p, fmt.Sprintf("%s: not a YAML mapping: %s", path, strings.TrimPrefix(err.Error(), "yaml: ")))
 		return nil
 	}
 	var known []string
-	for _, k := range configKeys() {
-		known = append(known, k.name)
+	for _, k := range Keys() {
+		known = append(known, k.Name)
 	}
 	values := map[string]any{}
 	flatten("", doc, known, values)
@@ -96,14 +99,14 @@ func flatten(prefix string, m map[string]any, known []string, out map[string]any
 }
 
 // parse makes raw, from YAML or from text, a value of the kind of the key.
-func (k key) parse(raw any) (any, error) {
-	switch k.value.(type) {
+func (k Key) parse(raw any) (any, error) {
+	switch k.Value.(type) {
 	case bool:
 		return parseBool(raw)
 	case int:
 		return parseInt(raw)
 	case []string:
-		return parseList(k.name, raw)
+		return parseList(k.Name, raw)
 	}
 	switch v := raw.(type) {
 	case string:

@@ -1,4 +1,12 @@
-package main
+// Package config is the configuration of seeder: its keys, where their values come from,
+// and whether they are valid.
+//
+// It owns the keys, their defaults and their checks. It never looks at this host, but for
+// its name: what k3s and the kernel know is asked elsewhere.
+//
+// Invariant: Load names every problem at once, each with its key and value; a key that
+// nobody knows is an error, never ignored.
+package config
 
 import (
 	"errors"
@@ -14,38 +22,38 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 )
 
-// defaultConfigFile is read where it exists and --config is not given.
-const defaultConfigFile = "/etc/seeder/seeder.yaml"
+// DefaultFile is read where it exists and --config is not given.
+const DefaultFile = "/etc/seeder/seeder.yaml"
 
-// envPrefix starts the environment variable of every key.
-const envPrefix = "SEEDER_"
+// EnvPrefix starts the environment variable of every key.
+const EnvPrefix = "SEEDER_"
 
 // Config is the whole configuration, one field for each key. Sizes are bytes,
 // rates bytes per second.
 type Config struct {
-	NodeName   string           `mapstructure:"node_name"`
-	DataDir    string           `mapstructure:"data_dir"`
-	SecretFile string           `mapstructure:"secret_file"`
-	Gossip     GossipConfig     `mapstructure:"gossip"`
-	Transfer   TransferConfig   `mapstructure:"transfer"`
-	Containerd ContainerdConfig `mapstructure:"containerd"`
-	Images     ImagesConfig     `mapstructure:"images"`
-	Announcers []string         `mapstructure:"announcers"`
-	Labels     []string         `mapstructure:"labels"` // key=value
-	API        APIConfig        `mapstructure:"api"`
-	HTTP       HTTPConfig       `mapstructure:"http"`
-	Log        LogConfig        `mapstructure:"log"`
+	NodeName   string     `mapstructure:"node_name"`
+	DataDir    string     `mapstructure:"data_dir"`
+	SecretFile string     `mapstructure:"secret_file"`
+	Gossip     Gossip     `mapstructure:"gossip"`
+	Transfer   Transfer   `mapstructure:"transfer"`
+	Containerd Containerd `mapstructure:"containerd"`
+	Images     Images     `mapstructure:"images"`
+	Announcers []string   `mapstructure:"announcers"`
+	Labels     []string   `mapstructure:"labels"` // key=value
+	API        API        `mapstructure:"api"`
+	HTTP       HTTP       `mapstructure:"http"`
+	Log        Log        `mapstructure:"log"`
 }
 
-// GossipConfig is how this node finds and meets the others.
-type GossipConfig struct {
+// Gossip is how this node finds and meets the others.
+type Gossip struct {
 	Bind      string   `mapstructure:"bind"`
 	Advertise string   `mapstructure:"advertise"`
 	Join      []string `mapstructure:"join"`
 }
 
-// TransferConfig is how images travel.
-type TransferConfig struct {
+// Transfer is how images travel.
+type Transfer struct {
 	Bind          string `mapstructure:"bind"`
 	Advertise     string `mapstructure:"advertise"`
 	UploadLimit   string `mapstructure:"upload_limit"`
@@ -53,16 +61,16 @@ type TransferConfig struct {
 	Cache         string `mapstructure:"cache"`
 }
 
-// ContainerdConfig is where this host's images live.
-type ContainerdConfig struct {
+// Containerd is where this host's images live.
+type Containerd struct {
 	Address     string `mapstructure:"address"`
 	Namespace   string `mapstructure:"namespace"`
 	Snapshotter string `mapstructure:"snapshotter"`
 	Platform    string `mapstructure:"platform"`
 }
 
-// ImagesConfig is what this node does with images.
-type ImagesConfig struct {
+// Images is what this node does with images.
+type Images struct {
 	Pin          bool     `mapstructure:"pin"`
 	KeepPrevious int      `mapstructure:"keep_previous"`
 	Follow       bool     `mapstructure:"follow"`
@@ -71,37 +79,37 @@ type ImagesConfig struct {
 	MinFree      string   `mapstructure:"min_free"`
 }
 
-// APIConfig is the control API.
-type APIConfig struct {
+// API is the control API.
+type API struct {
 	Socket string `mapstructure:"socket"`
 }
 
-// HTTPConfig is the listener for metrics and health.
-type HTTPConfig struct {
+// HTTP is the listener for metrics and health.
+type HTTP struct {
 	Bind  string `mapstructure:"bind"`
 	Pprof bool   `mapstructure:"pprof"`
 }
 
-// LogConfig is what the daemon writes to standard error.
-type LogConfig struct {
+// Log is what the daemon writes to standard error.
+type Log struct {
 	Level  string `mapstructure:"level"`
 	Format string `mapstructure:"format"`
 }
 
-// key is one configuration key: its default gives its kind (string, bool, int or
+// Key is one configuration key: its default gives its kind (string, bool, int or
 // []string), its usage is the help of the daemon's flag.
-type key struct {
-	name  string
-	value any
-	usage string
+type Key struct {
+	Name  string
+	Value any
+	Usage string
 }
 
-// configKeys is every key with its default, in the order in which they are shown.
-func configKeys() []key {
-	return []key{
+// Keys is every key with its default, in the order in which they are shown.
+func Keys() []Key {
+	return []Key{
 		{"node_name", "", "`name` of this node, unique in the cluster (default: the hostname)"},
 		{"data_dir", "/var/lib/seeder", "`directory` of identity, catalog and unfinished images"},
-		{"secret_file", "", "`file` with the cluster's secret (default " + defaultSecretFile + " if present, else derived from the k3s token)"},
+		{"secret_file", "", "`file` with the cluster's secret (default " + DefaultSecretFile + " if present, else derived from the k3s token)"},
 		{"gossip.bind", "0.0.0.0:7950", "`ip:port` for gossip, tcp and udp"},
 		{"gossip.advertise", "", "`address`, interface, CIDR or ip:port at which others reach gossip.bind (default: found on this host)"},
 		{"gossip.join", []string{}, "`host[:port]` of nodes to join, comma-separated (default: the servers that this host's k3s knows)"},
@@ -130,61 +138,64 @@ func configKeys() []key {
 	}
 }
 
-func (k key) env() string  { return envPrefix + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_")) }
-func (k key) flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(k.name) }
+// Env is the name of the environment variable of the key.
+func (k Key) Env() string { return EnvPrefix + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "_")) }
 
-// setting is where the value of one key came from.
-type setting struct {
+// Flag is the name of the daemon's flag for the key, without dashes.
+func (k Key) Flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(k.Name) }
+
+// Setting is where the value of one key came from.
+type Setting struct {
 	Key    string `json:"key"`
 	Value  any    `json:"value"`
 	Source string `json:"source"` // default, file PATH, env NAME or flag --NAME
 }
 
-// loaded is a configuration with the origin of each of its values.
-type loaded struct {
+// Loaded is a configuration with the origin of each of its values.
+type Loaded struct {
 	Config
-	Settings []setting
+	Settings []Setting
 	Warnings []string
 }
 
-// loadConfig reads the configuration: flags (nil: none) before environment
+// Load reads the configuration: flags (nil: none) before environment
 // before file before defaults. Every problem that can be found is in the error
 // at once, and the exit code of it is cli.ExitUsage.
-func loadConfig(env *cli.Env, flags *pflag.FlagSet) (loaded, error) {
-	var p problems
+func Load(env *cli.Env, flags *pflag.FlagSet) (Loaded, error) {
+	var p Problems
 	path, values := readConfigFile(env, &p)
 	v := viper.New()
-	var out loaded
-	for _, k := range configKeys() {
-		s := setting{Key: k.name, Value: k.value, Source: "default"}
+	var out Loaded
+	for _, k := range Keys() {
+		s := Setting{Key: k.Name, Value: k.Value, Source: "default"}
 		raw, from := any(nil), ""
-		if fv, ok := values[k.name]; ok {
+		if fv, ok := values[k.Name]; ok {
 			raw, from = fv, "file "+path
 		}
-		if ev, ok := env.LookupEnv(k.env()); ok {
-			raw, from = ev, "env "+k.env()
+		if ev, ok := env.LookupEnv(k.Env()); ok {
+			raw, from = ev, "env "+k.Env()
 		}
-		if f := lookupFlag(flags, k.flag()); f != nil && f.Changed {
-			raw, from = f.Value.String(), "flag --"+k.flag()
+		if f := lookupFlag(flags, k.Flag()); f != nil && f.Changed {
+			raw, from = f.Value.String(), "flag --"+k.Flag()
 		}
 		if from != "" {
 			if val, err := k.parse(raw); err != nil {
-				p.add(k.name, raw, "%v (from %s)", err, from)
+				p.Add(k.Name, raw, "%v (from %s)", err, from)
 			} else {
 				s.Value, s.Source = val, from
 			}
 		}
-		v.SetDefault(k.name, k.value)
-		v.Set(k.name, s.Value)
+		v.SetDefault(k.Name, k.Value)
+		v.Set(k.Name, s.Value)
 		out.Settings = append(out.Settings, s)
 	}
 	if err := v.UnmarshalExact(&out.Config); err != nil {
-		return loaded{}, fmt.Errorf("assemble the configuration: %w", err)
+		return Loaded{}, fmt.Errorf("assemble the configuration: %w", err)
 	}
 	out.Warnings = unknownEnv(env)
 	out.complete()
 	out.validate(&p)
-	return out, p.err()
+	return out, p.Err()
 }
 
 func lookupFlag(flags *pflag.FlagSet, name string) *pflag.Flag {
@@ -195,43 +206,46 @@ func lookupFlag(flags *pflag.FlagSet, name string) *pflag.Flag {
 }
 
 // readConfigFile returns the file that was read and its values by key.
-func readConfigFile(env *cli.Env, p *problems) (string, map[string]any) {
-	path, asked := defaultConfigFile, false
-	if env, ok := env.LookupEnv(envPrefix + "CONFIG"); ok && env != "" {
+func readConfigFile(env *cli.Env, p *Problems) (string, map[string]any) {
+	path, asked := DefaultFile, false
+	if env, ok := env.LookupEnv(EnvPrefix + "CONFIG"); ok && env != "" {
 		path, asked = env, true
 	}
 	if env.ConfigFile != "" {
 		path, asked = env.ConfigFile, true
 	}
-	data, err := cli.ReadBounded(path, maxConfigBytes)
+	data, err := cli.ReadBounded(path, MaxFileBytes)
 	switch {
 	case err == nil:
-		return path, parseConfigFile(path, data, p)
+		return path, parseFile(path, data, p)
 	case errors.Is(err, fs.ErrNotExist) && !asked:
 		return path, nil
 	case errors.Is(err, fs.ErrPermission) && !asked && env.Socket != "":
 		return path, nil // a command that knows the socket needs nothing else of it
 	}
-	p.add("--config", path, "%v; name a readable file, or leave it out for the defaults", err)
+	p.Add("--config", path, "%v; name a readable file, or leave it out for the defaults", err)
 	return path, nil
 }
 
 // complete fills in what has a default that depends on the host or on another
 // key, so that the rest of the program need not know.
-func (l *loaded) complete() {
+func (l *Loaded) complete() {
 	if l.NodeName == "" {
 		if host, err := os.Hostname(); err == nil {
 			l.NodeName = strings.ToLower(host)
-			l.note("node_name", l.NodeName, "default (hostname)")
+			l.Note("node_name", l.NodeName, "default (hostname)")
 		}
 	}
 }
 
-func (l *loaded) note(key string, value any, source string) {
-	l.set(setting{key, value, source})
+// Note replaces the value and the source of a key in Settings, as they are shown to
+// people.
+func (l *Loaded) Note(key string, value any, source string) {
+	l.Set(Setting{key, value, source})
 }
 
-func (l *loaded) set(s setting) {
+// Set replaces the setting of the same key.
+func (l *Loaded) Set(s Setting) {
 	for i := range l.Settings {
 		if l.Settings[i].Key == s.Key {
 			l.Settings[i] = s
@@ -242,39 +256,57 @@ func (l *loaded) set(s setting) {
 // unknownEnv names the environment variables that look like keys and are none:
 // a misspelt one would otherwise be ignored in silence.
 func unknownEnv(env *cli.Env) []string {
-	known := map[string]bool{envPrefix + "CONFIG": true}
+	known := map[string]bool{EnvPrefix + "CONFIG": true}
 	var names []string
-	for _, k := range configKeys() {
-		known[k.env()] = true
-		names = append(names, k.env())
+	for _, k := range Keys() {
+		known[k.Env()] = true
+		names = append(names, k.Env())
 	}
 	var out []string
 	for _, kv := range env.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, envPrefix) && !known[name] {
+		if strings.HasPrefix(name, EnvPrefix) && !known[name] {
 			out = append(out, fmt.Sprintf("environment variable %s is no configuration key%s", name, didYouMean(name, names)))
 		}
 	}
 	return out
 }
 
-// keyFlags adds a flag for every key. --gossip.bind and --gossip_bind are
+// KeyFlags adds a flag for every key. --gossip.bind and --gossip_bind are
 // accepted for --gossip-bind.
-func keyFlags(env *cli.Env, cmd *cobra.Command) {
-	configFlag(env, cmd)
+func KeyFlags(env *cli.Env, cmd *cobra.Command) {
+	FileFlag(env, cmd)
 	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.NewReplacer(".", "-", "_", "-").Replace(name))
 	})
-	for _, k := range configKeys() {
-		switch d := k.value.(type) {
+	for _, k := range Keys() {
+		switch d := k.Value.(type) {
 		case bool:
-			cmd.Flags().Bool(k.flag(), d, k.usage)
+			cmd.Flags().Bool(k.Flag(), d, k.Usage)
 		case int:
-			cmd.Flags().Int(k.flag(), d, k.usage)
+			cmd.Flags().Int(k.Flag(), d, k.Usage)
 		case []string:
-			cmd.Flags().String(k.flag(), strings.Join(d, ","), k.usage)
+			cmd.Flags().String(k.Flag(), strings.Join(d, ","), k.Usage)
 		case string:
-			cmd.Flags().String(k.flag(), d, k.usage)
+			cmd.Flags().String(k.Flag(), d, k.Usage)
 		}
 	}
 }
+
+// SourceOf is where the value of a key came from, "" where there is no such key.
+func (l *Loaded) SourceOf(key string) string {
+	for _, s := range l.Settings {
+		if s.Key == key {
+			return s.Source
+		}
+	}
+	return ""
+}
+
+// FileFlag adds --config to cmd.
+func FileFlag(env *cli.Env, cmd *cobra.Command) {
+	cmd.Flags().StringVar(&env.ConfigFile, "config", "", "configuration `file` (default "+DefaultFile+", which need not exist)")
+}
+
+// DefaultSecretFile is read where it exists and secret_file is not set.
+const DefaultSecretFile = "/etc/seeder/secret"
