@@ -113,6 +113,7 @@ type Config struct {
 	Name    string // node name, unique in the cluster
 	Version string // of the program, shown to other members
 	DataDir string // identity, catalog and known members live here
+	Machine string // the id of the machine that the identity is bound to; empty: none
 
 	GossipBind string // host:port
 	// Advertise chooses the address at which others reach this node, given those of the
@@ -270,7 +271,15 @@ func (n *Node) Open(ctx context.Context) (err error) {
 }
 
 func (n *Node) openIdentity(context.Context) error {
-	id, err := trust.LoadOrCreateIdentity(filepath.Join(n.cfg.DataDir, "identity"))
+	path := filepath.Join(n.cfg.DataDir, "identity")
+	aside, err := trust.BindIdentity(path, n.cfg.Machine)
+	if err != nil {
+		return err
+	}
+	if aside != "" {
+		n.log.Warn("made a new identity: data_dir was copied from another machine", "old", aside)
+	}
+	id, err := trust.LoadOrCreateIdentity(path)
 	if err != nil {
 		return fmt.Errorf("load this node's identity: %w", err)
 	}

@@ -82,7 +82,7 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 	}
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
-		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir,
+		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir, Machine: trust.MachineID("/etc/machine-id"),
 		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(),
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    followJoins(cfg, log),
