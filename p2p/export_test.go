@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
 )
 
@@ -20,3 +21,9 @@ func (n *Node) Book(ctx context.Context, owner string, seed digest.Digest, p swa
 	_, err := n.client.Register(ctx, owner, seed, p)
 	return err
 }
+
+// Hear hands the node a hint as gossip does.
+func (n *Node) Hear(h gossip.Hint) { n.onHint(h) }
+
+// Pulled is how often others asked this node for its catalog.
+func (n *Node) Pulled() int64 { return n.asked.Load() }

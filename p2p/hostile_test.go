@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/p2p"
+	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
 )
 
@@ -82,5 +85,28 @@ func TestClusterOneLiarStopsNobody(t *testing.T) {
 		}
 		c.start(honest)
 		c.within(30*time.Second, "the newcomer has it from the honest member that is back", c.holdsNewest(late, ref))
+	})
+}
+
+// Hints that one member makes up have the others ask whom they name now and then, not
+// as often as hints come, and do not hold up what is true.
+func TestClusterFalseHints(t *testing.T) {
+	simulate(t, []int{3}, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		n0, n1 := c.nodes[0], c.nodes[1]
+		c.announce(n0, refFor("a", "all"))
+		c.within(5*time.Second, "all hold it", c.converged)
+		before := n0.Pulled()
+		const hints = 5000
+		for i := range hints {
+			n1.Hear(gossip.Hint{Reference: refFor(fmt.Sprint("made-up-", i), "all"), Digest: digest.FromString("x"), Version: 1, Holder: n0.cfg.Name})
+			time.Sleep(2 * time.Millisecond)
+		}
+		if got := n0.Pulled() - before; got > 20 {
+			t.Errorf("%d false hints in 10 s made a node ask %d times, at most 20 are meant", hints, got)
+		}
+		c.announce(n0, refFor("a", "all"))
+		c.within(4*time.Second, "a true announcement is everywhere", c.converged)
 	})
 }

@@ -189,10 +189,11 @@ type Node struct {
 	cells  *cells
 	claims *claims
 	syncer *syncer
-	noteMu sync.Mutex  // of noteCatalog
-	keepMu sync.Mutex  // of keepPrevious
-	unkept atomic.Bool // there is an earlier version, or one was not kept
-	pinned atomic.Bool // what nobody announces any more may have a pin
+	asked  atomic.Int64 // how often others have asked for the catalog
+	noteMu sync.Mutex   // of noteCatalog
+	keepMu sync.Mutex   // of keepPrevious
+	unkept atomic.Bool  // there is an earlier version, or one was not kept
+	pinned atomic.Bool  // what nobody announces any more may have a pin
 
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,60 +22,12 @@ const (
 	maxPulls     = 8
 )
 
-// syncer queues the members whose catalogs are to be pulled. A member stands in
-// the queue once, however many hints name it.
-type syncer struct {
-	mu     sync.Mutex
-	needed map[string]func() bool // of the members in the queue: is it still worth it
-	queue  chan string
-}
-
-// maxQueuedPulls bounds the queue; a member beyond it tells its summary again.
-const maxQueuedPulls = 1024
-
-func newSyncer() *syncer {
-	return &syncer{needed: map[string]func() bool{}, queue: make(chan string, maxQueuedPulls)}
-}
-
-func (s *syncer) add(member string, needed func() bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, queued := s.needed[member]; queued {
-		s.needed[member] = func() bool { return true } // for one reason or the other
-		return
-	}
-	select {
-	case s.queue <- member:
-		s.needed[member] = needed
-	default:
-	}
-}
-
-// next waits for a member whose catalog has something new; false says that ctx
-// ended.
-func (s *syncer) next(ctx context.Context) (member string, ok bool) {
-	for {
-		select {
-		case member = <-s.queue:
-		case <-ctx.Done():
-			return "", false
-		}
-		s.mu.Lock()
-		needed := s.needed[member]
-		delete(s.needed, member)
-		s.mu.Unlock()
-		if needed() {
-			return member, true
-		}
-	}
-}
-
 // onHint is called by gossip with a reference's newest digest and version as
 // another node says. It only queues: the record itself is pulled and verified.
 func (n *Node) onHint(h gossip.Hint) {
 	needed := func() bool { return n.isNews(h) }
 	if needed() {
-		n.syncer.add(h.Holder, needed)
+		n.syncer.add(h.Holder, byHint, needed)
 	}
 }
 
@@ -94,7 +45,7 @@ func (n *Node) isNews(h gossip.Hint) bool {
 func (n *Node) onCatalog(member string, hash uint64) {
 	needed := func() bool { return hash != n.catalog.Hash() }
 	if needed() {
-		n.syncer.add(member, needed)
+		n.syncer.add(member, bySummary, needed)
 	}
 }
 
@@ -124,7 +75,7 @@ func (n *Node) sync(ctx context.Context) {
 func (n *Node) pull(ctx context.Context) {
 	running := semaphore.NewWeighted(maxPulls)
 	for {
-		member, ok := n.syncer.next(ctx)
+		member, cause, ok := n.syncer.next(ctx)
 		if !ok || running.Acquire(ctx, 1) != nil {
 			return
 		}
@@ -132,7 +83,7 @@ func (n *Node) pull(ctx context.Context) {
 		n.group.Go(func() error {
 			defer running.Release(1)
 			defer close(done)
-			n.pullCatalog(ctx, member)
+			n.syncer.done(member, cause, n.pullCatalog(ctx, member))
 			return nil
 		})
 		select {
@@ -144,26 +95,27 @@ func (n *Node) pull(ctx context.Context) {
 
 // pullCatalog merges what member knows and this node does not. A record that is
 // new here is hinted at in turn, which is how a hint reaches nodes that gossip
-// did not; a bulk (a node that joins) is not, since the others have it already.
-func (n *Node) pullCatalog(ctx context.Context, member string) {
+// did not; a bulk (a node that joins) is not, since the others have it already. It
+// reports whether anything was new.
+func (n *Node) pullCatalog(ctx context.Context, member string) (news bool) {
 	const bulk = 32
 	addr, ok := n.addressOf(member)
 	if !ok {
-		return // gone, or not yet known; anti-entropy comes back to it
+		return false // gone, or not yet known; anti-entropy comes back to it
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	recs, err := n.client.Catalog(ctx, addr, n.catalog.Buckets())
 	if err != nil {
 		n.log.Debug("pull catalog", "member", member, "err", err)
-		return
+		return false
 	}
 	changed, err := n.catalog.Merge(recs...)
 	if err != nil {
 		n.log.Error("write catalog", "member", member, "err", err)
 	}
 	if len(changed) == 0 {
-		return
+		return false
 	}
 	n.log.Info("catalog updated", "from", member, "announcements", len(changed))
 	n.noteNews(changed...)
@@ -174,6 +126,7 @@ func (n *Node) pullCatalog(ctx context.Context, member string) {
 			n.broadcast(rec)
 		}
 	}
+	return true
 }
 
 // addressOf is the transfer address of an alive or suspect member that this node
@@ -204,5 +157,6 @@ func (n *Node) noteCatalog() {
 
 // CatalogDiff serves other nodes' pulls (wire.Handler).
 func (n *Node) CatalogDiff(_ context.Context, b catalog.Buckets) ([][]byte, error) {
+	n.asked.Add(1)
 	return n.catalog.Diff(b, wire.MaxCatalogBytes), nil
 }
