@@ -1,11 +1,6 @@
 package p2p
 
-import (
-	"errors"
-	"time"
-
-	"seeder/p2p/trust"
-)
+import "time"
 
 // Counts is how a node is, in numbers: what its gauges show. To get it asks nobody
 // and takes a fraction of a millisecond with 1,000 images.
@@ -58,23 +53,4 @@ func (n *Node) Counts() Counts {
 		}
 	}
 	return c
-}
-
-// NotReady says why this node cannot do its work now, one reason each; none: it is
-// ready. A node alone is ready. So is one with an image that has not arrived: that is
-// the work, it is seen by its own metrics, and nobody may take the node for broken and
-// restart it in the middle of a fetch.
-func (n *Node) NotReady() []string {
-	var out []string
-	switch h := n.health.status(); {
-	case h.OK:
-	case h.Reason == "":
-		out = append(out, "containerd has not answered yet")
-	default:
-		out = append(out, "waiting for containerd: "+h.Reason)
-	}
-	if joined, err := n.gossip.Status(); !joined && errors.Is(err, trust.ErrSecretsDiffer) {
-		out = append(out, "cannot join the cluster: "+err.Error())
-	}
-	return out
 }

@@ -15,6 +15,18 @@ import (
 	"seeder/p2p/trust"
 )
 
+// notReady is what keeps a node from its work, by its status.
+func notReady(nd *testNode) (out []string) {
+	s := nd.Status(context.Background())
+	if !s.Containerd.OK {
+		out = append(out, "waiting for containerd: "+s.Containerd.Reason)
+	}
+	if s.Join.Refused {
+		out = append(out, "cannot join the cluster: "+s.Join.Reason)
+	}
+	return out
+}
+
 // TestReadiness: a node is ready while its containerd answers, alone too, and whatever
 // its images do; and not while it has another secret than all that it can reach.
 func TestReadiness(t *testing.T) {
@@ -25,13 +37,13 @@ func TestReadiness(t *testing.T) {
 	saysOnly := func(nd *testNode, what string) {
 		t.Helper()
 		nd.waitFor(t, "not ready, only since "+what, func() bool {
-			got := nd.NotReady()
+			got := notReady(nd)
 			return len(got) == 1 && strings.Contains(got[0], what)
 		})
 	}
 	ready := func(nd *testNode) {
 		t.Helper()
-		nd.waitFor(t, "ready", func() bool { return len(nd.NotReady()) == 0 })
+		nd.waitFor(t, "ready", func() bool { return len(notReady(nd)) == 0 })
 	}
 	saysOnly(a, "waiting for containerd: no such socket")
 	if a.Counts().ContainerdUp {

@@ -373,12 +373,22 @@ func printable(s string, limit int) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// Members lists the cluster.
+// AskMembers lists the cluster with the labels that the members have now.
+func (n *Node) AskMembers(ctx context.Context) Members {
+	n.ask(ctx, []string{"-"}) // no image: the labels are enough
+	return n.Members()
+}
+
+// Members lists the cluster. Nobody is asked.
 func (n *Node) Members() Members {
-	out := Members{Members: []MemberState{}}
+	out := Members{Node: n.cfg.Name, Members: []MemberState{}}
 	for _, m := range n.gossip.Members() {
+		labels := n.labels.of(m.Name)
+		if m.Name == n.cfg.Name {
+			labels = n.cfg.Labels
+		}
 		out.Members = append(out.Members, MemberState{
-			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID), Since: m.Since,
+			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: labels,
 		})
 	}
 	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })
@@ -449,6 +459,9 @@ func (n *Node) Status(context.Context) Status {
 			continue
 		}
 		s.Converged = false
+		if img.State == Failed {
+			s.Images.Failed++
+		}
 		if img.State == Fetching || img.State == Importing {
 			s.Transfers = append(s.Transfers, Transfer{
 				Reference: img.Reference, Digest: img.Digest, State: img.State,

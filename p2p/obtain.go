@@ -8,10 +8,10 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/internal/figure"
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
 )
@@ -108,7 +108,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	}
 	n.log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
 		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.names(), "seconds", time.Since(start).Seconds())
-	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", units.BytesSize(float64(p.total-p.local)), time.Since(start).Seconds()))
+	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
 	n.register(ctx, a, sw)
 	return nil
 }

@@ -7,8 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/docker/go-units"
-
+	"seeder/internal/figure"
 	"seeder/p2p/swarm"
 )
 
@@ -140,7 +139,7 @@ func (p *progress) reason() string {
 	p.mu.Lock()
 	why := p.state.Reason
 	p.mu.Unlock()
-	s := fmt.Sprintf("%s of %s", units.BytesSize(float64(done)), units.BytesSize(float64(total)))
+	s := fmt.Sprintf("%s of %s", figure.Size(done), figure.Size(total))
 	switch {
 	case why != "":
 		s += ", " + why

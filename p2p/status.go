@@ -73,6 +73,8 @@ type MemberState struct {
 	Reason  string `json:"reason,omitempty"` // why this node cannot talk to it
 	Version string `json:"version"`
 	ID      string `json:"id"`
+	// Labels are those of its configuration, as it said when it was asked last.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Since is when it came into this state, as far as this node saw: a member that was
 	// dead before this node was started, when this node heard of it last.
 	Since time.Time `json:"since,omitzero"`
@@ -80,6 +82,7 @@ type MemberState struct {
 
 // Members is `seeder members -o json`.
 type Members struct {
+	Node    string        `json:"node"` // the name of the node that was asked
 	Members []MemberState `json:"members"`
 }
 
@@ -129,8 +132,9 @@ type JoinStatus struct {
 
 // ImageCount counts announced images on this node.
 type ImageCount struct {
-	Ready int `json:"ready"`
-	Total int `json:"total"`
+	Ready  int `json:"ready"`
+	Failed int `json:"failed"`
+	Total  int `json:"total"`
 }
 
 // DiskStatus is the file system of data_dir.

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
+	"seeder/internal/figure"
 	"seeder/store/stage"
 )
 
@@ -51,7 +51,7 @@ func (e *RoomError) LackingBytes() int64 { return e.Lacking }
 
 func (e *RoomError) Error() string { return e.Waiting() }
 
-func humanBytes(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+func humanBytes(n int64) string { return figure.Size(n) }
 
 // unpackedFor is how much a compressed layer takes unpacked, in multiples of its
 // bytes: layers of programs shrink to a third with gzip.

@@ -26,6 +26,7 @@ type announcing struct {
 	yes      bool
 	rollback bool
 	detach   bool
+	all      *bool
 	timeout  time.Duration
 }
 
@@ -34,7 +35,8 @@ func announceCommand(env *cli.Env) *cobra.Command {
 		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
 		Short: "Bring an image of this host to every node",
 		Long: `Make an image known to the cluster and wait until every alive node that is meant
-to hold it is ready. Ctrl-C stops waiting, not the seeding.
+to hold it is ready. Ctrl-C stops waiting, not the seeding. Nodes that are away are
+named at the end and not waited for; with --all they are.
 
 SOURCE is where the image is:
   containerd      this host's containerd
@@ -83,6 +85,7 @@ measured), and at the end done or error.`,
 	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
 	cli.CompleteWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
 	cli.CompleteWords(cmd, "on", false)
+	flags.all = allFlag(cmd)
 	cli.CompleteWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, err := flags.image(args)
@@ -143,7 +146,7 @@ func announceImage(ctx context.Context, env *cli.Env, c *client, f *follower, im
 	if err != nil {
 		return err
 	}
-	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.archive != nil)}, "on": flags.on}
+	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.archive != nil)}, "on": flags.on, "all": {strconv.FormatBool(*flags.all)}}
 	if image.ref != "" {
 		query.Set("ref", image.ref)
 	}

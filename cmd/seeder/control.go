@@ -22,7 +22,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
+	"seeder/p2p/gossip"
 	"seeder/store"
 )
 
@@ -69,9 +71,10 @@ type configReloader interface {
 //	GET  /v1/local?ref=…                               what containerd has under ref
 //	GET  /v1/references                                names for shells to complete
 //	GET  /v1/selected?on=…                             whether there are such nodes
-//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&archive=…&wait=…
+//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&archive=…&wait=…&all=…
 //	                                                   events, one a line
-//	GET  /v1/wait?ref=…                                events, one a line
+//	GET  /v1/wait?ref=…&all=…                          events, one a line
+//	POST /v1/forget?name=…                             nothing
 //	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
 //	POST /v1/reload                                    what has changed
 //	GET  /v1/self                                      the configuration in force, and what has changed since
@@ -174,13 +177,27 @@ func listenPrivate(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// judged is `seeder status -o json`: the status and what it means.
+type judged struct {
+	p2p.Status
+	verdict.Verdict
+}
+
 func (c *control) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		c.answer(w, c.cluster.Status(r.Context()), nil)
+		s := c.cluster.Status(r.Context())
+		c.answer(w, judged{s, verdict.Decide(verdict.Input{Status: s, Members: c.cluster.Members().Members})}, nil)
 	})
-	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, _ *http.Request) {
-		c.answer(w, c.cluster.Members(), nil)
+	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, r *http.Request) {
+		c.answer(w, c.cluster.AskMembers(r.Context()), nil)
+	})
+	mux.HandleFunc("POST /v1/forget", func(w http.ResponseWriter, r *http.Request) {
+		err := c.cluster.Forget(r.URL.Query().Get("name"))
+		if errors.Is(err, gossip.ErrNotForgotten) {
+			err = cli.WithCode(cli.ExitUsage, err)
+		}
+		c.answer(w, struct{}{}, err)
 	})
 	mux.HandleFunc("GET /v1/images", c.handleImages)
 	mux.HandleFunc("GET /v1/local", c.handleLocal)
@@ -266,7 +283,7 @@ func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := newStream(w)
-	watch := watcher{cluster: c.cluster, refs: refs, emit: s.emit}
+	watch := watcher{cluster: c.cluster, refs: refs, emit: s.emit, all: r.URL.Query().Get("all") == "true"}
 	s.end(watch.wait(r.Context()))
 }
 
@@ -284,7 +301,7 @@ func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	if len(unnamed) > 0 {
 		_ = s.emit(event{Event: eventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(unnamed, "; ")}) // the next one tells if nobody listens
 	}
-	s.end(c.announce(ctx, s, orders, q.Get("wait") == "true"))
+	s.end(c.announce(ctx, s, orders, waiting{on: q.Get("wait") == "true", all: q.Get("all") == "true"}))
 }
 
 // orders are what a request asks to be announced, imported where it brings an
@@ -317,10 +334,13 @@ func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out
 	return out, unnamed, nil
 }
 
+// waiting is what an announcement waits for: nothing, the nodes that are there, or all.
+type waiting struct{ on, all bool }
+
 // announce announces one image after the other. Those that can be are, also where
 // another one cannot.
-func (c *control) announce(ctx context.Context, s *stream, orders []order, wait bool) error {
-	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit}
+func (c *control) announce(ctx context.Context, s *stream, orders []order, wait waiting) error {
+	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
 	for _, o := range orders {
 		if err := s.emit(event{Event: eventPreparing, Ref: o.Ref}); err != nil {
@@ -338,7 +358,7 @@ func (c *control) announce(ctx context.Context, s *stream, orders []order, wait 
 			return err
 		}
 	}
-	if len(errs) > 0 || !wait {
+	if len(errs) > 0 || !wait.on {
 		return errors.Join(errs...)
 	}
 	return watch.wait(ctx)

@@ -31,6 +31,7 @@ type fakeNode struct {
 	steps     []p2p.Images // the last one stays
 	err       error
 	withdrawn []string
+	forgotten []string
 	imported  []byte
 	archive   []string // references that ImportArchive finds
 	unnamed   []string // what it says of others
@@ -59,13 +60,18 @@ func (f *fakeNode) Members() p2p.Members {
 
 func (f *fakeNode) Status(context.Context) p2p.Status {
 	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
-		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such socket"},
+		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such\nsocket"}, Join: p2p.JoinStatus{Refused: true, Reason: "the secrets differ"},
 		Transfers: []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
 			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
 }
 
-func (f *fakeNode) NotReady() []string {
-	return []string{"waiting for containerd: no such\nsocket", "so is this"}
+func (f *fakeNode) AskMembers(context.Context) p2p.Members { return f.Members() }
+
+func (f *fakeNode) Forget(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgotten = append(f.forgotten, name)
+	return f.err
 }
 
 func (f *fakeNode) CheckOn(_ context.Context, on []string) error {

@@ -46,11 +46,12 @@ type event struct {
 type cluster interface {
 	Images(ctx context.Context, refs ...string) (p2p.Images, error)
 	Members() p2p.Members
+	AskMembers(ctx context.Context) p2p.Members
 	Status(ctx context.Context) p2p.Status
 	Events() []p2p.Event
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
-	NotReady() []string
+	Forget(name string) error
 	Diagnose(ctx context.Context) p2p.Diagnosis
 	Holders(ctx context.Context, refs []string) map[string][]string
 }
@@ -70,6 +71,7 @@ type watcher struct {
 	// whichever there is.
 	versions map[string]uint64
 	emit     func(event) error
+	all      bool // nodes that are away are waited for, too
 
 	rows  map[string]p2p.ImageState
 	ready map[string]bool
@@ -124,7 +126,7 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 				return false, err
 			}
 		}
-		if !converged(row) {
+		if !converged(row) || w.all && !row.Everywhere() {
 			done, w.ready[row.Reference] = false, false
 			continue
 		}
@@ -153,4 +155,4 @@ func (w *watcher) check(row p2p.ImageState) error {
 }
 
 // converged: every alive node that is meant to hold the image is ready.
-func converged(row p2p.ImageState) bool { return row.Ready >= row.Total }
+func converged(row p2p.ImageState) bool { return row.Settled() }

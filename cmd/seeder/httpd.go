@@ -19,6 +19,7 @@ import (
 
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/term"
+	"seeder/cmd/seeder/internal/verdict"
 )
 
 // httpd serves metrics, health and the status page to whoever reaches http.bind; it
@@ -39,12 +40,14 @@ func newHTTPD(cfg config.HTTP, c cluster, reg prometheus.Gatherer, log *slog.Log
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
-	// One reason a line. What the daemon reads and binds when it starts, catalog and
+	// What keeps this host from its work, one reason a line. What the daemon reads and binds when it starts, catalog and
 	// ports, is there before this listener is.
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if reasons := c.NotReady(); len(reasons) > 0 {
-			for i := range reasons {
-				reasons[i] = term.Clean(reasons[i])
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		v := verdict.Decide(verdict.Input{Status: c.Status(r.Context()), Members: c.Members().Members})
+		if blocking := v.Blocking(); len(blocking) > 0 {
+			var reasons []string
+			for _, f := range blocking {
+				reasons = append(reasons, term.Clean(f.String()))
 			}
 			http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
 			return

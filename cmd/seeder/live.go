@@ -146,6 +146,15 @@ func (v *liveView) boardRows() []term.BoardRow {
 
 func last[T any](list []T, most int) []T { return list[max(0, len(list)-most):] }
 
+// readyOf is "2 of 3 nodes", with how many are away.
+func readyOf(row p2p.ImageState) string {
+	of := fmt.Sprintf("%d of %d nodes", row.Ready, row.Total)
+	if row.Away > 0 {
+		of += fmt.Sprintf(" (%d away)", row.Away)
+	}
+	return of
+}
+
 // imageLine is how far all nodes together are with an image.
 func imageLine(row p2p.ImageState) string {
 	var done, total, rate int64
@@ -154,7 +163,7 @@ func imageLine(row p2p.ImageState) string {
 			done, total, rate = add(done, n.DoneBytes), add(total, n.TotalBytes), add(rate, n.RateBytesPerSecond)
 		}
 	}
-	parts := []string{fmt.Sprintf("%s: ready on %d of %d nodes", short(row.Reference), row.Ready, row.Total)}
+	parts := []string{fmt.Sprintf("%s: ready on %s", short(row.Reference), readyOf(row))}
 	if !converged(row) && total > 0 {
 		parts = append(parts, fmt.Sprintf("%d%%", term.Percent(done, total)))
 	}

@@ -62,7 +62,7 @@ func makeUp(nodes, images int) *madeUp {
 		ms := p2p.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}
 		switch {
 		case nodes > 20 && i == 11, nodes > 20 && i == 170:
-			ms.State = "dead"
+			ms.State, ms.Since = "dead", now.Add(-time.Hour)
 		case nodes > 20 && i == 42:
 			ms.State = "left"
 		case nodes > 20 && i == 99:
@@ -72,8 +72,8 @@ func makeUp(nodes, images int) *madeUp {
 	}
 	m.status = p2p.Status{
 		Node: name(0), ID: fmt.Sprintf("%032x", 1), Version: "0.9.0", Members: max(nodes-3*min(nodes/20, 1), min(nodes, 1)), Converged: images == 0,
-		Containerd: p2p.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true},
-		Images:     p2p.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: p2p.DiskStatus{FreeBytes: 120 << 30},
+		Containerd: p2p.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true}, Join: p2p.JoinStatus{OK: true},
+		Images: p2p.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: p2p.DiskStatus{FreeBytes: 120 << 30},
 	}
 	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "registry.example.com/acme/vision", "k3s-dashboard-proxy", "registry.example.net/acme/ingest"}
 	for i := range images {
@@ -88,8 +88,11 @@ func makeUp(nodes, images int) *madeUp {
 			img.Nodes = append(img.Nodes, madeUpCell(r, m.members.Members[j], i, j, nodes, bytes))
 			if c := img.Nodes[j]; m.members.Members[j].State == "left" {
 				img.Nodes[j].Name = "" // not asked
-			} else if c.State != p2p.Excluded && m.members.Members[j].State != "dead" {
+			} else if c.State != p2p.Excluded {
 				img.Total++
+				if c.Away {
+					img.Away++
+				}
 				if c.State == p2p.Ready {
 					img.Ready++
 				}
@@ -111,7 +114,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p
 	c := p2p.NodeState{Name: m.Name, State: p2p.Ready, DoneBytes: bytes, TotalBytes: bytes}
 	switch {
 	case m.State == "dead":
-		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, "is not there (no answer to gossip)"
+		c.State, c.DoneBytes, c.Reason, c.Away, c.Since = p2p.Unreachable, 0, "no answer to gossip", true, m.Since
 	case m.Reason != "":
 		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, m.Reason
 	case i == 1 && j > 0:

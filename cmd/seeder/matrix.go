@@ -115,7 +115,7 @@ func imageColumns(wide bool) []string {
 
 func imageCells(img p2p.ImageState, wide bool) []term.Cell {
 	ready := term.Cell{Text: fmt.Sprintf("%d/%d", img.Ready, img.Total), Colour: term.Green}
-	if !converged(img) {
+	if !img.Everywhere() {
 		ready.Colour = term.Yellow
 	}
 	if !wide {
@@ -190,6 +190,7 @@ func printLaggards(w io.Writer, terminal term.Terminal, rows []p2p.ImageState) e
 	}
 	for _, l := range all[:min(len(all), maxReasons)] {
 		who, refs := l.who(maxGroupNames), some(l.refs, maxGroupRefs)
+		l.why = awayFor(l.group)
 		t.Add(term.Cell{Text: who}, term.Cell{Text: refs}, term.Cell{Text: l.text(), Colour: stateColour(l.state)}, term.Cell{Text: l.why})
 		line := fmt.Sprintf("%s %s on %s", refs, l.text(), who)
 		if l.why != "" {
@@ -205,6 +206,14 @@ func printLaggards(w io.Writer, terminal term.Terminal, rows []p2p.ImageState) e
 	}
 	_, err := fmt.Fprintln(w, "\n"+strings.Join(lines, "\n"))
 	return err
+}
+
+// awayFor is why a group is not ready, of nodes that are away with since when.
+func awayFor(g group) string {
+	if g.state != p2p.Unreachable || len(g.nodes) == 0 || !g.nodes[0].Away {
+		return g.why
+	}
+	return g.why + " since " + term.Clock(g.nodes[0].Since)
 }
 
 // printImage is one image with all nodes: in a table, or gathered by state and
@@ -257,6 +266,9 @@ func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
 	}
 	t.Header(append(names, "REASON")...)
 	for _, n := range nodes {
+		if n.Away {
+			n.Reason += " since " + term.Clock(n.Since)
+		}
 		has := term.Cell{Text: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes))}
 		reason := n.Reason
 		if n.State == p2p.Ready {

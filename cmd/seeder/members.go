@@ -1,6 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -10,10 +16,16 @@ import (
 
 func membersCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "members",
-		Short:   "Show the nodes of the cluster",
-		Long:    "Show the nodes that gossip knows, those that are dead or have left too. The\naddress is where images travel. A member that speaks no protocol of this node's is\nshown with the reason, and nothing is asked of it.",
-		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'",
+		Use:   "members",
+		Short: "Show the nodes of the cluster",
+		Long: `Show the nodes that gossip knows, those that are dead or have left too, and since when.
+The address is where images travel, the labels are what --on of announce selects by. A
+member that speaks no protocol of this node's is shown with the reason, and nothing is
+asked of it.
+
+A node that is dead counts as one of the cluster for three days: forget it where it is
+gone for good.`,
+		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'\n  seeder members forget h3",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	clientFlags(env, cmd)
@@ -30,20 +42,75 @@ func membersCommand(env *cli.Env) *cobra.Command {
 		if *out == "json" {
 			return cli.PrintJSON(env.Stdout, members)
 		}
-		t := &term.Table{Term: term.Of(env, env.Stdout)}
-		t.Header("NAME", "ADDRESS", "STATE", "VERSION", "ID")
-		for _, m := range members.Members {
-			colour := term.Green
-			if m.State != "alive" {
-				colour = term.Red
-			}
-			row := []term.Cell{{Text: term.Clean(m.Name)}, {Text: term.Clean(m.Address)}, {Text: term.Clean(m.State), Colour: colour}, {Text: term.Clean(m.Version)}, {Text: term.Clean(m.ID), Colour: term.Faint}}
-			if m.Reason != "" {
-				row[2].Colour, row = term.Red, append(row, term.Cell{Text: term.Clean(m.Reason)})
-			}
-			t.Add(row...)
+		return memberTable(term.Of(env, env.Stdout), members).Print(env.Stdout)
+	}
+	cmd.AddCommand(forgetCommand(env))
+	return cmd
+}
+
+// memberTable has what a narrow terminal must not cut off in front.
+func memberTable(terminal term.Terminal, members p2p.Members) *term.Table {
+	labelled := slices.ContainsFunc(members.Members, func(m p2p.MemberState) bool { return len(m.Labels) > 0 })
+	t := &term.Table{Term: terminal}
+	names := []string{"NAME", "STATE", "SINCE", "ADDRESS"}
+	if labelled {
+		names = append(names, "LABELS")
+	}
+	t.Header(append(names, "VERSION", "ID")...)
+	for _, m := range members.Members {
+		name, state, since := term.Cell{Text: term.Clean(m.Name)}, term.Cell{Text: term.Clean(m.State), Colour: term.Green}, term.Cell{}
+		if m.Name == members.Node {
+			name.Text += " (this host)"
 		}
-		return t.Print(env.Stdout)
+		if m.State != "alive" || m.Reason != "" {
+			state.Colour = term.Red
+		}
+		if !m.Since.IsZero() {
+			since.Text = term.Clock(m.Since)
+		}
+		row := []term.Cell{name, state, since, {Text: term.Clean(m.Address)}}
+		if labelled {
+			row = append(row, term.Cell{Text: term.Clean(labelText(m.Labels))})
+		}
+		row = append(row, term.Cell{Text: term.Clean(m.Version)}, term.Cell{Text: term.Clean(m.ID), Colour: term.Faint})
+		if m.Reason != "" {
+			row = append(row, term.Cell{Text: term.Clean(m.Reason)})
+		}
+		t.Add(row...)
+	}
+	return t
+}
+
+// labelText is "role=gpu,zone=a".
+func labelText(labels map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, k+"="+labels[k])
+	}
+	return strings.Join(out, ",")
+}
+
+func forgetCommand(env *cli.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "forget NAME",
+		Short: "Drop a node that is gone for good",
+		Long: `Drop a node that is dead from the cluster, on every node that is there: it does not
+count any more, and nobody tries to reach it. One that comes back is a member again. A
+node that is alive is not forgotten: stop seeder there first.`,
+		Example: "  seeder members forget h3",
+		Args:    cli.ArgCount(1, 1, "one name, as `seeder members` shows it"),
+	}
+	clientFlags(env, cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := newClient(env)
+		if err != nil {
+			return err
+		}
+		if err := c.post(cmd.Context(), "/v1/forget", url.Values{"name": {args[0]}}, nil); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(env.Stdout, "%s is forgotten\n", term.Clean(args[0]))
+		return err
 	}
 	return cmd
 }

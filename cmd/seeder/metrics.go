@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -18,6 +19,7 @@ import (
 type measured interface {
 	Counts() p2p.Counts
 	Members() p2p.Members
+	Status(ctx context.Context) p2p.Status
 }
 
 // gauges are the metrics that say how things are rather than what was counted:
@@ -35,14 +37,14 @@ type gauges struct {
 }
 
 type gaugeDescs struct {
-	members, images, unconverged, lacking, records, announced *prometheus.Desc
-	uploads, containerd, alone, secret, start, free, reserve  *prometheus.Desc
-	cache, cacheLimit, inodes, inodesFree                     *prometheus.Desc
+	state, members, images, unconverged, lacking, records, announced *prometheus.Desc
+	uploads, containerd, alone, secret, start, free, reserve         *prometheus.Desc
+	cache, cacheLimit, inodes, inodesFree                            *prometheus.Desc
 }
 
 func (d *gaugeDescs) all() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		d.members, d.images, d.unconverged, d.lacking, d.records, d.announced,
+		d.state, d.members, d.images, d.unconverged, d.lacking, d.records, d.announced,
 		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
 		d.cache, d.cacheLimit, d.inodes, d.inodesFree,
 	}
@@ -57,6 +59,7 @@ func newGauges(node measured, disks func(context.Context) []store.Disk, cache fu
 		build: prometheus.MustNewConstMetric(desc("seeder_build_info", "Version of the program; always 1.", "version", "goversion"),
 			prometheus.GaugeValue, 1, cli.Version(), runtime.Version()),
 		desc: gaugeDescs{
+			state:       desc("seeder_state", "How this node and its cluster are, as the status page and seeder status say: 0 green, nothing is wrong; 1 amber, something is under way or missing; 2 red, something failed and needs somebody."),
 			members:     desc("seeder_members", "Nodes of the cluster as this node sees them, by state.", "state"),
 			images:      desc("seeder_images", "Announced images by their state on this node; excluded are those that it is not meant to hold.", "state"),
 			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "When that image was ready on this node last, or came to be known, which has not been ready for the longest; 0: all are ready."),
@@ -97,7 +100,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	members := map[string]int{"alive": 0, "suspect": 0, "dead": 0, "left": 0}
-	for _, m := range g.node.Members().Members {
+	list := g.node.Members().Members
+	for _, m := range list {
 		if _, known := members[m.State]; known {
 			members[m.State]++
 		}
@@ -105,6 +109,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range members {
 		send(g.desc.members, float64(n), state)
 	}
+	send(g.desc.state, float64(verdict.Decide(verdict.Input{Status: g.node.Status(context.Background()), Members: list}).Level.Value()))
 	c := g.node.Counts()
 	for state, n := range c.Images {
 		send(g.desc.images, float64(n), string(state))

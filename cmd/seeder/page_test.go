@@ -58,11 +58,11 @@ func TestPageShowsTheCluster(t *testing.T) {
 		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "Nothing is on its way."}, most: 8 << 10},
 		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 8 << 10},
 		{nodes: 3, images: 5, target: "/", want: []string{
-			"3 of 5 images are ready on every node", "Nodes: 1 failed, 2 fetching", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
+			"! k3s-dashboard-proxy:v1 failed on edge-003: import: unpack layer 3", "3 of 5 images are ready on every node. Nodes: 1 failed, 2 fetching seeder images k3s-dashboard-proxy:v1", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
 			"↓ fetching 78%", "no space left on device", "31 MiB/s in all", "edge-001 56.9 MiB, edge-003 37.9 MiB, here already 3 MiB", "/s 1 s left", "7 times.", "! 2 members do not answer", "10.0.0.3:7951",
 		}, lacks: []string{"Show the matrix", " more"}, most: 32 << 10},
 		{nodes: 300, images: 40, target: "/", want: []string{
-			"0 of 40 images are ready on every node", "297 alive", "2 dead, 1 left", "28 more", "293 of 297", "3 failed, 1 unreachable, 2 dead", "Show the matrix of 299 nodes",
+			"0 of 40 images are ready on every node", "297 alive", "2 dead, 1 left", "28 more", "293 of 299", "edge-012 has not answered since", "3 failed, 1 unreachable, 2 dead", "Show the matrix of 299 nodes",
 			"edge-003, edge-197, edge-294 k3s-dashboard-proxy:v1 ! failed", "and 37 more ? unreachable speaks protocol 0 to 0", "All members", "edge-005 and 295 more",
 		}, lacks: []string{"Hide the matrix"}, most: 192 << 10},
 		{nodes: 300, images: 40, target: "/?show=matrix", want: []string{"Hide the matrix", "edge-300"}, lacks: []string{"Show the matrix"}, most: 640 << 10},
@@ -99,9 +99,40 @@ func TestPageWhenContainerdIsAway(t *testing.T) {
 	m := makeUp(3, 4)
 	m.status.Containerd = p2p.ContainerdStatus{Address: "/run/x.sock", Reason: "no such socket"}
 	said := text(document(t, getPage(t, pageHandler(t, m), "/").Body.String()))
-	for _, want := range []string{"! This node waits for containerd no such socket seeder doctor", "! does not answer"} {
+	for _, want := range []string{"! This host waits for containerd: no such socket 3 of 4 images are ready on every node. Nodes: 1 waiting, 1 fetching seeder doctor", "! does not answer"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in %s", want, said)
+		}
+	}
+}
+
+// TestPageWithADeadMember: the page is not green while a host is away, or while this one
+// cannot join, though all that is announced is ready on those that are there.
+func TestPageWithADeadMember(t *testing.T) {
+	t.Parallel()
+	m := makeUp(3, 1)
+	m.members.Members[2].State, m.members.Members[2].Since = "dead", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	img := &m.images.Images[0]
+	img.Ready, img.Away = 2, 1
+	img.Nodes[2].State, img.Nodes[2].Away, img.Nodes[2].Reason = p2p.Unreachable, true, "no answer to gossip"
+	m.status.Members = 2
+	alone := makeUp(1, 1)
+	alone.status.Join = p2p.JoinStatus{Refused: true, Reason: "join 10.0.0.2: the secrets differ"}
+	for _, c := range []struct {
+		m    *madeUp
+		want []string
+	}{
+		{m, []string{"! edge-003 has not answered since 2026-01-02 03:04:05 UTC All that is announced is ready on the 2 nodes that are alive. systemctl status seeder # on edge-003; gone for good: seeder members forget edge-003", "2 of 3", "1 dead", "edge-003 ! dead since 2026-01-02 03:04:05 UTC"}},
+		{alone, []string{"! This host cannot join the cluster: join 10.0.0.2: the secrets differ", "seeder doctor"}},
+	} {
+		said := text(document(t, getPage(t, pageHandler(t, c.m), "/").Body.String()))
+		for _, want := range c.want {
+			if !strings.Contains(said, want) {
+				t.Errorf("no %q in %s", want, said[:min(len(said), 1500)])
+			}
+		}
+		if strings.Contains(said, "✓ The image is ready") {
+			t.Error("the headline is green")
 		}
 	}
 }

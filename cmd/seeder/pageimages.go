@@ -59,7 +59,7 @@ type matrixView struct {
 	Prev, Next string
 }
 
-func newImagesView(rows []p2p.ImageState, dead map[string]bool, q pageQuery) imagesView {
+func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
 	nodes := nodeNames(rows)
 	v := imagesView{NodesIn: len(nodes)}
 	few := len(nodes) <= maxWideNodes
@@ -93,7 +93,7 @@ func newImagesView(rows []p2p.ImageState, dead map[string]bool, q pageQuery) ima
 		if i >= maxFirst+2 { // two more or one that unfolds two take the same room
 			part = &v.Rest
 		}
-		part.Rows = append(part.Rows, newImageRow(img, dead, columns))
+		part.Rows = append(part.Rows, newImageRow(img, columns))
 	}
 	if few {
 		return v
@@ -105,7 +105,7 @@ func newImagesView(rows []p2p.ImageState, dead map[string]bool, q pageQuery) ima
 		return v
 	}
 	v.Hide = without.link("#images")
-	v.Matrix = newMatrixView(shown, nodes, dead, q)
+	v.Matrix = newMatrixView(shown, nodes, q)
 	return v
 }
 
@@ -132,7 +132,7 @@ func columnsOf(nodes []string) (names []string, columns map[string]int) {
 	return names, columns
 }
 
-func newMatrixView(rows []p2p.ImageState, nodes []string, dead map[string]bool, q pageQuery) *matrixView {
+func newMatrixView(rows []p2p.ImageState, nodes []string, q pageQuery) *matrixView {
 	if q.nodesAt >= len(nodes) {
 		q.nodesAt = 0
 	}
@@ -146,7 +146,7 @@ func newMatrixView(rows []p2p.ImageState, nodes []string, dead map[string]bool, 
 	var columns map[string]int
 	m.Nodes, columns = columnsOf(shown)
 	for _, img := range rows {
-		m.Rows = append(m.Rows, newImageRow(img, dead, columns))
+		m.Rows = append(m.Rows, newImageRow(img, columns))
 	}
 	return m
 }
@@ -166,11 +166,11 @@ func paged(all, at, shown, most int, link func(at int) string) (text, prev, next
 }
 
 // newImageRow is one image with a cell for each of columns.
-func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]int) imageRow {
+func newImageRow(img p2p.ImageState, columns map[string]int) imageRow {
 	row := imageRow{
 		Name: cleanRef(img.Reference), Digest: cleanText(img.Digest, 80),
 		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, term.Bytes(img.Size), cleanName(img.AnnouncedBy)),
-		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: converged(img),
+		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: img.Everywhere(),
 	}
 	states, gone := map[p2p.State]int{}, 0
 	row.Cells = make([]cellView, len(columns))
@@ -178,7 +178,7 @@ func newImageRow(img p2p.ImageState, dead map[string]bool, columns map[string]in
 		row.Cells[i].mark = mark{"–", "excluded", "not known"}
 	}
 	for _, n := range img.Nodes {
-		if dead[n.Name] {
+		if n.Away {
 			gone++
 		} else {
 			states[n.State]++

@@ -7,8 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
+	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/term"
+	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
 )
 
@@ -82,6 +87,7 @@ type headline struct {
 	Class, Sign, Text string
 	Detail            string
 	Command           string // what to do about it
+	Also              []string
 }
 
 type fact struct{ Name, Value, Detail, Class string }
@@ -90,7 +96,7 @@ func newPageView(l *look, q pageQuery) *pageView {
 	rows := announcedRows(l.images.Images)
 	v := &pageView{
 		Node: cleanName(l.status.Node), Program: cleanText(l.status.Version, maxName), At: stampOf(l.at, l.at),
-		Images: newImagesView(rows, deadOf(l.members.Members), q), Behind: newBehindView(rows),
+		Images: newImagesView(rows, q), Behind: newBehindView(rows),
 		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID),
 		Events: newEventRows(l),
 	}
@@ -111,29 +117,67 @@ func announcedRows(all []p2p.ImageState) []p2p.ImageState {
 	return rows
 }
 
+// newHeadline says what the verdict is, its first finding in words.
 func newHeadline(l *look, rows []p2p.ImageState) headline {
-	done, failed := 0, false
+	v := verdict.Decide(verdict.Input{Status: l.status, Members: l.members.Members, Images: rows, Err: l.err})
+	switch {
+	case v.Level == verdict.Green && len(rows) == 0:
+		return headline{Class: "idle", Sign: "–", Text: "Nothing is announced yet", Detail: "On a host that has the image:", Command: "seeder announce REF"}
+	case v.Level == verdict.Green:
+		return headline{Class: "good", Sign: "✓", Text: allReady(len(rows), l.status.Members)}
+	}
+	first := v.Findings[0]
+	h := headline{Class: "bad", Sign: "!", Command: cleanText(first.Command, maxReference)}
+	h.Text = cleanText(findingText(first), maxReason)
+	if v.Level == verdict.Amber {
+		h.Class = "warn"
+	}
+	done := 0
 	for _, img := range rows {
-		if converged(img) {
+		if img.Settled() {
 			done++
 		}
-		failed = failed || slices.ContainsFunc(img.Nodes, func(n p2p.NodeState) bool { return n.State == p2p.Failed })
 	}
+	ready := fmt.Sprintf("%d of %s ready on every node", done, countOf(len(rows), "image is", "images are"))
 	switch {
-	case l.err != nil:
-		return headline{"bad", "!", "The members cannot be asked", cleanText(l.err.Error(), maxReason), ""}
-	case !l.status.Containerd.OK:
-		return headline{"bad", "!", "This node waits for containerd", cleanText(l.status.Containerd.Reason, maxReason), "seeder doctor"}
-	case len(rows) == 0:
-		return headline{"idle", "–", "Nothing is announced yet", "On a host that has the image:", "seeder announce REF"}
-	case done == len(rows):
-		return headline{"good", "✓", allReady(len(rows), l.status.Members), "", ""}
+	case first.About == verdict.AboutImage && first.Level == verdict.Amber: // on its way: nothing is wrong
+		return headline{Class: "busy", Sign: "↓", Text: ready, Detail: behindCounts(rows)}
+	case done < len(rows):
+		h.Detail = strings.TrimSuffix(ready+". "+behindCounts(rows), " ")
+	case len(rows) > 0:
+		h.Detail = fmt.Sprintf("All that is announced is ready on the %s alive.", countOf(l.status.Members, "node that is", "nodes that are"))
 	}
-	h := headline{"busy", "↓", fmt.Sprintf("%d of %s ready on every node", done, countOf(len(rows), "image is", "images are")), behindCounts(rows, deadOf(l.members.Members)), ""}
-	if failed {
-		h.Class, h.Sign = "bad", "!"
+	for _, f := range v.Findings[1:min(len(v.Findings), maxHeadFindings)] {
+		if f.About != verdict.AboutImage {
+			h.Also = append(h.Also, cleanText(findingText(f), maxReason))
+		}
 	}
 	return h
+}
+
+// maxHeadFindings is how much of what is wrong the headline says.
+const maxHeadFindings = 6
+
+// findingText is a finding with its time in UTC, as all times of the page.
+func findingText(f verdict.Finding) string {
+	since := f.Since
+	f.Since = time.Time{}
+	if f.About == verdict.AboutImage {
+		f.Subject = cli.ShortRef(f.Subject)
+	}
+	text := f.String()
+	if !since.IsZero() {
+		text += " since " + since.UTC().Format(time.DateTime) + " UTC"
+	}
+	if f.Subject == "" {
+		text = upperFirst(text)
+	}
+	return text
+}
+
+func upperFirst(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(r)) + s[n:]
 }
 
 func allReady(images, members int) string {
@@ -156,24 +200,13 @@ func countOf(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// deadOf are the members that nobody waits for.
-func deadOf(members []p2p.MemberState) map[string]bool {
-	dead := map[string]bool{}
-	for _, m := range members {
-		if m.State == "dead" {
-			dead[m.Name] = true
-		}
-	}
-	return dead
-}
-
 // behindCounts says how many nodes are in which state for some image.
-func behindCounts(rows []p2p.ImageState, dead map[string]bool) string {
+func behindCounts(rows []p2p.ImageState) string {
 	states := map[p2p.State]int{}
 	seen := map[p2p.State]map[string]bool{}
 	for _, img := range rows {
 		for _, n := range img.Nodes {
-			if n.State == p2p.Excluded || dead[n.Name] || seen[n.State][n.Name] {
+			if n.State == p2p.Excluded || n.Away || seen[n.State][n.Name] {
 				continue
 			}
 			if seen[n.State] == nil {
@@ -241,11 +274,13 @@ type memberRow struct {
 func newMembersView(members []p2p.MemberState, self string) membersView {
 	var v membersView
 	states := map[string]int{}
+	members = slices.Clone(members)
+	slices.SortStableFunc(members, func(a, b p2p.MemberState) int { return memberRank(a) - memberRank(b) })
 	for _, m := range members {
 		states[m.State]++
 		row := memberRow{
 			Name: cleanName(m.Name), Address: cleanText(m.Address, maxName), Version: cleanText(m.Version, maxName),
-			Reason: cleanText(m.Reason, maxReference), State: memberMark(m), Here: m.ID == self && self != "",
+			Reason: memberReason(m), State: memberMark(m), Here: m.ID == self && self != "",
 		}
 		if row.State.Class != "ready" && len(v.Trouble) < maxFirst {
 			v.Trouble = append(v.Trouble, row)
@@ -268,6 +303,26 @@ func newMembersView(members []p2p.MemberState, self string) membersView {
 	v.More = len(members) - len(v.Rows)
 	v.Folded = len(members) > 2*maxFirst
 	return v
+}
+
+// memberRank puts first who is away, then who cannot be talked to.
+func memberRank(m p2p.MemberState) int {
+	switch {
+	case m.State != "alive" && m.State != "left":
+		return 0
+	case m.State == "alive" && m.Reason != "":
+		return 1
+	}
+	return 2
+}
+
+// memberReason is what is the matter with a member, of one that is gone since when.
+func memberReason(m p2p.MemberState) string {
+	reason := cleanText(m.Reason, maxReference)
+	if m.State != "alive" && !m.Since.IsZero() {
+		reason = strings.TrimPrefix(reason+", since "+m.Since.UTC().Format(time.DateTime)+" UTC", ", ")
+	}
+	return reason
 }
 
 func memberMark(m p2p.MemberState) mark {

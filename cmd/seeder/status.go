@@ -11,6 +11,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/term"
+	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
 )
 
@@ -20,7 +21,8 @@ func statusCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how this node is and what it is doing",
-		Long: `Show this node: its containerd, the cluster as it sees it, its images, what is on
+		Long: `Show this node: first whether all is well (term.Green), something is under way or missing
+(amber), or something needs you (term.Red), and what to run; then its containerd, the cluster as it sees it, its images, what is on
 its way to it, and the free space of its disk. With --watch: again every second, with
 a bar for each image on its way; with -o json one object per line.`,
 		Example: "  seeder status\n  seeder status --watch\n  seeder status -o json | jq .converged",
@@ -37,7 +39,7 @@ a bar for each image on its way; with -o json one object per line.`,
 		if *watch {
 			return watchStatus(cmd.Context(), env, c, *out)
 		}
-		var status p2p.Status
+		var status judged
 		if err := c.get(cmd.Context(), "/v1/status", nil, &status); err != nil {
 			return err
 		}
@@ -60,7 +62,7 @@ func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) e
 	show, done := statusViewer(env, out)
 	defer done()
 	for {
-		var status p2p.Status
+		var status judged
 		err := c.get(ctx, "/v1/status", nil, &status)
 		switch {
 		case ctx.Err() != nil:
@@ -81,20 +83,20 @@ func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) e
 
 // statusViewer returns what shows a status, and what is to be called after the last
 // one.
-func statusViewer(env *cli.Env, out cli.Output) (show func(p2p.Status) error, done func()) {
+func statusViewer(env *cli.Env, out cli.Output) (show func(judged) error, done func()) {
 	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
-		return func(s p2p.Status) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
+		return func(s judged) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
 	case !terminal.Live:
-		return func(s p2p.Status) error {
+		return func(s judged) error {
 			_, err := fmt.Fprintln(env.Stdout, strings.Join(statusLines(terminal, s), "\n")+"\n")
 			return err
 		}, func() {}
 	}
 	size := func() term.Terminal { return term.Of(env, env.Stdout) }
 	b := term.NewBoard(env.Stdout, size)
-	return func(s p2p.Status) error {
+	return func(s judged) error {
 		b.Show(statusRows(size(), s))
 		return nil
 	}, b.Close
@@ -102,7 +104,7 @@ func statusViewer(env *cli.Env, out cli.Output) (show func(p2p.Status) error, do
 
 // statusRows are the status as a terminal shows it again and again, with a bar for
 // each transfer that it has room for.
-func statusRows(terminal term.Terminal, s p2p.Status) []term.BoardRow {
+func statusRows(terminal term.Terminal, s judged) []term.BoardRow {
 	var rows []term.BoardRow
 	for i, r := range statusTable(terminal, s).Rows {
 		rows = append(rows, term.BoardRow{Key: fmt.Sprint("line ", i), Text: []term.Cell{{Text: fmt.Sprintf("%-12s", r[0].Text), Colour: r[0].Colour}, r[1]}})
@@ -124,7 +126,7 @@ func statusRows(terminal term.Terminal, s p2p.Status) []term.BoardRow {
 const maxTransfers = 12
 
 // statusLines are the status as it is shown once.
-func statusLines(terminal term.Terminal, s p2p.Status) []string {
+func statusLines(terminal term.Terminal, s judged) []string {
 	t := statusTable(terminal, s)
 	for _, tr := range s.Transfers[:min(len(s.Transfers), maxTransfers)] {
 		parts := []string{fmt.Sprintf("%s  %s of %s", short(tr.Reference), term.Bytes(tr.DoneBytes), term.Bytes(tr.TotalBytes))}
@@ -143,11 +145,49 @@ func statusLines(terminal term.Terminal, s p2p.Status) []string {
 	return t.Lines()
 }
 
+// maxFindings is how many of what is wrong a status lists.
+const maxFindings = 6
+
+func levelColour(l verdict.Level) string {
+	return map[verdict.Level]string{verdict.Green: term.Green, verdict.Amber: term.Yellow, verdict.Red: term.Red}[l]
+}
+
+// awayMembers are the members that do not answer, each with since when.
+func awayMembers(findings []verdict.Finding) (out []string) {
+	for _, f := range findings {
+		if f.About != verdict.AboutMember || f.Text != verdict.HasNotAnswered {
+			continue
+		}
+		name := term.Clean(f.Subject)
+		if !f.Since.IsZero() {
+			name += " (since " + term.Clock(f.Since) + ")"
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
 // statusTable is this node, without its transfers.
-func statusTable(terminal term.Terminal, s p2p.Status) *term.Table {
+func statusTable(terminal term.Terminal, s judged) *term.Table {
 	t := &term.Table{Term: terminal}
 	line := func(name, colour, format string, args ...any) {
 		t.Add(term.Cell{Text: name, Colour: term.Faint}, term.Cell{Text: fmt.Sprintf(format, args...), Colour: colour})
+	}
+	for i, f := range s.Findings[:min(len(s.Findings), maxFindings)] {
+		name := ""
+		if i == 0 {
+			name = string(s.Level)
+		}
+		line(name, levelColour(f.Level), "%s", term.Clean(f.String()))
+		if f.Command != "" {
+			line("", term.Faint, "  %s", term.Clean(f.Command))
+		}
+	}
+	if more := len(s.Findings) - maxFindings; more > 0 {
+		line("", term.Faint, "… and %d more: seeder doctor", more)
+	}
+	if len(s.Findings) == 0 {
+		line(string(s.Level), levelColour(s.Level), "nothing is wrong")
 	}
 	line("node", "", "%s  %s  %s", term.Clean(s.Node), term.Clean(s.Version), term.Clean(s.ID))
 	switch {
@@ -158,12 +198,29 @@ func statusTable(terminal term.Terminal, s p2p.Status) *term.Table {
 	default:
 		line("containerd", term.Red, "waiting: %s", term.Clean(s.Containerd.Reason))
 	}
-	line("members", "", "%d alive", s.Members)
-	colour, text := term.Green, "converged"
-	if !s.Converged {
-		colour, text = term.Yellow, "not converged"
+	colour, text := "", fmt.Sprintf("%d alive", s.Members)
+	if away := awayMembers(s.Findings); len(away) > 0 {
+		colour, text = term.Yellow, fmt.Sprintf("%s, %d away: %s", text, len(away), some(away, maxGroupNames))
 	}
-	line("images", colour, "%d of %d ready, %s", s.Images.Ready, s.Images.Total, text)
+	line("members", colour, "%s", text)
+	if !s.Join.OK {
+		colour = term.Yellow
+		if s.Join.Refused {
+			colour = term.Red
+		}
+		line("join", colour, "failed: %s", term.Clean(s.Join.Reason))
+	}
+	colour, text = term.Green, ", converged"
+	if !s.Converged {
+		colour, text = term.Yellow, ", not converged"
+	}
+	if s.Level != verdict.Green { // converged is said of a node that is in its cluster
+		colour = levelColour(s.Level)
+		if !s.Join.OK {
+			text = ""
+		}
+	}
+	line("images", colour, "%d of %d ready%s", s.Images.Ready, s.Images.Total, text)
 	line("disk", "", "%s free", term.Bytes(s.Disk.FreeBytes))
 	line("cache", "", "%s of at most %s, gives way when the disk fills up", term.Bytes(s.Disk.CacheBytes), term.Bytes(s.Disk.CacheLimitBytes))
 	return t

@@ -2,15 +2,19 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"seeder/cmd/seeder/internal/term"
+	"seeder/p2p"
 )
 
 // tally gathers what the images of one command saved.
 type tally struct {
 	at     map[string]time.Time // when it was announced, by reference
 	images []tallied
+	away   map[string]time.Time // nodes that were away when an image was ready, since when
 }
 
 type tallied struct {
@@ -27,6 +31,14 @@ func (t *tally) announced(e event) {
 }
 
 func (t *tally) ready(e event) {
+	for _, n := range e.Image.Nodes {
+		if n.Away && n.State != p2p.Excluded {
+			if t.away == nil {
+				t.away = map[string]time.Time{}
+			}
+			t.away[n.Name] = n.Since
+		}
+	}
 	x := tallied{ref: e.Ref}
 	if e.Saved != nil {
 		x.what = *e.Saved
@@ -65,6 +77,17 @@ func (t *tally) lines() []string {
 			fetched, local = add(fetched, x.what.FetchedBytes), add(local, x.what.LocalBytes)
 		}
 		out = append(out, fmt.Sprintf("%d images: the nodes got %s from each other; %s were there already", len(t.images), term.Bytes(fetched), term.Bytes(local)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.away)) {
+		if len(t.away) > maxGroupNames {
+			out = append(out, fmt.Sprintf("%d nodes are away; they get the images when they are back", len(t.away)))
+			break
+		}
+		what := "the image"
+		if len(t.images) > 1 {
+			what = "the images"
+		}
+		out = append(out, fmt.Sprintf("%s has been away since %s; it gets %s when it is back", term.Clean(name), term.Clock(t.away[name]), what))
 	}
 	return out
 }

@@ -126,5 +126,5 @@ func ofTotal(e event) string {
 }
 
 func readyLine(img p2p.ImageState, took time.Duration) string {
-	return fmt.Sprintf("%s: version %d is ready on %d of %d nodes (%s)", short(img.Reference), img.Version, img.Ready, img.Total, took.Round(10*time.Millisecond))
+	return fmt.Sprintf("%s: version %d is ready on %s (%s)", short(img.Reference), img.Version, readyOf(img), took.Round(10*time.Millisecond))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,12 +13,18 @@ import (
 
 const defaultWait = 10 * time.Minute
 
+// allFlag adds --all to a command that waits for nodes.
+func allFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("all", false, "wait for nodes that are away, too")
+}
+
 func waitCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait [REF...]",
 		Short: "Return when the images are on every node",
 		Long: `Return when every alive node that is meant to hold the images has them; without
 REF, all announced images. A REF that is not announced yet is waited for as well.
+Nodes that are away are named and not waited for; with --all they are.
 Exit code 3: not within the timeout.
 
 With -o json, one object per line: progress and ready (with "image", a row of
@@ -29,10 +36,11 @@ the end done or error.`,
 	clientFlags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up after this `time`; 0: never")
+	all := allFlag(cmd)
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 0)
 	cli.CompleteWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		query := url.Values{}
+		query := url.Values{"all": {strconv.FormatBool(*all)}}
 		for _, arg := range args {
 			ref, err := cli.NormalizeRef(arg)
 			if err != nil {

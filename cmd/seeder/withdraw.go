@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,9 +92,12 @@ func showPurge(ctx context.Context, env *cli.Env, c *client, ref string) error {
 		}
 		break
 	}
-	left := keepers(row)
-	if _, err := fmt.Fprintf(env.Stdout, "%s: withdrawn and removed on %d of %d nodes; those that are away remove it once they are back\n",
-		cli.ShortRef(ref), len(row.Nodes)-len(left), len(row.Nodes)); err != nil {
+	left, absent := keepers(row), ""
+	if slices.ContainsFunc(left, func(n p2p.NodeState) bool { return n.State == p2p.Unreachable }) {
+		absent = "; those that do not answer remove it once they are back"
+	}
+	if _, err := fmt.Fprintf(env.Stdout, "%s: withdrawn and removed on %d of %d nodes%s\n",
+		cli.ShortRef(ref), len(row.Nodes)-len(left), len(row.Nodes), absent); err != nil {
 		return err
 	}
 	for _, n := range left {

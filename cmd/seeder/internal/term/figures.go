@@ -7,6 +7,8 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/mattn/go-runewidth"
+
+	"seeder/internal/figure"
 )
 
 // Percent is 100 only when all is done.
@@ -17,10 +19,8 @@ func Percent(done, total int64) int64 {
 	return max(0, min(int64(float64(done)/float64(total)*100), 100))
 }
 
-// Bytes is bytes for people, with three digits.
-func Bytes(bytes int64) string {
-	return units.CustomSize("%.3g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
-}
+// Bytes is bytes for people.
+func Bytes(bytes int64) string { return figure.Size(bytes) }
 
 // Rate is a rate for people, "" where nothing comes.
 func Rate(bytesPerSecond int64) string {
@@ -43,6 +43,15 @@ func Remaining(done, total, bytesPerSecond int64) string {
 		return strings.TrimSuffix(time.Duration(seconds*float64(time.Second)).Round(time.Minute).String(), "0s") + " left"
 	}
 	return time.Duration(max(seconds, 1)*float64(time.Second)).Round(time.Second).String() + " left"
+}
+
+// Clock is a moment for people, in this host's time: without the day where it is today.
+func Clock(t time.Time) string {
+	t = t.Local()
+	if t.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
 }
 
 // Ago is how long ago t was, as "5 minutes ago"; the zero time is "unknown".
