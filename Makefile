@@ -82,12 +82,12 @@ RELEASE ?= bin/release
 release: man nfpm ## packages, static tarballs, SBOM, SHA256SUMS and an apt repository in RELEASE (bin/release); SIGNING_KEY signs them
 	VERSION="$(VERSION)" OUT="$(RELEASE)" ARCHES="$(ARCHES)" systemd/release.sh $(GOFLAGS_BUILD)
 
-.PHONY: containerds
-containerds: $(CONTAINERDS:%=bin/containerd-%/containerd)
-
 # The versions of containerd that the tests of ./test run with: those that k3s ships
 # today, and 1.7. Each is a module of its own below test/tools.
 CONTAINERDS = 1.7 2.2 2.3
+
+.PHONY: containerds
+containerds: $(CONTAINERDS:%=bin/containerd-%/containerd)
 
 bin/containerd-%/containerd: test/tools/containerd-%/go.mod
 	cd test/tools/containerd-$* && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-$*/ tool
