@@ -55,14 +55,14 @@ func TestReadiness(t *testing.T) {
 		t.Errorf("alone with nobody to join: %+v", c)
 	}
 	a.store.SetRoom("no room")
-	b := newTestNode(t, "b", trust.GenerateSecret(), []string{a.gossip})
+	b := newTestNode(t, "b", trust.GenerateSecret(), []string{a.addr})
 	b.cfg.Secrets = a.cfg.Secrets
 	b.open(t)
 	announce(t, b, b.store.Add(testRef, blob(1, 1<<20), 256<<10))
 	a.waitFor(t, "the image waits", func() bool { return a.Counts().Images[p2p.Waiting] == 1 })
 	ready(a)
 
-	stranger := newTestNode(t, "c", trust.GenerateSecret(), []string{a.gossip})
+	stranger := newTestNode(t, "c", trust.GenerateSecret(), []string{a.addr})
 	stranger.open(t)
 	saysOnly(stranger, "secrets differ")
 	if !stranger.Counts().Alone {

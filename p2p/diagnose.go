@@ -39,7 +39,6 @@ const (
 // What a way carries.
 const (
 	WayTransfer      = "transfer"       // the transfer port, tcp
-	WayGossipTCP     = "gossip-tcp"     // the gossip port, tcp
 	WayGossipUDP     = "gossip-udp"     // the gossip port, udp
 	WayLargeTransfer = "large-transfer" // full packets on the transfer port
 	WayLargeGossip   = "large-gossip"   // full packets of gossip
@@ -135,18 +134,9 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
 	small, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	var (
-		wg    sync.WaitGroup
-		echo  wire.Echoed
-		tcp   error
-		nonce = gossip.NewNonce()
-	)
-	wg.Go(func() { echo = n.client.Echo(small, m.Address, 0, 0) })
-	wg.Go(func() { tcp = n.gossip.DialMember(small, m.Name) })
-	wg.Wait()
+	echo := n.client.Echo(small, m.Address, 0, 0)
 	r.Differs = errors.Is(echo.Reason, trust.ErrSecretsDiffer)
 	r.way(WayTransfer, true, why(echo.Reason))
-	r.way(WayGossipTCP, true, why(tcp))
 	if echo.Reason != nil {
 		r.ping(n.gossip.Ping(m.Name))
 		r.unknown(true, "it cannot be asked while its transfer port does not answer; run seeder doctor there")
@@ -158,7 +148,8 @@ func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
 		return
 	}
 	r.Clock = &Clock{AheadMS: echo.Ahead.Milliseconds(), TripMS: echo.Trip.Milliseconds()}
-	wg.Go(func() { n.askBack(ctx, m, nonce, r) })
+	var wg sync.WaitGroup
+	wg.Go(func() { n.askBack(ctx, m, gossip.NewNonce(), r) })
 	var there, back error
 	bulk, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
@@ -193,7 +184,6 @@ func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce,
 		return
 	}
 	r.way(WayTransfer, false, a.Transfer)
-	r.way(WayGossipTCP, false, a.GossipTCP)
 	ctx, cancel = context.WithTimeout(ctx, packetTimeout)
 	defer cancel()
 	in, inLarge := n.gossip.AwaitArrival(ctx, nonce)
@@ -239,7 +229,7 @@ func (r *MemberReport) way(what string, out bool, reason string) {
 // unknown books as unknown what could not be tried; only the member's direction, or
 // both.
 func (r *MemberReport) unknown(in bool, reason string) {
-	for _, what := range []string{WayTransfer, WayGossipTCP, WayGossipUDP} {
+	for _, what := range []string{WayTransfer, WayGossipUDP} {
 		for _, out := range []bool{true, false} {
 			tried := slices.ContainsFunc(r.Ways, func(w Way) bool { return w.What == what && w.Out == out })
 			if !tried && !(in && out) {

@@ -30,7 +30,7 @@ func ways(r p2p.MemberReport, state string) []string {
 
 func sorted(list ...string) []string { slices.Sort(list); return list }
 
-var allWays = sorted("transfer out", "transfer in", "gossip-tcp out", "gossip-tcp in", "gossip-udp out", "gossip-udp in",
+var allWays = sorted("transfer out", "transfer in", "gossip-udp out", "gossip-udp in",
 	"large-transfer out", "large-transfer in", "large-gossip out", "large-gossip in")
 
 func TestDiagnose(t *testing.T) {
@@ -62,10 +62,10 @@ func TestDiagnose(t *testing.T) {
 			t.Errorf("with a member that hangs it took %s", took)
 		}
 		one, two := d.Members[0], d.Members[1]
-		if got := ways(one, p2p.WayClosed); !slices.Equal(got, sorted("transfer out", "gossip-tcp out", "gossip-udp out")) || one.Clock != nil {
+		if got := ways(one, p2p.WayClosed); !slices.Equal(got, sorted("transfer out", "gossip-udp out")) || one.Clock != nil {
 			t.Errorf("closed: %v", one)
 		}
-		if got := ways(one, p2p.WayUnknown); !slices.Equal(got, sorted("transfer in", "gossip-tcp in", "gossip-udp in")) {
+		if got := ways(one, p2p.WayUnknown); !slices.Equal(got, sorted("transfer in", "gossip-udp in")) {
 			t.Errorf("unknown: %v", got)
 		}
 		if got := ways(two, p2p.WayOpen); !slices.Equal(got, allWays) {
@@ -81,7 +81,7 @@ func TestDiagnose(t *testing.T) {
 			}
 			return nil
 		})
-		if got := ways(d.Members[1], p2p.WayClosed); len(got) != 3 {
+		if got := ways(d.Members[1], p2p.WayClosed); len(got) != 2 {
 			t.Errorf("closed to a dead member: %v", got)
 		}
 		c.leave(c.nodes[1])
@@ -109,7 +109,7 @@ func TestDiagnoseIsBounded(t *testing.T) {
 			t.Errorf("%d members took %s", len(d.Members), took)
 		}
 		for _, m := range d.Members {
-			if len(ways(m, p2p.WayOpen)) > 0 || len(m.Ways) < 6 {
+			if len(ways(m, p2p.WayOpen)) > 0 || len(m.Ways) < 4 {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -125,7 +125,7 @@ func TestProbe(t *testing.T) {
 		c.start(c.nodes...)
 		c.within(10*time.Second, "all see all", c.allAlive)
 		a, err := c.nodes[0].Probe(t.Context(), "nobody", wire.Nonce{1})
-		if err != nil || a.Transfer != a.GossipTCP || !strings.Contains(a.Transfer, "does not know") {
+		if err != nil || !strings.Contains(a.Transfer, "does not know") {
 			t.Errorf("a stranger: %+v %v", a, err)
 		}
 		if a, err = c.nodes[0].Probe(t.Context(), string(c.nodes[0].ID()), wire.Nonce{1}); err != nil || !strings.Contains(a.Transfer, "does not know") {
@@ -137,7 +137,7 @@ func TestProbe(t *testing.T) {
 		wg.Go(func() {
 			began := time.Now()
 			a, err := c.nodes[0].Probe(t.Context(), id, wire.Nonce{2})
-			if err != nil || a.Transfer == "" || a.GossipTCP == "" || a.GossipUDP || time.Since(began) > 4*time.Second {
+			if err != nil || a.Transfer == "" || a.GossipUDP || time.Since(began) > 4*time.Second {
 				t.Errorf("one that cannot be reached: %+v %v after %s", a, err, time.Since(began))
 			}
 		})
@@ -148,7 +148,7 @@ func TestProbe(t *testing.T) {
 		}
 		wg.Wait()
 		c.net.Heal()
-		if a, err := c.nodes[0].Probe(t.Context(), id, wire.Nonce{4}); err != nil || a.Transfer != "" || a.GossipTCP != "" {
+		if a, err := c.nodes[0].Probe(t.Context(), id, wire.Nonce{4}); err != nil || a.Transfer != "" {
 			t.Errorf("after the first: %+v %v", a, err)
 		}
 	})

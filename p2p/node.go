@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -103,8 +102,8 @@ type Network interface {
 	Listen(addr string) (net.Listener, error)
 	// Dial reaches the transfer port of another node.
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
-	// Gossip opens the gossip port.
-	Gossip(addr string) (gossip.Transport, error)
+	// ListenPacket opens the gossip port. The address of the socket is a *net.UDPAddr.
+	ListenPacket(addr string) (net.PacketConn, error)
 }
 
 // Config is what a node is made of. The zero value of a field means its
@@ -325,6 +324,8 @@ func (n *Node) openTransfer(context.Context) error {
 	n.server = wire.NewServer(wire.ServerConfig{
 		Credentials: n.creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
+		Gossip:  func(c net.Conn) { n.gossip.Serve(c) },
+		Strange: func(from net.Addr) { n.gossip.Strange(from) },
 	})
 	return nil
 }
@@ -356,12 +357,9 @@ func (n *Node) serve(ctx context.Context) error {
 }
 
 func (n *Node) openGossip(ctx context.Context) error {
-	var transport gossip.Transport
+	var listen func(addr string) (net.PacketConn, error)
 	if n.cfg.Network != nil {
-		var err error
-		if transport, err = n.cfg.Network.Gossip(n.cfg.GossipBind); err != nil {
-			return fmt.Errorf("start gossip: %w", err)
-		}
+		listen = n.cfg.Network.ListenPacket
 	}
 	n.gossip = gossip.New(gossip.Config{
 		NodeName:      n.cfg.Name,
@@ -369,6 +367,7 @@ func (n *Node) openGossip(ctx context.Context) error {
 		Advertise:     n.cfg.Advertise,
 		AdvertisePort: n.cfg.AdvertisePort,
 		Join:          n.cfg.Join,
+		JoinPort:      n.listener.Addr().(*net.TCPAddr).Port,
 		Keys:          n.cfg.Secrets.GossipKeys(),
 		Meta: gossip.Meta{
 			ID:              n.identity.ID(),
@@ -378,8 +377,8 @@ func (n *Node) openGossip(ctx context.Context) error {
 			Version:         n.cfg.Version,
 		},
 		PeersFile: filepath.Join(n.cfg.DataDir, "members.json"),
-		Probe:     n.probe,
-		Transport: transport,
+		Listen:    listen,
+		Dial:      n.client.DialGossip,
 		Log:       n.cfg.Log.With("component", "gossip"),
 		OnHint:    n.onHint,
 		OnCatalog: n.onCatalog,
@@ -412,13 +411,6 @@ func (n *Node) advertised() string {
 		host = ""
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// probe asks the transfer port of a join address whether it has our secret. It
-// assumes this node's own transfer port there, since nothing else is known yet.
-func (n *Node) probe(ctx context.Context, host string) error {
-	port := n.listener.Addr().(*net.TCPAddr).Port
-	return n.client.Probe(ctx, net.JoinHostPort(host, strconv.Itoa(port)))
 }
 
 // start runs loop in the node's group until ctx ends.

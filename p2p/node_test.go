@@ -28,9 +28,9 @@ const testRef = "docker.io/library/k3s-dashboard:latest"
 // testNode is one node of a cluster on loopback.
 type testNode struct {
 	*p2p.Node
-	store  *p2ptest.Store
-	cfg    p2p.Config
-	gossip string
+	store *p2ptest.Store
+	cfg   p2p.Config
+	addr  string // of both ports, where it is joined
 }
 
 // cluster starts n nodes that share a secret; all but the first join the first.
@@ -40,7 +40,7 @@ func cluster(t *testing.T, n int) []*testNode {
 	for i := range n {
 		var join []string
 		if i > 0 {
-			join = []string{nodes[0].gossip}
+			join = []string{nodes[0].addr}
 		}
 		nodes = append(nodes, newTestNode(t, fmt.Sprintf("n%d", i), trust.GenerateSecret(), join))
 		if i > 0 {
@@ -62,11 +62,11 @@ func newTestNode(t *testing.T, name, secret string, join []string) *testNode {
 	}
 	addr := freeAddr(t)
 	return &testNode{
-		store:  p2ptest.NewStore(),
-		gossip: addr,
+		store: p2ptest.NewStore(),
+		addr:  addr,
 		cfg: p2p.Config{
 			Name: name, Version: "test", DataDir: t.TempDir(),
-			GossipBind: addr, TransferBind: "127.0.0.1:0",
+			GossipBind: addr, TransferBind: addr, // udp and tcp
 			Join: func() []string { return join }, Secrets: secrets, Pinned: true,
 			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name),
 		},
@@ -201,7 +201,7 @@ func TestLateJoinerLostImageAndRestart(t *testing.T) {
 	announce(t, nodes[0], a)
 	nodes[1].holds(t, a)
 
-	late := newTestNode(t, "late", trust.GenerateSecret(), []string{nodes[0].gossip})
+	late := newTestNode(t, "late", trust.GenerateSecret(), []string{nodes[0].addr})
 	late.cfg.Secrets = nodes[0].cfg.Secrets
 	late.open(t)
 	late.holds(t, a)
@@ -475,7 +475,7 @@ func TestNewIdentityIsReported(t *testing.T) {
 	first := newTestNode(t, "n0", trust.GenerateSecret(), nil)
 	log := first.record(t)
 	first.open(t)
-	nd := newTestNode(t, "n1", trust.GenerateSecret(), []string{first.gossip})
+	nd := newTestNode(t, "n1", trust.GenerateSecret(), []string{first.addr})
 	nd.cfg.Secrets = first.cfg.Secrets
 	nd.open(t)
 	shown := func() string {
@@ -504,7 +504,7 @@ func TestNewIdentityIsReported(t *testing.T) {
 func TestAcceptExcludes(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 1)
-	picky := newTestNode(t, "picky", trust.GenerateSecret(), []string{nodes[0].gossip})
+	picky := newTestNode(t, "picky", trust.GenerateSecret(), []string{nodes[0].addr})
 	picky.cfg.Secrets, picky.cfg.Accept = nodes[0].cfg.Secrets, patterns(t, "other-*")
 	picky.open(t)
 	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<10), 256<<10))

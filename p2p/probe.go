@@ -53,7 +53,7 @@ func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.A
 	m, ok := n.memberOf(from)
 	if !ok {
 		const stranger = "its gossip does not know this node"
-		return wire.Answer{Transfer: stranger, GossipTCP: stranger}, nil
+		return wire.Answer{Transfer: stranger}, nil
 	}
 	if !n.probing.enter(from) {
 		return wire.Answer{}, &swarm.BusyError{RetryAfter: time.Second}
@@ -72,7 +72,6 @@ func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.A
 		a.GossipUDP, a.GossipUDPLarge = n.gossip.AwaitArrival(ctx, nonce)
 	})
 	wg.Go(func() { a.Transfer = why(n.client.Echo(ctx, m.Address, 0, 0).Reason) })
-	wg.Go(func() { a.GossipTCP = why(n.gossip.DialMember(ctx, m.Name)) })
 	wg.Wait()
 	return a, nil
 }

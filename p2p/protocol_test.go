@@ -60,8 +60,8 @@ func TestProtocols(t *testing.T) {
 		return nd
 	}
 	both := start("both", gossip.Protocols{Oldest: 1, Newest: 2})
-	old := start("old", one, both.gossip)
-	old2 := start("old2", one, both.gossip)
+	old := start("old", one, both.addr)
+	old2 := start("old2", one, both.addr)
 	for _, nd := range []*testNode{old, old2, both} {
 		nd.waitFor(t, "three members", func() bool { return alive(nd) == 3 })
 	}
@@ -71,7 +71,7 @@ func TestProtocols(t *testing.T) {
 		nd.waitFor(t, "ready", func() bool { return cellOf(t, nd, nd.cfg.Name).State == p2p.Ready })
 	}
 
-	next := start("next", two, both.gossip)
+	next := start("next", two, both.addr)
 	next.holds(t, a)
 	b := next.store.Add("docker.io/library/back:1", blob(2, 3<<20), 256<<10)
 	announce(t, next, b)

@@ -134,7 +134,7 @@ func TestDataDirCut(t *testing.T) {
 }
 
 // node starts a daemon in this process and returns when it is ready.
-func node(t *testing.T, dir, secret, join string) (socket, gossip string) {
+func node(t *testing.T, dir, secret, join string) (socket, transfer string) {
 	t.Helper()
 	ports, err := freePorts(2)
 	if err != nil {
@@ -143,9 +143,9 @@ func node(t *testing.T, dir, secret, join string) (socket, gossip string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := context.WithCancel(ctx)
 	done := make(chan int, 1)
-	socket, gossip = filepath.Join(dir, "run", "s"), loopback(ports[0])
+	socket, transfer = filepath.Join(dir, "run", "s"), loopback(ports[1])
 	args := []string{"daemon", "--node-name", filepath.Base(dir), "--data-dir", filepath.Join(dir, "data"), "--secret-file", secret,
-		"--gossip-bind", gossip, "--transfer-bind", loopback(ports[1]), "--containerd-address", "embedded",
+		"--gossip-bind", loopback(ports[0]), "--transfer-bind", transfer, "--containerd-address", "embedded",
 		"--api-socket", socket, "--http-bind", ""}
 	if join != "" {
 		args = append(args, "--gossip-join", join)
@@ -161,7 +161,7 @@ func node(t *testing.T, dir, secret, join string) (socket, gossip string) {
 		}
 	})
 	<-ready.Done()
-	return socket, gossip
+	return socket, transfer
 }
 
 // TestFileModes: whatever the umask, what the daemon writes is for its owner.

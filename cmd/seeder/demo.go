@@ -118,7 +118,7 @@ func (d *demo) startNodes(ctx context.Context, count int) error {
 		n.gossip, n.transfer, n.http = loopback(ports[3*i]), loopback(ports[3*i+1]), loopback(ports[3*i+2])
 		join := ""
 		if i > 0 {
-			join = d.nodes[0].gossip
+			join = d.nodes[0].transfer
 		}
 		if err := n.start(d.exe, secret, join, d.childEnv()); err != nil {
 			return err

@@ -165,7 +165,7 @@ func (e *exam) portFindings() []finding {
 func (e *exam) tryPorts(cfg config.Config) []finding {
 	var out []finding
 	for _, p := range []struct{ key, network, address string }{
-		{"gossip.bind", "tcp", cfg.Gossip.Bind}, {"gossip.bind", "udp", cfg.Gossip.Bind},
+		{"gossip.bind", "udp", cfg.Gossip.Bind},
 		{"transfer.bind", "tcp", cfg.Transfer.Bind}, {"http.bind", "tcp", cfg.HTTP.Bind},
 	} {
 		if p.address == "" {

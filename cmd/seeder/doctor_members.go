@@ -28,7 +28,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 	var out []finding
 	for _, s := range d.Strangers {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
-			Detail: fmt.Sprintf("it knocked %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
+			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
 	}
 	if len(d.Members) == 0 {
 		f := finding{Name: "members", State: stateOK, Detail: "this node is alone"}
@@ -44,7 +44,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 		name  string
 		whats []string
 	}{
-		{"transfer", []string{p2p.WayTransfer}}, {"gossip-tcp", []string{p2p.WayGossipTCP}}, {"gossip-udp", []string{p2p.WayGossipUDP}},
+		{"transfer", []string{p2p.WayTransfer}}, {"gossip-udp", []string{p2p.WayGossipUDP}},
 		{"mtu", []string{p2p.WayLargeTransfer, p2p.WayLargeGossip}},
 	} {
 		for _, m := range d.Members {
@@ -69,9 +69,9 @@ func memberFinding(m p2p.MemberReport) finding {
 		f.Detail = fmt.Sprintf("it is %s: it went without a word; ", m.State)
 		if open := openWays(m); len(open) > 0 {
 			f.Detail += fmt.Sprintf("the host is there (open: %s), so its gossip port is closed to this one, or its daemon has only just come back", listed(open, 3))
-			f.Mend = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/tcp", portOf(m.Gossip)+"/udp"))
+			f.Mend = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/udp"))
 		} else {
-			f.Detail += fmt.Sprintf("nothing answers at %s and %s", m.Gossip, m.Transfer)
+			f.Detail += fmt.Sprintf("nothing answers at %s/udp and %s/tcp", m.Gossip, m.Transfer)
 			f.Mend = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good: `seeder members forget %s`", m.Name, m.Name)
 		}
 	}
@@ -144,8 +144,6 @@ func closedWay(d p2p.Diagnosis, m p2p.MemberReport, w p2p.Way) (detail, mend str
 	switch w.What {
 	case p2p.WayTransfer:
 		return closed(target, "tcp")
-	case p2p.WayGossipTCP:
-		return closed(gossip, "tcp")
 	case p2p.WayGossipUDP:
 		detail, mend = closed(gossip, "udp")
 		if w.Out && slices.ContainsFunc(m.Ways, func(o p2p.Way) bool { return o.What == w.What && o.State == p2p.WayUnknown }) {

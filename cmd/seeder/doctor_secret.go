@@ -128,9 +128,8 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 	host, port, err := net.SplitHostPort(join)
 	if err != nil {
 		host = join
-		_, port, _ = net.SplitHostPort(cfg.Gossip.Bind)
+		_, port, _ = net.SplitHostPort(cfg.Transfer.Bind)
 	}
-	_, transferPort, _ := net.SplitHostPort(cfg.Transfer.Bind)
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
 		f.Detail, f.Mend = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
@@ -140,30 +139,14 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 		f.State, f.Detail = stateOK, what
 		return f
 	}
-	dialer := net.Dialer{}
-	gossipErr := make(chan error, 1)
-	go func() {
-		c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ips[0], port))
-		if err == nil {
-			err = c.Close()
-		}
-		gossipErr <- err
-	}()
-	transferErr := client.Echo(ctx, net.JoinHostPort(ips[0], transferPort), 0, 0).Reason
-	gossip := <-gossipErr
-	switch {
-	case errors.Is(transferErr, trust.ErrSecretsDiffer):
+	switch err := client.Echo(ctx, net.JoinHostPort(ips[0], port), 0, 0).Reason; {
+	case errors.Is(err, trust.ErrSecretsDiffer):
 		f.Name = "secret"
 		f.Detail, f.Mend = "its secret differs from this host's", differMend
-	case gossip != nil && transferErr != nil:
-		f.Detail = fmt.Sprintf("neither its gossip port %s/tcp (%s) nor its transfer port %s/tcp (%s) is reached", port, dialWhy(gossip), transferPort, dialWhy(transferErr))
-		f.Mend = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", port+"/udp", transferPort+"/tcp"))
-	case gossip != nil:
-		f.Detail = fmt.Sprintf("its gossip port %s/tcp is not reached: %s", port, dialWhy(gossip))
-		f.Mend = "on that host: " + openPort(port+"/tcp", port+"/udp")
-	case transferErr != nil:
-		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", transferPort, dialWhy(transferErr))
-		f.Mend = "on that host: " + openPort(transferPort+"/tcp")
+	case err != nil:
+		_, gossipPort, _ := net.SplitHostPort(cfg.Gossip.Bind)
+		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", port, dialWhy(err))
+		f.Mend = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", gossipPort+"/udp"))
 	default:
 		f.State, f.Detail = stateOK, "it answers, with the same secret"
 		if len(members.Members) > 0 {

@@ -143,7 +143,6 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	wantFinding(t, r.Checks, "daemon", "", stateProblem, "not running: its configuration is bad", "systemctl restart seeder")
 	wantFinding(t, r.Checks, "ports", "transfer.bind", stateProblem, me, "set transfer.bind to a free port")
 	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/udp", stateProblem, me, "set gossip.bind to a free port")
-	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/tcp", stateOK, "free", "")
 	wantFinding(t, r.Checks, "members", "", stateSkipped, "the daemon does not answer", "")
 	f := find(t, r.Checks, "daemon", "")
 	wantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
@@ -343,14 +342,14 @@ func TestDoctorJoinsNobody(t *testing.T) {
 	}
 	out := e.checkJoin(t.Context())
 	wantFinding(t, out, "join", "127.0.0.1", stateOK, "this host itself", "")
-	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "neither its gossip port 1/tcp (connection refused) nor its transfer port 7951/tcp", "ufw allow 1/tcp && ufw allow 1/udp && ufw allow 7951/tcp")
+	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "its transfer port 1/tcp is not reached: connection refused", "ufw allow 1/tcp && ufw allow 7950/udp")
 	wantFinding(t, out, "join", "no-such-host.invalid", stateProblem, "cannot be looked up", "correct the name")
 }
 
 // member is a report of a member to and from which all ways are open.
 func member(name string) p2p.MemberReport {
 	m := p2p.MemberReport{Name: name, Transfer: "10.0.0.2:7951", Gossip: "10.0.0.2:7950", State: "alive", Version: "1", Clock: &p2p.Clock{TripMS: 4}}
-	for _, what := range []string{p2p.WayTransfer, p2p.WayGossipTCP, p2p.WayGossipUDP, p2p.WayLargeTransfer, p2p.WayLargeGossip} {
+	for _, what := range []string{p2p.WayTransfer, p2p.WayGossipUDP, p2p.WayLargeTransfer, p2p.WayLargeGossip} {
 		m.Ways = append(m.Ways, p2p.Way{What: what, Out: true, State: p2p.WayOpen}, p2p.Way{What: what, State: p2p.WayOpen})
 	}
 	return m
@@ -381,14 +380,12 @@ func TestDoctorOfMembers(t *testing.T) {
 	d.set(p2p.WayTransfer, true, p2p.WayClosed, "connection refused")
 	d.set(p2p.WayTransfer, false, p2p.WayUnknown, "it cannot be asked")
 	d.set(p2p.WayGossipUDP, false, p2p.WayClosed, "no packet arrives")
-	d.set(p2p.WayGossipTCP, true, p2p.WayClosed, "no answer")
 	d.set(p2p.WayLargeTransfer, true, p2p.WayClosed, "no answer")
 	d.set(p2p.WayLargeGossip, false, p2p.WayClosed, "small packets arrive, full ones do not")
 	out := memberFindings(d.Diagnosis)
 	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp is not reached: connection refused", "on h2 let in 7951/tcp from 10.0.0.1")
 	wantFinding(t, out, "transfer", "h2 -> h1", stateSkipped, "it cannot be asked", "")
 	wantFinding(t, out, "gossip-udp", "h2 -> h1", stateProblem, "10.0.0.1:7950/udp is not reached: no packet arrives", "on h1 let in 7950/udp from 10.0.0.2: `ufw allow proto udp from 10.0.0.2 to any port 7950`")
-	wantFinding(t, out, "gossip-tcp", "h1 -> h2", stateProblem, "10.0.0.2:7950/tcp", "on h2 let in 7950/tcp from 10.0.0.1")
 	wantFinding(t, out, "mtu", "h1 -> h2", stateProblem, "full ones of connections do not", "ping -M do")
 	wantFinding(t, out, "mtu", "h2 -> h1", stateProblem, "full ones of gossip's packets do not", "ping -M do")
 	wantFinding(t, out, "members", "h2", stateOK, "alive", "")

@@ -327,7 +327,7 @@ func FuzzBalancedHosts(f *testing.F) {
 			t.Fatalf("%d hosts", len(hosts))
 		}
 		for _, h := range hosts {
-			if _, err := config.JoinAddress(h); err != nil {
+			if _, err := config.JoinAddress(h, config.DefaultTransferPort); err != nil {
 				t.Fatalf("host %q: %v", h, err)
 			}
 		}

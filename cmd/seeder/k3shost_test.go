@@ -295,7 +295,7 @@ func FuzzEtcdHosts(f *testing.F) {
 			t.Fatalf("%d hosts", len(hosts))
 		}
 		for _, h := range hosts {
-			if _, err := config.JoinAddress(h); err != nil {
+			if _, err := config.JoinAddress(h, config.DefaultTransferPort); err != nil {
 				t.Fatalf("host %q: %v", h, err)
 			}
 		}

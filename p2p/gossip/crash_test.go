@@ -66,18 +66,18 @@ func TestDamagedPeers(t *testing.T) {
 		if peers := g.loadPeers(); len(peers) > 0 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), g.cfg.PeersFile) {
 			t.Errorf("%s: %v, and it says %q", name, peers, log.String())
 		}
-		if err := g.writePeers([]byte(`[{"name":"b","gossip":"10.0.0.1:7950"}]`)); err != nil {
+		if err := g.writePeers([]byte(`[{"name":"b","gossip":"10.0.0.1:7950","address":"10.0.0.1:7951"}]`)); err != nil {
 			t.Error(err)
 		}
-		if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7950"}) {
+		if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) {
 			t.Errorf("%s: written anew and read as %v", name, peers)
 		}
 	}
 	g, log := keeper(t, t.TempDir())
-	if err := os.WriteFile(g.cfg.PeersFile, []byte(`[{"name":"b","gossip":"10.0.0.1:7950"},{"name":"c","gossip":"no address"},{"name":"","gossip":"10.0.0.3:7950"}]`), 0o600); err != nil {
+	if err := os.WriteFile(g.cfg.PeersFile, []byte(`[{"name":"b","gossip":"10.0.0.1:7950","address":"b.lan:7951"},{"name":"c","gossip":"no address"},{"name":"","gossip":"10.0.0.3:7950"}]`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7950"}) || log.String() != "" {
+	if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) || log.String() != "" {
 		t.Errorf("%v %s", peers, log.String())
 	}
 }

@@ -1,20 +1,23 @@
 // Package gossip knows who is in the cluster and spreads hints that something
 // changed.
 //
-// It is the only importer of memberlist. It owns membership, the node metadata,
+// It is the only importer of memberlist. It owns the wall before that (transport.go:
+// sealed packets, framed streams, and a filter for what memberlist cannot take),
+// membership, the node metadata,
 // the encoding of everything that gossip carries, and the loop that joins and
 // joins again. It never carries an announcement itself, nor who holds what:
 // gossip moves a few dozen small messages a second in a large cluster, so it
 // says where there is something to pull.
 //
-// Invariant: nothing that arrives here changes any state but membership; a hint
+// Invariant: memberlist sees only what a member with an accepted secret sent, and of
+// that only what it can take. Nothing that arrives here changes any state but
+// membership; a hint
 // is bounded, decoded, handed over, and dropped where the reader is behind.
 // memberlist's callbacks copy and hand over; they never block and never call
 // back into memberlist.
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,9 +29,9 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -42,8 +45,9 @@ import (
 type Config struct {
 	NodeName string
 	BindAddr string          // ip:port
-	Join     func() []string // host[:port]; asked again at each try
-	Keys     [][]byte        // 32 bytes each, the one to encrypt with first
+	Join     func() []string // host[:port] of transfer ports; asked again at each try
+	JoinPort int             // where Join names none
+	Keys     [][]byte        // 32 bytes each, the one to seal with first
 	Meta     Meta
 	// Advertise chooses the address at which others reach this node, given those of the
 	// members that are known; nil: that of BindAddr. AdvertisePort is the port there; 0:
@@ -52,11 +56,12 @@ type Config struct {
 	AdvertisePort int
 	PeersFile     string // members known from earlier runs, for joining again
 
-	// Probe tells why a host could not be joined: errors.Is trust.ErrSecretsDiffer.
-	Probe func(ctx context.Context, host string) error
+	// Listen opens the socket for packets; nil: UDP.
+	Listen func(addr string) (net.PacketConn, error)
+	// Dial opens a stream to another member; those that others open come by Serve.
+	Dial Dial
 
-	Transport Transport // nil: UDP and TCP on BindAddr
-	Log       *slog.Logger
+	Log *slog.Logger
 
 	OnHint    func(Hint)
 	OnCatalog func(member string, hash uint64) // a member's catalog is other than ours, as far as gossip knows
@@ -65,13 +70,6 @@ type Config struct {
 	// lock, by whichever goroutine: it must not block, nor call Gossip.
 	OnMember func(name, state, reason string)
 }
-
-// Transport carries gossip and Packet is one datagram of it: memberlist's own,
-// named here since nobody else imports that.
-type (
-	Transport = memberlist.Transport
-	Packet    = memberlist.Packet
-)
 
 // The states of a member. memberlist does not tell a suspect from an alive
 // member; one that is suspected long enough is dead.
@@ -95,8 +93,6 @@ type Member struct {
 }
 
 const (
-	// label separates seeder's gossip from other memberlist programs'.
-	label = "seeder"
 	// maxEvents is how many hints and summaries wait to be handed over.
 	maxEvents = 1024
 	// summaryInterval is how often a node tells one other member what its catalog
@@ -115,16 +111,16 @@ const (
 
 // Gossip is this node's membership. New starts nothing.
 type Gossip struct {
-	cfg     Config
-	log     *slog.Logger
-	list    *memberlist.Memberlist
-	keyring *memberlist.Keyring
-	lines   *logWriter // memberlist's
-	queue   *memberlist.TransmitLimitedQueue
-	members *members
-	events  chan event
-
-	transport memberlist.Transport
+	cfg       Config
+	log       *slog.Logger
+	list      *memberlist.Memberlist
+	lines     *logWriter // memberlist's
+	queue     *memberlist.TransmitLimitedQueue
+	seal      *sealer
+	transport atomic.Pointer[transport]
+	members   *members
+	strangers *strangers
+	events    chan event
 	arrivals  arrivals
 
 	catalogHash atomic.Uint64
@@ -158,9 +154,10 @@ func New(cfg Config) *Gossip {
 	}
 	return &Gossip{
 		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
-		lines:   &logWriter{log: cfg.Log.With("component", "memberlist"), now: time.Now},
-		members: newMembers(cfg.NodeName),
-		events:  make(chan event, maxEvents),
+		lines:     &logWriter{log: cfg.Log.With("component", "memberlist")},
+		members:   newMembers(cfg.NodeName),
+		strangers: newStrangers(cfg.Log),
+		events:    make(chan event, maxEvents),
 	}
 }
 
@@ -177,14 +174,19 @@ func (g *Gossip) Open(ctx context.Context) error {
 		return err
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
-	if conf.Transport == nil {
-		conf.Transport, err = newTransport(ctx, conf)
-	}
+	t, err := g.openTransport(ctx)
 	if err != nil {
 		g.cancel()
 		return g.explainListen(err)
 	}
-	g.transport = conf.Transport
+	conf.Transport = t
+	if conf.BindPort == 0 {
+		conf.BindPort = t.port()
+	}
+	if conf.AdvertisePort == 0 {
+		conf.AdvertisePort = t.port()
+	}
+	g.transport.Store(t)
 	g.known = g.loadPeers()
 	g.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
@@ -193,7 +195,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 	g.list, err = memberlist.Create(conf)
 	if err != nil {
 		g.cancel()
-		return errors.Join(g.explainListen(err), conf.Transport.Shutdown())
+		return errors.Join(fmt.Errorf("start memberlist: %w", err), t.Shutdown())
 	}
 	g.wg.Go(func() { g.deliver(ctx) })
 	g.wg.Go(func() { g.tellSummary(ctx) })
@@ -201,39 +203,68 @@ func (g *Gossip) Open(ctx context.Context) error {
 	return nil
 }
 
+// openTransport opens the socket for packets and puts the wall before it.
+func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
+	listen := g.cfg.Listen
+	if listen == nil {
+		listen = func(addr string) (net.PacketConn, error) { return net.ListenPacket("udp", addr) }
+	}
+	packets, err := listen(g.cfg.BindAddr)
+	if err != nil {
+		return nil, err
+	}
+	t := &transport{
+		packets: packets, seal: g.seal, dial: g.cfg.Dial, member: g.member, strange: g.strangers.packet, log: g.log,
+	}
+	t.start(ctx)
+	return t, nil
+}
+
+// Serve takes a stream that another member opened, after a handshake that proved
+// that it has the secret. It returns when the stream has ended, and closes conn.
+func (g *Gossip) Serve(conn net.Conn) {
+	if t := g.transport.Load(); t != nil {
+		t.serve(conn)
+	} else {
+		conn.Close()
+	}
+}
+
+// Strange books a host whose handshake failed because its secret differs.
+func (g *Gossip) Strange(from net.Addr) { g.strangers.connected(hostOf(from)) }
+
+// Strangers are the hosts that tried to connect since some time with a secret that
+// this node does not have, the last first.
+func (g *Gossip) Strangers(since time.Time) []Stranger { return g.strangers.list(since) }
+
 func (g *Gossip) explainListen(err error) error {
-	if strings.Contains(err.Error(), "address already in use") {
-		return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lntup shows it)", g.cfg.BindAddr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lnup shows it)", g.cfg.BindAddr)
 	}
 	return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
 }
 
-// config is memberlist's LAN profile with this cluster's keys.
+// config is memberlist's LAN profile behind the wall: encryption and label are the
+// transport's.
 func (g *Gossip) config() (*memberlist.Config, error) {
 	host, port, err := splitAddr(g.cfg.BindAddr, 0)
 	if err != nil {
 		return nil, fmt.Errorf("gossip.bind: %w", err)
 	}
-	if len(g.cfg.Keys) == 0 {
-		return nil, errors.New("gossip needs a key")
-	}
-	keyring, err := memberlist.NewKeyring(g.cfg.Keys[1:], g.cfg.Keys[0])
-	if err != nil {
-		return nil, fmt.Errorf("gossip keys: %w", err)
+	if g.seal, err = newSealer(g.cfg.Keys); err != nil {
+		return nil, err
 	}
 	if _, err := g.meta.encode(); err != nil {
 		return nil, err
 	}
 	c := memberlist.DefaultLANConfig()
 	c.Name, c.BindAddr, c.BindPort, c.AdvertisePort = g.cfg.NodeName, host, port, port
-	g.keyring = keyring
-	c.Keyring, c.Label = keyring, label
-	c.EnableCompression = false // digests and encrypted bytes only grow (LZW)
+	c.UDPBufferSize = packetBytes - sealOverhead
+	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
 	c.PushPullInterval = 30 * time.Second
 	c.DeadNodeReclaimTime = 10 * time.Second // a host that comes back with another address keeps its name
 	c.Delegate, c.Events, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g)
 	c.Logger = log.New(g.lines, "", 0)
-	c.Transport = g.cfg.Transport
 	return c, nil
 }
 
@@ -269,29 +300,8 @@ func (g *Gossip) knownAddresses() []netip.Addr {
 	return out
 }
 
-// SetKeys puts other keys in force: the first encrypts, all are accepted.
-func (g *Gossip) SetKeys(keys [][]byte) error {
-	if len(keys) == 0 {
-		return errors.New("gossip needs a key")
-	}
-	for _, k := range keys {
-		if err := g.keyring.AddKey(k); err != nil {
-			return fmt.Errorf("gossip keys: %w", err)
-		}
-	}
-	if err := g.keyring.UseKey(keys[0]); err != nil {
-		return fmt.Errorf("gossip keys: %w", err)
-	}
-	for _, k := range g.keyring.GetKeys() {
-		if slices.ContainsFunc(keys, func(o []byte) bool { return bytes.Equal(o, k) }) {
-			continue
-		}
-		if err := g.keyring.RemoveKey(k); err != nil {
-			return fmt.Errorf("gossip keys: %w", err)
-		}
-	}
-	return nil
-}
+// SetKeys replaces the keys of packets, 32 bytes each: the first seals, all open.
+func (g *Gossip) SetKeys(keys [][]byte) error { return g.seal.set(keys) }
 
 // splitAddr splits host[:port], with a default for the port.
 func splitAddr(addr string, defaultPort int) (host string, port int, err error) {

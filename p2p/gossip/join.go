@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"seeder/p2p/trust"
@@ -56,22 +54,21 @@ func (g *Gossip) missing(ctx context.Context, known []string) []string {
 	var gone []string
 	for _, m := range g.members.list() {
 		if m.State == StateAlive {
-			there[m.gossip] = true
+			there[m.Address], there[m.joinAddress()] = true, true
 		}
 		if m.State == StateDead {
-			gone = append(gone, m.gossip)
+			gone = append(gone, m.joinAddress())
 		}
 	}
 	var out []string
 	add := func(addr string) {
-		if !there[addr] {
+		if addr != "" && !there[addr] {
 			there[addr] = true
 			out = append(out, addr)
 		}
 	}
-	_, port, _ := splitAddr(g.cfg.BindAddr, 0)
 	for _, join := range g.cfg.Join() {
-		for _, addr := range resolve(ctx, join, port) {
+		for _, addr := range resolve(ctx, join, g.cfg.JoinPort) {
 			add(addr)
 		}
 	}
@@ -83,6 +80,19 @@ func (g *Gossip) missing(ctx context.Context, known []string) []string {
 		add(addr)
 	}
 	return out
+}
+
+// joinAddress is where m can be joined, ip:port: its transfer address, with the
+// address of its gossip where that is a name; empty where it has said none.
+func (m Member) joinAddress() string {
+	host, port, err := net.SplitHostPort(m.Address)
+	if err != nil {
+		return ""
+	}
+	if net.ParseIP(host) == nil {
+		host, _, _ = net.SplitHostPort(m.gossip)
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // resolve turns host[:port] into ip:port addresses; a name that cannot be looked
@@ -117,35 +127,19 @@ func (g *Gossip) join(ctx context.Context, targets []string) error {
 			return nil
 		}
 		if _, err := g.list.Join([]string{t}); err != nil {
-			last = g.explain(ctx, t, err)
+			last = explain(t, err)
 		}
 	}
 	return last
 }
 
-// explain says why target could not be joined. A host with another secret can
-// read none of our bytes nor we its answer, so memberlist only knows that
-// decryption failed or that the stream ended: the transfer port's certificate
-// tells.
-func (g *Gossip) explain(ctx context.Context, target string, err error) error {
-	if g.cfg.Probe != nil {
-		host, _, _ := splitAddr(target, 0)
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		if perr := g.cfg.Probe(ctx, host); errors.Is(perr, trust.ErrSecretsDiffer) {
-			return fmt.Errorf("join %s: %w", target, trust.ErrSecretsDiffer)
-		}
-	}
-	if undecryptable(err.Error()) {
+// explain says why target could not be joined. memberlist keeps the text of an
+// error alone.
+func explain(target string, err error) error {
+	if strings.Contains(err.Error(), trust.ErrSecretsDiffer.Error()) {
 		return fmt.Errorf("join %s: %w", target, trust.ErrSecretsDiffer)
 	}
 	return fmt.Errorf("join %s: %w", target, err)
-}
-
-// undecryptable recognises memberlist's word for a message of another secret,
-// said by this node or by the other one.
-func undecryptable(s string) bool {
-	return strings.Contains(s, "installed keys could decrypt")
 }
 
 // note keeps and logs why the cluster could not be joined, when that changes.
@@ -193,67 +187,4 @@ func wait(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// logWriter takes memberlist's log lines ("[WARN] memberlist: …"). What it calls
-// an error is mostly the network being the network, so all of it is debug,
-// except that somebody with another secret knocks.
-type logWriter struct {
-	log *slog.Logger
-	now func() time.Time
-
-	mu     sync.Mutex
-	closed bool
-	warned map[string]time.Time // remote host → last warning
-	heard  map[string]time.Time // remote host → when it last knocked
-}
-
-// strangers are the hosts that knocked since some time.
-func (w *logWriter) strangers(since time.Time) []Stranger {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var out []Stranger
-	for host, at := range w.heard {
-		if at.After(since) {
-			out = append(out, Stranger{Host: host, At: at})
-		}
-	}
-	return out
-}
-
-// close drops what comes from now on: memberlist's timers of suspicion outlive
-// its Shutdown, and whoever handed the log in need not.
-func (w *logWriter) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-}
-
-// Write implements io.Writer, one line a call.
-func (w *logWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return len(p), nil
-	}
-	line := strings.TrimSpace(string(p))
-	at := strings.LastIndex(line, "from=")
-	if at < 0 || !undecryptable(strings.ToLower(line)) {
-		w.log.Debug(line) // without a sender it is this node that was not understood, which note tells
-		return len(p), nil
-	}
-	from := line[at+len("from="):]
-	host, _, err := net.SplitHostPort(from)
-	if err != nil {
-		host = from
-	}
-	if w.warned == nil || len(w.warned) > 1000 {
-		w.warned, w.heard = map[string]time.Time{}, map[string]time.Time{}
-	}
-	w.heard[host] = w.now()
-	if now := w.now(); now.Sub(w.warned[host]) > 10*time.Minute {
-		w.warned[host] = now
-		w.log.Warn("a host knocks whose secret differs from ours; give it the same secret file, or tell it another cluster", "from", from)
-	}
-	return len(p), nil
 }

@@ -48,7 +48,7 @@ func (k known) valid() bool {
 
 // loadPeers takes the members that were known when this node last ran as dead ones,
 // until they are heard of: they belong to the cluster, but for those that had left. It
-// returns the gossip addresses of all, to be tried.
+// returns the addresses of all at which they can be joined.
 func (g *Gossip) loadPeers() (addresses []string) {
 	if g.cfg.PeersFile == "" {
 		return nil
@@ -63,7 +63,7 @@ func (g *Gossip) loadPeers() (addresses []string) {
 	}
 	g.members.restore(peers, time.Now())
 	for _, k := range peers {
-		addresses = append(addresses, k.Gossip)
+		addresses = append(addresses, Member{Address: k.Address, gossip: k.Gossip}.joinAddress())
 	}
 	return addresses
 }

@@ -21,7 +21,7 @@ const probeKind = 3
 
 const (
 	// largeProbeBytes makes a packet of what memberlist fills its own up to (1,400
-	// bytes), with its encryption and label.
+	// bytes), sealed.
 	largeProbeBytes = 1350
 	// probeCopies is how often each is sent: a packet may be lost by chance.
 	probeCopies = 3
@@ -125,23 +125,6 @@ func (g *Gossip) SendProbe(member string, n Nonce) error {
 	return sent
 }
 
-// DialMember opens and closes a connection to a member's gossip port.
-func (g *Gossip) DialMember(ctx context.Context, member string) error {
-	m, err := g.member(member)
-	if err != nil {
-		return err
-	}
-	limit := 5 * time.Second
-	if by, ok := ctx.Deadline(); ok {
-		limit = time.Until(by)
-	}
-	conn, err := g.transport.DialTimeout(m.gossip, limit)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
 // Ping sends a member a packet and waits for the answer to it, for half a second.
 func (g *Gossip) Ping(member string) error {
 	m, err := g.member(member)
@@ -166,21 +149,4 @@ func (g *Gossip) member(name string) (Member, error) {
 		}
 	}
 	return Member{}, fmt.Errorf("gossip knows no member %q", name)
-}
-
-// Stranger is a host that knocked with another secret.
-type Stranger struct {
-	Host string    `json:"host"` // its IP address
-	At   time.Time `json:"at"`   // when it last did
-}
-
-// maxStrangers bounds what is told of them.
-const maxStrangers = 32
-
-// Strangers are the hosts that knocked since some time with a secret that this node
-// does not have, the last first.
-func (g *Gossip) Strangers(since time.Time) []Stranger {
-	out := g.lines.strangers(since)
-	slices.SortFunc(out, func(a, b Stranger) int { return b.At.Compare(a.At) })
-	return out[:min(len(out), maxStrangers)]
 }

@@ -113,27 +113,27 @@ func TestLink(t *testing.T) {
 		if s, err := read(near); s != "soon" || err != nil || time.Since(begun) > 5*time.Millisecond {
 			t.Errorf("the other direction: %q %v after %s", s, err, time.Since(begun))
 		}
-		from, _ := a.Gossip("10.0.0.1:7950")
-		to, _ := b.Gossip("10.0.0.2:7950")
+		from, _ := a.ListenPacket("10.0.0.1:7950")
+		to, _ := b.ListenPacket("10.0.0.2:7950")
 		n.SetLink([]*Host{a}, []*Host{b}, Link{Twice: 1})
-		if _, err := from.WriteTo([]byte("packet"), "10.0.0.2:7950"); err != nil {
+		if _, err := from.WriteTo([]byte("packet"), to.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if got := len(to.PacketCh()); got != 2 {
+		if got := len(to.(*socket).packets); got != 2 {
 			t.Errorf("%d packets came of one that is sent twice", got)
 		}
 		n.SetLink([]*Host{a}, []*Host{b}, Link{Loss: 1})
-		if _, err := from.WriteTo([]byte("packet"), "10.0.0.2:7950"); err != nil {
+		if _, err := from.WriteTo([]byte("packet"), to.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if got := len(to.PacketCh()); got != 2 {
+		if got := len(to.(*socket).packets); got != 2 {
 			t.Errorf("%d packets, one of them over a link that loses all", got)
 		}
 		near.Close()
 		far.Close()
-		from.Shutdown()
-		to.Shutdown()
+		from.Close()
+		to.Close()
 	})
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"seeder/p2p"
-	"seeder/p2p/gossip"
 )
 
 // Network is a network in memory whose faults are made on purpose. Packets are
@@ -63,7 +62,7 @@ func NewNetwork(seed uint64) *Network {
 
 // Host adds a host that is up.
 func (n *Network) Host(ip string) *Host {
-	h := &Host{net: n, ip: ip, up: true, listeners: map[int]*listener{}, packets: map[int]*transport{}}
+	h := &Host{net: n, ip: ip, up: true, listeners: map[int]*listener{}, packets: map[int]*socket{}}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hosts[ip] = h
@@ -168,9 +167,9 @@ type Host struct {
 
 	// the network's lock guards these
 	up        bool
-	gone      bool               // by Crash: another Host has its address
-	listeners map[int]*listener  // by port
-	packets   map[int]*transport // by port
+	gone      bool              // by Crash: another Host has its address
+	listeners map[int]*listener // by port
+	packets   map[int]*socket   // by port
 }
 
 var _ p2p.Network = (*Host)(nil)
@@ -283,21 +282,23 @@ func (h *Host) connect(ip, port string) (net.Conn, error) {
 	return mine, nil
 }
 
-// Gossip implements p2p.Network.
-func (h *Host) Gossip(addr string) (gossip.Transport, error) {
+// ListenPacket implements p2p.Network.
+func (h *Host) ListenPacket(addr string) (net.PacketConn, error) {
 	port, err := portOf(addr)
 	if err != nil {
 		return nil, err
 	}
-	l, err := h.listen(port)
-	if err != nil {
-		return nil, err
-	}
-	t := &transport{listener: l, packets: make(chan *gossip.Packet, packetQueue)}
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	h.packets[port] = t
-	return t, nil
+	if h.gone {
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.ENETDOWN)
+	}
+	if h.packets[port] != nil {
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.EADDRINUSE)
+	}
+	s := &socket{host: h, port: port, packets: make(chan packet, packetQueue), ended: make(chan struct{})}
+	h.packets[port] = s
+	return s, nil
 }
 
 func portOf(addr string) (int, error) {
@@ -364,73 +365,83 @@ func (l *listener) Close() error {
 // Addr implements net.Listener.
 func (l *listener) Addr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(l.host.ip), Port: l.port} }
 
-// transport implements gossip.Transport on one port of a host.
-type transport struct {
-	*listener
-	packets chan *gossip.Packet
+// socket implements net.PacketConn on one port of a host. It has no deadlines.
+type socket struct {
+	host    *Host
+	port    int
+	packets chan packet
+	ended   chan struct{}
+	once    sync.Once
 }
 
-// FinalAdvertiseAddr implements gossip.Transport.
-func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	return net.ParseIP(t.host.ip), t.port, nil
+type packet struct {
+	bytes []byte
+	from  net.Addr
 }
 
-// WriteTo implements gossip.Transport.
-func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
-	now := time.Now()
-	ip, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return now, err
+// WriteTo implements net.PacketConn.
+func (s *socket) WriteTo(b []byte, addr net.Addr) (int, error) {
+	to, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return 0, fmt.Errorf("send a packet to %s: not a UDP address", addr)
 	}
-	p, err := strconv.Atoi(port)
-	if err != nil {
-		return now, err
-	}
-	t.host.net.count(len(b))
+	ip := to.IP.String()
+	s.host.net.count(len(b))
 	b = slices.Clone(b)
-	for range t.host.net.copies(path{t.host.ip, ip}) {
-		if d, arrives := t.host.net.trip(path{t.host.ip, ip}); arrives && !t.host.isGone() {
-			time.AfterFunc(d, func() { t.deliver(b, ip, p) })
+	for range s.host.net.copies(path{s.host.ip, ip}) {
+		if d, arrives := s.host.net.trip(path{s.host.ip, ip}); arrives && !s.host.isGone() {
+			time.AfterFunc(d, func() { s.deliver(b, ip, to.Port) })
 		}
 	}
-	return now, nil
+	return len(b), nil
 }
 
 // deliver puts a packet into the other host's queue, where there is room.
-func (t *transport) deliver(b []byte, ip string, port int) {
-	t.host.net.mu.Lock()
-	var to *transport
-	if h := t.host.net.hosts[ip]; h != nil {
+func (s *socket) deliver(b []byte, ip string, port int) {
+	s.host.net.mu.Lock()
+	var to *socket
+	if h := s.host.net.hosts[ip]; h != nil {
 		to = h.packets[port]
 	}
-	t.host.net.mu.Unlock()
+	s.host.net.mu.Unlock()
 	if to == nil {
 		return
 	}
-	from := &net.UDPAddr{IP: net.ParseIP(t.host.ip), Port: t.port}
 	select {
-	case to.packets <- &gossip.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+	case to.packets <- packet{b, s.LocalAddr()}:
 	default:
 	}
 }
 
-// PacketCh implements gossip.Transport.
-func (t *transport) PacketCh() <-chan *gossip.Packet { return t.packets }
-
-// DialTimeout implements gossip.Transport.
-func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return t.host.Dial(ctx, "tcp", addr)
+// ReadFrom implements net.PacketConn.
+func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case p := <-s.packets:
+		return copy(b, p.bytes), p.from, nil
+	case <-s.ended:
+		return 0, nil, net.ErrClosed
+	}
 }
 
-// StreamCh implements gossip.Transport.
-func (t *transport) StreamCh() <-chan net.Conn { return t.conns }
+// LocalAddr implements net.PacketConn.
+func (s *socket) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.ParseIP(s.host.ip), Port: s.port} }
 
-// Shutdown implements gossip.Transport.
-func (t *transport) Shutdown() error {
-	t.host.net.mu.Lock()
-	delete(t.host.packets, t.port)
-	t.host.net.mu.Unlock()
-	return t.Close()
+// Close implements net.PacketConn.
+func (s *socket) Close() error {
+	s.once.Do(func() {
+		s.host.net.mu.Lock()
+		delete(s.host.packets, s.port)
+		s.host.net.mu.Unlock()
+		close(s.ended)
+	})
+	return nil
 }
+
+// SetDeadline implements net.PacketConn.
+func (s *socket) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetReadDeadline implements net.PacketConn.
+func (s *socket) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline implements net.PacketConn.
+func (s *socket) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }

@@ -115,26 +115,30 @@ func leafOf(id *Identity, ca *x509.Certificate, key crypto.Signer) (tls.Certific
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: id.private}, nil
 }
 
-// ServerConfig is the TLS configuration of the transfer port.
-func (c *Credentials) ServerConfig() *tls.Config {
-	cfg := c.config()
+// ServerConfig is the TLS configuration of the transfer port, for one of these
+// protocols (ALPN).
+func (c *Credentials) ServerConfig(protocols ...string) *tls.Config {
+	cfg := c.config(protocols)
 	cfg.ClientAuth = tls.RequireAnyClientCert // verified by VerifyConnection
 	return cfg
 }
 
-// ClientConfig is the TLS configuration towards other nodes' transfer ports.
-func (c *Credentials) ClientConfig() *tls.Config { return c.config() }
+// ClientConfig is the TLS configuration towards other nodes' transfer ports, for a
+// protocol (ALPN).
+func (c *Credentials) ClientConfig(protocol string) *tls.Config {
+	return c.config([]string{protocol})
+}
 
 // config verifies the peer by its chain to the cluster CA alone: nodes have no
 // DNS names, and any host name is fine that holds the secret. InsecureSkipVerify
 // switches off only the built-in check, which insists on names; VerifyConnection
 // takes its place on both sides and in every handshake.
-func (c *Credentials) config() *tls.Config {
+func (c *Credentials) config(protocols []string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.now.Load().leaf, nil },
 		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.now.Load().leaf, nil },
-		NextProtos:             []string{"http/1.1"},
+		NextProtos:             protocols,
 		SessionTicketsDisabled: true, // a resumed session would outlive a rotated secret
 		InsecureSkipVerify:     true,
 		// Small records at first serve web pages; here they only cost.

@@ -135,7 +135,7 @@ func serve(t *testing.T, c *Credentials) *httptest.Server {
 		}
 		w.Header().Set("Peer", string(id))
 	}))
-	srv.Listener = tls.NewListener(srv.Listener, c.ServerConfig())
+	srv.Listener = tls.NewListener(srv.Listener, c.ServerConfig("http/1.1"))
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv
@@ -164,7 +164,7 @@ func TestMutualTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := serve(t, credentials(t, secrets(t, one)))
-	resp, err := get(t, mine.ClientConfig(), srv)
+	resp, err := get(t, mine.ClientConfig("http/1.1"), srv)
 	if err != nil || resp.Header.Get("Peer") != string(id.ID()) {
 		t.Fatalf("got %v %v, want the client's id %s", resp, err, id.ID())
 	}
@@ -176,11 +176,11 @@ func TestMutualTLS(t *testing.T) {
 func TestOtherSecretIsTold(t *testing.T) {
 	t.Parallel()
 	srv := serve(t, credentials(t, secrets(t, one)))
-	if _, err := get(t, credentials(t, secrets(t, two)).ClientConfig(), srv); !errors.Is(err, ErrSecretsDiffer) {
+	if _, err := get(t, credentials(t, secrets(t, two)).ClientConfig("http/1.1"), srv); !errors.Is(err, ErrSecretsDiffer) {
 		t.Fatalf("got %v, want ErrSecretsDiffer", err)
 	}
 	// A client that trusts anybody is refused by the server.
-	cfg := credentials(t, secrets(t, two)).ClientConfig()
+	cfg := credentials(t, secrets(t, two)).ClientConfig("http/1.1")
 	cfg.VerifyConnection = nil
 	if _, err := get(t, cfg, srv); err == nil {
 		t.Fatal("a client with another secret got in")
@@ -210,7 +210,7 @@ func TestRotation(t *testing.T) {
 	for i := range len(steps) - 1 {
 		for _, pair := range [][2]int{{i, i + 1}, {i + 1, i}} {
 			srv := serve(t, credentials(t, secrets(t, steps[pair[0]]...)))
-			if _, err := get(t, credentials(t, secrets(t, steps[pair[1]]...)).ClientConfig(), srv); err != nil {
+			if _, err := get(t, credentials(t, secrets(t, steps[pair[1]]...)).ClientConfig("http/1.1"), srv); err != nil {
 				t.Errorf("server with %q, client with %q: %v", steps[pair[0]], steps[pair[1]], err)
 			}
 		}
@@ -226,7 +226,7 @@ func TestForeignProgramIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	err = tls.Client(nc, credentials(t, secrets(t, one)).ClientConfig()).HandshakeContext(context.Background())
+	err = tls.Client(nc, credentials(t, secrets(t, one)).ClientConfig("http/1.1")).HandshakeContext(context.Background())
 	if !errors.Is(err, errNotSeeder) {
 		t.Fatalf("got %v, want errNotSeeder", err)
 	}

@@ -204,7 +204,7 @@ func TestWrongAnswers(t *testing.T) {
 func TestWrongRequests(t *testing.T) {
 	t.Parallel()
 	_, addr := pair(t, &handler{served: &served{n: 100}})
-	tr := &http.Transport{TLSClientConfig: credentials(t, secret).ClientConfig()}
+	tr := &http.Transport{TLSClientConfig: credentials(t, secret).ClientConfig(protocolHTTP)}
 	defer tr.CloseIdleConnections()
 	swarms := "/v1/swarms/" + testSeed.String()
 	for _, tc := range []struct {
@@ -270,7 +270,7 @@ func TestSlowClients(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tc2 := tls.Client(nc, credentials(t, secret).ClientConfig())
+			tc2 := tls.Client(nc, credentials(t, secret).ClientConfig(protocolHTTP))
 			began := time.Now()
 			ended := make(chan struct{})
 			go func() {
@@ -324,7 +324,7 @@ func TestDeafClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		tc := tls.Client(nc, credentials(t, secret).ClientConfig())
+		tc := tls.Client(nc, credentials(t, secret).ClientConfig(protocolHTTP))
 		if _, err := io.WriteString(tc, "GET /v1/swarms/"+testSeed.String()+"/chunks/1 HTTP/1.1\r\nHost: n\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -365,17 +365,22 @@ func TestSilentConnections(t *testing.T) {
 // back with each that ends.
 func TestConnectionBounds(t *testing.T) {
 	t.Parallel()
-	l := &listener{perHost: map[string]int{}}
+	l := newGate(nil, &ServerConfig{Credentials: credentials(t, secret)}, &connSet{})
+	open := map[string]*conn{}
 	enter := func(host string) (n int) {
-		for l.enter(host) {
+		for {
+			c := newConn(nil, unlimited, nil, nil, nil)
+			if !l.enter(host, c) {
+				return n
+			}
 			n++
+			open[host] = c
 		}
-		return n
 	}
 	if n := enter("a"); n != maxConnsPerHost {
 		t.Errorf("one host got %d connections, want %d", n, maxConnsPerHost)
 	}
-	l.leave("a")
+	open["a"].closed()
 	if n := enter("a"); n != 1 {
 		t.Errorf("%d connections after one has ended, want 1", n)
 	}
@@ -383,7 +388,7 @@ func TestConnectionBounds(t *testing.T) {
 	for _, host := range []string{"b", "c", "d", "e", "f"} {
 		total += enter(host)
 	}
-	if total != maxConns || l.enter("g") {
+	if total != maxConns || enter("g") != 0 {
 		t.Errorf("%d connections in all, want %d", total, maxConns)
 	}
 	for range maxConnsPerHost {

@@ -80,7 +80,7 @@ func NewClient(cfg ClientConfig) *Client {
 func (c *Client) transport(answer time.Duration, buffer int) *http.Transport {
 	return &http.Transport{
 		DialContext:            c.dial,
-		TLSClientConfig:        c.cfg.Credentials.ClientConfig(),
+		TLSClientConfig:        c.cfg.Credentials.ClientConfig(protocolHTTP),
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  answer,
 		MaxResponseHeaderBytes: 16 << 10,

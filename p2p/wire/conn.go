@@ -7,15 +7,6 @@ import (
 	"time"
 )
 
-const (
-	// maxConns bounds the connections of the transfer port: a swarm of 64
-	// followers and as many requests needs a few hundred.
-	maxConns = 2048
-	// maxConnsPerHost keeps one host that opens connections and says nothing from
-	// keeping all others out. A node opens a few to each peer.
-	maxConnsPerHost = 512
-)
-
 // conn counts and limits the bytes of a connection, below TLS.
 type conn struct {
 	net.Conn
@@ -23,10 +14,12 @@ type conn struct {
 	sent, received func(bytes int)
 	trip           time.Duration // there and back when it was dialled; 0: unknown
 	opened         time.Time
+	budget         int // bytes that it may still send before it has proved anything; negative: any
 
 	ctx    context.Context // ends with Close, and with it the waiting for the limit
 	cancel context.CancelFunc
-	closed func() // once, at the first Close
+
+	closed func() // called once, at the first Close; nil: nobody is told
 	once   sync.Once
 
 	mu      sync.Mutex
@@ -35,7 +28,7 @@ type conn struct {
 
 func newConn(c net.Conn, l *Limiter, sent, received func(int), closed func()) *conn {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &conn{Conn: c, limiter: l, sent: sent, received: received, opened: time.Now(), ctx: ctx, cancel: cancel, closed: closed}
+	return &conn{Conn: c, limiter: l, sent: sent, received: received, opened: time.Now(), budget: -1, ctx: ctx, cancel: cancel, closed: closed}
 }
 
 // connSet are the connections that are open. It is safe for concurrent use.
@@ -80,6 +73,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:min(len(p), minBurst)])
 	if n > 0 {
 		c.received(n)
+		if err := c.spend(n); err != nil {
+			return 0, err
+		}
 		if werr := wait(c.ctx, c.limiter.down, n); werr != nil && err == nil {
 			err = net.ErrClosed
 		}
@@ -143,71 +139,9 @@ func (c *conn) SetDeadline(t time.Time) error {
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.cancel()
-		c.closed()
+		if c.closed != nil {
+			c.closed()
+		}
 	})
 	return c.Conn.Close()
-}
-
-// listener wraps accepted connections and closes those beyond the bounds: a peer
-// tries another node, an attacker gets nothing.
-type listener struct {
-	net.Listener
-	limiter        *Limiter
-	sent, received func(int)
-
-	conns *connSet
-
-	mu      sync.Mutex
-	total   int
-	perHost map[string]int
-}
-
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		host := hostOf(c)
-		if l.enter(host) {
-			var out *conn
-			out = newConn(c, l.limiter, l.sent, l.received, func() {
-				l.leave(host)
-				l.conns.remove(out)
-			})
-			l.conns.add(out)
-			return out, nil
-		}
-		c.Close()
-	}
-}
-
-func (l *listener) enter(host string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= maxConns || l.perHost[host] >= maxConnsPerHost {
-		return false
-	}
-	l.total++
-	l.perHost[host]++
-	return true
-}
-
-func (l *listener) leave(host string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.perHost[host]--; l.perHost[host] == 0 {
-		delete(l.perHost, host)
-	}
-}
-
-// hostOf is the IP address of the other side.
-func hostOf(c net.Conn) string {
-	addr := c.RemoteAddr().String()
-	if host, _, err := net.SplitHostPort(addr); err == nil {
-		return host
-	}
-	return addr
 }

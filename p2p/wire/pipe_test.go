@@ -75,7 +75,7 @@ func pipePair(t testing.TB, h *handler, server, client Limits) (*Client, *pipes)
 func scripted(t testing.TB, fn func(w io.Writer, wait func())) *Client {
 	t.Helper()
 	p := newPipes()
-	server := credentials(t, secret).ServerConfig()
+	server := credentials(t, secret).ServerConfig(protocolHTTP)
 	c := NewClient(ClientConfig{Credentials: credentials(t, secret), DialContext: p.dial})
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -42,8 +42,7 @@ type Nonce = [16]byte
 // Answer is what a node found when it connected back to who asked: why not, empty
 // where it could.
 type Answer struct {
-	Transfer  string `json:"transfer"`   // TCP and TLS, with an answer
-	GossipTCP string `json:"gossip_tcp"` // TCP
+	Transfer string `json:"transfer"` // TCP and TLS, with an answer
 	// Whether packets of the probe had come, in both sizes.
 	GossipUDP      bool `json:"gossip_udp"`
 	GossipUDPLarge bool `json:"gossip_udp_large"`
@@ -74,7 +73,7 @@ func decodeAnswer(b []byte) (Answer, error) {
 	if err := json.Unmarshal(b, &a); err != nil {
 		return Answer{}, fmt.Errorf("answer to a probe: %w", err)
 	}
-	a.Transfer, a.GossipTCP = bounded(a.Transfer), bounded(a.GossipTCP)
+	a.Transfer = bounded(a.Transfer)
 	return a, nil
 }
 
@@ -162,7 +161,7 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	a.Transfer, a.GossipTCP = bounded(a.Transfer), bounded(a.GossipTCP)
+	a.Transfer = bounded(a.Transfer)
 	b, err := json.Marshal(a)
 	s.send(w, r, b, err)
 }

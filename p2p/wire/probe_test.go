@@ -16,11 +16,11 @@ import (
 	"seeder/p2p/swarm"
 )
 
-func (h *handler) Probe(_ context.Context, from string, n Nonce) (Answer, error) {
+func (h *handler) Probe(_ context.Context, _ string, n Nonce) (Answer, error) {
 	if n == (Nonce{9}) {
 		return Answer{}, &swarm.BusyError{RetryAfter: time.Second}
 	}
-	return Answer{Transfer: from, GossipTCP: strings.Repeat("é", maxWhyBytes), GossipUDP: n == Nonce{1}}, nil
+	return Answer{Transfer: strings.Repeat("é", maxWhyBytes), GossipUDP: n == Nonce{1}}, nil
 }
 
 func (h *handler) Held(_ context.Context, refs []string) ([]string, error) {
@@ -90,7 +90,7 @@ func TestEchoOfClock(t *testing.T) {
 // other is a node that answers something else, with the right secret.
 func other(t *testing.T, answer http.HandlerFunc) (c *Client, addr string) {
 	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", credentials(t, secret).ServerConfig())
+	l, err := tls.Listen("tcp", "127.0.0.1:0", credentials(t, secret).ServerConfig(protocolHTTP))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,11 +155,11 @@ func TestAskBack(t *testing.T) {
 	t.Parallel()
 	c, addr := pair(t, &handler{})
 	a, err := c.AskBack(t.Context(), addr, Nonce{1})
-	if err != nil || !a.GossipUDP || a.GossipUDPLarge || len(a.Transfer) != 32 {
+	if err != nil || !a.GossipUDP || a.GossipUDPLarge {
 		t.Fatalf("%+v %v", a, err)
 	}
-	if len(a.GossipTCP) != maxWhyBytes {
-		t.Errorf("a reason of %d bytes", len(a.GossipTCP))
+	if len(a.Transfer) != maxWhyBytes {
+		t.Errorf("a reason of %d bytes", len(a.Transfer))
 	}
 	var busy *swarm.BusyError
 	if _, err := c.AskBack(t.Context(), addr, Nonce{9}); !errors.As(err, &busy) || busy.RetryAfter != time.Second {
@@ -191,15 +191,13 @@ func TestHeld(t *testing.T) {
 // FuzzDecodeProbe: what doctor's questions and answers say is bounded and prints.
 func FuzzDecodeProbe(f *testing.F) {
 	f.Add([]byte(`{"nonce":"000102030405060708090a0b0c0d0e0f"}`), "5")
-	f.Add([]byte(`{"transfer":"\u001b[2J","gossip_tcp":"refused","gossip_udp":true}`), "-1")
+	f.Add([]byte(`{"transfer":"\u001b[2J","gossip_udp":true}`), "-1")
 	f.Add([]byte(`{"refs":["a","b"]}`), "16384")
 	f.Fuzz(func(t *testing.T, b []byte, n string) {
 		_, _ = decodeProbe(b)
 		if a, err := decodeAnswer(b); err == nil {
-			for _, why := range []string{a.Transfer, a.GossipTCP} {
-				if len(why) > maxWhyBytes || !printable(why) {
-					t.Fatalf("accepted %q", why)
-				}
+			if why := a.Transfer; len(why) > maxWhyBytes || !printable(why) {
+				t.Fatalf("accepted %q", why)
 			}
 		}
 		if refs, err := decodeHeld(b, []string{"a"}); err == nil && len(refs) > 1 {

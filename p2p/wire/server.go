@@ -50,6 +50,12 @@ type ServerConfig struct {
 	Limiter        *Limiter
 	Log            *slog.Logger
 	Sent, Received func(bytes int)
+	// Gossip takes a stream of gossip, a *tls.Conn whose handshake is done, and returns
+	// when it has ended; nil: none is accepted.
+	Gossip func(net.Conn)
+	// Strange hears of each address from which a handshake failed because the secrets
+	// differ; nil: nobody does.
+	Strange func(from net.Addr)
 }
 
 const (
@@ -109,25 +115,31 @@ func defaults(l *Limiter, log *slog.Logger, sent, received func(int)) (*Limiter,
 
 // Serve answers on l until Close; it returns nil after that.
 func (s *Server) Serve(l net.Listener) error {
-	bounded := &listener{
-		Listener: l, limiter: s.cfg.Limiter, sent: s.cfg.Sent, received: s.cfg.Received,
-		perHost: map[string]int{}, conns: &s.conns,
+	g := newGate(l, &s.cfg, &s.conns)
+	var accepting sync.WaitGroup
+	accepting.Go(g.run)
+	err := s.http.Serve(g)
+	g.Close()
+	accepting.Wait()
+	if !errors.Is(err, http.ErrServerClosed) {
+		s.conns.closeBefore(time.Now())
+		g.wg.Wait()
+		return err
 	}
-	err := s.http.Serve(tls.NewListener(bounded, s.cfg.Credentials.ServerConfig()))
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	g.wg.Wait() // for streams of gossip, which Close ends
+	return nil
 }
 
 // Close ends have streams at once, gives running answers until ctx ends, and
 // closes every connection.
 func (s *Server) Close(ctx context.Context) error {
 	s.cancel()
-	if err := s.http.Shutdown(ctx); err != nil {
-		return s.http.Close()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close()
 	}
-	return nil
+	s.conns.closeBefore(time.Now())
+	return err
 }
 
 // CloseBefore closes the connections that were accepted before t, whatever is on

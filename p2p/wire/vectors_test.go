@@ -56,6 +56,7 @@ func TestVectors(t *testing.T) {
 		"registration-and-answer": maxPeersBytes, "peers": maxPeers, "node-name": maxNameBytes, "address": maxAddressBytes,
 		"request-header": maxHeaderBytes, "have-message": maxHaveBytes, "record": catalog.MaxRecordBytes,
 		"frame": swarm.MaxFrameBytes, "chunks": swarm.MaxChunks, "connections": maxConns, "connections-from-one-address": maxConnsPerHost,
+		"unproved-connections": maxStrange, "unproved-connections-from-one-address": maxStrangePerHost, "bytes-of-a-handshake": maxHandshakeBytes,
 		"catalog-request": catalog.BucketsBytes, "echo": EchoBytes, "references-of-held": MaxHeldRefs,
 	} {
 		v.Is(key, fmt.Sprint(bound))

@@ -20,9 +20,9 @@ import (
 
 // node is a daemon with an embedded store on this machine's loopback.
 type node struct {
-	name, dir, http, gossip string
-	cmd                     *exec.Cmd
-	ended                   bool
+	name, dir, http, gossip, transfer string
+	cmd                               *exec.Cmd
+	ended                             bool
 }
 
 func (n *node) socket() string { return filepath.Join(n.dir, "api.sock") }
@@ -39,10 +39,10 @@ func cluster(t *testing.T, count int) []*node {
 	var nodes []*node
 	for i := range count {
 		ports := freePorts(t, 3)
-		n := &node{name: fmt.Sprintf("n%d", i+1), dir: filepath.Join(dir, fmt.Sprintf("n%d", i+1)), http: ports[2], gossip: ports[0]}
+		n := &node{name: fmt.Sprintf("n%d", i+1), dir: filepath.Join(dir, fmt.Sprintf("n%d", i+1)), http: ports[2], gossip: ports[0], transfer: ports[1]}
 		join := ""
 		if i > 0 {
-			join = fmt.Sprintf("%q", nodes[0].gossip)
+			join = fmt.Sprintf("%q", nodes[0].transfer)
 		}
 		if err := os.Mkdir(n.dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -57,7 +57,7 @@ containerd: {address: embedded}
 images: {min_free: "0%%"}
 api: {socket: %s}
 http: {bind: %q}
-`, n.name, n.dir, secret, n.gossip, join, ports[1], n.socket(), n.http)
+`, n.name, n.dir, secret, n.gossip, join, n.transfer, n.socket(), n.http)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -98,7 +98,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"node_name": "n7", "data_dir": "/d", "secret_file": "/s",
-		"gossip.bind": "127.0.0.1:1", "gossip.advertise": "10.0.0.1:1", "gossip.join": "a:1,b:2",
+		"gossip.bind": "127.0.0.1:1", "gossip.advertise": "10.0.0.1:1", "gossip.join": "a:2,b:3",
 		"transfer.bind": "127.0.0.1:2", "transfer.advertise": "10.0.0.1", "transfer.upload_limit": "1MB", "transfer.download_limit": "2MB",
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB", "transfer.cache": "1GiB",
@@ -179,6 +179,7 @@ func TestConfigProblems(t *testing.T) {
 		{"advertise a long name", "gossip: {advertise: \"interface-of-which\"}", []string{"gossip.advertise", "an interface of it as eth1"}},
 		{"join", "gossip: {join: [\"a b\"]}", []string{"gossip.join", "a b", "host:port"}},
 		{"join port", "gossip: {join: [\"host:0\"]}", []string{"gossip.join", "host:0"}},
+		{"join at the port of packets", "gossip: {join: [\"host:7950\"]}", []string{"gossip.join", "host:7950", "transfer port"}},
 		{"relative path", "data_dir: data", []string{"data_dir", `"data"`, "absolute"}},
 		{"long socket", "api: {socket: /" + strings.Repeat("x", 120) + "}", []string{"api.socket", "at most", "shorter"}},
 		{"containerd", "containerd: {address: k3s}", []string{"containerd.address", "auto", "embedded"}},

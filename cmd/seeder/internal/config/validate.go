@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -19,7 +20,10 @@ import (
 )
 
 const (
-	// DefaultGossipPort is used where gossip.join names no port.
+	// DefaultTransferPort is used where gossip.join names no port and transfer.bind is
+	// not valid.
+	DefaultTransferPort = 7951
+	// DefaultGossipPort is what gossip.bind has by default.
 	DefaultGossipPort = 7950
 
 	// sun_path of a unix address has room for 107 bytes; the socket is made
@@ -97,10 +101,13 @@ func (l *Loaded) validateAddresses(p *Problems) {
 		checkBind(p, "http.bind", l.HTTP.Bind)
 	}
 	for i, join := range l.Gossip.Join {
-		full, err := JoinAddress(join)
+		full, err := JoinAddress(join, cmp.Or(transfer.Port(), DefaultTransferPort))
 		if err != nil {
 			p.Add("gossip.join", join, "%v", err)
 			continue
+		}
+		if _, port, err := net.SplitHostPort(full); err == nil && port == strconv.Itoa(int(gossip.Port())) {
+			p.Add("gossip.join", join, "%s is the port of gossip's packets (gossip.bind); hosts are joined at their transfer port: leave the port out, or name that one", port)
 		}
 		l.Gossip.Join[i] = full
 	}
@@ -161,14 +168,14 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$`)
 // IsHostName says whether s can be the name of a host.
 func IsHostName(s string) bool { return hostName.MatchString(s) }
 
-// JoinAddress completes "host", "host:port" or "ip" with the default port.
-func JoinAddress(s string) (string, error) {
+// JoinAddress completes "host", "host:port" or "ip" with a default port.
+func JoinAddress(s string, defaultPort uint16) (string, error) {
 	if ip, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(ip, DefaultGossipPort).String(), nil
+		return netip.AddrPortFrom(ip, defaultPort).String(), nil
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		host, port = s, strconv.Itoa(DefaultGossipPort)
+		host, port = s, strconv.Itoa(int(defaultPort))
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {

@@ -1,0 +1,134 @@
+package gossip
+
+import (
+	"bytes"
+	"cmp"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Stranger is a host that tried to connect with another secret.
+type Stranger struct {
+	Host string    `json:"host"` // its IP address
+	At   time.Time `json:"at"`   // when it last did
+}
+
+const (
+	// maxStrangers bounds what is remembered and told of them.
+	maxStrangers = 32
+	// warnEvery and warnLines bound what is logged of hosts without the secret, of all
+	// of them together: anybody can send a packet with any source address.
+	warnEvery = 10 * time.Minute
+	warnLines = 20
+)
+
+// strangers is what is known of hosts without an accepted secret. It is safe for
+// concurrent use.
+type strangers struct {
+	log *slog.Logger
+	now func() time.Time
+
+	mu         sync.Mutex
+	heard      map[string]time.Time // host → when it last tried to connect
+	began      time.Time            // of the current warnEvery
+	warned     map[string]bool      // hosts that were told of since
+	suppressed int                  // events that were not told of since
+}
+
+func newStrangers(log *slog.Logger) *strangers {
+	return &strangers{log: log, now: time.Now, heard: map[string]time.Time{}, warned: map[string]bool{}}
+}
+
+// connected books a host whose handshake failed because its secret differs. Its
+// address is its own: a connection was there.
+func (s *strangers) connected(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.heard[host]; !known && len(s.heard) >= maxStrangers {
+		delete(s.heard, s.oldest())
+	}
+	s.heard[host] = s.now()
+	s.warn(host, "a host tried to connect with another secret; give it the same secret file, or tell it another cluster")
+}
+
+// packet books a packet that no key opens. Its source address may be forged.
+func (s *strangers) packet(from net.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warn(hostOf(from), "dropped packets that no accepted secret opens: the sender has another secret or is not a seeder")
+}
+
+func (s *strangers) oldest() string {
+	var host string
+	for h, at := range s.heard {
+		if host == "" || at.Before(s.heard[host]) {
+			host = h
+		}
+	}
+	return host
+}
+
+// warn logs one line for each host, and no more than warnLines, in warnEvery. mu is
+// held.
+func (s *strangers) warn(host, text string) {
+	now := s.now()
+	if now.Sub(s.began) >= warnEvery {
+		if s.suppressed > 0 {
+			s.log.Warn("suppressed warnings about hosts without the secret", "suppressed", s.suppressed, "since", s.began)
+		}
+		s.began, s.suppressed = now, 0
+		clear(s.warned)
+	}
+	switch {
+	case s.warned[host]:
+	case len(s.warned) >= warnLines-1: // the line that counts is the last one
+		s.suppressed++
+	default:
+		s.warned[host] = true
+		s.log.Warn(text, "host", host)
+	}
+}
+
+// list are those that tried to connect since some time, the last first.
+func (s *strangers) list(since time.Time) []Stranger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Stranger
+	for host, at := range s.heard {
+		if at.After(since) {
+			out = append(out, Stranger{Host: host, At: at})
+		}
+	}
+	slices.SortFunc(out, func(a, b Stranger) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(a.Host, b.Host)) })
+	return out
+}
+
+// logWriter takes memberlist's log lines ("[WARN] memberlist: …"). What it calls an
+// error is mostly the network being the network, so all of it is debug.
+type logWriter struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// close drops what comes from now on: memberlist's timers of suspicion outlive
+// its Shutdown, and whoever handed the log in need not.
+func (w *logWriter) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+}
+
+// Write implements io.Writer, one line a call.
+func (w *logWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.log.Debug(string(bytes.TrimSpace(p)))
+	}
+	return len(p), nil
+}
