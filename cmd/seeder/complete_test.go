@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"seeder/cmd/seeder/internal/cli/clitest"
 )
 
 // TestCompleteReferences: the shell is offered what the daemon knows, and nothing,
@@ -97,8 +99,8 @@ printf '%s\n' "${COMPREPLY[@]}"`)
 		}
 		return string(out)
 	}
-	wantAll(t, press("seeder"), "announce", "images", "withdraw", "status")
-	wantAll(t, press("seeder images --socket "+socket), "app:v1\n", "registry.example.com/me/app:v2\n")
+	clitest.WantAll(t, press("seeder"), "announce", "images", "withdraw", "status")
+	clitest.WantAll(t, press("seeder images --socket "+socket), "app:v1\n", "registry.example.com/me/app:v2\n")
 	if got := press("seeder images --socket " + dir + "/none"); strings.TrimSpace(got) != "" {
 		t.Errorf("without a daemon: %q", got)
 	}

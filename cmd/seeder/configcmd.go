@@ -1,18 +1,17 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/store/ctrd"
 )
 
@@ -48,7 +47,7 @@ flags, and never shows the secret.`,
 		if err != nil {
 			return err
 		}
-		noteFound(cmd.Context(), &cfg, "/")
+		k3s.NoteFound(cmd.Context(), &cfg, "/")
 		if *out == "json" {
 			return cli.PrintJSON(env.Stdout, map[string]any{"settings": cfg.Settings})
 		}
@@ -62,71 +61,6 @@ flags, and never shows the secret.`,
 	return cmd
 }
 
-// found notes what this host has below root for keys that nobody has set.
-func noteFound(ctx context.Context, l *config.Loaded, root string) {
-	if l.SecretFile == "" {
-		source := ""
-		switch f, err := loadSecrets(l.Config, root); {
-		case err != nil:
-			first, _, more := strings.Cut(err.Error(), "\n")
-			if source = "none that can be used: " + first; more {
-				source += "; seeder config check says more"
-			}
-		case f.alone:
-			source = "none; this node stays alone"
-		default:
-			source = f.source
-		}
-		l.Note("secret_file", "", "default ("+source+")")
-	}
-	if hosts, from := joins(l.Config, root); from != "" {
-		l.Note("gossip.join", hosts, "default (the servers in "+from+")")
-	}
-	switch c, err := newAddressing(l.Config, root).Choose(ctx, nil); {
-	case err != nil:
-		l.Note("gossip.advertise", l.Gossip.Advertise, l.SourceOf("gossip.advertise")+" (none now: "+err.Error()+")")
-	default:
-		l.Note("gossip.advertise", c.Addr.String(), l.SourceOf("gossip.advertise")+" ("+whyAddress(c)+")")
-	}
-	if l.Containerd.Address == ctrd.Auto {
-		socket, why, err := findSocket(root)
-		if err != nil {
-			socket, why = ctrd.Auto, "none now: "+err.Error()
-		}
-		l.Note("containerd.address", socket, l.SourceOf("containerd.address")+" (auto: "+why+")")
-	}
-	if l.Containerd.Snapshotter == ctrd.Auto {
-		name, why, err := findSnapshotter(ctx, l, root)
-		if err != nil {
-			name, why = ctrd.Auto, "the one that CRI uses, which does not answer now"
-		}
-		l.Note("containerd.snapshotter", name, l.SourceOf("containerd.snapshotter")+" (auto: "+why+")")
-	}
-}
-
-// askTimeout is what containerd has to say which snapshotter it is.
-const askTimeout = 3 * time.Second
-
-// findSnapshotter asks CRI which one it uses, and says why it is that one.
-func findSnapshotter(ctx context.Context, l *config.Loaded, root string) (name, why string, err error) {
-	address := l.Containerd.Address
-	if address == ctrd.Embedded {
-		return ctrd.Auto, "an embedded store has none", nil
-	}
-	c, err := ctrd.Open(ctrd.Config{Address: address, Namespace: l.Containerd.Namespace, Find: socketFinder(root)})
-	if err != nil {
-		return "", "", err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	if _, _, err := c.Health(ctx); err != nil {
-		return "", "", err
-	}
-	name, err = c.SnapshotterName(ctx)
-	return name, "that of CRI; overlayfs where there is no CRI", err
-}
-
 func configCheckCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
@@ -138,19 +72,19 @@ func configCheckCommand(env *cli.Env) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(env, cmd.Flags())
 		if err == nil {
-			err = checkAddresses(cmd.Context(), &cfg, newAddressing(cfg.Config, "/"))
+			err = k3s.CheckAddresses(cmd.Context(), &cfg, k3s.NewAddressing(cfg.Config, "/"))
 		}
 		printWarnings(env, cfg)
 		if err != nil {
 			return err
 		}
-		if f, err := loadSecrets(cfg.Config, "/"); err != nil {
+		if f, err := k3s.LoadSecrets(cfg.Config, "/"); err != nil {
 			return err
-		} else if f.note != "" {
-			fmt.Fprintln(env.Stderr, "warning: "+f.note)
+		} else if f.Note != "" {
+			fmt.Fprintln(env.Stderr, "warning: "+f.Note)
 		}
 		if cfg.Containerd.Address == ctrd.Auto {
-			if _, _, err := findSocket("/"); errors.Is(err, errNoContainerd) {
+			if _, _, err := k3s.FindSocket("/"); errors.Is(err, k3s.ErrNoContainerd) {
 				return cli.Usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
 			}
 		}

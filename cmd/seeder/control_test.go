@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -188,15 +189,6 @@ func kinds(t *testing.T, lines string) []string {
 	}
 }
 
-func wantAll(t *testing.T, text string, want ...string) {
-	t.Helper()
-	for _, w := range want {
-		if !strings.Contains(text, w) {
-			t.Errorf("no %q in:\n%s", w, text)
-		}
-	}
-}
-
 func TestAnnounceWaitsForAll(t *testing.T) {
 	t.Parallel()
 	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, steps: []p2p.Images{
@@ -221,7 +213,7 @@ func TestAnnouncePlain(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, "app:v1: announced as version 1, sha256:1234, 4 MiB", "app:v1 on n2: fetching 25% (because)",
+	clitest.WantAll(t, out, "app:v1: announced as version 1, sha256:1234, 4 MiB", "app:v1 on n2: fetching 25% (because)",
 		"app:v1 on n2: ready", "app:v1: version 1 is ready on 2 of 2 nodes")
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("control sequences although it is no terminal: %q", out)
@@ -245,7 +237,7 @@ func TestNotConvergedInTime(t *testing.T) {
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
-	wantAll(t, errs, "not converged within 300ms", "seeder wait app:v1", "app:v1 on n2: failed (because)", "app:v1 on n3: fetching 25%")
+	clitest.WantAll(t, errs, "not converged within 300ms", "seeder wait app:v1", "app:v1 on n2: failed (because)", "app:v1 on n3: fetching 25%")
 	if strings.Contains(errs, "n1") || strings.Contains(errs, "n4") {
 		t.Errorf("names nodes that nobody waits for: %s", errs)
 	}
@@ -267,7 +259,7 @@ func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
-	wantAll(t, errs.String(), "stopped waiting; the seeding goes on", "seeder wait app:v1")
+	clitest.WantAll(t, errs.String(), "stopped waiting; the seeding goes on", "seeder wait app:v1")
 }
 
 // cancelOn ends the context when text is written: the user at Ctrl-C.
@@ -290,7 +282,7 @@ func TestSupersededAndWithdrawn(t *testing.T) {
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
-	wantAll(t, errs, "announced again by n1 as version 2", "seeder wait app:v1")
+	clitest.WantAll(t, errs, "announced again by n1 as version 2", "seeder wait app:v1")
 
 	gone := row(2)
 	gone.Images[0].State = "withdrawn"
@@ -300,7 +292,7 @@ func TestSupersededAndWithdrawn(t *testing.T) {
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
-	wantAll(t, errs, "app:v1 is withdrawn", "nothing to wait for")
+	clitest.WantAll(t, errs, "app:v1 is withdrawn", "nothing to wait for")
 	if code, _, errs = seeder(t.Context(), socket, "wait"); code != cli.ExitDone {
 		t.Errorf("waiting for everything: exit code %d: %s", code, errs)
 	}
@@ -318,7 +310,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, "sending the image to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
+	clitest.WantAll(t, out, "sending the image to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
 	if len(f.imported) != 1000 {
 		t.Errorf("the daemon read %d bytes", len(f.imported))
 	}
@@ -334,7 +326,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
+	clitest.WantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
 	want := []order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
 	if !reflect.DeepEqual(f.orders, want) {
 		t.Errorf("announced %v, want %v", f.orders, want)
@@ -364,7 +356,7 @@ func TestArchiveFromStandardInput(t *testing.T) {
 	if code != cli.ExitDone || string(f.imported) != "an archive" {
 		t.Errorf("exit code %d, imported %q: %s%s", code, f.imported, &out, &errs)
 	}
-	wantAll(t, out.String(), "sending the image to the daemon\n")
+	clitest.WantAll(t, out.String(), "sending the image to the daemon\n")
 }
 
 // TestWhichVersion: what REF@DIGEST and --rollback ask of the daemon.
@@ -403,7 +395,7 @@ func TestNoSuchNode(t *testing.T) {
 	if code != cli.ExitUsage || len(f.orders) > 0 {
 		t.Errorf("exit code %d, announced %v", code, f.orders)
 	}
-	wantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
+	clitest.WantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
 	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != cli.ExitDone || len(f.orders) != 1 {
 		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.orders, errs)
 	}
@@ -423,7 +415,7 @@ func TestPurgeSaysWhoKeepsIt(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, out, "app:v1: withdrawn and removed on 2 of 2 nodes")
+	clitest.WantAll(t, out, "app:v1: withdrawn and removed on 2 of 2 nodes")
 	if code, _, errs = seeder(t.Context(), socket, "withdraw", "--force", "app:v1"); code != cli.ExitUsage || !strings.Contains(errs, "--force is for --purge") {
 		t.Errorf("--force alone: exit code %d: %s", code, errs)
 	}
@@ -438,7 +430,7 @@ func TestErrorsOfTheNode(t *testing.T) {
 		if code != cli.ExitFailed {
 			t.Errorf("%v: exit code %d, want %d", args, code, cli.ExitFailed)
 		}
-		wantAll(t, errs, "nearest: app:v1")
+		clitest.WantAll(t, errs, "nearest: app:v1")
 	}
 	for _, args := range [][]string{{"images", "A B"}, {"withdraw", "A B"}, {"wait", "A B"}} {
 		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitUsage || !strings.Contains(errs, "not an image reference") {
@@ -460,7 +452,7 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, errs, "not everything that was asked for is announced")
+	clitest.WantAll(t, errs, "not everything that was asked for is announced")
 	timer := time.AfterFunc(150*time.Millisecond, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()

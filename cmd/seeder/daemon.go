@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/trust"
 )
@@ -51,7 +52,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &reloader{
 			load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, level: level, log: log, last: cfg,
-			secrets: func(cfg config.Config) (found, error) { return loadSecrets(cfg, "/") },
+			secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
@@ -120,19 +121,19 @@ func (d *running) run(ctx context.Context) (err error) {
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())
 	}()
-	f, err := loadSecrets(d.cfg, "/")
+	f, err := k3s.LoadSecrets(d.cfg, "/")
 	if err != nil {
 		return err
 	}
-	if f.note != "" {
-		d.log.Warn(f.note)
+	if f.Note != "" {
+		d.log.Warn(f.Note)
 	}
-	d.log.Info("secret found", "source", f.source)
+	d.log.Info("secret found", "source", f.Source)
 	d.reload.held = f
 	if err := d.openDataDir(); err != nil {
 		return err
 	}
-	w, err := d.openNode(ctx, f.secrets)
+	w, err := d.openNode(ctx, f.Secrets)
 	if err != nil {
 		return err
 	}

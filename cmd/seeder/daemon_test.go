@@ -24,7 +24,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p"
 	"seeder/store"
 )
@@ -57,7 +59,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	_, body := get("/metrics")
-	wantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
+	clitest.WantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
 		`seeder_images{state="ready"} 1`, `seeder_images{state="waiting"} 2`, `seeder_images{state="failed"} 0`, "seeder_containerd_up 0",
 		"seeder_unconverged_since_timestamp_seconds 1000.5", "seeder_last_announcement_timestamp_seconds 0", "seeder_secret_changed 1",
 		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`)
@@ -85,7 +87,7 @@ func TestHTTPPortInUse(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	wantAll(t, err.Error(), "http.bind "+l.Addr().String(), "in use", "set http.bind")
+	clitest.WantAll(t, err.Error(), "http.bind "+l.Addr().String(), "in use", "set http.bind")
 }
 
 func TestDataDir(t *testing.T) {
@@ -267,18 +269,18 @@ func TestLoadSecrets(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			f, err := loadSecrets(tc.cfg, tc.root)
-			if len(f.secrets) != tc.secrets || (err == nil) != (tc.secrets > 0) {
-				t.Fatalf("%d secrets, %v; want %d", len(f.secrets), err, tc.secrets)
+			f, err := k3s.LoadSecrets(tc.cfg, tc.root)
+			if len(f.Secrets) != tc.secrets || (err == nil) != (tc.secrets > 0) {
+				t.Fatalf("%d secrets, %v; want %d", len(f.Secrets), err, tc.secrets)
 			}
-			text := f.note
+			text := f.Note
 			if err != nil {
 				text = err.Error()
 				if cli.ExitCode(err) != cli.ExitUsage {
 					t.Errorf("exit code %d", cli.ExitCode(err))
 				}
 			}
-			wantAll(t, text, tc.want...)
+			clitest.WantAll(t, text, tc.want...)
 		})
 	}
 }

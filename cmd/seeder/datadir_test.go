@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/disk/disktest"
 	"seeder/p2p/trust"
@@ -61,7 +62,7 @@ func TestSchema(t *testing.T) {
 				if err == nil {
 					t.Fatal("no error")
 				}
-				wantAll(t, err.Error(), dir, "schema "+strings.TrimSpace(tc.before), "up to 1", "install the newer version again, or set data_dir to")
+				clitest.WantAll(t, err.Error(), dir, "schema "+strings.TrimSpace(tc.before), "up to 1", "install the newer version again, or set data_dir to")
 				if string(now) != tc.before {
 					t.Errorf("the schema was changed to %q", now)
 				}
@@ -98,7 +99,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	wantAll(t, errs.String(), dir, "schema 2", "up to 1")
+	clitest.WantAll(t, errs.String(), dir, "schema 2", "up to 1")
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 2 { // schema, lock
 		t.Errorf("%v %v", entries, err)
@@ -259,7 +260,7 @@ func TestStartsOnAFullDisk(t *testing.T) {
 	if err == nil {
 		t.Fatal("a new data_dir without room")
 	}
-	wantAll(t, err.Error(), filepath.Join(dir, "new"), "write its schema", "file too large")
+	clitest.WantAll(t, err.Error(), filepath.Join(dir, "new"), "write its schema", "file too large")
 }
 
 // TestDisk: a disk that is full, and one that cannot be written, told apart.
@@ -285,12 +286,12 @@ func TestDisk(t *testing.T) {
 	if err == nil {
 		t.Fatal("a new data_dir on a full disk")
 	}
-	wantAll(t, err.Error(), filepath.Join(root, "new"), "no space left")
+	clitest.WantAll(t, err.Error(), filepath.Join(root, "new"), "no space left")
 	free()
 	readOnly()
 	err = open("data")
 	if err == nil {
 		t.Fatal("a read-only disk")
 	}
-	wantAll(t, err.Error(), filepath.Join(root, "data"), "not writable", "read-only file system", "set data_dir to")
+	clitest.WantAll(t, err.Error(), filepath.Join(root, "data"), "not writable", "read-only file system", "set data_dir to")
 }

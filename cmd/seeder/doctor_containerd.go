@@ -12,6 +12,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/store/ctrd"
 )
@@ -61,7 +62,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 // otherSocket is the socket of the kubelet's containerd where that is there and is not
 // address.
 func (e *exam) otherSocket(address string) string {
-	s, err := socketFinder(e.root)()
+	s, err := k3s.SocketFinder(e.root)()
 	if info, serr := os.Stat(s); err == nil && serr == nil && info.Mode()&os.ModeSocket != 0 && s != address {
 		return s
 	}
@@ -70,8 +71,8 @@ func (e *exam) otherSocket(address string) string {
 
 // hasK3s reports whether a socket that was found is that of a k3s or rke2.
 func (e *exam) hasK3s(socket string) bool {
-	_, ok := findK3s(e.root)
-	return ok || socket == filepath.Join(e.root, k3sSocket)
+	_, ok := k3s.Find(e.root)
+	return ok || socket == filepath.Join(e.root, k3s.Socket)
 }
 
 // socketWhy says in short why nobody answers on a socket.

@@ -18,6 +18,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 )
 
 // checkConfig looks at the configuration that the daemon would find, and at what of
@@ -79,7 +80,7 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, mend string) {
 	var whys []string
 	if e.configErr != nil {
 		whys = append(whys, "its configuration is bad (config, above)")
-	} else if _, err := loadSecrets(e.loaded.Config, e.root); err != nil {
+	} else if _, err := k3s.LoadSecrets(e.loaded.Config, e.root); err != nil {
 		whys = append(whys, "it has no secret that will do (secret, below)")
 	}
 	for _, f := range e.portFindings() {

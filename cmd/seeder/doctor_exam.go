@@ -8,6 +8,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/store/ctrd"
 )
 
@@ -102,7 +103,7 @@ func (e *exam) containerd(ctx context.Context) (*ctrd.Containerd, error) {
 			platform = ""
 		}
 		e.ctrd, e.ctrdErr = ctrd.Open(ctrd.Config{
-			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, Platform: platform, Find: socketFinder(e.root),
+			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, Platform: platform, Find: k3s.SocketFinder(e.root),
 		})
 	})
 	return e.ctrd, e.ctrdErr

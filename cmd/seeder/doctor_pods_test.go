@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/p2p"
 )
 
@@ -143,7 +144,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 		}
 	}
 	f := find(t, e.checkPods(t.Context()), "pods", k3s)
-	wantAll(t, f.Detail, "k3s kubectl: exit status 3: kubectl --kubeconfig "+k3s+" get pods --all-namespaces -o json")
+	clitest.WantAll(t, f.Detail, "k3s kubectl: exit status 3: kubectl --kubeconfig "+k3s+" get pods --all-namespaces -o json")
 	for name, content := range map[string]string{
 		"endless":   "#!/bin/sh\nwhile :; do echo noise >&2; echo '{\"items\":[' ; done\n",
 		"not JSON":  "#!/bin/sh\necho no\n",

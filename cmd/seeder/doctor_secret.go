@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p"
 	"seeder/p2p/trust"
 	transfer "seeder/p2p/wire"
@@ -28,7 +29,7 @@ const differMend = "give both hosts the same secret: copy " + config.DefaultSecr
 // checkSecret looks at the secret that is there now, and whether it is in force.
 func (e *exam) checkSecret(ctx context.Context) []finding {
 	cfg := e.config(ctx)
-	f, err := loadSecrets(cfg, e.root)
+	f, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
 		mend := "the error says it; then `systemctl restart seeder`"
 		if errors.Is(err, os.ErrPermission) {
@@ -37,25 +38,25 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Mend: mend})
 	}
 	d, err := e.ask(ctx)
-	out := finding{Name: "secret", State: stateOK, Subject: f.source}
+	out := finding{Name: "secret", State: stateOK, Subject: f.Source}
 	switch {
 	case err == nil && d.Pending.Secret != "":
 		out.State, out.Subject = stateProblem, d.Pending.Secret
 		out.Detail = fmt.Sprintf("it has been changed: the daemon still runs with the secret that it read before (from %s), so hosts with the new one refuse it", d.Pending.Held)
 		out.Mend = "seeder reload"
-		if f.alone || d.Pending.Held == "none" {
+		if f.Alone || d.Pending.Held == "none" {
 			out.Mend = "systemctl restart seeder"
 		}
-		if strings.HasPrefix(d.Pending.Secret, tokenSource) {
+		if strings.HasPrefix(d.Pending.Secret, k3s.TokenSource) {
 			out.Detail += "; where the k3s token was rotated, each agent's K3S_TOKEN has to follow"
 		}
 	case err == nil && d.Pending.Error != "":
 		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "the error says it; then `seeder reload`"
-	case f.alone:
+	case f.Alone:
 		out.State, out.Detail = stateWarning, "there is no secret: this node stays alone"
 		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
-	case f.note != "":
-		out.State, out.Detail, out.Mend = stateWarning, f.note, "chmod 600 "+f.source
+	case f.Note != "":
+		out.State, out.Detail, out.Mend = stateWarning, f.Note, "chmod 600 "+f.Source
 	}
 	return one(out)
 }
@@ -70,7 +71,7 @@ const (
 // checkJoin tries the addresses that this host joins, whether or not a daemon runs.
 func (e *exam) checkJoin(ctx context.Context) []finding {
 	cfg := e.config(ctx)
-	hosts, from := joins(cfg, e.root)
+	hosts, from := k3s.Joins(cfg, e.root)
 	if len(hosts) == 0 {
 		f := finding{Name: "join", State: stateOK, Detail: "there is no address to join; others join this host"}
 		return one(f)
@@ -78,11 +79,11 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	if from == "" {
 		from = "gossip.join"
 	}
-	secrets, err := loadSecrets(cfg, e.root)
+	secrets, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
 		return one(finding{Name: "join", State: stateSkipped, Detail: "without a secret nobody answers"})
 	}
-	client, err := stranger(secrets.secrets)
+	client, err := stranger(secrets.Secrets)
 	if err != nil {
 		return one(finding{Name: "join", State: stateSkipped, Detail: err.Error()})
 	}

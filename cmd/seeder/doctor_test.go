@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/gossip"
@@ -89,7 +91,7 @@ func TestDoctorWhereAllIsWell(t *testing.T) {
 	if code != cli.ExitDone || errs != "" {
 		t.Errorf("exit code %d, %s\n%s", code, errs, out)
 	}
-	wantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
+	clitest.WantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
 	code, out, _ = seeder(t.Context(), socket, "doctor", "-o", "json")
 	var r report
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != cli.ExitDone || !r.OK {
@@ -145,13 +147,13 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/udp", stateProblem, me, "set gossip.bind to a free port")
 	wantFinding(t, r.Checks, "members", "", stateSkipped, "the daemon does not answer", "")
 	f := find(t, r.Checks, "daemon", "")
-	wantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
+	clitest.WantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
 
 	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", conf)
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	wantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
+	clitest.WantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
 	if code, _, errs := seeder(t.Context(), "/none", "doctor", "-o", "yaml"); code != cli.ExitUsage {
 		t.Errorf("a bad flag: exit code %d %s", code, errs)
 	}
@@ -182,7 +184,7 @@ func TestDoctorNoSecret(t *testing.T) {
 	t.Parallel()
 	e := newTestExam(t, "")
 	wantFinding(t, e.checkSecret(t.Context()), "secret", "", stateProblem, "no secret: gossip.bind", "systemctl restart seeder")
-	wantAll(t, e.checkDaemon(t.Context())[0].Detail, "no secret that will do")
+	clitest.WantAll(t, e.checkDaemon(t.Context())[0].Detail, "no secret that will do")
 	secret := filepath.Join(e.root, config.DefaultSecretFile)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret that everybody reads"), 0o644)); err != nil {
 		t.Fatal(err)
@@ -219,13 +221,13 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := loadSecrets(first.Config, "/")
+	held, err := k3s.LoadSecrets(first.Config, "/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &reloader{
 		load:    func() (config.Loaded, error) { return config.Load(e.app, nil) },
-		secrets: func(c config.Config) (found, error) { return loadSecrets(c, "/") },
+		secrets: func(c config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(c, "/") },
 		last:    first, held: held, level: &slog.LevelVar{}, log: slog.New(slog.DiscardHandler), node: anyNode{},
 	}
 	f := &fakeNode{}

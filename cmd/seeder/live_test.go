@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/term/termtest"
 	"seeder/cmd/seeder/internal/verdict"
@@ -188,10 +189,10 @@ func TestTerminal(t *testing.T) {
 		if code != cli.ExitDone {
 			t.Fatalf("exit code %d: %s", code, errs)
 		}
-		wantAll(t, screen.Text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
+		clitest.WantAll(t, screen.Text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
 			"\n  n2  ready  4 MiB from n1, n3\n", "\n  n3  ready  4 MiB from n1, n2, local\n",
 			"2 nodes got 7 MiB in all, 3 MiB to 4 MiB each", "this host sent 1.2 × the image, the other nodes gave each other the rest (28 %)")
-		wantAll(t, screen.Sent(), term.Green, term.Yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
+		clitest.WantAll(t, screen.Sent(), term.Green, term.Yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
 		if n := strings.Count(screen.Text(), "n2"); n != 2 { // its row, and as a source
 			t.Errorf("frames are left behind:\n%s", screen.Text())
 		}
@@ -199,7 +200,7 @@ func TestTerminal(t *testing.T) {
 	t.Run("NO_COLOR", func(t *testing.T) {
 		t.Parallel()
 		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, serveControl(t, threeNodes()), "announce", "app:v1")
-		wantAll(t, screen.Sent(), "\x1b[", "██████░")
+		clitest.WantAll(t, screen.Sent(), "\x1b[", "██████░")
 		for _, colour := range []string{term.Green, term.Yellow, term.Red, term.Faint} {
 			if strings.Contains(screen.Sent(), colour) {
 				t.Errorf("%q in %q", colour, screen.Sent())
@@ -209,7 +210,7 @@ func TestTerminal(t *testing.T) {
 	t.Run("dumb", func(t *testing.T) {
 		t.Parallel()
 		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "dumb"}, serveControl(t, threeNodes()), "announce", "app:v1")
-		wantAll(t, screen.Text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
+		clitest.WantAll(t, screen.Text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
 		if strings.Contains(screen.Sent(), "\x1b") {
 			t.Errorf("%q", screen.Sent())
 		}
@@ -222,7 +223,7 @@ func TestTerminal(t *testing.T) {
 				t.Errorf("no JSON: %q", line)
 			}
 		}
-		wantAll(t, screen.Sent(), `"saved":{"announcer":"n1","nodes":2,"had":0,"image_bytes":4194304,"fetched_bytes":7340032`)
+		clitest.WantAll(t, screen.Sent(), `"saved":{"announcer":"n1","nodes":2,"had":0,"image_bytes":4194304,"fetched_bytes":7340032`)
 	})
 }
 
@@ -253,7 +254,7 @@ func TestTerminalWatch(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	wantAll(t, screen.Text(), "node        n1", "containerd  waiting: no such?socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
+	clitest.WantAll(t, screen.Text(), "node        n1", "containerd  waiting: no such?socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
 	if strings.Count(screen.Text(), "node        n1") != 1 {
 		t.Errorf("frames are left behind:\n%s", screen.Text())
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 )
 
@@ -38,21 +39,21 @@ func TestManPages(t *testing.T) {
 	writeCompletions(t, dir)
 	every(root, func(cmd *cobra.Command) {
 		page := plainRoff(t, manFile(dir, cmd))
-		wantAll(t, page, cmd.Short, cmd.CommandPath())
+		clitest.WantAll(t, page, cmd.Short, cmd.CommandPath())
 		for example := range strings.Lines(cmd.Example) {
-			wantAll(t, page, strings.TrimSpace(example))
+			clitest.WantAll(t, page, strings.TrimSpace(example))
 		}
 		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			_, usage := pflag.UnquoteUsage(f)
-			wantAll(t, page, "--"+f.Name, strings.TrimSpace(usage))
+			clitest.WantAll(t, page, "--"+f.Name, strings.TrimSpace(usage))
 		})
 		for line := range strings.Lines(cmd.Long) {
-			wantAll(t, page, strings.TrimSpace(strings.ReplaceAll(line, "`", "")))
+			clitest.WantAll(t, page, strings.TrimSpace(strings.ReplaceAll(line, "`", "")))
 		}
 	})
 	page := plainRoff(t, filepath.Join(dir, "man", "man5", "seeder.yaml.5"))
 	for _, k := range config.Keys() {
-		wantAll(t, page, k.Name, k.Env(), "--"+k.Flag())
+		clitest.WantAll(t, page, k.Name, k.Env(), "--"+k.Flag())
 	}
 	lintMan(t, dir)
 }

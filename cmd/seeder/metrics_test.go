@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"seeder/cmd/seeder/internal/config/configtest"
+	"seeder/cmd/seeder/internal/k3s"
 )
 
 const (
@@ -36,11 +37,11 @@ func runningFamilies(t *testing.T) map[string]*dto.MetricFamily {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := loadSecrets(cfg.Config, t.TempDir())
+	f, err := k3s.LoadSecrets(cfg.Config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := wire(t.Context(), cfg.Config, f.secrets, slog.New(slog.DiscardHandler))
+	w, err := wire(t.Context(), cfg.Config, f.Secrets, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

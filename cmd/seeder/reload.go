@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p/trust"
 )
 
@@ -36,15 +37,15 @@ type reloadable interface {
 // for concurrent use.
 type reloader struct {
 	load    func() (config.Loaded, error)
-	secrets func(config.Config) (found, error)
+	secrets func(config.Config) (k3s.FoundSecrets, error)
 	node    reloadable
 	level   *slog.LevelVar
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	last    config.Loaded // what is in force, or will be after a restart
-	held    found         // the secrets in force
-	pending string        // in what the secret on disk differs from those, empty where it does not
+	last    config.Loaded    // what is in force, or will be after a restart
+	held    k3s.FoundSecrets // the secrets in force
+	pending string           // in what the secret on disk differs from those, empty where it does not
 }
 
 // Reload reads the configuration. One that is bad changes nothing.
@@ -98,26 +99,26 @@ func (r *reloader) changeSecrets(cfg config.Config, out *reloaded) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("the running configuration stays in force: %w", err)
-	case f.alone && r.held.alone:
+	case f.Alone && r.held.Alone:
 		return nil // it had none before
-	case f.alone:
+	case f.Alone:
 		return errors.New("the secret file or the k3s token is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
-	case r.held.alone:
+	case r.held.Alone:
 		out.Restart = append(out.Restart, config.Setting{Key: "secret", Value: "found", Source: "the secret file"})
 		r.log.Warn("there is a secret now; restart the daemon to bring it into force")
 		return nil
-	case f.note != "":
-		r.log.Warn(f.note)
+	case f.Note != "":
+		r.log.Warn(f.Note)
 	}
-	if f.secrets.Equal(r.held.secrets) {
+	if f.Secrets.Equal(r.held.Secrets) {
 		return nil
 	}
-	if err := r.node.SetSecrets(f.secrets); err != nil {
+	if err := r.node.SetSecrets(f.Secrets); err != nil {
 		return fmt.Errorf("change the secrets: %w", err)
 	}
 	r.held = f
-	out.Applied = append(out.Applied, config.Setting{Key: "number of secrets", Value: len(f.secrets), Source: "the first is used, all are accepted"})
-	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.secrets))
+	out.Applied = append(out.Applied, config.Setting{Key: "number of secrets", Value: len(f.Secrets), Source: "the first is used, all are accepted"})
+	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.Secrets))
 	return nil
 }
 
@@ -153,11 +154,11 @@ func (r *reloader) SecretChanged() bool {
 }
 
 // differs reports whether f is another secret than that in force. mu is held.
-func (r *reloader) differs(f found) bool {
-	if f.alone || r.held.alone {
-		return f.alone != r.held.alone
+func (r *reloader) differs(f k3s.FoundSecrets) bool {
+	if f.Alone || r.held.Alone {
+		return f.Alone != r.held.Alone
 	}
-	return !f.secrets.Equal(r.held.secrets)
+	return !f.Secrets.Equal(r.held.Secrets)
 }
 
 // compareSecret notes how the secret on disk differs from that in force, and logs it
@@ -169,12 +170,12 @@ func (r *reloader) compareSecret(cfg config.Config) {
 	case err != nil:
 		pending = "it cannot be read any more: " + err.Error()
 	case !r.differs(f):
-	case f.alone:
+	case f.Alone:
 		pending = "it is gone; bring it back, since without it this host does not start again"
-	case r.held.alone:
-		pending = "there is one now, " + f.source + "; restart the daemon to bring it into force"
+	case r.held.Alone:
+		pending = "there is one now, " + f.Source + "; restart the daemon to bring it into force"
 	default:
-		pending = f.source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
+		pending = f.Source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
 	}
 	if pending == r.pending {
 		return
@@ -201,7 +202,7 @@ type pending struct {
 func (r *reloader) Pending() pending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := pending{Config: r.last.Config, Reload: []config.Setting{}, Restart: []config.Setting{}, Held: r.held.source}
+	out := pending{Config: r.last.Config, Reload: []config.Setting{}, Restart: []config.Setting{}, Held: r.held.Source}
 	next, err := r.load()
 	if err != nil {
 		out.Error = err.Error()
@@ -221,7 +222,7 @@ func (r *reloader) Pending() pending {
 	case err != nil:
 		out.Error = err.Error()
 	case r.differs(f):
-		out.Secret = f.source
+		out.Secret = f.Source
 	}
 	return out
 }

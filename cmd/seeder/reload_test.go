@@ -4,12 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/config/configtest"
+	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/k3s/k3stest"
 	"seeder/p2p/trust"
 )
 
@@ -25,16 +32,16 @@ func (l *limits) SetSecrets(trust.Secrets) error { panic("the secrets are the sa
 func TestReloadSecrets(t *testing.T) {
 	t.Parallel()
 	const one, two = "the first secret of the cluster", "the second secret of the cluster"
-	parse := func(lines ...string) found {
+	parse := func(lines ...string) k3s.FoundSecrets {
 		s, err := trust.ParseSecrets([]byte(strings.Join(lines, "\n")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return found{secrets: s}
+		return k3s.FoundSecrets{Secrets: s}
 	}
-	alone := found{secrets: parse(one).secrets, alone: true}
+	alone := k3s.FoundSecrets{Secrets: parse(one).Secrets, Alone: true}
 	for name, tc := range map[string]struct {
-		held, now found
+		held, now k3s.FoundSecrets
 		err       error
 		set       int // secrets that the node was given; 0: none
 		restart   bool
@@ -57,7 +64,7 @@ func TestReloadSecrets(t *testing.T) {
 		r := &reloader{
 			load: func() (config.Loaded, error) { return last, nil }, node: node, level: &slog.LevelVar{},
 			log: slog.New(slog.DiscardHandler), last: last, held: tc.held,
-			secrets: func(config.Config) (found, error) { return tc.now, tc.err },
+			secrets: func(config.Config) (k3s.FoundSecrets, error) { return tc.now, tc.err },
 		}
 		out, err := r.Reload()
 		if (err == nil) != (tc.wantErr == "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
@@ -96,7 +103,7 @@ func TestReload(t *testing.T) {
 	var bad error
 	var set limits
 	r := &reloader{
-		secrets: func(config.Config) (found, error) { return found{alone: true}, nil }, held: found{alone: true},
+		secrets: func(config.Config) (k3s.FoundSecrets, error) { return k3s.FoundSecrets{Alone: true}, nil }, held: k3s.FoundSecrets{Alone: true},
 		load: func() (config.Loaded, error) { return now, bad }, node: &set, level: &slog.LevelVar{},
 		log: slog.New(slog.DiscardHandler), last: load(""),
 	}
@@ -133,4 +140,66 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: applied %s, restart %s", tc.name, a, b)
 		}
 	}
+}
+
+// TestSecretThatChanges: a secret that becomes another one on disk, as when a k3s token
+// is rotated, is said once and shown until it is in force or back.
+func TestSecretThatChanges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		token := func(password string) k3s.FoundSecrets {
+			secret, err := trust.SecretOfToken([]byte(password))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k3s.FoundSecrets{Secrets: trust.Secrets{secret}, Source: "the token in /etc/k3s.env"}
+		}
+		var now atomic.Pointer[k3s.FoundSecrets]
+		put := func(f k3s.FoundSecrets) { now.Store(&f) }
+		held := token(k3stest.TokenPassword)
+		put(held)
+		last, err := configtest.Load(t, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log strings.Builder
+		r := &reloader{
+			load: func() (config.Loaded, error) { return last, nil }, node: &secretsNode{}, level: &slog.LevelVar{},
+			log: slog.New(slog.NewTextHandler(&log, nil)), last: last, held: held,
+			secrets: func(config.Config) (k3s.FoundSecrets, error) {
+				if f := now.Load(); f.Source != "" {
+					return *f, nil
+				}
+				return k3s.FoundSecrets{}, fmt.Errorf("read it: %w", io.ErrUnexpectedEOF)
+			},
+		}
+		go r.watchSecret(t.Context())
+		expect := func(what string, changed bool, lines int) {
+			t.Helper()
+			time.Sleep(3 * secretInterval)
+			synctest.Wait()
+			if r.SecretChanged() != changed || strings.Count(log.String(), "level=WARN") != lines {
+				t.Errorf("%s: changed %v, log:\n%s", what, r.SecretChanged(), log.String())
+			}
+		}
+		expect("as it was", false, 0)
+		put(token(k3stest.OtherPassword))
+		expect("rotated", true, 1)
+		put(held)
+		expect("back", false, 1)
+		put(k3s.FoundSecrets{})
+		expect("unreadable", true, 2)
+		put(k3s.FoundSecrets{Alone: true, Source: "none"})
+		expect("gone", true, 3)
+		put(token(k3stest.OtherPassword))
+		expect("rotated again", true, 4)
+		if _, err := r.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		expect("reloaded", false, 4)
+		clitest.WantAll(t, log.String(), "the token in /etc/k3s.env has another one now", "seeder reload")
+		if strings.Contains(log.String(), k3stest.OtherPassword) || strings.Contains(log.String(), k3stest.TokenPassword) {
+			t.Error("the log tells the token")
+		}
+	})
 }

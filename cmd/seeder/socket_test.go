@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/k3s/k3stest"
 	"seeder/store/ctrd"
 )
 
@@ -18,7 +20,7 @@ func TestDoctorExaminesTheKubeletsContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	for path, content := range map[string]string{serverUnit: serverRuns, plainSocket: ""} {
+	for path, content := range map[string]string{k3stest.ServerUnit: k3stest.ServerRuns, k3s.PlainSocket: ""} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -29,15 +31,15 @@ func TestDoctorExaminesTheKubeletsContainerd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	docker, err := net.Listen("unix", filepath.Join(root, plainSocket))
+	docker, err := net.Listen("unix", filepath.Join(root, k3s.PlainSocket))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer docker.Close()
 	e := newTestExam(t, "")
 	e.root, e.loaded.Containerd.Address = root, ctrd.Auto
-	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "there is no socket at "+k3sSocket+" (k3s server, by", "systemctl start k3s")
-	wantFinding(t, e.checkCRI(t.Context()), "cri", "", stateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3sSocket, "")
+	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "there is no socket at "+k3s.Socket+" (k3s server, by", "systemctl start k3s")
+	wantFinding(t, e.checkCRI(t.Context()), "cri", "", stateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3s.Socket, "")
 }
 
 // TestAutoNeedsAFinder: nothing but its opener says which containerd auto is.

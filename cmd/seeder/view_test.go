@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/p2p"
 )
 
@@ -39,19 +40,19 @@ func TestTables(t *testing.T) {
 	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
 	socket := serveControl(t, f)
 	_, out, _ := seeder(t.Context(), socket, "images")
-	wantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
+	clitest.WantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
 		"app:v1  abababababab  7        4 MiB  1/3    ready  fetching 25%  unreachable\n",
 		"n3  app:v1  unreachable   because")
 	_, out, _ = seeder(t.Context(), socket, "images", "app:v1")
-	wantAll(t, out, "version 7, announced by n1", "ready on 1 of 3 nodes", "n2    fetching 25%  1 MiB of 4 MiB  because")
+	clitest.WantAll(t, out, "version 7, announced by n1", "ready on 1 of 3 nodes", "n2    fetching 25%  1 MiB of 4 MiB  because")
 	_, out, _ = seeder(t.Context(), socket, "members")
-	wantAll(t, out, "n1      alive         10.0.0.1:7951", "n2?[2J", "speaks ?[2J protocol 2")
+	clitest.WantAll(t, out, "n1      alive         10.0.0.1:7951", "n2?[2J", "speaks ?[2J protocol 2")
 	_, out, _ = seeder(t.Context(), socket, "status")
-	wantAll(t, out, "red           this host waits for containerd: no such?socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
+	clitest.WantAll(t, out, "red           this host waits for containerd: no such?socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
 		"n2?[2J has not answered", "members       3 alive, 1 away: n2?[2J\n", "join          failed: the secrets differ", "1 of 3 ready\n", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
 	f.steps = []p2p.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")
-	wantAll(t, out, "nothing is announced")
+	clitest.WantAll(t, out, "nothing is announced")
 }
 
 func TestShortRef(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s"
 	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
@@ -70,7 +71,7 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 		Containerd: ctrd.Config{
 			Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace,
 			Snapshotter: cfg.Containerd.Snapshotter, Root: filepath.Join(cfg.DataDir, "embedded"),
-			Find: socketFinder("/"),
+			Find: k3s.SocketFinder("/"),
 			Pin:  cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
 		Cache:   cache,
@@ -83,9 +84,9 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir, Machine: trust.MachineID("/etc/machine-id"),
-		GossipBind: cfg.Gossip.Bind, Advertise: newAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(),
+		GossipBind: cfg.Gossip.Bind, Advertise: k3s.NewAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(),
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
-		Join:    followJoins(cfg, log),
+		Join:    k3s.FollowJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),
 		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
@@ -93,30 +94,6 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 		Log: log, Registerer: w.registry,
 	}, storeAdapter{s})
 	return w, nil
-}
-
-// joins are the hosts to join now: gossip.join, else the servers that the k3s agent
-// of this host knows below root. From is where the latter come from. A node on
-// loopback addresses can reach none of them.
-func joins(cfg config.Config, root string) (hosts []string, from string) {
-	if len(cfg.Gossip.Join) > 0 || config.IsLoopback(cfg.Gossip.Bind) {
-		return slices.Clone(cfg.Gossip.Join), ""
-	}
-	return k3sServers(root)
-}
-
-// followJoins asks for the hosts to join anew each time, and says when they are others.
-// One goroutine calls what it returns.
-func followJoins(cfg config.Config, log *slog.Logger) func() []string {
-	var last []string
-	return func() []string {
-		hosts, from := joins(cfg, "/")
-		if !slices.Equal(hosts, last) && from != "" {
-			log.Info("servers to join", "hosts", hosts, "source", from)
-		}
-		last = hosts
-		return hosts
-	}
 }
 
 // ImportArchive is part of announcer.

@@ -1,4 +1,13 @@
-package main
+// Package k3s is what the k3s or rke2 of a host gives to a node that was told nothing
+// else: the cluster's secret, the servers to join, the address to advertise, and the
+// socket of containerd.
+//
+// It owns how the files of k3s are read: units, environment files, configuration and
+// tokens. It never writes one, never runs k3s, and asks no other host.
+//
+// Invariant: what the configuration says comes first, and each answer says where it was
+// found. No error and no log line has any of a token.
+package k3s
 
 import (
 	"encoding/json"
@@ -76,7 +85,7 @@ func k3sToken(root string) (password []byte, from string, err error) {
 	return nil, "", nil
 }
 
-func (h k3sHost) token(root string) (password []byte, from string, err error) {
+func (h Host) token(root string) (password []byte, from string, err error) {
 	if h.role != "agent" { // else they are of a cluster that this host was a server of before
 		for _, name := range serverTokens {
 			from := filepath.Join(h.data, "server", name)

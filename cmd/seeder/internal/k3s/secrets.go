@@ -1,4 +1,4 @@
-package main
+package k3s
 
 import (
 	"errors"
@@ -14,20 +14,20 @@ import (
 
 const maxSecretFileBytes = 64 << 10
 
-// tokenSource begins the source of a secret that comes from a token.
-const tokenSource = "the token in "
+// TokenSource begins the source of a secret that comes from a token.
+const TokenSource = "the token in "
 
-// found are the secrets of the cluster.
-type found struct {
-	secrets trust.Secrets
-	source  string // where they come from, for people
-	alone   bool   // there is none: this one ends with the process
-	note    string // something the log should say, or empty
+// FoundSecrets are the secrets of the cluster.
+type FoundSecrets struct {
+	Secrets trust.Secrets
+	Source  string // where they come from, for people
+	Alone   bool   // there is none: this one ends with the process
+	Note    string // something the log should say, or empty
 }
 
-// loadSecrets finds the cluster's secrets: secret_file, else the default file,
+// LoadSecrets finds the cluster's secrets: secret_file, else the default file,
 // else what k3s has. All but secret_file is below root.
-func loadSecrets(cfg config.Config, root string) (found, error) {
+func LoadSecrets(cfg config.Config, root string) (FoundSecrets, error) {
 	path := cfg.SecretFile
 	if path == "" {
 		path = filepath.Join(root, config.DefaultSecretFile)
@@ -37,13 +37,13 @@ func loadSecrets(cfg config.Config, root string) (found, error) {
 	case err == nil:
 		secrets, err := trust.ParseSecrets(data)
 		if err != nil {
-			return found{}, cli.WithCode(cli.ExitUsage, fmt.Errorf("secret file %s: %w", path, err))
+			return FoundSecrets{}, cli.WithCode(cli.ExitUsage, fmt.Errorf("secret file %s: %w", path, err))
 		}
-		return found{secrets: secrets, source: path, note: exposedNote(path)}, nil
+		return FoundSecrets{Secrets: secrets, Source: path, Note: exposedNote(path)}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
-		return found{}, cli.Usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
+		return FoundSecrets{}, cli.Usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
-		return found{}, cli.Usagef("secret file: %w; the daemon must be able to read it", err)
+		return FoundSecrets{}, cli.Usagef("secret file: %w; the daemon must be able to read it", err)
 	}
 	password, from, err := k3sToken(root)
 	if errors.Is(err, errNoToken) {
@@ -52,32 +52,32 @@ func loadSecrets(cfg config.Config, root string) (found, error) {
 		}
 	}
 	if err != nil {
-		return found{}, err
+		return FoundSecrets{}, err
 	}
 	if password == nil {
 		return withoutSecret(cfg)
 	}
 	secret, err := trust.SecretOfToken(password)
-	return found{secrets: trust.Secrets{secret}, source: tokenSource + from}, err
+	return FoundSecrets{Secrets: trust.Secrets{secret}, Source: TokenSource + from}, err
 }
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that
 // ends with the process; everything else is refused.
-func withoutSecret(cfg config.Config) (found, error) {
+func withoutSecret(cfg config.Config) (FoundSecrets, error) {
 	for _, a := range []struct{ key, value string }{
 		{"gossip.bind", cfg.Gossip.Bind}, {"gossip.advertise", cfg.Gossip.Advertise},
 		{"transfer.bind", cfg.Transfer.Bind}, {"transfer.advertise", cfg.Transfer.Advertise},
 	} {
 		if a.value != "" && !config.IsLoopback(a.value) {
-			return found{}, cli.Usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
+			return FoundSecrets{}, cli.Usagef(`no secret: %s %s is reachable by other hosts, and without a secret anybody there could bring images to this one
   on the first host:   seeder secret generate > %s
   on every other host: copy that file to the same place, mode 0600`, a.key, a.value, config.DefaultSecretFile)
 		}
 	}
 	secrets, err := trust.ParseSecrets([]byte(trust.GenerateSecret()))
-	return found{
-		secrets: secrets, alone: true, source: "none",
-		note: "no secret: this node stays alone; make one with `seeder secret generate > " + config.DefaultSecretFile + "`",
+	return FoundSecrets{
+		Secrets: secrets, Alone: true, Source: "none",
+		Note: "no secret: this node stays alone; make one with `seeder secret generate > " + config.DefaultSecretFile + "`",
 	}, err
 }
 

@@ -1,4 +1,4 @@
-package main
+package k3s
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ import (
 	"seeder/cmd/seeder/internal/config"
 )
 
-// k3sHost is what a host is to its k3s or rke2.
-type k3sHost struct {
+// Host is what a host is to its k3s or rke2.
+type Host struct {
 	distribution
 	role    string // server or agent; empty where that cannot be told
 	from    string // what says that there is a k3s
@@ -30,19 +30,19 @@ type k3sHost struct {
 	where   string
 }
 
-// findK3s recognises the k3s or rke2 of the host below root by its unit or, where it is
+// Find recognises the k3s or rke2 of the host below root by its unit or, where it is
 // started in some other way, its data directory; its uninstaller removes both.
-func findK3s(root string) (h k3sHost, ok bool) {
+func Find(root string) (h Host, ok bool) {
 	for _, d := range distributions() {
 		if h, ok := d.host(root); ok {
 			return h, true
 		}
 	}
-	return k3sHost{}, false
+	return Host{}, false
 }
 
-func (d distribution) host(root string) (h k3sHost, ok bool) {
-	h = k3sHost{distribution: d}
+func (d distribution) host(root string) (h Host, ok bool) {
+	h = Host{distribution: d}
 	h.set, h.where, h.unclear = d.settings(root)
 	h.data = filepath.Join(root, h.set.last("data-dir", d.data))
 	for _, s := range h.set["role"] {
@@ -66,7 +66,8 @@ func (d distribution) host(root string) (h k3sHost, ok bool) {
 	return h, h.from != "" || h.unclear != nil
 }
 
-func (h k3sHost) String() string {
+// String is what the host runs and by which file that is known.
+func (h Host) String() string {
 	name := h.name
 	if h.role != "" {
 		name += " " + h.role
@@ -77,24 +78,24 @@ func (h k3sHost) String() string {
 	return name + ", by " + h.from
 }
 
-// k3sSocket is where k3s and rke2 have their containerd.
-const k3sSocket = "/run/k3s/containerd/containerd.sock"
+// Socket is where k3s and rke2 have their containerd.
+const Socket = "/run/k3s/containerd/containerd.sock"
 
-// errNoContainerd: what the kubelet of this host has is no containerd.
-var errNoContainerd = errors.New("no containerd to bring images to")
+// ErrNoContainerd: what the kubelet of this host has is no containerd.
+var ErrNoContainerd = errors.New("no containerd to bring images to")
 
-// plainSocket is where containerd listens by itself. Docker's is there, too.
-const plainSocket = "/run/containerd/containerd.sock"
+// PlainSocket is where containerd listens by itself. Docker's is there, too.
+const PlainSocket = "/run/containerd/containerd.sock"
 
-// findSocket says where the containerd of this host's kubelet listens, and why it is
+// FindSocket says where the containerd of this host's kubelet listens, and why it is
 // that one. On a host of k3s it is k3s's, also while that is not there: the one of a
 // Docker beside it is nothing that the kubelet looks at.
-func findSocket(root string) (socket, why string, err error) {
-	if h, ok := findK3s(root); ok {
+func FindSocket(root string) (socket, why string, err error) {
+	if h, ok := Find(root); ok {
 		if s, docker := h.set.docker(); docker {
-			return "", "", fmt.Errorf("%w: %s of this host runs its pods in Docker (docker in %s), so that no image of containerd is of use to them: take that option out, or set containerd.address to embedded to let this host only pass images on", errNoContainerd, h.name, s.from)
+			return "", "", fmt.Errorf("%w: %s of this host runs its pods in Docker (docker in %s), so that no image of containerd is of use to them: take that option out, or set containerd.address to embedded to let this host only pass images on", ErrNoContainerd, h.name, s.from)
 		}
-		socket, why = k3sSocket, h.String()
+		socket, why = Socket, h.String()
 		if endpoint := h.set["container-runtime-endpoint"]; len(endpoint) > 0 {
 			s := endpoint[len(endpoint)-1]
 			socket, why = strings.TrimPrefix(s.value, "unix://"), "container-runtime-endpoint in "+s.from
@@ -104,19 +105,19 @@ func findSocket(root string) (socket, why string, err error) {
 		}
 		return socket, why, nil
 	}
-	for _, s := range []string{k3sSocket, plainSocket} {
+	for _, s := range []string{Socket, PlainSocket} {
 		if _, err := os.Stat(filepath.Join(root, s)); err == nil {
 			return s, "it is there, and there is no k3s", nil
 		}
 	}
-	return "", "", fmt.Errorf("there is no socket at %s or %s; is k3s running? Set containerd.address if it is elsewhere", k3sSocket, plainSocket)
+	return "", "", fmt.Errorf("there is no socket at %s or %s; is k3s running? Set containerd.address if it is elsewhere", Socket, PlainSocket)
 }
 
-// socketFinder is findSocket as ctrd asks it: the one answer to which containerd auto is,
+// SocketFinder is FindSocket as ctrd asks it: the one answer to which containerd auto is,
 // for the daemon and for doctor.
-func socketFinder(root string) func() (string, error) {
+func SocketFinder(root string) func() (string, error) {
 	return func() (string, error) {
-		socket, _, err := findSocket(root)
+		socket, _, err := FindSocket(root)
 		return filepath.Join(root, socket), err
 	}
 }
@@ -223,7 +224,7 @@ func joinableHosts(addresses []string) []string {
 var errNoToken = errors.New("no secret")
 
 // noToken says why a host of k3s has none, as far as that is not as it should be.
-func (h k3sHost) noToken() error {
+func (h Host) noToken() error {
 	switch h.role {
 	case "server":
 		return fmt.Errorf("%w: %s of this host is a server (%s) that has not made its token yet, which it does when it first starts: start it, as with `systemctl start %s`", errNoToken, h.name, h.from, h.service())

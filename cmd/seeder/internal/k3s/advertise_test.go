@@ -1,4 +1,4 @@
-package main
+package k3s
 
 import (
 	"net/netip"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/k3s/k3stest"
 	"seeder/p2p/netaddr"
 )
 
@@ -42,27 +43,27 @@ func TestAddressOfK3s(t *testing.T) {
 		want, why string
 	}{
 		"nothing":                     {nil, "10.79.0.11", "default route"},
-		"node-ip in config.yaml":      {map[string]string{agentUnit: agentRuns, conf: "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf},
-		"node-ip in a drop-in":        {map[string]string{agentUnit: agentRuns, conf: "debug: true\n", conf + ".d/10.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf + ".d/10.yaml"},
-		"node-ip of two families":     {map[string]string{agentUnit: agentRuns, conf: "node-ip: 192.168.50.11,fd00::11\n"}, "192.168.50.11", "node-ip"},
-		"node-ip as a list":           {map[string]string{agentUnit: agentRuns, conf: "node-ip:\n- 2a01:4f8::11\n- 10.79.0.11\n"}, "2a01:4f8::11", "node-ip"},
-		"node-ip in the unit":         {map[string]string{agentUnit: agentRuns + "    --node-ip 192.168.50.11 \\\n"}, "192.168.50.11", "node-ip in " + agentUnit},
-		"its short form":              {map[string]string{agentUnit: agentRuns + "    '-i=192.168.50.11' \\\n"}, "192.168.50.11", "node-ip in " + agentUnit},
-		"twice":                       {map[string]string{agentUnit: agentRuns + "    --node-ip=2a01:4f8::11 --node-ip=10.79.0.11 \\\n"}, "2a01:4f8::11", "node-ip"},
-		"of a variable":               {map[string]string{agentUnit: agentRuns + "    --node-ip=${IP} \\\n"}, "10.79.0.11", "default route"},
-		"no text":                     {map[string]string{agentUnit: agentRuns, conf: "node-ip: 5\n"}, "10.79.0.11", "default route"},
-		"a file of the environment":   {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_CONFIG_FILE=/etc/k3s.yaml\n", "/etc/k3s.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in /etc/k3s.yaml"},
-		"flannel-iface":               {map[string]string{serverUnit: serverRuns + "    --flannel-iface=wg0 \\\n"}, "10.8.0.2", "flannel-iface in " + serverUnit},
-		"node-ip and flannel-iface":   {map[string]string{serverUnit: serverRuns + "    --flannel-iface=wg0 --node-ip=192.168.50.11 \\\n"}, "192.168.50.11", "node-ip"},
-		"external-ip of this host":    {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 10.8.0.2\n"}, "10.8.0.2", "node-external-ip"},
-		"external-ip of a gateway":    {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 5.161.10.11\n"}, "10.79.0.11", "default route"},
-		"node-ip and external-ip":     {map[string]string{serverUnit: serverRuns, conf: "node-external-ip: 10.79.0.11\nnode-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
-		"the server that agents join": {map[string]string{agentUnit: agentRuns, agentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "192.168.50.11", "the route to 192.168.50.1"},
-		"node-ip before the server":   {map[string]string{agentUnit: agentRuns + "    --node-ip=10.79.0.11 \\\n", agentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "10.79.0.11", "node-ip"},
+		"node-ip in config.yaml":      {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, conf: "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf},
+		"node-ip in a drop-in":        {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, conf: "debug: true\n", conf + ".d/10.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in " + conf + ".d/10.yaml"},
+		"node-ip of two families":     {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, conf: "node-ip: 192.168.50.11,fd00::11\n"}, "192.168.50.11", "node-ip"},
+		"node-ip as a list":           {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, conf: "node-ip:\n- 2a01:4f8::11\n- 10.79.0.11\n"}, "2a01:4f8::11", "node-ip"},
+		"node-ip in the unit":         {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns + "    --node-ip 192.168.50.11 \\\n"}, "192.168.50.11", "node-ip in " + k3stest.AgentUnit},
+		"its short form":              {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns + "    '-i=192.168.50.11' \\\n"}, "192.168.50.11", "node-ip in " + k3stest.AgentUnit},
+		"twice":                       {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns + "    --node-ip=2a01:4f8::11 --node-ip=10.79.0.11 \\\n"}, "2a01:4f8::11", "node-ip"},
+		"of a variable":               {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns + "    --node-ip=${IP} \\\n"}, "10.79.0.11", "default route"},
+		"no text":                     {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, conf: "node-ip: 5\n"}, "10.79.0.11", "default route"},
+		"a file of the environment":   {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, k3stest.AgentUnit + ".env": "K3S_CONFIG_FILE=/etc/k3s.yaml\n", "/etc/k3s.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip in /etc/k3s.yaml"},
+		"flannel-iface":               {map[string]string{k3stest.ServerUnit: k3stest.ServerRuns + "    --flannel-iface=wg0 \\\n"}, "10.8.0.2", "flannel-iface in " + k3stest.ServerUnit},
+		"node-ip and flannel-iface":   {map[string]string{k3stest.ServerUnit: k3stest.ServerRuns + "    --flannel-iface=wg0 --node-ip=192.168.50.11 \\\n"}, "192.168.50.11", "node-ip"},
+		"external-ip of this host":    {map[string]string{k3stest.ServerUnit: k3stest.ServerRuns, conf: "node-external-ip: 10.8.0.2\n"}, "10.8.0.2", "node-external-ip"},
+		"external-ip of a gateway":    {map[string]string{k3stest.ServerUnit: k3stest.ServerRuns, conf: "node-external-ip: 5.161.10.11\n"}, "10.79.0.11", "default route"},
+		"node-ip and external-ip":     {map[string]string{k3stest.ServerUnit: k3stest.ServerRuns, conf: "node-external-ip: 10.79.0.11\nnode-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
+		"the server that agents join": {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns, k3stest.AgentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "192.168.50.11", "the route to 192.168.50.1"},
+		"node-ip before the server":   {map[string]string{k3stest.AgentUnit: k3stest.AgentRuns + "    --node-ip=10.79.0.11 \\\n", k3stest.AgentUnit + ".env": "K3S_URL=https://192.168.50.1:6443\n"}, "10.79.0.11", "node-ip"},
 		"rke2":                        {map[string]string{"/etc/rancher/rke2/config.yaml": "node-ip: 192.168.50.11\n"}, "192.168.50.11", "node-ip"},
 	} {
-		root := hostWith(t, tc.files)
-		a := newAddressing(config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}}, root)
+		root := k3stest.HostWith(t, tc.files)
+		a := NewAddressing(config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}}, root)
 		a.read = oneLAN
 		c, err := a.Choose(t.Context(), nil)
 		if err != nil || c.Addr != netip.MustParseAddr(tc.want) || !strings.Contains(strings.ReplaceAll(c.Why, root, ""), tc.why) {
@@ -92,7 +93,7 @@ func TestAddressOfTheConfiguration(t *testing.T) {
 		"a member":             {config.Gossip{Bind: "0.0.0.0:7950"}, member, "192.168.50.11", "a member"},
 		"join before a member": {config.Gossip{Bind: "0.0.0.0:7950", Join: []string{"10.79.0.11:7950"}}, member, "10.79.0.11", "gossip.join"},
 	} {
-		a := newAddressing(config.Config{Gossip: tc.gossip}, t.TempDir())
+		a := NewAddressing(config.Config{Gossip: tc.gossip}, t.TempDir())
 		a.read = oneLAN
 		c, err := a.Choose(t.Context(), tc.known)
 		if tc.want == "" {
@@ -125,9 +126,9 @@ func TestCheckAddresses(t *testing.T) {
 		"advertise behind a NAT":  {config.Gossip{Bind: "0.0.0.0:7950", Advertise: "5.161.10.11:7950"}, ""},
 	} {
 		l := config.Loaded{Config: config.Config{Gossip: tc.gossip, Transfer: config.Transfer{Bind: "0.0.0.0:7951"}, HTTP: config.HTTP{Bind: "127.0.0.1:7952"}}}
-		a := newAddressing(l.Config, filepath.Join(t.TempDir()))
+		a := NewAddressing(l.Config, filepath.Join(t.TempDir()))
 		a.read = oneLAN
-		err := checkAddresses(t.Context(), &l, a)
+		err := CheckAddresses(t.Context(), &l, a)
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

@@ -1,4 +1,4 @@
-package main
+package k3s
 
 import (
 	"context"
@@ -36,7 +36,8 @@ const (
 	resolveAgain   = time.Minute
 )
 
-func newAddressing(cfg config.Config, root string) *addressing {
+// NewAddressing chooses by cfg and the k3s below root.
+func NewAddressing(cfg config.Config, root string) *addressing {
 	return &addressing{cfg: cfg, root: root, read: netaddr.Read, names: map[string]resolved{}}
 }
 
@@ -75,7 +76,7 @@ func (a *addressing) wish(ctx context.Context, known []netip.Addr) netaddr.Wish 
 		return netaddr.Wish{Advertise: netaddr.Named{Value: a.cfg.Gossip.Advertise, From: "gossip.advertise"}}
 	}
 	w := netaddr.Wish{Prefer: k3sAddresses(a.root)}
-	hosts, from := joins(a.cfg, a.root)
+	hosts, from := Joins(a.cfg, a.root)
 	if from == "" {
 		from = "gossip.join"
 	}
@@ -127,7 +128,7 @@ func (a *addressing) resolve(ctx context.Context, host string) []netip.Addr {
 // flannel-iface. The external address is behind them, since other hosts of the cluster
 // reach it only where an interface has it.
 func k3sAddresses(root string) []netaddr.Named {
-	h, ok := findK3s(root)
+	h, ok := Find(root)
 	if !ok {
 		return nil
 	}
@@ -152,8 +153,8 @@ func whyAddress(c netaddr.Choice) string {
 	return out
 }
 
-// checkAddresses compares the addresses of the configuration with those of this host.
-func checkAddresses(ctx context.Context, l *config.Loaded, a *addressing) error {
+// CheckAddresses compares the addresses of the configuration with those of this host.
+func CheckAddresses(ctx context.Context, l *config.Loaded, a *addressing) error {
 	var p config.Problems
 	s, err := a.read(nil)
 	if err != nil {
