@@ -42,13 +42,13 @@ func (l *lent) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 }
 
 // Chunk implements swarm.Served.
-func (l *lent) Chunk(ctx context.Context, peer string, chunk int) (swarm.Outgoing, error) {
-	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Chunk(ctx, peer, chunk) })
+func (l *lent) Chunk(ctx context.Context, by swarm.Asker, chunk int) (swarm.Outgoing, error) {
+	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Chunk(ctx, by, chunk) })
 }
 
 // Next implements swarm.Served.
-func (l *lent) Next(ctx context.Context, peer string, want swarm.Bitmap) (swarm.Outgoing, error) {
-	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Next(ctx, peer, want) })
+func (l *lent) Next(ctx context.Context, by swarm.Asker, want swarm.Bitmap) (swarm.Outgoing, error) {
+	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Next(ctx, by, want) })
 }
 
 // out keeps the image in use until the payload has been written.

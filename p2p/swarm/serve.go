@@ -13,8 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Served is one swarm as a node serves it to its peers. peer is who asks, as
-// authenticated. It is safe for concurrent use.
+// Served is one swarm as a node serves it to its peers. It is safe for concurrent use.
 type Served interface {
 	// Len is the number of chunks.
 	Len() int
@@ -22,12 +21,12 @@ type Served interface {
 	// never concurrently, until ctx ends, fn fails, or the swarm is closed. It
 	// returns ErrCrowded at once where enough peers follow already.
 	Haves(ctx context.Context, fn func(Haves) error) error
-	// Chunk opens chunk n for peer. It may wait in a short queue. Errors:
+	// Chunk opens chunk n for by. It may wait in a short queue. Errors:
 	// ErrNotHeld, ErrCrowded, *BusyError, ctx.
-	Chunk(ctx context.Context, peer string, n int) (Outgoing, error)
-	// Next opens one of the chunks in want for peer, of this node's choice.
+	Chunk(ctx context.Context, by Asker, n int) (Outgoing, error)
+	// Next opens one of the chunks in want for by, of this node's choice.
 	// Errors: ErrNothing, ErrCrowded, *BusyError, ctx.
-	Next(ctx context.Context, peer string, want Bitmap) (Outgoing, error)
+	Next(ctx context.Context, by Asker, want Bitmap) (Outgoing, error)
 }
 
 // Outgoing is a chunk that is about to be sent. Whoever got it reads and closes
@@ -67,17 +66,11 @@ type Upload struct {
 	changed   chan struct{} // closed and replaced when log grows
 	closed    chan struct{}
 	followers int
-	complete  bool           // every chunk was held when last looked at
-	served    []uint32       // how often each chunk was handed out
-	out       map[outKey]int // chunks on their way
-	askers    map[string]asker
-}
-
-// asker is a peer that a complete node serves.
-type asker struct {
-	last    time.Time
-	pending int // requests that wait or are being answered
-	grants  int // chunks that it was given
+	complete  bool                 // every chunk was held when last looked at
+	served    []uint32             // how often each chunk was handed out
+	out       map[outKey]int       // chunks on their way
+	askers    map[string]asker     // by id
+	lost      map[string]time.Time // hosts that asked for what they had, and until when they come last
 }
 
 var _ Served = (*Upload)(nil)
@@ -91,6 +84,7 @@ func newUpload(u *Uploader, seed digest.Digest, c Chunks) *Upload {
 		served:  make([]uint32, c.Len()),
 		out:     map[outKey]int{},
 		askers:  map[string]asker{},
+		lost:    map[string]time.Time{},
 	}
 }
 
@@ -219,19 +213,19 @@ func (u *Upload) since(pos *int, held Bitmap) (news []int, changed <-chan struct
 }
 
 // Chunk implements Served.
-func (u *Upload) Chunk(ctx context.Context, peer string, n int) (Outgoing, error) {
+func (u *Upload) Chunk(ctx context.Context, by Asker, n int) (Outgoing, error) {
 	if n < 0 || n >= u.Len() || !u.chunks.Have().Has(n) {
 		return Outgoing{}, ErrNotHeld
 	}
-	return u.serve(ctx, peer, func() int { return n })
+	return u.serve(ctx, by, func() int { return n })
 }
 
 // Next implements Served.
-func (u *Upload) Next(ctx context.Context, peer string, want Bitmap) (Outgoing, error) {
+func (u *Upload) Next(ctx context.Context, by Asker, want Bitmap) (Outgoing, error) {
 	if !u.hasAny(want) {
 		return Outgoing{}, ErrNothing
 	}
-	return u.serve(ctx, peer, func() int { return u.leastServed(peer, want) })
+	return u.serve(ctx, by, func() int { return u.leastServed(by.ID, want) })
 }
 
 func (u *Upload) hasAny(want Bitmap) bool {
@@ -243,17 +237,18 @@ func (u *Upload) hasAny(want Bitmap) bool {
 	return false
 }
 
-// serve admits peer, waits for a slot, and opens the chunk that choose names
+// serve admits by, waits for a slot, and opens the chunk that choose names
 // then (-1: none any more).
-func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Outgoing, error) {
-	place, err := u.admit(peer, time.Now())
+func (u *Upload) serve(ctx context.Context, by Asker, choose func() int) (Outgoing, error) {
+	peer := by.ID
+	place, err := u.admit(by, time.Now())
 	if err != nil {
 		return Outgoing{}, err
 	}
 	if u.hadMore(peer, time.Now()) {
 		place = last
 	}
-	s, err := u.uploader.acquire(ctx, u, peer, place)
+	s, err := u.uploader.acquire(ctx, u, by, place)
 	if err != nil {
 		u.leave(peer)
 		return Outgoing{}, err
@@ -263,9 +258,7 @@ func (u *Upload) serve(ctx context.Context, peer string, choose func() int) (Out
 	if n >= 0 {
 		u.served[n]++
 		u.out[outKey{peer, n}]++
-		a := u.askers[peer]
-		a.grants++
-		u.askers[peer] = a
+		u.granted(peer, n, time.Now())
 	}
 	u.mu.Unlock()
 	if n < 0 {
@@ -338,7 +331,8 @@ func (u *Upload) leastServed(peer string, want Bitmap) int {
 // admit gives peer a place among the askers. A complete node takes only so many
 // (simulated at N = 1,000: 32 askers 1.07, everybody 1.09 × the optimum, and
 // without super-seeding 1.24): what it sends goes to few, who pass it on.
-func (u *Upload) admit(peer string, now time.Time) (place, error) {
+func (u *Upload) admit(by Asker, now time.Time) (place, error) {
+	peer := by.ID
 	crowdable := u.isComplete()
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -348,17 +342,14 @@ func (u *Upload) admit(peer string, now time.Time) (place, error) {
 	default:
 	}
 	a, known := u.askers[peer]
-	if !known && crowdable && len(u.askers) >= u.uploader.cfg.Askers {
-		u.expireAskers(now)
-		if len(u.askers) >= u.uploader.cfg.Askers {
-			return 0, ErrCrowded
-		}
+	if !known && crowdable && !u.makePlace(by.Host, now) {
+		return 0, ErrCrowded
 	}
 	if !known && !crowdable && len(u.askers) > 4*u.uploader.cfg.Askers {
 		u.expireAskers(now)
 	}
 	if !known {
-		a.grants = u.fewestGrants()
+		a.host, a.grants = by.Host, u.fewestGrants()
 	}
 	a.last = now
 	a.pending++
@@ -403,9 +394,10 @@ func (u *Upload) hadMore(peer string, now time.Time) bool {
 	if !u.complete {
 		return false
 	}
-	a := u.askers[peer]
+	a, byHost := u.askers[peer], u.hostGrants()
 	for p, o := range u.askers {
-		if p != peer && o.grants < a.grants && (o.pending == 0 && now.Sub(o.last) < recent) {
+		fewer := byHost[o.host] < byHost[a.host] || o.host == a.host
+		if p != peer && fewer && o.grants < a.grants && (o.pending == 0 && now.Sub(o.last) < recent) {
 			return true
 		}
 	}
@@ -459,6 +451,8 @@ func (u *Upload) finish(peer string, n int, sent bool) {
 	if !sent {
 		u.served[n]--
 		u.complete = false
+	} else {
+		u.took(peer, n)
 	}
 	u.left(peer)
 }

@@ -41,7 +41,7 @@ func send(t testing.TB, o Outgoing) {
 
 func mustChunk(t testing.TB, up *Upload, peer string, n int) Outgoing {
 	t.Helper()
-	o, err := up.Chunk(t.Context(), peer, n)
+	o, err := up.Chunk(t.Context(), by(peer), n)
 	if err != nil || o.N != n {
 		t.Fatalf("chunk %d for %s: chunk %d, %v", n, peer, o.N, err)
 	}
@@ -50,12 +50,15 @@ func mustChunk(t testing.TB, up *Upload, peer string, n int) Outgoing {
 
 func mustNext(t testing.TB, up *Upload, peer string, want Bitmap) Outgoing {
 	t.Helper()
-	o, err := up.Next(t.Context(), peer, want)
+	o, err := up.Next(t.Context(), by(peer), want)
 	if err != nil {
 		t.Fatalf("next for %s: %v", peer, err)
 	}
 	return o
 }
+
+// by is an asker on a host of its own.
+func by(name string) Asker { return Asker{ID: name, Host: name} }
 
 // settle lets d pass and everything that happens until then.
 func settle(d time.Duration) {
@@ -88,34 +91,43 @@ func TestRefusals(t *testing.T) {
 		ask  func(up *Upload) error
 		want error
 	}{
-		{"a negative chunk", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", -1); return err }, ErrNotHeld},
-		{"a chunk beyond the last", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", 100); return err }, ErrNotHeld},
-		{"a chunk that is not held", func(up *Upload) error { _, err := up.Chunk(t.Context(), "p", 50); return err }, ErrNotHeld},
-		{"none wanted", func(up *Upload) error { _, err := up.Next(t.Context(), "p", nil); return err }, ErrNothing},
+		{"a negative chunk", func(up *Upload) error { _, err := up.Chunk(t.Context(), by("p"), -1); return err }, ErrNotHeld},
+		{"a chunk beyond the last", func(up *Upload) error { _, err := up.Chunk(t.Context(), by("p"), 100); return err }, ErrNotHeld},
+		{"a chunk that is not held", func(up *Upload) error { _, err := up.Chunk(t.Context(), by("p"), 50); return err }, ErrNotHeld},
+		{"none wanted", func(up *Upload) error { _, err := up.Next(t.Context(), by("p"), nil); return err }, ErrNothing},
 		{"none of the wanted held", func(up *Upload) error {
-			_, err := up.Next(t.Context(), "p", bitmapOf(100, 50, 99))
+			_, err := up.Next(t.Context(), by("p"), bitmapOf(100, 50, 99))
 			return err
 		}, ErrNothing},
 		{"more wanted than there is", func(up *Upload) error {
-			_, err := up.Next(t.Context(), "p", bitmapOf(1000, 100, 101, 999))
+			_, err := up.Next(t.Context(), by("p"), bitmapOf(1000, 100, 101, 999))
 			return err
 		}, ErrNothing},
 		{"all of it on its way to that peer", func(up *Upload) error {
 			o := mustNext(t, up, "p", bitmapOf(100, 7))
-			_, err := up.Next(t.Context(), "p", bitmapOf(100, 7))
+			_, err := up.Next(t.Context(), by("p"), bitmapOf(100, 7))
 			send(t, o)
 			return err
 		}, ErrNothing},
-		{"closed", func(up *Upload) error { up.Close(); up.Close(); _, err := up.Chunk(t.Context(), "p", 1); return err }, ErrNotHeld},
-		{"closed, the next one", func(up *Upload) error { up.Close(); _, err := up.Next(t.Context(), "p", everything(100)); return err }, ErrNotHeld},
+		{"closed", func(up *Upload) error {
+			up.Close()
+			up.Close()
+			_, err := up.Chunk(t.Context(), by("p"), 1)
+			return err
+		}, ErrNotHeld},
+		{"closed, the next one", func(up *Upload) error {
+			up.Close()
+			_, err := up.Next(t.Context(), by("p"), everything(100))
+			return err
+		}, ErrNotHeld},
 		{"gone from disk", func(up *Upload) error {
 			up.chunks = &brokenChunks{partial(), fmt.Errorf("open: %w", fs.ErrNotExist)}
-			_, err := up.Chunk(t.Context(), "p", 1)
+			_, err := up.Chunk(t.Context(), by("p"), 1)
 			return err
 		}, ErrNotHeld},
 		{"a broken disk", func(up *Upload) error {
 			up.chunks = &brokenChunks{partial(), io5}
-			_, err := up.Next(t.Context(), "p", everything(100))
+			_, err := up.Next(t.Context(), by("p"), everything(100))
 			return err
 		}, io5},
 	}
@@ -205,13 +217,13 @@ func TestQueue(t *testing.T) {
 		}
 		wait("c")
 		var busy *BusyError
-		if _, err := up.Chunk(t.Context(), "c", 3); !errors.As(err, &busy) {
+		if _, err := up.Chunk(t.Context(), by("c"), 3); !errors.As(err, &busy) {
 			t.Errorf("a second place in the queue while others wait: %v", err)
 		}
 		wait("d")
 		retries := map[time.Duration]bool{}
 		for i := range 100 {
-			_, err := up.Chunk(t.Context(), fmt.Sprint("e", i), 4)
+			_, err := up.Chunk(t.Context(), by(fmt.Sprint("e", i)), 4)
 			if !errors.As(err, &busy) {
 				t.Fatalf("the third of a queue of two: %v", err)
 			}
@@ -226,7 +238,7 @@ func TestQueue(t *testing.T) {
 		if up.askers["e0"].pending != 0 {
 			t.Error("who was refused still counts as waiting")
 		}
-		if _, err := up.Next(t.Context(), "f", bitmapOf(100, 99)); !errors.Is(err, ErrNothing) {
+		if _, err := up.Next(t.Context(), by("f"), bitmapOf(100, 99)); !errors.Is(err, ErrNothing) {
 			t.Errorf("what is not here is worth no wait: %v", err)
 		}
 		for _, o := range first {
@@ -269,7 +281,7 @@ func TestGiveUpWaiting(t *testing.T) {
 		for i := range 10 {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Millisecond, func() { cancel(gone) })
-			if _, err := up.Chunk(ctx, fmt.Sprint("b", i), 1); !errors.Is(err, gone) {
+			if _, err := up.Chunk(ctx, by(fmt.Sprint("b", i)), 1); !errors.Is(err, gone) {
 				t.Fatalf("given up: %v", err)
 			}
 		}
@@ -277,7 +289,7 @@ func TestGiveUpWaiting(t *testing.T) {
 			t.Errorf("%d wait, b0 has %d pending", len(up.waiters), up.askers["b0"].pending)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
-		go up.Chunk(ctx, "b", 1)
+		go up.Chunk(ctx, by("b"), 1)
 		synctest.Wait()
 		go func() { send(t, mustChunk(t, up, "c", 1)) }()
 		synctest.Wait()
@@ -349,12 +361,12 @@ func TestSlowPeerLendsItsSlot(t *testing.T) {
 			t.Errorf("%d slots were lent after %v", maxSlow, d)
 		}
 		var busy *BusyError
-		if _, err := up.Chunk(t.Context(), "p0", 2); !errors.As(err, &busy) || busy.RetryAfter != time.Second {
+		if _, err := up.Chunk(t.Context(), by("p0"), 2); !errors.As(err, &busy) || busy.RetryAfter != time.Second {
 			t.Errorf("a second chunk for a slow peer: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		if _, err := up.Chunk(ctx, "q", 1); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := up.Chunk(ctx, by("q"), 1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("one slow peer too many: %v", err)
 		}
 		for _, o := range slow {
@@ -397,10 +409,10 @@ func TestCrowded(t *testing.T) {
 			send(t, mustNext(t, up, fmt.Sprint("p", i), all))
 		}
 		for range 3 {
-			if _, err := up.Next(t.Context(), "late", all); !errors.Is(err, ErrCrowded) {
+			if _, err := up.Next(t.Context(), by("late"), all); !errors.Is(err, ErrCrowded) {
 				t.Fatalf("the 33rd asker: %v", err)
 			}
-			if _, err := up.Chunk(t.Context(), "late", 5); !errors.Is(err, ErrCrowded) {
+			if _, err := up.Chunk(t.Context(), by("late"), 5); !errors.Is(err, ErrCrowded) {
 				t.Fatalf("the 33rd asker: %v", err)
 			}
 		}
@@ -409,12 +421,12 @@ func TestCrowded(t *testing.T) {
 		for i := 1; i < 31; i++ { // p0 waits for its chunk, p31 has gone
 			send(t, mustNext(t, up, fmt.Sprint("p", i), all))
 		}
-		if _, err := up.Next(t.Context(), "late", all); !errors.Is(err, ErrCrowded) {
+		if _, err := up.Next(t.Context(), by("late"), all); !errors.Is(err, ErrCrowded) {
 			t.Fatalf("before a place is free: %v", err)
 		}
 		time.Sleep(time.Millisecond)
 		send(t, mustNext(t, up, "late", all))
-		if _, err := up.Next(t.Context(), "p31", all); !errors.Is(err, ErrCrowded) {
+		if _, err := up.Next(t.Context(), by("p31"), all); !errors.Is(err, ErrCrowded) {
 			t.Fatalf("who lost its place: %v", err)
 		}
 		send(t, held)
@@ -448,7 +460,7 @@ func TestSuperSeedIsEven(t *testing.T) {
 		send(t, mustNext(t, up, "b", all)) // has had more, and nobody else wants the seat
 		taken := []Outgoing{mustNext(t, up, "c", all), mustNext(t, up, "c", all)}
 		var busy *BusyError
-		if _, err := up.Next(t.Context(), "b", all); !errors.As(err, &busy) || busy.RetryAfter > time.Second {
+		if _, err := up.Next(t.Context(), by("b"), all); !errors.As(err, &busy) || busy.RetryAfter > time.Second {
 			t.Errorf("b has had more than a: %v", err)
 		}
 		if up.askers["b"].pending != 0 {
@@ -484,7 +496,7 @@ func TestLosesAChunk(t *testing.T) {
 		t.Fatal("not complete")
 	}
 	up.chunks = &brokenChunks{c, fs.ErrNotExist}
-	if _, err := up.Chunk(t.Context(), "b", 3); !errors.Is(err, ErrNotHeld) {
+	if _, err := up.Chunk(t.Context(), by("b"), 3); !errors.Is(err, ErrNotHeld) {
 		t.Fatal(err)
 	}
 	c.have.Clear(3)

@@ -304,7 +304,7 @@ func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf
 		if o.behave != nil {
 			return o.behave(ctx, c)
 		}
-		return o.upload.Chunk(ctx, n.name, c)
+		return o.upload.Chunk(ctx, by(n.name), c)
 	})
 }
 
@@ -314,7 +314,7 @@ func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap
 		if o.behave != nil {
 			return o.behave(ctx, want.last())
 		}
-		return o.upload.Next(ctx, n.name, want)
+		return o.upload.Next(ctx, by(n.name), want)
 	})
 }
 

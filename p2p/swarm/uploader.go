@@ -52,7 +52,8 @@ type Uploader struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
 	active int
-	slow   map[string]int // slow seats by peer
+	slow   map[string]int // slow seats by id
+	slowBy map[string]int // and by host
 	slowN  int
 	turn   []*Upload // swarms with waiters, next turn first
 	holds  durations // how long a seat was held
@@ -69,7 +70,7 @@ func NewUploader(cfg UploaderConfig) *Uploader {
 	if cfg.Askers <= 0 {
 		cfg.Askers = 32
 	}
-	return &Uploader{cfg: cfg, rng: newRand(cfg.Rand), slow: map[string]int{}}
+	return &Uploader{cfg: cfg, rng: newRand(cfg.Rand), slow: map[string]int{}, slowBy: map[string]int{}}
 }
 
 // Uploads counts the chunks that are on their way out.
@@ -87,7 +88,7 @@ func (u *Uploader) Serve(seed digest.Digest, c Chunks) *Upload {
 // seat is the right to send one chunk, from acquire until release.
 type seat struct {
 	u     *Uploader
-	peer  string
+	by    Asker
 	since time.Time
 	timer *time.Timer
 	slow  bool
@@ -102,18 +103,18 @@ type waiter struct {
 
 // acquire waits in the queue of up for a slot. It returns a *BusyError at once
 // where the queue is full, where the peer is still busy with a chunk that it
-// takes too slowly, where it has had more than others, and where it asks again while
+// takes too slowly, or its host with a few, where it has had more than others, and where it asks again while
 // others wait: the first copies of a chunk should go to different peers.
-func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where place) (*seat, error) {
+func (u *Uploader) acquire(ctx context.Context, up *Upload, by Asker, where place) (*seat, error) {
 	u.mu.Lock()
-	if u.slow[peer] > 0 {
+	if u.slow[by.ID] > 0 || u.slowBy[by.Host] >= maxSlowPerHost {
 		defer u.mu.Unlock()
 		return nil, &BusyError{RetryAfter: time.Second}
 	}
 	if u.active < u.cfg.Active && len(u.turn) == 0 {
 		u.active++
 		u.mu.Unlock()
-		return u.sit(peer), nil
+		return u.sit(by), nil
 	}
 	queue := u.cfg.Queue
 	switch {
@@ -135,7 +136,7 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where p
 
 	select {
 	case <-w.ready:
-		return u.sit(peer), nil
+		return u.sit(by), nil
 	case <-ctx.Done():
 		u.abandon(up, w)
 		return nil, context.Cause(ctx)
@@ -143,8 +144,8 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, peer string, where p
 }
 
 // sit starts the time of a seat whose slot is already counted.
-func (u *Uploader) sit(peer string) *seat {
-	return &seat{u: u, peer: peer, since: time.Now()}
+func (u *Uploader) sit(by Asker) *seat {
+	return &seat{u: u, by: by, since: time.Now()}
 }
 
 // abandon takes w out of the queue, or gives its slot on if it was granted.
@@ -233,7 +234,8 @@ func (s *seat) overdue() {
 		return
 	}
 	s.slow = true
-	u.slow[s.peer]++
+	u.slow[s.by.ID]++
+	u.slowBy[s.by.Host]++
 	u.slowN++
 	u.active--
 	u.grant()
@@ -261,7 +263,10 @@ func (s *seat) release(sent bool) {
 		return
 	}
 	u.slowN--
-	if u.slow[s.peer]--; u.slow[s.peer] == 0 {
-		delete(u.slow, s.peer)
+	if u.slow[s.by.ID]--; u.slow[s.by.ID] == 0 {
+		delete(u.slow, s.by.ID)
+	}
+	if u.slowBy[s.by.Host]--; u.slowBy[s.by.Host] == 0 {
+		delete(u.slowBy, s.by.Host)
 	}
 }

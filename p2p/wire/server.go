@@ -287,20 +287,21 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, b []byte, err erro
 }
 
 // swarmOf resolves the swarm in the path and who asks.
-func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, peer string, err error) {
+func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, by swarm.Asker, err error) {
 	seed, err := parseDigest(r.PathValue("seed"))
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", errBadRequest, err)
+		return nil, by, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
-	if peer, err = peerOf(r); err != nil {
-		return nil, "", err
+	if by.ID, err = peerOf(r); err != nil {
+		return nil, by, err
 	}
+	by.Host = askerHost(r.RemoteAddr)
 	sw, err = s.cfg.Handler.Swarm(r.Context(), seed)
-	return sw, peer, err
+	return sw, by, err
 }
 
 func (s *Server) chunk(w http.ResponseWriter, r *http.Request) {
-	sw, peer, err := s.swarmOf(r)
+	sw, by, err := s.swarmOf(r)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -310,12 +311,12 @@ func (s *Server) chunk(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return
 	}
-	out, err := sw.Chunk(r.Context(), peer, n)
+	out, err := sw.Chunk(r.Context(), by, n)
 	s.frame(w, r, out, err)
 }
 
 func (s *Server) next(w http.ResponseWriter, r *http.Request) {
-	sw, peer, err := s.swarmOf(r)
+	sw, by, err := s.swarmOf(r)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -330,7 +331,7 @@ func (s *Server) next(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return
 	}
-	out, err := sw.Next(r.Context(), peer, want)
+	out, err := sw.Next(r.Context(), by, want)
 	s.frame(w, r, out, err)
 }
 

@@ -94,7 +94,7 @@ func (s *served) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 		}
 	}
 }
-func (s *served) Chunk(_ context.Context, peer string, n int) (swarm.Outgoing, error) {
+func (s *served) Chunk(_ context.Context, by swarm.Asker, n int) (swarm.Outgoing, error) {
 	if s.err != nil {
 		return swarm.Outgoing{}, s.err
 	}
@@ -104,10 +104,10 @@ func (s *served) Chunk(_ context.Context, peer string, n int) (swarm.Outgoing, e
 	}
 	return swarm.Outgoing{N: n, Frame: f, Done: func() { s.done.Add(1) }}, nil
 }
-func (s *served) Next(ctx context.Context, peer string, want swarm.Bitmap) (swarm.Outgoing, error) {
+func (s *served) Next(ctx context.Context, by swarm.Asker, want swarm.Bitmap) (swarm.Outgoing, error) {
 	for n := s.n - 1; n >= 0; n-- {
 		if want.Has(n) {
-			return s.Chunk(ctx, peer, n)
+			return s.Chunk(ctx, by, n)
 		}
 	}
 	return swarm.Outgoing{}, swarm.ErrNothing
