@@ -16,6 +16,7 @@ import (
 func TestClusterCountsKnownMembers(t *testing.T) {
 	simulate(t, []int{4}, func(c *simCluster) {
 		ref := refFor("a", "all")
+		c.nodes[1].cfg.Blocked = func() map[string]string { return map[string]string{ref: "its kubelet refuses it"} }
 		c.start(c.nodes...)
 		c.within(2*time.Second, "all see all", c.allAlive)
 		c.announce(c.nodes[0], ref)
@@ -38,6 +39,9 @@ func TestClusterCountsKnownMembers(t *testing.T) {
 			}
 		}
 		c.within(10*time.Second, "all are ready", counts(4, 4, 0))
+		if r := row(); r.Nodes[1].Blocked != "its kubelet refuses it" || r.Nodes[0].Blocked != "" {
+			c.t.Errorf("blocked: %+v", r.Nodes)
+		}
 		at := time.Now()
 		c.kill(lost)
 		c.within(time.Minute, "one is away", counts(3, 4, 1))

@@ -97,6 +97,7 @@ type reportImage struct {
 	Sources            reportSources `json:"sources,omitempty"`
 	WireBytes          int64         `json:"wire_bytes,omitempty"`
 	SentBytes          int64         `json:"sent_bytes,omitempty"`
+	Blocked            string        `json:"blocked,omitempty"`
 
 	// Refused: this host does not take that announcement. It may hold an earlier one of
 	// the reference, of which there is another entry.
@@ -112,6 +113,10 @@ func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
 func (n *Node) report(refs []string) report {
 	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
 	down := n.health.away(time.Now())
+	var blocked map[string]string
+	if n.cfg.Blocked != nil {
+		blocked = n.cfg.Blocked()
+	}
 	for _, rec := range n.selected(refs) {
 		a := rec.Announcement()
 		c, ok := n.cells.get(a.Reference)
@@ -128,7 +133,7 @@ func (n *Node) report(refs []string) report {
 			Reference: a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
 			RateBytesPerSecond: c.origin.rate, Sources: c.origin.sources, WireBytes: c.origin.wire,
-			SentBytes: max(n.swarms.sentBytes(a.Seed.Digest)-c.sentBefore, 0),
+			Blocked: blocked[a.Reference], SentBytes: max(n.swarms.sentBytes(a.Seed.Digest)-c.sentBefore, 0),
 		})
 	}
 	return r
@@ -259,6 +264,7 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 	ns.State, ns.Reason = img.State, img.Reason
 	ns.DoneBytes, ns.TotalBytes = img.DoneBytes, img.TotalBytes
 	ns.RateBytesPerSecond, ns.Sources = img.RateBytesPerSecond, img.Sources
+	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
 	if ns.State != Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
@@ -344,7 +350,7 @@ func readReport(name string, r report) answer {
 		default:
 			img.State, img.Reason = Waiting, "unknown state"
 		}
-		img.Reason = printable(img.Reason, maxReasonBytes)
+		img.Reason, img.Blocked = printable(img.Reason, maxReasonBytes), printable(img.Blocked, maxReasonBytes)
 		img.TotalBytes = max(img.TotalBytes, 0)
 		img.DoneBytes = min(max(img.DoneBytes, 0), img.TotalBytes)
 		img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)

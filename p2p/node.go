@@ -130,6 +130,9 @@ type Config struct {
 	Excluded   []trust.NodeID // who may not, whatever Announcers says
 	Accept     pattern.List   // references this node holds; empty: all
 	Labels     map[string]string
+	// Blocked says of which images, by reference, this host's kubelet refuses to start a
+	// container although they are ready, and what to do about it; nil: of none.
+	Blocked func() map[string]string
 	// Announce announces what the store has under a reference, for the nodes that
 	// the announcement before was for.
 	Announce func(ctx context.Context, ref string) error

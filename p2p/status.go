@@ -34,6 +34,10 @@ type NodeState struct {
 	WireBytes          int64    `json:"wire_bytes,omitempty"`            // that came for it, as frames, duplicates too
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
 
+	// Blocked is why the kubelet there refuses to start a container of the image although
+	// it is ready, and what to run there.
+	Blocked string `json:"blocked,omitempty"`
+
 	Away  bool      `json:"away,omitempty"` // it has died: counted, and not waited for
 	Since time.Time `json:"since,omitzero"` // since when it is away
 }

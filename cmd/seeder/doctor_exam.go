@@ -59,7 +59,7 @@ func (e *exam) checks() []check {
 		{"config", e.checkConfig}, {"daemon", e.checkDaemon}, {"ports", e.checkPorts},
 		{"secret", e.checkSecret}, {"join", e.checkJoin},
 		{"containerd", e.checkContainerd}, {"namespace", e.checkNamespace}, {"cri", e.checkCRI}, {"layers", e.checkLayers},
-		{"disk", e.checkDisk}, {"members", e.checkMembers}, {"pods", e.checkPods},
+		{"kubelet", e.checkKubelet}, {"disk", e.checkDisk}, {"members", e.checkMembers}, {"pods", e.checkPods},
 	}
 }
 

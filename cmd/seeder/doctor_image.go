@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
 	transfer "seeder/p2p/wire"
@@ -22,7 +24,8 @@ type imageFinder struct {
 	announced map[string]p2p.ImageState
 	members   map[string]bool // alive, by name; nil where no daemon says
 	holders   map[string][]string
-	places    map[string]place // by reference
+	byDigest  map[string]string // names in this host's containerd, by target
+	places    map[string]place  // by reference
 }
 
 // place is where this host has an image.
@@ -51,12 +54,31 @@ func (e *exam) newImageFinder(ctx context.Context, waiting []waitingPod) *imageF
 			strays = all
 		}
 	}
+	if c, err := e.containerd(ctx); err == nil {
+		if have, err := c.List(ctx); err == nil {
+			f.byDigest = namesOfDigests(have)
+		}
+	}
 	for ref := range refs {
+		if ref = f.named(ref); f.places[ref].what != "" {
+			continue
+		}
 		if _, ok := f.announced[ref]; !ok {
 			f.places[ref] = e.placeOf(ctx, ref, strays)
 		}
 	}
 	return f
+}
+
+// namesOfDigests are names without a digest in them, the first by the alphabet for each.
+func namesOfDigests(have map[string]digest.Digest) map[string]string {
+	out := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if d := have[name].String(); !strings.Contains(name, "@") && !strings.HasPrefix(name, "sha256:") && out[d] == "" {
+			out[d] = name
+		}
+	}
+	return out
 }
 
 func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
@@ -128,6 +150,7 @@ func (f *imageFinder) mend(w waitingPod) (detail, mend string) {
 	if err != nil {
 		return "is no name of an image", "correct it in the pod's template"
 	}
+	ref = f.named(ref)
 	short := cli.ShortRef(ref)
 	detail, mend = f.find(ref, short, w)
 	if w.policy == "Always" {
@@ -141,13 +164,35 @@ func (f *imageFinder) mend(w waitingPod) (detail, mend string) {
 	return detail, mend
 }
 
+// named is the reference that stands for the digest which a pod names, where one is
+// announced or in this host's containerd.
+func (f *imageFinder) named(ref string) string {
+	_, dgst, ok := strings.Cut(ref, "@")
+	if !ok {
+		return ref
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.announced)) {
+		if f.announced[name].Digest == dgst {
+			return name
+		}
+	}
+	if name := f.byDigest[dgst]; name != "" {
+		return name
+	}
+	return ref
+}
+
 func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string) {
 	if img, ok := f.announced[ref]; ok {
 		for _, n := range img.Nodes {
 			if n.Name != w.node {
 				continue
 			}
-			if n.State == p2p.Ready {
+			switch {
+			case n.State == p2p.Ready && n.Blocked != "":
+				why, fix, _ := strings.Cut(n.Blocked, ": ")
+				return "is announced and ready there, but " + why, "on " + n.Name + ": " + fix
+			case n.State == p2p.Ready:
 				return "is announced, and ready there", "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.namespace + " delete pod " + w.name + "` makes a new one try at once"
 			}
 			return fmt.Sprintf("is announced, but %s there: %s", n.State, n.Reason), fmt.Sprintf("seeder wait %s; on %s `seeder doctor` says what holds it up", short, n.Name)
@@ -159,6 +204,9 @@ func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string
 	}
 	if names := f.holders[ref]; len(names) > 0 {
 		return fmt.Sprintf("is on %s and not announced", listed(names, 3)), fmt.Sprintf("on %s: seeder announce %s", names[0], short)
+	}
+	if name, _, ok := strings.Cut(ref, "@"); ok {
+		return "is on no host that answers under any name", fmt.Sprintf("the pod names it by its digest: on a host that has it, `seeder announce` the name that stands for it (`k3s ctr images ls | grep %s`)", strings.TrimPrefix(ref, name+"@"))
 	}
 	where := "is on no host that answers"
 	if f.members == nil {

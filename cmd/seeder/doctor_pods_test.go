@@ -180,11 +180,15 @@ func TestDoctorFindsImages(t *testing.T) {
 		return p2p.NodeState{Name: name, State: s, Reason: "the disk is full"}
 	}
 	const lib = "docker.io/library/"
+	pinned, local := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	other := "sha256:" + strings.Repeat("c", 64)
 	f := &imageFinder{
-		announced: map[string]p2p.ImageState{lib + "app:1": {Nodes: []p2p.NodeState{node("h1", p2p.Ready), node("h2", p2p.Failed)}}},
-		members:   map[string]bool{"h1": true, "h2": true},
-		holders:   map[string][]string{lib + "far:1": {"h2"}},
-		places:    map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
+		announced: map[string]p2p.ImageState{lib + "app:1": {Digest: pinned, Nodes: []p2p.NodeState{node("h1", p2p.Ready), node("h2", p2p.Failed)}},
+			lib + "slow:1": {Nodes: []p2p.NodeState{{Name: "h1", State: p2p.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
+		byDigest: map[string]string{local: lib + "near:1"},
+		members:  map[string]bool{"h1": true, "h2": true},
+		holders:  map[string][]string{lib + "far:1": {"h2"}},
+		places:   map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
 	}
 	for _, c := range []struct{ image, node, policy, detail, mend string }{
 		{"app:1", "h1", "Never", "is announced, and ready there", "wait"},
@@ -194,6 +198,10 @@ func TestDoctorFindsImages(t *testing.T) {
 		{"near:1", "h1", "Always", "asks a registry whatever the host has", "set imagePullPolicy: IfNotPresent (or Never) for it, and: seeder announce near:1"},
 		{"far:1", "h1", "Never", "is on h2 and not announced", "on h2: seeder announce far:1"},
 		{"none:1", "h1", "Never", "is on no host that answers", "docker build -t none:1 . && seeder announce none:1"},
+		{"slow:1", "h1", "Never", "is announced and ready there, but the kubelet refuses it, since a pull never ended", "on h1: rm FILE && systemctl restart k3s-agent"},
+		{"app@" + pinned, "h1", "Never", "is announced, and ready there", "wait"},
+		{"app@" + local, "h1", "Never", "is in this host's Docker and not announced", "seeder announce near:1"},
+		{"app@" + other, "h1", "Never", "is on no host that answers", "on a host that has it, `seeder announce` the name that stands for it (`k3s ctr images ls | grep " + other + "`)"},
 		{"UPPER", "h1", "Never", "is no name of an image", "correct it"},
 	} {
 		detail, mend := f.mend(waitingPod{image: c.image, node: c.node, policy: c.policy, namespace: "d", name: "p"})

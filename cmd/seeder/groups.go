@@ -59,6 +59,9 @@ var varying = regexp.MustCompile(`[0-9][0-9.:]*`)
 
 // groupReason is the reason of one node as far as others may share it.
 func groupReason(n p2p.NodeState) string {
+	if n.State == p2p.Ready && n.Blocked != "" {
+		return term.Clean(n.Blocked)
+	}
 	switch n.State {
 	case p2p.Ready, p2p.Fetching, p2p.Importing:
 		return ""

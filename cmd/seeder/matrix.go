@@ -163,7 +163,7 @@ func behind(rows []p2p.ImageState) []*laggards {
 	byKey := map[string]*laggards{}
 	for _, img := range rows {
 		for _, g := range groups(img.Nodes) {
-			if g.state == p2p.Ready {
+			if g.state == p2p.Ready && g.why == "" {
 				continue
 			}
 			key := g.text() + "\n" + g.who(len(g.nodes)) + "\n" + g.why
@@ -272,7 +272,7 @@ func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
 		has := term.Cell{Text: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes))}
 		reason := n.Reason
 		if n.State == p2p.Ready {
-			has, reason = term.Cell{Text: term.Bytes(n.TotalBytes)}, ""
+			has, reason = term.Cell{Text: term.Bytes(n.TotalBytes)}, n.Blocked
 		}
 		row := []term.Cell{{Text: term.Clean(n.Name)}, {Text: stateText(n), Colour: stateColour(n.State)}, has}
 		if sourced {

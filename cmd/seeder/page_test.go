@@ -455,3 +455,17 @@ func BenchmarkPage(b *testing.B) {
 		})
 	}
 }
+
+// TestPageWithABlockedImage: an image that is ready and that the kubelet refuses to start is
+// not simply ready.
+func TestPageWithABlockedImage(t *testing.T) {
+	t.Parallel()
+	m := makeUp(3, 1)
+	m.images.Images[0].Nodes[1].Blocked = "the kubelet refuses it: rm FILE && systemctl restart k3s-agent"
+	said := text(document(t, getPage(t, pageHandler(t, m), "/").Body.String()))
+	for _, want := range []string{"! k3s-dashboard:v1 is ready on edge-002, but the kubelet refuses it: rm FILE", "! ready, blocked", "edge-002 k3s-dashboard:v1 ! blocked the kubelet refuses it"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in %s", want, said[:min(len(said), 1800)])
+		}
+	}
+}

@@ -53,6 +53,9 @@ type behindGroup struct {
 	seen          map[string]bool // nodes
 }
 
+// blocked is how the page calls a node that is ready, and whose kubelet refuses the image.
+const blocked p2p.State = "blocked"
+
 // groupBehind puts together what has the same state and reason, and says how many
 // cells were left out.
 func groupBehind(rows []p2p.ImageState) (groups []*behindGroup, left int) {
@@ -63,6 +66,9 @@ func groupBehind(rows []p2p.ImageState) (groups []*behindGroup, left int) {
 	byKey := map[key]*behindGroup{}
 	for _, img := range rows {
 		for _, n := range img.Nodes {
+			if n.State == p2p.Ready && n.Blocked != "" {
+				n.State, n.Reason = blocked, n.Blocked
+			}
 			if n.State == p2p.Ready || n.State == p2p.Fetching || n.State == p2p.Importing {
 				continue
 			}

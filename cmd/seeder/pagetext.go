@@ -86,11 +86,16 @@ func markOf(n p2p.NodeState) mark {
 	m := mark{Text: stateText(n)}
 	switch n.State {
 	case p2p.Ready:
+		if n.Blocked != "" {
+			return mark{"!", "waiting", m.Text}
+		}
 		m.Sign, m.Class = "✓", "ready"
 	case p2p.Fetching:
 		m.Sign, m.Class = "↓", "fetching"
 	case p2p.Importing:
 		m.Sign, m.Class = "»", "importing"
+	case blocked:
+		m.Sign, m.Class = "!", "waiting"
 	case p2p.Failed:
 		m.Sign, m.Class = "!", "failed"
 	case p2p.Excluded:

@@ -162,7 +162,7 @@ const maxHeadFindings = 6
 func findingText(f verdict.Finding) string {
 	since := f.Since
 	f.Since = time.Time{}
-	if f.About == verdict.AboutImage {
+	if f.About == verdict.AboutImage || f.About == verdict.AboutPods {
 		f.Subject = cli.ShortRef(f.Subject)
 	}
 	text := f.String()

@@ -42,6 +42,9 @@ func stateColour(s p2p.State) string {
 
 // stateText is a state with its progress, as "fetching 43%".
 func stateText(n p2p.NodeState) string {
+	if n.State == p2p.Ready && n.Blocked != "" {
+		return "ready, blocked"
+	}
 	if n.State == p2p.Fetching {
 		return fmt.Sprintf("%s %d%%", n.State, term.Percent(n.DoneBytes, n.TotalBytes))
 	}

@@ -12,9 +12,10 @@ import (
 
 // tally gathers what the images of one command saved.
 type tally struct {
-	at     map[string]time.Time // when it was announced, by reference
-	images []tallied
-	away   map[string]time.Time // nodes that were away when an image was ready, since when
+	at      map[string]time.Time // when it was announced, by reference
+	images  []tallied
+	blocked []string             // "app:v1 is ready on h2, but …"
+	away    map[string]time.Time // nodes that were away when an image was ready, since when
 }
 
 type tallied struct {
@@ -32,6 +33,12 @@ func (t *tally) announced(e event) {
 
 func (t *tally) ready(e event) {
 	for _, n := range e.Image.Nodes {
+		if n.Blocked != "" && n.State == p2p.Ready && len(t.blocked) < maxReasons {
+			line := fmt.Sprintf("%s is ready on %s, but %s", short(e.Ref), term.Clean(n.Name), term.Clean(n.Blocked))
+			if !slices.Contains(t.blocked, line) {
+				t.blocked = append(t.blocked, line)
+			}
+		}
 		if n.Away && n.State != p2p.Excluded {
 			if t.away == nil {
 				t.away = map[string]time.Time{}
@@ -89,5 +96,5 @@ func (t *tally) lines() []string {
 		}
 		out = append(out, fmt.Sprintf("%s has been away since %s; it gets %s when it is back", term.Clean(name), term.Clock(t.away[name]), what))
 	}
-	return out
+	return append(out, t.blocked...)
 }

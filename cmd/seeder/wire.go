@@ -17,6 +17,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/kubelet"
 	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
@@ -88,6 +89,7 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    k3s.FollowJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),
+		Blocked:  kubelet.NewWatch("/").Blocked,
 		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,

@@ -39,6 +39,7 @@ const (
 	AboutJoin       = "join"
 	AboutMember     = "member"
 	AboutImage      = "image"
+	AboutPods       = "pods" // of an image, which the kubelet refuses to start
 )
 
 // Finding is one thing that is not as it should be. Its texts may come from other nodes
@@ -145,7 +146,16 @@ func ofMembers(members []p2p.MemberState) (refused []Finding) {
 func ofRows(rows []p2p.ImageState) (failed []Finding) {
 	var behind []Finding
 	for _, row := range rows {
-		if row.State == "withdrawn" || row.Everywhere() {
+		if row.State == "withdrawn" {
+			continue
+		}
+		for _, n := range row.Nodes {
+			if n.Blocked != "" && n.State == p2p.Ready {
+				behind = append(behind, Finding{Level: Amber, About: AboutPods, Subject: row.Reference, Text: "is ready on " + n.Name + ", but " + n.Blocked})
+				break
+			}
+		}
+		if row.Everywhere() {
 			continue
 		}
 		f := Finding{Level: Amber, About: AboutImage, Subject: row.Reference, Command: "seeder images " + cli.ShortRef(row.Reference)}

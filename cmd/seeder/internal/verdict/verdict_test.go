@@ -68,6 +68,7 @@ func TestDecide(t *testing.T) {
 			in.Images, in.Status.Images = nil, p2p.ImageCount{Ready: 0, Failed: 1, Total: 2}
 		}, Red, "1 of 2 images failed on this host", 0},
 		{"behind here, the others not looked at", func(in *Input) { in.Images, in.Status.Images.Ready = nil, 1 }, Amber, "1 of 2 images are not ready on this host yet", 0},
+		{"the kubelet refuses it", func(in *Input) { in.Images[0].Nodes[1].Blocked = "the kubelet refuses it: rm X" }, Amber, "a is ready on h2, but the kubelet refuses it: rm X", 0},
 		{"nobody can be asked", func(in *Input) { in.Images, in.Err = nil, errors.New("stopping") }, Red, "the members cannot be asked: stopping", 0},
 	} {
 		in := well()
