@@ -1,0 +1,39 @@
+package test
+
+import (
+	"fmt"
+	"testing"
+)
+
+// TestSmallDisk: the frames of finished images never keep the next one from a small
+// disk, whether data_dir has one of its own or shares that of containerd, and whether
+// bytes or inodes are scarce.
+func TestSmallDisk(t *testing.T) {
+	t.Parallel()
+	for name, mount := range map[string]string{
+		"two file systems": "mount -t tmpfs -o size=32m tmpfs " + dataDir,
+		"one file system":  "mount -t tmpfs -o size=400m tmpfs /var/lib; mkdir -p " + dataDir + " " + containerdRoot,
+		"few inodes":       "mount -t tmpfs -o size=1g,nr_inodes=60 tmpfs " + dataDir,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := cluster(t, newest, 1, "")
+			a := n.hosts[0]
+			h := n.addHost(newest)
+			h.sh("mkdir -p " + dataDir + "; " + mount)
+			h.startContainerd()
+			h.startSeeder("SEEDER_TRANSFER_CACHE=10GiB") // no bound but what the disk has
+			a.awaitMembers(2)
+			for i := range 12 {
+				ref := fmt.Sprintf("app%d:latest", i)
+				a.importImage(imageSpec{ref: ref, says: "hello", payload: 8 << 20, seed: uint64(i)})
+				a.run("announce", "--timeout", "60s", ref)
+			}
+			t.Logf("%s: %s", name, h.run("status"))
+			t.Logf("%s", h.sh("df -m "+dataDir+"; df -i "+dataDir+"; ls "+dataDir+"/cache | busybox wc -l"))
+			if h.metric("seeder_cache_bytes") > h.metric("seeder_cache_limit_bytes") {
+				t.Error("the cache is beyond its bound")
+			}
+		})
+	}
+}
