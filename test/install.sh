@@ -29,6 +29,7 @@ need chromium chromium
 need rpm rpm
 need apt-ftparchive apt-utils # make release: the apt repository, and its signature
 need gpg gpg
+need ansible-playbook ansible-core # docs/rollout.md
 need systemd-analyze systemd
 need systemctl systemd
 need setpriv util-linux
