@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 )
 
@@ -73,7 +74,7 @@ measured), and at the end done or error.`,
   seeder announce app:v1 --timeout 2m -o json`,
 		Args: cli.ArgCount(0, 1, "at most one reference"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	var flags announcing
 	cmd.Flags().StringVar(&flags.from, "from", fromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
@@ -92,7 +93,7 @@ measured), and at the end done or error.`,
 		if err != nil {
 			return err
 		}
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
@@ -138,7 +139,7 @@ func (f *announcing) image(args []string) (typed, error) {
 	return t, nil
 }
 
-func announceImage(ctx context.Context, env *cli.Env, c *client, f *follower, image typed, flags announcing) error {
+func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *follower, image typed, flags announcing) error {
 	if err := checkOn(ctx, env, c, flags); err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func announceImage(ctx context.Context, env *cli.Env, c *client, f *follower, im
 		query.Set("rollback", "true")
 	}
 	if src.why != "" {
-		f.event(event{Event: eventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
+		f.event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
 	}
 	var body io.Reader
 	if src.archive != nil {
@@ -168,12 +169,12 @@ func announceImage(ctx context.Context, env *cli.Env, c *client, f *follower, im
 }
 
 // checkOn asks before an image is announced to nobody.
-func checkOn(ctx context.Context, env *cli.Env, c *client, flags announcing) error {
+func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announcing) error {
 	if len(flags.on) == 0 {
 		return nil
 	}
-	var s selected
-	if err := c.get(ctx, "/v1/selected", url.Values{"on": flags.on}, &s); err != nil {
+	var s control.Selected
+	if err := c.Get(ctx, "/v1/selected", url.Values{"on": flags.on}, &s); err != nil {
 		return err
 	}
 	if s.None == "" || flags.yes {
@@ -197,7 +198,7 @@ type countingReader struct {
 	r           io.Reader
 	done, total int64 // bytes
 	last        time.Time
-	report      func(event)
+	report      func(control.Event)
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
@@ -205,7 +206,7 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	c.done += int64(n)
 	if now := time.Now(); now.Sub(c.last) >= reportInterval || (n > 0 && c.done == c.total) {
 		c.last = now
-		c.report(event{Event: eventSending, Time: now.UTC(), DoneBytes: c.done, TotalBytes: c.total})
+		c.report(control.Event{Event: control.EventSending, Time: now.UTC(), DoneBytes: c.done, TotalBytes: c.total})
 	}
 	return n, err
 }

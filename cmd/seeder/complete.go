@@ -9,39 +9,34 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 )
 
 // completeTimeout bounds how long a shell waits for names.
 const completeTimeout = time.Second
 
-// references are what the daemon knows the names of.
-type references struct {
-	Announced []string `json:"announced"`
-	Local     []string `json:"local"` // in this host's containerd
-}
-
-func announcedRefs(r references) []string { return r.Announced }
-func localRefs(r references) []string     { return r.Local }
+func announcedRefs(r control.References) []string { return r.Announced }
+func localRefs(r control.References) []string     { return r.Local }
 
 // completion is what cobra asks for the words that may stand at a place.
 type completion = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective)
 
 // completeRefs completes up to most references (0: any number) that the daemon
 // knows, none where it does not answer: a shell is no place for errors.
-func completeRefs(env *cli.Env, which func(references) []string, most int) completion {
+func completeRefs(env *cli.Env, which func(control.References) []string, most int) completion {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
 		defer cancel()
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		var known references
-		if err := c.get(ctx, "/v1/references", url.Values{}, &known); err != nil {
+		var known control.References
+		if err := c.Get(ctx, "/v1/references", url.Values{}, &known); err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var out []string

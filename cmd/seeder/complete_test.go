@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/control/controltest"
 )
 
 // TestCompleteReferences: the shell is offered what the daemon knows, and nothing,
 // soon and silently, where there is none.
 func TestCompleteReferences(t *testing.T) {
 	t.Parallel()
-	socket := serveControl(t, &fakeNode{})
+	socket := controltest.Serve(t, &controltest.Node{})
 	none := filepath.Join(t.TempDir(), "none.sock")
 	for _, c := range []struct {
 		args string
@@ -82,7 +83,7 @@ func TestBashCompletes(t *testing.T) {
 	if err := os.Symlink(exe, filepath.Join(dir, "seeder")); err != nil {
 		t.Fatal(err)
 	}
-	socket := serveControl(t, &fakeNode{})
+	socket := controltest.Serve(t, &controltest.Node{})
 	press := func(line string) string {
 		cmd := exec.CommandContext(t.Context(), "bash", "--norc", "-c", script.String()+`
 _init_completion() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }

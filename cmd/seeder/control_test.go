@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,149 +20,10 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/p2p"
-	"seeder/store"
 )
-
-// fakeNode is a cluster whose matrix advances by one step each time it is asked.
-type fakeNode struct {
-	mu        sync.Mutex
-	steps     []p2p.Images // the last one stays
-	err       error
-	withdrawn []string
-	forgotten []string
-	imported  []byte
-	archive   []string // references that ImportArchive finds
-	unnamed   []string // what it says of others
-	announced announced
-	orders    []order
-}
-
-func (f *fakeNode) Images(context.Context, ...string) (p2p.Images, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return p2p.Images{}, f.err
-	}
-	now := f.steps[0]
-	if len(f.steps) > 1 {
-		f.steps = f.steps[1:]
-	}
-	return now, nil
-}
-
-func (f *fakeNode) Reload() (reloaded, error) { return reloaded{}, f.err }
-
-func (f *fakeNode) Members() p2p.Members {
-	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead", Reason: "speaks \x1b[2J protocol 2"}}}
-}
-
-func (f *fakeNode) Status(context.Context) p2p.Status {
-	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
-		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such\nsocket"}, Join: p2p.JoinStatus{Refused: true, Reason: "the secrets differ"},
-		Transfers: []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
-			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
-}
-
-func (f *fakeNode) AskMembers(context.Context) p2p.Members { return f.Members() }
-
-func (f *fakeNode) Forget(name string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forgotten = append(f.forgotten, name)
-	return f.err
-}
-
-func (f *fakeNode) CheckOn(_ context.Context, on []string) error {
-	if slices.Contains(on, "zone=nowhere") {
-		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
-	}
-	for _, s := range on {
-		if err := p2p.CheckSelector(s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (f *fakeNode) Local(_ context.Context, ref string) (store.Local, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return store.Local{}, f.err
-	}
-	return store.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
-}
-
-func (f *fakeNode) References(context.Context) references {
-	return references{Announced: []string{"docker.io/library/app:v1", "registry.example.com/me/app:v2"}, Local: []string{"docker.io/library/local:v1"}}
-}
-
-func (f *fakeNode) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return f.err
-	}
-	f.withdrawn = append(f.withdrawn, fmt.Sprint(ref, " ", w.Purge, w.Force))
-	return nil
-}
-
-func (f *fakeNode) ImportArchive(_ context.Context, r io.Reader, _ string) (refs, unnamed []string, err error) {
-	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
-	if err != nil {
-		return nil, nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.imported = data
-	return f.archive, f.unnamed, f.err
-}
-
-func (f *fakeNode) Announce(_ context.Context, o order) (announced, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.orders = append(f.orders, o)
-	a := f.announced
-	a.Reference = o.Ref
-	return a, f.err
-}
-
-// row is the matrix row of app:v1 at a version with these nodes.
-func row(version uint64, states ...p2p.State) p2p.Images {
-	img := p2p.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32),
-		Version: version, Size: 4 << 20, State: "announced", AnnouncedBy: "n1", Nodes: []p2p.NodeState{}}
-	for i, s := range states {
-		n := p2p.NodeState{Name: fmt.Sprintf("n%d", i+1), State: s, TotalBytes: 4 << 20, DoneBytes: 1 << 20, Reason: "because"}
-		img.Nodes = append(img.Nodes, n)
-		if s != p2p.Excluded {
-			img.Total++
-		}
-		if s == p2p.Ready {
-			img.Ready++
-		}
-	}
-	return p2p.Images{Images: []p2p.ImageState{img}}
-}
-
-// serveControl runs a control API over f and returns its socket.
-func serveControl(t *testing.T, f *fakeNode) string {
-	t.Helper()
-	socket := filepath.Join(t.TempDir(), "api.sock")
-	c := newControl(socket, f, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err := c.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the socket is still there: %v", err)
-		}
-	})
-	return socket
-}
 
 // seeder runs a command against socket.
 func seeder(ctx context.Context, socket string, args ...string) (code int, stdout, stderr string) {
@@ -179,7 +38,7 @@ func kinds(t *testing.T, lines string) []string {
 	var out []string
 	dec := json.NewDecoder(strings.NewReader(lines))
 	for {
-		var e event
+		var e control.Event
 		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
 			return out
 		} else if err != nil {
@@ -191,10 +50,10 @@ func kinds(t *testing.T, lines string) []string {
 
 func TestAnnounceWaitsForAll(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, steps: []p2p.Images{
-		row(1, p2p.Ready, p2p.Ready), // the version before is no reason to be done
-		row(2, p2p.Ready, p2p.Fetching, p2p.Excluded), row(2, p2p.Ready, p2p.Importing, p2p.Excluded), row(2, p2p.Ready, p2p.Ready, p2p.Excluded)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []p2p.Images{
+		controltest.Row(1, p2p.Ready, p2p.Ready), // the version before is no reason to be done
+		controltest.Row(2, p2p.Ready, p2p.Fetching, p2p.Excluded), controltest.Row(2, p2p.Ready, p2p.Importing, p2p.Excluded), controltest.Row(2, p2p.Ready, p2p.Ready, p2p.Excluded)}}
+	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "app:v1", "-o", "json")
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
@@ -207,9 +66,9 @@ func TestAnnounceWaitsForAll(t *testing.T) {
 
 func TestAnnouncePlain(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 1, Bytes: 4 << 20},
-		steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(1, p2p.Ready, p2p.Ready)}}
-	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
+	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 1, Bytes: 4 << 20},
+		Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching), controltest.Row(1, p2p.Ready, p2p.Ready)}}
+	code, out, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1")
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
@@ -222,8 +81,8 @@ func TestAnnouncePlain(t *testing.T) {
 
 func TestAnnounceDetached(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Waiting)}}
-	code, out, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1", "--detach", "-o", "json")
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Waiting)}}
+	code, out, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1", "--detach", "-o", "json")
 	if code != cli.ExitDone || strings.Join(kinds(t, out), " ") != "preparing announced done" {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
@@ -231,8 +90,8 @@ func TestAnnounceDetached(t *testing.T) {
 
 func TestNotConvergedInTime(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Failed, p2p.Fetching, p2p.Excluded)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Failed, p2p.Fetching, p2p.Excluded)}}
+	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--timeout", "300ms")
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
@@ -251,11 +110,11 @@ func TestNotConvergedInTime(t *testing.T) {
 // seeding goes on.
 func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	out := cancelOn{"fetching", cancel}
-	code := run(ctx, []string{"announce", "app:v1", "--socket", serveControl(t, f)}, nil, out, &errs)
+	code := run(ctx, []string{"announce", "app:v1", "--socket", controltest.Serve(t, f)}, nil, out, &errs)
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
@@ -277,17 +136,17 @@ func (c cancelOn) Write(p []byte) (int, error) {
 
 func TestSupersededAndWithdrawn(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready, p2p.Fetching), row(2, p2p.Ready, p2p.Ready)}}
-	code, _, errs := seeder(t.Context(), serveControl(t, f), "announce", "app:v1")
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching), controltest.Row(2, p2p.Ready, p2p.Ready)}}
+	code, _, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1")
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
 	}
 	clitest.WantAll(t, errs, "announced again by n1 as version 2", "seeder wait app:v1")
 
-	gone := row(2)
+	gone := controltest.Row(2)
 	gone.Images[0].State = "withdrawn"
-	f = &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching), gone}}
-	socket := serveControl(t, f)
+	f = &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Fetching), gone}}
+	socket := controltest.Serve(t, f)
 	code, _, errs = seeder(t.Context(), socket, "wait", "app:v1")
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
@@ -304,44 +163,44 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.Truncate(file, 64<<20)); err != nil { // more than any buffer on the way
 		t.Fatal(err)
 	}
-	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "--from", file)
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	clitest.WantAll(t, out, "sending the image to the daemon (64 MiB)", "app:v1: version 1 is ready on 1 of 1 nodes")
-	if len(f.imported) != 1000 {
-		t.Errorf("the daemon read %d bytes", len(f.imported))
+	if len(f.Imported) != 1000 {
+		t.Errorf("the daemon read %d bytes", len(f.Imported))
 	}
 
 	// Every image of an archive is announced, and waited for.
-	f.archive, f.orders = append(f.archive, "docker.io/library/base:v1"), nil
-	base := row(1, p2p.Ready).Images[0]
+	f.Archive, f.Orders = append(f.Archive, "docker.io/library/base:v1"), nil
+	base := controltest.Row(1, p2p.Ready).Images[0]
 	base.Reference = "docker.io/library/base:v1"
-	one := f.steps[0]
-	f.steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
-	f.unnamed = []string{`"UPPER:1", which is no image reference`}
+	one := f.Steps[0]
+	f.Steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
+	f.Unnamed = []string{`"UPPER:1", which is no image reference`}
 	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
 	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	clitest.WantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
-	want := []order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
-	if !reflect.DeepEqual(f.orders, want) {
-		t.Errorf("announced %v, want %v", f.orders, want)
+	want := []control.Order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
+	if !reflect.DeepEqual(f.Orders, want) {
+		t.Errorf("announced %v, want %v", f.Orders, want)
 	}
-	f.archive = f.archive[:1]
+	f.Archive = f.Archive[:1]
 	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--from", file); code != cli.ExitDone {
 		t.Errorf("with REF: exit code %d: %s", code, errs)
 	}
-	f.archive = nil
+	f.Archive = nil
 	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitUsage || !strings.Contains(errs, "names no image") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	// The archive is refused while most of it is not sent yet: the answer arrives
 	// all the same.
-	f.err = errors.New("image.tar is not an image archive")
+	f.Err = errors.New("image.tar is not an image archive")
 	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitFailed || !strings.Contains(errs, "is not an image archive") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
@@ -350,11 +209,11 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 // TestArchiveFromStandardInput: docker save … | seeder announce --from -
 func TestArchiveFromStandardInput(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, archive: []string{"docker.io/library/app:v1"}, steps: []p2p.Images{row(1, p2p.Ready)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"announce", "--from", "-", "--socket", serveControl(t, f)}, strings.NewReader("an archive"), &out, &errs)
-	if code != cli.ExitDone || string(f.imported) != "an archive" {
-		t.Errorf("exit code %d, imported %q: %s%s", code, f.imported, &out, &errs)
+	code := run(t.Context(), []string{"announce", "--from", "-", "--socket", controltest.Serve(t, f)}, strings.NewReader("an archive"), &out, &errs)
+	if code != cli.ExitDone || string(f.Imported) != "an archive" {
+		t.Errorf("exit code %d, imported %q: %s%s", code, f.Imported, &out, &errs)
 	}
 	clitest.WantAll(t, out.String(), "sending the image to the daemon\n")
 }
@@ -365,22 +224,22 @@ func TestWhichVersion(t *testing.T) {
 	hex := strings.Repeat("cd", 32)
 	for _, tc := range []struct {
 		args []string
-		want order
+		want control.Order
 	}{
-		{[]string{"app:v1"}, order{Ref: "docker.io/library/app:v1"}},
-		{[]string{"app:v1@sha256:" + hex}, order{Ref: "docker.io/library/app:v1", At: digest.Digest("sha256:" + hex)}},
-		{[]string{"app@sha256:" + hex}, order{Ref: "docker.io/library/app@sha256:" + hex, At: digest.Digest("sha256:" + hex)}},
-		{[]string{"--rollback", "app:v1"}, order{Ref: "docker.io/library/app:v1", Rollback: true}},
-		{[]string{"app:v1", "--on", "zone=a", "--on", "role!=gpu"}, order{Ref: "docker.io/library/app:v1", On: []string{"zone=a", "role!=gpu"}}},
+		{[]string{"app:v1"}, control.Order{Ref: "docker.io/library/app:v1"}},
+		{[]string{"app:v1@sha256:" + hex}, control.Order{Ref: "docker.io/library/app:v1", At: digest.Digest("sha256:" + hex)}},
+		{[]string{"app@sha256:" + hex}, control.Order{Ref: "docker.io/library/app@sha256:" + hex, At: digest.Digest("sha256:" + hex)}},
+		{[]string{"--rollback", "app:v1"}, control.Order{Ref: "docker.io/library/app:v1", Rollback: true}},
+		{[]string{"app:v1", "--on", "zone=a", "--on", "role!=gpu"}, control.Order{Ref: "docker.io/library/app:v1", On: []string{"zone=a", "role!=gpu"}}},
 	} {
-		f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
-		code, _, errs := seeder(t.Context(), serveControl(t, f), append([]string{"announce", "--detach", "--from", "containerd"}, tc.args...)...)
-		if code != cli.ExitDone || !reflect.DeepEqual(f.orders, []order{tc.want}) {
-			t.Errorf("%v: exit code %d, %v, want %v: %s", tc.args, code, f.orders, tc.want, errs)
+		f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+		code, _, errs := seeder(t.Context(), controltest.Serve(t, f), append([]string{"announce", "--detach", "--from", "containerd"}, tc.args...)...)
+		if code != cli.ExitDone || !reflect.DeepEqual(f.Orders, []control.Order{tc.want}) {
+			t.Errorf("%v: exit code %d, %v, want %v: %s", tc.args, code, f.Orders, tc.want, errs)
 		}
 	}
 	// The daemon does not rely on its own command for that.
-	err := dialControl(serveControl(t, &fakeNode{})).post(t.Context(), "/v1/announce", map[string][]string{"ref": {"app:v1"}, "digest": {"sha256:ab"}}, nil)
+	err := control.Dial(controltest.Serve(t, &controltest.Node{})).Post(t.Context(), "/v1/announce", map[string][]string{"ref": {"app:v1"}, "digest": {"sha256:ab"}}, nil)
 	if cli.ExitCode(err) != cli.ExitUsage {
 		t.Errorf("a bad digest: %v", err)
 	}
@@ -389,15 +248,15 @@ func TestWhichVersion(t *testing.T) {
 // TestNoSuchNode: --on that matches nobody is asked about, or needs --yes.
 func TestNoSuchNode(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Version: 1}, steps: []p2p.Images{row(1, p2p.Ready)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere")
-	if code != cli.ExitUsage || len(f.orders) > 0 {
-		t.Errorf("exit code %d, announced %v", code, f.orders)
+	if code != cli.ExitUsage || len(f.Orders) > 0 {
+		t.Errorf("exit code %d, announced %v", code, f.Orders)
 	}
 	clitest.WantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
-	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != cli.ExitDone || len(f.orders) != 1 {
-		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.orders, errs)
+	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != cli.ExitDone || len(f.Orders) != 1 {
+		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.Orders, errs)
 	}
 	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone"); code != cli.ExitUsage || !strings.Contains(errs, "want key=value or key!=value") {
 		t.Errorf("no selector: exit code %d: %s", code, errs)
@@ -407,10 +266,10 @@ func TestNoSuchNode(t *testing.T) {
 // TestPurgeSaysWhoKeepsIt: a node where a container uses the image.
 func TestPurgeSaysWhoKeepsIt(t *testing.T) {
 	t.Parallel()
-	gone := row(2, p2p.Excluded, p2p.Excluded)
+	gone := controltest.Row(2, p2p.Excluded, p2p.Excluded)
 	gone.Images[0].State = "withdrawn"
-	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Ready, p2p.Ready), gone}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Ready), gone}}
+	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "withdraw", "--purge", "app:v1")
 	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
@@ -423,8 +282,8 @@ func TestPurgeSaysWhoKeepsIt(t *testing.T) {
 
 func TestErrorsOfTheNode(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{err: fmt.Errorf("it is not announced; nearest: app:v1 (%w)", fs.ErrNotExist)}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Err: fmt.Errorf("it is not announced; nearest: app:v1 (%w)", fs.ErrNotExist)}
+	socket := controltest.Serve(t, f)
 	for _, args := range [][]string{{"images", "ap:v1"}, {"withdraw", "ap:v1"}, {"announce", "ap:v1"}} {
 		code, _, errs := seeder(t.Context(), socket, args...)
 		if code != cli.ExitFailed {
@@ -438,7 +297,7 @@ func TestErrorsOfTheNode(t *testing.T) {
 		}
 	}
 	// The daemon does not rely on its own command for that.
-	err := dialControl(socket).post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}}, nil)
+	err := control.Dial(socket).Post(t.Context(), "/v1/withdraw", map[string][]string{"ref": {"A B"}}, nil)
 	if cli.ExitCode(err) != cli.ExitUsage {
 		t.Errorf("withdraw A B: %v", err)
 	}
@@ -446,17 +305,17 @@ func TestErrorsOfTheNode(t *testing.T) {
 
 func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{err: fs.ErrNotExist, steps: []p2p.Images{row(1, p2p.Ready)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Err: fs.ErrNotExist, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms")
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	clitest.WantAll(t, errs, "not everything that was asked for is announced")
 	timer := time.AfterFunc(150*time.Millisecond, func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.err = nil
+		f.Mu.Lock()
+		defer f.Mu.Unlock()
+		f.Err = nil
 	})
 	defer timer.Stop()
 	if code, out, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "20s"); code != cli.ExitDone {
@@ -466,16 +325,16 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
-	gone := row(2, p2p.Excluded)
+	gone := controltest.Row(2, p2p.Excluded)
 	gone.Images[0].State = "withdrawn"
-	f := &fakeNode{steps: []p2p.Images{gone}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Steps: []p2p.Images{gone}}
+	socket := controltest.Serve(t, f)
 	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "registry.example.com/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
 		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitDone {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}
-	if got, want := strings.Join(f.withdrawn, ", "), "docker.io/library/app:v1 false false, registry.example.com/me/app:v2 true false, docker.io/library/x:latest true true"; got != want {
+	if got, want := strings.Join(f.Withdrawn, ", "), "docker.io/library/app:v1 false false, registry.example.com/me/app:v2 true false, docker.io/library/x:latest true true"; got != want {
 		t.Errorf("withdrawn %s, want %s", got, want)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/trust"
@@ -50,9 +51,9 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 			log.Warn(w)
 		}
 		d := &running{cfg: cfg.Config, log: log}
-		d.reload = &reloader{
-			load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, level: level, log: log, last: cfg,
-			secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(cfg, "/") },
+		d.reload = &control.Reloader{
+			Load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, Level: level, Log: log, Last: cfg,
+			Secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
@@ -73,7 +74,7 @@ const heapBytes = 136 << 20
 type running struct {
 	cfg    config.Config
 	log    *slog.Logger
-	reload *reloader
+	reload *control.Reloader
 	open   []part
 	ending context.CancelFunc // begins the time that the end may take
 }
@@ -129,7 +130,7 @@ func (d *running) run(ctx context.Context) (err error) {
 		d.log.Warn(f.Note)
 	}
 	d.log.Info("secret found", "source", f.Source)
-	d.reload.held = f
+	d.reload.Held = f
 	if err := d.openDataDir(); err != nil {
 		return err
 	}
@@ -164,12 +165,12 @@ func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, 
 }
 
 func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
-	d.reload.node = w.node
-	control := newControl(d.cfg.API.Socket, w.node, w, d.reload, d.log)
-	if err := control.Open(); err != nil {
+	d.reload.Node = w.node
+	api := control.NewServer(d.cfg.API.Socket, w.node, w, d.reload, d.log)
+	if err := api.Open(); err != nil {
 		return err
 	}
-	d.opened("control socket", control.Close)
+	d.opened("control socket", api.Close)
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
@@ -191,8 +192,8 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	if dog := newWatchdog(w.node.Stuck, d.cfg.API.Socket, d.log); dog != nil {
 		group.Go(func() { dog.run(ctx) })
 	}
-	group.Go(func() { d.reload.onSignal(ctx) })
-	group.Go(func() { d.reload.watchSecret(ctx) })
+	group.Go(func() { d.reload.OnSignal(ctx) })
+	group.Go(func() { d.reload.WatchSecret(ctx) })
 	defer group.Wait()
 	defer cancel()
 	defer d.log.Info("stopping")

@@ -21,11 +21,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p"
 	"seeder/store"
@@ -33,7 +34,7 @@ import (
 
 func TestHealthAndMetrics(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{}
+	f := &controltest.Node{}
 	reg := prometheus.NewRegistry()
 	cache := func() store.Cache { return store.Cache{Bytes: 7, LimitBytes: 9} }
 	reg.MustRegister(newGauges(fakeGauges{f}, func(context.Context) []store.Disk {
@@ -66,7 +67,7 @@ func TestHealthAndMetrics(t *testing.T) {
 }
 
 // fakeGauges adds what only the gauges ask for.
-type fakeGauges struct{ *fakeNode }
+type fakeGauges struct{ *controltest.Node }
 
 func (fakeGauges) Counts() p2p.Counts {
 	return p2p.Counts{
@@ -82,7 +83,7 @@ func TestHTTPPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	h := newHTTPD(config.HTTP{Bind: l.Addr().String()}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{Bind: l.Addr().String()}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	_, err = h.Open()
 	if err == nil {
 		t.Fatal("no error")
@@ -287,12 +288,12 @@ func TestLoadSecrets(t *testing.T) {
 
 func TestSocket(t *testing.T) {
 	t.Parallel()
-	socket := serveControl(t, &fakeNode{})
+	socket := controltest.Serve(t, &controltest.Node{})
 	info, err := os.Lstat(socket)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
 	}
-	second := newControl(socket, &fakeNode{}, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	second := control.NewServer(socket, &controltest.Node{}, &controltest.Node{}, &controltest.Node{}, slog.New(slog.DiscardHandler))
 	if err := second.Open(); err == nil || !strings.Contains(err.Error(), "another seeder daemon answers there") {
 		t.Errorf("a second daemon on the same socket: %v", err)
 	}
@@ -304,7 +305,7 @@ func TestSocket(t *testing.T) {
 	}
 	left.(*net.UnixListener).SetUnlinkOnClose(false)
 	left.Close()
-	third := newControl(stale, &fakeNode{}, &fakeNode{}, &fakeNode{}, slog.New(slog.DiscardHandler))
+	third := control.NewServer(stale, &controltest.Node{}, &controltest.Node{}, &controltest.Node{}, slog.New(slog.DiscardHandler))
 	if err := third.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -316,36 +317,12 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestBusySocketIsNotReplaced: a daemon that hangs, so that its socket takes no more
-// connections, is there all the same.
-func TestBusySocketIsNotReplaced(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "api.sock")
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
-	for full := false; !full; {
-		conn, err := net.DialTimeout("unix", path, 100*time.Millisecond)
-		if full = err != nil; !full {
-			defer conn.Close()
-		}
-	}
-	if l, err := listenPrivate(path); err == nil || !strings.Contains(err.Error(), "cannot be told") {
-		t.Errorf("%v %v, want an error", l, err)
-	}
-}
-
 // TestDaemonGoesAway: a wait whose daemon ends is exit code 4, not a hang.
 func TestDaemonGoesAway(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "api.sock")
-	f := &fakeNode{steps: []p2p.Images{row(1, p2p.Fetching)}}
-	c := newControl(socket, f, f, f, slog.New(slog.DiscardHandler))
+	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Fetching)}}
+	c := control.NewServer(socket, f, f, f, slog.New(slog.DiscardHandler))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}

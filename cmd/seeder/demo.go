@@ -15,6 +15,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 	"seeder/p2p/trust"
@@ -161,7 +162,7 @@ func (d *demo) announce(ctx context.Context, image string) error {
 		return fmt.Errorf("images on %s: %w", last.name, err)
 	}
 	var images p2p.Images
-	if err := dialControl(last.socket()).get(ctx, "/v1/images", nil, &images); err != nil {
+	if err := control.Dial(last.socket()).Get(ctx, "/v1/images", nil, &images); err != nil {
 		return fmt.Errorf("ask %s for the images: %w", last.name, err)
 	}
 	if len(images.Images) != 1 || images.Images[0].Ready != len(d.nodes) {

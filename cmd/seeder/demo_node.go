@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 )
 
@@ -113,11 +114,11 @@ func (n *demoNode) kill() {
 
 // waitMembers returns when the node answers and knows count members.
 func (n *demoNode) waitMembers(ctx context.Context, count int) error {
-	c := dialControl(n.socket())
+	c := control.Dial(n.socket())
 	known := "it does not answer"
 	for {
 		var s p2p.Status
-		err := c.get(ctx, "/v1/status", nil, &s)
+		err := c.Get(ctx, "/v1/status", nil, &s)
 		if err == nil && s.Members >= count && s.Containerd.OK {
 			return nil
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 )
 
@@ -68,7 +69,7 @@ and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
 		Example: "  seeder doctor\n  seeder doctor -o json | jq '.checks[] | select(.state == \"problem\")'",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig `file` with which to look at pods")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -50,7 +50,7 @@ func (e *exam) checkConfig(ctx context.Context) []finding {
 
 // checkDaemon says whether the daemon runs, and why not where that can be found out.
 func (e *exam) checkDaemon(ctx context.Context) []finding {
-	f := finding{Name: "daemon", State: stateOK, Subject: e.client.socket}
+	f := finding{Name: "daemon", State: stateOK, Subject: e.client.Socket}
 	d, err := e.ask(ctx)
 	switch {
 	case err == nil && d.Version != cli.Version():

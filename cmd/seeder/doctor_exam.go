@@ -8,15 +8,10 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/store/ctrd"
 )
-
-// selfExam is what the daemon says of itself.
-type selfExam struct {
-	Version string  `json:"version"`
-	Pending pending `json:"pending"`
-}
 
 // askedTimeout is how long the daemon may take to say it: what it says is at hand.
 const askedTimeout = 3 * time.Second
@@ -29,10 +24,10 @@ type exam struct {
 
 	loaded    config.Loaded
 	configErr error
-	client    *client
+	client    *control.Client
 
 	daemonOnce sync.Once
-	daemon     selfExam
+	daemon     control.Self
 	daemonErr  error
 
 	portsOnce sync.Once
@@ -50,7 +45,7 @@ func newExam(env *cli.Env, kubeconfig string) *exam {
 	if socket == "" {
 		socket = e.loaded.API.Socket
 	}
-	e.client = dialControl(socket)
+	e.client = control.Dial(socket)
 	return e
 }
 
@@ -64,11 +59,11 @@ func (e *exam) checks() []check {
 }
 
 // ask is what the daemon says; it is asked once.
-func (e *exam) ask(ctx context.Context) (selfExam, error) {
+func (e *exam) ask(ctx context.Context) (control.Self, error) {
 	e.daemonOnce.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, askedTimeout)
 		defer cancel()
-		e.daemonErr = e.client.get(ctx, "/v1/self", nil, &e.daemon)
+		e.daemonErr = e.client.Get(ctx, "/v1/self", nil, &e.daemon)
 	})
 	return e.daemon, e.daemonErr
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 	transfer "seeder/p2p/wire"
 	"seeder/store"
@@ -81,9 +82,9 @@ func namesOfDigests(have map[string]digest.Digest) map[string]string {
 	return out
 }
 
-func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
+func (f *imageFinder) askDaemon(ctx context.Context, c *control.Client, refs []string) {
 	var images p2p.Images
-	if c.get(ctx, "/v1/images", nil, &images) == nil {
+	if c.Get(ctx, "/v1/images", nil, &images) == nil {
 		for _, img := range images.Images {
 			if img.State == "announced" {
 				f.announced[img.Reference] = img
@@ -91,7 +92,7 @@ func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
 		}
 	}
 	var members p2p.Members
-	if c.get(ctx, "/v1/members", nil, &members) == nil {
+	if c.Get(ctx, "/v1/members", nil, &members) == nil {
 		f.members = map[string]bool{}
 		for _, m := range members.Members {
 			if m.State == "alive" {
@@ -99,7 +100,7 @@ func (f *imageFinder) askDaemon(ctx context.Context, c *client, refs []string) {
 			}
 		}
 	}
-	_ = c.get(ctx, "/v1/holders", url.Values{"ref": refs}, &f.holders) // nobody, where it does not say
+	_ = c.Get(ctx, "/v1/holders", url.Values{"ref": refs}, &f.holders) // nobody, where it does not say
 }
 
 // placeOf looks on this host: containerd, Docker and Podman, containerd's other
@@ -116,7 +117,7 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 		}
 	} else if errors.Is(err, errEmbedded) {
 		var local store.Local
-		if e.client.get(ctx, "/v1/local", url.Values{"ref": {ref}}, &local) == nil {
+		if e.client.Get(ctx, "/v1/local", url.Values{"ref": {ref}}, &local) == nil {
 			return place{"is in this host's store and not announced", announce}
 		}
 	}

@@ -17,7 +17,7 @@ func (e *exam) checkMembers(ctx context.Context) []finding {
 		return one(finding{Name: "members", State: stateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
 	}
 	var d p2p.Diagnosis
-	if err := e.client.get(ctx, "/v1/diagnosis", nil, &d); err != nil {
+	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
 		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Mend: "systemctl restart seeder"})
 	}
 	return memberFindings(d)

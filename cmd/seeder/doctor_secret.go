@@ -89,7 +89,7 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	}
 	defer client.Close()
 	var members p2p.Members
-	_ = e.client.get(ctx, "/v1/members", nil, &members) // none where no daemon runs
+	_ = e.client.Get(ctx, "/v1/members", nil, &members) // none where no daemon runs
 	hosts = hosts[:min(len(hosts), maxJoins)]
 	out := make([]finding, len(hosts))
 	var wg sync.WaitGroup

@@ -19,6 +19,8 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
@@ -26,16 +28,6 @@ import (
 	"seeder/p2p/trust"
 	"seeder/store"
 )
-
-func (f *fakeNode) Pending() pending { return pending{Config: config.Config{DataDir: "/"}} }
-
-func (f *fakeNode) Diagnose(context.Context) p2p.Diagnosis {
-	return p2p.Diagnosis{Node: "n1", Members: []p2p.MemberReport{}}
-}
-
-func (f *fakeNode) Holders(_ context.Context, refs []string) map[string][]string {
-	return map[string][]string{refs[0]: {"n2"}}
-}
 
 // find is the one finding of a check about a subject.
 func find(t *testing.T, list []finding, name, subject string) finding {
@@ -225,13 +217,13 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reloader{
-		load:    func() (config.Loaded, error) { return config.Load(e.app, nil) },
-		secrets: func(c config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(c, "/") },
-		last:    first, held: held, level: &slog.LevelVar{}, log: slog.New(slog.DiscardHandler), node: anyNode{},
+	r := &control.Reloader{
+		Load:    func() (config.Loaded, error) { return config.Load(e.app, nil) },
+		Secrets: func(c config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(c, "/") },
+		Last:    first, Held: held, Level: &slog.LevelVar{}, Log: slog.New(slog.DiscardHandler), Node: anyNode{},
 	}
-	f := &fakeNode{}
-	c := newControl(e.loaded.API.Socket, f, f, r, slog.New(slog.DiscardHandler))
+	f := &controltest.Node{}
+	c := control.NewServer(e.loaded.API.Socket, f, f, r, slog.New(slog.DiscardHandler))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}

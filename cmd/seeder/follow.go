@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -45,10 +46,10 @@ func newFollower(env *cli.Env, out cli.Output, timeout time.Duration) *follower 
 	return f
 }
 
-func (f *follower) event(e event) {
+func (f *follower) event(e control.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if e.Event == eventAnnounced {
+	if e.Event == control.EventAnnounced {
 		f.ref = e.Ref
 	}
 	if e.Image != nil {
@@ -60,21 +61,21 @@ func (f *follower) event(e event) {
 // follow asks the daemon and shows what it streams. Its error says what is not
 // ready yet where the time is over or the user has had enough. The view is closed
 // then.
-func (f *follower) follow(ctx context.Context, c *client, method, path string, query url.Values, body io.Reader) error {
+func (f *follower) follow(ctx context.Context, c *control.Client, method, path string, query url.Values, body io.Reader) error {
 	defer f.view.close()
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, errTimeout)
 		defer cancel()
 	}
-	err := c.stream(ctx, method, path, query, body, f.event)
+	err := c.Stream(ctx, method, path, query, body, f.event)
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
 		err = f.unfinished(context.Cause(ctx))
 	}
-	f.event(event{Event: eventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
+	f.event(control.Event{Event: control.EventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
 	return err
 }
 
@@ -104,7 +105,7 @@ func (f *follower) unfinished(cause error) error {
 func unready(rows map[string]p2p.ImageState) []string {
 	var out []string
 	for _, row := range rows {
-		if converged(row) {
+		if control.Converged(row) {
 			continue
 		}
 		for _, n := range row.Nodes {

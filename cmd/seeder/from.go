@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/store"
 	"seeder/store/source"
@@ -39,7 +40,7 @@ type origin struct {
 
 // origin finds the image. The daemon's sandbox sees neither the user's files nor
 // their Docker, so that both are read here.
-func findOrigin(ctx context.Context, env *cli.Env, c *client, t typed, flags announcing) (origin, error) {
+func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, flags announcing) (origin, error) {
 	switch {
 	case flags.rollback, t.at != "", flags.from == fromContainerd:
 		return origin{name: fromContainerd}, nil
@@ -85,9 +86,9 @@ func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.wi
 
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
-func chooseOrigin(ctx context.Context, env *cli.Env, c *client, t typed) (origin, error) {
+func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed) (origin, error) {
 	var local store.Local
-	localErr := c.get(ctx, "/v1/local", url.Values{"ref": {t.ref}}, &local)
+	localErr := c.Get(ctx, "/v1/local", url.Values{"ref": {t.ref}}, &local)
 	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
 		return origin{}, localErr
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -88,7 +89,7 @@ func fetchingLine(nodes []p2p.NodeState) string {
 		if slowest == "" || p < least {
 			least, slowest = p, n.Name
 		}
-		most, rate = max(most, p), add(rate, n.RateBytesPerSecond)
+		most, rate = max(most, p), control.AddBytes(rate, n.RateBytesPerSecond)
 	}
 	if len(nodes) == 1 {
 		n := nodes[0]

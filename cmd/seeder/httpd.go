@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
 )
@@ -34,7 +35,7 @@ type httpd struct {
 	group  errgroup.Group
 }
 
-func newHTTPD(cfg config.HTTP, c cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
+func newHTTPD(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -14,12 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control/controltest"
 )
 
 // serveHTTPD runs the http listener on l until the test ends.
 func serveHTTPD(t *testing.T, cfg config.HTTP, l net.Listener) {
 	t.Helper()
-	h := newHTTPD(cfg, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(cfg, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
@@ -137,7 +138,7 @@ func TestHTTPSlowClients(t *testing.T) {
 // many descriptors and no more.
 func TestHTTPConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0"}, &fakeNode{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0"}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	addr, err := h.Open()
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -31,10 +32,10 @@ since the node started.`,
 		Args:    cli.ArgCount(0, 1, "at most one reference"),
 	}
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
@@ -46,7 +47,7 @@ since the node started.`,
 			query.Add("ref", ref)
 		}
 		var images p2p.Images
-		if err := c.get(cmd.Context(), "/v1/images", query, &images); err != nil {
+		if err := c.Get(cmd.Context(), "/v1/images", query, &images); err != nil {
 			return err
 		}
 		terminal := term.Of(env, env.Stdout)

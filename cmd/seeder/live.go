@@ -11,6 +11,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -47,7 +48,7 @@ func newLiveView(w io.Writer, terminal func() term.Terminal) *liveView {
 		ended: make(chan struct{})}
 }
 
-func (v *liveView) show(e event) {
+func (v *liveView) show(e control.Event) {
 	v.note(e)
 	if v.board != nil {
 		return
@@ -84,30 +85,30 @@ func (v *liveView) close() {
 }
 
 // note takes what an event says.
-func (v *liveView) note(e event) {
+func (v *liveView) note(e control.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e.Event {
-	case eventSource:
+	case control.EventSource:
 		v.why = term.Clean(e.Reason)
-	case eventSending:
+	case control.EventSending:
 		v.now = "sending the image to the daemon: " + term.Bytes(e.DoneBytes)
 		if total := ofTotal(e); total != "" {
 			v.now += " of " + total
 		}
-	case eventPreparing:
+	case control.EventPreparing:
 		v.now = fmt.Sprintf("%s: preparing", short(e.Ref))
-	case eventAnnounced:
+	case control.EventAnnounced:
 		v.past, v.now = append(v.past, announcedLine(e, cli.ShortDigest(e.Digest))), ""
 		v.tally.announced(e)
-	case eventProgress, eventReady:
+	case control.EventProgress, control.EventReady:
 		ref := e.Image.Reference
 		if _, known := v.rows[ref]; !known {
 			v.refs = append(v.refs, ref)
 		}
 		v.rows[ref] = *e.Image
 		delete(v.took, ref)
-		if e.Event == eventReady {
+		if e.Event == control.EventReady {
 			v.took[ref] = time.Since(v.start)
 			v.tally.ready(e)
 		}
@@ -160,11 +161,11 @@ func imageLine(row p2p.ImageState) string {
 	var done, total, rate int64
 	for _, n := range row.Nodes {
 		if n.State != p2p.Excluded && n.State != p2p.Unreachable {
-			done, total, rate = add(done, n.DoneBytes), add(total, n.TotalBytes), add(rate, n.RateBytesPerSecond)
+			done, total, rate = control.AddBytes(done, n.DoneBytes), control.AddBytes(total, n.TotalBytes), control.AddBytes(rate, n.RateBytesPerSecond)
 		}
 	}
 	parts := []string{fmt.Sprintf("%s: ready on %s", short(row.Reference), readyOf(row))}
-	if !converged(row) && total > 0 {
+	if !control.Converged(row) && total > 0 {
 		parts = append(parts, fmt.Sprintf("%d%%", term.Percent(done, total)))
 	}
 	for _, p := range []string{term.Rate(rate), term.Remaining(done, total, rate)} {

@@ -11,6 +11,8 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/term/termtest"
 	"seeder/cmd/seeder/internal/verdict"
@@ -26,10 +28,10 @@ func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *termtest.
 	for _, images := range steps {
 		for i := range images.Images {
 			img := &images.Images[i]
-			v.note(event{Event: eventProgress, Ref: img.Reference, Image: img})
-			if converged(*img) {
-				sum := savings(*img)
-				v.note(event{Event: eventReady, Ref: img.Reference, Image: img, Saved: &sum, Time: time.Now()})
+			v.note(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: img})
+			if control.Converged(*img) {
+				sum := control.Savings(*img)
+				v.note(control.Event{Event: control.EventReady, Ref: img.Reference, Image: img, Saved: &sum, Time: time.Now()})
 				v.took[img.Reference] = 6100 * time.Millisecond
 			}
 		}
@@ -101,8 +103,8 @@ func TestLiveToTheEnd(t *testing.T) {
 // there is.
 func TestStatusOfManyTransfers(t *testing.T) {
 	t.Parallel()
-	status := (&fakeNode{}).Status(t.Context())
-	s := judged{status, verdict.Decide(verdict.Input{Status: status})}
+	status := (&controltest.Node{}).Status(t.Context())
+	s := control.Judged{Status: status, Verdict: verdict.Decide(verdict.Input{Status: status})}
 	for i := range 300 {
 		tr := s.Transfers[0]
 		tr.Reference = fmt.Sprintf("docker.io/library/app%03d:v1", i)
@@ -132,7 +134,7 @@ func TestLiveFollowsTheTerminal(t *testing.T) {
 	screen := termtest.New(120, 20)
 	v := newLiveView(screen, func() term.Terminal { return term.Terminal{Live: true, Width: screen.Width, Height: screen.Height} })
 	v.board = term.NewBoard(screen, v.term)
-	v.note(event{Event: eventProgress, Ref: img.Reference, Image: &img})
+	v.note(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: &img})
 	for _, size := range [][2]int{{120, 20}, {45, 20}, {45, 8}, {100, 8}, {100, 30}, {30, 30}} {
 		screen.Resize(size[0], size[1])
 		v.board.Show(v.boardRows())
@@ -167,17 +169,17 @@ func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket
 }
 
 // threeNodes is an announcement on its way to its end.
-func threeNodes() *fakeNode {
-	mid := row(2, p2p.Ready, p2p.Fetching, p2p.Waiting)
+func threeNodes() *controltest.Node {
+	mid := controltest.Row(2, p2p.Ready, p2p.Fetching, p2p.Waiting)
 	for i := range mid.Images[0].Nodes {
 		mid.Images[0].Nodes[i].RateBytesPerSecond = 1 << 20
 	}
-	end := row(2, p2p.Ready, p2p.Ready, p2p.Ready)
+	end := controltest.Row(2, p2p.Ready, p2p.Ready, p2p.Ready)
 	nodes := end.Images[0].Nodes
 	nodes[0].SentBytes = 5 << 20
 	nodes[1].Sources, nodes[1].WireBytes = []p2p.Source{{Name: "n1", Bytes: 3 << 20}, {Name: "n3", Bytes: 1 << 20}}, 1<<20
 	nodes[2].Sources, nodes[2].WireBytes = []p2p.Source{{Name: "n1", Bytes: 2 << 20}, {Name: "n2", Bytes: 1 << 20}, {Name: p2p.LocalSource, Bytes: 1 << 20}}, 1<<20
-	return &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, steps: []p2p.Images{mid, mid, mid, end}}
+	return &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []p2p.Images{mid, mid, mid, end}}
 }
 
 // TestTerminal runs announce on a real terminal.
@@ -185,7 +187,7 @@ func TestTerminal(t *testing.T) {
 	t.Parallel()
 	t.Run("colours", func(t *testing.T) {
 		t.Parallel()
-		code, screen, errs := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		code, screen, errs := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, controltest.Serve(t, threeNodes()), "announce", "app:v1")
 		if code != cli.ExitDone {
 			t.Fatalf("exit code %d: %s", code, errs)
 		}
@@ -199,7 +201,7 @@ func TestTerminal(t *testing.T) {
 	})
 	t.Run("NO_COLOR", func(t *testing.T) {
 		t.Parallel()
-		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, controltest.Serve(t, threeNodes()), "announce", "app:v1")
 		clitest.WantAll(t, screen.Sent(), "\x1b[", "██████░")
 		for _, colour := range []string{term.Green, term.Yellow, term.Red, term.Faint} {
 			if strings.Contains(screen.Sent(), colour) {
@@ -209,7 +211,7 @@ func TestTerminal(t *testing.T) {
 	})
 	t.Run("dumb", func(t *testing.T) {
 		t.Parallel()
-		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "dumb"}, serveControl(t, threeNodes()), "announce", "app:v1")
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "dumb"}, controltest.Serve(t, threeNodes()), "announce", "app:v1")
 		clitest.WantAll(t, screen.Text(), "app:v1 on n2: fetching 25%", "2 nodes got 7 MiB in all")
 		if strings.Contains(screen.Sent(), "\x1b") {
 			t.Errorf("%q", screen.Sent())
@@ -217,7 +219,7 @@ func TestTerminal(t *testing.T) {
 	})
 	t.Run("json", func(t *testing.T) {
 		t.Parallel()
-		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, serveControl(t, threeNodes()), "announce", "app:v1", "-o", "json")
+		_, screen, _ := onTerminal(t, t.Context(), map[string]string{"TERM": "xterm"}, controltest.Serve(t, threeNodes()), "announce", "app:v1", "-o", "json")
 		for line := range strings.Lines(screen.Sent()) {
 			if !json.Valid([]byte(line)) {
 				t.Errorf("no JSON: %q", line)
@@ -230,10 +232,10 @@ func TestTerminal(t *testing.T) {
 // TestTerminalInterrupted: Ctrl-C leaves the last state and a clean line below it.
 func TestTerminalInterrupted(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{announced: announced{Digest: "sha256:1234", Version: 2}, steps: []p2p.Images{row(2, p2p.Ready, p2p.Fetching)}}
+	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2}, Steps: []p2p.Images{controltest.Row(2, p2p.Ready, p2p.Fetching)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	socket := serveControl(t, f)
+	socket := controltest.Serve(t, f)
 	time.AfterFunc(500*time.Millisecond, cancel)
 	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, socket, "announce", "app:v1")
 	if code != cli.ExitNotConverged || !strings.Contains(errs, "the seeding goes on") {
@@ -250,7 +252,7 @@ func TestTerminalWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	time.AfterFunc(1500*time.Millisecond, cancel)
-	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, serveControl(t, &fakeNode{}), "status", "--watch")
+	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, controltest.Serve(t, &controltest.Node{}), "status", "--watch")
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}

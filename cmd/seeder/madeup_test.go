@@ -19,22 +19,20 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
-// Events is part of cluster.
-func (f *fakeNode) Events() []p2p.Event { return nil }
-
 // madeUp is a cluster that exists in its figures alone.
 type madeUp struct {
-	*fakeNode // what changes something, which nobody asks of it
-	images    p2p.Images
-	members   p2p.Members
-	status    p2p.Status
-	events    []p2p.Event
-	asked     atomic.Int32
-	hold      chan struct{} // not nil: an answer comes when it is closed
+	*controltest.Node // what changes something, which nobody asks of it
+	images            p2p.Images
+	members           p2p.Members
+	status            p2p.Status
+	events            []p2p.Event
+	asked             atomic.Int32
+	hold              chan struct{} // not nil: an answer comes when it is closed
 }
 
 func (m *madeUp) Images(ctx context.Context, _ ...string) (p2p.Images, error) {
@@ -56,7 +54,7 @@ func (m *madeUp) Events() []p2p.Event               { return m.events }
 // there. The same figures come from the same numbers.
 func makeUp(nodes, images int) *madeUp {
 	r := rand.New(rand.NewPCG(uint64(nodes), uint64(images)))
-	m := &madeUp{fakeNode: &fakeNode{}, members: p2p.Members{Members: []p2p.MemberState{}}, images: p2p.Images{Images: []p2p.ImageState{}}}
+	m := &madeUp{Node: &controltest.Node{}, members: p2p.Members{Members: []p2p.MemberState{}}, images: p2p.Images{Images: []p2p.ImageState{}}}
 	now := time.Now()
 	for i := range nodes {
 		ms := p2p.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}

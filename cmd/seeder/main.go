@@ -27,7 +27,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/cmd/seeder/internal/config"
 )
 
 func main() {
@@ -85,10 +84,4 @@ converged within the timeout, 4 the daemon is not reachable.`,
 	)
 	completeNoFiles(root)
 	return root
-}
-
-// clientFlags adds the flags of the commands that talk to the daemon.
-func clientFlags(env *cli.Env, cmd *cobra.Command) {
-	config.FileFlag(env, cmd)
-	cmd.Flags().StringVar(&env.Socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
 }

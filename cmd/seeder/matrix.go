@@ -9,6 +9,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -62,7 +63,7 @@ func matrixFor(terminal term.Terminal, rows []p2p.ImageState, nodes []string) *t
 func imagesLine(rows []p2p.ImageState, nodes int) string {
 	ready := 0
 	for _, img := range rows {
-		if converged(img) {
+		if control.Converged(img) {
 			ready++
 		}
 	}

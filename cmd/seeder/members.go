@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -28,15 +29,15 @@ gone for good.`,
 		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'\n  seeder members forget h3",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
 		var members p2p.Members
-		if err := c.get(cmd.Context(), "/v1/members", nil, &members); err != nil {
+		if err := c.Get(cmd.Context(), "/v1/members", nil, &members); err != nil {
 			return err
 		}
 		if *out == "json" {
@@ -100,13 +101,13 @@ node that is alive is not forgotten: stop seeder there first.`,
 		Example: "  seeder members forget h3",
 		Args:    cli.ArgCount(1, 1, "one name, as `seeder members` shows it"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
-		if err := c.post(cmd.Context(), "/v1/forget", url.Values{"name": {args[0]}}, nil); err != nil {
+		if err := c.Post(cmd.Context(), "/v1/forget", url.Values{"name": {args[0]}}, nil); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(env.Stdout, "%s is forgotten\n", term.Clean(args[0]))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -22,7 +23,7 @@ func notify(log *slog.Logger, state string) {
 }
 
 // notifyStatus keeps the status line of `systemctl status` true until ctx ends.
-func notifyStatus(ctx context.Context, log *slog.Logger, c cluster) {
+func notifyStatus(ctx context.Context, log *slog.Logger, c control.Cluster) {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	last := ""

@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"seeder/cmd/seeder/internal/control"
 )
 
 // page is the status page of the http listener:
@@ -57,7 +59,7 @@ var pageVersion = tagOf([]byte(pageHTML), pageCSS, pageJS, pageIcon)
 // usual with 300 nodes, a sixth with their matrix.
 const maxPageBytes = 4 << 20
 
-func newPage(c cluster, log *slog.Logger) *page {
+func newPage(c control.Cluster, log *slog.Logger) *page {
 	return &page{looks: newLooks(c), node: c.Status(context.Background()).Node, log: log}
 }
 

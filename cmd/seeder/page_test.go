@@ -23,11 +23,12 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 )
 
 // pageHandler serves the status page of c until the test ends.
-func pageHandler(t testing.TB, c cluster) http.Handler {
+func pageHandler(t testing.TB, c control.Cluster) http.Handler {
 	t.Helper()
 	mux := http.NewServeMux()
 	p := newPage(c, slog.New(slog.DiscardHandler))

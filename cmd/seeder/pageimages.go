@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -112,7 +113,7 @@ func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
 // rank puts first what is going on or has failed, then what lacks members that cannot
 // be reached, which is the same for all images.
 func rank(img p2p.ImageState) int {
-	if converged(img) {
+	if control.Converged(img) {
 		return 2
 	}
 	for _, n := range img.Nodes {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 )
 
@@ -33,7 +34,7 @@ const (
 // looks shares one look at the cluster among all who ask at about the same time.
 // While nobody asks, no member is asked.
 type looks struct {
-	cluster cluster
+	cluster control.Cluster
 	ctx     context.Context
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
@@ -45,7 +46,7 @@ type looks struct {
 	forget *time.Timer
 }
 
-func newLooks(c cluster) *looks {
+func newLooks(c control.Cluster) *looks {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &looks{cluster: c, ctx: ctx, cancel: cancel}
 }

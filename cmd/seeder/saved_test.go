@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -26,13 +27,13 @@ func TestSavings(t *testing.T) {
 		{Name: "h6", State: p2p.Fetching, TotalBytes: 100 * mib, WireBytes: 1, Sources: []p2p.Source{src("h0", 5)}}, // away in the meantime
 		{Name: "h7", State: p2p.Excluded},
 	}}
-	got := savings(row)
-	want := saved{Announcer: "h0", Nodes: 3, Had: 2, ImageBytes: 100 * mib, FetchedBytes: 270 * mib, LeastBytes: 80 * mib, MostBytes: 100 * mib,
+	got := control.Savings(row)
+	want := control.Saved{Announcer: "h0", Nodes: 3, Had: 2, ImageBytes: 100 * mib, FetchedBytes: 270 * mib, LeastBytes: 80 * mib, MostBytes: 100 * mib,
 		LocalBytes: 20 * mib, WireBytes: 112 * mib, SentBytes: 110 * mib}
 	if got != want {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}
-	lines := got.lines(6123*time.Millisecond, true)
+	lines := got.Lines(6123*time.Millisecond, true)
 	if want := []string{
 		"3 nodes got 270 MiB in all, 80 MiB to 100 MiB each in 6.12s, compressed to 41 %; 20 MiB were there already; 2 other nodes fetched nothing",
 		"this host sent 1.1 × the image, the other nodes gave each other the rest (59 %)",
@@ -46,22 +47,22 @@ func TestSavedLines(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
 		name string
-		s    saved
+		s    control.Saved
 		took time.Duration
 		here bool
 		want string
 	}{
-		{"nothing is known", saved{}, time.Second, true, ""},
-		{"announced again", saved{Announcer: "h0", Had: 3}, 0, true, "nothing was fetched: 3 other nodes had all of it"},
-		{"one node", saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, time.Second, true,
+		{"nothing is known", control.Saved{}, time.Second, true, ""},
+		{"announced again", control.Saved{Announcer: "h0", Had: 3}, 0, true, "nothing was fetched: 3 other nodes had all of it"},
+		{"one node", control.Saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, time.Second, true,
 			"1 node got 1 MiB in 1s|this host sent 1.0 × the image"},
-		{"wait elsewhere", saved{Announcer: "h\x1b0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, 0, false,
+		{"wait elsewhere", control.Saved{Announcer: "h\x1b0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, 0, false,
 			"2 nodes got 1 MiB each, compressed to 50 %|h?0 sent 1.0 × the image, the other nodes gave each other the rest (50 %)"},
-		{"more was sent than came", saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: 2 * mib, SentBytes: 3 * mib}, 0, true,
+		{"more was sent than came", control.Saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: 2 * mib, SentBytes: 3 * mib}, 0, true,
 			"1 node got 1 MiB|this host sent 3.0 × the image"},
-		{"the announcer is gone", saved{Announcer: "h0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib}, 0, false, "2 nodes got 1 MiB each"},
+		{"the announcer is gone", control.Saved{Announcer: "h0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib}, 0, false, "2 nodes got 1 MiB each"},
 	} {
-		if got := strings.Join(c.s.lines(c.took, c.here), "|"); got != c.want {
+		if got := strings.Join(c.s.Lines(c.took, c.here), "|"); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
@@ -73,11 +74,11 @@ func TestSavingsOfLiars(t *testing.T) {
 	liar := p2p.NodeState{Name: "x", State: p2p.Ready, TotalBytes: math.MaxInt64, DoneBytes: math.MaxInt64, WireBytes: math.MaxInt64, SentBytes: math.MaxInt64,
 		RateBytesPerSecond: math.MaxInt64, Sources: []p2p.Source{{Name: "a", Bytes: math.MaxInt64}, {Name: p2p.LocalSource, Bytes: math.MaxInt64}}}
 	row := p2p.ImageState{AnnouncedBy: "x", Total: 3, Nodes: []p2p.NodeState{liar, liar, liar}}
-	s := savings(row)
+	s := control.Savings(row)
 	if s.FetchedBytes != math.MaxInt64 || s.LocalBytes != math.MaxInt64 || s.SentBytes != math.MaxInt64 {
 		t.Errorf("%+v", s)
 	}
-	text := strings.Join(s.lines(time.Second, true), "\n") + imageLine(row)
+	text := strings.Join(s.Lines(time.Second, true), "\n") + imageLine(row)
 	for i := range row.Nodes {
 		row.Nodes[i].State = p2p.Fetching
 	}
@@ -125,7 +126,7 @@ func TestPlainOfManyNodes(t *testing.T) {
 	img := busyCluster(300).Images[0]
 	begin := time.Unix(1_700_000_000, 0)
 	for i := range 60 { // 100 ms apart
-		v.show(event{Event: eventProgress, Time: begin.Add(time.Duration(i) * 100 * time.Millisecond), Ref: img.Reference, Image: &img})
+		v.show(control.Event{Event: control.EventProgress, Time: begin.Add(time.Duration(i) * 100 * time.Millisecond), Ref: img.Reference, Image: &img})
 	}
 	v.close()
 	if n := strings.Count(out.String(), "app:v1: ready on 190 of 300 nodes, 78%, 360 MiB/s, 50s left; 30 fetching, 30 waiting, 20 failed, 30 unreachable\n"); n != 2 {

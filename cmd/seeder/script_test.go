@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 )
 
@@ -90,10 +91,10 @@ func waitReady(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	c := dialControl(ts.MkAbs(args[1]))
+	c := control.Dial(ts.MkAbs(args[1]))
 	for {
 		var images p2p.Images
-		ts.Check(c.get(ctx, "/v1/images", nil, &images))
+		ts.Check(c.Get(ctx, "/v1/images", nil, &images))
 		if len(images.Images) == 1 && images.Images[0].Ready == want {
 			return
 		}

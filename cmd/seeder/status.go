@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
@@ -28,19 +29,19 @@ a bar for each image on its way; with -o json one object per line.`,
 		Example: "  seeder status\n  seeder status --watch\n  seeder status -o json | jq .converged",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	watch := cmd.Flags().BoolP("watch", "w", false, "show it again every second until Ctrl-C")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
 		if *watch {
 			return watchStatus(cmd.Context(), env, c, *out)
 		}
-		var status judged
-		if err := c.get(cmd.Context(), "/v1/status", nil, &status); err != nil {
+		var status control.Judged
+		if err := c.Get(cmd.Context(), "/v1/status", nil, &status); err != nil {
 			return err
 		}
 		if *out == "json" {
@@ -58,12 +59,12 @@ a bar for each image on its way; with -o json one object per line.`,
 
 // watchStatus shows the status until ctx ends, which is no failure: over the one
 // before on a terminal, else below it.
-func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) error {
+func watchStatus(ctx context.Context, env *cli.Env, c *control.Client, out cli.Output) error {
 	show, done := statusViewer(env, out)
 	defer done()
 	for {
-		var status judged
-		err := c.get(ctx, "/v1/status", nil, &status)
+		var status control.Judged
+		err := c.Get(ctx, "/v1/status", nil, &status)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -83,20 +84,20 @@ func watchStatus(ctx context.Context, env *cli.Env, c *client, out cli.Output) e
 
 // statusViewer returns what shows a status, and what is to be called after the last
 // one.
-func statusViewer(env *cli.Env, out cli.Output) (show func(judged) error, done func()) {
+func statusViewer(env *cli.Env, out cli.Output) (show func(control.Judged) error, done func()) {
 	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
-		return func(s judged) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
+		return func(s control.Judged) error { return json.NewEncoder(env.Stdout).Encode(s) }, func() {}
 	case !terminal.Live:
-		return func(s judged) error {
+		return func(s control.Judged) error {
 			_, err := fmt.Fprintln(env.Stdout, strings.Join(statusLines(terminal, s), "\n")+"\n")
 			return err
 		}, func() {}
 	}
 	size := func() term.Terminal { return term.Of(env, env.Stdout) }
 	b := term.NewBoard(env.Stdout, size)
-	return func(s judged) error {
+	return func(s control.Judged) error {
 		b.Show(statusRows(size(), s))
 		return nil
 	}, b.Close
@@ -104,7 +105,7 @@ func statusViewer(env *cli.Env, out cli.Output) (show func(judged) error, done f
 
 // statusRows are the status as a terminal shows it again and again, with a bar for
 // each transfer that it has room for.
-func statusRows(terminal term.Terminal, s judged) []term.BoardRow {
+func statusRows(terminal term.Terminal, s control.Judged) []term.BoardRow {
 	var rows []term.BoardRow
 	for i, r := range statusTable(terminal, s).Rows {
 		rows = append(rows, term.BoardRow{Key: fmt.Sprint("line ", i), Text: []term.Cell{{Text: fmt.Sprintf("%-12s", r[0].Text), Colour: r[0].Colour}, r[1]}})
@@ -126,7 +127,7 @@ func statusRows(terminal term.Terminal, s judged) []term.BoardRow {
 const maxTransfers = 12
 
 // statusLines are the status as it is shown once.
-func statusLines(terminal term.Terminal, s judged) []string {
+func statusLines(terminal term.Terminal, s control.Judged) []string {
 	t := statusTable(terminal, s)
 	for _, tr := range s.Transfers[:min(len(s.Transfers), maxTransfers)] {
 		parts := []string{fmt.Sprintf("%s  %s of %s", short(tr.Reference), term.Bytes(tr.DoneBytes), term.Bytes(tr.TotalBytes))}
@@ -168,7 +169,7 @@ func awayMembers(findings []verdict.Finding) (out []string) {
 }
 
 // statusTable is this node, without its transfers.
-func statusTable(terminal term.Terminal, s judged) *term.Table {
+func statusTable(terminal term.Terminal, s control.Judged) *term.Table {
 	t := &term.Table{Term: terminal}
 	line := func(name, colour, format string, args ...any) {
 		t.Add(term.Cell{Text: name, Colour: term.Faint}, term.Cell{Text: fmt.Sprintf(format, args...), Colour: colour})

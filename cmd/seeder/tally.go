@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -20,18 +21,18 @@ type tally struct {
 
 type tallied struct {
 	ref  string
-	what saved
+	what control.Saved
 	took time.Duration // 0: not announced by this command
 }
 
-func (t *tally) announced(e event) {
+func (t *tally) announced(e control.Event) {
 	if t.at == nil {
 		t.at = map[string]time.Time{}
 	}
 	t.at[e.Ref] = e.Time
 }
 
-func (t *tally) ready(e event) {
+func (t *tally) ready(e control.Event) {
 	for _, n := range e.Image.Nodes {
 		if n.Blocked != "" && n.State == p2p.Ready && len(t.blocked) < maxReasons {
 			line := fmt.Sprintf("%s is ready on %s, but %s", short(e.Ref), term.Clean(n.Name), term.Clean(n.Blocked))
@@ -71,7 +72,7 @@ func (t *tally) lines() []string {
 	var out []string
 	for _, x := range last(t.images, maxTallied) {
 		_, here := t.at[x.ref]
-		for _, line := range x.what.lines(x.took, here) {
+		for _, line := range x.what.Lines(x.took, here) {
 			if len(t.images) > 1 {
 				line = short(x.ref) + ": " + line
 			}
@@ -81,7 +82,7 @@ func (t *tally) lines() []string {
 	if more := len(t.images) - maxTallied; more > 0 {
 		var fetched, local int64
 		for _, x := range t.images {
-			fetched, local = add(fetched, x.what.FetchedBytes), add(local, x.what.LocalBytes)
+			fetched, local = control.AddBytes(fetched, x.what.FetchedBytes), control.AddBytes(local, x.what.LocalBytes)
 		}
 		out = append(out, fmt.Sprintf("%d images: the nodes got %s from each other; %s were there already", len(t.images), term.Bytes(fetched), term.Bytes(local)))
 	}

@@ -7,21 +7,22 @@ import (
 	"strings"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
 
 // view shows events, one call at a time.
 type view interface {
-	show(event)
+	show(control.Event)
 	close() // there are no more
 }
 
 // jsonView writes each event as one line. A write that fails has no reader.
 type jsonView struct{ enc *json.Encoder }
 
-func (v jsonView) show(e event) { _ = v.enc.Encode(e) }
-func (v jsonView) close()       {}
+func (v jsonView) show(e control.Event) { _ = v.enc.Encode(e) }
+func (v jsonView) close()               {}
 
 const (
 	// plainInterval is how often a fetch that goes on is worth a line.
@@ -52,23 +53,23 @@ type plainCell struct {
 	at    time.Time
 }
 
-func (v *plainView) show(e event) {
+func (v *plainView) show(e control.Event) {
 	switch e.Event {
-	case eventSource:
+	case control.EventSource:
 		fmt.Fprintln(v.w, term.Clean(e.Reason))
-	case eventSending:
+	case control.EventSending:
 		if !v.sent {
 			fmt.Fprintln(v.w, strings.TrimSuffix(fmt.Sprintf("sending the image to the daemon (%s)", ofTotal(e)), " ()"))
 		}
 		v.sent = true
-	case eventPreparing:
+	case control.EventPreparing:
 		fmt.Fprintf(v.w, "%s: preparing\n", short(e.Ref))
-	case eventAnnounced:
+	case control.EventAnnounced:
 		fmt.Fprintln(v.w, announcedLine(e, e.Digest))
 		v.tally.announced(e)
-	case eventProgress:
+	case control.EventProgress:
 		v.progress(*e.Image, e.Time)
-	case eventReady:
+	case control.EventReady:
 		fmt.Fprintln(v.w, readyLine(*e.Image, time.Since(v.start)))
 		v.tally.ready(e)
 	}
@@ -113,12 +114,12 @@ func (v *plainView) overview(img p2p.ImageState, now time.Time) {
 	fmt.Fprintln(v.w, line)
 }
 
-func announcedLine(e event, dgst string) string {
+func announcedLine(e control.Event, dgst string) string {
 	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, term.Clean(dgst), term.Bytes(e.TotalBytes))
 }
 
 // ofTotal is the size of what is being sent, "" where it is not known.
-func ofTotal(e event) string {
+func ofTotal(e control.Event) string {
 	if e.TotalBytes == 0 {
 		return ""
 	}

@@ -8,14 +8,15 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/p2p"
 )
 
 // TestContractOfJSON: the keys that scripts rely on.
 func TestContractOfJSON(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(7, p2p.Ready, p2p.Fetching)}}
+	socket := controltest.Serve(t, f)
 	for command, keys := range map[string][]string{
 		"images": {"images", "ref", "digest", "version", "size", "state", "announced_by", "announced_at", "nodes", "name",
 			"done_bytes", "total_bytes", "reason", "ready", "total"},
@@ -37,8 +38,8 @@ func TestContractOfJSON(t *testing.T) {
 
 func TestTables(t *testing.T) {
 	t.Parallel()
-	f := &fakeNode{steps: []p2p.Images{row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
-	socket := serveControl(t, f)
+	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
+	socket := controltest.Serve(t, f)
 	_, out, _ := seeder(t.Context(), socket, "images")
 	clitest.WantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
 		"app:v1  abababababab  7        4 MiB  1/3    ready  fetching 25%  unreachable\n",
@@ -50,7 +51,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "status")
 	clitest.WantAll(t, out, "red           this host waits for containerd: no such?socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
 		"n2?[2J has not answered", "members       3 alive, 1 away: n2?[2J\n", "join          failed: the secrets differ", "1 of 3 ready\n", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
-	f.steps = []p2p.Images{{}}
+	f.Steps = []p2p.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")
 	clitest.WantAll(t, out, "nothing is announced")
 }
@@ -79,7 +80,7 @@ func TestShortRef(t *testing.T) {
 
 func TestWriteErrorsEndACommand(t *testing.T) {
 	t.Parallel()
-	socket := serveControl(t, &fakeNode{})
+	socket := controltest.Serve(t, &controltest.Node{})
 	r, w := io.Pipe()
 	r.Close()
 	if code := run(t.Context(), []string{"members", "--socket", socket}, nil, w, io.Discard); code != cli.ExitFailed {

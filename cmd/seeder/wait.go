@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 )
 
 const defaultWait = 10 * time.Minute
@@ -33,7 +34,7 @@ the end done or error.`,
 		Example: "  seeder wait\n  seeder wait k3s-dashboard:latest --timeout 2m",
 		Args:    cli.ArgCount(0, -1, "references"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up after this `time`; 0: never")
 	all := allFlag(cmd)
@@ -48,7 +49,7 @@ the end done or error.`,
 			}
 			query.Add("ref", ref)
 		}
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
 )
 
@@ -43,13 +44,13 @@ func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog 
 
 // healthCheck is what the daemon is asked.
 func healthCheck(stuck func() error, socket string) func(context.Context) error {
-	c := dialControl(socket)
+	c := control.Dial(socket)
 	return func(ctx context.Context) error {
 		if err := stuck(); err != nil {
 			return err
 		}
 		var out p2p.Status
-		if err := c.get(ctx, "/v1/status", nil, &out); err != nil {
+		if err := c.Get(ctx, "/v1/status", nil, &out); err != nil {
 			return fmt.Errorf("the daemon does not answer itself: %w", err)
 		}
 		return nil

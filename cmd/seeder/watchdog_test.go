@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/p2p"
 )
 
@@ -58,13 +60,13 @@ func TestWatchdog(t *testing.T) {
 
 // slowNode answers for its status when it is told to.
 type slowNode struct {
-	fakeNode
+	controltest.Node
 	answer chan struct{}
 }
 
 func (s *slowNode) Status(ctx context.Context) p2p.Status {
 	<-s.answer
-	return s.fakeNode.Status(ctx)
+	return s.Node.Status(ctx)
 }
 
 // TestHealthCheck: a daemon whose containerd is away is healthy; one that does not
@@ -72,7 +74,7 @@ func (s *slowNode) Status(ctx context.Context) p2p.Status {
 func TestHealthCheck(t *testing.T) {
 	nd := &slowNode{answer: make(chan struct{})}
 	socket := filepath.Join(t.TempDir(), "s")
-	c := newControl(socket, nd, nd, nd, slog.New(slog.DiscardHandler))
+	c := control.NewServer(socket, nd, nd, nd, slog.New(slog.DiscardHandler))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/kubelet"
 	"seeder/internal/pattern"
@@ -112,8 +113,8 @@ func (w *wired) Local(ctx context.Context, ref string) (store.Local, error) {
 }
 
 // References is part of announcer. While containerd is away there are no local ones.
-func (w *wired) References(ctx context.Context) references {
-	known := references{Announced: w.node.References(), Local: []string{}}
+func (w *wired) References(ctx context.Context) control.References {
+	known := control.References{Announced: w.node.References(), Local: []string{}}
 	have, err := w.store.List(ctx)
 	if err != nil {
 		return known
@@ -130,13 +131,13 @@ func (w *wired) References(ctx context.Context) references {
 }
 
 // Announce is part of announcer.
-func (w *wired) Announce(ctx context.Context, o order) (announced, error) {
+func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announced, error) {
 	if err := w.node.MayAnnounce(); err != nil { // before anything is moved here
-		return announced{}, err
+		return control.Announced{}, err
 	}
 	ref, at, err := w.resolve(o)
 	if err != nil {
-		return announced{}, err
+		return control.Announced{}, err
 	}
 	back := o.Rollback || o.At != ""
 	a, err := w.announce(ctx, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
@@ -163,7 +164,7 @@ func (w *wired) earlier(ctx context.Context, ref string) string {
 // resolve says under which name what is to be announced. A digest alone moves the
 // tag latest of its repository where that is announced, as Docker has it; else it is
 // announced as what it is.
-func (w *wired) resolve(o order) (ref string, at digest.Digest, err error) {
+func (w *wired) resolve(o control.Order) (ref string, at digest.Digest, err error) {
 	if o.Rollback {
 		at, err = w.node.Previous(o.Ref)
 		return o.Ref, at, err
@@ -182,17 +183,17 @@ func (w *wired) announceAgain(ctx context.Context, ref string) error {
 	return err
 }
 
-func (w *wired) announce(ctx context.Context, ref string, at digest.Digest, a p2p.Announcement) (announced, error) {
+func (w *wired) announce(ctx context.Context, ref string, at digest.Digest, a p2p.Announcement) (control.Announced, error) {
 	p, err := w.store.Prepare(ctx, ref, at)
 	if err != nil {
-		return announced{}, err
+		return control.Announced{}, err
 	}
 	a.Reference, a.Target, a.Index, a.Bytes = p.Reference, p.Target, p.Index, p.Bytes
 	version, err := w.node.Announce(ctx, a)
 	if err != nil {
-		return announced{}, err
+		return control.Announced{}, err
 	}
-	return announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes}, nil
+	return control.Announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes}, nil
 }
 
 // storeAdapter gives a store.Store the types that p2p speaks.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -36,7 +37,7 @@ that have not.`,
 		Example: "  seeder withdraw k3s-dashboard:latest\n  seeder withdraw --purge k3s-dashboard:latest",
 		Args:    cli.ArgCount(1, 1, "one reference"),
 	}
-	clientFlags(env, cmd)
+	control.Flags(env, cmd)
 	var how p2p.Withdrawal
 	cmd.Flags().BoolVar(&how.Purge, "purge", false, "remove the image from every node, too")
 	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: also where a container uses it")
@@ -52,12 +53,12 @@ that have not.`,
 		if how.Force && !how.Purge {
 			return cli.Usagef("--force is for --purge: without it nothing is removed")
 		}
-		c, err := newClient(env)
+		c, err := control.NewClient(env)
 		if err != nil {
 			return err
 		}
 		query := url.Values{"ref": {t.ref}, "purge": {strconv.FormatBool(how.Purge)}, "force": {strconv.FormatBool(how.Force)}}
-		if err := c.post(cmd.Context(), "/v1/withdraw", query, nil); err != nil {
+		if err := c.Post(cmd.Context(), "/v1/withdraw", query, nil); err != nil {
 			return err
 		}
 		if !how.Purge {
@@ -70,13 +71,13 @@ that have not.`,
 }
 
 // showPurge waits for a purge and says who has not removed the image.
-func showPurge(ctx context.Context, env *cli.Env, c *client, ref string) error {
+func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string) error {
 	ctx, cancel := context.WithTimeout(ctx, purgeWait)
 	defer cancel()
 	var row p2p.ImageState
 	for {
 		var images p2p.Images
-		err := c.get(ctx, "/v1/images", url.Values{"ref": {ref}}, &images)
+		err := c.Get(ctx, "/v1/images", url.Values{"ref": {ref}}, &images)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -14,19 +14,19 @@ import (
 
 // The kinds of events, in the order in which a command sees them.
 const (
-	eventSource    = "source"    // where the image comes from, and why where there was a choice
-	eventSending   = "sending"   // an archive goes to the daemon: done_bytes of total_bytes, where that is known
-	eventPreparing = "preparing" // the image is read and cut into chunks
-	eventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
-	eventProgress  = "progress"  // image: the row of the matrix, whenever it changes
-	eventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
+	EventSource    = "source"    // where the image comes from, and why where there was a choice
+	EventSending   = "sending"   // an archive goes to the daemon: done_bytes of total_bytes, where that is known
+	EventPreparing = "preparing" // the image is read and cut into chunks
+	EventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
+	EventProgress  = "progress"  // image: the row of the matrix, whenever it changes
+	EventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
 	eventDone      = "done"      // the command is done
-	eventError     = "error"     // error, code: the command failed
+	EventError     = "error"     // error, code: the command failed
 )
 
-// event is one line of the output of announce and wait with -o json, and of what
+// Event is one line of the output of announce and wait with -o json, and of what
 // the daemon streams to them.
-type event struct {
+type Event struct {
 	Event      string          `json:"event"`
 	Time       time.Time       `json:"time"`
 	Ref        string          `json:"ref,omitempty"`
@@ -37,13 +37,13 @@ type event struct {
 	DoneBytes  int64           `json:"done_bytes,omitempty"`
 	TotalBytes int64           `json:"total_bytes,omitempty"`
 	Image      *p2p.ImageState `json:"image,omitempty"`
-	Saved      *saved          `json:"saved,omitempty"` // of ready: what was saved
+	Saved      *Saved          `json:"saved,omitempty"` // of ready: what was saved
 	Error      string          `json:"error,omitempty"`
 	Code       int             `json:"code,omitempty"` // exit code that the error asks for
 }
 
-// cluster is what the control API and the status page ask of the node.
-type cluster interface {
+// Cluster is what the control API and the status page ask of the node.
+type Cluster interface {
 	Images(ctx context.Context, refs ...string) (p2p.Images, error)
 	Members() p2p.Members
 	AskMembers(ctx context.Context) p2p.Members
@@ -65,12 +65,12 @@ const (
 
 // watcher follows images until they are converged.
 type watcher struct {
-	cluster cluster
+	cluster Cluster
 	refs    []string // none: everything announced
 	// versions are those of the refs that were announced just now; of others it is
 	// whichever there is.
 	versions map[string]uint64
-	emit     func(event) error
+	emit     func(Event) error
 	all      bool // nodes that are away are waited for, too
 
 	rows  map[string]p2p.ImageState
@@ -122,11 +122,11 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 		}
 		if !reflect.DeepEqual(w.rows[row.Reference], row) {
 			w.rows[row.Reference] = row
-			if err := w.emit(event{Event: eventProgress, Ref: row.Reference, Image: &row}); err != nil {
+			if err := w.emit(Event{Event: EventProgress, Ref: row.Reference, Image: &row}); err != nil {
 				return false, err
 			}
 		}
-		if !converged(row) || w.all && !row.Everywhere() {
+		if !Converged(row) || w.all && !row.Everywhere() {
 			done, w.ready[row.Reference] = false, false
 			continue
 		}
@@ -134,8 +134,8 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 			continue
 		}
 		w.ready[row.Reference] = true
-		sum := savings(row)
-		if err := w.emit(event{Event: eventReady, Ref: row.Reference, Image: &row, Saved: &sum}); err != nil {
+		sum := Savings(row)
+		if err := w.emit(Event{Event: EventReady, Ref: row.Reference, Image: &row, Saved: &sum}); err != nil {
 			return false, err
 		}
 	}
@@ -154,5 +154,5 @@ func (w *watcher) check(row p2p.ImageState) error {
 	return nil
 }
 
-// converged: every alive node that is meant to hold the image is ready.
-func converged(row p2p.ImageState) bool { return row.Settled() }
+// Converged reports whether every alive node that is meant to hold the image is ready.
+func Converged(row p2p.ImageState) bool { return row.Settled() }

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -12,16 +12,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-
-	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p/trust"
 )
 
-// reloaded is what a reload came to, by key.
-type reloaded struct {
+// Reloaded is what a reload came to, by key.
+type Reloaded struct {
 	Applied []config.Setting `json:"applied"`
 	Restart []config.Setting `json:"restart"` // in force after a restart only
 }
@@ -32,28 +29,28 @@ type reloadable interface {
 	SetSecrets(secrets trust.Secrets) error
 }
 
-// reloader brings a changed configuration into force, as far as that goes without
+// Reloader brings a changed configuration into force, as far as that goes without
 // a restart: the transfer limits, the level of the log, and the secrets. It is safe
 // for concurrent use.
-type reloader struct {
-	load    func() (config.Loaded, error)
-	secrets func(config.Config) (k3s.FoundSecrets, error)
-	node    reloadable
-	level   *slog.LevelVar
-	log     *slog.Logger
+type Reloader struct {
+	Load    func() (config.Loaded, error)
+	Secrets func(config.Config) (k3s.FoundSecrets, error)
+	Node    reloadable
+	Level   *slog.LevelVar
+	Log     *slog.Logger
 
 	mu      sync.Mutex
-	last    config.Loaded    // what is in force, or will be after a restart
-	held    k3s.FoundSecrets // the secrets in force
+	Last    config.Loaded    // what is in force, or will be after a restart
+	Held    k3s.FoundSecrets // the secrets in force
 	pending string           // in what the secret on disk differs from those, empty where it does not
 }
 
 // Reload reads the configuration. One that is bad changes nothing.
-func (r *reloader) Reload() (reloaded, error) {
+func (r *Reloader) Reload() (Reloaded, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := reloaded{Applied: []config.Setting{}, Restart: []config.Setting{}}
-	next, err := r.load()
+	out := Reloaded{Applied: []config.Setting{}, Restart: []config.Setting{}}
+	next, err := r.Load()
 	if err != nil {
 		return out, fmt.Errorf("the running configuration stays in force: %w", err)
 	}
@@ -65,60 +62,60 @@ func (r *reloader) Reload() (reloaded, error) {
 	if err != nil {
 		return out, fmt.Errorf("transfer.download_limit: %w", err)
 	}
-	if err := config.SetLevel(r.level, next.Log.Level); err != nil {
+	if err := config.SetLevel(r.Level, next.Log.Level); err != nil {
 		return out, err
 	}
 	if err := r.changeSecrets(next.Config, &out); err != nil {
 		return out, err
 	}
 	r.compareSecret(next.Config)
-	r.node.SetLimits(upload, download)
+	r.Node.SetLimits(upload, download)
 	for i, s := range next.Settings {
 		switch {
-		case reflect.DeepEqual(s.Value, r.last.Settings[i].Value):
+		case reflect.DeepEqual(s.Value, r.Last.Settings[i].Value):
 		case reloads(s.Key):
 			out.Applied = append(out.Applied, s)
-			r.log.Info("configuration changed", "key", s.Key, "value", s.Value, "source", s.Source)
+			r.Log.Info("configuration changed", "key", s.Key, "value", s.Value, "source", s.Source)
 		default:
 			out.Restart = append(out.Restart, s)
-			r.log.Warn("configuration changed; restart the daemon to bring it into force", "key", s.Key, "value", s.Value, "source", s.Source)
+			r.Log.Warn("configuration changed; restart the daemon to bring it into force", "key", s.Key, "value", s.Value, "source", s.Source)
 		}
 	}
 	for _, w := range next.Warnings {
-		r.log.Warn(w)
+		r.Log.Warn(w)
 	}
 	for _, s := range out.Applied {
-		r.last.Set(s)
+		r.Last.Set(s)
 	}
 	return out, nil
 }
 
 // changeSecrets brings what is in the secret file now into force.
-func (r *reloader) changeSecrets(cfg config.Config, out *reloaded) error {
-	f, err := r.secrets(cfg)
+func (r *Reloader) changeSecrets(cfg config.Config, out *Reloaded) error {
+	f, err := r.Secrets(cfg)
 	switch {
 	case err != nil:
 		return fmt.Errorf("the running configuration stays in force: %w", err)
-	case f.Alone && r.held.Alone:
+	case f.Alone && r.Held.Alone:
 		return nil // it had none before
 	case f.Alone:
 		return errors.New("the secret file or the k3s token is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
-	case r.held.Alone:
+	case r.Held.Alone:
 		out.Restart = append(out.Restart, config.Setting{Key: "secret", Value: "found", Source: "the secret file"})
-		r.log.Warn("there is a secret now; restart the daemon to bring it into force")
+		r.Log.Warn("there is a secret now; restart the daemon to bring it into force")
 		return nil
 	case f.Note != "":
-		r.log.Warn(f.Note)
+		r.Log.Warn(f.Note)
 	}
-	if f.Secrets.Equal(r.held.Secrets) {
+	if f.Secrets.Equal(r.Held.Secrets) {
 		return nil
 	}
-	if err := r.node.SetSecrets(f.Secrets); err != nil {
+	if err := r.Node.SetSecrets(f.Secrets); err != nil {
 		return fmt.Errorf("change the secrets: %w", err)
 	}
-	r.held = f
+	r.Held = f
 	out.Applied = append(out.Applied, config.Setting{Key: "number of secrets", Value: len(f.Secrets), Source: "the first is used, all are accepted"})
-	r.log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.Secrets))
+	r.Log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.Secrets))
 	return nil
 }
 
@@ -126,11 +123,11 @@ func (r *reloader) changeSecrets(cfg config.Config, out *reloaded) error {
 // in force. It costs some fifty system calls.
 const secretInterval = 30 * time.Second
 
-// watchSecret says so when the secret on disk becomes another one than that in force,
+// WatchSecret says so when the secret on disk becomes another one than that in force,
 // as when the k3s token was rotated, until ctx ends. It changes nothing: which hosts
 // have the new one already only people know, and a host that goes ahead of the others
 // leaves them. But a host that is restarted does go ahead, so it must not go unseen.
-func (r *reloader) watchSecret(ctx context.Context) {
+func (r *Reloader) WatchSecret(ctx context.Context) {
 	tick := time.NewTicker(secretInterval)
 	defer tick.Stop()
 	for {
@@ -139,7 +136,7 @@ func (r *reloader) watchSecret(ctx context.Context) {
 			return
 		case <-tick.C:
 			r.mu.Lock()
-			r.compareSecret(r.last.Config)
+			r.compareSecret(r.Last.Config)
 			r.mu.Unlock()
 		}
 	}
@@ -147,24 +144,24 @@ func (r *reloader) watchSecret(ctx context.Context) {
 
 // SecretChanged reports whether the secret on disk is another one than that in force,
 // as far as watchSecret has seen.
-func (r *reloader) SecretChanged() bool {
+func (r *Reloader) SecretChanged() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.pending != ""
 }
 
 // differs reports whether f is another secret than that in force. mu is held.
-func (r *reloader) differs(f k3s.FoundSecrets) bool {
-	if f.Alone || r.held.Alone {
-		return f.Alone != r.held.Alone
+func (r *Reloader) differs(f k3s.FoundSecrets) bool {
+	if f.Alone || r.Held.Alone {
+		return f.Alone != r.Held.Alone
 	}
-	return !f.Secrets.Equal(r.held.Secrets)
+	return !f.Secrets.Equal(r.Held.Secrets)
 }
 
 // compareSecret notes how the secret on disk differs from that in force, and logs it
 // once. mu is held.
-func (r *reloader) compareSecret(cfg config.Config) {
-	f, err := r.secrets(cfg)
+func (r *Reloader) compareSecret(cfg config.Config) {
+	f, err := r.Secrets(cfg)
 	pending := ""
 	switch {
 	case err != nil:
@@ -172,7 +169,7 @@ func (r *reloader) compareSecret(cfg config.Config) {
 	case !r.differs(f):
 	case f.Alone:
 		pending = "it is gone; bring it back, since without it this host does not start again"
-	case r.held.Alone:
+	case r.Held.Alone:
 		pending = "there is one now, " + f.Source + "; restart the daemon to bring it into force"
 	default:
 		pending = f.Source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
@@ -181,15 +178,15 @@ func (r *reloader) compareSecret(cfg config.Config) {
 		return
 	}
 	if r.pending = pending; pending == "" {
-		r.log.Info("the secret on disk is the one in force again")
+		r.Log.Info("the secret on disk is the one in force again")
 		return
 	}
-	r.log.Warn("the secret of the cluster has changed on disk, the one in force stays so", "secret", pending)
+	r.Log.Warn("the secret of the cluster has changed on disk, the one in force stays so", "secret", pending)
 }
 
-// pending is what differs between the configuration in force and that which is there
+// Pending is what differs between the configuration in force and that which is there
 // now. Nothing of a secret is in it.
-type pending struct {
+type Pending struct {
 	Config  config.Config    `json:"config"`  // in force
 	Reload  []config.Setting `json:"reload"`  // a reload brings it into force
 	Restart []config.Setting `json:"restart"` // a restart does
@@ -199,25 +196,25 @@ type pending struct {
 }
 
 // Pending is what a reload would find. It changes nothing.
-func (r *reloader) Pending() pending {
+func (r *Reloader) Pending() Pending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := pending{Config: r.last.Config, Reload: []config.Setting{}, Restart: []config.Setting{}, Held: r.held.Source}
-	next, err := r.load()
+	out := Pending{Config: r.Last.Config, Reload: []config.Setting{}, Restart: []config.Setting{}, Held: r.Held.Source}
+	next, err := r.Load()
 	if err != nil {
 		out.Error = err.Error()
 		return out
 	}
 	for i, s := range next.Settings {
 		switch {
-		case reflect.DeepEqual(s.Value, r.last.Settings[i].Value):
+		case reflect.DeepEqual(s.Value, r.Last.Settings[i].Value):
 		case reloads(s.Key):
 			out.Reload = append(out.Reload, s)
 		default:
 			out.Restart = append(out.Restart, s)
 		}
 	}
-	f, err := r.secrets(next.Config)
+	f, err := r.Secrets(next.Config)
 	switch {
 	case err != nil:
 		out.Error = err.Error()
@@ -232,8 +229,8 @@ func reloads(key string) bool {
 	return key == "transfer.upload_limit" || key == "transfer.download_limit" || key == "log.level"
 }
 
-// onSignal reloads at each SIGHUP until ctx ends.
-func (r *reloader) onSignal(ctx context.Context) {
+// OnSignal reloads at each SIGHUP until ctx ends.
+func (r *Reloader) OnSignal(ctx context.Context) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -243,46 +240,8 @@ func (r *reloader) onSignal(ctx context.Context) {
 			return
 		case <-hup:
 			if _, err := r.Reload(); err != nil {
-				r.log.Error("reload", "err", err)
+				r.Log.Error("reload", "err", err)
 			}
 		}
 	}
-}
-
-func reloadCommand(env *cli.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "reload",
-		Short: "Bring a changed configuration file into force",
-		Long: `Tell the daemon of this host to read its configuration again. The transfer limits,
-the level of the log and the secrets change at once, also for transfers that run; for any
-other key the command says that a restart is needed. A bad configuration changes
-nothing.
-
-The secret file, or the k3s token where there is none, is read again, too: that is how a running cluster moves to another
-secret (docs/security.md).`,
-		Example: "  seeder reload",
-		Args:    cli.ArgCount(0, 0, "no arguments"),
-	}
-	clientFlags(env, cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(env)
-		if err != nil {
-			return err
-		}
-		var out reloaded
-		if err := c.post(cmd.Context(), "/v1/reload", nil, &out); err != nil {
-			return err
-		}
-		for _, s := range out.Applied {
-			fmt.Fprintf(env.Stdout, "%s is now %v (%s)\n", s.Key, s.Value, s.Source)
-		}
-		for _, s := range out.Restart {
-			fmt.Fprintf(env.Stdout, "%s will be %v (%s) after a restart of the daemon\n", s.Key, s.Value, s.Source)
-		}
-		if len(out.Applied)+len(out.Restart) == 0 {
-			fmt.Fprintln(env.Stdout, "nothing has changed")
-		}
-		return nil
-	}
-	return cmd
 }

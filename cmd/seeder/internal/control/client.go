@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 )
@@ -21,14 +23,14 @@ import (
 // are more than a terminal can show, and less than this.
 const maxAnswerBytes = 2 << 30
 
-// client asks the daemon of this host.
-type client struct {
-	socket string
+// Client asks the daemon of this host.
+type Client struct {
+	Socket string
 	http   *http.Client
 }
 
-// newClient finds the daemon's socket: --socket, else the configuration's.
-func newClient(env *cli.Env) (*client, error) {
+// NewClient finds the daemon's socket: --socket, else the configuration's.
+func NewClient(env *cli.Env) (*Client, error) {
 	socket := env.Socket
 	if socket == "" {
 		cfg, err := config.Load(env, nil)
@@ -37,12 +39,13 @@ func newClient(env *cli.Env) (*client, error) {
 		}
 		socket = cfg.API.Socket
 	}
-	return dialControl(socket), nil
+	return Dial(socket), nil
 }
 
-func dialControl(socket string) *client {
+// Dial returns a client of the daemon at socket; it connects at each request.
+func Dial(socket string) *Client {
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	return &client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	return &Client{Socket: socket, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
@@ -51,16 +54,16 @@ func dialControl(socket string) *client {
 	}}}
 }
 
-// get reads one JSON document into out.
-func (c *client) get(ctx context.Context, path string, query url.Values, out any) error {
+// Get reads one JSON document into out.
+func (c *Client) Get(ctx context.Context, path string, query url.Values, out any) error {
 	return c.do(ctx, http.MethodGet, path, query, nil, func(body io.Reader) error {
 		return json.NewDecoder(body).Decode(out)
 	})
 }
 
-// post asks for something to be done and reads what came of it into out, unless
+// Post asks for something to be done and reads what came of it into out, unless
 // that is nil.
-func (c *client) post(ctx context.Context, path string, query url.Values, out any) error {
+func (c *Client) Post(ctx context.Context, path string, query url.Values, out any) error {
 	return c.do(ctx, http.MethodPost, path, query, nil, func(body io.Reader) error {
 		if out == nil {
 			return nil
@@ -69,18 +72,18 @@ func (c *client) post(ctx context.Context, path string, query url.Values, out an
 	})
 }
 
-// stream hands each event to fn until the daemon is done. The error of an error
+// Stream hands each event to fn until the daemon is done. The error of an error
 // event carries the exit code that it asks for.
-func (c *client) stream(ctx context.Context, method, path string, query url.Values, body io.Reader, fn func(event)) error {
+func (c *Client) Stream(ctx context.Context, method, path string, query url.Values, body io.Reader, fn func(Event)) error {
 	return c.do(ctx, method, path, query, body, func(body io.Reader) error {
 		dec := json.NewDecoder(body)
 		for {
-			var e event
+			var e Event
 			if err := dec.Decode(&e); err != nil {
 				return err
 			}
 			switch e.Event {
-			case eventError:
+			case EventError:
 				return cli.WithCode(e.Code, errors.New(e.Error))
 			case eventDone:
 				fn(e)
@@ -91,7 +94,7 @@ func (c *client) stream(ctx context.Context, method, path string, query url.Valu
 	})
 }
 
-func (c *client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(io.Reader) error) error {
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(io.Reader) error) error {
 	u := url.URL{Scheme: "http", Host: "seeder", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
@@ -140,7 +143,7 @@ func (e notFoundError) Error() string { return string(e) }
 func (e notFoundError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // explain makes a transport error one that says what to do.
-func (c *client) explain(ctx context.Context, err error) error {
+func (c *Client) explain(ctx context.Context, err error) error {
 	var coded *cli.Error
 	var op *net.OpError
 	switch {
@@ -149,13 +152,19 @@ func (c *client) explain(ctx context.Context, err error) error {
 	case errors.As(err, &coded):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.socket))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.Socket))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.socket))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.Socket))
 	case errors.As(err, &op) && op.Op == "dial":
 		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("reach the seeder daemon: %w; name its socket with --socket", err))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.socket, err))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.Socket, err))
 	}
-	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.socket, err)
+	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.Socket, err)
+}
+
+// Flags adds the flags of the commands that talk to the daemon.
+func Flags(env *cli.Env, cmd *cobra.Command) {
+	config.FileFlag(env, cmd)
+	cmd.Flags().StringVar(&env.Socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
 }

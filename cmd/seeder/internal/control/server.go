@@ -1,4 +1,12 @@
-package main
+// Package control is the control API of the daemon on a unix socket: its types, its
+// server, its client, and what a reload changes.
+//
+// It owns the paths, documents and events of the API, and who may open the socket. It
+// never decides anything about an image or a peer: it asks a Cluster and an Announcer.
+//
+// Invariant: only the socket's owner can open it, at no instant anybody else; every
+// request that began ends with a document, or with one last event.
+package control
 
 import (
 	"context"
@@ -28,16 +36,16 @@ import (
 	"seeder/store"
 )
 
-// announced is what became of an announcement.
-type announced struct {
+// Announced is what became of an announcement.
+type Announced struct {
 	Reference string
 	Digest    string
 	Version   uint64
 	Bytes     int64 // of all blobs as stored
 }
 
-// announcer takes images of this host to the cluster.
-type announcer interface {
+// Announcer takes images of this host to the cluster.
+type Announcer interface {
 	// ImportArchive reads an archive into the image store and returns the
 	// references it brought, and what is said of images without one. With ref only
 	// that one is meant.
@@ -45,13 +53,13 @@ type announcer interface {
 	// Local describes what the image store has under ref.
 	Local(ctx context.Context, ref string) (store.Local, error)
 	// References are the names that commands may take.
-	References(ctx context.Context) references
+	References(ctx context.Context) References
 	// Announce announces an image that the image store has.
-	Announce(ctx context.Context, o order) (announced, error)
+	Announce(ctx context.Context, o Order) (Announced, error)
 }
 
-// order is what is to be announced.
-type order struct {
+// Order is what is to be announced.
+type Order struct {
 	Ref      string
 	At       digest.Digest // the target that Ref shall have; empty: the one that it has
 	Rollback bool          // the target that it had before
@@ -60,12 +68,12 @@ type order struct {
 
 // configReloader reads the daemon's configuration anew.
 type configReloader interface {
-	Reload() (reloaded, error)
+	Reload() (Reloaded, error)
 	// Pending is what Reload would find.
-	Pending() pending
+	Pending() Pending
 }
 
-// control serves the commands of this host on a unix socket:
+// Server serves the commands of this host on a unix socket:
 //
 //	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
 //	GET  /v1/local?ref=…                               what containerd has under ref
@@ -83,9 +91,9 @@ type configReloader interface {
 //
 // Refusals are {"error": …} with 400 (the caller's fault), 404 (not announced),
 // 503 (the daemon is stopping) or 500. Only the owner of the socket reaches it: its mode is 0600.
-type control struct {
-	cluster   cluster
-	announcer announcer
+type Server struct {
+	cluster   Cluster
+	announcer Announcer
 	reload    configReloader
 	log       *slog.Logger
 
@@ -99,13 +107,14 @@ type control struct {
 // errStopping is why a request that hangs when the daemon ends comes to nothing.
 var errStopping = errors.New("the daemon is stopping; try again once it runs")
 
-func newControl(path string, c cluster, a announcer, r configReloader, log *slog.Logger) *control {
-	return &control{cluster: c, announcer: a, reload: r, path: path, log: log.With("component", "control")}
+// NewServer returns the API on the unix socket path; it serves after Open.
+func NewServer(path string, c Cluster, a Announcer, r configReloader, log *slog.Logger) *Server {
+	return &Server{cluster: c, announcer: a, reload: r, path: path, log: log.With("component", "control")}
 }
 
 // Open listens and serves. A socket that a crashed daemon left behind is
 // replaced; one that somebody answers on is not.
-func (c *control) Open() error {
+func (c *Server) Open() error {
 	l, err := listenPrivate(c.path)
 	if err != nil {
 		return fmt.Errorf("api.socket %s: %w", c.path, err)
@@ -129,7 +138,7 @@ func (c *control) Open() error {
 }
 
 // Close ends every request and removes the socket.
-func (c *control) Close() error {
+func (c *Server) Close() error {
 	c.stopping.Store(true)
 	c.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -177,17 +186,17 @@ func listenPrivate(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// judged is `seeder status -o json`: the status and what it means.
-type judged struct {
+// Judged is `seeder status -o json`: the status and what it means.
+type Judged struct {
 	p2p.Status
 	verdict.Verdict
 }
 
-func (c *control) routes() http.Handler {
+func (c *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		s := c.cluster.Status(r.Context())
-		c.answer(w, judged{s, verdict.Decide(verdict.Input{Status: s, Members: c.cluster.Members().Members})}, nil)
+		c.answer(w, Judged{s, verdict.Decide(verdict.Input{Status: s, Members: c.cluster.Members().Members})}, nil)
 	})
 	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, r *http.Request) {
 		c.answer(w, c.cluster.AskMembers(r.Context()), nil)
@@ -213,7 +222,7 @@ func (c *control) routes() http.Handler {
 		c.answer(w, changed, err)
 	})
 	mux.HandleFunc("GET /v1/self", func(w http.ResponseWriter, _ *http.Request) {
-		c.answer(w, selfExam{Version: cli.Version(), Pending: c.reload.Pending()}, nil)
+		c.answer(w, Self{Version: cli.Version(), Pending: c.reload.Pending()}, nil)
 	})
 	mux.HandleFunc("GET /v1/diagnosis", func(w http.ResponseWriter, r *http.Request) {
 		c.answer(w, c.cluster.Diagnose(r.Context()), nil)
@@ -229,7 +238,7 @@ func (c *control) routes() http.Handler {
 	return mux
 }
 
-func (c *control) handleImages(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleImages(w http.ResponseWriter, r *http.Request) {
 	refs, err := cli.NormalizeRefs(r.URL.Query()["ref"])
 	if err != nil {
 		c.answer(w, nil, err)
@@ -239,7 +248,7 @@ func (c *control) handleImages(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, images, err)
 }
 
-func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ref, err := cli.NormalizeRef(q.Get("ref"))
 	if err == nil {
@@ -248,7 +257,7 @@ func (c *control) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, struct{}{}, err)
 }
 
-func (c *control) handleLocal(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleLocal(w http.ResponseWriter, r *http.Request) {
 	ref, err := cli.NormalizeRef(r.URL.Query().Get("ref"))
 	if err != nil {
 		c.answer(w, nil, err)
@@ -258,25 +267,25 @@ func (c *control) handleLocal(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, local, err)
 }
 
-// selected is whether there are nodes that label selectors match.
-type selected struct {
+// Selected is whether there are nodes that label selectors match.
+type Selected struct {
 	None string `json:"none,omitempty"` // why not
 }
 
-func (c *control) handleSelected(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleSelected(w http.ResponseWriter, r *http.Request) {
 	err := c.cluster.CheckOn(r.Context(), r.URL.Query()["on"])
 	var none *p2p.NoNodeError
 	switch {
 	case errors.As(err, &none):
-		c.answer(w, selected{None: none.Error()}, nil)
+		c.answer(w, Selected{None: none.Error()}, nil)
 	case err != nil:
 		c.answer(w, nil, cli.WithCode(cli.ExitUsage, err))
 	default:
-		c.answer(w, selected{}, nil)
+		c.answer(w, Selected{}, nil)
 	}
 }
 
-func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleWait(w http.ResponseWriter, r *http.Request) {
 	refs, err := cli.NormalizeRefs(r.URL.Query()["ref"])
 	if err != nil {
 		c.answer(w, nil, err)
@@ -290,7 +299,7 @@ func (c *control) handleWait(w http.ResponseWriter, r *http.Request) {
 // handleAnnounce takes the archive, if there is one, before it writes anything:
 // an HTTP/1 client is not ready for an answer before it has sent its request.
 // What the importer leaves unread is the server's to drop.
-func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
+func (c *Server) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	q, ctx := r.URL.Query(), r.Context()
 	orders, unnamed, err := c.orders(ctx, q, r.Body)
 	if err != nil {
@@ -299,15 +308,15 @@ func (c *control) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newStream(w)
 	if len(unnamed) > 0 {
-		_ = s.emit(event{Event: eventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(unnamed, "; ")}) // the next one tells if nobody listens
+		_ = s.emit(Event{Event: EventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(unnamed, "; ")}) // the next one tells if nobody listens
 	}
 	s.end(c.announce(ctx, s, orders, waiting{on: q.Get("wait") == "true", all: q.Get("all") == "true"}))
 }
 
 // orders are what a request asks to be announced, imported where it brings an
 // archive, and what is said of images there that cannot be.
-func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out []order, unnamed []string, _ error) {
-	o := order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
+func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, unnamed []string, _ error) {
+	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
 	archive := q.Get("archive") == "true"
 	var err error
 	if q.Get("ref") != "" || !archive {
@@ -319,7 +328,7 @@ func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out
 		return nil, nil, cli.Usagef("digest %q: %w", o.At, err)
 	}
 	if !archive {
-		return []order{o}, nil, nil
+		return []Order{o}, nil, nil
 	}
 	refs, unnamed, err := c.announcer.ImportArchive(ctx, body, o.Ref)
 	if err != nil {
@@ -329,7 +338,7 @@ func (c *control) orders(ctx context.Context, q url.Values, body io.Reader) (out
 		return nil, nil, cli.Usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
 	}
 	for _, ref := range refs {
-		out = append(out, order{Ref: ref, On: o.On})
+		out = append(out, Order{Ref: ref, On: o.On})
 	}
 	return out, unnamed, nil
 }
@@ -339,11 +348,11 @@ type waiting struct{ on, all bool }
 
 // announce announces one image after the other. Those that can be are, also where
 // another one cannot.
-func (c *control) announce(ctx context.Context, s *stream, orders []order, wait waiting) error {
+func (c *Server) announce(ctx context.Context, s *stream, orders []Order, wait waiting) error {
 	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
 	for _, o := range orders {
-		if err := s.emit(event{Event: eventPreparing, Ref: o.Ref}); err != nil {
+		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
 			return err
 		}
 		a, err := c.announcer.Announce(ctx, o)
@@ -353,7 +362,7 @@ func (c *control) announce(ctx context.Context, s *stream, orders []order, wait 
 		}
 		watch.refs = append(watch.refs, a.Reference)
 		watch.versions[a.Reference] = a.Version
-		err = s.emit(event{Event: eventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
+		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
 		if err != nil {
 			return err
 		}
@@ -365,7 +374,7 @@ func (c *control) announce(ctx context.Context, s *stream, orders []order, wait 
 }
 
 // answer writes one JSON document, or why there is none.
-func (c *control) answer(w http.ResponseWriter, v any, err error) {
+func (c *Server) answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		status, _ := refusal(err)
@@ -404,7 +413,7 @@ func newStream(w http.ResponseWriter) *stream {
 	return &stream{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
 }
 
-func (s *stream) emit(e event) error {
+func (s *stream) emit(e Event) error {
 	e.Time = time.Now().UTC()
 	if err := s.enc.Encode(e); err != nil {
 		return err
@@ -415,13 +424,25 @@ func (s *stream) emit(e event) error {
 // end is the last event. Whether it arrives is up to the client, which may have
 // gone for good reason.
 func (s *stream) end(err error) {
-	last := event{Event: eventDone}
+	last := Event{Event: eventDone}
 	switch {
 	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
-		last = event{Event: eventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: cli.ExitNoDaemon}
+		last = Event{Event: EventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: cli.ExitNoDaemon}
 	case err != nil:
 		_, code := refusal(err)
-		last = event{Event: eventError, Error: err.Error(), Code: code}
+		last = Event{Event: EventError, Error: err.Error(), Code: code}
 	}
 	_ = s.emit(last)
+}
+
+// References are what the daemon knows the names of.
+type References struct {
+	Announced []string `json:"announced"`
+	Local     []string `json:"local"` // in this host's containerd
+}
+
+// Self is what the daemon says of itself.
+type Self struct {
+	Version string  `json:"version"`
+	Pending Pending `json:"pending"`
 }

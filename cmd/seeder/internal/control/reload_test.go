@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"encoding/json"
@@ -61,10 +61,10 @@ func TestReloadSecrets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &reloader{
-			load: func() (config.Loaded, error) { return last, nil }, node: node, level: &slog.LevelVar{},
-			log: slog.New(slog.DiscardHandler), last: last, held: tc.held,
-			secrets: func(config.Config) (k3s.FoundSecrets, error) { return tc.now, tc.err },
+		r := &Reloader{
+			Load: func() (config.Loaded, error) { return last, nil }, Node: node, Level: &slog.LevelVar{},
+			Log: slog.New(slog.DiscardHandler), Last: last, Held: tc.held,
+			Secrets: func(config.Config) (k3s.FoundSecrets, error) { return tc.now, tc.err },
 		}
 		out, err := r.Reload()
 		if (err == nil) != (tc.wantErr == "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
@@ -102,10 +102,10 @@ func TestReload(t *testing.T) {
 	var now config.Loaded
 	var bad error
 	var set limits
-	r := &reloader{
-		secrets: func(config.Config) (k3s.FoundSecrets, error) { return k3s.FoundSecrets{Alone: true}, nil }, held: k3s.FoundSecrets{Alone: true},
-		load: func() (config.Loaded, error) { return now, bad }, node: &set, level: &slog.LevelVar{},
-		log: slog.New(slog.DiscardHandler), last: load(""),
+	r := &Reloader{
+		Secrets: func(config.Config) (k3s.FoundSecrets, error) { return k3s.FoundSecrets{Alone: true}, nil }, Held: k3s.FoundSecrets{Alone: true},
+		Load: func() (config.Loaded, error) { return now, bad }, Node: &set, Level: &slog.LevelVar{},
+		Log: slog.New(slog.DiscardHandler), Last: load(""),
 	}
 	keys := func(list []config.Setting) (out []string) {
 		for _, s := range list {
@@ -133,8 +133,8 @@ func TestReload(t *testing.T) {
 		if !errors.Is(err, tc.bad) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
-		if set != tc.set || r.level.Level() != tc.level {
-			t.Errorf("%s: limits %v, level %v", tc.name, set, r.level.Level())
+		if set != tc.set || r.Level.Level() != tc.level {
+			t.Errorf("%s: limits %v, level %v", tc.name, set, r.Level.Level())
 		}
 		if a, b := fmt.Sprint(keys(out.Applied)), fmt.Sprint(keys(out.Restart)); a != tc.applied || b != tc.restart {
 			t.Errorf("%s: applied %s, restart %s", tc.name, a, b)
@@ -163,17 +163,17 @@ func TestSecretThatChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log strings.Builder
-		r := &reloader{
-			load: func() (config.Loaded, error) { return last, nil }, node: &secretsNode{}, level: &slog.LevelVar{},
-			log: slog.New(slog.NewTextHandler(&log, nil)), last: last, held: held,
-			secrets: func(config.Config) (k3s.FoundSecrets, error) {
+		r := &Reloader{
+			Load: func() (config.Loaded, error) { return last, nil }, Node: &secretsNode{}, Level: &slog.LevelVar{},
+			Log: slog.New(slog.NewTextHandler(&log, nil)), Last: last, Held: held,
+			Secrets: func(config.Config) (k3s.FoundSecrets, error) {
 				if f := now.Load(); f.Source != "" {
 					return *f, nil
 				}
 				return k3s.FoundSecrets{}, fmt.Errorf("read it: %w", io.ErrUnexpectedEOF)
 			},
 		}
-		go r.watchSecret(t.Context())
+		go r.WatchSecret(t.Context())
 		expect := func(what string, changed bool, lines int) {
 			t.Helper()
 			time.Sleep(3 * secretInterval)

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"fmt"
@@ -8,10 +8,10 @@ import (
 	"seeder/p2p"
 )
 
-// saved is what the nodes have measured of an announcement that has come to its end.
+// Saved is what the nodes have measured of an announcement that has come to its end.
 // Bytes are those of chunks as stored, but for WireBytes. What a node forgot, since
 // it was started again or much has been announced since, is missing from it.
-type saved struct {
+type Saved struct {
 	Announcer string `json:"announcer"` // the node that announced the image
 	Nodes     int    `json:"nodes"`     // that are ready and have got bytes from peers
 	Had       int    `json:"had"`       // that are ready and have got none, the announcer aside
@@ -25,13 +25,13 @@ type saved struct {
 	SentBytes    int64 `json:"sent_bytes"`  // by the announcer
 }
 
-// savings sums up a row of the matrix. A sum of what nodes say may be anything but
+// Savings sums up a row of the matrix. A sum of what nodes say may be anything but
 // negative.
-func savings(row p2p.ImageState) saved {
-	s := saved{Announcer: row.AnnouncedBy}
+func Savings(row p2p.ImageState) Saved {
+	s := Saved{Announcer: row.AnnouncedBy}
 	for _, n := range row.Nodes {
 		if n.Name == row.AnnouncedBy {
-			s.SentBytes = add(s.SentBytes, n.SentBytes)
+			s.SentBytes = AddBytes(s.SentBytes, n.SentBytes)
 		}
 		if n.State != p2p.Ready {
 			continue
@@ -39,9 +39,9 @@ func savings(row p2p.ImageState) saved {
 		var fetched, local int64
 		for _, src := range n.Sources {
 			if src.Name == p2p.LocalSource {
-				local = add(local, src.Bytes)
+				local = AddBytes(local, src.Bytes)
 			} else {
-				fetched = add(fetched, src.Bytes)
+				fetched = AddBytes(fetched, src.Bytes)
 			}
 		}
 		if fetched == 0 {
@@ -56,23 +56,23 @@ func savings(row p2p.ImageState) saved {
 		s.Nodes++
 		s.MostBytes = max(s.MostBytes, fetched)
 		s.ImageBytes = max(s.ImageBytes, n.TotalBytes)
-		s.FetchedBytes, s.LocalBytes = add(s.FetchedBytes, fetched), add(s.LocalBytes, local)
-		s.WireBytes = add(s.WireBytes, n.WireBytes)
+		s.FetchedBytes, s.LocalBytes = AddBytes(s.FetchedBytes, fetched), AddBytes(s.LocalBytes, local)
+		s.WireBytes = AddBytes(s.WireBytes, n.WireBytes)
 	}
 	return s
 }
 
-// add does not overflow: a and b, which are not negative, come from other nodes.
-func add(a, b int64) int64 {
+// AddBytes does not overflow: a and b, which are not negative, come from other nodes.
+func AddBytes(a, b int64) int64 {
 	if sum := a + b; sum >= 0 {
 		return sum
 	}
 	return 1<<63 - 1
 }
 
-// lines say what was saved. took is how long it took from the announcement until all
+// Lines say what was saved. took is how long it took from the announcement until all
 // were ready, 0 where that was not measured; here is whether this host announced it.
-func (s saved) lines(took time.Duration, here bool) []string {
+func (s Saved) Lines(took time.Duration, here bool) []string {
 	if s.Nodes == 0 {
 		if s.Had > 0 {
 			return []string{"nothing was fetched: " + term.Plural(s.Had, "other node") + " had all of it"}
@@ -105,7 +105,7 @@ func (s saved) lines(took time.Duration, here bool) []string {
 
 // whoSent compares what the announcer sent with what it would have had to send
 // alone.
-func (s saved) whoSent(here bool) []string {
+func (s Saved) whoSent(here bool) []string {
 	if s.SentBytes == 0 || s.ImageBytes == 0 {
 		return nil
 	}

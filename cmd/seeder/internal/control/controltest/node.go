@@ -1,0 +1,194 @@
+// Package controltest is a node for tests of what talks to the control API.
+package controltest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/control"
+	"seeder/p2p"
+	"seeder/store"
+)
+
+// Node is a cluster whose matrix advances by one step each time it is asked.
+type Node struct {
+	Mu        sync.Mutex
+	Steps     []p2p.Images // the last one stays
+	Err       error
+	Withdrawn []string
+	forgotten []string
+	Imported  []byte
+	Archive   []string // references that ImportArchive finds
+	Unnamed   []string // what it says of others
+	Announced control.Announced
+	Orders    []control.Order
+}
+
+// Images is part of what a control.Server asks of a node.
+func (f *Node) Images(context.Context, ...string) (p2p.Images, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if f.Err != nil {
+		return p2p.Images{}, f.Err
+	}
+	now := f.Steps[0]
+	if len(f.Steps) > 1 {
+		f.Steps = f.Steps[1:]
+	}
+	return now, nil
+}
+
+// Reload is part of what a control.Server asks of a node.
+func (f *Node) Reload() (control.Reloaded, error) { return control.Reloaded{}, f.Err }
+
+// Members is part of what a control.Server asks of a node.
+func (f *Node) Members() p2p.Members {
+	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead", Reason: "speaks \x1b[2J protocol 2"}}}
+}
+
+// Status is part of what a control.Server asks of a node.
+func (f *Node) Status(context.Context) p2p.Status {
+	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
+		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such\nsocket"}, Join: p2p.JoinStatus{Refused: true, Reason: "the secrets differ"},
+		Transfers: []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
+			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
+}
+
+// AskMembers is part of what a control.Server asks of a node.
+func (f *Node) AskMembers(context.Context) p2p.Members { return f.Members() }
+
+// Forget is part of what a control.Server asks of a node.
+func (f *Node) Forget(name string) error {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.forgotten = append(f.forgotten, name)
+	return f.Err
+}
+
+// CheckOn is part of what a control.Server asks of a node.
+func (f *Node) CheckOn(_ context.Context, on []string) error {
+	if slices.Contains(on, "zone=nowhere") {
+		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
+	}
+	for _, s := range on {
+		if err := p2p.CheckSelector(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Local is part of what a control.Server asks of a node.
+func (f *Node) Local(_ context.Context, ref string) (store.Local, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if f.Err != nil {
+		return store.Local{}, f.Err
+	}
+	return store.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
+}
+
+// References is part of what a control.Server asks of a node.
+func (f *Node) References(context.Context) control.References {
+	return control.References{Announced: []string{"docker.io/library/app:v1", "registry.example.com/me/app:v2"}, Local: []string{"docker.io/library/local:v1"}}
+}
+
+// Withdraw is part of what a control.Server asks of a node.
+func (f *Node) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if f.Err != nil {
+		return f.Err
+	}
+	f.Withdrawn = append(f.Withdrawn, fmt.Sprint(ref, " ", w.Purge, w.Force))
+	return nil
+}
+
+// ImportArchive is part of what a control.Server asks of a node.
+func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (refs, unnamed []string, err error) {
+	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
+	if err != nil {
+		return nil, nil, err
+	}
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.Imported = data
+	return f.Archive, f.Unnamed, f.Err
+}
+
+// Announce is part of what a control.Server asks of a node.
+func (f *Node) Announce(_ context.Context, o control.Order) (control.Announced, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.Orders = append(f.Orders, o)
+	a := f.Announced
+	a.Reference = o.Ref
+	return a, f.Err
+}
+
+// Row is the matrix row of app:v1 at a version with these nodes.
+func Row(version uint64, states ...p2p.State) p2p.Images {
+	img := p2p.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32),
+		Version: version, Size: 4 << 20, State: "announced", AnnouncedBy: "n1", Nodes: []p2p.NodeState{}}
+	for i, s := range states {
+		n := p2p.NodeState{Name: fmt.Sprintf("n%d", i+1), State: s, TotalBytes: 4 << 20, DoneBytes: 1 << 20, Reason: "because"}
+		img.Nodes = append(img.Nodes, n)
+		if s != p2p.Excluded {
+			img.Total++
+		}
+		if s == p2p.Ready {
+			img.Ready++
+		}
+	}
+	return p2p.Images{Images: []p2p.ImageState{img}}
+}
+
+// Serve runs a control API over f and returns its socket.
+func Serve(t *testing.T, f *Node) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "api.sock")
+	c := control.NewServer(socket, f, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err := c.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if _, err := os.Lstat(socket); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket is still there: %v", err)
+		}
+	})
+	return socket
+}
+
+// Pending is part of what a control.Server asks of a node.
+func (f *Node) Pending() control.Pending {
+	return control.Pending{Config: config.Config{DataDir: "/"}}
+}
+
+// Diagnose is part of what a control.Server asks of a node.
+func (f *Node) Diagnose(context.Context) p2p.Diagnosis {
+	return p2p.Diagnosis{Node: "n1", Members: []p2p.MemberReport{}}
+}
+
+// Holders is part of what a control.Server asks of a node.
+func (f *Node) Holders(_ context.Context, refs []string) map[string][]string {
+	return map[string][]string{refs[0]: {"n2"}}
+}
+
+// Events is part of cluster.
+func (f *Node) Events() []p2p.Event { return nil }

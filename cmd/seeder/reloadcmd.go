@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
+)
+
+func reloadCommand(env *cli.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Bring a changed configuration file into force",
+		Long: `Tell the daemon of this host to read its configuration again. The transfer limits,
+the level of the log and the secrets change at once, also for transfers that run; for any
+other key the command says that a restart is needed. A bad configuration changes
+nothing.
+
+The secret file, or the k3s token where there is none, is read again, too: that is how a running cluster moves to another
+secret (docs/security.md).`,
+		Example: "  seeder reload",
+		Args:    cli.ArgCount(0, 0, "no arguments"),
+	}
+	control.Flags(env, cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := control.NewClient(env)
+		if err != nil {
+			return err
+		}
+		var out control.Reloaded
+		if err := c.Post(cmd.Context(), "/v1/reload", nil, &out); err != nil {
+			return err
+		}
+		for _, s := range out.Applied {
+			fmt.Fprintf(env.Stdout, "%s is now %v (%s)\n", s.Key, s.Value, s.Source)
+		}
+		for _, s := range out.Restart {
+			fmt.Fprintf(env.Stdout, "%s will be %v (%s) after a restart of the daemon\n", s.Key, s.Value, s.Source)
+		}
+		if len(out.Applied)+len(out.Restart) == 0 {
+			fmt.Fprintln(env.Stdout, "nothing has changed")
+		}
+		return nil
+	}
+	return cmd
+}
