@@ -1,0 +1,182 @@
+package dst
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"seeder/p2p/catalog"
+)
+
+var storeKinds = []kind{
+	{name: "slow", group: stores, weight: 3, begin: func(_ *cluster, m *machine, e Event) (func(), bool) {
+		if !m.up {
+			return nil, false
+		}
+		s := m.store
+		s.set(func(s *faultyStore) { s.slow = time.Duration(20+e.Arg%3000) * time.Millisecond })
+		return func() { s.set(func(s *faultyStore) { s.slow = 0 }) }, true
+	}},
+	{name: "gone", group: stores, weight: 3, begin: forSome(
+		func(s *faultyStore) { s.down = true }, func(s *faultyStore) { s.down = false })},
+	{name: "hangs", group: stores, weight: 3, begin: forSome(
+		func(s *faultyStore) {
+			if s.hangs == nil && s.stopAt == 0 {
+				s.hangs = make(chan struct{})
+			}
+		},
+		func(s *faultyStore) {
+			if s.hangs != nil && !closed(s.stopped) {
+				close(s.hangs)
+				s.hangs = nil
+			}
+		})},
+	{name: "says it is incomplete", group: stores, weight: 2, begin: forSome(
+		func(s *faultyStore) { s.saysGone = true }, func(s *faultyStore) { s.saysGone = false })},
+	{name: "says it is complete", group: stores, weight: 2, begin: forSome(
+		func(s *faultyStore) { s.saysDone = true }, func(s *faultyStore) { s.saysDone = false })},
+	{name: "claims chunks", group: stores, weight: 2, begin: forSome(
+		func(s *faultyStore) { s.claims = true }, func(s *faultyStore) { s.claims = false })},
+	{name: "sends a wrong bit", group: stores, weight: 2, begin: forSome(
+		func(s *faultyStore) { s.garbles = true }, func(s *faultyStore) { s.garbles = false })},
+	{name: "import fails", group: stores, weight: 2, begin: forSome(
+		func(s *faultyStore) { s.nameErr = errIO }, func(s *faultyStore) { s.nameErr = nil })},
+	{name: "garbage collection", group: stores, weight: 4, begin: collected},
+	{name: "image removed", group: stores, weight: 3, begin: imageRemoved},
+}
+
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// collected makes the embedded store collect its garbage at once, which it does when a
+// name goes: a bait.
+func collected(c *cluster, m *machine, e Event) (func(), bool) {
+	if !m.up {
+		return nil, false
+	}
+	const bait = "docker.io/library/bait:1"
+	s := m.store.Store
+	c.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), commandBound)
+		defer cancel()
+		if _, _, err := s.ImportArchive(ctx, reader(archive(bait, e.Arg)), ""); err == nil {
+			_ = s.Remove(ctx, bait)
+		}
+	})
+	return nil, true
+}
+
+// imageRemoved is `ctr images rm` of an announced image.
+func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
+	if !m.up {
+		return nil, false
+	}
+	have, err := m.store.Store.List(context.Background())
+	ref := refs()[e.Arg%uint64(len(refs()))]
+	if err != nil || have[ref] == "" {
+		return nil, false
+	}
+	return nil, m.store.Store.Remove(context.Background(), ref) == nil
+}
+
+var crashKinds = []kind{
+	{name: "crash", group: crashes, weight: 6, begin: func(c *cluster, m *machine, e Event) (func(), bool) {
+		if !m.up {
+			return nil, false
+		}
+		c.crashFor(m, time.Duration(e.For)*time.Millisecond)
+		return nil, true
+	}},
+	{name: "crash in a call", group: crashes, weight: 6, counted: true, begin: func(_ *cluster, m *machine, e Event) (func(), bool) {
+		if !m.up {
+			return nil, false
+		}
+		s := m.store
+		s.set(func(s *faultyStore) {
+			if s.stopAt == 0 && s.hangs == nil && !closed(s.stopped) {
+				s.stopAt = 1 + int(e.Arg%60)
+			}
+		})
+		return func() { s.set(func(s *faultyStore) { s.stopAt = 0 }) }, true
+	}},
+	{name: "power cut, torn writes", group: crashes, weight: 4, begin: tornCrash},
+	{name: "power cut, catalog damaged", group: crashes, weight: 2, begin: catalogLost},
+	{name: "all hosts crash", group: crashes, weight: 1, begin: func(c *cluster, _ *machine, e Event) (func(), bool) {
+		for i, m := range c.machines {
+			if m.up {
+				c.crashFor(m, time.Duration(500+e.Arg>>i%8000)*time.Millisecond)
+			}
+		}
+		return nil, true
+	}},
+	{name: "restart", group: crashes, weight: 3, begin: func(c *cluster, m *machine, e Event) (func(), bool) {
+		if !m.up {
+			return nil, false
+		}
+		if err := m.leave(); err != nil {
+			c.violation("%v", err)
+		}
+		c.startAfter(m, time.Duration(e.For)*time.Millisecond/4)
+		return nil, true
+	}},
+}
+
+// tornCrash loses or garbles, of what is never synced, some of the end.
+func tornCrash(c *cluster, m *machine, e Event) (func(), bool) {
+	if !m.up {
+		return nil, false
+	}
+	c.crashFor(m, time.Duration(e.For)*time.Millisecond)
+	for i, pattern := range []string{"stage/*.frames", "cache/*.frames"} {
+		found, _ := filepath.Glob(filepath.Join(m.dir, pattern))
+		for k, path := range found {
+			arg := e.Arg >> ((i + k) % 16)
+			st, err := os.Stat(path)
+			if err != nil || st.Size() == 0 {
+				continue
+			}
+			switch arg % 4 {
+			case 0:
+				_ = os.Truncate(path, int64(arg)%st.Size())
+			case 1:
+				_ = flip(path, arg)
+			case 2:
+				_ = os.Remove(path)
+			}
+		}
+	}
+	return nil, true
+}
+
+// catalogLost damages the catalog of a machine that is down. What nobody else has is
+// lost with it, and which announcements it has reached.
+func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
+	if !m.up {
+		return nil, false
+	}
+	have, err := m.store.Store.List(context.Background())
+	if err != nil {
+		return nil, false
+	}
+	c.crashFor(m, time.Duration(e.For)*time.Millisecond)
+	path := filepath.Join(m.dir, "catalog.db")
+	if st, err := os.Stat(path); err == nil && e.Arg%2 == 0 {
+		_ = os.Truncate(path, int64(e.Arg)%st.Size())
+	} else {
+		for i := range uint64(40) {
+			_ = flip(path, e.Arg+i)
+		}
+	}
+	m.last = map[string]catalog.Record{}
+	for ref, d := range have {
+		m.put(ref, d)
+	}
+	return nil, true
+}

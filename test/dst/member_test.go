@@ -1,0 +1,3 @@
+package dst
+
+var memberKinds = []kind{}
