@@ -234,6 +234,9 @@ func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 		if t.rec.Hash() != rec.Hash() {
 			l.supersede(t, rec, a)
 		}
+		if t.ready && !a.Withdrawn && l.n.lostSeeds.isLost(a.Seed.Digest) {
+			t.dirty = now
+		}
 		if d := l.step(ctx, t, a, now); d > 0 && d < wait {
 			wait = d
 		}
@@ -387,6 +390,7 @@ func (n *Node) work(ctx context.Context, l *loop, rec catalog.Record) error {
 	if n.unkept.Load() {
 		n.keepPrevious(ctx)
 	}
+	n.restoreSeed(ctx, rec)
 	return nil
 }
 

@@ -90,8 +90,12 @@ func (e *usedError) Waiting() string {
 // images.keep_previous says, and lets go of those before. What fails is tried again
 // by the janitor.
 func (n *Node) keepPrevious(ctx context.Context) {
-	n.keepMu.Lock()
-	defer n.keepMu.Unlock()
+	select { // a containerd that hangs is waited for as long as ctx says
+	case n.keeping <- struct{}{}:
+		defer func() { <-n.keeping }()
+	case <-ctx.Done():
+		return
+	}
 	n.unkept.Store(false)
 	if err := n.keepNow(ctx); err != nil {
 		n.unkept.Store(true)

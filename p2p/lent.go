@@ -12,6 +12,9 @@ import (
 func (n *Node) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error) {
 	sw, err := n.swarms.lend(ctx, seed)
 	if err != nil {
+		if n.swarms.isServed(seed) {
+			n.noteLost(seed, err)
+		}
 		return nil, err
 	}
 	defer n.swarms.release(sw, false)

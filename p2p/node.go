@@ -186,16 +186,17 @@ type Node struct {
 	uploader *swarm.Uploader
 	tracker  *swarm.Tracker
 
-	swarms *swarms
-	memory swarm.Memory // of frames on their way in
-	cells  *cells
-	claims *claims
-	syncer *syncer
-	asked  atomic.Int64 // how often others have asked for the catalog
-	noteMu sync.Mutex   // of noteCatalog
-	keepMu sync.Mutex   // of keepPrevious
-	unkept atomic.Bool  // there is an earlier version, or one was not kept
-	pinned atomic.Bool  // what nobody announces any more may have a pin
+	swarms    *swarms
+	memory    swarm.Memory // of frames on their way in
+	cells     *cells
+	claims    *claims
+	syncer    *syncer
+	asked     atomic.Int64  // how often others have asked for the catalog
+	noteMu    sync.Mutex    // of noteCatalog
+	keeping   chan struct{} // of keepPrevious, capacity 1: a lock
+	lostSeeds lostSeeds
+	unkept    atomic.Bool // there is an earlier version, or one was not kept
+	pinned    atomic.Bool // what nobody announces any more may have a pin
 
 	wake    chan struct{} // to the converge loop, capacity 1
 	results chan jobDone  // from the jobs to the converge loop
@@ -231,6 +232,7 @@ func New(cfg Config, store Store) *Node {
 		limiter: wire.NewLimiter(wire.Limits{}),
 		wake:    make(chan struct{}, 1),
 		results: make(chan jobDone),
+		keeping: make(chan struct{}, 1),
 		expired: make(chan time.Time, 1),
 		secrets: cfg.Secrets,
 	}

@@ -72,20 +72,30 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	n.log.Debug("fetch begins", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
 	start := time.Now()
 	var arrived time.Time
+	imported := make(chan struct{})
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := n.fetch(gctx, a, sw, p); err != nil {
-			return fmt.Errorf("fetch %s: %w", a.Reference, err)
+		for {
+			if err := n.fetch(gctx, a, sw, p); err != nil {
+				return fmt.Errorf("fetch %s: %w", a.Reference, err)
+			}
+			arrived = time.Now()
+			p.arrived()
+			n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
+			n.cells.update(a.Reference, func(c *cell) {
+				c.state, c.reason, c.liveReason = Importing, "every chunk is here", nil
+			})
+			if !lostChunks(gctx, sw.image, imported) {
+				return nil
+			}
+			n.log.Warn("chunks that were here are gone before they were imported; they are fetched again", "ref", a.Reference, "version", a.Version)
+			n.cells.update(a.Reference, func(c *cell) {
+				c.state, c.reason, c.liveReason = Fetching, "", p.reason
+			})
 		}
-		arrived = time.Now()
-		p.arrived()
-		n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
-		n.cells.update(a.Reference, func(c *cell) {
-			c.state, c.reason, c.liveReason = Importing, "every chunk is here", nil
-		})
-		return nil
 	})
 	group.Go(func() error {
+		defer close(imported)
 		if err := sw.image.Import(gctx, a.Reference); err != nil {
 			return fmt.Errorf("import %s: %w", a.Reference, err)
 		}
@@ -111,6 +121,29 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
 	n.register(ctx, a, sw)
 	return nil
+}
+
+// recount is how often it is looked whether what an import waits for is still here:
+// frames are found damaged when they are read, and blobs are collected.
+const recount = 5 * time.Second
+
+// lostChunks waits for the end of an import and reports whether it waits for chunks
+// that are not here any more.
+func lostChunks(ctx context.Context, img Image, imported <-chan struct{}) bool {
+	tick := time.NewTicker(recount)
+	defer tick.Stop()
+	for {
+		select {
+		case <-imported:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		if !img.Have().Contains(img.Wanted()) {
+			return true
+		}
+	}
 }
 
 // fetch runs the swarm until every wanted chunk is here.
@@ -168,13 +201,13 @@ func (n *Node) seedIndex(ctx context.Context, a catalog.Announcement) ([]byte, e
 	}
 	var errs []error
 	for _, m := range n.seedHolders(a) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		index, err := n.client.Seed(ctx, m.Address, a.Seed.Digest)
+		askCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		index, err := n.client.Seed(askCtx, m.Address, a.Seed.Digest)
 		cancel()
 		if err == nil {
 			return index, nil
 		}
-		if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
@@ -204,5 +237,7 @@ func (n *Node) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
 	if !n.swarms.isServed(seed) {
 		return nil, fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
 	}
-	return n.store.SeedIndex(ctx, seed)
+	index, err := n.store.SeedIndex(ctx, seed)
+	n.noteLost(seed, err)
+	return index, err
 }

@@ -44,6 +44,7 @@ type Store struct {
 	kept    []digest.Digest
 	dropped []digest.Digest // by Discard
 	noPins  bool
+	claims  bool
 	full    string
 	down    error
 }
@@ -162,6 +163,27 @@ func (s *Store) Check(_ context.Context, ref string, target digest.Digest) (bool
 		return false, "", s.down
 	}
 	return s.images[ref] == target, "no image record", nil
+}
+
+// LoseIndex takes the seed index of ref away, as a disk that rots does.
+func (s *Store) LoseIndex(ref string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.indexes, digest.FromBytes(s.added[ref].Index))
+}
+
+// KeepIndex keeps the seed index of what was last added under ref, as announcing does.
+func (s *Store) KeepIndex(ref string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.indexes[digest.FromBytes(s.added[ref].Index)] = s.added[ref].Index
+}
+
+// SetClaims makes the store say that every chunk is here, or tell the truth.
+func (s *Store) SetClaims(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims = yes
 }
 
 // SeedIndex implements p2p.Store.
@@ -375,11 +397,19 @@ func (i *image) Bytes(n int) int64 {
 }
 
 func (i *image) Have() swarm.Bitmap {
+	i.store.mu.Lock()
+	claims := i.store.claims
+	i.store.mu.Unlock()
+	return i.have(claims)
+}
+
+// have is what is here; with all, every chunk.
+func (i *image) have(all bool) swarm.Bitmap {
 	b := swarm.NewBitmap(i.Len())
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
 	for n, sum := range i.index.Sums {
-		if _, ok := i.store.chunks[sum]; ok {
+		if _, ok := i.store.chunks[sum]; ok || all {
 			b.Set(n)
 		}
 	}
@@ -438,7 +468,7 @@ func (i *image) Room(context.Context) error {
 }
 
 func (i *image) Import(ctx context.Context, ref string) error {
-	for i.Have().Count() < i.Len() {
+	for i.have(false).Count() < i.Len() {
 		select {
 		case <-i.put:
 		case <-ctx.Done():

@@ -182,9 +182,11 @@ func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Inge
 		return nil, err
 	}
 	var w content.Writer
-	err = c.withRef(ctx, desc.Digest, func(ref string) (err error) {
-		w, err = cl.ContentStore().Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
-		return err
+	err = c.whereGone(ctx, cl, desc.Digest, func() error {
+		return c.withRef(ctx, desc.Digest, func(ref string) (err error) {
+			w, err = cl.ContentStore().Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+			return err
+		})
 	})
 	if errdefs.IsAlreadyExists(err) {
 		return nil, ErrExists

@@ -35,6 +35,9 @@ func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
 	if o.here[dgst] {
 		return true, nil
 	}
+	if o.c.fileless(ctx, dgst) {
+		return false, nil
+	}
 	_, err := o.Info(ctx, dgst)
 	if errdefs.IsNotFound(err) {
 		return false, nil

@@ -332,6 +332,9 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.c.fail(err))
 	}
+	if w.c.fileless(ctx, d.Digest) { // containerd does not know yet
+		return false, nil
+	}
 	return d.Size == 0 || info.Size == d.Size, nil
 }
 

@@ -7,9 +7,11 @@ import (
 	"io"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 )
@@ -31,11 +33,13 @@ func (c *Containerd) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p 
 	if err != nil {
 		return err
 	}
-	err = c.withRef(ctx, desc.Digest, func(ref string) error {
-		if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.embedded == nil {
-			return commitWhole(ctx, conn, ref, desc, p, labels)
-		}
-		return writeWhole(ctx, cl.ContentStore(), ref, desc, p, labels)
+	err = c.whereGone(ctx, cl, desc.Digest, func() error {
+		return c.withRef(ctx, desc.Digest, func(ref string) error {
+			if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.embedded == nil {
+				return commitWhole(ctx, conn, ref, desc, p, labels)
+			}
+			return writeWhole(ctx, cl.ContentStore(), ref, desc, p, labels)
+		})
 	})
 	switch {
 	case errdefs.IsAlreadyExists(err):
@@ -46,6 +50,20 @@ func (c *Containerd) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p 
 		return fmt.Errorf("write blob %s: %w", desc.Digest, c.fail(err))
 	}
 	return nil
+}
+
+// whereGone calls write. Where containerd says that it has the blob, whose file is gone,
+// it is told to forget the blob, and write is called again.
+func (c *Containerd) whereGone(ctx context.Context, cl *client.Client, dgst digest.Digest, write func() error) error {
+	err := write()
+	if !errdefs.IsAlreadyExists(err) || !c.fileless(ctx, dgst) {
+		return err
+	}
+	c.log.Warn("the file of a blob is gone below containerd; the blob is written again", "blob", dgst)
+	if err := cl.ContentStore().Delete(ctx, dgst); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return write()
 }
 
 // commitWhole asks for a commit in the first message of the stream, which containerd's

@@ -1,0 +1,105 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/catalog"
+)
+
+// lostSeeds are the seed indexes of announced images that somebody has asked for and
+// that are not here. A node that holds the image has lost the index, by a disk that
+// rots or by hand, and gets it again: without it nobody can fetch from here.
+type lostSeeds struct {
+	mu   sync.Mutex
+	lost map[digest.Digest]bool
+	// tried is when an index was noted last: whoever asks again and again has no more
+	// made here than one in lostPause.
+	tried map[digest.Digest]time.Time
+}
+
+// lostPause is how long after a try to get a seed index again the next one may begin.
+const lostPause = 10 * time.Second
+
+// noteLost books that a served seed index was asked for and err came of it.
+func (n *Node) noteLost(seed digest.Digest, err error) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	l, now := &n.lostSeeds, time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s, at := range l.tried {
+		if now.Sub(at) >= lostPause {
+			delete(l.tried, s)
+			delete(l.lost, s) // nobody here could do anything about it
+		}
+	}
+	if _, early := l.tried[seed]; early {
+		return
+	}
+	if l.lost == nil {
+		l.lost, l.tried = map[digest.Digest]bool{}, map[digest.Digest]time.Time{}
+	}
+	l.lost[seed], l.tried[seed] = true, now
+	n.poke()
+}
+
+// isLost reports whether somebody has asked in vain for seed.
+func (l *lostSeeds) isLost(seed digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost[seed]
+}
+
+// take is isLost, and forgets it.
+func (l *lostSeeds) take(seed digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost := l.lost[seed]
+	delete(l.lost, seed)
+	return lost
+}
+
+// restoreSeed gets the seed index of an image that is ready here, where it is lost:
+// from another member, else, on the host that announced the image, by cutting it again,
+// which gives the same index.
+func (n *Node) restoreSeed(ctx context.Context, rec catalog.Record) {
+	a := rec.Announcement()
+	if a.Withdrawn || !n.lostSeeds.take(a.Seed.Digest) {
+		return
+	}
+	if err := n.restoreLost(ctx, rec); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot get a lost seed index again; it is tried when somebody asks for it", "ref", a.Reference, "seed", a.Seed.Digest, "err", err)
+	}
+}
+
+func (n *Node) restoreLost(ctx context.Context, rec catalog.Record) error {
+	a := rec.Announcement()
+	if _, err := n.store.SeedIndex(ctx, a.Seed.Digest); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	index, err := n.seedIndex(ctx, a)
+	if err == nil {
+		img, err := n.store.Image(ctx, index) // keeps the index
+		if err != nil {
+			return fmt.Errorf("keep seed index %s: %w", a.Seed.Digest, err)
+		}
+		n.log.Info("got a lost seed index from another member", "ref", a.Reference, "seed", a.Seed.Digest)
+		return img.Close()
+	}
+	if n.cfg.Announce == nil || rec.AnnouncedBy() != n.identity.ID() {
+		return err
+	}
+	if err := n.cfg.Announce(ctx, a.Reference); err != nil {
+		return fmt.Errorf("cut %s again: %w", a.Reference, err)
+	}
+	n.log.Info("made a lost seed index again", "ref", a.Reference, "seed", a.Seed.Digest)
+	return nil
+}

@@ -1,0 +1,98 @@
+package p2p_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p"
+	"seeder/p2p/p2ptest"
+)
+
+// What the simulation of test/dst has found, each at the lowest level that shows it.
+
+// three runs a scenario in a cluster of three nodes.
+func three(t *testing.T, scenario func(c *simCluster)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newSim(t, *seed, 3)
+		t.Cleanup(c.stop)
+		for _, nd := range c.nodes {
+			nd.cfg.Announce = func(ctx context.Context, ref string) error {
+				nd.store.KeepIndex(ref)
+				_, err := nd.Announce(ctx, nd.store.Announcement(ref))
+				return err
+			}
+		}
+		scenario(c)
+	})
+}
+
+// A holder that has lost the seed index is not the last one to be asked.
+func TestSeedIndexFromTheNextHolder(t *testing.T) {
+	three(t, func(c *simCluster) {
+		c.start(c.nodes[:2]...)
+		c.within(2*time.Second, "both see both", c.allAlive)
+		ref := refFor("a", "all")
+		c.announce(c.nodes[0], ref)
+		c.within(30*time.Second, "both hold it", c.converged)
+		c.nodes[0].store.LoseIndex(ref)
+		c.start(c.nodes[2])
+		c.within(time.Second, "the third one gets it", c.converged)
+	})
+}
+
+// A node that holds an image and has lost its seed index gets one: from others, or
+// where it announced the image by cutting it again.
+func TestLostSeedIndexIsMadeAgain(t *testing.T) {
+	three(t, func(c *simCluster) {
+		c.start(c.nodes[0])
+		ref := refFor("a", "all")
+		c.announce(c.nodes[0], ref)
+		time.Sleep(time.Second)
+		c.nodes[0].store.LoseIndex(ref)
+		c.start(c.nodes[1:]...)
+		c.within(30*time.Second, "the others get it of the only one that had it", c.converged)
+	})
+}
+
+// A chunk that goes away while the image is being imported is fetched again.
+func TestChunkThatWentAwayIsFetchedAgain(t *testing.T) {
+	three(t, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		c.nodes[1].store.SetClaims(true)
+		c.announce(c.nodes[0], refFor("a", "all"))
+		time.Sleep(5 * time.Second)
+		c.nodes[1].store.SetClaims(false)
+		c.within(15*time.Second, "all hold it", c.converged)
+	})
+}
+
+// hangingStore never answers what it is to keep, as a containerd that hangs.
+type hangingStore struct{ *p2ptest.Store }
+
+func (s hangingStore) KeepPrevious(ctx context.Context, _ []digest.Digest) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// Jobs wait for what is kept of earlier versions no longer than they are meant to run.
+func TestHangingKeepHoldsNoLock(t *testing.T) {
+	three(t, func(c *simCluster) {
+		nd := c.nodes[0]
+		nd.host.SetUp(true)
+		nd.Node = p2p.New(nd.cfg, hangingStore{nd.store})
+		if err := nd.Open(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		nd.up = true
+		for _, name := range []string{"a", "b", "c"} {
+			c.announce(nd, refFor(name, "all"))
+		}
+		time.Sleep(time.Minute)
+	})
+}
