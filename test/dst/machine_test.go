@@ -86,7 +86,7 @@ func (m *machine) start() error {
 	defer cancel()
 	log := m.c.log.With("host", m.name)
 	real, err := store.Open(ctx, store.Config{
-		DataDir: m.dir, Log: log.With("component", "store"),
+		DataDir: m.dir, Log: log.With("component", "store"), Cache: store.Reserve{Bytes: 64 << 20},
 		Containerd: ctrd.Config{Address: ctrd.Embedded, Root: filepath.Join(m.dir, "embedded"), Pin: true, Log: log},
 	})
 	if err != nil {
