@@ -69,6 +69,8 @@ type Config struct {
 	// this node cannot talk to it. Unlike the others it is called under memberlist's
 	// lock, by whichever goroutine: it must not block, nor call Gossip.
 	OnMember func(name, state, reason string)
+
+	now func() time.Time // the clock; nil: the host's
 }
 
 // The states of a member. memberlist does not tell a suspect from an alive
@@ -149,6 +151,9 @@ func New(cfg Config) *Gossip {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
 	if cfg.Join == nil {
 		cfg.Join = func() []string { return nil }
 	}
@@ -197,6 +202,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 		g.cancel()
 		return errors.Join(fmt.Errorf("start memberlist: %w", err), t.Shutdown())
 	}
+	t.begin(g.list.LocalNode(), conf.BuildVsnArray(), firstIncarnation(g.cfg.now()))
 	g.wg.Go(func() { g.deliver(ctx) })
 	g.wg.Go(func() { g.tellSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
