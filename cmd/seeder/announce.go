@@ -17,6 +17,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 )
 
@@ -97,8 +98,8 @@ measured), and at the end done or error.`,
 		if err != nil {
 			return err
 		}
-		f := newFollower(env, *out, flags.timeout)
-		f.announcing = true
+		f := show.NewFollower(env, *out, flags.timeout)
+		f.Announcing = true
 		return announceImage(cmd.Context(), env, c, f, image, flags)
 	}
 	return cmd
@@ -139,7 +140,7 @@ func (f *announcing) image(args []string) (typed, error) {
 	return t, nil
 }
 
-func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *follower, image typed, flags announcing) error {
+func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, image typed, flags announcing) error {
 	if err := checkOn(ctx, env, c, flags); err != nil {
 		return err
 	}
@@ -158,14 +159,14 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *foll
 		query.Set("rollback", "true")
 	}
 	if src.why != "" {
-		f.event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
+		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
 	}
 	var body io.Reader
 	if src.archive != nil {
 		defer src.archive.Close()
-		body = &countingReader{r: src.archive, total: src.bytes, report: f.event}
+		body = &countingReader{r: src.archive, total: src.bytes, report: f.Event}
 	}
-	return f.follow(ctx, c, http.MethodPost, "/v1/announce", query, body)
+	return f.Follow(ctx, c, http.MethodPost, "/v1/announce", query, body)
 }
 
 // checkOn asks before an image is announced to nobody.

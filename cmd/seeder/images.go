@@ -7,6 +7,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -55,9 +56,9 @@ since the node started.`,
 		case *out == "json":
 			return cli.PrintJSON(env.Stdout, images)
 		case len(args) == 1 && len(images.Images) == 1:
-			return printImage(env.Stdout, terminal, images.Images[0])
+			return show.PrintImage(env.Stdout, terminal, images.Images[0])
 		}
-		return printMatrix(env.Stdout, terminal, images)
+		return show.PrintMatrix(env.Stdout, terminal, images)
 	}
 	return cmd
 }

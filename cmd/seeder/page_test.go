@@ -24,6 +24,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/p2p"
 )
 
@@ -170,8 +171,8 @@ func TestPageMatrix(t *testing.T) {
 	for _, img := range m.images.Images {
 		i := slices.IndexFunc(table, func(row []string) bool { return row[0] == cli.ShortRef(img.Reference) })
 		for _, n := range img.Nodes {
-			if j := slices.Index(table[0], n.Name); j < 0 || table[i][j] != stateText(n) {
-				t.Fatalf("%s on %s: %v, want %s", img.Reference, n.Name, table[i][j], stateText(n))
+			if j := slices.Index(table[0], n.Name); j < 0 || table[i][j] != show.StateText(n) {
+				t.Fatalf("%s on %s: %v, want %s", img.Reference, n.Name, table[i][j], show.StateText(n))
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -61,7 +62,7 @@ type matrixView struct {
 }
 
 func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
-	nodes := nodeNames(rows)
+	nodes := show.NodeNames(rows)
 	v := imagesView{NodesIn: len(nodes)}
 	few := len(nodes) <= maxWideNodes
 	if few {

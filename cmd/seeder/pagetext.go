@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
 )
@@ -83,7 +84,7 @@ func stampOf(t, now time.Time) stamp {
 type mark struct{ Sign, Class, Text string }
 
 func markOf(n p2p.NodeState) mark {
-	m := mark{Text: stateText(n)}
+	m := mark{Text: show.StateText(n)}
 	switch n.State {
 	case p2p.Ready:
 		if n.Blocked != "" {

@@ -10,6 +10,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 )
 
 const defaultWait = 10 * time.Minute
@@ -53,8 +54,8 @@ the end done or error.`,
 		if err != nil {
 			return err
 		}
-		f := newFollower(env, *out, *timeout)
-		return f.follow(cmd.Context(), c, http.MethodGet, "/v1/wait", query, nil)
+		f := show.NewFollower(env, *out, *timeout)
+		return f.Follow(cmd.Context(), c, http.MethodGet, "/v1/wait", query, nil)
 	}
 	return cmd
 }

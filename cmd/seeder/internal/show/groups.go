@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"cmp"
@@ -118,7 +118,7 @@ func fetchingLine(nodes []p2p.NodeState) string {
 // text is the state, of one node with its progress.
 func (g group) text() string {
 	if len(g.nodes) == 1 {
-		return stateText(g.nodes[0])
+		return StateText(g.nodes[0])
 	}
 	return term.Clean(string(g.state))
 }

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"fmt"
@@ -228,7 +228,7 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRo
 // the bar says already goes first.
 func nodeRow(ref string, n p2p.NodeState, width int) term.BoardRow {
 	r := term.BoardRow{Key: "node " + ref + " " + n.Name,
-		Lead: []term.Cell{{Text: "  " + term.Clean(n.Name) + "  "}, {Text: stateText(n) + "  ", Colour: stateColour(n.State)}}}
+		Lead: []term.Cell{{Text: "  " + term.Clean(n.Name) + "  "}, {Text: StateText(n) + "  ", Colour: stateColour(n.State)}}}
 	switch {
 	case n.State == p2p.Ready && len(n.Sources) > 0:
 		r.Text = []term.Cell{{Text: term.Bytes(n.TotalBytes) + " " + from(n.Sources)}}

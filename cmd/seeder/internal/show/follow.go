@@ -1,4 +1,11 @@
-package main
+// Package show is images, nodes and events as a terminal shows them.
+//
+// It owns what a line says and which lines there are. It never asks the daemon by itself,
+// but for a Follower, which follows one stream of events, and never draws: that is term's.
+//
+// Invariant: what is shown fits the terminal; of many nodes or images it says how many
+// are left out.
+package show
 
 import (
 	"context"
@@ -21,19 +28,21 @@ import (
 // errTimeout is the cause of the end of waiting when --timeout is over.
 var errTimeout = errors.New("timeout")
 
-// follower follows the events of one command to its end and shows them.
-type follower struct {
+// Follower follows the events of one command to its end and shows them.
+type Follower struct {
 	view       view
 	timeout    time.Duration // 0: none
-	announcing bool          // what is announced by this command, rather than waited for
+	Announcing bool          // what is announced by this command, rather than waited for
 
 	mu   sync.Mutex // the archive's reader reports from the transport's goroutine
 	ref  string     // announced
 	rows map[string]p2p.ImageState
 }
 
-func newFollower(env *cli.Env, out cli.Output, timeout time.Duration) *follower {
-	f := &follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
+// NewFollower returns a follower that shows events on env's output as out and the
+// terminal want it; timeout 0 is none.
+func NewFollower(env *cli.Env, out cli.Output, timeout time.Duration) *Follower {
+	f := &Follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
 	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
@@ -46,7 +55,8 @@ func newFollower(env *cli.Env, out cli.Output, timeout time.Duration) *follower 
 	return f
 }
 
-func (f *follower) event(e control.Event) {
+// Event shows one event. It is safe for concurrent use.
+func (f *Follower) Event(e control.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if e.Event == control.EventAnnounced {
@@ -58,44 +68,44 @@ func (f *follower) event(e control.Event) {
 	f.view.show(e)
 }
 
-// follow asks the daemon and shows what it streams. Its error says what is not
+// Follow asks the daemon and shows what it streams. Its error says what is not
 // ready yet where the time is over or the user has had enough. The view is closed
 // then.
-func (f *follower) follow(ctx context.Context, c *control.Client, method, path string, query url.Values, body io.Reader) error {
+func (f *Follower) Follow(ctx context.Context, c *control.Client, method, path string, query url.Values, body io.Reader) error {
 	defer f.view.close()
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, errTimeout)
 		defer cancel()
 	}
-	err := c.Stream(ctx, method, path, query, body, f.event)
+	err := c.Stream(ctx, method, path, query, body, f.Event)
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
 		err = f.unfinished(context.Cause(ctx))
 	}
-	f.event(control.Event{Event: control.EventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
+	f.Event(control.Event{Event: control.EventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
 	return err
 }
 
 // unfinished is the error of a wait that ended before convergence.
-func (f *follower) unfinished(cause error) error {
+func (f *Follower) unfinished(cause error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	what := "stopped waiting"
 	if errors.Is(cause, errTimeout) {
 		what = fmt.Sprintf("not converged within %s", f.timeout)
 	}
-	if f.announcing && f.ref == "" {
+	if f.Announcing && f.ref == "" {
 		return cli.WithCode(cli.ExitNotConverged, fmt.Errorf("%s: the image was not announced yet; try again", what))
 	}
 	lines := []string{what}
-	if f.announcing {
+	if f.Announcing {
 		lines[0] += fmt.Sprintf("; the seeding goes on, follow it with `seeder wait %s`", cli.ShortRef(f.ref))
 	}
 	lines = append(lines, unready(f.rows)...)
-	if len(f.rows) == 0 && !f.announcing {
+	if len(f.rows) == 0 && !f.Announcing {
 		lines[0] += ": not everything that was asked for is announced"
 	}
 	return cli.WithCode(cli.ExitNotConverged, errors.New(strings.Join(lines, "\n  ")))
@@ -110,7 +120,7 @@ func unready(rows map[string]p2p.ImageState) []string {
 		}
 		for _, n := range row.Nodes {
 			if n.State != p2p.Ready && n.State != p2p.Excluded {
-				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), term.Clean(n.Name), stateText(n), because(n)))
+				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), term.Clean(n.Name), StateText(n), because(n)))
 			}
 		}
 	}

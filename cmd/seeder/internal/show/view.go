@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"encoding/json"
@@ -91,7 +91,7 @@ func (v *plainView) progress(img p2p.ImageState, now time.Time) {
 			continue
 		}
 		v.cells[key] = plainCell{n.State, now}
-		how := []string{stateText(n)}
+		how := []string{StateText(n)}
 		for _, p := range []string{term.Rate(n.RateBytesPerSecond), term.Remaining(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
 			if p != "" {
 				how = append(how, p)

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"fmt"
@@ -18,9 +18,9 @@ import (
 // gathered into groups.
 const maxColumns = 12
 
-// printMatrix is the node × image matrix: a column for each node where there is
+// PrintMatrix is the node × image matrix: a column for each node where there is
 // room, else how many are in which state; then who is not ready, and why.
-func printMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
+func PrintMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
 	var rows []p2p.ImageState
 	for _, img := range images.Images {
 		if img.State != "withdrawn" {
@@ -31,7 +31,7 @@ func printMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
 		_, err := fmt.Fprintln(w, "nothing is announced; on a host that has the image: seeder announce REF")
 		return err
 	}
-	nodes := nodeNames(rows)
+	nodes := NodeNames(rows)
 	t := matrixFor(terminal, rows, nodes)
 	if err := t.Print(w); err != nil {
 		return err
@@ -87,7 +87,7 @@ func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, 
 		for _, name := range nodes {
 			c := term.Cell{Text: "-", Colour: term.Faint}
 			if n, ok := byName[name]; ok {
-				c = term.Cell{Text: stateText(n), Colour: stateColour(n.State)}
+				c = term.Cell{Text: StateText(n), Colour: stateColour(n.State)}
 			}
 			row = append(row, c)
 		}
@@ -125,9 +125,9 @@ func imageCells(img p2p.ImageState, wide bool) []term.Cell {
 	return []term.Cell{{Text: short(img.Reference)}, {Text: cli.ShortDigest(term.Clean(img.Digest))}, {Text: fmt.Sprint(img.Version)}, {Text: term.Bytes(img.Size)}, ready}
 }
 
-// nodeNames are the nodes of all rows, in the order of the first row that has
+// NodeNames are the nodes of all rows, in the order of the first row that has
 // them.
-func nodeNames(rows []p2p.ImageState) []string {
+func NodeNames(rows []p2p.ImageState) []string {
 	var names []string
 	seen := map[string]bool{}
 	for _, img := range rows {
@@ -217,9 +217,9 @@ func awayFor(g group) string {
 	return g.why + " since " + term.Clock(g.nodes[0].Since)
 }
 
-// printImage is one image with all nodes: in a table, or gathered by state and
+// PrintImage is one image with all nodes: in a table, or gathered by state and
 // reason where they are many or the table is too wide.
-func printImage(w io.Writer, terminal term.Terminal, img p2p.ImageState) error {
+func PrintImage(w io.Writer, terminal term.Terminal, img p2p.ImageState) error {
 	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), term.Clean(img.Digest), term.Bytes(img.Size))
 	if terminal.Width > 0 && runewidth.StringWidth(head) >= terminal.Width {
 		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), term.Bytes(img.Size), term.Clean(img.Digest))
@@ -275,7 +275,7 @@ func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
 		if n.State == p2p.Ready {
 			has, reason = term.Cell{Text: term.Bytes(n.TotalBytes)}, n.Blocked
 		}
-		row := []term.Cell{{Text: term.Clean(n.Name)}, {Text: stateText(n), Colour: stateColour(n.State)}, has}
+		row := []term.Cell{{Text: term.Clean(n.Name)}, {Text: StateText(n), Colour: stateColour(n.State)}, has}
 		if sourced {
 			row = append(row, term.Cell{Text: sourceNames(n.Sources, maxSourceNames)})
 		}

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"flag"
@@ -93,10 +93,10 @@ func TestImagesOfEverySize(t *testing.T) {
 				t.Parallel()
 				var out strings.Builder
 				images, terminal := busyCluster(nodes), term.Terminal{Width: width}
-				if err := printMatrix(&out, terminal, images); err != nil {
+				if err := PrintMatrix(&out, terminal, images); err != nil {
 					t.Fatal(err)
 				}
-				if err := printImage(&out, terminal, images.Images[0]); err != nil {
+				if err := PrintImage(&out, terminal, images.Images[0]); err != nil {
 					t.Fatal(err)
 				}
 				golden(t, fmt.Sprintf("images-%d-%d", nodes, width), out.String())
@@ -123,7 +123,7 @@ func TestManyImagesOnFewNodes(t *testing.T) {
 		all.Images = append(all.Images, img)
 	}
 	var out strings.Builder
-	if err := printMatrix(&out, term.Terminal{Width: 100}, all); err != nil {
+	if err := PrintMatrix(&out, term.Terminal{Width: 100}, all); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "images-many", out.String())

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"fmt"
@@ -40,8 +40,8 @@ func stateColour(s p2p.State) string {
 	return term.Faint
 }
 
-// stateText is a state with its progress, as "fetching 43%".
-func stateText(n p2p.NodeState) string {
+// StateText is a state with its progress, as "fetching 43%".
+func StateText(n p2p.NodeState) string {
 	if n.State == p2p.Ready && n.Blocked != "" {
 		return "ready, blocked"
 	}
