@@ -92,7 +92,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 	disktest.KilledCrashes(t, func(dir string, ack func(string)) {
 		s := open(t, dir)
 		ack("open")
-		if _, _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			panic(err)
 		}
 		if _, err := s.Prepare(t.Context(), short, ""); err != nil {
@@ -115,7 +115,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		} else if st.Has("prepared") {
 			t.Error("the image is lost")
 		}
-		if _, _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			t.Error(err)
 		}
 		p, err := s.Prepare(t.Context(), short, "")

@@ -44,7 +44,7 @@ func noise(t testing.TB, n int) []byte {
 // second adds an image with the given layers to s and prepares it.
 func second(t testing.TB, s *Store, ref string, layers ...[]byte) Prepared {
 	t.Helper()
-	if _, _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
+	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
 		t.Fatal(err)
 	}
 	p, err := s.Prepare(t.Context(), ref, "")

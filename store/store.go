@@ -321,13 +321,16 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 	return b, nil
 }
 
-// ImportArchive brings the images of an archive into containerd and returns
-// their references, ready for Prepare, and what is said of images without one. With
-// ref only that one is named.
-func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (names, unnamed []string, err error) {
+// Imported is what an archive brought.
+type Imported = ctrd.Imported
+
+// ImportArchive brings the images of an archive into containerd; what it names is
+// ready for Prepare. With ref only that one is named. Where anything fails nothing is.
+func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (Imported, error) {
 	if ref != "" {
+		var err error
 		if ref, err = ctrd.NormalizeRef(ref); err != nil {
-			return nil, nil, err
+			return Imported{}, err
 		}
 	}
 	s.archives.RLock()

@@ -111,9 +111,9 @@ func layer(t testing.TB, word string, n int) []byte {
 func announceSide(t testing.TB, layers ...[]byte) (*Store, Prepared) {
 	t.Helper()
 	s := open(t, t.TempDir())
-	refs, _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, layers...)), "")
-	if err != nil || !slices.Equal(refs, []string{full}) {
-		t.Fatalf("import: %v %v", refs, err)
+	got, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, layers...)), "")
+	if err != nil || !slices.Equal(got.Names, []string{full}) {
+		t.Fatalf("import: %v %v", got.Names, err)
 	}
 	p, err := s.Prepare(t.Context(), short, "")
 	if err != nil {
@@ -271,7 +271,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 	w := gzip.NewWriter(&buf)
 	w.Write(raw)
 	w.Close()
-	if _, _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, buf.Bytes())), ""); err != nil {
+	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, buf.Bytes())), ""); err != nil {
 		t.Fatal(err)
 	}
 	p, err := s.Prepare(t.Context(), short, "")
@@ -473,7 +473,7 @@ func TestBadInput(t *testing.T) {
 		"lost layer":  {lossy(t, archive), "", ""},
 		"other names": {dockerArchive(t, "x:1", layer(t, "z", 1000)), "Bad Ref", "NAME[:TAG]"},
 	} {
-		if _, _, err := s.ImportArchive(t.Context(), bytes.NewReader(tc.data), tc.ref); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(tc.data), tc.ref); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("archive %s: %v, want %q", name, err, tc.want)
 		}
 	}
@@ -511,9 +511,9 @@ func lossy(t *testing.T, archive []byte) []byte {
 func TestArchiveTakesTheNameGiven(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	refs, _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, "", layer(t, "y", 1000))), "mine:3")
-	if err != nil || !slices.Equal(refs, []string{"docker.io/library/mine:3"}) {
-		t.Fatalf("got %v %v", refs, err)
+	got, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, "", layer(t, "y", 1000))), "mine:3")
+	if err != nil || !slices.Equal(got.Names, []string{"docker.io/library/mine:3"}) {
+		t.Fatalf("got %v %v", got.Names, err)
 	}
 }
 

@@ -51,7 +51,7 @@ func TestImportNeedsNoPeerForWhatIsHere(t *testing.T) {
 	_, p := announceSide(t, layers...)
 	b := open(t, t.TempDir())
 	to := image(t, b, p.Index)
-	if _, _, err := b.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, "by-hand:1", layers...)), ""); err != nil {
+	if _, err := b.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, "by-hand:1", layers...)), ""); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

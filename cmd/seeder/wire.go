@@ -100,9 +100,9 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 }
 
 // ImportArchive is part of announcer.
-func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) (names, unnamed []string, err error) {
+func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) (store.Imported, error) {
 	if err := w.node.MayAnnounce(); err != nil {
-		return nil, nil, err
+		return store.Imported{}, err
 	}
 	return w.store.ImportArchive(ctx, archive, ref)
 }

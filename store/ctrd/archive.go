@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,9 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -25,62 +24,107 @@ import (
 // ErrNotArchive says that what was to be imported is no image archive.
 var ErrNotArchive = errors.New("not a docker-archive or OCI-layout tar file")
 
-// archived is one image of an archive.
-type archived struct {
-	ref    string // "" where the archive has no full name for it
-	said   string // the name that it has for it then, which is none; "" where it has nothing
-	target ocispec.Descriptor
-}
-
-// unnamed is what can be said of an image without a reference.
-func (a archived) unnamed() string {
-	if a.said != "" {
-		return fmt.Sprintf("%.80q, which is no image reference", a.said)
-	}
-	return a.target.Digest.String() + ", which has no name"
-}
-
 // ForArchive begins the names of the leases of ImportArchive.
 const ForArchive = "archive-"
 
-// ImportArchive reads a docker-archive or OCI layout, plain, gzip or zstd, and
-// names what it brought: every image with a name in it, or with ref only the one
-// of that name (an archive of one image is given that name). It returns the
-// names, sorted, and without ref what is said of images that have none. Where
-// anything fails nothing is named, and what was written is left to garbage
-// collection.
-func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string) (names, unnamed []string, err error) {
-	lctx, release, err := c.Lease(ctx, ForArchive+rand.Text())
-	if err != nil {
-		return nil, nil, err
+// Imported is what an archive brought.
+type Imported struct {
+	Names   []string // of the images that are named now, sorted
+	LeftOut []string // what is said of images without a name, and of artifacts
+
+	c      *Containerd
+	before map[string]recordsBefore // by name
+}
+
+// TakeBack makes the image records of name what they were before the import: for what
+// cannot be announced. It is idempotent, and not safe for concurrent use.
+// Records that another name of the archive needs, too, stay.
+func (i Imported) TakeBack(ctx context.Context, name string) error {
+	if len(i.before[name]) == 0 {
+		return nil
 	}
-	defer func() {
-		err = errors.Join(err, release(ctx))
-		if err != nil {
-			err = errors.Join(err, c.collectIn(context.WithoutCancel(ctx))) // in process
+	alone := maps.Clone(i.before[name])
+	for other, records := range i.before {
+		if other != name {
+			maps.DeleteFunc(alone, func(r string, _ *images.Image) bool { _, shared := records[r]; return shared })
 		}
-	}()
-	found, err := c.readArchive(lctx, r)
-	if err != nil {
-		return nil, nil, err
 	}
-	chosen, unnamed, err := choose(found, ref)
+	if err := i.c.restore(ctx, alone); err != nil {
+		return err
+	}
+	delete(i.before, name)
+	return nil
+}
+
+// ImportArchive reads a docker-archive or OCI layout, plain, gzip, zstd, bzip2 or lz4,
+// and names what it brought: every image with a name in it, or with ref only the one of
+// that name (an archive of one image is given that name). Artifacts, as charts and
+// signatures, are left out. Where anything fails nothing is named, pinned or leased,
+// and what was written is left to garbage collection.
+func (c *Containerd) ImportArchive(ctx context.Context, r io.Reader, ref string) (out Imported, err error) {
+	name := ForArchive + rand.Text()
+	lctx, release, err := c.Lease(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return Imported{}, errors.Join(err, c.dropLost(ctx, name)) // it may have been made all the same
+	}
+	out = Imported{c: c, before: map[string]recordsBefore{}}
+	err = c.importArchive(lctx, r, ref, &out)
+	err = errors.Join(err, release(ctx))
+	if err == nil {
+		return out, nil
+	}
+	undo, cancel := outlive(ctx, releaseGrace)
+	defer cancel()
+	for _, name := range slices.Sorted(maps.Keys(out.before)) {
+		err = errors.Join(err, out.TakeBack(undo, name))
+	}
+	return Imported{}, errors.Join(err, c.DropLease(undo, name), c.collectIn(undo))
+}
+
+// dropLost drops a lease of which it is not known whether it was made.
+func (c *Containerd) dropLost(ctx context.Context, name string) error {
+	ctx, cancel := outlive(ctx, releaseGrace)
+	defer cancel()
+	if err := c.DropLease(ctx, name); err != nil && !errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return nil
+}
+
+// importArchive names images last, when all of them are whole and unpacked.
+func (c *Containerd) importArchive(ctx context.Context, r io.Reader, ref string, out *Imported) error {
+	found, err := c.readArchive(ctx, r)
+	if err != nil {
+		return err
+	}
+	chosen, leftOut, err := choose(found, ref)
+	if err != nil {
+		return err
 	}
 	for _, a := range chosen {
-		if _, err := c.Walk(lctx, a.target); err != nil {
-			return nil, nil, inArchive(err)
+		if _, err := c.Walk(ctx, a.target); err != nil {
+			return inArchive(err)
 		}
 	}
 	for _, a := range chosen {
-		if err := c.Settle(lctx, a.ref, a.target); err != nil {
-			return nil, nil, err
+		if err := c.unpack(ctx, a.target); err != nil {
+			return inArchive(err)
 		}
-		names = append(names, a.ref)
 	}
-	slices.Sort(names)
-	return slices.Compact(names), unnamed, nil
+	for _, a := range chosen { // all before the first is named: they may share records
+		if err := c.remember(ctx, a.ref, a.target, out.before); err != nil {
+			return err
+		}
+	}
+	for _, a := range chosen {
+		if err := c.Publish(ctx, a.ref, a.target); err != nil {
+			return err
+		}
+		out.Names = append(out.Names, a.ref)
+	}
+	slices.Sort(out.Names)
+	out.Names, out.LeftOut = slices.Compact(out.Names), leftOut
+	return nil
 }
 
 // inArchive says of an archive what is said of containerd.
@@ -88,6 +132,10 @@ func inArchive(err error) error {
 	var missing *MissingError
 	if !errors.As(err, &missing) {
 		return fmt.Errorf("archive: %w", err)
+	}
+	if images.IsNonDistributable(missing.Missing.MediaType) {
+		return absentf("the archive leaves out the foreign layer %s (%d bytes) of image %s, as its builder was told to; save the image with it",
+			missing.Missing.Digest, missing.Missing.Size, missing.Target)
 	}
 	return absentf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it",
 		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target)
@@ -97,25 +145,34 @@ func inArchive(err error) error {
 // other platforms is named, so that it can be given to others, and not unpacked. It is
 // idempotent; the caller holds a lease. The blobs here are not looked for again.
 func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
+	if err := c.unpack(ctx, target); err != nil {
+		return err
+	}
+	return c.Publish(ctx, ref, target, here...)
+}
+
+// unpack unpacks an image whose blobs are all here, unless it is for other platforms.
+func (c *Containerd) unpack(ctx context.Context, target ocispec.Descriptor) error {
 	nctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
-	if foreign, err := c.isForeign(nctx, c.once(cl), target); err != nil {
+	cs := c.once(cl)
+	if foreign, err := c.isForeign(nctx, cs, target); err != nil || foreign {
 		return err
-	} else if foreign {
-		return c.Publish(ctx, ref, target, here...)
 	}
 	u, err := c.Unpacker(ctx, target)
-	if err != nil {
+	if err != nil || u == nil {
 		return err
 	}
-	if u != nil {
-		if err := u.Finish(ctx); err != nil {
-			return err
+	for _, l := range u.layers {
+		if here, err := cs.has(nctx, l.Blob.Digest); err != nil {
+			return fmt.Errorf("look for blob %s: %w", l.Blob.Digest, c.fail(err))
+		} else if !here {
+			return &MissingError{Target: target.Digest, Missing: l.Blob, What: "layer"}
 		}
 	}
-	return c.Publish(ctx, ref, target, here...)
+	return u.Finish(ctx)
 }
 
 // collectIn is collect in the namespace.
@@ -134,7 +191,7 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 		return nil, err
 	}
 	src := &sourceReader{r: r}
-	plain, err := compression.DecompressStream(src)
+	plain, err := decompress(src)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotArchive, src.or(err))
 	}
@@ -151,24 +208,30 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 	}
 	if err != nil {
 		cs.abort(context.WithoutCancel(ctx))
-		return nil, c.notArchive(err, src)
+		checked.Close()
+		return nil, c.notArchive(err, src, &checked.shape)
 	}
+	return c.inIndex(ctx, c.once(cl), top)
+}
+
+// inIndex are the images and artifacts of an archive's index.
+func (c *Containerd) inIndex(ctx context.Context, cs *once, top ocispec.Descriptor) ([]archived, error) {
 	p, err := content.ReadBlob(ctx, cs, top)
 	if err != nil {
 		return nil, fmt.Errorf("import the archive: %w", c.fail(err))
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(p, &idx); err != nil {
-		return nil, fmt.Errorf("%w: its index: %w", ErrNotArchive, err)
+		return nil, fmt.Errorf("%w: its index.json is not an OCI index", ErrNotArchive)
 	}
 	var out []archived
 	for _, m := range idx.Manifests {
-		if !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
-			continue
+		a := archived{target: ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}}
+		if a.kind, err = classify(ctx, cs, m); err != nil {
+			return nil, fmt.Errorf("import the archive: %w", c.fail(err))
 		}
-		target := ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}
-		ref, said := archiveName(m.Annotations)
-		out = append(out, archived{ref: ref, said: said, target: target})
+		a.nameBy(m.Annotations)
+		out = append(out, a)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%w: there is no image in it", ErrNotArchive)
@@ -177,18 +240,26 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 }
 
 // notArchive tells what is wrong with an archive from what else went wrong.
-func (c *Containerd) notArchive(err error, src *sourceReader) error {
+func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 	var refused *refusedError
 	var full interface{ Waiting() string }
+	var syntax *json.SyntaxError
+	var types *json.UnmarshalTypeError
 	switch werr := c.fail(err); {
 	case errors.As(err, &refused):
 		return fmt.Errorf("%w: %w", ErrNotArchive, refused)
-	case src.err != nil, errors.As(err, &full), errors.Is(werr, ErrUnavailable):
+	case src.err != nil, errors.As(err, &full), errors.Is(werr, ErrUnavailable), errors.Is(err, context.Canceled):
 		return fmt.Errorf("import the archive: %w", src.or(werr))
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
-		return fmt.Errorf("%w: it has a damaged or oversized header: %w", ErrNotArchive, err)
+		return fmt.Errorf("%w: %w", ErrNotArchive, tarError(s.entries, err))
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: it is cut off, so make it once more: %w", ErrNotArchive, err)
+		return fmt.Errorf("%w: it is cut off, so make it once more", ErrNotArchive)
+	case s.refusal() != nil:
+		return fmt.Errorf("%w: %w", ErrNotArchive, s.refusal())
+	case errors.As(err, &syntax), errors.As(err, &types):
+		return fmt.Errorf("%w: its manifest.json or oci-layout is not what docker save or an OCI layout has there", ErrNotArchive)
+	case strings.HasPrefix(err.Error(), "unrecognized image format"):
+		return fmt.Errorf("%w: it has neither a manifest.json nor an oci-layout with index.json at its top", ErrNotArchive)
 	}
 	return fmt.Errorf("%w: %w", ErrNotArchive, err)
 }
@@ -244,21 +315,34 @@ func (w *archiveWriter) Commit(ctx context.Context, size int64, expected digest.
 	return err
 }
 
-// misnamed is an error where an entry of an OCI layout holds other bytes than its
-// name says.
+// misnamed is an error where an entry below blobs/ holds other bytes than its name
+// says.
 func (s *archiveStore) misnamed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ref, got := range s.digests {
-		algorithm, hex, ok := strings.Cut(strings.TrimPrefix(ref, tarRef+"blobs/"), "/")
-		if !ok || !strings.HasPrefix(ref, tarRef+"blobs/") || algorithm != got.Algorithm().String() {
-			continue
-		}
-		if want := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex); got != want {
+		if want := digestInName(strings.TrimPrefix(ref, tarRef)); want != "" && got != "" && got != want {
 			return refusef("what it has as %s has the digest %s", want, got)
 		}
 	}
 	return nil
+}
+
+// digestInName is the SHA-256 digest that the name of an entry says, "" where it says
+// none. It is plain hexadecimal in OCI layouts; rules_oci of Bazel writes HEX.tar.gz, others
+// sha256:HEX.
+func digestInName(entry string) digest.Digest {
+	name, ok := strings.CutPrefix(entry, "blobs/"+string(digest.SHA256)+"/")
+	if !ok {
+		return ""
+	}
+	name = strings.TrimPrefix(name, string(digest.SHA256)+":")
+	hex, _, _ := strings.Cut(name, ".")
+	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
+	if d.Validate() != nil {
+		return ""
+	}
+	return d
 }
 
 // abort throws away what was not committed.
@@ -293,53 +377,6 @@ func (r *roomReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	r.left -= int64(n)
 	return n, err
-}
-
-// archiveName is the full name that an archive gives an image, or what it says
-// instead. An OCI layout may name only a tag; that is no name.
-func archiveName(annotations map[string]string) (ref, said string) {
-	for _, key := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
-		name := annotations[key]
-		if name == "" || key == ocispec.AnnotationRefName && !strings.ContainsAny(name, "/:") {
-			continue
-		}
-		if named, err := reference.ParseDockerRef(name); err == nil {
-			return named.String(), ""
-		}
-		said = name
-	}
-	return "", said
-}
-
-// choose picks the images to name.
-func choose(found []archived, ref string) (chosen []archived, unnamed []string, err error) {
-	var names []string
-	for _, a := range found {
-		switch {
-		case a.ref == "":
-			unnamed = append(unnamed, a.unnamed())
-		case ref == "":
-			chosen = append(chosen, a)
-		case a.ref == ref:
-			return []archived{a}, nil, nil
-		default:
-			names = append(names, a.ref)
-		}
-	}
-	const mend = "say how it shall be called: seeder announce REF --from FILE"
-	switch {
-	case len(chosen) > 0:
-		return chosen, unnamed, nil
-	case ref != "" && len(found) == 1:
-		return []archived{{ref: ref, target: found[0].target}}, nil, nil
-	case ref != "":
-		return nil, nil, fmt.Errorf("the archive has no image %s; it has %s", ref, strings.Join(append(names, unnamed...), ", "))
-	case len(found) == 1 && found[0].said != "":
-		return nil, nil, fmt.Errorf("the archive calls its image %s; %s", unnamed[0], mend)
-	case len(found) == 1:
-		return nil, nil, fmt.Errorf("the archive has no name for its image; %s", mend)
-	}
-	return nil, nil, fmt.Errorf("the archive has %d images and a name for none, so that they cannot be told apart; make an archive of one, and %s", len(found), mend)
 }
 
 // sourceReader remembers how the source failed, so that a broken connection is

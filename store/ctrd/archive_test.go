@@ -42,15 +42,15 @@ func FuzzImportArchive(f *testing.F) {
 				return
 			}
 		}
-		names, _, err := c.ImportArchive(t.Context(), bytes.NewReader(b), ref)
+		got, err := c.ImportArchive(t.Context(), bytes.NewReader(b), ref)
 		have, lerr := c.List(t.Context())
 		if lerr != nil {
 			t.Fatal(lerr)
 		}
-		if err != nil && (len(names) > 0 || len(have) > 0) {
-			t.Fatalf("failed with %v, and left %v %v", err, names, have)
+		if err != nil && (len(got.Names) > 0 || len(have) > 0) {
+			t.Fatalf("failed with %v, and left %v %v", err, got.Names, have)
 		}
-		for _, name := range names {
+		for _, name := range got.Names {
 			target, err := c.Resolve(t.Context(), name)
 			if err != nil {
 				t.Fatalf("named %s: %v", name, err)

@@ -420,11 +420,12 @@ func onlyFor(ref string, all []images.Image) []string {
 	for _, i := range all {
 		repo, tag := repository(i.Name)
 		switch {
+		case i.Name == ref:
 		case strings.HasPrefix(i.Name, "sha256:"):
 			ids = append(ids, i.Name)
 		case !tag:
 			byDigest[repo] = i.Name
-		case i.Name != ref:
+		default:
 			repos[repo]++
 			tags++
 		}

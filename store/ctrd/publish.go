@@ -292,7 +292,9 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 		}
 		return false, "", err
 	}
-	if c.foreign(blobs) {
+	if foreign, err := c.isForeign(ctx, cs, img.Target); err != nil {
+		return false, "", err
+	} else if foreign {
 		return false, "the image has nothing for " + c.Platform(), nil
 	}
 	if loose, err := c.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {

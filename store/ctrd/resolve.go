@@ -135,22 +135,11 @@ func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blo
 	return c.walk(ctx, c.once(cl), target)
 }
 
-// foreign reports whether an image of these blobs is for other platforms than this
-// host's.
-func (c *Containerd) foreign(blobs []Blob) bool {
-	has := false
-	for _, b := range blobs {
-		if slices.ContainsFunc(b.For, c.Runs) {
-			return false
-		}
-		has = has || len(b.For) > 0
-	}
-	return has && !c.HoldsAll()
-}
-
-// isForeign is foreign of a target whose blobs for this host are here, if there are any.
+// isForeign reports whether an image, whose blobs for this host are here if there are
+// any, has nothing that this host's containerd would run. It chooses by platform in an
+// index alone: a target that is a manifest it takes, whatever the config says.
 func (c *Containerd) isForeign(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
-	if c.HoldsAll() {
+	if c.HoldsAll() || images.IsManifestType(target.MediaType) {
 		return false, nil
 	}
 	config, err := images.Config(ctx, cs, target, c.platform)
@@ -291,8 +280,21 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 		}
 		p = &got
 	}
-	w.add(ctx, desc, children, platforms.Format(platforms.Normalize(*p)))
+	w.add(ctx, desc, children, w.platform(desc, *p))
 	return nil
+}
+
+// platform is for which hosts a manifest is, "" for all. In an index it is what is said
+// of it. A manifest that is the target itself is for all hosts where its config names
+// another platform than this host's, or none: such labels are often wrong (WebAssembly
+// has its own), this host's containerd runs it, and others would as well. With the
+// right label it is not given to hosts that cannot run it.
+func (w *walk) platform(desc ocispec.Descriptor, p ocispec.Platform) string {
+	name := platforms.Format(platforms.Normalize(p))
+	if desc.Digest == w.target.Digest && !w.c.HoldsAll() && !w.c.Runs(name) {
+		return ""
+	}
+	return name
 }
 
 func (w *walk) add(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor, platform string) {

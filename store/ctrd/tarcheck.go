@@ -24,24 +24,25 @@ const (
 // image archive has. Nothing of an archive is ever written under its own name, so
 // that what is refused here could do no harm as a path; but it was made by somebody
 // who meant harm, or is no image. The reader has to be closed; it is then done with r.
-func checkedTar(r io.Reader) io.ReadCloser {
+func checkedTar(r io.Reader) *checkedReader {
 	pr, pw := io.Pipe()
-	done := make(chan struct{})
+	c := &checkedReader{PipeReader: pr, done: make(chan struct{})}
 	go func() { // ends when r does or when the reader is closed, which waits for it
-		defer close(done)
+		defer close(c.done)
 		tee := io.TeeReader(r, pw)
-		err := checkTar(tar.NewReader(tee))
+		err := checkTar(tar.NewReader(tee), &c.shape)
 		if err == nil { // what follows the end of a tar file
 			_, err = io.Copy(pw, r)
 		}
 		pw.CloseWithError(err)
 	}()
-	return &checkedReader{PipeReader: pr, done: done}
+	return c
 }
 
 type checkedReader struct {
 	*io.PipeReader
-	done chan struct{}
+	done  chan struct{}
+	shape shape // complete once done is closed
 }
 
 func (c *checkedReader) Close() error {
@@ -57,11 +58,14 @@ func (e *refusedError) Error() string { return e.reason }
 
 func refusef(format string, args ...any) error { return &refusedError{fmt.Sprintf(format, args...)} }
 
-func checkTar(tr *tar.Reader) error {
+func checkTar(tr *tar.Reader, s *shape) error {
 	for n := 0; ; n++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return s.refusal()
+		}
+		if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
+			return tarError(n, err)
 		}
 		if err != nil {
 			return err
@@ -69,8 +73,17 @@ func checkTar(tr *tar.Reader) error {
 		if n == maxArchiveEntries {
 			return refusef("it has more than %d entries", n)
 		}
+		s.note(h)
 		if err := checkEntry(h); err != nil {
+			if why := s.refusal(); s.rootfs != "" && why != nil { // which has links and devices of all kinds
+				return why
+			}
 			return err
+		}
+		if path.Clean(h.Name) == "manifest.json" {
+			if err := isDirFormat(tr); err != nil {
+				return err
+			}
 		}
 	}
 }

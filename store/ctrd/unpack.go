@@ -59,12 +59,15 @@ func (c *Containerd) rootLayers(ctx context.Context, cs store, target ocispec.De
 	if err != nil {
 		return "", nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, c.Platform(), c.fail(err))
 	}
+	if !images.IsConfigType(m.Config.MediaType) { // containerd unpacks nothing of it, either
+		return m.Config.Digest, nil, nil
+	}
 	diffIDs, err := images.RootFS(ctx, cs, m.Config)
 	if err != nil {
 		return "", nil, fmt.Errorf("read config %s: %w", m.Config.Digest, c.fail(err))
 	}
 	if len(diffIDs) != len(m.Layers) {
-		return "", nil, fmt.Errorf("image %s has %d layers and %d diff ids", target.Digest, len(m.Layers), len(diffIDs))
+		return "", nil, fmt.Errorf("image %s is damaged: its manifest has %d layers and its config %d", target.Digest, len(m.Layers), len(diffIDs))
 	}
 	var out []rootfs.Layer
 	for i, l := range m.Layers {

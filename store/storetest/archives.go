@@ -64,16 +64,16 @@ func badArchives(s *suite) {
 		{"no name", unnamed.OCIArchive(s), "", "seeder announce REF --from FILE"},
 	} {
 		s.Collect(s.T) // what the one before left may complete this one
-		names, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
+		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
-			s.Errorf("%s: %v %v, want %q", tc.name, names, err, tc.want)
+			s.Errorf("%s: %v %v, want %q", tc.name, got.Names, err, tc.want)
 		}
 		if got := s.names(img.Target.Digest); len(got) > 0 {
 			s.Errorf("%s: left the names %v", tc.name, got)
 		}
 	}
 	broken := errors.New("the client went away")
-	if _, _, err := s.c.ImportArchive(s.ctx, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, ctrd.ErrNotArchive) {
+	if _, err := s.c.ImportArchive(s.ctx, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, ctrd.ErrNotArchive) {
 		s.Errorf("broken connection: %v", err)
 	}
 	s.Collect(s.T)
@@ -109,7 +109,7 @@ func absentParts(s *suite) {
 		s.remove(ref)
 		s.Collect(s.T)
 	}
-	_, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s, img.Manifests[0].Layers[0].Digest)), "")
+	_, err := s.c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s, img.Manifests[0].Layers[0].Digest)), "")
 	if err == nil || !strings.Contains(err.Error(), "layer "+img.Manifests[0].Layers[0].Digest.String()) {
 		s.Errorf("without a layer of this platform: %v", err)
 	}
@@ -179,12 +179,12 @@ func hostileArchives(s *suite) {
 		{"a manifest that is a list of numbers", manifest([]int{1, 2}), "manifest.json"},
 		{"a bad name", files(func(f map[string][]byte) {
 			f["index.json"] = bytes.Replace(f["index.json"], []byte("docker.io/library/storetest-hostile:latest"), []byte("\\u001b[2J/../x"), 1)
-		}), `the archive calls its image "\x1b[2J/../x", which is no image reference`},
+		}), `the archive calls its image "\x1b[2J/../x", which is not an image reference: the form is NAME[:TAG]`},
 	} {
 		s.Collect(s.T)
-		names, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), "")
+		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), "")
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
-			s.Errorf("%s: %v %v, want %q", tc.name, names, err, tc.want)
+			s.Errorf("%s: %v %v, want %q", tc.name, got.Names, err, tc.want)
 		}
 		s.Collect(s.T)
 		for d := range img.Blobs {
@@ -204,7 +204,7 @@ func hostileArchives(s *suite) {
 	// Cut off anywhere, and whole once more: what was left unfinished does no harm.
 	whole := img.OCIArchive(s)
 	for i := range 8 {
-		if _, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
+		if _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
 			s.Errorf("%d/9 of an archive is one", i+1)
 		}
 	}
@@ -214,7 +214,7 @@ func hostileArchives(s *suite) {
 	s.remove(img.Ref)
 	s.Collect(s.T)
 	full := s.Open(s.T, ctrd.Config{Room: func(context.Context) error { return errFull{} }})
-	if _, _, err := full.ImportArchive(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, ctrd.ErrNotArchive) {
+	if _, err := full.ImportArchive(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, ctrd.ErrNotArchive) {
 		s.Errorf("a full disk: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pierrec/lz4/v4"
 )
 
 // Image is an OCI image in memory: an index where it has several manifests.
@@ -224,6 +225,20 @@ func zstdOf(t testing.TB, b []byte) []byte {
 	}
 	defer w.Close()
 	return w.EncodeAll(b, nil)
+}
+
+// lz4Of compresses an archive as `docker save | lz4` does.
+func lz4Of(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := lz4.NewWriter(&buf)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
 }
 
 func unpacked(t testing.TB, b []byte) []byte {

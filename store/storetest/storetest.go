@@ -81,6 +81,10 @@ func Run(t *testing.T, s Subject) {
 		"SeveralInOne":         severalInOne,
 		"HostileArchives":      hostileArchives,
 		"AbsentParts":          absentParts,
+		"Corpus":               corpus,
+		"Refusals":             refusals,
+		"Bzip2":                bzip2d,
+		"SingleManifest":       singleManifest,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})
@@ -99,9 +103,9 @@ func (s *suite) bring(img *Image) {
 func (s *suite) imports(archive []byte, ref string, want ...string) {
 	s.Helper()
 	s.Cleanup(func() { s.remove(want...) })
-	got, _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(archive), ref)
-	if err != nil || !slices.Equal(got, want) {
-		s.Fatalf("import: %v %v, want %v", got, err, want)
+	got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(archive), ref)
+	if err != nil || !slices.Equal(got.Names, want) {
+		s.Fatalf("import: %v %v, want %v", got.Names, err, want)
 	}
 }
 

@@ -66,7 +66,7 @@ func collected(c *cluster, m *machine, e Event) (func(), bool) {
 	c.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commandBound)
 		defer cancel()
-		if _, _, err := s.ImportArchive(ctx, reader(archive(bait, e.Arg)), ""); err == nil {
+		if _, err := s.ImportArchive(ctx, reader(archive(bait, e.Arg)), ""); err == nil {
 			_ = s.Remove(ctx, bait)
 		}
 	})

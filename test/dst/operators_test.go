@@ -34,7 +34,7 @@ func load(ctx context.Context, m *machine, s *faultyStore, ref string, build uin
 	if err := s.gate(ctx, "load"); err != nil {
 		return err
 	}
-	_, _, err := s.ImportArchive(ctx, reader(archive(ref, build)), "")
+	_, err := s.ImportArchive(ctx, reader(archive(ref, build)), "")
 	if have, lerr := s.Store.List(context.Background()); lerr == nil && have[ref] != "" {
 		m.put(ref, have[ref])
 	}

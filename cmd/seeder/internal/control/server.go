@@ -46,10 +46,9 @@ type Announced struct {
 
 // Announcer takes images of this host to the cluster.
 type Announcer interface {
-	// ImportArchive reads an archive into the image store and returns the
-	// references it brought, and what is said of images without one. With ref only
-	// that one is meant.
-	ImportArchive(ctx context.Context, archive io.Reader, ref string) (refs, unnamed []string, err error)
+	// ImportArchive reads an archive into the image store and says what it brought.
+	// With ref only that image is meant.
+	ImportArchive(ctx context.Context, archive io.Reader, ref string) (store.Imported, error)
 	// Local describes what the image store has under ref.
 	Local(ctx context.Context, ref string) (store.Local, error)
 	// References are the names that commands may take.
@@ -301,54 +300,55 @@ func (c *Server) handleWait(w http.ResponseWriter, r *http.Request) {
 // What the importer leaves unread is the server's to drop.
 func (c *Server) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 	q, ctx := r.URL.Query(), r.Context()
-	orders, unnamed, err := c.orders(ctx, q, r.Body)
+	orders, brought, err := c.orders(ctx, q, r.Body)
 	if err != nil {
 		c.answer(w, nil, err)
 		return
 	}
 	s := newStream(w)
-	if len(unnamed) > 0 {
-		_ = s.emit(Event{Event: EventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(unnamed, "; ")}) // the next one tells if nobody listens
+	if len(brought.LeftOut) > 0 {
+		_ = s.emit(Event{Event: EventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(brought.LeftOut, "; ")}) // the next one tells if nobody listens
 	}
-	s.end(c.announce(ctx, s, orders, waiting{on: q.Get("wait") == "true", all: q.Get("all") == "true"}))
+	s.end(c.announce(ctx, s, orders, brought, waiting{on: q.Get("wait") == "true", all: q.Get("all") == "true"}))
 }
 
 // orders are what a request asks to be announced, imported where it brings an
-// archive, and what is said of images there that cannot be.
-func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, unnamed []string, _ error) {
+// archive, and what that brought.
+func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, brought store.Imported, _ error) {
 	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
 	archive := q.Get("archive") == "true"
 	var err error
 	if q.Get("ref") != "" || !archive {
 		if o.Ref, err = cli.NormalizeRef(q.Get("ref")); err != nil {
-			return nil, nil, err
+			return nil, brought, err
 		}
 	}
 	if err := o.At.Validate(); o.At != "" && err != nil {
-		return nil, nil, cli.Usagef("digest %q: %w", o.At, err)
+		return nil, brought, cli.Usagef("digest %q: %w", o.At, err)
 	}
 	if !archive {
-		return []Order{o}, nil, nil
+		return []Order{o}, brought, nil
 	}
-	refs, unnamed, err := c.announcer.ImportArchive(ctx, body, o.Ref)
-	if err != nil {
-		return nil, nil, err
+	if brought, err = c.announcer.ImportArchive(ctx, body, o.Ref); err != nil {
+		return nil, brought, err
 	}
-	if len(refs) == 0 {
-		return nil, nil, cli.Usagef("the archive names no image; say how it shall be called: seeder announce REF --from FILE")
+	if len(brought.Names) == 0 {
+		return nil, brought, cli.Usagef("the archive names no image; say how it is called: seeder announce REF --from FILE")
 	}
-	for _, ref := range refs {
-		out = append(out, Order{Ref: ref, On: o.On})
+	for _, ref := range brought.Names {
+		next := o
+		next.Ref = ref
+		out = append(out, next)
 	}
-	return out, unnamed, nil
+	return out, brought, nil
 }
 
 // waiting is what an announcement waits for: nothing, the nodes that are there, or all.
 type waiting struct{ on, all bool }
 
 // announce announces one image after the other. Those that can be are, also where
-// another one cannot.
-func (c *Server) announce(ctx context.Context, s *stream, orders []Order, wait waiting) error {
+// another one cannot; of that one an archive leaves nothing behind.
+func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brought store.Imported, wait waiting) error {
 	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
 	for _, o := range orders {
@@ -357,7 +357,7 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []Order, wait w
 		}
 		a, err := c.announcer.Announce(ctx, o)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, err, brought.TakeBack(context.WithoutCancel(ctx), o.Ref))
 			continue
 		}
 		watch.refs = append(watch.refs, a.Reference)
@@ -367,8 +367,8 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []Order, wait w
 			return err
 		}
 	}
-	if len(errs) > 0 || !wait.on {
-		return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || !wait.on {
+		return err
 	}
 	return watch.wait(ctx)
 }

@@ -118,15 +118,15 @@ func (f *Node) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
 }
 
 // ImportArchive is part of what a control.Server asks of a node.
-func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (refs, unnamed []string, err error) {
+func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (store.Imported, error) {
 	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
 	if err != nil {
-		return nil, nil, err
+		return store.Imported{}, err
 	}
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	f.Imported = data
-	return f.Archive, f.Unnamed, f.Err
+	return store.Imported{Names: f.Archive, LeftOut: f.Unnamed}, f.Err
 }
 
 // Announce is part of what a control.Server asks of a node.

@@ -1,0 +1,192 @@
+package ctrd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// archived is one image or artifact of an archive.
+type archived struct {
+	ref    string // "" where the archive has no full name for it
+	said   string // the name that the archive has for it then; "" where it has none
+	why    string // what is wrong with said
+	target ocispec.Descriptor
+	kind   kind
+}
+
+// name is what the archive calls it.
+func (a archived) name() string {
+	switch {
+	case a.ref != "":
+		return a.ref
+	case a.said != "":
+		return fmt.Sprintf("%q", shortened(a.said))
+	}
+	return a.target.Digest.String()
+}
+
+// unnamed is what can be said of an image without a reference.
+func (a archived) unnamed() string {
+	if a.said != "" {
+		return fmt.Sprintf("%q, which is not an image reference: %s", shortened(a.said), a.why)
+	}
+	return a.target.Digest.String() + ", which has no name"
+}
+
+// shortened keeps both ends of a text that is too long to show.
+func shortened(s string) string {
+	if r := []rune(s); len(r) > 120 {
+		return string(r[:80]) + "…" + string(r[len(r)-30:])
+	}
+	return s
+}
+
+// archiveName sets the full name that an archive gives an image, or what it says
+// instead. An OCI layout may name only a tag; that is not a name.
+func (a *archived) nameBy(annotations map[string]string) {
+	for _, key := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
+		name := annotations[key]
+		if name == "" || key == ocispec.AnnotationRefName && !strings.ContainsAny(name, "/:") {
+			continue
+		}
+		named, err := reference.ParseDockerRef(name)
+		if err == nil {
+			err = sameDigest(named, a.target.Digest)
+		}
+		if err == nil {
+			a.ref, a.said, a.why = named.String(), "", ""
+			return
+		}
+		a.said, a.why = name, whyInvalid(name, err)
+	}
+}
+
+// digestError says that a reference by digest is not one of this target.
+type digestError struct{ named, target digest.Digest }
+
+func (e *digestError) Error() string {
+	return fmt.Sprintf("it names the digest %s, but the image is %s", e.named, e.target)
+}
+
+// sameDigest is an error where a reference by digest names another target: nobody who
+// uses it would get what it says.
+func sameDigest(named reference.Named, target digest.Digest) error {
+	if d, ok := named.(reference.Digested); ok && d.Digest() != target {
+		return &digestError{d.Digest(), target}
+	}
+	return nil
+}
+
+const maxTag = 128 // characters
+
+// whyInvalid says what is wrong with an image reference.
+func whyInvalid(name string, err error) string {
+	var digested *digestError
+	rest := name[strings.LastIndexByte(name, '/')+1:]
+	repo, tag, _ := strings.Cut(rest, ":")
+	switch {
+	case errors.As(err, &digested):
+		return err.Error()
+	case errors.Is(err, reference.ErrNameContainsUppercase):
+		return "the repository has capitals"
+	case len(tag) > maxTag && !strings.Contains(tag, "@"):
+		return fmt.Sprintf("its tag has %d characters, at most %d", len(tag), maxTag)
+	case strings.Contains(name, "://"):
+		return "it has a scheme"
+	case strings.TrimSpace(name) != name:
+		return "it has spaces around it"
+	case strings.ToLower(repo) != repo:
+		return "the repository has capitals"
+	}
+	return "the form is NAME[:TAG] or NAME@sha256:DIGEST"
+}
+
+// callIt is what to type where an archive does not say how its image is called.
+const callIt = "say how it is called: seeder announce REF --from FILE"
+
+// choose picks the images to name, and says what is left out. Artifacts and what
+// belongs to other images are never chosen; those without a name of their own that
+// belong to an image of the archive are not worth a word.
+func choose(found []archived, ref string) (chosen []archived, leftOut []string, err error) {
+	imgs, leftOut := split(found)
+	if ref != "" {
+		chosen, err = chooseOne(imgs, leftOut, ref)
+		return chosen, nil, err
+	}
+	var unnamed []string
+	for _, a := range imgs {
+		if a.ref == "" {
+			unnamed = append(unnamed, a.unnamed())
+		} else {
+			chosen = append(chosen, a)
+		}
+	}
+	leftOut = append(unnamed, leftOut...)
+	switch {
+	case len(chosen) > 0:
+		return chosen, leftOut, nil
+	case len(imgs) == 0:
+		return nil, nil, refusef("there is no container image in it, only %s", strings.Join(leftOut, "; "))
+	case len(imgs) == 1 && imgs[0].said != "":
+		return nil, nil, fmt.Errorf("the archive calls its image %s; %s", unnamed[0], callIt)
+	case len(imgs) == 1:
+		return nil, nil, fmt.Errorf("the archive has no name for its image; %s", callIt)
+	}
+	return nil, nil, fmt.Errorf("the archive has %d images and a name for none, so that they cannot be told apart; make an archive of one, and %s", len(imgs), callIt)
+}
+
+// split separates images from what is left out of the archive.
+func split(found []archived) (imgs []archived, leftOut []string) {
+	targets := map[digest.Digest]bool{}
+	for _, a := range found {
+		targets[a.target.Digest] = true
+	}
+	for _, a := range found {
+		switch {
+		case a.kind.artifact == "":
+			imgs = append(imgs, a)
+		case a.ref == "" && a.said == "" && targets[a.kind.of]:
+		default:
+			leftOut = append(leftOut, a.name()+", "+a.kind.artifact)
+		}
+	}
+	return imgs, leftOut
+}
+
+// chooseOne picks the image that is meant by ref: the one of that name, or the only
+// one there is, whatever the archive calls it unless that is another name.
+func chooseOne(imgs []archived, leftOut []string, ref string) ([]archived, error) {
+	var have []string
+	targets := map[digest.Digest]bool{}
+	for _, a := range imgs {
+		if a.ref == ref {
+			return []archived{a}, nil
+		}
+		if what := a.unnamed(); a.ref == "" && !slices.Contains(have, what) {
+			have = append(have, what)
+		} else if a.ref != "" {
+			have = append(have, a.ref)
+		}
+		targets[a.target.Digest] = true
+	}
+	if len(targets) == 1 {
+		one := archived{ref: ref, target: imgs[0].target}
+		if named, err := reference.ParseDockerRef(ref); err == nil {
+			if err := sameDigest(named, one.target.Digest); err != nil {
+				return nil, fmt.Errorf("%s: %w", ref, err)
+			}
+		}
+		return []archived{one}, nil
+	}
+	if len(imgs) == 0 {
+		return nil, refusef("there is no container image in it, only %s", strings.Join(leftOut, "; "))
+	}
+	return nil, fmt.Errorf("the archive has no image %s; it has %s", ref, strings.Join(append(have, leftOut...), ", "))
+}

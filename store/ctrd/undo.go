@@ -1,0 +1,79 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// recordsBefore are the image records that a Publish may touch, as they were before
+// it, by name; nil for one that was not there.
+type recordsBefore map[string]*images.Image
+
+// remember notes in before what Publish of target as ref may touch: the names that it
+// writes, and all those of the target that ref had, whose pins it takes off.
+func (c *Containerd) remember(ctx context.Context, ref string, target ocispec.Descriptor, before map[string]recordsBefore) error {
+	if _, known := before[ref]; known {
+		return nil // the archive has two images of this name; what was before the first counts
+	}
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	writes, err := c.records(ctx, c.once(cl), ref, target)
+	if err != nil {
+		return err
+	}
+	all, err := cl.ImageService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("list images: %w", c.fail(err))
+	}
+	out := recordsBefore{}
+	for _, w := range writes {
+		out[w.name] = nil
+	}
+	i := slices.IndexFunc(all, func(img images.Image) bool { return img.Name == ref })
+	for _, img := range all {
+		_, written := out[img.Name]
+		if written || i >= 0 && img.Target.Digest == all[i].Target.Digest {
+			out[img.Name] = &img
+		}
+	}
+	before[ref] = out
+	return nil
+}
+
+// restore makes records what they were before. It tries all of them.
+func (c *Containerd) restore(ctx context.Context, before recordsBefore) error {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	is := cl.ImageService()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		was := before[name]
+		now, err := is.Get(ctx, name)
+		switch {
+		case errdefs.IsNotFound(err) && was == nil:
+			continue
+		case errdefs.IsNotFound(err):
+			_, err = is.Create(ctx, images.Image{Name: name, Target: was.Target, Labels: was.Labels})
+		case err != nil:
+		case was == nil:
+			err = is.Delete(ctx, name)
+		case now.Target.Digest != was.Target.Digest || !maps.Equal(now.Labels, was.Labels):
+			_, err = is.Update(ctx, images.Image{Name: name, Target: was.Target, Labels: was.Labels}, "target", "labels")
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("take back the name %s: %w", name, c.fail(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
