@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"seeder/internal/text"
 	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
@@ -260,7 +261,7 @@ func why(err error) string {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return "no answer"
 	}
-	return printable(err.Error(), maxReasonBytes)
+	return text.Clean(err.Error(), maxReasonBytes)
 }
 
 // Holders are the members whose stores have these references, whoever announced

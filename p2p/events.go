@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"seeder/internal/text"
 	"seeder/p2p/catalog"
 )
 
@@ -105,10 +106,10 @@ func push(to []Event, e Event) []Event {
 // bounded is e as it may be kept.
 func bounded(e Event) Event {
 	e.Count = 1
-	e.Reference, e.Reason = printable(e.Reference, maxEventName), printable(e.Reason, maxReasonBytes)
+	e.Reference, e.Reason = text.Clean(e.Reference, maxEventName), text.Clean(e.Reason, maxReasonBytes)
 	nodes := make([]string, 0, 1)
 	for _, name := range e.Nodes[:min(len(e.Nodes), maxEventNodes)] {
-		nodes = append(nodes, printable(name, maxEventName))
+		nodes = append(nodes, text.Clean(name, maxEventName))
 	}
 	e.Nodes = nodes
 	return e

@@ -140,7 +140,7 @@ func TestEventsTellWhatWentWrong(t *testing.T) {
 	})
 	broken.waitFor(t, "failed twice", func() bool {
 		e := happened(broken, p2p.EventFailed, testRef)
-		return e != nil && e.Count > 1 && e.Reason == "open "+testRef+": no space  [2J left"
+		return e != nil && e.Count > 1 && e.Reason == "open "+testRef+": no space ?[2J left"
 	})
 	reopen(liar, func(img p2p.Image) (p2p.Image, error) { return lyingImage{img}, nil })
 	full.store.SetRoom("")

@@ -3,6 +3,7 @@ package p2p_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/gossip"
+	"seeder/p2p/p2ptest"
 	"seeder/p2p/swarm"
 )
 
@@ -108,5 +110,41 @@ func TestClusterFalseHints(t *testing.T) {
 		}
 		c.announce(n0, refFor("a", "all"))
 		c.within(4*time.Second, "a true announcement is everywhere", c.converged)
+	})
+}
+
+// Members that are made up with the address of one host are asked there once, and the
+// answer is that of the host.
+func TestClusterAsksAnAddressOnce(t *testing.T) {
+	simulate(t, []int{3}, func(c *simCluster) {
+		evil := c.nodes[2]
+		twin := *evil
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		c.announce(c.nodes[0], refFor("a", "all"))
+		c.within(5*time.Second, "all hold it", c.converged)
+		// A fourth member says that it is where the third one is.
+		twin.cfg.Name, twin.cfg.DataDir = "a-twin", t.TempDir()
+		twin.host = c.net.Host(simIP(9))
+		twin.cfg.Network, twin.store = twin.host, p2ptest.NewStore()
+		twin.cfg.GossipBind, twin.cfg.TransferBind = simIP(9)+":7950", simIP(9)+":7951"
+		twin.cfg.TransferAdvertise = evil.cfg.TransferBind
+		c.nodes = append(c.nodes, &twin)
+		c.start(&twin)
+		c.within(5*time.Second, "all see all", c.allAlive)
+		img, err := c.nodes[0].Images(context.Background(), refFor("a", "all"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		states := map[string]p2p.NodeState{}
+		for _, ns := range img.Images[0].Nodes {
+			states[ns.Name] = ns
+		}
+		if got := states[evil.cfg.Name]; got.State != p2p.Ready {
+			t.Errorf("the host itself: %+v", got)
+		}
+		if got := states["a-twin"]; got.State != p2p.Unreachable || !strings.Contains(got.Reason, evil.cfg.Name+" answers on its address") {
+			t.Errorf("the one that is made up: %+v", got)
+		}
 	})
 }

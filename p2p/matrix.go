@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/trust"
@@ -22,87 +19,7 @@ const (
 	askTimeout = 2 * time.Second
 	// maxAsks is how many members are asked at once.
 	maxAsks = 64
-	// maxNameBytes and maxReasonBytes bound what another node's report may put
-	// on this host's terminals.
-	maxReasonBytes = 512
-	maxLabels      = 64
-	// maxReported bounds the images of a report.
-	maxReported = 50_000
-	// maxListed bounds the sources of an image in a report: more than any build sends.
-	maxListed = 64
 )
-
-// report is what one node says of itself: its column of the matrix.
-type report struct {
-	Name   string            `json:"name"`
-	Labels map[string]string `json:"labels,omitempty"`
-	Images reportImages      `json:"images"`
-}
-
-// reportImages and reportSources are arrays that stop at their bound while they are
-// read: an array of empty objects would otherwise take many times the memory of its
-// text.
-type (
-	reportImages  []reportImage
-	reportSources []Source
-)
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (r *reportImages) UnmarshalJSON(p []byte) (err error) {
-	*r, err = array[reportImage](p, maxReported)
-	return err
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (r *reportSources) UnmarshalJSON(p []byte) (err error) {
-	*r, err = array[Source](p, maxListed)
-	return err
-}
-
-// array reads an array, or null, of at most so many.
-func array[T any](p []byte, most int) ([]T, error) {
-	d := json.NewDecoder(bytes.NewReader(p))
-	switch open, err := d.Token(); {
-	case err != nil:
-		return nil, err
-	case open == nil:
-		return nil, nil
-	case open != json.Delim('['):
-		return nil, fmt.Errorf("%v where an array shall be", open)
-	}
-	var out []T
-	for d.More() {
-		if len(out) == most {
-			return nil, fmt.Errorf("an array of more than %d", most)
-		}
-		var v T
-		if err := d.Decode(&v); err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-type reportImage struct {
-	Reference  string `json:"ref"`
-	Digest     string `json:"digest"`
-	Version    uint64 `json:"version"`
-	State      State  `json:"state"`
-	DoneBytes  int64  `json:"done_bytes"`
-	TotalBytes int64  `json:"total_bytes"`
-	Reason     string `json:"reason"`
-
-	RateBytesPerSecond int64         `json:"rate_bytes_per_second,omitempty"`
-	Sources            reportSources `json:"sources,omitempty"`
-	WireBytes          int64         `json:"wire_bytes,omitempty"`
-	SentBytes          int64         `json:"sent_bytes,omitempty"`
-	Blocked            string        `json:"blocked,omitempty"`
-
-	// Refused: this host does not take that announcement. It may hold an earlier one of
-	// the reference, of which there is another entry.
-	Refused bool `json:"refused,omitempty"`
-}
 
 // State serves this node's column for refs, all where none is named
 // (wire.Handler).
@@ -141,7 +58,7 @@ func (n *Node) report(refs []string) report {
 
 // refused are those of refs, or of all, that this node knows a newer announcement of
 // and does not take: the others need not wait for it.
-func (n *Node) refused(refs []string) (out reportImages) {
+func (n *Node) refused(refs []string) (out []reportImage) {
 	list := n.catalog.Refusals()
 	if len(refs) > 0 {
 		list = list[:0]
@@ -228,18 +145,6 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 	return img
 }
 
-// answer is what one member said, or why it said nothing.
-type answer struct {
-	name   string
-	away   bool // dead: counted, but not waited for
-	since  time.Time
-	err    error
-	labels map[string]string
-	images map[string]reportImage
-	// refused are announcements that the member does not take, by reference.
-	refused map[string]reportImage
-}
-
 // cellFor reads the cell of one announcement out of an answer. A member that
 // speaks of another version has not heard of this one yet.
 func (ans answer) cellFor(a catalog.Announcement) NodeState {
@@ -270,113 +175,6 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 		ns.Reason = string(ns.State)
 	}
 	return ns
-}
-
-// ask gathers the columns of all members, this node's own included, by name.
-func (n *Node) ask(ctx context.Context, refs []string) []answer {
-	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
-	defer cancel()
-	var (
-		mu      sync.Mutex
-		answers []answer
-		wg      sync.WaitGroup
-		sem     = semaphore.NewWeighted(maxAsks)
-	)
-	gather := func(a answer) {
-		mu.Lock()
-		defer mu.Unlock()
-		answers = append(answers, a)
-	}
-	for _, m := range n.gossip.Members() {
-		switch {
-		case m.Name == n.cfg.Name:
-			gather(readReport(m.Name, n.report(refs)))
-		case m.State == "left":
-		case m.State == "dead":
-			gather(answer{name: m.Name, away: true, since: m.Since, labels: n.labels.of(m.Name), err: errors.New("no answer to gossip")})
-		case m.Reason != "":
-			gather(answer{name: m.Name, err: errors.New(m.Reason)})
-		default:
-			wg.Go(func() {
-				if err := sem.Acquire(ctx, 1); err != nil {
-					gather(answer{name: m.Name, err: errors.New("not asked in time")})
-					return
-				}
-				defer sem.Release(1)
-				gather(n.askMember(ctx, m.Name, m.Address, refs))
-			})
-		}
-	}
-	wg.Wait()
-	slices.SortFunc(answers, func(a, b answer) int { return strings.Compare(a.name, b.name) })
-	return answers
-}
-
-func (n *Node) askMember(ctx context.Context, name, addr string, refs []string) answer {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	b, err := n.client.State(ctx, addr, refs)
-	if err != nil {
-		return answer{name: name, err: fmt.Errorf("does not answer on %s: %w", addr, err)}
-	}
-	ans, err := decodeReport(name, b)
-	if err != nil {
-		return answer{name: name, err: fmt.Errorf("unreadable answer from %s: %w", addr, err)}
-	}
-	n.labels.note(name, ans.labels)
-	return ans
-}
-
-// decodeReport reads another node's answer.
-func decodeReport(name string, b []byte) (answer, error) {
-	var r report
-	if err := json.Unmarshal(b, &r); err != nil {
-		return answer{}, err
-	}
-	return readReport(name, r), nil
-}
-
-// readReport bounds what a report says; the name is the one gossip knows.
-func readReport(name string, r report) answer {
-	ans := answer{name: name, images: make(map[string]reportImage, len(r.Images)), refused: map[string]reportImage{}, labels: map[string]string{}}
-	for k, v := range r.Labels {
-		if len(ans.labels) < maxLabels && len(k)+len(v) <= maxReasonBytes {
-			ans.labels[printable(k, maxReasonBytes)] = printable(v, maxReasonBytes)
-		}
-	}
-	for _, img := range r.Images {
-		switch img.State {
-		case Waiting, Fetching, Importing, Ready, Failed, Excluded:
-		default:
-			img.State, img.Reason = Waiting, "unknown state"
-		}
-		img.Reason, img.Blocked = printable(img.Reason, maxReasonBytes), printable(img.Blocked, maxReasonBytes)
-		img.TotalBytes = max(img.TotalBytes, 0)
-		img.DoneBytes = min(max(img.DoneBytes, 0), img.TotalBytes)
-		img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
-		img.Sources = readSources(img.Sources)
-		img.WireBytes, img.SentBytes = max(img.WireBytes, 0), max(img.SentBytes, 0)
-		if img.Refused {
-			ans.refused[img.Reference] = img
-		} else {
-			ans.images[img.Reference] = img
-		}
-	}
-	return ans
-}
-
-// printable cuts s at limit bytes and replaces control characters, since it came
-// from another node and ends on a terminal.
-func printable(s string, limit int) string {
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
 }
 
 // AskMembers lists the cluster with the labels that the members have now.

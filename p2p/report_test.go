@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -23,7 +24,7 @@ func FuzzDecodeReport(f *testing.F) {
 	}
 	known := []State{Waiting, Fetching, Importing, Ready, Failed, Excluded}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ans, err := decodeReport("n", b)
+		ans, err := decode(string(b))
 		if err != nil {
 			return
 		}
@@ -48,4 +49,11 @@ func FuzzDecodeReport(f *testing.F) {
 			}
 		}
 	})
+}
+
+// decode reads a report that was asked for all images.
+func decode(s string) (answer, error) {
+	var total atomic.Int64
+	total.Store(maxAnswersBytes)
+	return decodeReport(strings.NewReader(s), "n", func(string) bool { return true }, &total)
 }

@@ -3,6 +3,8 @@ package p2p
 import (
 	"cmp"
 	"slices"
+
+	"seeder/internal/text"
 )
 
 // Source is where bytes of an image came from: a peer, by its name, LocalSource or
@@ -52,7 +54,7 @@ func readSources(list []Source) []Source {
 	var out []Source
 	for _, s := range list[:min(len(list), maxSources+2)] {
 		if s.Bytes > 0 {
-			out = append(out, Source{printable(s.Name, maxReasonBytes), s.Bytes})
+			out = append(out, Source{text.Clean(s.Name, maxReasonBytes), s.Bytes})
 		}
 	}
 	return out

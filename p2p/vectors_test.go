@@ -11,7 +11,7 @@ import (
 func TestVectors(t *testing.T) {
 	t.Parallel()
 	v := docs.Protocol(t, "state")
-	ans, err := decodeReport("n1", []byte(v.Text("json")))
+	ans, err := decode(v.Text("json"))
 	if err != nil || len(ans.images) != 1 || ans.labels["zone"] != "a" {
 		t.Fatalf("reads as %+v, %v", ans, err)
 	}

@@ -21,12 +21,11 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"seeder/internal/text"
 	"seeder/p2p/trust"
 )
 
@@ -175,10 +174,10 @@ func (a Announcement) validate() error {
 // plain refuses text that is empty, too long, or not printable: it ends up on
 // terminals and in file names' neighbourhood.
 func plain(what, s string, limit int) error {
-	if s == "" || len(s) > limit || !utf8.ValidString(s) {
-		return fmt.Errorf("%s is empty, longer than %d bytes or no UTF-8", what, limit)
+	if s == "" || len(s) > limit {
+		return fmt.Errorf("%s is empty or longer than %d bytes", what, limit)
 	}
-	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' }) >= 0 {
+	if !text.Valid(s, limit) || strings.Contains(s, " ") {
 		return fmt.Errorf("%s %q has characters that are not printable", what, s)
 	}
 	return nil

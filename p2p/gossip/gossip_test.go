@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
+	"seeder/internal/text"
 	"seeder/p2p/trust"
 )
 
@@ -334,7 +335,7 @@ func FuzzDecodeMeta(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(m.ID) != 32 || !printable(m.Version) || (reason == "") != (Protocols{1, 1}).Speaks(m.protocols()) {
+		if len(m.ID) != 32 || !text.Valid(m.Version, maxHintBytes) || (reason == "") != (Protocols{1, 1}).Speaks(m.protocols()) {
 			t.Fatalf("accepted %+v, %q", m, reason)
 		}
 		again, err := m.encode()

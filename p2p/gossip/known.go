@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"seeder/disk"
+	"seeder/internal/text"
 	"seeder/p2p/trust"
 )
 
@@ -39,7 +40,7 @@ type known struct {
 // anybody may have edited it.
 func (k known) valid() bool {
 	host, _, err := net.SplitHostPort(k.Gossip)
-	if err != nil || net.ParseIP(host) == nil || !validName(k.Name) || !printable(k.Version) || !printable(k.Address) {
+	if err != nil || net.ParseIP(host) == nil || !validName(k.Name) || !text.Valid(k.Version, maxMetaBytes) || !text.Valid(k.Address, maxMetaBytes) {
 		return false
 	}
 	_, err = trust.ParseNodeID(string(k.ID))

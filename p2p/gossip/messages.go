@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/internal/text"
 	"seeder/p2p/trust"
 )
 
@@ -113,7 +111,7 @@ func decodeMeta(b []byte) (Meta, error) {
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return Meta{}, fmt.Errorf("node metadata: transfer address %q has no port", m.TransferAddress)
 	}
-	if !printable(m.Version) || !printable(m.TransferAddress) {
+	if !text.Valid(m.Version, maxMetaBytes) || !text.Valid(m.TransferAddress, maxMetaBytes) {
 		return Meta{}, errors.New("node metadata has characters that are not printable")
 	}
 	return m, nil
@@ -178,7 +176,7 @@ func decodeHint(b []byte) (Hint, error) {
 	if h.Holder, b, ok = cutString(b); !ok || !validName(h.Holder) {
 		return Hint{}, errors.New("hint has no holder")
 	}
-	if h.Reference, b, ok = cutString(b); !ok || len(b) != 0 || !printable(h.Reference) {
+	if h.Reference, b, ok = cutString(b); !ok || len(b) != 0 || !text.Valid(h.Reference, maxHintBytes) {
 		return Hint{}, errors.New("hint has no reference, or more than one")
 	}
 	return h, nil
@@ -216,9 +214,5 @@ func decodeState(b []byte) (state, error) {
 
 // validName bounds a node name and keeps control characters off terminals.
 func validName(s string) bool {
-	return s != "" && len(s) <= MaxNameBytes && printable(s)
-}
-
-func printable(s string) bool {
-	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	return s != "" && text.Valid(s, MaxNameBytes)
 }

@@ -23,8 +23,13 @@ import (
 type call func(ctx context.Context, c *Client) error
 
 func callState(ctx context.Context, c *Client) error {
-	_, err := c.State(ctx, pipeAddr, nil)
+	_, err := readState(ctx, c, pipeAddr, nil)
 	return err
+}
+
+func readState(ctx context.Context, c *Client, addr string, refs []string) (b []byte, err error) {
+	err = c.State(ctx, addr, refs, MaxStateBytes, func(r io.Reader) (err error) { b, err = io.ReadAll(r); return err })
+	return b, err
 }
 
 func callCatalog(ctx context.Context, c *Client) error {
@@ -354,7 +359,7 @@ func TestSilentConnections(t *testing.T) {
 			defer nc.Close()
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		if _, err := c.State(ctx, addr, nil); err != nil {
+		if _, err := readState(ctx, c, addr, nil); err != nil {
 			t.Errorf("behind %d silent connections of %s: %v", n, host, err)
 		}
 		cancel()

@@ -238,13 +238,39 @@ func (c *Client) smallBy(ctx context.Context, hc *http.Client, method, addr, pat
 	return b, err
 }
 
-// State asks a node for its column of the matrix.
-func (c *Client) State(ctx context.Context, addr string, refs []string) ([]byte, error) {
+// State asks a node for its column of the matrix. read gets the answer, of at most
+// limit bytes.
+func (c *Client) State(ctx context.Context, addr string, refs []string, limit int64, read func(io.Reader) error) error {
 	path := "/v1/state"
 	if q := (url.Values{"ref": refs}).Encode(); 0 < len(q) && len(q) <= maxQueryBytes {
 		path += "?" + q
 	}
-	return c.small(ctx, http.MethodGet, addr, path, nil, MaxStateBytes)
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
+	resp, err := c.do(ctx, c.control, http.MethodGet, addr, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if limit = min(limit, MaxStateBytes); resp.ContentLength > limit {
+		return fmt.Errorf("answer of %d bytes, at most %d", resp.ContentLength, limit)
+	}
+	return read(&capped{r: resp.Body, left: limit, limit: limit})
+}
+
+// capped is a reader of at most left bytes; more is an error.
+type capped struct {
+	r           io.Reader
+	left, limit int64
+}
+
+// Read implements io.Reader.
+func (c *capped) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left+1)])
+	if c.left -= int64(n); c.left < 0 {
+		return 0, fmt.Errorf("answer of more than %d bytes", c.limit)
+	}
+	return n, err
 }
 
 // Catalog asks a node for the records in which its catalog differs from b.

@@ -38,7 +38,7 @@ func TestControlUnderBulk(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				for _, what := range []string{"the first question", "the next one"} {
 					began := time.Now()
-					_, err := c.State(t.Context(), pipeAddr, nil)
+					_, err := readState(t.Context(), c, pipeAddr, nil)
 					if took := time.Since(began); err != nil || took > within {
 						t.Errorf("%s limit of %s: %s took %v: %v", name, fmt.Sprint(rate>>10, " KiB/s"), what, took, err)
 					}

@@ -13,7 +13,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
+
+	"seeder/internal/text"
 )
 
 // What doctor asks. None of it makes a node send more than it would send to the
@@ -73,22 +74,8 @@ func decodeAnswer(b []byte) (Answer, error) {
 	if err := json.Unmarshal(b, &a); err != nil {
 		return Answer{}, fmt.Errorf("answer to a probe: %w", err)
 	}
-	a.Transfer = bounded(a.Transfer)
+	a.Transfer = text.Clean(a.Transfer, maxWhyBytes-len("…"))
 	return a, nil
-}
-
-// bounded cuts a reason at maxWhyBytes; one that does not print is none to show.
-func bounded(s string) string {
-	if len(s) > maxWhyBytes {
-		s = s[:maxWhyBytes]
-		for len(s) > 0 && !utf8.ValidString(s) {
-			s = s[:len(s)-1]
-		}
-	}
-	if !printable(s) {
-		return "a reason that does not print"
-	}
-	return s
 }
 
 type heldJSON struct {
@@ -161,7 +148,7 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	a.Transfer = bounded(a.Transfer)
+	a.Transfer = text.Clean(a.Transfer, maxWhyBytes-len("…"))
 	b, err := json.Marshal(a)
 	s.send(w, r, b, err)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/internal/text"
 	"seeder/p2p/swarm"
 )
 
@@ -158,7 +159,7 @@ func TestAskBack(t *testing.T) {
 	if err != nil || !a.GossipUDP || a.GossipUDPLarge {
 		t.Fatalf("%+v %v", a, err)
 	}
-	if len(a.Transfer) != maxWhyBytes {
+	if n := len(a.Transfer); n > maxWhyBytes || n < maxWhyBytes-2*len("…") {
 		t.Errorf("a reason of %d bytes", len(a.Transfer))
 	}
 	var busy *swarm.BusyError
@@ -196,7 +197,7 @@ func FuzzDecodeProbe(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, n string) {
 		_, _ = decodeProbe(b)
 		if a, err := decodeAnswer(b); err == nil {
-			if why := a.Transfer; len(why) > maxWhyBytes || !printable(why) {
+			if why := a.Transfer; len(why) > maxWhyBytes || !text.Valid(why, maxWhyBytes) {
 				t.Fatalf("accepted %q", why)
 			}
 		}

@@ -42,11 +42,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/internal/text"
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
 )
@@ -124,7 +123,7 @@ type peersJSON struct {
 }
 
 func (p peerJSON) peer() (swarm.Peer, error) {
-	if p.Name == "" || len(p.Name) > maxNameBytes || !printable(p.Name) {
+	if p.Name == "" || !text.Valid(p.Name, maxNameBytes) {
 		return swarm.Peer{}, errors.New("peer without a valid name")
 	}
 	if err := checkAddress(p.Address); err != nil {
@@ -173,17 +172,13 @@ func encodePeers(peers []swarm.Peer) ([]byte, error) {
 // checkAddress checks the form host:port.
 func checkAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host == "" || len(addr) > maxAddressBytes || !printable(addr) || strings.ContainsAny(host, " /?#@") {
+	if err != nil || host == "" || !text.Valid(addr, maxAddressBytes) || strings.ContainsAny(host, " /?#@") {
 		return fmt.Errorf("%q is no address of the form host:port", addr)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return fmt.Errorf("%q has no port between 1 and 65535", addr)
 	}
 	return nil
-}
-
-func printable(s string) bool {
-	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
 
 // decodeRecords reads the answer of /v1/catalog. Records that do not decode are

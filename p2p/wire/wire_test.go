@@ -173,7 +173,7 @@ func TestSmallAnswers(t *testing.T) {
 	h := &handler{seed: []byte("seed"), recs: [][]byte{forged, rec.Encode()}, asked: make(chan swarm.Peer, 1)}
 	c, addr := pair(t, h)
 	ctx := t.Context()
-	if b, err := c.State(ctx, addr, []string{"a", "b"}); err != nil || string(b) != "a,b" {
+	if b, err := readState(ctx, c, addr, []string{"a", "b"}); err != nil || string(b) != "a,b" {
 		t.Errorf("state: %q %v", b, err)
 	}
 	if recs, err := c.Catalog(ctx, addr, catalog.Buckets{}); err != nil || len(recs) != 1 || recs[0].Hash() != rec.Hash() {
@@ -322,7 +322,7 @@ func TestSecretsChangeWhileItRuns(t *testing.T) {
 	go func() { ended <- s.Serve(l) }()
 	c := NewClient(ClientConfig{Credentials: theirs})
 	defer c.Close()
-	ask := func() error { _, err := c.State(t.Context(), addr, nil); return err }
+	ask := func() error { _, err := readState(t.Context(), c, addr, nil); return err }
 	set := func(c *trust.Credentials, text string) {
 		secrets, err := trust.ParseSecrets([]byte(text))
 		if err := errors.Join(err, c.SetSecrets(secrets)); err != nil {
@@ -381,7 +381,7 @@ func TestProbe(t *testing.T) {
 	if err := other.Probe(t.Context(), addr); !errors.Is(err, trust.ErrSecretsDiffer) {
 		t.Errorf("other secret: %v, want ErrSecretsDiffer", err)
 	}
-	if _, err := other.State(t.Context(), addr, nil); !errors.Is(err, trust.ErrSecretsDiffer) {
+	if _, err := readState(t.Context(), other, addr, nil); !errors.Is(err, trust.ErrSecretsDiffer) {
 		t.Errorf("request with another secret: %v, want ErrSecretsDiffer", err)
 	}
 	// This one accepts the server, which does not accept it.
