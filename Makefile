@@ -24,7 +24,7 @@ deps: ## what the tests need: runc, iproute2, podman, … (Debian packages)
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
-	@unformatted=$$(gofmt -l cmd disk docs p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd disk docs internal p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
 	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
