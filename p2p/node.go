@@ -162,6 +162,9 @@ type Config struct {
 // protocols are those that this build speaks.
 var protocols = gossip.Protocols{Oldest: 1, Newest: 1}
 
+// Protocol is what this build speaks, as "1" or "1 to 2".
+func Protocol() string { return protocols.String() }
+
 // Node is one running member. New starts nothing; Open acquires and starts;
 // Close ends everything and waits.
 type Node struct {

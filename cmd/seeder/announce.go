@@ -83,7 +83,7 @@ measured), and at the end done or error.`,
 	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce also where --on matches no node that is there now")
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
-	cmd.Flags().DurationVar(&flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
+	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
 	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
 	cli.CompleteWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
 	cli.CompleteWords(cmd, "on", false)

@@ -68,14 +68,17 @@ converged within the timeout, 4 the daemon is not reachable.`,
 		Example: `  seeder demo                           # see it work on this machine alone
   seeder announce k3s-dashboard:latest  # on the host that has the image
   seeder images                         # which node has what`,
+		Version:       thisVersion().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cli.NoSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return cli.Usagef("%w; see `%s --help`", err, cmd.CommandPath())
+		return cli.BadFlag(cmd, err)
 	})
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetHelpCommand(cli.HelpCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),

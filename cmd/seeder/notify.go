@@ -41,7 +41,10 @@ func notifyStatus(ctx context.Context, log *slog.Logger, c control.Cluster) {
 }
 
 func statusLine(s p2p.Status) string {
-	line := fmt.Sprintf("%d members, %d of %d images ready", s.Members, s.Images.Ready, s.Images.Total)
+	line := term.Plural(s.Members, "member") + ", nothing announced"
+	if s.Images.Total > 0 {
+		line = fmt.Sprintf("%s, %d of %s ready", term.Plural(s.Members, "member"), s.Images.Ready, term.Plural(s.Images.Total, "image"))
+	}
 	if !s.Containerd.OK && s.Containerd.Reason != "" {
 		line = "waiting for containerd: " + term.Clean(s.Containerd.Reason) + "; " + line
 	}

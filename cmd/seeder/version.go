@@ -7,17 +7,46 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/p2p"
 )
 
+// versionInfo is `seeder version -o json`.
+type versionInfo struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit,omitempty"` // where the build knows it
+	Protocol string `json:"protocol"`         // that nodes speak to each other
+	Platform string `json:"platform"`
+	Go       string `json:"go"`
+}
+
+func thisVersion() versionInfo {
+	return versionInfo{Version: cli.Version(), Commit: cli.Commit(), Protocol: p2p.Protocol(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()}
+}
+
+// String is one line.
+func (v versionInfo) String() string {
+	s := fmt.Sprintf("seeder %s %s %s, protocol %s", v.Version, v.Platform, v.Go, v.Protocol)
+	if v.Commit != "" {
+		s += ", commit " + v.Commit
+	}
+	return s
+}
+
 func versionCommand(env *cli.Env) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version of this program",
-		Example: "  seeder version",
+		Long:    "Print the version of this program, and the protocol that it speaks with other nodes;\n`seeder --version` does the same.",
+		Example: "  seeder version\n  seeder version -o json | jq -r .version",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(env.Stdout, "seeder %s %s/%s %s\n", cli.Version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-			return err
-		},
 	}
+	out := cli.OutputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if *out == "json" {
+			return cli.PrintJSON(env.Stdout, thisVersion())
+		}
+		_, err := fmt.Fprintln(env.Stdout, thisVersion())
+		return err
+	}
+	return cmd
 }

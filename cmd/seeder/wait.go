@@ -25,7 +25,7 @@ func waitCommand(env *cli.Env) *cobra.Command {
 		Use:   "wait [REF...]",
 		Short: "Return when the images are on every node",
 		Long: `Return when every alive node that is meant to hold the images has them; without
-REF, all announced images. A REF that is not announced yet is waited for as well.
+REF, all announced images, those that are announced now. A REF that is not announced yet is waited for as well.
 Nodes that are away are named and not waited for; with --all they are.
 Exit code 3: not within the timeout.
 
@@ -37,7 +37,8 @@ the end done or error.`,
 	}
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
-	timeout := cmd.Flags().Duration("timeout", defaultWait, "give up after this `time`; 0: never")
+	timeout := new(time.Duration)
+	cli.TimeoutVar(cmd.Flags(), timeout, "timeout", defaultWait, "give up after this `time`; 0: never")
 	all := allFlag(cmd)
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 0)
 	cli.CompleteWords(cmd, "timeout", false)

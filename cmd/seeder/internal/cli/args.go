@@ -38,6 +38,6 @@ func ArgCount(least, most int, want string) cobra.PositionalArgs {
 		if len(args) >= least && (most < 0 || len(args) <= most) {
 			return nil
 		}
-		return Usagef("%s takes %s, not %d arguments; see `%s --help`", cmd.CommandPath(), want, len(args), cmd.CommandPath())
+		return Usagef("%s takes %s; got %q; see `%s --help`", cmd.CommandPath(), want, args, cmd.CommandPath())
 	}
 }

@@ -7,6 +7,20 @@ import "runtime/debug"
 // asks.
 var release string
 
+// Commit is the commit that was built, where the Go toolchain knows it.
+func Commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return ""
+}
+
 // Version is the release, or what the Go toolchain knows of the commit.
 func Version() string {
 	if release != "" {

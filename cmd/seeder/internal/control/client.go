@@ -85,7 +85,7 @@ func (c *Client) Stream(ctx context.Context, method, path string, query url.Valu
 			switch e.Event {
 			case EventError:
 				return cli.WithCode(e.Code, errors.New(e.Error))
-			case eventDone:
+			case EventDone:
 				fn(e)
 				return nil
 			}

@@ -20,7 +20,7 @@ const (
 	EventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
 	EventProgress  = "progress"  // image: the row of the matrix, whenever it changes
 	EventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
-	eventDone      = "done"      // the command is done
+	EventDone      = "done"      // the command is done
 	EventError     = "error"     // error, code: the command failed
 )
 
@@ -38,8 +38,10 @@ type Event struct {
 	TotalBytes int64           `json:"total_bytes,omitempty"`
 	Image      *p2p.ImageState `json:"image,omitempty"`
 	Saved      *Saved          `json:"saved,omitempty"` // of ready: what was saved
-	Error      string          `json:"error,omitempty"`
-	Code       int             `json:"code,omitempty"` // exit code that the error asks for
+	// Already: of ready, it was before anybody waited; of announced, it was so before.
+	Already bool   `json:"already,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Code    int    `json:"code,omitempty"` // exit code that the error asks for
 }
 
 // Cluster is what the control API and the status page ask of the node.
@@ -73,8 +75,9 @@ type watcher struct {
 	emit     func(Event) error
 	all      bool // nodes that are away are waited for, too
 
-	rows  map[string]p2p.ImageState
-	ready map[string]bool
+	rows   map[string]p2p.ImageState
+	ready  map[string]bool
+	looked bool
 }
 
 // wait emits a progress event for each change of a row and a ready event for
@@ -108,6 +111,8 @@ func (w *watcher) wait(ctx context.Context) error {
 
 // look takes the matrix as it is now and reports whether all of it is converged.
 func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
+	first := !w.looked && len(w.versions) == 0 // what is ready now nobody has to wait for
+	w.looked = true
 	done = len(rows) >= len(w.refs)
 	for _, row := range rows {
 		if err := w.check(row); err != nil {
@@ -120,13 +125,22 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 			done = false // the catalog's answer is older than the announcement
 			continue
 		}
+		is := Converged(row) && (!w.all || row.Everywhere())
+		if first && is {
+			w.rows[row.Reference], w.ready[row.Reference] = row, true
+			sum := Savings(row)
+			if err := w.emit(Event{Event: EventReady, Ref: row.Reference, Image: &row, Saved: &sum, Already: true}); err != nil {
+				return false, err
+			}
+			continue
+		}
 		if !reflect.DeepEqual(w.rows[row.Reference], row) {
 			w.rows[row.Reference] = row
 			if err := w.emit(Event{Event: EventProgress, Ref: row.Reference, Image: &row}); err != nil {
 				return false, err
 			}
 		}
-		if !Converged(row) || w.all && !row.Everywhere() {
+		if !is {
 			done, w.ready[row.Reference] = false, false
 			continue
 		}

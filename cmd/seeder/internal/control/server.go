@@ -424,7 +424,7 @@ func (s *stream) emit(e Event) error {
 // end is the last event. Whether it arrives is up to the client, which may have
 // gone for good reason.
 func (s *stream) end(err error) {
-	last := Event{Event: eventDone}
+	last := Event{Event: EventDone}
 	switch {
 	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
 		last = Event{Event: EventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: cli.ExitNoDaemon}

@@ -80,6 +80,9 @@ func (f *Follower) Follow(ctx context.Context, c *control.Client, method, path s
 	}
 	err := c.Stream(ctx, method, path, query, body, f.Event)
 	if err == nil {
+		if len(f.rows) == 0 && !f.announcing {
+			f.view.nothing()
+		}
 		return nil
 	}
 	if ctx.Err() != nil {

@@ -50,7 +50,7 @@ func newLiveView(w io.Writer, terminal func() term.Terminal) *liveView {
 
 func (v *liveView) show(e control.Event) {
 	v.note(e)
-	if v.board != nil {
+	if v.board != nil || e.Event == control.EventDone || e.Event == control.EventReady && e.Already {
 		return
 	}
 	v.board = term.NewBoard(v.w, v.term)
@@ -68,11 +68,16 @@ func (v *liveView) show(e control.Event) {
 	})
 }
 
+func (v *liveView) nothing() { fmt.Fprintln(v.w, nothingLine) }
+
 // close leaves the last state on the terminal, and below it what was saved.
 func (v *liveView) close() {
 	close(v.ended)
 	v.wg.Wait()
 	if v.board == nil {
+		for _, line := range v.tally.lines() {
+			fmt.Fprintln(v.w, line)
+		}
 		return
 	}
 	v.board.Show(v.boardRows())
@@ -102,6 +107,10 @@ func (v *liveView) note(e control.Event) {
 		v.past, v.now = append(v.past, announcedLine(e, cli.ShortDigest(e.Digest))), ""
 		v.tally.announced(e)
 	case control.EventProgress, control.EventReady:
+		if e.Already {
+			v.tally.ready(e)
+			return
+		}
 		ref := e.Image.Reference
 		if _, known := v.rows[ref]; !known {
 			v.refs = append(v.refs, ref)

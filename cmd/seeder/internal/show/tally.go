@@ -15,6 +15,8 @@ import (
 type tally struct {
 	at      map[string]time.Time // when it was announced, by reference
 	images  []tallied
+	already int                  // images that were ready before
+	nodes   int                  // that the one of them has which has most
 	blocked []string             // "app:v1 is ready on h2, but …"
 	away    map[string]time.Time // nodes that were away when an image was ready, since when
 }
@@ -47,6 +49,11 @@ func (t *tally) ready(e control.Event) {
 			t.away[n.Name] = n.Since
 		}
 	}
+	if e.Already {
+		t.already++
+		t.nodes = max(t.nodes, e.Image.Ready)
+		return
+	}
 	x := tallied{ref: e.Ref}
 	if e.Saved != nil {
 		x.what = *e.Saved
@@ -70,6 +77,12 @@ const maxTallied = 3
 
 func (t *tally) lines() []string {
 	var out []string
+	switch {
+	case t.already == 1:
+		out = append(out, "1 image is ready on "+term.Plural(t.nodes, "node"))
+	case t.already > 1:
+		out = append(out, fmt.Sprintf("%d images are ready on %s", t.already, term.Plural(t.nodes, "node")))
+	}
 	for _, x := range last(t.images, maxTallied) {
 		_, here := t.at[x.ref]
 		for _, line := range x.what.Lines(x.took, here) {

@@ -15,13 +15,15 @@ import (
 // view shows events, one call at a time.
 type view interface {
 	show(control.Event)
-	close() // there are no more
+	nothing() // is announced
+	close()   // there are no more
 }
 
 // jsonView writes each event as one line. A write that fails has no reader.
 type jsonView struct{ enc *json.Encoder }
 
 func (v jsonView) show(e control.Event) { _ = v.enc.Encode(e) }
+func (v jsonView) nothing()             {}
 func (v jsonView) close()               {}
 
 const (
@@ -41,6 +43,10 @@ type plainView struct {
 	sent  bool
 	tally tally
 }
+
+func (v *plainView) nothing() { fmt.Fprintln(v.w, nothingLine) }
+
+const nothingLine = "nothing is announced; on a host that has the image: seeder announce REF"
 
 func (v *plainView) close() {
 	for _, line := range v.tally.lines() {
@@ -70,8 +76,11 @@ func (v *plainView) show(e control.Event) {
 	case control.EventProgress:
 		v.progress(*e.Image, e.Time)
 	case control.EventReady:
-		fmt.Fprintln(v.w, readyLine(*e.Image, time.Since(v.start)))
 		v.tally.ready(e)
+		if e.Already {
+			return
+		}
+		fmt.Fprintln(v.w, readyLine(*e.Image, time.Since(v.start)))
 	}
 }
 
