@@ -80,7 +80,7 @@ func (f *Follower) Follow(ctx context.Context, c *control.Client, method, path s
 	}
 	err := c.Stream(ctx, method, path, query, body, f.Event)
 	if err == nil {
-		if len(f.rows) == 0 && !f.announcing {
+		if len(f.rows) == 0 && !f.Announcing {
 			f.view.nothing()
 		}
 		return nil
