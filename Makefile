@@ -95,7 +95,7 @@ bin/containerd-%/containerd: test/tools/containerd-%/go.mod
 
 .PHONY: test-ui
 test-ui: build ## the status page in Debian's Chromium; SCREENSHOTS=1 writes those of docs/images
-	go test -c -o bin/seeder-page ./cmd/seeder
+	go test -c -o bin/seeder-page ./cmd/seeder/internal/web
 	$(if $(SCREENSHOTS),mkdir -p docs/images)
 	cd test/ui && SCREENSHOTS=$(if $(SCREENSHOTS),$(CURDIR)/docs/images) go test -count=1 -timeout 5m ./...
 

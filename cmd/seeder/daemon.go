@@ -19,6 +19,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
+	"seeder/cmd/seeder/internal/web"
 	"seeder/p2p/trust"
 )
 
@@ -174,7 +175,7 @@ func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
-	httpd := newHTTPD(d.cfg.HTTP, w.node, registry, d.log)
+	httpd := web.NewServer(d.cfg.HTTP, w.node, registry, d.log)
 	if _, err := httpd.Open(); err != nil {
 		return err
 	}

@@ -3,14 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
@@ -29,67 +24,7 @@ import (
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p"
-	"seeder/store"
 )
-
-func TestHealthAndMetrics(t *testing.T) {
-	t.Parallel()
-	f := &controltest.Node{}
-	reg := prometheus.NewRegistry()
-	cache := func() store.Cache { return store.Cache{Bytes: 7, LimitBytes: 9} }
-	reg.MustRegister(newGauges(fakeGauges{f}, func(context.Context) []store.Disk {
-		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
-	}, cache, func() bool { return true }))
-	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
-	get := func(path string) (int, string) {
-		w := httptest.NewRecorder()
-		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		return w.Code, w.Body.String()
-	}
-	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
-		t.Errorf("profiles that were asked for: %d", code)
-	}
-	h.handler = newHTTPD(config.HTTP{}, f, reg, slog.New(slog.DiscardHandler)).handler
-	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusNotFound {
-		t.Errorf("profiles that nobody asked for: %d", code)
-	}
-	if code, _ := get("/healthz"); code != http.StatusOK {
-		t.Errorf("/healthz: %d", code)
-	}
-	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "this host waits for containerd: no such?socket\nthis host cannot join the cluster: the secrets differ\n" {
-		t.Errorf("/readyz: %d %s", code, body)
-	}
-	_, body := get("/metrics")
-	clitest.WantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
-		`seeder_images{state="ready"} 1`, `seeder_images{state="waiting"} 2`, `seeder_images{state="failed"} 0`, "seeder_containerd_up 0",
-		"seeder_unconverged_since_timestamp_seconds 1000.5", "seeder_last_announcement_timestamp_seconds 0", "seeder_secret_changed 1",
-		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`)
-}
-
-// fakeGauges adds what only the gauges ask for.
-type fakeGauges struct{ *controltest.Node }
-
-func (fakeGauges) Counts() p2p.Counts {
-	return p2p.Counts{
-		Images:           map[p2p.State]int{p2p.Ready: 1, p2p.Waiting: 2, p2p.Fetching: 0, p2p.Importing: 0, p2p.Failed: 0, p2p.Excluded: 0},
-		UnconvergedSince: time.UnixMilli(1000500),
-	}
-}
-
-func TestHTTPPortInUse(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	h := newHTTPD(config.HTTP{Bind: l.Addr().String()}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	_, err = h.Open()
-	if err == nil {
-		t.Fatal("no error")
-	}
-	clitest.WantAll(t, err.Error(), "http.bind "+l.Addr().String(), "in use", "set http.bind")
-}
 
 func TestDataDir(t *testing.T) {
 	t.Parallel()

@@ -16,10 +16,9 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 )
 
-// TestMain lets the scripts and the demo run this test binary as `seeder`, and a
-// browser have a page to look at.
+// TestMain lets the scripts and the demo run this test binary as `seeder`.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"seeder": main, "seeder-page": seederPage})
+	testscript.Main(m, map[string]func(){"seeder": main})
 }
 
 func TestScripts(t *testing.T) {

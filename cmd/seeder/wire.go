@@ -13,12 +13,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/kubelet"
+	"seeder/cmd/seeder/internal/web"
 	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/swarm"
@@ -241,4 +243,14 @@ func (i imageAdapter) Frame(ctx context.Context, n int) (swarm.Frame, error) {
 		return swarm.Frame{}, err
 	}
 	return swarm.Frame{Encoding: swarm.Encoding(enc), Bytes: bytes, Payload: payload}, nil
+}
+
+// register adds to the node's counters everything else that /metrics shows.
+func (w *wired) register(secretChanged func() bool) {
+	compressed := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "seeder_chunks_compressed_total",
+		Help: "Chunks that this node compressed; those that it received are passed on as they came.",
+	}, func() float64 { return float64(w.store.Compressed()) })
+	w.registry.MustRegister(compressed, web.NewGauges(w.node, w.store.Disks, w.store.Cache, secretChanged), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

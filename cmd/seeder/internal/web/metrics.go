@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
@@ -50,7 +49,9 @@ func (d *gaugeDescs) all() []*prometheus.Desc {
 	}
 }
 
-func newGauges(node measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
+// NewGauges returns the gauges of a node, its disks, its cache of frames and its
+// secret; each is asked at a scrape.
+func NewGauges(node measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
@@ -151,14 +152,4 @@ func timestamp(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.UnixMilli()) / 1000
-}
-
-// register adds to the node's counters everything else that /metrics shows.
-func (w *wired) register(secretChanged func() bool) {
-	compressed := prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "seeder_chunks_compressed_total",
-		Help: "Chunks that this node compressed; those that it received are passed on as they came.",
-	}, func() float64 { return float64(w.store.Compressed()) })
-	w.registry.MustRegister(compressed, newGauges(w.node, w.store.Disks, w.store.Cache, secretChanged), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

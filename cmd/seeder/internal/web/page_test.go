@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"bytes"
@@ -384,7 +384,7 @@ func TestPageCloses(t *testing.T) {
 func TestPageServedByTheListener(t *testing.T) {
 	t.Parallel()
 	l := listenTCP(t)
-	h := newHTTPD(config.HTTP{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {

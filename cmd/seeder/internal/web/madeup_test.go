@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"context"
@@ -217,7 +217,7 @@ func seederPage() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	h := newHTTPD(config.HTTP{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	h := NewServer(config.HTTP{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	h.serve(l)
 	fmt.Println(l.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)

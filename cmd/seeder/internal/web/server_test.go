@@ -1,11 +1,13 @@
-package main
+package web
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,14 +15,17 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control/controltest"
+	"seeder/p2p"
+	"seeder/store"
 )
 
 // serveHTTPD runs the http listener on l until the test ends.
 func serveHTTPD(t *testing.T, cfg config.HTTP, l net.Listener) {
 	t.Helper()
-	h := newHTTPD(cfg, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := NewServer(cfg, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
@@ -138,7 +143,7 @@ func TestHTTPSlowClients(t *testing.T) {
 // many descriptors and no more.
 func TestHTTPConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	h := newHTTPD(config.HTTP{Bind: "127.0.0.1:0"}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{Bind: "127.0.0.1:0"}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	addr, err := h.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -176,4 +181,63 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestHealthAndMetrics(t *testing.T) {
+	t.Parallel()
+	f := &controltest.Node{}
+	reg := prometheus.NewRegistry()
+	cache := func() store.Cache { return store.Cache{Bytes: 7, LimitBytes: 9} }
+	reg.MustRegister(NewGauges(fakeGauges{f}, func(context.Context) []store.Disk {
+		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
+	}, cache, func() bool { return true }))
+	h := NewServer(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
+	get := func(path string) (int, string) {
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		return w.Code, w.Body.String()
+	}
+	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
+		t.Errorf("profiles that were asked for: %d", code)
+	}
+	h.handler = NewServer(config.HTTP{}, f, reg, slog.New(slog.DiscardHandler)).handler
+	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusNotFound {
+		t.Errorf("profiles that nobody asked for: %d", code)
+	}
+	if code, _ := get("/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d", code)
+	}
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "this host waits for containerd: no such?socket\nthis host cannot join the cluster: the secrets differ\n" {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	_, body := get("/metrics")
+	clitest.WantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
+		`seeder_images{state="ready"} 1`, `seeder_images{state="waiting"} 2`, `seeder_images{state="failed"} 0`, "seeder_containerd_up 0",
+		"seeder_unconverged_since_timestamp_seconds 1000.5", "seeder_last_announcement_timestamp_seconds 0", "seeder_secret_changed 1",
+		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`)
+}
+
+// fakeGauges adds what only the gauges ask for.
+type fakeGauges struct{ *controltest.Node }
+
+func (fakeGauges) Counts() p2p.Counts {
+	return p2p.Counts{
+		Images:           map[p2p.State]int{p2p.Ready: 1, p2p.Waiting: 2, p2p.Fetching: 0, p2p.Importing: 0, p2p.Failed: 0, p2p.Excluded: 0},
+		UnconvergedSince: time.UnixMilli(1000500),
+	}
+}
+
+func TestHTTPPortInUse(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := NewServer(config.HTTP{Bind: l.Addr().String()}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	_, err = h.Open()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	clitest.WantAll(t, err.Error(), "http.bind "+l.Addr().String(), "in use", "set http.bind")
 }

@@ -1,4 +1,11 @@
-package main
+// Package web is the HTTP listener of the daemon: the status page, the gauges of
+// /metrics, and whether the node is ready.
+//
+// It owns the page and what it costs. It never changes anything: every path only reads.
+//
+// Invariant: text of other nodes is escaped and bounded before it is on the page, and a
+// page that nobody looks at asks nobody.
+package web
 
 import (
 	"context"
@@ -23,9 +30,9 @@ import (
 	"seeder/cmd/seeder/internal/verdict"
 )
 
-// httpd serves metrics, health and the status page to whoever reaches http.bind; it
+// Server serves metrics, health and the status page to whoever reaches http.bind; it
 // changes nothing.
-type httpd struct {
+type Server struct {
 	bind    string
 	handler http.Handler
 	page    *page
@@ -35,7 +42,9 @@ type httpd struct {
 	group  errgroup.Group
 }
 
-func newHTTPD(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log *slog.Logger) *httpd {
+// NewServer returns the listener of cfg for the page of c and the metrics of g; it
+// serves after Open.
+func NewServer(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log *slog.Logger) *Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -60,13 +69,13 @@ func newHTTPD(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log *
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	h := &httpd{bind: cfg.Bind, handler: mux, page: newPage(c, log.With("component", "page")), log: log.With("component", "http")}
+	h := &Server{bind: cfg.Bind, handler: mux, page: newPage(c, log.With("component", "page")), log: log.With("component", "http")}
 	h.page.routes(mux)
 	return h
 }
 
 // Open listens and serves, and says where.
-func (h *httpd) Open() (net.Addr, error) {
+func (h *Server) Open() (net.Addr, error) {
 	l, err := net.Listen("tcp", h.bind)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("http.bind %s: the port is in use by another process; set http.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", h.bind)
@@ -82,7 +91,7 @@ func (h *httpd) Open() (net.Addr, error) {
 // metrics and health now and then. Who opens more waits until others are closed.
 const maxHTTPConns = 128
 
-func (h *httpd) serve(l net.Listener) {
+func (h *Server) serve(l net.Listener) {
 	h.server = &http.Server{
 		Handler:           h.handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -101,7 +110,7 @@ func (h *httpd) serve(l net.Listener) {
 }
 
 // Close ends every request.
-func (h *httpd) Close() error {
+func (h *Server) Close() error {
 	h.page.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
