@@ -82,6 +82,9 @@ type Store interface {
 // Image is one open image of this host: what is fetched into and served from.
 type Image interface {
 	swarm.Chunks
+	// Recheck reads chunk n again, whatever was verified before, and reports whether it
+	// was damaged here. It is not served any more then, until it is whole again.
+	Recheck(ctx context.Context, n int) (damaged bool, err error)
 	// Missing lists the wanted blobs that the content store lacks.
 	Missing() []digest.Digest
 	// Import runs beside the fetch: it takes the chunks in order as they arrive
@@ -207,7 +210,8 @@ type Node struct {
 	labels  memberLabels
 	events  events
 	beats   beats
-	probing probing // members that are connected back to
+	probing probing    // members that are connected back to
+	recheck sync.Mutex // held by the one recheck that runs
 
 	cancel context.CancelCauseFunc
 	group  *errgroup.Group

@@ -171,6 +171,7 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 			BadChunk: func(peer, id string, chunk int) {
 				n.metrics.badChunks.Inc()
 				n.note(EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", chunk), n.nameOf(id, peer))
+				n.complain(ctx, a, n.nameOf(id, peer), chunk)
 			},
 			State: p.set,
 		},

@@ -452,13 +452,13 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 	n, err := ra.ReadAt(raw, int64(at)*b.info.ChunkBytes)
 	switch {
 	case n < len(raw) && errors.Is(err, io.EOF):
-		return nil, b.damaged(at)
+		return nil, b.damaged(ra, at)
 	case n < len(raw):
 		return nil, fmt.Errorf("read chunk %d of %s: %w", at, b.info.Digest, err)
 	case checked:
 		return raw, nil
 	case sha256.Sum256(raw) != b.info.Sums[at]:
-		return nil, b.damaged(at)
+		return nil, b.damaged(ra, at)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -466,9 +466,11 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 	return raw, nil
 }
 
-// damaged notes that the content store has other bytes where chunk at should be.
-func (b *blob) damaged(at int) error {
-	b.store.log.Error("a blob in containerd's content store does not match its seed index; it is not served", "blob", b.info.Digest, "chunk", at)
+// damaged notes that the content store has other bytes where chunk at should be. From
+// here on it counts as missing, so that it is fetched from those who have it.
+func (b *blob) damaged(ra ctrd.Reader, at int) error {
+	b.store.log.Error("a blob in containerd's content store is damaged; it is not served, and fetched again where another node has it", "blob", b.info.Digest, "chunk", at)
+	b.store.ctrd.MarkDamaged(b.info.Digest, stampOf(ra))
 	b.lost()
 	return fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)
 }
@@ -479,6 +481,10 @@ func (b *blob) damaged(at int) error {
 func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
 	frames := b.staged()
 	enc, size, r, err := frames.Frame(at)
+	if errors.Is(err, stage.ErrDamaged) {
+		frames.Drop(at)
+		return dst, fmt.Errorf("the frame of chunk %d was damaged on disk; it is fetched again: %w", at, err)
+	}
 	if err != nil {
 		return dst, err
 	}

@@ -140,6 +140,11 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 		return false, err
 	}
 	defer unlock()
+	if s.ctrd.Damaged(ctx, b.info.Digest) {
+		if err := b.replaceDamaged(ctx); err != nil {
+			return false, err
+		}
+	}
 	var begun int64
 	whole := len(b.info.Sums) == 1 && !b.isPresent()
 	if whole && !b.staged().Have(0) {
@@ -167,6 +172,21 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 		b.finish(ctx, begun == 0)
 	}
 	return false, err
+}
+
+// replaceDamaged removes what containerd has of a damaged blob, once all of it is here
+// from others: nobody may have the rest of it.
+func (b *blob) replaceDamaged(ctx context.Context) error {
+	for at := range b.info.Sums {
+		if err := b.await(ctx, at); err != nil {
+			return err
+		}
+	}
+	if err := b.store.ctrd.RemoveDamaged(ctx, b.info.Digest); err != nil {
+		return err
+	}
+	b.store.log.Info("a damaged blob was removed from containerd and is written anew", "blob", b.info.Digest)
+	return nil
 }
 
 func (b *blob) descriptor() ocispec.Descriptor {

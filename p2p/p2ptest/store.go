@@ -448,6 +448,8 @@ func (i *image) Frame(_ context.Context, n int) (swarm.Frame, error) {
 	return swarm.Frame{Encoding: swarm.Raw, Bytes: int64(len(b)), Payload: io.NopCloser(bytes.NewReader(b))}, nil
 }
 
+func (i *image) Recheck(context.Context, int) (bool, error) { return false, nil }
+
 func (i *image) Missing() []digest.Digest {
 	if i.Have().Count() == i.Len() {
 		return nil

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/internal/text"
 	"seeder/p2p/swarm"
 )
@@ -23,6 +25,8 @@ func (h *handler) Probe(_ context.Context, _ string, n Nonce) (Answer, error) {
 	}
 	return Answer{Transfer: strings.Repeat("é", maxWhyBytes), GossipUDP: n == Nonce{1}}, nil
 }
+
+func (h *handler) Recheck(context.Context, digest.Digest, int, string) error { return nil }
 
 func (h *handler) Held(_ context.Context, refs []string) ([]string, error) {
 	return append(slices.Clone(refs[:len(refs)/2]), "not asked for"), nil

@@ -36,6 +36,9 @@ type Handler interface {
 	// Register books p, for which the node with the proved id from speaks, for a
 	// seed that this node owns and returns others.
 	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
+	// Recheck reads chunk n of a swarm again: the node with the proved id from got other
+	// bytes.
+	Recheck(ctx context.Context, seed digest.Digest, n int, from string) error
 	// Probe connects back to the node with the proved id from.
 	Probe(ctx context.Context, from string, n Nonce) (Answer, error)
 	// Held are those of refs that the store has.
@@ -155,6 +158,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /v1/swarms/{seed}/haves", s.haves)
 	mux.HandleFunc("GET /v1/swarms/{seed}/chunks/{n}", s.chunk)
 	mux.HandleFunc("POST /v1/swarms/{seed}/chunks", s.next)
+	mux.HandleFunc("POST /v1/swarms/{seed}/chunks/{n}/recheck", s.recheck)
 	mux.HandleFunc("POST /v1/echo", s.echo)
 	mux.HandleFunc("POST /v1/probe", s.probe)
 	mux.HandleFunc("GET /v1/held", s.held)

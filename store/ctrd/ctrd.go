@@ -89,7 +89,8 @@ type Containerd struct {
 	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
 	blobDirKnown bool
 	checked      map[string]checked // each ref that Check found ready
-	unpinned     map[string]bool    // the names that List found without a pin
+	damaged      map[digest.Digest]Stamp
+	unpinned     map[string]bool // the names that List found without a pin
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -301,7 +302,7 @@ func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, 
 	if err != nil {
 		return 0, false, err
 	}
-	if c.fileless(ctx, dgst) {
+	if c.fileless(ctx, dgst) || c.Damaged(ctx, dgst) {
 		return 0, false, nil
 	}
 	info, err := cl.ContentStore().Info(ctx, dgst)

@@ -292,6 +292,11 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 		}
 		return false, "", err
 	}
+	for _, b := range blobs {
+		if c.Damaged(ctx, b.Digest) {
+			return false, fmt.Sprintf("blob %s is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `ctr images rm` and another import", b.Digest), nil
+		}
+	}
 	if foreign, err := c.isForeign(ctx, cs, img.Target); err != nil {
 		return false, "", err
 	} else if foreign {

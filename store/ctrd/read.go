@@ -223,6 +223,9 @@ func (c *Containerd) Intact(ctx context.Context, ref string) bool {
 	if unpinned || seen.unstacked {
 		return false
 	}
+	if slices.ContainsFunc(seen.blobs, func(d digest.Digest) bool { return c.Damaged(ctx, d) }) {
+		return false
+	}
 	blobs := c.blobs(ctx)
 	if blobs == "" {
 		return true

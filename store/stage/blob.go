@@ -40,6 +40,7 @@ type span struct {
 	len  uint32
 	enc  chunk.Encoding
 	held bool
+	crc  uint32 // of the record
 }
 
 // handle is an open file and the number of those who read it: a reader outlives
@@ -151,7 +152,7 @@ func (b *Blob) scan() error {
 		}
 		p := payload[:h.length]
 		if _, err := b.file.ReadAt(p, b.end+headerBytes); err == nil && b.verify(h, p, scratch) {
-			b.book(h.chunk, span{b.end + headerBytes, h.length, h.enc, true})
+			b.book(h.chunk, span{b.end + headerBytes, h.length, h.enc, true, h.crc})
 		} else {
 			damaged++
 		}
@@ -245,31 +246,74 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 		b.forget()
 		b.verified = true
 	}
-	_, err = b.file.WriteAt(newHeader(n, enc, payload).append(nil), b.end)
+	h := newHeader(n, enc, payload)
+	_, err = b.file.WriteAt(h.append(nil), b.end)
 	if err == nil {
 		_, err = b.file.WriteAt(payload, b.end+headerBytes)
 	}
 	if err != nil {
 		return errors.Join(err, b.file.Truncate(b.end))
 	}
-	b.book(n, span{b.end + headerBytes, uint32(len(payload)), enc, true})
+	b.book(n, span{b.end + headerBytes, h.length, enc, true, h.crc})
 	b.end += int64(headerBytes + len(payload))
 	return nil
 }
 
-// Frame opens the frame of chunk n. The error wraps fs.ErrNotExist where it is
-// not here. The payload stays readable until it is closed, whatever becomes of
-// the file.
+// Frame opens the frame of chunk n, once its sum on disk is right: what was verified
+// when it was put may have rotted since. The error wraps fs.ErrNotExist where it is not
+// here, and is an ErrDamaged where it has rotted; a frame of the cache is dropped then.
+// The payload stays readable until it is closed, whatever becomes of the file.
 func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, err error) {
+	enc, bytes, payload, crc, err := b.frame(n)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	ok, err := b.intact(n, enc, payload, crc)
+	if err == nil && ok {
+		return enc, bytes, payload, nil
+	}
+	payload.Close()
+	if err != nil {
+		return 0, 0, nil, fmt.Errorf("read the frame of chunk %d of %s: %w", n, b.info.Digest, err)
+	}
+	b.rotten(n, payload.file)
+	return 0, 0, nil, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, ErrDamaged)
+}
+
+// ErrDamaged says that a frame on disk is not what was put. It wraps fs.ErrNotExist.
+var ErrDamaged = fmt.Errorf("damaged on disk: %w", fs.ErrNotExist)
+
+// intact reports whether a record still has its sum.
+func (b *Blob) intact(n int, enc chunk.Encoding, r *Payload, crc uint32) (bool, error) {
+	buf := b.dir.buffers.Get(int(r.Size()))
+	defer b.dir.buffers.Put(buf)
+	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return newHeader(n, enc, buf).crc == crc, nil
+}
+
+// rotten drops a damaged frame of the cache. One that is staged stays until the import
+// meets it: it has counted on that.
+func (b *Blob) rotten(n int, file *handle) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dir.log.Warn("a frame was damaged on disk and is not sent", "blob", b.info.Digest, "chunk", n, "path", b.path())
+	if b.cached && b.file == file {
+		b.drop(n)
+	}
+}
+
+func (b *Blob) frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, crc uint32, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.at[n]
 	if !s.held || b.file == nil {
-		return 0, 0, nil, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, fs.ErrNotExist)
+		return 0, 0, nil, 0, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, fs.ErrNotExist)
 	}
 	b.file.refs.Add(1)
 	r := &Payload{SectionReader: io.NewSectionReader(b.file, s.off, int64(s.len)), file: b.file}
-	return s.enc, int64(s.len), r, nil
+	return s.enc, int64(s.len), r, s.crc, nil
 }
 
 // Payload is a frame's payload on disk. One goroutine uses it.
@@ -289,6 +333,10 @@ func (r *Payload) Close() error {
 func (b *Blob) Drop(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.drop(n)
+}
+
+func (b *Blob) drop(n int) {
 	if !b.at[n].held {
 		return
 	}
