@@ -83,7 +83,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			p.arrived()
 			n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
 			n.cells.update(a.Reference, func(c *cell) {
-				c.state, c.reason, c.liveReason = Importing, "every chunk is here", nil
+				c.state, c.reason, c.liveReason = Importing, "all data received, unpacking", nil
 			})
 			if !lostChunks(gctx, sw.image, imported) {
 				return nil

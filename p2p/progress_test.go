@@ -99,7 +99,11 @@ func TestTallyOverTries(t *testing.T) {
 	if want := []Source{{"a", 25}, {"b", 5}, {LocalSource, 10}}; !slices.Equal(o.sources, want) {
 		t.Errorf("sources %v, want %v", o.sources, want)
 	}
-	if o.wire != 26 || o.rate != 10 || !slices.Equal(o.peers, []string{"a", "b"}) {
+	if o.rate != 0 {
+		t.Errorf("%d B/s after a second", o.rate)
+	}
+	o = tl.origin(now.Add(5 * time.Second))
+	if o.wire != 26 || o.rate != 2 || !slices.Equal(o.peers, []string{"a", "b"}) {
 		t.Errorf("%+v", o)
 	}
 	tl.holds(5) // what came was lost again

@@ -31,7 +31,12 @@ func (r *rate) advance(now time.Time) {
 	r.slot = max(r.slot, slot)
 }
 
-// perSecond is the mean over the window, or since the start where that is later.
+// rateAfter is how long bytes have to come until there is a rate: the first chunks say
+// little of it, and a time left that is made of them is nonsense.
+const rateAfter = 3 * time.Second
+
+// perSecond is the mean over the window, or since the start where that is later; 0 in the
+// first seconds.
 func (r *rate) perSecond(now time.Time) int64 {
 	r.advance(now)
 	var sum int64
@@ -42,7 +47,8 @@ func (r *rate) perSecond(now time.Time) int64 {
 	if r.start.After(begin) {
 		begin = r.start
 	}
-	// The first chunk of a fetch says little of the rate in its first instant.
-	span := max(now.Sub(begin), rateSlot/2)
-	return int64(float64(sum) / span.Seconds())
+	if now.Sub(r.start) < rateAfter {
+		return 0
+	}
+	return int64(float64(sum) / now.Sub(begin).Seconds())
 }

@@ -147,6 +147,12 @@ func (v *liveView) boardRows() []term.BoardRow {
 		if took, ready := v.took[ref]; ready {
 			head = term.Cell{Text: readyLine(row, took), Colour: term.Green}
 		}
+		if terminal.Width > 0 && runewidth.StringWidth(head.Text) >= terminal.Width { // how far it is must not be cut off
+			name := short(row.Reference)
+			rows = append(rows, term.BoardRow{Key: "name " + ref, Text: []term.Cell{{Text: term.Middle(name, terminal.Width-1)}}})
+			head.Text = strings.TrimPrefix(head.Text, name+": ")
+			room--
+		}
 		rows = append(rows, term.BoardRow{Key: "image " + ref, Text: []term.Cell{head}})
 		nodes := nodeRows(ref, row.Nodes, terminal.Width, room-1)
 		rows, room = append(rows, nodes...), room-1-len(nodes)
@@ -169,15 +175,15 @@ func readyOf(row p2p.ImageState) string {
 func imageLine(row p2p.ImageState) string {
 	var done, total, rate int64
 	for _, n := range row.Nodes {
-		if n.State != p2p.Excluded && n.State != p2p.Unreachable {
+		if n.State != p2p.Excluded && !n.Away && n.Name != row.AnnouncedBy { // which has had it all along
 			done, total, rate = control.AddBytes(done, n.DoneBytes), control.AddBytes(total, n.TotalBytes), control.AddBytes(rate, n.RateBytesPerSecond)
 		}
 	}
 	parts := []string{fmt.Sprintf("%s: ready on %s", short(row.Reference), readyOf(row))}
 	if !control.Converged(row) && total > 0 {
-		parts = append(parts, fmt.Sprintf("%d%%", term.Percent(done, total)))
+		parts = append(parts, fmt.Sprintf("%d%%", min(term.Percent(done, total), 99))) // 100 % is ready
 	}
-	for _, p := range []string{term.Rate(rate), term.Remaining(done, total, rate)} {
+	for _, p := range []string{term.Remaining(done, total, rate), term.Rate(rate)} {
 		if p != "" {
 			parts = append(parts, p)
 		}

@@ -84,7 +84,7 @@ func TestLiveToTheEnd(t *testing.T) {
 			b.State, b.Reason, b.DoneBytes = p2p.Waiting, "queued", 0
 			m.State, m.DoneBytes, m.RateBytesPerSecond = p2p.Fetching, m.TotalBytes/2, 1<<20
 			if i%2 == 0 {
-				m.State, m.Reason = p2p.Importing, "every chunk is here"
+				m.State, m.Reason = p2p.Importing, "all data received, unpacking"
 			}
 			e.State, e.DoneBytes = p2p.Ready, e.TotalBytes
 		}
@@ -134,7 +134,7 @@ func TestLiveFollowsTheTerminal(t *testing.T) {
 		screen.Resize(size[0], size[1])
 		v.board.Show(v.boardRows())
 		visible := screen.Visible()
-		if strings.Count(visible, "app:v1: ready") != 1 || strings.Count(visible, "  h002  ") != 1 {
+		if strings.Count(visible, "app:v1") != 1 || strings.Count(visible, "ready on 7 of 10 nodes") > 1 || strings.Count(visible, "  h002  ") != 1 {
 			t.Errorf("%d columns, %d lines:\n%s", size[0], size[1], visible)
 		}
 	}

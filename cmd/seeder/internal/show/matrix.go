@@ -47,16 +47,46 @@ func PrintMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
 // matrixFor is the table that says most in the room there is.
 func matrixFor(terminal term.Terminal, rows []p2p.ImageState, nodes []string) *term.Table {
 	if len(nodes) <= maxColumns {
-		for _, wide := range []bool{true, false} {
-			if t := matrixTable(terminal, rows, nodes, wide); t.Fits() {
-				return t
-			}
+		if t := matrixTable(terminal, rows, nodes, wideColumns); t.Fits() {
+			return t
+		}
+		if t, ok := shortened(rows, func(c columns) *term.Table { return matrixTable(terminal, rows, nodes, c) }); ok {
+			return t
 		}
 	}
-	if t := countTable(terminal, rows, true); t.Fits() {
+	if t := countTable(terminal, rows, wideColumns); t.Fits() {
 		return t
 	}
-	return countTable(terminal, rows, false)
+	t, _ := shortened(rows, func(c columns) *term.Table { return countTable(terminal, rows, c) })
+	return t
+}
+
+// columns are those of an image that do not depend on the nodes: all of them, or only
+// how many are ready, which comes first so that nothing cuts it off, and the reference
+// in so many columns.
+type columns struct {
+	wide bool
+	ref  int
+}
+
+var wideColumns = columns{wide: true}
+
+// leastRef is the least room for a reference.
+const leastRef = 24
+
+// shortened is the narrow table with the references as long as they fit, and whether it
+// does.
+func shortened(rows []p2p.ImageState, table func(columns) *term.Table) (t *term.Table, fits bool) {
+	longest := leastRef
+	for _, img := range rows {
+		longest = max(longest, runewidth.StringWidth(short(img.Reference)))
+	}
+	for ref := longest; ref >= leastRef; ref-- {
+		if t = table(columns{ref: ref}); t.Fits() {
+			return t, true
+		}
+	}
+	return t, false
 }
 
 // imagesLine is the foot of a long table.
@@ -71,25 +101,25 @@ func imagesLine(rows []p2p.ImageState, nodes int) string {
 }
 
 // matrixTable has a column for each node.
-func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, wide bool) *term.Table {
+func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, c columns) *term.Table {
 	t := &term.Table{Term: terminal}
-	names := imageColumns(wide)
+	names := imageColumns(c.wide)
 	for _, n := range nodes {
 		names = append(names, term.Clean(n))
 	}
 	t.Header(names...)
 	for _, img := range rows {
-		row := imageCells(img, wide)
+		row := imageCells(img, c)
 		byName := map[string]p2p.NodeState{}
 		for _, n := range img.Nodes {
 			byName[n.Name] = n
 		}
 		for _, name := range nodes {
-			c := term.Cell{Text: "-", Colour: term.Faint}
+			state := term.Cell{Text: "-", Colour: term.Faint}
 			if n, ok := byName[name]; ok {
-				c = term.Cell{Text: StateText(n), Colour: stateColour(n.State)}
+				state = term.Cell{Text: StateText(n), Colour: stateColour(n.State)}
 			}
-			row = append(row, c)
+			row = append(row, state)
 		}
 		t.Add(row...)
 	}
@@ -97,11 +127,11 @@ func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, 
 }
 
 // countTable has one column for all nodes that are not ready.
-func countTable(terminal term.Terminal, rows []p2p.ImageState, wide bool) *term.Table {
+func countTable(terminal term.Terminal, rows []p2p.ImageState, c columns) *term.Table {
 	t := &term.Table{Term: terminal}
-	t.Header(append(imageColumns(wide), "NOT READY")...)
+	t.Header(append(imageColumns(c.wide), "NOT READY")...)
 	for _, img := range rows {
-		t.Add(append(imageCells(img, wide), term.Cell{Text: counts(img.Nodes, p2p.Ready)})...)
+		t.Add(append(imageCells(img, c), term.Cell{Text: counts(img.Nodes, p2p.Ready)})...)
 	}
 	return t
 }
@@ -111,16 +141,16 @@ func imageColumns(wide bool) []string {
 	if wide {
 		return []string{"IMAGE", "DIGEST", "VERSION", "SIZE", "READY"}
 	}
-	return []string{"IMAGE", "READY"}
+	return []string{"READY", "IMAGE"}
 }
 
-func imageCells(img p2p.ImageState, wide bool) []term.Cell {
+func imageCells(img p2p.ImageState, c columns) []term.Cell {
 	ready := term.Cell{Text: fmt.Sprintf("%d/%d", img.Ready, img.Total), Colour: term.Green}
 	if !img.Everywhere() {
 		ready.Colour = term.Yellow
 	}
-	if !wide {
-		return []term.Cell{{Text: short(img.Reference)}, ready}
+	if !c.wide {
+		return []term.Cell{ready, {Text: term.Middle(short(img.Reference), c.ref)}}
 	}
 	return []term.Cell{{Text: short(img.Reference)}, {Text: cli.ShortDigest(term.Clean(img.Digest))}, {Text: fmt.Sprint(img.Version)}, {Text: term.Bytes(img.Size)}, ready}
 }

@@ -73,7 +73,7 @@ func busyCluster(nodes int) p2p.Images {
 		app.Nodes = append(app.Nodes, n)
 		d := p2p.NodeState{Name: name, TotalBytes: 40 * mib, DoneBytes: 40 * mib, State: p2p.Ready}
 		if i == nodes-1 {
-			d.State, d.Reason = p2p.Importing, "every chunk is here"
+			d.State, d.Reason = p2p.Importing, "all data received, unpacking"
 		} else {
 			dash.Ready++
 		}

@@ -129,7 +129,7 @@ func TestPlainOfManyNodes(t *testing.T) {
 		v.show(control.Event{Event: control.EventProgress, Time: begin.Add(time.Duration(i) * 100 * time.Millisecond), Ref: img.Reference, Image: &img})
 	}
 	v.close()
-	if n := strings.Count(out.String(), "app:v1: ready on 190 of 300 nodes, 78%, 360 MiB/s, 50s left; 30 fetching, 30 waiting, 20 failed, 30 unreachable\n"); n != 2 {
+	if n := strings.Count(out.String(), "app:v1: ready on 190 of 300 nodes, 70%, 1m16s left, 360 MiB/s; 30 fetching, 30 waiting, 20 failed, 30 unreachable\n"); n != 2 {
 		t.Errorf("%d lines for all nodes, want 2:\n%s", n, out.String())
 	}
 	if n := strings.Count(out.String(), "failed (no room on ?[2Jthe disk)\n"); n != 20 {

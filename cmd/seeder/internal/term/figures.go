@@ -54,6 +54,22 @@ func Clock(t time.Time) string {
 	return t.Format(time.DateTime)
 }
 
+// Middle shortens s to so many columns by what is in its middle: a reference keeps its last
+// part, which tells it from others, as "registry.exa…/payments-api:v1".
+func Middle(s string, width int) string {
+	if runewidth.StringWidth(s) <= width || width < 3 {
+		return s
+	}
+	tail := s[strings.LastIndex(s, "/")+1:]
+	if tail != s {
+		tail = "/" + tail
+	}
+	if w := runewidth.StringWidth(tail); w > width-4 {
+		tail = runewidth.TruncateLeft(tail, w-(width-1)*2/3, "")
+	}
+	return runewidth.Truncate(s, width-1-runewidth.StringWidth(tail), "") + "…" + tail
+}
+
 // Ago is how long ago t was, as "5 minutes ago"; the zero time is "unknown".
 func Ago(t time.Time) string {
 	if t.IsZero() {

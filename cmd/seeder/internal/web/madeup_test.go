@@ -123,7 +123,7 @@ func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p
 		switch {
 		case r.IntN(6) == 0:
 			c.RateBytesPerSecond = 0
-			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "every chunk is here"
+			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "all data received, unpacking"
 		case r.IntN(9) == 0:
 			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with registry.example.net/acme/ingest:v1, which is being fetched"
 		}
