@@ -62,7 +62,7 @@ func TestLiveAtEverySize(t *testing.T) {
 				if lines := strings.Count(text, "\n"); lines > size[1] {
 					t.Errorf("%d lines on %d", lines, size[1])
 				}
-				if strings.Count(text, "app:v1: ready on") != 1 {
+				if strings.Count(text, "app:v1") != 1 {
 					t.Errorf("a frame is left behind:\n%s", text)
 				}
 			})
