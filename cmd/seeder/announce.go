@@ -17,6 +17,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/engines"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 )
@@ -78,14 +79,14 @@ measured), and at the end done or error.`,
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	var flags announcing
-	cmd.Flags().StringVar(&flags.from, "from", fromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
+	cmd.Flags().StringVar(&flags.from, "from", engines.FromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
 	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value`, or key!=value; again for more conditions")
 	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce also where --on matches no node that is there now")
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
 	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
 	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
-	cli.CompleteWords(cmd, "from", true, fromAuto, fromContainerd, fromDocker, fromPodman, fromStdin)
+	cli.CompleteWords(cmd, "from", true, engines.FromAuto, engines.FromContainerd, engines.FromDocker, engines.FromPodman, engines.FromStdin)
 	cli.CompleteWords(cmd, "on", false)
 	flags.all = allFlag(cmd)
 	cli.CompleteWords(cmd, "timeout", false)
@@ -124,7 +125,7 @@ func (f *announcing) image(args []string) (typed, error) {
 			return t, err
 		}
 	}
-	inContainerd := f.from == fromAuto || f.from == fromContainerd
+	inContainerd := f.from == engines.FromAuto || f.from == engines.FromContainerd
 	switch {
 	case f.rollback && t.ref == "":
 		return t, cli.Usagef("which image? seeder announce --rollback REF")
@@ -134,7 +135,7 @@ func (f *announcing) image(args []string) (typed, error) {
 		return t, cli.Usagef("--rollback announces what containerd has kept; leave out --from %s", f.from)
 	case t.at != "" && !inContainerd:
 		return t, cli.Usagef("%s names a build that containerd has; leave out --from %s", t.text, f.from)
-	case t.ref == "" && (inContainerd || f.from == fromDocker || f.from == fromPodman):
+	case t.ref == "" && (inContainerd || f.from == engines.FromDocker || f.from == engines.FromPodman):
 		return t, cli.Usagef("which image? seeder announce REF, or seeder announce --from FILE")
 	}
 	return t, nil
@@ -182,7 +183,7 @@ func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announc
 		return nil
 	}
 	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
-	if flags.from == fromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
+	if flags.from == engines.FromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
 		return cli.Usagef("%s; %s", s.None, mend)
 	}
 	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", term.Clean(s.None))

@@ -9,25 +9,15 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/engines"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/store"
-	"seeder/store/source"
-)
-
-// The values of --from that are no file.
-const (
-	fromAuto       = "auto"
-	fromContainerd = "containerd"
-	fromDocker     = source.Docker
-	fromPodman     = source.Podman
-	fromStdin      = "-"
 )
 
 // origin is where an image comes from.
@@ -42,17 +32,17 @@ type origin struct {
 // their Docker, so that both are read here.
 func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, flags announcing) (origin, error) {
 	switch {
-	case flags.rollback, t.at != "", flags.from == fromContainerd:
-		return origin{name: fromContainerd}, nil
-	case flags.from == fromAuto:
+	case flags.rollback, t.at != "", flags.from == engines.FromContainerd:
+		return origin{name: engines.FromContainerd}, nil
+	case flags.from == engines.FromAuto:
 		return chooseOrigin(ctx, env, c, t)
-	case flags.from == fromDocker, flags.from == fromPodman:
-		img, err := inEngines(ctx, env, t.ref, flags.from)
+	case flags.from == engines.FromDocker, flags.from == engines.FromPodman:
+		img, err := engines.Find(ctx, env, t.ref, flags.from)
 		if err != nil {
 			return origin{}, err
 		}
-		return img.take(ctx, "")
-	case flags.from == fromStdin:
+		return take(ctx, img, "")
+	case flags.from == engines.FromStdin:
 		if term.IsTerminal(env.Stdin) {
 			return origin{}, cli.Usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
 		}
@@ -61,19 +51,13 @@ func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, f
 	return openArchive(flags.from)
 }
 
-// inEngine is an image of Docker or Podman.
-type inEngine struct {
-	source.Image
-	engine *source.Engine
-}
-
 // take makes the image the origin. The engine is closed with its stream.
-func (i inEngine) take(ctx context.Context, why string) (origin, error) {
-	r, err := i.engine.Save(ctx, i.Image)
+func take(ctx context.Context, i engines.Image, why string) (origin, error) {
+	r, err := i.Engine.Save(ctx, i.Image)
 	if err != nil {
-		return origin{}, errors.Join(err, i.engine.Close())
+		return origin{}, errors.Join(err, i.Engine.Close())
 	}
-	return origin{name: i.engine.Kind, why: why, archive: closeBoth{r, i.engine}}, nil
+	return origin{name: i.Engine.Kind, why: why, archive: closeBoth{r, i.Engine}}, nil
 }
 
 // closeBoth closes what was opened for a reader with it.
@@ -92,28 +76,28 @@ func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed)
 	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
 		return origin{}, localErr
 	}
-	img, err := inEngines(ctx, env, t.ref, fromAuto)
+	img, err := engines.Find(ctx, env, t.ref, engines.FromAuto)
 	if localErr != nil {
 		if err != nil {
 			return origin{}, fmt.Errorf("%w; %w", localErr, err)
 		}
-		return img.take(ctx, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.ref), img.engine.Kind))
+		return take(ctx, img, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.ref), img.Engine.Kind))
 	}
 	if err != nil {
-		return origin{name: fromContainerd}, nil
+		return origin{name: engines.FromContainerd}, nil
 	}
 	if slices.Contains(local.IDs, img.ID) {
-		return origin{name: fromContainerd}, img.engine.Close()
+		return origin{name: engines.FromContainerd}, img.Engine.Close()
 	}
-	kind := img.engine.Kind
+	kind := img.Engine.Kind
 	theirs := cli.ShortDigest(img.ID.String()) + of(img.Created)
 	ours := cli.ShortDigest(local.Digest.String()) + of(local.Created)
 	if img.Created.After(local.Created) {
-		return img.take(ctx, fmt.Sprintf("%s comes from %s: its build %s is newer than containerd's %s; --from containerd takes that one",
+		return take(ctx, img, fmt.Sprintf("%s comes from %s: its build %s is newer than containerd's %s; --from containerd takes that one",
 			cli.ShortRef(t.ref), kind, theirs, ours))
 	}
-	return origin{name: fromContainerd, why: fmt.Sprintf("%s comes from containerd: its build %s is not older than %s's %s; --from %s takes that one",
-		cli.ShortRef(t.ref), ours, kind, theirs, kind)}, img.engine.Close()
+	return origin{name: engines.FromContainerd, why: fmt.Sprintf("%s comes from containerd: its build %s is not older than %s's %s; --from %s takes that one",
+		cli.ShortRef(t.ref), ours, kind, theirs, kind)}, img.Engine.Close()
 }
 
 func of(t time.Time) string {
@@ -121,61 +105,6 @@ func of(t time.Time) string {
 		return ""
 	}
 	return " of " + t.Local().Format(time.DateTime)
-}
-
-// inEngines is the newest image under ref of the engines of a kind. docker stands for
-// Podman, too, where there is no Docker, as for most people who use Podman.
-func inEngines(ctx context.Context, env *cli.Env, ref, kind string) (found inEngine, err error) {
-	engines, errs := engines(ctx, env, kind)
-	defer func() {
-		for _, e := range engines {
-			if e != found.engine {
-				err = errors.Join(err, e.Close())
-			}
-		}
-	}()
-	for _, e := range engines {
-		img, err := e.Find(ctx, ref)
-		switch {
-		case err != nil:
-			errs = append(errs, err.Error())
-		case found.engine == nil || img.Created.After(found.Created):
-			found = inEngine{img, e}
-		}
-	}
-	if found.engine == nil {
-		return found, errors.New(strings.Join(errs, "; "))
-	}
-	return found, nil
-}
-
-// engines are those of this host that --from means, and why others are not there.
-func engines(ctx context.Context, env *cli.Env, kind string) (engines []*source.Engine, errs []string) {
-	for _, host := range source.Hosts(env.LookupEnv) {
-		e, err := source.Open(ctx, host)
-		if err != nil {
-			errs = append(errs, err.Error())
-			continue
-		}
-		engines = append(engines, e)
-	}
-	isDocker := func(e *source.Engine) bool { return e.Kind == fromDocker }
-	if kind == fromPodman || kind == fromDocker && slices.ContainsFunc(engines, isDocker) {
-		engines = slices.DeleteFunc(engines, func(e *source.Engine) bool {
-			if e.Kind != kind {
-				e.Close()
-			}
-			return e.Kind != kind
-		})
-	}
-	if len(engines) == 0 && len(errs) == 0 {
-		what := "Docker or Podman"
-		if kind == fromPodman {
-			what = "Podman"
-		}
-		errs = append(errs, "no API socket of "+what+" was found on this host (Podman: systemctl enable --now podman.socket; elsewhere: DOCKER_HOST=unix:///…)")
-	}
-	return engines, errs
 }
 
 // openArchive opens a file that --from names.

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/engines"
 	"seeder/p2p"
 	transfer "seeder/p2p/wire"
 	"seeder/store"
@@ -121,11 +122,11 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 			return place{"is in this host's store and not announced", announce}
 		}
 	}
-	engines, cancel := context.WithTimeout(ctx, engineTimeout)
+	asking, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	if img, err := inEngines(engines, e.app, ref, fromAuto); err == nil {
-		kind := img.engine.Kind
-		img.engine.Close()
+	if img, err := engines.Find(asking, e.env, ref, engines.FromAuto); err == nil {
+		kind := img.Engine.Kind
+		img.Engine.Close()
 		return place{fmt.Sprintf("is in this host's %s and not announced", engineName(kind)), announce}
 	}
 	cfg := e.config(ctx)

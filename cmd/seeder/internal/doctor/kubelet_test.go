@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"os"
@@ -14,7 +14,7 @@ import (
 func TestDoctorFindsUnfinishedPulls(t *testing.T) {
 	t.Parallel()
 	e := newTestExam(t, "")
-	wantFinding(t, e.checkKubelet(t.Context()), "kubelet", "", stateOK, "no pull was left unfinished", "")
+	wantFinding(t, e.checkKubelet(t.Context()), "kubelet", "", StateOK, "no pull was left unfinished", "")
 	file := filepath.Join(e.root, kubelet.Pulling, "sha256-6ce5")
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
@@ -26,6 +26,6 @@ func TestDoctorFindsUnfinishedPulls(t *testing.T) {
 	if err := os.Chtimes(file, hourAgo, hourAgo); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkKubelet(t.Context()), "kubelet", "slow:1", stateWarning, "an earlier pull of slow:1 never ended",
+	wantFinding(t, e.checkKubelet(t.Context()), "kubelet", "slow:1", StateWarning, "an earlier pull of slow:1 never ended",
 		"rm /"+kubelet.Pulling+"/sha256-6ce5 && systemctl restart kubelet")
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"crypto/tls"
@@ -109,7 +109,7 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 
 	none, _ := apiServer(t)
 	e.kubeconfig = none
-	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateOK, "none waits", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateOK, "none waits", "")
 	b, err := os.ReadFile(none)
 	if err != nil {
 		t.Fatal(err)
@@ -117,9 +117,9 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 	if err := os.WriteFile(none, []byte(strings.Replace(string(b), "sesame", "wrong", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkPods(t.Context()), "pods", none, stateSkipped, "the cluster does not say", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", none, StateSkipped, "the cluster does not say", "")
 	e.kubeconfig = filepath.Join(e.root, "none")
-	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "cannot be read", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "cannot be read", "")
 }
 
 // TestDoctorFindsKubectl: k3s's own is taken before another, and its kubeconfig
@@ -128,7 +128,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin)
 	e := newTestExam(t, "")
-	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "no kubeconfig can be read here", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "no kubeconfig can be read here", "")
 	k3s := filepath.Join(e.root, kubeconfigs[0])
 	if err := os.MkdirAll(filepath.Dir(k3s), 0o700); err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	if err := os.WriteFile(k3s, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkPods(t.Context()), "pods", "", stateSkipped, "there is no kubectl", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "there is no kubectl", "")
 	script := "#!/bin/sh\necho \"$@\" >&2\nexit 3\n"
 	for _, name := range []string{"kubectl", "k3s"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700); err != nil {
@@ -153,7 +153,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(bin, "k3s"), []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if f := find(t, e.checkPods(t.Context()), "pods", ""); f.State != stateSkipped || len(f.Detail) > 2000 {
+		if f := find(t, e.checkPods(t.Context()), "pods", ""); f.State != StateSkipped || len(f.Detail) > 2000 {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -17,7 +17,7 @@ func (e *exam) checkDisk(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	reserve, err := config.ParseMinFree(cfg.Images.MinFree)
 	if err != nil {
-		return one(finding{Name: "disk", State: stateSkipped, Detail: "images.min_free: " + err.Error()})
+		return one(finding{Name: "disk", State: StateSkipped, Detail: "images.min_free: " + err.Error()})
 	}
 	out := one(diskFinding(cfg.DataDir, cfg.Images.MinFree, reserve))
 	if c, err := e.containerd(ctx); err == nil {
@@ -35,7 +35,7 @@ func (e *exam) checkDisk(ctx context.Context) []finding {
 const nearReserve = 20
 
 func diskFinding(dir, minFree string, reserve store.Reserve) finding {
-	f := finding{Name: "disk", State: stateOK, Subject: dir}
+	f := finding{Name: "disk", State: StateOK, Subject: dir}
 	s, err := store.SpaceOf(existing(dir), reserve)
 	if err != nil {
 		f.State, f.Detail, f.Mend = stateProblem, err.Error(), "make the directory, or correct data_dir"
@@ -51,7 +51,7 @@ func diskFinding(dir, minFree string, reserve store.Reserve) finding {
 		f.State, f.Mend = stateProblem, "remove small files, or make the file system anew with more inodes"
 		f.Detail = fmt.Sprintf("%d of %d inodes are free: files cannot be made any more", s.FreeFiles, s.Files)
 	case s.Free < s.Reserve+s.Total/nearReserve:
-		f.State, f.Mend = stateWarning, mend
+		f.State, f.Mend = StateWarning, mend
 	}
 	return f
 }

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 // checkMembers asks the daemon to try the ways to and from each member.
 func (e *exam) checkMembers(ctx context.Context) []finding {
 	if _, err := e.ask(ctx); err != nil {
-		return one(finding{Name: "members", State: stateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
+		return one(finding{Name: "members", State: StateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
 	}
 	var d p2p.Diagnosis
 	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
@@ -31,9 +31,9 @@ func memberFindings(d p2p.Diagnosis) []finding {
 			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
 	}
 	if len(d.Members) == 0 {
-		f := finding{Name: "members", State: stateOK, Detail: "this node is alone"}
+		f := finding{Name: "members", State: StateOK, Detail: "this node is alone"}
 		if d.Alone != "" {
-			f.State, f.Detail, f.Mend = stateWarning, "this node is alone: "+d.Alone, "see join, above; `seeder doctor` on that host says what it sees"
+			f.State, f.Detail, f.Mend = StateWarning, "this node is alone: "+d.Alone, "see join, above; `seeder doctor` on that host says what it sees"
 		}
 		return append(out, f)
 	}
@@ -58,7 +58,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 
 // memberFinding is about the member as a whole.
 func memberFinding(m p2p.MemberReport) finding {
-	f := finding{Name: "members", State: stateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
+	f := finding{Name: "members", State: StateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
 	switch {
 	case m.Reason != "":
 		f.State, f.Detail, f.Mend = stateProblem, m.Reason, "install the same version of seeder on both hosts"
@@ -118,14 +118,14 @@ func wayFindings(d p2p.Diagnosis, m p2p.MemberReport, name string, whats []strin
 			f.State = stateProblem
 			f.Detail, f.Mend = closedWay(d, m, w)
 		case p2p.WayUnknown:
-			f.State = stateSkipped
+			f.State = StateSkipped
 		default:
 			continue
 		}
 		out = append(out, f)
 	}
 	if len(out) == 0 && tried {
-		out = one(finding{Name: name, State: stateOK, Subject: m.Name, Detail: "both directions"})
+		out = one(finding{Name: name, State: StateOK, Subject: m.Name, Detail: "both directions"})
 	}
 	return out
 }
@@ -191,7 +191,7 @@ func clockFindings(d p2p.Diagnosis) []finding {
 	}
 	var out []finding
 	add := func(name string, ahead, trip time.Duration) {
-		f := finding{Name: "clock", State: stateOK, Subject: name, Detail: "right"}
+		f := finding{Name: "clock", State: StateOK, Subject: name, Detail: "right"}
 		off := (ahead - median).Abs() - trip/2
 		than := "most hosts'"
 		if len(offsets) == 2 {
@@ -202,7 +202,7 @@ func clockFindings(d p2p.Diagnosis) []finding {
 			if ahead < median {
 				way = "behind"
 			}
-			f.State = stateWarning
+			f.State = StateWarning
 			if off > clockProblem {
 				f.State = stateProblem
 			}

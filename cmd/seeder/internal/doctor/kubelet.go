@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -12,15 +12,15 @@ import (
 func (e *exam) checkKubelet(ctx context.Context) []finding {
 	intents, err := kubelet.Intents(e.root, time.Now())
 	if err != nil {
-		return one(finding{Name: "kubelet", State: stateSkipped, Detail: err.Error()})
+		return one(finding{Name: "kubelet", State: StateSkipped, Detail: err.Error()})
 	}
 	if len(intents) == 0 {
-		return one(finding{Name: "kubelet", State: stateOK, Detail: "no pull was left unfinished"})
+		return one(finding{Name: "kubelet", State: StateOK, Detail: "no pull was left unfinished"})
 	}
 	c, cerr := e.containerd(ctx)
 	var out []finding
 	for _, i := range intents {
-		f := finding{Name: "kubelet", State: stateWarning, Subject: i.Image, Detail: i.Why(), Mend: i.Fix}
+		f := finding{Name: "kubelet", State: StateWarning, Subject: i.Image, Detail: i.Why(), Mend: i.Fix}
 		if cerr == nil {
 			if _, err := c.Resolve(ctx, i.Reference); err == nil {
 				f.State, f.Detail = stateProblem, "the image is here, but "+i.Why()

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bytes"
@@ -80,14 +80,14 @@ func (p pod) waiting() []waitingPod {
 func (e *exam) checkPods(ctx context.Context) []finding {
 	conf, kubectl, why := e.findKubectl()
 	if why != "" {
-		return one(finding{Name: "pods", State: stateSkipped, Detail: why})
+		return one(finding{Name: "pods", State: StateSkipped, Detail: why})
 	}
 	waiting, err := e.waitingPods(ctx, conf, kubectl)
 	if err != nil {
-		return one(finding{Name: "pods", State: stateSkipped, Subject: conf, Detail: "the cluster does not say: " + err.Error()})
+		return one(finding{Name: "pods", State: StateSkipped, Subject: conf, Detail: "the cluster does not say: " + err.Error()})
 	}
 	if len(waiting) == 0 {
-		return one(finding{Name: "pods", State: stateOK, Detail: "none waits for an image"})
+		return one(finding{Name: "pods", State: StateOK, Detail: "none waits for an image"})
 	}
 	m := e.newImageFinder(ctx, waiting)
 	var out []finding
@@ -112,13 +112,13 @@ func (e *exam) findKubectl() (conf string, kubectl []string, why string) {
 	if e.kubeconfig != "" {
 		places = []string{e.kubeconfig}
 	} else {
-		if env, ok := e.app.LookupEnv("KUBECONFIG"); ok && env != "" {
+		if env, ok := e.env.LookupEnv("KUBECONFIG"); ok && env != "" {
 			places = append(places, filepath.SplitList(env)...)
 		}
 		for _, p := range kubeconfigs {
 			places = append(places, filepath.Join(e.root, p))
 		}
-		if home, ok := e.app.LookupEnv("HOME"); ok {
+		if home, ok := e.env.LookupEnv("HOME"); ok {
 			places = append(places, filepath.Join(home, ".kube/config"))
 		}
 	}

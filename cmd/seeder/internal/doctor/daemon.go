@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bufio"
@@ -30,31 +30,31 @@ func (e *exam) checkConfig(ctx context.Context) []finding {
 	}
 	var out []finding
 	for _, w := range e.loaded.Warnings {
-		out = append(out, finding{Name: "config", State: stateWarning, Detail: w, Mend: "unset it, or correct its name"})
+		out = append(out, finding{Name: "config", State: StateWarning, Detail: w, Mend: "unset it, or correct its name"})
 	}
 	if d, err := e.ask(ctx); err == nil {
 		for _, s := range d.Pending.Reload {
-			out = append(out, finding{Name: "config", State: stateWarning, Subject: s.Key,
+			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
 				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "seeder reload"})
 		}
 		for _, s := range d.Pending.Restart {
-			out = append(out, finding{Name: "config", State: stateWarning, Subject: s.Key,
+			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
 				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "systemctl restart seeder"})
 		}
 	}
 	if len(out) == 0 {
-		out = one(finding{Name: "config", State: stateOK, Detail: "valid and in force"})
+		out = one(finding{Name: "config", State: StateOK, Detail: "valid and in force"})
 	}
 	return out
 }
 
 // checkDaemon says whether the daemon runs, and why not where that can be found out.
 func (e *exam) checkDaemon(ctx context.Context) []finding {
-	f := finding{Name: "daemon", State: stateOK, Subject: e.client.Socket}
+	f := finding{Name: "daemon", State: StateOK, Subject: e.client.Socket}
 	d, err := e.ask(ctx)
 	switch {
 	case err == nil && d.Version != cli.Version():
-		f.State, f.Detail = stateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, cli.Version())
+		f.State, f.Detail = StateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, cli.Version())
 		f.Mend = "systemctl restart seeder"
 	case err == nil:
 		f.Detail = "version " + d.Version
@@ -151,7 +151,7 @@ func askUnit(ctx context.Context) (u unit) {
 // one that runs has them.
 func (e *exam) checkPorts(ctx context.Context) []finding {
 	if e.running(ctx) {
-		return one(finding{Name: "ports", State: stateOK, Detail: "the daemon has them"})
+		return one(finding{Name: "ports", State: StateOK, Detail: "the daemon has them"})
 	}
 	return e.portFindings()
 }
@@ -172,7 +172,7 @@ func (e *exam) tryPorts(cfg config.Config) []finding {
 		if p.address == "" {
 			continue
 		}
-		f := finding{Name: "ports", State: stateOK, Subject: fmt.Sprintf("%s %s/%s", p.key, p.address, p.network), Detail: "free"}
+		f := finding{Name: "ports", State: StateOK, Subject: fmt.Sprintf("%s %s/%s", p.key, p.address, p.network), Detail: "free"}
 		switch err := tryListen(p.network, p.address); {
 		case errors.Is(err, syscall.EADDRINUSE):
 			f.State = stateProblem

@@ -1,4 +1,12 @@
-package main
+// Package doctor is the checks of `seeder doctor`: what an image needs on its way to the
+// pods of this host, and what is wrong with it.
+//
+// It owns the checks and their texts. It never changes anything on the host, and asks
+// other nodes through the daemon alone.
+//
+// Invariant: every check ends in time and says ok, warning, problem or skipped; a warning
+// and a problem say what helps.
+package doctor
 
 import (
 	"context"
@@ -18,10 +26,10 @@ import (
 
 // The states of a finding.
 const (
-	stateOK      = "ok"
-	stateWarning = "warning" // worth a look; nothing is wrong yet
+	StateOK      = "ok"
+	StateWarning = "warning" // worth a look; nothing is wrong yet
 	stateProblem = "problem" // something is wrong
-	stateSkipped = "skipped" // could not be looked at, detail says why
+	StateSkipped = "skipped" // could not be looked at, detail says why
 )
 
 // finding is what one check found of one thing. Together they are `seeder doctor
@@ -34,7 +42,8 @@ type finding struct {
 	Mend    string `json:"mend"` // the command or line that helps; empty where there is nothing to mend
 }
 
-type report struct {
+// Report is what all checks found; its JSON is what `seeder doctor -o json` prints.
+type Report struct {
 	OK     bool      `json:"ok"` // nothing is a problem
 	Checks []finding `json:"checks"`
 }
@@ -53,7 +62,8 @@ const (
 	checkGrace = 2 * time.Second
 )
 
-func doctorCommand(env *cli.Env) *cobra.Command {
+// Command is `seeder doctor`.
+func Command(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong on this host, and how to mend it",
@@ -88,7 +98,7 @@ and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
 }
 
 // examine runs the checks side by side and returns what they found in their order.
-func examine(ctx context.Context, checks []check, timeout time.Duration) report {
+func examine(ctx context.Context, checks []check, timeout time.Duration) Report {
 	found := make([][]finding, len(checks))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -97,7 +107,7 @@ func examine(ctx context.Context, checks []check, timeout time.Duration) report 
 		wg.Go(func() { found[i] = c.within(ctx) })
 	}
 	wg.Wait()
-	r := report{OK: true, Checks: []finding{}}
+	r := Report{OK: true, Checks: []finding{}}
 	for _, list := range found {
 		for _, f := range list {
 			r.Checks = append(r.Checks, f)
@@ -129,7 +139,7 @@ func (c check) within(ctx context.Context) []finding {
 // maxSubjects is how many subjects of a check are named where all is well.
 const maxSubjects = 6
 
-func printReport(w io.Writer, terminal term.Terminal, r report, out cli.Output) error {
+func printReport(w io.Writer, terminal term.Terminal, r Report, out cli.Output) error {
 	if out == "json" {
 		return cli.PrintJSON(w, r)
 	}
@@ -137,13 +147,13 @@ func printReport(w io.Writer, terminal term.Terminal, r report, out cli.Output) 
 	for i := 0; i < len(r.Checks); {
 		f := r.Checks[i]
 		n := 1
-		for f.State == stateOK && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == stateOK {
+		for f.State == StateOK && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == StateOK {
 			n++
 		}
 		lines = append(lines, findingLines(terminal, r.Checks[i:i+n])...)
 		i += n
 	}
-	problems, warnings := count(r, stateProblem), count(r, stateWarning)
+	problems, warnings := count(r, stateProblem), count(r, StateWarning)
 	last := "nothing is wrong"
 	if problems > 0 {
 		last = term.Plural(problems, "problem")
@@ -155,7 +165,7 @@ func printReport(w io.Writer, terminal term.Terminal, r report, out cli.Output) 
 	return err
 }
 
-func count(r report, state string) (n int) {
+func count(r Report, state string) (n int) {
 	for _, f := range r.Checks {
 		if f.State == state {
 			n++
@@ -168,7 +178,7 @@ func count(r report, state string) (n int) {
 // well.
 func findingLines(terminal term.Terminal, same []finding) []string {
 	f := same[0]
-	colour := map[string]string{stateOK: term.Green, stateWarning: term.Yellow, stateProblem: term.Red, stateSkipped: term.Faint}[f.State]
+	colour := map[string]string{StateOK: term.Green, StateWarning: term.Yellow, stateProblem: term.Red, StateSkipped: term.Faint}[f.State]
 	subject := f.Subject
 	if len(same) > 1 {
 		var names []string
@@ -182,7 +192,7 @@ func findingLines(terminal term.Terminal, same []finding) []string {
 	}
 	text := strings.TrimSuffix(term.Clean(subject)+": "+cleanLines(f.Detail), ": ")
 	lines := []string{terminal.Paint(colour, fmt.Sprintf("%-7s", f.State)) + "  " + fmt.Sprintf("%-10s", f.Name) + "  " + strings.TrimPrefix(text, ": ")}
-	if f.Mend != "" && f.State != stateOK {
+	if f.Mend != "" && f.State != StateOK {
 		lines = append(lines, "         mend: "+cleanLines(f.Mend))
 	}
 	return lines

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -18,7 +18,7 @@ const askedTimeout = 3 * time.Second
 
 // exam is one examination of this host.
 type exam struct {
-	app        *cli.Env
+	env        *cli.Env
 	root       string // of the files that are looked at
 	kubeconfig string
 
@@ -39,7 +39,7 @@ type exam struct {
 }
 
 func newExam(env *cli.Env, kubeconfig string) *exam {
-	e := &exam{app: env, root: "/", kubeconfig: kubeconfig}
+	e := &exam{env: env, root: "/", kubeconfig: kubeconfig}
 	e.loaded, e.configErr = config.Load(env, nil)
 	socket := env.Socket
 	if socket == "" {

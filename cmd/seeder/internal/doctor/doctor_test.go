@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
@@ -51,7 +53,7 @@ func wantFinding(t *testing.T, list []finding, name, subject, state, detail, men
 	if f.State != state || !strings.Contains(f.Detail, detail) || !strings.Contains(f.Mend, mend) {
 		t.Errorf("%s %s: %+v, want %s with %q and %q", name, subject, f, state, detail, mend)
 	}
-	if (f.State == stateProblem || f.State == stateWarning) && f.Mend == "" {
+	if (f.State == stateProblem || f.State == StateWarning) && f.Mend == "" {
 		t.Errorf("%+v says nothing that helps", f)
 	}
 }
@@ -59,48 +61,23 @@ func wantFinding(t *testing.T, list []finding, name, subject, state, detail, men
 // newTestExam examines with a configuration file in a directory of the test's own.
 func newTestExam(t *testing.T, conf string) *exam {
 	t.Helper()
-	a, _, _ := testApp()
 	dir := t.TempDir()
-	a.ConfigFile = filepath.Join(dir, "seeder.yaml")
 	conf = fmt.Sprintf("data_dir: %s/data\napi: {socket: %s/api.sock}\ncontainerd: {address: embedded}\n%s", dir, dir, conf)
-	if err := os.WriteFile(a.ConfigFile, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	e := newExam(a, "")
+	e := newExam(clitest.Env(t, conf, nil), "")
 	e.root = dir
 	return e
 }
 
-// TestDoctorWhereAllIsWell: a lone node with its own store has nothing wrong, and
-// doctor says so for people and for programs.
-func TestDoctorWhereAllIsWell(t *testing.T) {
-	if os.Getenv("KUBECONFIG") != "" {
-		t.Setenv("KUBECONFIG", "")
-	}
-	t.Setenv("HOME", t.TempDir())
-	_, socket := startDaemon(t)
-	code, out, errs := seeder(t.Context(), socket, "doctor")
-	if code != cli.ExitDone || errs != "" {
-		t.Errorf("exit code %d, %s\n%s", code, errs, out)
-	}
-	clitest.WantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
-	code, out, _ = seeder(t.Context(), socket, "doctor", "-o", "json")
-	var r report
-	if err := json.Unmarshal([]byte(out), &r); err != nil || code != cli.ExitDone || !r.OK {
-		t.Fatalf("%d %v: %s", code, err, out)
-	}
-	names := map[string]bool{}
-	for _, f := range r.Checks {
-		names[f.Name] = true
-		if f.State != stateOK && f.State != stateSkipped && f.State != stateWarning {
-			t.Errorf("%+v", f)
-		}
-	}
-	for _, n := range []string{"config", "daemon", "ports", "secret", "join", "containerd", "namespace", "cri", "layers", "disk", "members", "pods"} {
-		if !names[n] {
-			t.Errorf("nothing of %s", n)
-		}
-	}
+// runDoctor runs the command as the program does.
+func runDoctor(t *testing.T, socket string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	root := &cobra.Command{Use: "seeder", SilenceErrors: true, SilenceUsage: true}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Usagef("%w", err) })
+	root.AddCommand(Command(&cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, LookupEnv: os.LookupEnv, Environ: os.Environ}))
+	root.SetArgs(append(args, "--socket", socket))
+	err := root.ExecuteContext(t.Context())
+	return cli.ExitCode(err), out.String(), errs.String()
 }
 
 // TestDoctorWithoutDaemon: doctor says that it does not run and what keeps it from
@@ -124,8 +101,8 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, _ := seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "-o", "json", "--config", conf)
-	var r report
+	code, out, _ := runDoctor(t, filepath.Join(dir, "api.sock"), "doctor", "-o", "json", "--config", conf)
+	var r Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -137,16 +114,16 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	wantFinding(t, r.Checks, "daemon", "", stateProblem, "not running: its configuration is bad", "systemctl restart seeder")
 	wantFinding(t, r.Checks, "ports", "transfer.bind", stateProblem, me, "set transfer.bind to a free port")
 	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/udp", stateProblem, me, "set gossip.bind to a free port")
-	wantFinding(t, r.Checks, "members", "", stateSkipped, "the daemon does not answer", "")
+	wantFinding(t, r.Checks, "members", "", StateSkipped, "the daemon does not answer", "")
 	f := find(t, r.Checks, "daemon", "")
 	clitest.WantAll(t, f.Detail, "transfer.bind "+l.Addr().String()+"/tcp: another process has the port")
 
-	code, out, _ = seeder(t.Context(), filepath.Join(dir, "api.sock"), "doctor", "--config", conf)
+	code, out, _ = runDoctor(t, filepath.Join(dir, "api.sock"), "doctor", "--config", conf)
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	clitest.WantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
-	if code, _, errs := seeder(t.Context(), "/none", "doctor", "-o", "yaml"); code != cli.ExitUsage {
+	if code, _, errs := runDoctor(t, "/none", "doctor", "-o", "yaml"); code != cli.ExitUsage {
 		t.Errorf("a bad flag: exit code %d %s", code, errs)
 	}
 }
@@ -184,11 +161,11 @@ func TestDoctorNoSecret(t *testing.T) {
 	if err := os.Chmod(secret, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, stateWarning, "every user", "chmod 600")
+	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, StateWarning, "every user", "chmod 600")
 	if err := os.Chmod(secret, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, stateOK, "", "")
+	wantFinding(t, e.checkSecret(t.Context()), "secret", secret, StateOK, "", "")
 }
 
 // TestDoctorSecretRotated: the file has another secret than the daemon that runs,
@@ -203,13 +180,13 @@ func TestDoctorSecretRotated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.app.ConfigFile = filepath.Join(e.root, "with-secret.yaml")
+	e.env.ConfigFile = filepath.Join(e.root, "with-secret.yaml")
 	conf := fmt.Sprintf("node_name: n1\ndata_dir: %s/data\nsecret_file: %s\ncontainerd: {address: embedded}\napi: {socket: %s}\n", e.root, secret, e.loaded.API.Socket)
-	if err := os.WriteFile(e.app.ConfigFile, []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(e.env.ConfigFile, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	write("the secret from before")
-	first, err := config.Load(e.app, nil)
+	first, err := config.Load(e.env, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +195,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &control.Reloader{
-		Load:    func() (config.Loaded, error) { return config.Load(e.app, nil) },
+		Load:    func() (config.Loaded, error) { return config.Load(e.env, nil) },
 		Secrets: func(c config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(c, "/") },
 		Last:    first, Held: held, Level: &slog.LevelVar{}, Log: slog.New(slog.DiscardHandler), Node: anyNode{},
 	}
@@ -228,9 +205,9 @@ func TestDoctorSecretRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	look := func() *exam { return newExam(e.app, "") }
-	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, stateOK, "", "")
-	wantFinding(t, look().checkConfig(t.Context()), "config", "", stateOK, "in force", "")
+	look := func() *exam { return newExam(e.env, "") }
+	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, StateOK, "", "")
+	wantFinding(t, look().checkConfig(t.Context()), "config", "", StateOK, "in force", "")
 
 	write("the secret that is there now")
 	out := look().checkSecret(t.Context())
@@ -238,17 +215,17 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if b, _ := json.Marshal(r.Pending()); bytes.Contains(b, []byte("the secret")) {
 		t.Errorf("a secret is told: %s", b)
 	}
-	if err := os.WriteFile(e.app.ConfigFile, []byte(conf+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
+	if err := os.WriteFile(e.env.ConfigFile, []byte(conf+"log: {level: debug}\nimages: {pin: false}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out = look().checkConfig(t.Context())
-	wantFinding(t, out, "config", "log.level", stateWarning, "debug", "seeder reload")
-	wantFinding(t, out, "config", "images.pin", stateWarning, "false", "systemctl restart seeder")
+	wantFinding(t, out, "config", "log.level", StateWarning, "debug", "seeder reload")
+	wantFinding(t, out, "config", "images.pin", StateWarning, "false", "systemctl restart seeder")
 	if _, err := r.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, stateOK, "", "")
-	wantFinding(t, look().checkConfig(t.Context()), "config", "images.pin", stateWarning, "false", "systemctl restart seeder")
+	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, StateOK, "", "")
+	wantFinding(t, look().checkConfig(t.Context()), "config", "images.pin", StateWarning, "false", "systemctl restart seeder")
 	write("short")
 	wantFinding(t, look().checkSecret(t.Context()), "secret", "", stateProblem, "at least 16 are needed", "systemctl restart seeder")
 }
@@ -267,25 +244,25 @@ func TestDoctorHangs(t *testing.T) {
 		began := time.Now()
 		r := examine(t.Context(), []check{
 			{"disk", func(context.Context) []finding { <-never; return nil }},
-			{"slow", func(ctx context.Context) []finding { <-ctx.Done(); return one(finding{Name: "slow", State: stateOK}) }},
-			{"quick", func(context.Context) []finding { return one(finding{Name: "quick", State: stateOK}) }},
+			{"slow", func(ctx context.Context) []finding { <-ctx.Done(); return one(finding{Name: "slow", State: StateOK}) }},
+			{"quick", func(context.Context) []finding { return one(finding{Name: "quick", State: StateOK}) }},
 		}, checkTimeout)
 		if took := time.Since(began); took > 15*time.Second || r.OK || len(r.Checks) != 3 {
 			t.Errorf("%+v after %s", r, took)
 		}
 		wantFinding(t, r.Checks, "disk", "", stateProblem, "hangs", "dmesg")
-		wantFinding(t, r.Checks, "quick", "", stateOK, "", "")
+		wantFinding(t, r.Checks, "quick", "", StateOK, "", "")
 		close(never)
 	})
 }
 
 func TestDoctorPrints(t *testing.T) {
 	t.Parallel()
-	r := report{Checks: []finding{{Name: "secret", State: stateProblem, Subject: "h2\x1b[2J", Detail: "differs\nvery", Mend: "copy it"}}}
+	r := Report{Checks: []finding{{Name: "secret", State: stateProblem, Subject: "h2\x1b[2J", Detail: "differs\nvery", Mend: "copy it"}}}
 	for i := range 9 {
-		r.Checks = append(r.Checks, finding{Name: "clock", State: stateOK, Subject: fmt.Sprintf("n%d", i), Detail: "right"})
+		r.Checks = append(r.Checks, finding{Name: "clock", State: StateOK, Subject: fmt.Sprintf("n%d", i), Detail: "right"})
 	}
-	r.Checks = append(r.Checks, finding{Name: "disk", State: stateWarning, Subject: "/", Detail: "low", Mend: "free some"})
+	r.Checks = append(r.Checks, finding{Name: "disk", State: StateWarning, Subject: "/", Detail: "low", Mend: "free some"})
 	var b bytes.Buffer
 	if err := printReport(&b, term.Terminal{}, r, "text"); err != nil {
 		t.Fatal(err)
@@ -308,7 +285,7 @@ warning  disk        /: low
 func TestDoctorDisk(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ minFree, state, detail, mend string }{
-		{"99%", stateProblem, "fetches nothing before", "images.min_free"}, {"0", stateOK, "free", ""},
+		{"99%", stateProblem, "fetches nothing before", "images.min_free"}, {"0", StateOK, "free", ""},
 	} {
 		e := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", c.minFree))
 		wantFinding(t, e.checkDisk(t.Context()), "disk", e.loaded.DataDir, c.state, c.detail, c.mend)
@@ -319,7 +296,7 @@ func TestDoctorDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	near := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", fmt.Sprintf("%dB", s.Free-s.Total/100)))
-	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", stateWarning, "stay free", "free some")
+	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", StateWarning, "stay free", "free some")
 }
 
 func TestDoctorJoinsNobody(t *testing.T) {
@@ -329,13 +306,13 @@ func TestDoctorJoinsNobody(t *testing.T) {
 		t.Fatal("a name with spaces is none")
 	}
 	e = newTestExam(t, "gossip: {join: [127.0.0.1, \"127.9.9.9:1\", no-such-host.invalid]}\n")
-	wantFinding(t, e.checkJoin(t.Context()), "join", "", stateSkipped, "without a secret", "")
+	wantFinding(t, e.checkJoin(t.Context()), "join", "", StateSkipped, "without a secret", "")
 	secret := filepath.Join(e.root, config.DefaultSecretFile)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("a secret of this test"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	out := e.checkJoin(t.Context())
-	wantFinding(t, out, "join", "127.0.0.1", stateOK, "this host itself", "")
+	wantFinding(t, out, "join", "127.0.0.1", StateOK, "this host itself", "")
 	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "its transfer port 1/tcp is not reached: connection refused", "ufw allow 1/tcp && ufw allow 7950/udp")
 	wantFinding(t, out, "join", "no-such-host.invalid", stateProblem, "cannot be looked up", "correct the name")
 }
@@ -367,7 +344,7 @@ func TestDoctorOfMembers(t *testing.T) {
 	t.Parallel()
 	d := diagnosis(member("h2"))
 	for _, f := range memberFindings(d.Diagnosis) {
-		if f.State != stateOK {
+		if f.State != StateOK {
 			t.Errorf("%+v", f)
 		}
 	}
@@ -378,11 +355,11 @@ func TestDoctorOfMembers(t *testing.T) {
 	d.set(p2p.WayLargeGossip, false, p2p.WayClosed, "small packets arrive, full ones do not")
 	out := memberFindings(d.Diagnosis)
 	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp is not reached: connection refused", "on h2 let in 7951/tcp from 10.0.0.1")
-	wantFinding(t, out, "transfer", "h2 -> h1", stateSkipped, "it cannot be asked", "")
+	wantFinding(t, out, "transfer", "h2 -> h1", StateSkipped, "it cannot be asked", "")
 	wantFinding(t, out, "gossip-udp", "h2 -> h1", stateProblem, "10.0.0.1:7950/udp is not reached: no packet arrives", "on h1 let in 7950/udp from 10.0.0.2: `ufw allow proto udp from 10.0.0.2 to any port 7950`")
 	wantFinding(t, out, "mtu", "h1 -> h2", stateProblem, "full ones of connections do not", "ping -M do")
 	wantFinding(t, out, "mtu", "h2 -> h1", stateProblem, "full ones of gossip's packets do not", "ping -M do")
-	wantFinding(t, out, "members", "h2", stateOK, "alive", "")
+	wantFinding(t, out, "members", "h2", StateOK, "alive", "")
 
 	dead := p2p.MemberReport{Name: "h3", Transfer: "10.0.0.3:7951", Gossip: "10.0.0.3:7950", State: "dead", Ways: []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayClosed}}}
 	back := dead
@@ -397,7 +374,7 @@ func TestDoctorOfMembers(t *testing.T) {
 	lone.Alone = "join 10.0.0.9: refused"
 	lone.Strangers = []gossip.Stranger{{Host: "10.0.0.7", At: time.Now()}}
 	out = memberFindings(lone.Diagnosis)
-	wantFinding(t, out, "members", "", stateWarning, "join 10.0.0.9: refused", "see join")
+	wantFinding(t, out, "members", "", StateWarning, "join 10.0.0.9: refused", "see join")
 	wantFinding(t, out, "secret", "10.0.0.7", stateProblem, "another secret", "seeder reload")
 }
 

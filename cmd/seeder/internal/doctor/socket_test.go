@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"net"
@@ -39,7 +39,7 @@ func TestDoctorExaminesTheKubeletsContainerd(t *testing.T) {
 	e := newTestExam(t, "")
 	e.root, e.loaded.Containerd.Address = root, ctrd.Auto
 	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "there is no socket at "+k3s.Socket+" (k3s server, by", "systemctl start k3s")
-	wantFinding(t, e.checkCRI(t.Context()), "cri", "", stateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3s.Socket, "")
+	wantFinding(t, e.checkCRI(t.Context()), "cri", "", StateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3s.Socket, "")
 }
 
 // TestAutoNeedsAFinder: nothing but its opener says which containerd auto is.

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -38,7 +38,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Mend: mend})
 	}
 	d, err := e.ask(ctx)
-	out := finding{Name: "secret", State: stateOK, Subject: f.Source}
+	out := finding{Name: "secret", State: StateOK, Subject: f.Source}
 	switch {
 	case err == nil && d.Pending.Secret != "":
 		out.State, out.Subject = stateProblem, d.Pending.Secret
@@ -53,10 +53,10 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	case err == nil && d.Pending.Error != "":
 		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "the error says it; then `seeder reload`"
 	case f.Alone:
-		out.State, out.Detail = stateWarning, "there is no secret: this node stays alone"
+		out.State, out.Detail = StateWarning, "there is no secret: this node stays alone"
 		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
 	case f.Note != "":
-		out.State, out.Detail, out.Mend = stateWarning, f.Note, "chmod 600 "+f.Source
+		out.State, out.Detail, out.Mend = StateWarning, f.Note, "chmod 600 "+f.Source
 	}
 	return one(out)
 }
@@ -73,7 +73,7 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	hosts, from := k3s.Joins(cfg, e.root)
 	if len(hosts) == 0 {
-		f := finding{Name: "join", State: stateOK, Detail: "there is no address to join; others join this host"}
+		f := finding{Name: "join", State: StateOK, Detail: "there is no address to join; others join this host"}
 		return one(f)
 	}
 	if from == "" {
@@ -81,11 +81,11 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	}
 	secrets, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
-		return one(finding{Name: "join", State: stateSkipped, Detail: "without a secret nobody answers"})
+		return one(finding{Name: "join", State: StateSkipped, Detail: "without a secret nobody answers"})
 	}
 	client, err := stranger(secrets.Secrets)
 	if err != nil {
-		return one(finding{Name: "join", State: stateSkipped, Detail: err.Error()})
+		return one(finding{Name: "join", State: StateSkipped, Detail: err.Error()})
 	}
 	defer client.Close()
 	var members p2p.Members
@@ -137,7 +137,7 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 		return f
 	}
 	if what := known(ips, members); what != "" {
-		f.State, f.Detail = stateOK, what
+		f.State, f.Detail = StateOK, what
 		return f
 	}
 	switch err := client.Echo(ctx, net.JoinHostPort(ips[0], port), 0, 0).Reason; {
@@ -149,9 +149,9 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", port, dialWhy(err))
 		f.Mend = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", gossipPort+"/udp"))
 	default:
-		f.State, f.Detail = stateOK, "it answers, with the same secret"
+		f.State, f.Detail = StateOK, "it answers, with the same secret"
 		if len(members.Members) > 0 {
-			f.State, f.Detail = stateWarning, "it answers, with the same secret, but is no member (yet)"
+			f.State, f.Detail = StateWarning, "it answers, with the same secret, but is no member (yet)"
 			f.Mend = "wait half a minute and try again; then look at `journalctl -u seeder` on both hosts"
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	c, err := e.containerd(ctx)
 	if errors.Is(err, errEmbedded) {
-		return one(finding{Name: "containerd", State: stateSkipped, Detail: err.Error()})
+		return one(finding{Name: "containerd", State: StateSkipped, Detail: err.Error()})
 	}
 	if err != nil {
 		return one(finding{Name: "containerd", State: stateProblem, Detail: err.Error(), Mend: "correct containerd.address or containerd.platform"})
@@ -39,7 +39,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
 	address, version, err := c.Health(ctx)
-	f := finding{Name: "containerd", State: stateOK, Subject: address, Detail: "version " + version}
+	f := finding{Name: "containerd", State: StateOK, Subject: address, Detail: "version " + version}
 	set := cfg.Containerd.Address != ctrd.Auto
 	better := e.otherSocket(address)
 	const auto = "remove containerd.address from " + config.DefaultFile + " (auto finds %s), then `systemctl restart seeder`"
@@ -94,7 +94,7 @@ func socketWhy(address string, err error) string {
 // unreachable is a finding for what depends on a containerd that does not answer,
 // which checkContainerd has said.
 func (e *exam) unreachable(name string, err error) []finding {
-	return one(finding{Name: name, State: stateSkipped, Detail: "containerd cannot be asked: " + firstLine(err.Error())})
+	return one(finding{Name: name, State: StateSkipped, Detail: "containerd cannot be asked: " + firstLine(err.Error())})
 }
 
 func firstLine(s string) string {
@@ -132,7 +132,7 @@ func (e *exam) checkNamespace(ctx context.Context) []finding {
 	}
 	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.Subject, b.Subject) })
 	if len(out) == 0 {
-		out = one(finding{Name: "namespace", State: stateOK, Subject: ours, Detail: fmt.Sprintf("%d images", len(all[ours]))})
+		out = one(finding{Name: "namespace", State: StateOK, Subject: ours, Detail: fmt.Sprintf("%d images", len(all[ours]))})
 	}
 	return out
 }
@@ -149,7 +149,7 @@ func strayed(address, ns, ours string, images, have []string) (finding, bool) {
 	if len(lost) == 0 || ns == "moby" {
 		return finding{}, false
 	}
-	f := finding{Name: "namespace", State: stateWarning, Subject: ns,
+	f := finding{Name: "namespace", State: StateWarning, Subject: ns,
 		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", term.Plural(len(lost), "image"), ours, listed(lost, 3)),
 		Mend:   moveCommand(address, ns, ours, lost[0])}
 	if len(have) == 0 {
@@ -192,7 +192,7 @@ func (e *exam) checkCRI(ctx context.Context) []finding {
 	if err != nil {
 		return e.unreachable("cri", err)
 	}
-	f := finding{Name: "cri", State: stateOK, Subject: c.Address(), Detail: "served"}
+	f := finding{Name: "cri", State: StateOK, Subject: c.Address(), Detail: "served"}
 	switch {
 	case cri.Disabled:
 		f.State = stateProblem
@@ -229,7 +229,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 	}
 	var out []finding
 	if criErr == nil && cri.Discards {
-		out = append(out, finding{Name: "layers", State: stateWarning, Subject: "discard_unpacked_layers",
+		out = append(out, finding{Name: "layers", State: StateWarning, Subject: "discard_unpacked_layers",
 			Detail: "containerd throws the layers of the images away that it pulls, so they cannot be announced",
 			Mend:   "set discard_unpacked_layers = false in containerd's configuration (k3s: its config.toml.tmpl), and restart it; then pull or import those images again"})
 	}
@@ -246,12 +246,12 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 		}
 	}
 	if pulled > 0 {
-		out = append(out, finding{Name: "layers", State: stateWarning, Subject: fmt.Sprintf("%d of %d images", pulled, looked),
+		out = append(out, finding{Name: "layers", State: StateWarning, Subject: fmt.Sprintf("%d of %d images", pulled, looked),
 			Detail: "they were pulled from a registry and are not complete here; they run, but cannot be announced",
 			Mend:   "`k3s crictl pull IMAGE` for those that are to be announced"})
 	}
 	if len(out) == 0 {
-		out = one(finding{Name: "layers", State: stateOK, Detail: term.Plural(looked, "image") + ", all complete"})
+		out = one(finding{Name: "layers", State: StateOK, Detail: term.Plural(looked, "image") + ", all complete"})
 	}
 	return out
 }
