@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -183,22 +182,28 @@ func (m *machine) holds(ref string, want catalog.Record, have digest.Digest) err
 		return fmt.Errorf("%s still has %s under %s, which was purged", m.name, have, ref)
 	case have == a.Target.Digest:
 		if err := m.complete(have, true); err != nil {
-			return fmt.Errorf("%s has %s of %s, but: %w", m.name, have, ref, err)
+			return fmt.Errorf("%s has %s of %s, but: %w; %s", m.name, have, ref, err, m.says(ref))
 		}
 		m.c.result.Images++
 		return nil
 	case have != "" && m.wasPut(ref, have):
 		return nil
 	}
-	why := "nothing is said of it"
-	if imgs, err := m.node.Images(context.Background(), ref); err == nil && len(imgs.Images) == 1 {
-		for _, n := range imgs.Images[0].Nodes {
-			if n.Name == m.name {
-				why = string(n.State) + ": " + n.Reason
-			}
+	return fmt.Errorf("%s holds %q under %s, want %s (version %d by %s); %s", m.name, have, ref, a.Target.Digest, a.Version, a.NodeName, m.says(ref))
+}
+
+// says is what the node itself says of an image.
+func (m *machine) says(ref string) string {
+	imgs, err := m.node.Images(context.Background(), ref)
+	if err != nil || len(imgs.Images) != 1 {
+		return "the node says nothing of it"
+	}
+	for _, n := range imgs.Images[0].Nodes {
+		if n.Name == m.name {
+			return string(n.State) + ": " + n.Reason
 		}
 	}
-	return fmt.Errorf("%s holds %q under %s, want %s (version %d by %s); %s", m.name, have, ref, a.Target.Digest, a.Version, a.NodeName, why)
+	return "the node leaves itself out"
 }
 
 // rested says what is left on disks of work that is done.
@@ -257,17 +262,12 @@ func (c *cluster) idle(round int) {
 	if n := runtime.NumGoroutine(); n > maxGoroutines*len(c.machines) {
 		c.violation("round %d: %d goroutines in %d idle nodes", round, n, len(c.machines))
 	}
-	for _, m := range c.machines { // what was whole is whole again, for the next round
-		m.tampered = map[string]bool{}
-		_ = filepath.WalkDir(filepath.Join(m.dir, "embedded", "content", "blobs"), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return nil
+	for _, m := range c.machines {
+		for name := range m.tampered { // what came back has to stay
+			b, err := os.ReadFile(m.blobPath(name))
+			if sum := sha256.Sum256(b); err == nil && hex.EncodeToString(sum[:]) == name {
+				delete(m.tampered, name)
 			}
-			b, err := os.ReadFile(path)
-			if sum := sha256.Sum256(b); err == nil && hex.EncodeToString(sum[:]) != d.Name() {
-				m.tampered[d.Name()] = true
-			}
-			return nil
-		})
+		}
 	}
 }

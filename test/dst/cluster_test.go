@@ -83,10 +83,16 @@ func (c *cluster) secrets() trust.Secrets {
 	return s
 }
 
+// maxViolations are told of one course: what follows from the first ones is noise.
+const maxViolations = 3
+
 // violation notes that an invariant does not hold.
 func (c *cluster) violation(format string, args ...any) {
 	text := fmt.Sprintf("%s: ", time.Since(c.begun).Round(time.Millisecond)) + fmt.Sprintf(format, args...)
 	c.log.Error("VIOLATION", "text", text)
+	if len(c.result.Violations) >= maxViolations {
+		return
+	}
 	c.result.Violations = append(c.result.Violations, text)
 }
 
@@ -103,6 +109,9 @@ func (c *cluster) run(course Course) {
 		begun := time.Now()
 		for _, e := range round {
 			c.advance(begun.Add(time.Duration(e.At) * time.Millisecond))
+			if len(c.result.Violations) > 0 {
+				return
+			}
 			c.apply(e)
 		}
 		c.advance(begun.Add(roundLength))

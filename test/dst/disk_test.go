@@ -170,12 +170,21 @@ func removeFile(pattern string) func(c *cluster, m *machine, e Event) (func(), b
 	}
 }
 
-// blobRemoved takes a blob out of containerd's content store, below its feet.
-func blobRemoved(_ *cluster, m *machine, e Event) (func(), bool) {
+// blobRemoved takes a blob out of containerd's content store, below its feet: one that
+// another host has, too, since what nobody has any more never comes back.
+func blobRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	path, ok := chosen(m, "embedded/content/blobs/sha256/*", e)
-	if !ok {
+	if !ok || !c.elsewhere(m, filepath.Base(path)) {
 		return nil, false
 	}
 	m.tampered[filepath.Base(path)] = true
 	return nil, os.Remove(path) == nil
+}
+
+// elsewhere reports whether another host has a blob that no fault has touched.
+func (c *cluster) elsewhere(m *machine, hex string) bool {
+	return slices.ContainsFunc(others(c, m), func(o *machine) bool {
+		_, err := os.Lstat(o.blobPath(hex))
+		return err == nil && !o.tampered[hex]
+	})
 }

@@ -27,6 +27,7 @@ const (
 	envCourses = "DST_COURSES" // how many
 	envRounds  = "DST_ROUNDS"  // of each
 	envReplay  = "DST_COURSE"  // a file with a course to run instead
+	envShrink  = "DST_SHRINK"  // how many seconds a course that fails is made shorter
 	envLog     = "DST_LOG"     // a file for all that the nodes of the last course said
 
 	childCourse = "DST_CHILD_COURSE"
@@ -39,7 +40,7 @@ const (
 	// fixedSeed is what every run of the tests goes through, besides a fresh one.
 	fixedSeed = 20261129
 	// courseBound is how long a course may take in real time: one that spins never ends.
-	courseBound = 5 * time.Minute
+	courseBound = 3 * time.Minute
 )
 
 // TestSimulation runs courses, each in a process of its own. Without a seed these are
@@ -212,5 +213,8 @@ func report(t *testing.T, c Course, r Result) {
 	t.Helper()
 	for _, v := range r.Violations {
 		t.Errorf("seed %d: %s", c.Seed, v)
+	}
+	if limit := time.Duration(number(t, envShrink, 60)) * time.Second; limit > 0 {
+		shorten(t, c, r, limit)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"seeder/p2p/catalog"
@@ -73,7 +74,7 @@ func collected(c *cluster, m *machine, e Event) (func(), bool) {
 	return nil, true
 }
 
-// imageRemoved is `ctr images rm` of an announced image.
+// imageRemoved is `ctr images rm` of an announced image that another host has, too.
 func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	if !m.up {
 		return nil, false
@@ -81,6 +82,13 @@ func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	have, err := m.store.Store.List(context.Background())
 	ref := refs()[e.Arg%uint64(len(refs()))]
 	if err != nil || have[ref] == "" {
+		return nil, false
+	}
+	complete := func(o *machine) bool {
+		theirs, err := o.store.Store.List(context.Background())
+		return o != m && err == nil && theirs[ref] == have[ref] && o.complete(have[ref], true) == nil
+	}
+	if !slices.ContainsFunc(c.running(), complete) {
 		return nil, false
 	}
 	return nil, m.store.Store.Remove(context.Background(), ref) == nil
