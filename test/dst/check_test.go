@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
 	"seeder/store/ctrd"
 )
 
@@ -151,8 +152,14 @@ func (c *cluster) within(limit time.Duration, ok func() error) error {
 func (c *cluster) converged() error {
 	newest := c.newest()
 	for _, m := range c.machines {
-		if got := m.node.Status(context.Background()).Members; got != len(c.machines) {
-			return fmt.Errorf("%s sees %d members of %d", m.name, got, len(c.machines))
+		alive := 0
+		for _, o := range m.node.Members().Members {
+			if o.State == gossip.StateAlive {
+				alive++
+			}
+		}
+		if alive != len(c.machines) {
+			return fmt.Errorf("%s sees %d alive members of %d", m.name, alive, len(c.machines))
 		}
 		have, err := m.store.Store.List(context.Background())
 		if err != nil {

@@ -30,6 +30,7 @@ type cluster struct {
 	work     sync.WaitGroup // of operators
 	ends     []ending
 	rotation int
+	villains int
 	own      map[int]bool // descriptors that belong to faults
 	builds   uint64
 	decoded  map[string]catalog.Record

@@ -44,7 +44,7 @@ func (c Course) Events() (n int) {
 const (
 	roundLength = 40 * time.Second
 	// faultsPerRound is the mean; a fault lasts up to 20 s.
-	faultsPerRound = 24
+	faultsPerRound = 36
 	// longest is how long a fault lasts at most.
 	longest = 20 * time.Second
 )
