@@ -400,7 +400,15 @@ func (b *Blob) uncache() error {
 	if b.file == nil {
 		return nil
 	}
-	if err := os.Rename(from, b.path()); err != nil {
+	err := os.Rename(from, b.path())
+	if errors.Is(err, fs.ErrNotExist) { // somebody has emptied the cache
+		b.dir.unreserve(Use{Bytes: b.end, Files: 1})
+		b.file.release()
+		b.file = nil
+		b.forget()
+		return nil
+	}
+	if err != nil {
 		b.cached = true
 		return err
 	}
