@@ -13,7 +13,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: deps lint alerts unit cluster fuzz test-ui boot hosts ## everything; as root on Debian
+test: deps lint alerts unit cluster dst-short fuzz test-ui boot hosts ## everything; as root on Debian
 
 .PHONY: fresh
 fresh: ## make demo and make test on Debian 12 and 13, each just installed; FRESH_TARGETS, FRESH_RELEASES, see test/fresh.sh; as root
@@ -40,6 +40,14 @@ unit: ## unit tests with the race detector
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p
+
+.PHONY: dst dst-short
+dst: ## real nodes in virtual time under 10,000 faults: DST_SEED (random), DST_COURSES, DST_ROUNDS; DST_COURSE runs one course again
+	DST_SEED=$${DST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} DST_COURSES=$${DST_COURSES:-40} DST_ROUNDS=$${DST_ROUNDS:-8} \
+		go test -count=1 -v -timeout 3h -run '^TestSimulation$$' ./test/dst
+
+dst-short: ## the same for a fixed seed and a fresh one, which is printed
+	go test -count=1 -v -timeout 10m ./test/dst
 
 fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh

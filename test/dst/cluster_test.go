@@ -31,7 +31,9 @@ type cluster struct {
 	ends     []ending
 	rotation int
 	villains int
-	own      map[int]bool // descriptors that belong to faults
+	moves    int
+	graves   map[string]catalog.Record // the withdrawal of each reference that wins
+	own      map[int]bool              // descriptors that belong to faults
 	builds   uint64
 	decoded  map[string]catalog.Record
 	begun    time.Time
@@ -47,12 +49,12 @@ type ending struct {
 func newCluster(course Course, base string, mounts bool, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
 		base: base, mounts: mounts, log: log, net: p2ptest.NewNetwork(course.Seed), decoded: map[string]catalog.Record{},
-		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, builds: course.Seed << 20,
+		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, graves: map[string]catalog.Record{}, builds: course.Seed << 20,
 	}
 	for i := range course.Nodes {
 		m := &machine{
 			c: c, name: fmt.Sprintf("n%d", i), index: i, host: c.net.Host(fmt.Sprintf("10.0.0.%d", 1+i)),
-			last: map[string]catalog.Record{}, tampered: map[string]bool{}, hand: hands{},
+			last: map[string]catalog.Record{}, tampered: map[string]bool{}, rotten: map[string]bool{}, hand: hands{},
 		}
 		var err error
 		if m.dir, err = m.newDisk(); err != nil {
@@ -243,6 +245,16 @@ func (c *cluster) startAfter(m *machine, d time.Duration) {
 	}})
 }
 
+// endAll ends the faults that are under way.
+func (c *cluster) endAll() {
+	ends := c.ends
+	c.ends = nil
+	for _, e := range ends {
+		e.end()
+	}
+	c.net.Heal()
+}
+
 // apply makes an event happen, where it can, and counts it.
 func (c *cluster) apply(e Event) {
 	k := kindOf(e.Kind)
@@ -322,6 +334,10 @@ func (c *cluster) catalogOf(m *machine) (map[string]catalog.Record, error) {
 			c.decoded[string(b)] = rec
 			c.result.Published++
 		}
+		a := rec.Announcement()
+		if grave, ok := c.graves[a.Reference]; a.Withdrawn && (!ok || catalog.Newer(rec, grave)) {
+			c.graves[a.Reference] = rec
+		}
 		if !isOld(rec) {
 			out[rec.Announcement().Reference] = rec
 		}
@@ -335,6 +351,9 @@ func (c *cluster) newest() map[string]catalog.Record {
 	out := map[string]catalog.Record{}
 	for _, m := range c.machines {
 		for ref, rec := range m.last {
+			if grave, ok := c.graves[ref]; ok && isOld(grave) && catalog.Newer(grave, rec) {
+				continue // what a host that was away brings back is told that it was withdrawn
+			}
 			if old, ok := out[ref]; !ok || catalog.Newer(rec, old) {
 				out[ref] = rec
 			}

@@ -30,6 +30,7 @@ var diskKinds = []kind{
 	{name: "staged frames removed", group: disks, weight: 2, begin: removeFile("stage/*.frames")},
 	{name: "cached frames removed", group: disks, weight: 2, begin: removeFile("cache/*.frames")},
 	{name: "blob removed", group: disks, weight: 3, begin: blobRemoved},
+	{name: "blob rots", group: disks, weight: 3, begin: blobRots},
 }
 
 // diskFull leaves less than 64 KiB free: writes are short, then there is no space.
@@ -179,6 +180,16 @@ func blobRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	}
 	m.tampered[filepath.Base(path)] = true
 	return nil, os.Remove(path) == nil
+}
+
+// blobRots flips a bit of a blob that another host has, too.
+func blobRots(c *cluster, m *machine, e Event) (func(), bool) {
+	path, ok := chosen(m, "embedded/content/blobs/sha256/*", e)
+	if !ok || !c.elsewhere(m, filepath.Base(path)) {
+		return nil, false
+	}
+	m.tampered[filepath.Base(path)], m.rotten[filepath.Base(path)] = true, true
+	return nil, flip(path, e.Arg) == nil
 }
 
 // elsewhere reports whether another host has a blob that no fault has touched.

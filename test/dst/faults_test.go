@@ -2,6 +2,7 @@ package dst
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,6 +125,8 @@ var crashKinds = []kind{
 		}
 		return nil, true
 	}},
+	{name: "restart elsewhere", group: crashes, weight: 2, begin: moved},
+	{name: "clocks jump a month", group: crashes, weight: 1, begin: clockJumps},
 	{name: "restart", group: crashes, weight: 3, begin: func(c *cluster, m *machine, e Event) (func(), bool) {
 		if !m.up {
 			return nil, false
@@ -134,6 +137,41 @@ var crashKinds = []kind{
 		c.startAfter(m, time.Duration(e.For)*time.Millisecond/4)
 		return nil, true
 	}},
+}
+
+// moved restarts a host at another address, as with a lease that was lost. The two that
+// everybody joins stay where they are.
+func moved(c *cluster, m *machine, e Event) (func(), bool) {
+	if !m.up || m.index < 2 {
+		return nil, false
+	}
+	if err := m.leave(); err != nil {
+		c.violation("%v", err)
+	}
+	c.moves++
+	m.host = c.net.Host(fmt.Sprintf("10.1.%d.%d", c.moves/250, 1+c.moves%250))
+	m.host.SetUp(false)
+	c.startAfter(m, time.Duration(e.For)*time.Millisecond/4)
+	return nil, true
+}
+
+// clockJumps stops all hosts and starts them again more than a month later: withdrawals
+// and leases have lived their time. Faults that are under way end before.
+func clockJumps(c *cluster, _ *machine, e Event) (func(), bool) {
+	c.endAll()
+	c.work.Wait()
+	c.poll()
+	for _, m := range c.running() {
+		if err := m.leave(); err != nil {
+			c.violation("%v", err)
+		}
+	}
+	c.zombies.Wait()
+	time.Sleep(31*24*time.Hour + time.Duration(e.Arg%1000)*time.Minute)
+	for _, m := range c.machines {
+		c.startAfter(m, time.Duration(e.Arg%3000)*time.Millisecond)
+	}
+	return nil, true
 }
 
 // tornCrash loses or garbles, of what is never synced, some of the end.

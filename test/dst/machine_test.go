@@ -40,6 +40,7 @@ type machine struct {
 
 	last     map[string]catalog.Record // what its catalog was found to say last
 	tampered map[string]bool           // blobs that faults took away or changed, by hex
+	rotten   map[string]bool           // those that are there, but changed: found when somebody asks for them
 	// hand are the targets that people have put under a reference here, or that are left
 	// from a catalog that was lost: seeder has to leave those alone where it was not told
 	// otherwise.
@@ -96,7 +97,7 @@ func (m *machine) start() error {
 	cfg := p2p.Config{
 		Name: m.name, Version: "dst", DataDir: m.dir, Network: m.host,
 		GossipBind: m.ip() + ":" + gossipPort, TransferBind: m.ip() + ":" + transPort,
-		Join:    func() []string { return []string{m.c.machines[0].ip(), m.c.machines[1].ip()} },
+		Join:    func() []string { return []string{m.c.machines[0].ip(), m.c.machines[1].ip()} }, // these never move
 		Secrets: m.c.secrets(), Follow: true, KeepPrevious: 1, Pinned: true, Log: log,
 	}
 	cfg.Announce = func(ctx context.Context, ref string) error {

@@ -215,6 +215,11 @@ func (v *villain) Probe(ctx context.Context, _ string, _ wire.Nonce) (wire.Answe
 	return wire.Answer{}, errNothing
 }
 
+func (v *villain) Recheck(ctx context.Context, _ digest.Digest, _ int, _ string) error {
+	v.hang(ctx)
+	return errNothing
+}
+
 func (v *villain) Held(ctx context.Context, refs []string) ([]string, error) {
 	v.hang(ctx)
 	return refs, nil
