@@ -63,6 +63,7 @@ func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 	if !l.n.mayAnnounce(l.n.identity.ID()) {
 		return
 	}
+	have = l.underNormalNames(have)
 	l.auto.forget(have)
 	for ref, target := range have {
 		if l.n.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
@@ -74,6 +75,32 @@ func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 			})
 		}
 	}
+}
+
+// underNormalNames is have with each image that is here only under another way to write
+// its reference, as `ctr images import` leaves short names, under the reference itself:
+// the store finds it by that. What cannot be announced for its name is said once.
+func (l *loop) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
+	out := make(map[string]digest.Digest, len(have))
+	for name, target := range have {
+		if strings.HasPrefix(name, string(digest.SHA256)+":") {
+			continue // an image id
+		}
+		named, err := reference.ParseDockerRef(name)
+		switch {
+		case err != nil:
+			if l.auto.begin(name, target, time.Now()) {
+				l.n.log.Info("images.auto does not announce an image whose name is not an image reference", "name", name, "err", err)
+				l.auto.end(name, true, nil, time.Now())
+			}
+			out[name] = target
+		case named.String() == name:
+			out[name] = target
+		case have[named.String()] == "":
+			out[named.String()] = target
+		}
+	}
+	return out
 }
 
 // autoTimeout bounds one announcement: the image is read and unpacked.

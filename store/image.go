@@ -30,6 +30,9 @@ type Image struct {
 	closed   sync.Once
 }
 
+// OtherPlatform begins why a host is not meant to hold an image of other platforms.
+const OtherPlatform = "the image is for "
+
 // ExcludedError says that this host is not meant to hold an image.
 type ExcludedError struct{ reason string }
 
@@ -76,7 +79,7 @@ func (s *Store) wanted(x chunk.Index) ([]bool, *ExcludedError) {
 	}
 	if !s.ctrd.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
-		return wanted, &ExcludedError{fmt.Sprintf("the image is for %s, this host runs %s",
+		return wanted, &ExcludedError{fmt.Sprintf(OtherPlatform+"%s, this host runs %s",
 			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())}
 	}
 	for i, b := range x.Blobs {

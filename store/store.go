@@ -155,6 +155,7 @@ type Prepared struct {
 	Index     []byte        // the seed index
 	Digest    digest.Digest // of Index
 	Bytes     int64         // of all blobs as stored
+	Said      string        // what is worth a line about its name in containerd; "" where nothing is
 }
 
 // Prepare makes the seed index of an image that this host's containerd has, keeps
@@ -162,18 +163,49 @@ type Prepared struct {
 // labelled. at is the target that ref shall have, as of an earlier version that is
 // still here; empty: the one that it has. An unknown reference or target, and an
 // incomplete image, are errors that name what is near and what lacks; they wrap
-// fs.ErrNotExist.
+// fs.ErrNotExist. An image that containerd has under another way to write ref is
+// named ref, for which the kubelet looks; Said tells that.
 func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {
+	return s.prepare(ctx, ref, at, false)
+}
+
+// PrepareForAll is Prepare of an image that every host shall take, whatever platform its
+// config names. Of an index of one image that is its manifest, among which containerd
+// does not choose by platform.
+func (s *Store) PrepareForAll(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {
+	return s.prepare(ctx, ref, at, true)
+}
+
+// find is the target of ref, and what is to be said of its name.
+func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll bool) (target ocispec.Descriptor, said string, err error) {
+	if at != "" {
+		target, err = s.ctrd.Find(ctx, at)
+	} else {
+		var named ctrd.Named
+		named, err = s.ctrd.ResolveNamed(ctx, ref)
+		target = named.Target
+		switch {
+		case named.As != "":
+			said = fmt.Sprintf("containerd has it as %s, for which the kubelet does not look; it is announced as %s", named.As, ref)
+		case named.Other != "":
+			said = fmt.Sprintf("containerd has an older build as %s, which is not announced", named.Other)
+		}
+	}
+	if err == nil {
+		err = ctrd.CheckDigest(ref, target.Digest)
+	}
+	if err == nil && forAll {
+		target, err = s.ctrd.OnlyManifest(ctx, target)
+	}
+	return target, said, err
+}
+
+func (s *Store) prepare(ctx context.Context, ref string, at digest.Digest, forAll bool) (p Prepared, err error) {
 	ref, err = ctrd.NormalizeRef(ref)
 	if err != nil {
 		return p, err
 	}
-	var target ocispec.Descriptor
-	if at == "" {
-		target, err = s.ctrd.Resolve(ctx, ref)
-	} else {
-		target, err = s.ctrd.Find(ctx, at)
-	}
+	target, said, err := s.find(ctx, ref, at, forAll)
 	if err != nil {
 		return p, err
 	}
@@ -196,11 +228,16 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Pr
 	if err != nil {
 		return p, err
 	}
+	if forAll {
+		for i := range blobs {
+			blobs[i].For = nil
+		}
+	}
 	index, bytes, err := s.cut(ctx, target, blobs)
 	if err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
-	p = Prepared{Reference: ref, Target: index.Target, Bytes: bytes}
+	p = Prepared{Reference: ref, Target: index.Target, Bytes: bytes, Said: said}
 	if p.Index, err = index.Encode(); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}

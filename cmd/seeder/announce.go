@@ -30,6 +30,7 @@ type announcing struct {
 	rollback bool
 	detach   bool
 	all      *bool
+	any      bool // platform
 	timeout  time.Duration
 }
 
@@ -44,12 +45,14 @@ named at the end and not waited for; with --all they are.
 SOURCE is where the image is:
   containerd      this host's containerd
   docker, podman  this host's Docker or Podman, by its API socket
-  FILE or -       a docker-archive or OCI-layout tar, plain, gzip or zstd; - reads it
-                  from standard input. Without REF all images in it are announced
+  FILE or -       a docker-archive or OCI-layout tar, plain or compressed with gzip,
+                  zstd, bzip2 or lz4; - reads it from standard input. Without REF
+                  all images in it are announced
+  DIR             an OCI layout
   auto            containerd; else, or where theirs is another build and newer, Docker
                   or Podman
 What is not in containerd is imported into it first. Images of an archive that have
-no valid name are left out, and named.
+no valid name are left out, and named, as are charts, signatures and other artifacts.
 
 Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
 announces a build that this host still has, --rollback the one that it had before the
@@ -57,6 +60,11 @@ announced one, so that a second --rollback undoes the first; how many are kept i
 images.keep_previous.
 
 Each node fetches what its platform needs. This host need not run the image itself.
+Of an index that is the image for its platform. An image of a single manifest goes to
+the nodes of its platform; where its config names another platform than this host's,
+or none, to every node, since containerd runs it whatever the config says. The same is
+asked for with --any-platform, for a config that names the wrong one. An image that no
+node takes is exit code 3.
 
 --on says by labels (key ` + "`labels`" + ` of a node's configuration) for which nodes the image
 is; all selectors have to match. Other nodes fetch nothing of it; what one has from
@@ -79,9 +87,10 @@ measured), and at the end done or error.`,
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
 	var flags announcing
-	cmd.Flags().StringVar(&flags.from, "from", engines.FromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, or - for standard input")
+	cmd.Flags().StringVar(&flags.from, "from", engines.FromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, a DIR, or - for standard input")
 	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value`, or key!=value; again for more conditions")
 	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce also where --on matches no node that is there now")
+	cmd.Flags().BoolVar(&flags.any, "any-platform", false, "for every node, whatever platform the image of one says it is for")
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
 	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
@@ -119,7 +128,7 @@ func (f *announcing) image(args []string) (typed, error) {
 	if len(args) == 1 {
 		var err error
 		if t, err = parseTyped(args[0]); err != nil {
-			if info, statErr := os.Stat(args[0]); statErr == nil && info.Mode().IsRegular() {
+			if info, statErr := os.Stat(args[0]); statErr == nil && (info.Mode().IsRegular() || isLayout(args[0])) {
 				return t, cli.Usagef("%s is a file: seeder announce --from %s", args[0], args[0])
 			}
 			return t, err
@@ -142,7 +151,8 @@ func (f *announcing) image(args []string) (typed, error) {
 }
 
 func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, image typed, flags announcing) error {
-	if err := checkOn(ctx, env, c, flags); err != nil {
+	none, err := checkOn(ctx, env, c, flags)
+	if err != nil {
 		return err
 	}
 	src, err := findOrigin(ctx, env, c, image, flags)
@@ -150,6 +160,13 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 		return err
 	}
 	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.archive != nil)}, "on": flags.on, "all": {strconv.FormatBool(*flags.all)}}
+	if flags.any {
+		query.Set("any_platform", "true")
+	}
+	if none != "" { // nobody to wait for
+		query.Set("wait", "false")
+		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Reason: none + "; it is announced for nodes that get the labels later"})
+	}
 	if image.ref != "" {
 		query.Set("ref", image.ref)
 	}
@@ -170,28 +187,28 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 	return f.Follow(ctx, c, http.MethodPost, "/v1/announce", query, body)
 }
 
-// checkOn asks before an image is announced to nobody.
-func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announcing) error {
+// checkOn asks before an image is announced to nobody, and says why it is nobody.
+func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announcing) (none string, err error) {
 	if len(flags.on) == 0 {
-		return nil
+		return "", nil
 	}
 	var s control.Selected
 	if err := c.Get(ctx, "/v1/selected", url.Values{"on": flags.on}, &s); err != nil {
-		return err
+		return "", err
 	}
 	if s.None == "" || flags.yes {
-		return nil
+		return s.None, nil
 	}
 	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
 	if flags.from == engines.FromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
-		return cli.Usagef("%s; %s", s.None, mend)
+		return "", cli.Usagef("%s; %s", s.None, mend)
 	}
 	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", term.Clean(s.None))
 	answer, err := bufio.NewReader(io.LimitReader(env.Stdin, 100)).ReadString('\n')
 	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
-		return cli.Usagef("not announced; %s", mend)
+		return "", cli.Usagef("not announced; %s", mend)
 	}
-	return nil
+	return s.None, nil
 }
 
 const reportInterval = 500 * time.Millisecond

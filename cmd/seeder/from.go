@@ -107,15 +107,18 @@ func of(t time.Time) string {
 	return " of " + t.Local().Format(time.DateTime)
 }
 
-// openArchive opens a file that --from names.
+// openArchive opens a file or directory that --from names.
 func openArchive(path string) (origin, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return openLayout(path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		var pathErr *os.PathError
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return origin{}, cli.Usagef("--from %s: %w; want auto, containerd, docker, podman, an archive file, or - for standard input", path, err)
+		return origin{}, cli.Usagef("--from %s: %w; want auto, containerd, docker, podman, an archive file, the directory of an OCI layout, or - for standard input", path, err)
 	}
 	info, err := f.Stat()
 	switch {

@@ -142,7 +142,11 @@ func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announce
 		return control.Announced{}, err
 	}
 	back := o.Rollback || o.At != ""
-	a, err := w.announce(ctx, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
+	prepare := w.store.Prepare
+	if o.AnyPlatform {
+		prepare = w.store.PrepareForAll
+	}
+	a, err := w.announce(ctx, prepare, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
 	if at != "" && errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; %s", err, w.earlier(ctx, ref))
 	}
@@ -181,12 +185,15 @@ func (w *wired) resolve(o control.Order) (ref string, at digest.Digest, err erro
 // announceAgain announces what the store has under ref for the nodes that the
 // announcement before was for.
 func (w *wired) announceAgain(ctx context.Context, ref string) error {
-	_, err := w.announce(ctx, ref, "", p2p.Announcement{KeepOn: true})
+	_, err := w.announce(ctx, w.store.Prepare, ref, "", p2p.Announcement{KeepOn: true})
 	return err
 }
 
-func (w *wired) announce(ctx context.Context, ref string, at digest.Digest, a p2p.Announcement) (control.Announced, error) {
-	p, err := w.store.Prepare(ctx, ref, at)
+// preparing makes an image of this host ready to be announced.
+type preparing func(ctx context.Context, ref string, at digest.Digest) (store.Prepared, error)
+
+func (w *wired) announce(ctx context.Context, prepare preparing, ref string, at digest.Digest, a p2p.Announcement) (control.Announced, error) {
+	p, err := prepare(ctx, ref, at)
 	if err != nil {
 		return control.Announced{}, err
 	}
@@ -195,7 +202,7 @@ func (w *wired) announce(ctx context.Context, ref string, at digest.Digest, a p2
 	if err != nil {
 		return control.Announced{}, err
 	}
-	return control.Announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes}, nil
+	return control.Announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes, Said: p.Said}, nil
 }
 
 // storeAdapter gives a store.Store the types that p2p speaks.

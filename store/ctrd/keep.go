@@ -27,7 +27,7 @@ const labelSource = "containerd.io/distribution.source."
 // target says. What was imported, loaded or built has none, but for what Preloaded
 // tells: newer versions of k3s label that for their embedded registry.
 func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error) {
-	target, err := c.Resolve(ctx, ref)
+	named, err := c.ResolveNamed(ctx, ref)
 	if err != nil {
 		return false, err
 	}
@@ -35,7 +35,7 @@ func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	info, err := cl.ContentStore().Info(ctx, target.Digest)
+	info, err := cl.ContentStore().Info(ctx, named.Target.Digest)
 	if err != nil {
 		return false, fmt.Errorf("where %s came from: %w", ref, c.fail(err))
 	}
@@ -59,6 +59,9 @@ func (c *Containerd) Preloaded(ctx context.Context, ref string) (bool, error) {
 		return false, err
 	}
 	img, err := cl.ImageService().Get(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		return false, nil // k3s gives its images the names that CRI looks for
+	}
 	if err != nil {
 		return false, fmt.Errorf("who brought %s: %w", ref, c.fail(err))
 	}
@@ -322,10 +325,11 @@ type Local struct {
 // Local describes what ref stands for. The error of an unknown reference wraps
 // fs.ErrNotExist.
 func (c *Containerd) Local(ctx context.Context, ref string) (Local, error) {
-	target, err := c.Resolve(ctx, ref)
+	named, err := c.ResolveNamed(ctx, ref)
 	if err != nil {
 		return Local{}, err
 	}
+	target := named.Target
 	blobs, err := c.Walk(ctx, target)
 	if err != nil {
 		return Local{}, err

@@ -84,6 +84,9 @@ func Run(t *testing.T, s Subject) {
 		"Corpus":               corpus,
 		"Refusals":             refusals,
 		"Bzip2":                bzip2d,
+		"Aliases":              aliases,
+		"ByDigest":             byDigest,
+		"OnlyManifest":         onlyManifest,
 		"SingleManifest":       singleManifest,
 	} {
 		t.Run(name, func(t *testing.T) {

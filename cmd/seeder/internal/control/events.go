@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
+	"seeder/store"
 )
 
 // The kinds of events, in the order in which a command sees them.
@@ -75,6 +79,8 @@ type watcher struct {
 	emit     func(Event) error
 	all      bool // nodes that are away are waited for, too
 
+	nobody map[string]error // why no node takes an image, by reference
+
 	rows   map[string]p2p.ImageState
 	ready  map[string]bool
 	looked bool
@@ -83,7 +89,7 @@ type watcher struct {
 // wait emits a progress event for each change of a row and a ready event for
 // each row that is converged, and returns when all are.
 func (w *watcher) wait(ctx context.Context) error {
-	w.rows, w.ready = map[string]p2p.ImageState{}, map[string]bool{}
+	w.rows, w.ready, w.nobody = map[string]p2p.ImageState{}, map[string]bool{}, map[string]error{}
 	for {
 		start := time.Now()
 		images, err := w.cluster.Images(ctx, w.refs...)
@@ -97,7 +103,7 @@ func (w *watcher) wait(ctx context.Context) error {
 		// a host that has just joined does not know the catalog.
 		if err == nil {
 			if done, err := w.look(images.Images); done || err != nil {
-				return err
+				return errors.Join(err, w.onNobody())
 			}
 		}
 		pause := min(max(10*time.Since(start), minPause), maxPause)
@@ -126,6 +132,11 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 			continue
 		}
 		is := Converged(row) && (!w.all || row.Everywhere())
+		delete(w.nobody, row.Reference)
+		if is && row.Ready == 0 { // there is nothing to wait for
+			w.nobody[row.Reference], w.ready[row.Reference] = noNode(row), false
+			continue
+		}
 		if first && is {
 			w.rows[row.Reference], w.ready[row.Reference] = row, true
 			sum := Savings(row)
@@ -154,6 +165,40 @@ func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
 		}
 	}
 	return done, nil
+}
+
+// onNobody is an error where no node takes an image that was waited for.
+func (w *watcher) onNobody() error {
+	var errs []error
+	for _, ref := range slices.Sorted(maps.Keys(w.nobody)) {
+		errs = append(errs, w.nobody[ref])
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return cli.WithCode(cli.ExitNotConverged, errors.Join(errs...))
+}
+
+// noNode says why no node takes an image: the reasons, each with how many have it.
+func noNode(row p2p.ImageState) error {
+	why, platform := map[string]int{}, false
+	for _, n := range row.Nodes {
+		reason := string(n.State)
+		if n.Reason != "" {
+			reason += ": " + n.Reason
+		}
+		why[reason]++
+		platform = platform || strings.HasPrefix(n.Reason, store.OtherPlatform)
+	}
+	var list []string
+	for _, reason := range slices.Sorted(maps.Keys(why)) {
+		list = append(list, fmt.Sprintf("%d %s", why[reason], reason))
+	}
+	text := fmt.Sprintf("%s is announced as version %d, but no node takes it: %s", cli.ShortRef(row.Reference), row.Version, strings.Join(list, "; "))
+	if platform {
+		text += fmt.Sprintf("; if the platform that it names is wrong, seeder announce %s --any-platform brings it to every node", cli.ShortRef(row.Reference))
+	}
+	return errors.New(text)
 }
 
 // check says when there is nothing left to wait for.

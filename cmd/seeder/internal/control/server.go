@@ -41,7 +41,8 @@ type Announced struct {
 	Reference string
 	Digest    string
 	Version   uint64
-	Bytes     int64 // of all blobs as stored
+	Bytes     int64  // of all blobs as stored
+	Said      string // what is worth a line about its name in containerd
 }
 
 // Announcer takes images of this host to the cluster.
@@ -63,6 +64,8 @@ type Order struct {
 	At       digest.Digest // the target that Ref shall have; empty: the one that it has
 	Rollback bool          // the target that it had before
 	On       []string      // label selectors of the nodes that it is for
+	// AnyPlatform is for every node, whatever platform the image says it is for.
+	AnyPlatform bool
 }
 
 // configReloader reads the daemon's configuration anew.
@@ -78,7 +81,7 @@ type configReloader interface {
 //	GET  /v1/local?ref=…                               what containerd has under ref
 //	GET  /v1/references                                names for shells to complete
 //	GET  /v1/selected?on=…                             whether there are such nodes
-//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&archive=…&wait=…&all=…
+//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&any_platform=…&archive=…&wait=…&all=…
 //	                                                   events, one a line
 //	GET  /v1/wait?ref=…&all=…                          events, one a line
 //	POST /v1/forget?name=…                             nothing
@@ -315,7 +318,7 @@ func (c *Server) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 // orders are what a request asks to be announced, imported where it brings an
 // archive, and what that brought.
 func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, brought store.Imported, _ error) {
-	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"]}
+	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"], AnyPlatform: q.Get("any_platform") == "true"}
 	archive := q.Get("archive") == "true"
 	var err error
 	if q.Get("ref") != "" || !archive {
@@ -360,6 +363,11 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brough
 			errs = append(errs, err, brought.TakeBack(context.WithoutCancel(ctx), o.Ref))
 			continue
 		}
+		if a.Said != "" {
+			if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
+				return err
+			}
+		}
 		watch.refs = append(watch.refs, a.Reference)
 		watch.versions[a.Reference] = a.Version
 		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
@@ -396,6 +404,8 @@ func refusal(err error) (status, code int) {
 	switch {
 	case errors.As(err, &coded) && coded.Code == cli.ExitUsage:
 		return http.StatusBadRequest, cli.ExitUsage
+	case errors.As(err, &coded) && coded.Code == cli.ExitNotConverged:
+		return http.StatusInternalServerError, cli.ExitNotConverged
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound, cli.ExitFailed
 	}
