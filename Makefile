@@ -124,6 +124,10 @@ chaos: build containerds ## the chaos suite, longer than in `make test`, with CH
 soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
 	SOAK_MINUTES=$${SOAK_MINUTES:-60} go test -count=1 -v -timeout 24h -run '^TestSoak$$' ./test
 
+.PHONY: attack
+attack: build containerds ## attacks on a daemon in network namespaces, in full size, with a table; needs root
+	ATTACK=full go test -count=1 -v -timeout 10m -run '^TestAttack$$' ./test
+
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...

@@ -107,6 +107,18 @@ func (h *host) plainSend(address string, b []byte) error {
 // tap records what crosses the switch until the returned function is called.
 func (n *network) tap() (stop func() []byte) {
 	n.t.Helper()
+	var seen bytes.Buffer
+	end := n.frames(func(frame []byte) { seen.Write(frame) })
+	return func() []byte {
+		end()
+		return seen.Bytes()
+	}
+}
+
+// frames calls fn, from one goroutine, with each frame that enters the switch until
+// the returned function is called.
+func (n *network) frames(fn func(frame []byte)) (stop func()) {
+	n.t.Helper()
 	fd := -1
 	err := n.switched.inNet(func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, allProtocols)
@@ -123,7 +135,6 @@ func (n *network) tap() (stop func() []byte) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	var seen bytes.Buffer
 	wg.Go(func() {
 		defer unix.Close(fd)
 		frame := make([]byte, 256<<10)
@@ -131,14 +142,13 @@ func (n *network) tap() (stop func() []byte) {
 			k, from, err := unix.Recvfrom(fd, frame, 0)
 			quiet = err != nil
 			if ll, ok := from.(*unix.SockaddrLinklayer); ok && err == nil && ll.Pkttype != unix.PACKET_OUTGOING {
-				seen.Write(frame[:k])
+				fn(frame[:k])
 			}
 		}
 	})
-	return func() []byte {
+	return func() {
 		cancel()
 		wg.Wait()
-		return seen.Bytes()
 	}
 }
 
