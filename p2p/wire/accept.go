@@ -95,7 +95,9 @@ func (g *gate) run() {
 		c, err := g.Listener.Accept()
 		switch {
 		case err == nil:
-			g.wg.Go(func() { g.receive(c) })
+			v := g.visitor(c)
+			leave := g.visit(v) // here, in the order in which they come
+			g.wg.Go(func() { g.receive(v, leave) })
 		case passes(err):
 			g.cfg.Log.Debug("accept", "err", err)
 			select {
@@ -146,12 +148,15 @@ func (g *gate) Close() error {
 	return g.Listener.Close()
 }
 
-// receive makes the handshake of one connection and hands it on.
-func (g *gate) receive(nc net.Conn) {
-	host := hostOf(nc)
+func (g *gate) visitor(nc net.Conn) *visitor {
 	c := newConn(nc, unlimited, g.cfg.Sent, g.cfg.Received, nil)
 	c.budget = maxHandshakeBytes
-	leave := g.visit(&visitor{conn: c, host: host})
+	return &visitor{conn: c, host: hostOf(nc)}
+}
+
+// receive makes the handshake of one connection and hands it on.
+func (g *gate) receive(v *visitor, leave func()) {
+	c, host := v.conn, v.host
 	tc := tls.Server(c, g.tls)
 	err := c.SetDeadline(time.Now().Add(headerTimeout))
 	if err == nil {
@@ -162,11 +167,10 @@ func (g *gate) receive(nc net.Conn) {
 		err = c.SetDeadline(time.Time{})
 	}
 	if err != nil {
-		nc.Close()
 		c.Close()
-		g.cfg.Log.Debug("handshake failed", "from", nc.RemoteAddr(), "err", err)
+		g.cfg.Log.Debug("handshake failed", "from", c.RemoteAddr(), "err", err)
 		if g.cfg.Strange != nil && errors.Is(trust.Explain(err), trust.ErrSecretsDiffer) {
-			g.cfg.Strange(nc.RemoteAddr())
+			g.cfg.Strange(c.RemoteAddr())
 		}
 		return
 	}

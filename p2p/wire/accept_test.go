@@ -78,7 +78,7 @@ func TestOldestStrangerGoes(t *testing.T) {
 	if isClosed(many[len(many)-1]) {
 		t.Error("the newest is closed")
 	}
-	if _, err := c.State(t.Context(), addr, nil); err != nil {
+	if err := c.Echo(t.Context(), addr, 0, 0).Reason; err != nil {
 		t.Errorf("somebody with the secret: %v", err)
 	}
 }
