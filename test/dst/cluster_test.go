@@ -303,7 +303,7 @@ func (c *cluster) poll() {
 		for ref, old := range m.last {
 			rec, ok := now[ref]
 			switch {
-			case !ok && !isOld(old):
+			case !ok && !isOld(old) && !c.buried(old):
 				c.violation("%s has lost version %d of %s", m.name, old.Announcement().Version, ref)
 			case ok && catalog.Newer(old, rec):
 				c.violation("%s went back from version %d of %s to %d", m.name, old.Announcement().Version, ref, rec.Announcement().Version)
@@ -317,6 +317,12 @@ func (c *cluster) poll() {
 func isOld(r catalog.Record) bool {
 	a := r.Announcement()
 	return a.Withdrawn && time.Since(a.AnnouncedAt) > 30*24*time.Hour
+}
+
+// buried reports whether rec was withdrawn so long ago that no catalog says so.
+func (c *cluster) buried(rec catalog.Record) bool {
+	grave, ok := c.graves[rec.Announcement().Reference]
+	return ok && isOld(grave) && catalog.Newer(grave, rec)
 }
 
 func (c *cluster) catalogOf(m *machine) (map[string]catalog.Record, error) {
@@ -351,8 +357,8 @@ func (c *cluster) newest() map[string]catalog.Record {
 	out := map[string]catalog.Record{}
 	for _, m := range c.machines {
 		for ref, rec := range m.last {
-			if grave, ok := c.graves[ref]; ok && isOld(grave) && catalog.Newer(grave, rec) {
-				continue // what a host that was away brings back is told that it was withdrawn
+			if c.buried(rec) {
+				continue // a host that was away is told that it was withdrawn
 			}
 			if old, ok := out[ref]; !ok || catalog.Newer(rec, old) {
 				out[ref] = rec
