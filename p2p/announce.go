@@ -75,6 +75,23 @@ func (n *Node) covers(ctx context.Context, c catalog.Announcement, a Announcemen
 	return err == nil
 }
 
+// Standing is the announcement of a reference as it is now.
+type Standing struct {
+	Version uint64
+	Target  digest.Digest
+	By      string // name of the node that made it
+	At      time.Time
+}
+
+// Standing is what is announced under ref now, if anything is.
+func (n *Node) Standing(ref string) (s Standing, ok bool) {
+	rec, ok := n.catalog.Get(ref)
+	if a := rec.Announcement(); ok && !a.Withdrawn {
+		return Standing{Version: a.Version, Target: a.Target.Digest, By: a.NodeName, At: a.AnnouncedAt}, true
+	}
+	return Standing{}, false
+}
+
 // Withdrawal says what shall become of an image that nobody seeds any more.
 type Withdrawal struct {
 	Purge bool // every node removes it

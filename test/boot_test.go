@@ -213,7 +213,7 @@ func (b *booted) announce() {
 		if err != nil || !bytes.Contains(status, []byte("\nCapEff:\t0000000000000000\n")) || !bytes.Contains(status, []byte("\nCapBnd:\t0000000000000000\n")) {
 			b.t.Errorf("%s: %v, capabilities in\n%s", m.name, err, status)
 		}
-		m.showing("StatusText", "3 members, 1 of 1 images ready")
+		m.showing("StatusText", "3 members, 1 of 1 image ready")
 	}
 }
 
@@ -303,7 +303,7 @@ func (b *booted) hangs() {
 			b.t.Errorf("no %q in the journal of a daemon that hung", want)
 		}
 	}
-	b.c.showing("StatusText", "waiting for containerd: "+b.c.why()+"; 3 members, 1 of 1 images ready")
+	b.c.showing("StatusText", "waiting for containerd: "+b.c.why()+"; 3 members, 0 of 1 image ready")
 	eventually(b.t, 60*time.Second, "the watchdog is fed while containerd is away", func() error {
 		if d := b.c.watchdogFed() - gone; d < watchdogTest {
 			return fmt.Errorf("last fed %s after it went", d)

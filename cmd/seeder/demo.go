@@ -37,29 +37,52 @@ func demoCommand(env *cli.Env) *cobra.Command {
 store of its own, announce an image on the first, and watch the others get it. The
 image is packed from files of this machine, or is the archive that --image names.
 Everything is in one temporary directory and is removed at the end.`,
-		Example: "  seeder demo\n  seeder demo --nodes 8\n  seeder demo --image k3s-dashboard.tar",
+		Example: "  seeder demo\n  seeder demo --keep\n  seeder demo --nodes 8\n  seeder demo --image k3s-dashboard.tar",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	nodes := cmd.Flags().Int("nodes", 4, "`number` of nodes")
+	keep := cmd.Flags().Bool("keep", false, "go on until Ctrl-C, to look at the status page and try commands")
 	image := cmd.Flags().String("image", "", "archive `file` with one image (default: one packed from files of this machine)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *nodes < minDemoNodes || *nodes > maxDemoNodes {
 			return cli.Usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)
 		}
 		if *image != "" {
-			file, err := openArchive(*image)
-			if err != nil {
+			if err := readableFile(*image); err != nil {
 				return cli.Usagef("--image %s: want an archive file: %w", *image, err)
 			}
-			file.archive.Close()
 		}
-		return runDemo(cmd.Context(), env, *nodes, *image)
+		return runDemo(cmd.Context(), env, demoOptions{nodes: *nodes, image: *image, keep: *keep})
 	}
 	return cmd
 }
 
+// readableFile is an error where path is no file with something in it.
+func readableFile(path string) error {
+	info, err := os.Stat(path)
+	var pathErr *os.PathError
+	switch {
+	case errors.As(err, &pathErr):
+		return pathErr.Err
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("not a file")
+	case info.Size() == 0:
+		return errors.New("the file is empty")
+	}
+	return nil
+}
+
+// demoOptions are the flags of the demo.
+type demoOptions struct {
+	nodes int
+	image string // an archive; empty: one is packed
+	keep  bool   // until ctx ends
+}
+
 // demo runs the whole demonstration and leaves nothing behind.
-func runDemo(ctx context.Context, env *cli.Env, count int, image string) (err error) {
+func runDemo(ctx context.Context, env *cli.Env, o demoOptions) (err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program for the nodes: %w", err)
@@ -81,16 +104,27 @@ func runDemo(ctx context.Context, env *cli.Env, count int, image string) (err er
 			d.say("\nDone in %.1f s; the demo's nodes and files are removed.", time.Since(d.start).Seconds())
 		}
 	}()
-	if err := d.startNodes(ctx, count); err != nil {
+	if err := d.startNodes(ctx, o.nodes); err != nil {
 		return err
 	}
-	d.say("\n%d nodes are up and know each other.", count)
+	d.say("\n%d nodes are up and know each other.", o.nodes)
+	image := o.image
 	if image == "" {
 		if image, err = d.packImage(ctx); err != nil {
 			return err
 		}
 	}
-	return d.announce(ctx, image)
+	if err := d.announce(ctx, image); err != nil {
+		return err
+	}
+	if !o.keep {
+		d.say("\nTo see the status page: seeder demo --keep")
+		return nil
+	}
+	first := d.nodes[0]
+	d.say("\nThe status page:  http://%s/\nCommands, as on a host of a cluster:  seeder status --socket %s\nCtrl-C ends the demo.", first.http, first.socket())
+	<-ctx.Done()
+	return nil
 }
 
 // demo is one demonstration.
@@ -151,11 +185,9 @@ func (d *demo) packImage(ctx context.Context) (string, error) {
 func (d *demo) announce(ctx context.Context, image string) error {
 	first := d.nodes[0]
 	d.say("\n$ seeder announce --from %s        # on %s", filepath.Base(image), first.name)
-	began := time.Now()
 	if err := d.cli(ctx, "announce", "--from", image, "--timeout", demoAnnounceTimeout.String(), "--socket", first.socket()); err != nil {
 		return fmt.Errorf("announce on %s: %w", first.name, err)
 	}
-	took := time.Since(began)
 	last := d.nodes[len(d.nodes)-1]
 	d.say("\n$ seeder images        # on %s", last.name)
 	if err := d.cli(ctx, "images", "--socket", last.socket()); err != nil {
@@ -168,11 +200,11 @@ func (d *demo) announce(ctx context.Context, image string) error {
 	if len(images.Images) != 1 || images.Images[0].Ready != len(d.nodes) {
 		return fmt.Errorf("%s does not see the image ready on all %d nodes", last.name, len(d.nodes))
 	}
-	return d.sumUp(ctx, images.Images[0], took)
+	return d.sumUp(ctx, images.Images[0])
 }
 
 // sumUp prints what went over the wire, by the nodes' own metrics.
-func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration) error {
+func (d *demo) sumUp(ctx context.Context, img p2p.ImageState) error {
 	t := &term.Table{Term: term.Of(d.Env, d.Stdout)}
 	t.Header("NODE", "SENT", "RECEIVED")
 	var sent, fromFirst float64
@@ -193,11 +225,10 @@ func (d *demo) sumUp(ctx context.Context, img p2p.ImageState, took time.Duration
 	}
 	receivers := len(d.nodes) - 1
 	d.say(`
-%s for each of %d nodes arrived in %.1f s, every chunk verified. %s went over
-the wire, TLS included: %.0f %% of the image per node. The announcing node sent %s
-of that; the nodes had the rest from each other.`,
-		term.Bytes(img.Size), receivers, took.Seconds(), term.Bytes(int64(sent)), 100*sent/float64(receivers)/float64(max(img.Size, 1)),
-		term.Bytes(int64(fromFirst)))
+A copy loop would have sent %s from %s, %d times the image. With seeder it sent
+%s, compressed and with TLS; the others had the rest of %s from each other.
+Every chunk was verified.`,
+		term.Bytes(img.Size*int64(receivers)), d.nodes[0].name, receivers, term.Bytes(int64(fromFirst)), term.Bytes(int64(sent)))
 	d.say(`
 For real, on each host of a k3s cluster (as root, with the package or make install):
   systemctl enable --now seeder      # without k3s: a secret and gossip.join first, see README.md

@@ -78,6 +78,9 @@ func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed)
 	}
 	img, err := engines.Find(ctx, env, t.ref, engines.FromAuto)
 	if localErr != nil {
+		if errors.Is(err, engines.ErrNone) { // nothing to say of Docker and Podman where neither is
+			return origin{}, localErr
+		}
 		if err != nil {
 			return origin{}, fmt.Errorf("%w; %w", localErr, err)
 		}

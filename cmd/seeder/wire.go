@@ -198,11 +198,15 @@ func (w *wired) announce(ctx context.Context, prepare preparing, ref string, at 
 		return control.Announced{}, err
 	}
 	a.Reference, a.Target, a.Index, a.Bytes = p.Reference, p.Target, p.Index, p.Bytes
+	before, _ := w.node.Standing(p.Reference)
 	version, err := w.node.Announce(ctx, a)
 	if err != nil {
 		return control.Announced{}, err
 	}
-	return control.Announced{Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes, Said: p.Said}, nil
+	return control.Announced{
+		Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes, Said: p.Said,
+		Already: version == before.Version, By: before.By, At: before.At,
+	}, nil
 }
 
 // storeAdapter gives a store.Store the types that p2p speaks.

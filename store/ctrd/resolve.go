@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -76,6 +77,9 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 		}
 	}
 	where := fmt.Sprintf("containerd (%s, namespace %s)", c.Address(), c.cfg.Namespace)
+	if hint := c.elsewhere(ctx, ref); hint != "" {
+		return absentf("%s has no image %s; %s", where, ref, hint)
+	}
 	if len(names) == 0 {
 		return absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
 	}
@@ -85,7 +89,42 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 		}
 		return strings.Compare(a, b)
 	})
-	return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(names[:min(3, len(names))], ", "))
+	if near := nearest(ref, names); len(near) > 0 {
+		return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(near, ", "))
+	}
+	return absentf("%s has no image %s", where, ref)
+}
+
+// nearest are the names, ordered by distance, that ref may be a misspelling of.
+func nearest(ref string, names []string) []string {
+	most := max(3, len(ref[strings.LastIndex(ref, "/")+1:])/3)
+	n := 0
+	for n < min(3, len(names)) && levenshtein.Distance(ref, names[n], nil) <= most {
+		n++
+	}
+	return names[:n]
+}
+
+// elsewhere says in which other namespace of this containerd an image is, and how it is
+// announced from there; empty where it is in none.
+func (c *Containerd) elsewhere(ctx context.Context, ref string) string {
+	if c.embedded != nil { // has one namespace
+		return ""
+	}
+	all, err := c.Namespaces(ctx)
+	if err != nil {
+		return ""
+	}
+	ctr := "ctr -a " + c.Address()
+	if strings.HasPrefix(c.Address(), "/run/k3s/") {
+		ctr = "k3s ctr"
+	}
+	for _, ns := range slices.Sorted(maps.Keys(all)) {
+		if ns != c.cfg.Namespace && slices.Contains(all[ns], ref) {
+			return fmt.Sprintf("it is in the namespace %[1]s, where no kubelet looks: %[2]s -n %[1]s images export - %[3]s | seeder announce --from - %[3]s", ns, ctr, ref)
+		}
+	}
+	return ""
 }
 
 // absentError says what is not there. errors.Is finds fs.ErrNotExist in it, of whose

@@ -43,9 +43,11 @@ type Event struct {
 	Image      *p2p.ImageState `json:"image,omitempty"`
 	Saved      *Saved          `json:"saved,omitempty"` // of ready: what was saved
 	// Already: of ready, it was before anybody waited; of announced, it was so before.
-	Already bool   `json:"already,omitempty"`
-	Error   string `json:"error,omitempty"`
-	Code    int    `json:"code,omitempty"` // exit code that the error asks for
+	Already bool      `json:"already,omitempty"`
+	By      string    `json:"by,omitempty"` // of announced, already: who announced it, and when
+	At      time.Time `json:"at,omitzero"`
+	Error   string    `json:"error,omitempty"`
+	Code    int       `json:"code,omitempty"` // exit code that the error asks for
 }
 
 // Cluster is what the control API and the status page ask of the node.

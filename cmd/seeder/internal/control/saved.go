@@ -91,7 +91,7 @@ func (s Saved) Lines(took time.Duration, here bool) []string {
 		got += " in " + took.Round(10*time.Millisecond).String()
 	}
 	// From 95 % on it is the frames' own bytes, or those of chunks that came twice.
-	if s.WireBytes > 0 && float64(s.WireBytes) < 0.95*float64(s.FetchedBytes) {
+	if s.compressed() {
 		got += fmt.Sprintf(", compressed to %d %%", max(term.Percent(s.WireBytes, s.FetchedBytes), 1))
 	}
 	if s.LocalBytes > 0 {
@@ -101,6 +101,11 @@ func (s Saved) Lines(took time.Duration, here bool) []string {
 		got += fmt.Sprintf("; %s fetched nothing", term.Plural(s.Had, "other node"))
 	}
 	return append([]string{got}, s.whoSent(here)...)
+}
+
+// compressed reports whether much less travelled than arrived.
+func (s Saved) compressed() bool {
+	return s.WireBytes > 0 && float64(s.WireBytes) < 0.95*float64(s.FetchedBytes)
 }
 
 // whoSent compares what the announcer sent with what it would have had to send
@@ -114,6 +119,9 @@ func (s Saved) whoSent(here bool) []string {
 		who = term.Clean(s.Announcer)
 	}
 	line := fmt.Sprintf("%s sent %.1f × the image", who, float64(s.SentBytes)/float64(s.ImageBytes))
+	if s.compressed() {
+		line += " before compression"
+	}
 	if rest := term.Percent(s.FetchedBytes-s.SentBytes, s.FetchedBytes); rest > 0 {
 		line += fmt.Sprintf(", the other nodes gave each other the rest (%d %%)", rest)
 	}

@@ -43,6 +43,11 @@ type Announced struct {
 	Version   uint64
 	Bytes     int64  // of all blobs as stored
 	Said      string // what is worth a line about its name in containerd
+
+	// Already says that nothing had to be done: By announced the same at At.
+	Already bool
+	By      string
+	At      time.Time
 }
 
 // Announcer takes images of this host to the cluster.
@@ -370,7 +375,8 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brough
 		}
 		watch.refs = append(watch.refs, a.Reference)
 		watch.versions[a.Reference] = a.Version
-		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes})
+		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
+			Already: a.Already, By: a.By, At: a.At})
 		if err != nil {
 			return err
 		}

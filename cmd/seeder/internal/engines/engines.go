@@ -31,6 +31,9 @@ type Image struct {
 	Engine *source.Engine
 }
 
+// ErrNone is why nothing was found where there is neither Docker nor Podman.
+var ErrNone = errors.New("no API socket of Docker or Podman was found on this host (Podman: systemctl enable --now podman.socket; elsewhere: DOCKER_HOST=unix:///…)")
+
 // Find is the newest image under ref of the engines of a kind. docker stands for
 // Podman, too, where there is no Docker, as for most people who use Podman.
 func Find(ctx context.Context, env *cli.Env, ref, kind string) (found Image, err error) {
@@ -50,6 +53,9 @@ func Find(ctx context.Context, env *cli.Env, ref, kind string) (found Image, err
 		case found.Engine == nil || img.Created.After(found.Created):
 			found = Image{img, e}
 		}
+	}
+	if found.Engine == nil && len(engines) == 0 && kind == FromAuto && len(errs) == 1 && errs[0] == ErrNone.Error() {
+		return found, ErrNone
 	}
 	if found.Engine == nil {
 		return found, errors.New(strings.Join(errs, "; "))

@@ -57,7 +57,7 @@ func TestSavedLines(t *testing.T) {
 		{"one node", control.Saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, time.Second, true,
 			"1 node got 1 MiB in 1s|this host sent 1.0 × the image"},
 		{"wait elsewhere", control.Saved{Announcer: "h\x1b0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib, WireBytes: mib, SentBytes: mib}, 0, false,
-			"2 nodes got 1 MiB each, compressed to 50 %|h?0 sent 1.0 × the image, the other nodes gave each other the rest (50 %)"},
+			"2 nodes got 1 MiB each, compressed to 50 %|h?0 sent 1.0 × the image before compression, the other nodes gave each other the rest (50 %)"},
 		{"more was sent than came", control.Saved{Announcer: "h0", Nodes: 1, ImageBytes: mib, FetchedBytes: mib, LeastBytes: mib, MostBytes: mib, WireBytes: 2 * mib, SentBytes: 3 * mib}, 0, true,
 			"1 node got 1 MiB|this host sent 3.0 × the image"},
 		{"the announcer is gone", control.Saved{Announcer: "h0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib}, 0, false, "2 nodes got 1 MiB each"},

@@ -15,6 +15,7 @@ import (
 type tally struct {
 	at      map[string]time.Time // when it was announced, by reference
 	images  []tallied
+	again   map[string]bool      // announced before this command, by reference
 	already int                  // images that were ready before
 	nodes   int                  // that the one of them has which has most
 	blocked []string             // "app:v1 is ready on h2, but …"
@@ -28,6 +29,13 @@ type tallied struct {
 }
 
 func (t *tally) announced(e control.Event) {
+	if e.Already { // nothing was saved by this command
+		if t.again == nil {
+			t.again = map[string]bool{}
+		}
+		t.again[e.Ref] = true
+		return
+	}
 	if t.at == nil {
 		t.at = map[string]time.Time{}
 	}
@@ -52,6 +60,9 @@ func (t *tally) ready(e control.Event) {
 	if e.Already {
 		t.already++
 		t.nodes = max(t.nodes, e.Image.Ready)
+		return
+	}
+	if t.again[e.Ref] {
 		return
 	}
 	x := tallied{ref: e.Ref}

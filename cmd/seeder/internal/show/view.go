@@ -124,6 +124,9 @@ func (v *plainView) overview(img p2p.ImageState, now time.Time) {
 }
 
 func announcedLine(e control.Event, dgst string) string {
+	if e.Already {
+		return fmt.Sprintf("%s: already announced as version %d by %s %s", short(e.Ref), e.Version, term.Clean(e.By), term.Ago(e.At))
+	}
 	return fmt.Sprintf("%s: announced as version %d, %s, %s", short(e.Ref), e.Version, term.Clean(dgst), term.Bytes(e.TotalBytes))
 }
 
