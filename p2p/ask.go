@@ -41,7 +41,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 	a.total.Store(maxAnswersBytes)
 	byAddress := map[string][]string{}
 	var order []string
-	for _, m := range n.gossip.Members() {
+	for _, m := range gossip.ProofFirst(n.gossip.Members()) { // the time is for those that are there
 		switch {
 		case m.Name == n.cfg.Name:
 			a.gather(answerOf(n.report(refs)))
@@ -60,13 +60,13 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 	var wg sync.WaitGroup
 	sem := semaphore.NewWeighted(maxAsks)
 	for _, addr := range order {
-		wg.Go(func() {
-			if err := sem.Acquire(ctx, 1); err != nil {
-				for _, name := range byAddress[addr] {
-					a.gather(answer{name: name, err: errors.New("not asked in time")})
-				}
-				return
+		if err := sem.Acquire(ctx, 1); err != nil {
+			for _, name := range byAddress[addr] {
+				a.gather(answer{name: name, err: errors.New("not asked in time")})
 			}
+			continue
+		}
+		wg.Go(func() {
 			defer sem.Release(1)
 			a.askAt(ctx, addr, byAddress[addr])
 		})

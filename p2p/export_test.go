@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -27,3 +28,18 @@ func (n *Node) Hear(h gossip.Hint) { n.onHint(h) }
 
 // Pulled is how often others asked this node for its catalog.
 func (n *Node) Pulled() int64 { return n.asked.Load() }
+
+// SendGossip sends bytes on a stream of gossip, as a member that lies might, and waits
+// for its end.
+func (n *Node) SendGossip(ctx context.Context, addr string, b []byte) error {
+	conn, _, err := n.client.DialGossip(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(b); err != nil {
+		return err
+	}
+	_, _ = io.Copy(io.Discard, conn)
+	return nil
+}

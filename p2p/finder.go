@@ -10,6 +10,7 @@ import (
 
 	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
+	"seeder/p2p/trust"
 )
 
 const (
@@ -57,7 +58,6 @@ func (f *finder) Peers(ctx context.Context, seed digest.Digest, complete bool) (
 		list.add(p)
 	}
 	f.addFound(list, answers)
-	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
 	for _, p := range members {
 		list.add(p)
 	}
@@ -150,16 +150,25 @@ func (l *peerList) add(p swarm.Peer) {
 	l.peers = append(l.peers, p)
 }
 
-// peers are the other alive members that this node can talk to as swarm peers.
+// peers are the other alive members that this node can talk to as swarm peers, by
+// chance, but those first that it has to do with: others may not exist.
 func (n *Node) peers() []swarm.Peer {
 	var out []swarm.Peer
-	for _, m := range n.gossip.Peers() {
+	members := n.gossip.Peers()
+	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	if n.gossip.NeverReached() > 0 {
+		members = gossip.ProofFirst(members)
+	}
+	for _, m := range members {
 		if m.Name != n.cfg.Name && m.Address != "" {
 			out = append(out, swarm.Peer{Name: m.Name, Address: m.Address})
 		}
 	}
 	return out
 }
+
+// proved tells gossip whom a handshake has proved.
+func (n *Node) proved(id trust.NodeID) { n.gossip.Proved(id) }
 
 // nameOf is the name of the member with a proved id; other where gossip knows none.
 func (n *Node) nameOf(id, other string) string {

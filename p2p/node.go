@@ -331,13 +331,14 @@ func (n *Node) openTransfer(context.Context) error {
 	n.SetLimits(n.cfg.UploadLimit, n.cfg.DownloadLimit)
 	n.client = wire.NewClient(wire.ClientConfig{
 		Credentials: n.creds, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
-		Sent: n.metrics.sent, Received: n.metrics.received, DialContext: n.dialer(),
+		Sent: n.metrics.sent, Received: n.metrics.received, DialContext: n.dialer(), Proved: n.proved,
 	})
 	n.server = wire.NewServer(wire.ServerConfig{
 		Credentials: n.creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 		Gossip:  func(c net.Conn) { n.gossip.Serve(c) },
 		Strange: func(from net.Addr) { n.gossip.Strange(from) },
+		Proved:  n.proved,
 	})
 	return nil
 }

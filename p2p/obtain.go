@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -224,7 +223,6 @@ func (n *Node) seedIndex(ctx context.Context, a catalog.Announcement) ([]byte, e
 func (n *Node) seedHolders(a catalog.Announcement) []swarm.Peer {
 	const ask = 8
 	peers := n.peers()
-	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	for i, p := range peers {
 		if p.Name == a.NodeName {
 			peers[0], peers[i] = peers[i], peers[0]

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"seeder/p2p/trust"
 )
 
 // delegate is Gossip as memberlist calls it. Event callbacks run under
@@ -161,7 +163,8 @@ type members struct {
 
 	mu     sync.Mutex
 	byName map[string]*Member
-	left   map[string]bool // said that they were leaving
+	left   map[string]bool            // said that they were leaving
+	proved map[trust.NodeID]time.Time // identities that are no member's yet
 }
 
 const (
@@ -174,7 +177,7 @@ const (
 )
 
 func newMembers(self string) *members {
-	return &members{self: self, byName: map[string]*Member{}, left: map[string]bool{}}
+	return &members{self: self, byName: map[string]*Member{}, left: map[string]bool{}, proved: map[trust.NodeID]time.Time{}}
 }
 
 // seen books an alive member, with the reason why this node cannot talk to it, and
@@ -200,6 +203,16 @@ func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Me
 	if before.State == StateAlive {
 		m.Since = before.Since
 	}
+	if m.ID == before.ID {
+		m.contact = before.contact
+	}
+	if before.State != StateAlive || before.gossip != m.gossip {
+		m.contact.reached, m.contact.tries = false, 0
+	}
+	if _, ok := ms.proved[m.ID]; ok && m.ID != "" {
+		m.contact.proved = true
+		delete(ms.proved, m.ID)
+	}
 	for name, o := range ms.byName { // the host has another name now
 		if o.State == StateDead && o.gossip == m.gossip && name != n.Name {
 			delete(ms.byName, name)
@@ -221,6 +234,10 @@ func (ms *members) gone(name string) (state string) {
 	defer ms.mu.Unlock()
 	m := ms.byName[name]
 	if m == nil || name == ms.self {
+		return ""
+	}
+	if !m.contact.known() && !ms.left[name] {
+		delete(ms.byName, name) // nothing shows that it was ever there
 		return ""
 	}
 	m.State, m.Since = StateDead, time.Now()

@@ -91,7 +91,8 @@ type Member struct {
 	ID      trust.NodeID
 	Since   time.Time // when it came into this state, as far as this node saw
 
-	gossip string // gossip address, ip:port
+	gossip  string // gossip address, ip:port
+	contact contact
 }
 
 const (
@@ -206,6 +207,7 @@ func (g *Gossip) Open(ctx context.Context) error {
 	g.wg.Go(func() { g.deliver(ctx) })
 	g.wg.Go(func() { g.tellSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
+	g.wg.Go(func() { g.reach(ctx) })
 	return nil
 }
 
@@ -220,7 +222,7 @@ func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
 		return nil, err
 	}
 	t := &transport{
-		packets: packets, seal: g.seal, dial: g.cfg.Dial, member: g.member, strange: g.strangers.packet, log: g.log,
+		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, member: g.member, strange: g.strangers.packet, log: g.log,
 	}
 	t.start(ctx)
 	return t, nil
@@ -269,7 +271,7 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
 	c.PushPullInterval = 30 * time.Second
 	c.DeadNodeReclaimTime = 10 * time.Second // a host that comes back with another address keeps its name
-	c.Delegate, c.Events, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g)
+	c.Delegate, c.Events, c.Conflict, c.Alive = (*delegate)(g), (*delegate)(g), (*delegate)(g), (*delegate)(g)
 	c.Logger = log.New(g.lines, "", 0)
 	return c, nil
 }
@@ -357,6 +359,7 @@ func (g *Gossip) Broadcast(h Hint) {
 		return
 	}
 	g.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
+	g.sendDirect(b)
 }
 
 // SetCatalog says what this node's catalog is now.
@@ -377,6 +380,10 @@ func (g *Gossip) tellSummary(ctx context.Context) {
 		others := slices.DeleteFunc(g.Peers(), func(m Member) bool { return m.Name == g.cfg.NodeName })
 		if len(others) == 0 {
 			continue
+		}
+		proved := slices.DeleteFunc(slices.Clone(others), func(m Member) bool { return !m.contact.proved })
+		if len(proved) > 0 && rand.IntN(4) > 0 { // the others are not there, perhaps
+			others = proved
 		}
 		m := others[rand.IntN(len(others))]
 		msg := append([]byte{summaryKind}, g.state()...)

@@ -45,7 +45,8 @@ func readFrame(r io.Reader) ([]byte, error) {
 // goroutine at a time.
 type stream struct {
 	net.Conn
-	answer bool // what is read is the answer to what was written
+	answer bool             // what is read is the answer to what was written
+	heard  func(msg []byte) // called with what came, once it has passed checkStream; nil: nobody
 	in     *bytes.Reader
 	wrote  bool
 	once   sync.Once
@@ -62,6 +63,9 @@ func (s *stream) receive() error {
 	}
 	if err := checkStream(msg, s.answer); err != nil {
 		return err
+	}
+	if s.heard != nil {
+		s.heard(msg)
 	}
 	s.in = bytes.NewReader(msg)
 	return nil

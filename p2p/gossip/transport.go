@@ -41,9 +41,12 @@ type transport struct {
 	packets net.PacketConn
 	seal    *sealer
 	dial    Dial
+	proved  func(id trust.NodeID) // of the other side of a stream
 	member  func(name string) (Member, error)
 	strange func(from net.Addr) // a packet came that no key opens
 	log     *slog.Logger
+
+	incarnations incarnations
 
 	packetCh chan *memberlist.Packet
 	streamCh chan net.Conn
@@ -147,6 +150,7 @@ func (t *transport) read() {
 			t.log.Debug("packet of a member dropped", "from", from, "err", err)
 			continue
 		}
+		t.incarnations.packet(msg)
 		select {
 		case t.packetCh <- &memberlist.Packet{Buf: msg, From: from, Timestamp: time.Now()}:
 		case <-t.ctx.Done():
@@ -188,7 +192,8 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		conn.Close()
 		return nil, fmt.Errorf("the host at %s proves the identity %s, member %q has %s", addr, proved, a.Name, id)
 	}
-	s := &stream{Conn: conn, answer: true}
+	t.proved(proved)
+	s := &stream{Conn: conn, answer: true, heard: t.incarnations.stream}
 	if !t.enter(s, "") {
 		conn.Close()
 		return nil, net.ErrClosed
@@ -235,7 +240,7 @@ func (t *transport) leave(host string) {
 // and returns once memberlist has closed it. conn is closed in any case.
 func (t *transport) serve(conn net.Conn) {
 	done := make(chan struct{})
-	s := &stream{Conn: conn}
+	s := &stream{Conn: conn, heard: t.incarnations.stream}
 	if !t.enter(s, hostOf(conn.RemoteAddr())) {
 		conn.Close()
 		t.log.Debug("stream refused: too many are open", "from", conn.RemoteAddr())

@@ -179,6 +179,9 @@ func (g *gate) receive(v *visitor, leave func()) {
 		return
 	}
 	c.budget = -1
+	if id, err := trust.PeerID(tc.ConnectionState()); err == nil && g.cfg.Proved != nil {
+		g.cfg.Proved(id)
+	}
 	if tc.ConnectionState().NegotiatedProtocol == protocolGossip {
 		g.cfg.Gossip(tc)
 		tc.Close()

@@ -33,6 +33,8 @@ type ClientConfig struct {
 	Log            *slog.Logger
 	Sent, Received func(bytes int)
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Proved hears of the identity behind each answer. It may be nil.
+	Proved func(id trust.NodeID)
 }
 
 const (
@@ -142,6 +144,11 @@ func (c *Client) do(ctx context.Context, hc *http.Client, method, addr, path str
 		err = watch.explain(err)
 		watch.stop()
 		return nil, err
+	}
+	if hc == c.control && resp.TLS != nil && c.cfg.Proved != nil {
+		if id, err := trust.PeerID(*resp.TLS); err == nil {
+			c.cfg.Proved(id)
+		}
 	}
 	watch.timer.Reset(maxSilence)
 	watch.ReadCloser, resp.Body = resp.Body, watch

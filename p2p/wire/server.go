@@ -59,6 +59,8 @@ type ServerConfig struct {
 	// Strange hears of each address from which a handshake failed because the secrets
 	// differ; nil: nobody does.
 	Strange func(from net.Addr)
+	// Proved hears of each identity that a handshake has proved. It may be nil.
+	Proved func(id trust.NodeID)
 }
 
 const (

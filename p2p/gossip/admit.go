@@ -1,0 +1,306 @@
+package gossip
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"seeder/p2p/trust"
+)
+
+// Whoever has the secret can say that any number of members exist. They are bounded,
+// pinged until they answer or are suspected, and come after those whose identity a
+// handshake has proved, so that they cannot keep news from honest ones.
+
+const (
+	// maxUnproved bounds the alive members that nobody has reached from here, and
+	// maxAlive all that are alive.
+	maxUnproved = 2048
+	maxAlive    = 8192
+	// maxProved bounds the identities that a handshake has proved before gossip told
+	// whose they are.
+	maxProved = 1024
+	// reachInterval is how often members that were never reached are pinged, and
+	// maxReached how many at a time: 2,048 are through in two minutes.
+	reachInterval = time.Second
+	maxReached    = 32
+	// reachAgain is after how long one is pinged again, reachTries how often it must
+	// not have answered to be suspected.
+	reachAgain = 10 * time.Second
+	reachTries = 2
+	// maxDirect is how many proved members a hint is sent to besides where gossip
+	// spreads it, while many members were never reached.
+	maxDirect = 8
+)
+
+// contact is what this node knows of a member from its own dealings with it.
+type contact struct {
+	proved  bool // a handshake has proved its identity
+	reached bool // it has answered a packet
+	tries   int  // pings without an answer
+	tried   time.Time
+}
+
+// known reports whether the member is there as far as this node can tell.
+func (c contact) known() bool { return c.proved || c.reached }
+
+var _ memberlist.AliveDelegate = (*delegate)(nil)
+
+var errTooMany = errors.New("there are too many members that were never reached")
+
+// NotifyAlive implements memberlist.AliveDelegate.
+func (d *delegate) NotifyAlive(n *memberlist.Node) error {
+	id := trust.NodeID("")
+	if m, err := decodeMeta(n.Meta); err == nil {
+		id = m.ID
+	}
+	return d.members.admit(n.Name, id)
+}
+
+// admit says why a member that is not known is not taken, nil where it is.
+func (ms *members) admit(name string, id trust.NodeID) error {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if m := ms.byName[name]; m != nil && (m.State == StateAlive || m.contact.known()) || name == ms.self {
+		return nil
+	}
+	alive, unproved := 0, 0
+	for _, m := range ms.byName {
+		if m.State != StateAlive {
+			continue
+		}
+		if alive++; !m.contact.known() {
+			unproved++
+		}
+	}
+	if _, proved := ms.proved[id]; alive >= maxAlive || !proved && unproved >= maxUnproved {
+		return errTooMany
+	}
+	return nil
+}
+
+// Proved notes that a handshake has proved an identity.
+func (g *Gossip) Proved(id trust.NodeID) { g.members.prove(id, time.Now()) }
+
+func (ms *members) prove(id trust.NodeID, now time.Time) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if id == "" {
+		return
+	}
+	for _, m := range ms.byName {
+		if m.ID == id {
+			m.contact.proved = true
+			return
+		}
+	}
+	if _, ok := ms.proved[id]; !ok && len(ms.proved) >= maxProved {
+		oldest := id
+		for o, at := range ms.proved {
+			if first, ok := ms.proved[oldest]; !ok || at.Before(first) {
+				oldest = o
+			}
+		}
+		delete(ms.proved, oldest)
+	}
+	ms.proved[id] = now
+}
+
+// answered books the answer to a ping, or that none came, and reports whether the
+// member is to be suspected.
+func (ms *members) answered(name string, ok bool) (suspect bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m := ms.byName[name]
+	switch {
+	case m == nil || m.State != StateAlive:
+		return false
+	case ok:
+		m.contact.reached, m.contact.tries = true, 0
+		return false
+	}
+	m.contact.tries++
+	return !m.contact.known() && m.contact.tries >= reachTries
+}
+
+// toReach picks alive members that are to be pinged now.
+func (ms *members) toReach(now time.Time) []Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	var out []Member
+	for _, m := range ms.byName {
+		if m.State != StateAlive || m.Name == ms.self || m.contact.known() || now.Sub(m.contact.tried) < reachAgain {
+			continue
+		}
+		if out = append(out, *m); len(out) == maxReached {
+			break
+		}
+	}
+	for _, m := range out {
+		ms.byName[m.Name].contact.tried = now
+	}
+	return out
+}
+
+// neverReached counts alive members that this node has never reached.
+func (ms *members) neverReached() int {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	n := 0
+	for _, m := range ms.byName {
+		if m.State == StateAlive && m.Name != ms.self && !m.contact.known() {
+			n++
+		}
+	}
+	return n
+}
+
+// NeverReached counts the alive members that have answered this node nothing yet.
+func (g *Gossip) NeverReached() int { return g.members.neverReached() }
+
+// reach pings members that were never reached, and suspects those that do not answer,
+// as memberlist does of one member a second.
+func (g *Gossip) reach(ctx context.Context) {
+	for wait(ctx, jitter(reachInterval)) {
+		var wg sync.WaitGroup
+		for _, m := range g.members.toReach(time.Now()) {
+			wg.Go(func() {
+				if g.members.answered(m.Name, g.Ping(m.Name) == nil) {
+					g.suspect(m.Name)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// suspect tells memberlist that this node suspects a member. One that is there hears of
+// it and objects.
+func (g *Gossip) suspect(name string) {
+	t := g.transport.Load()
+	incarnation, ok := t.incarnations.of(name)
+	if !ok {
+		return
+	}
+	b := []byte{kindSuspect, 0x83}
+	b = binary.BigEndian.AppendUint32(append(appendString(b, "Incarnation"), 0xce), incarnation)
+	b = appendString(appendString(b, "Node"), name)
+	b = appendString(appendString(b, "From"), g.cfg.NodeName)
+	select {
+	case t.packetCh <- &memberlist.Packet{Buf: b, From: t.packets.LocalAddr(), Timestamp: time.Now()}:
+	case <-t.ctx.Done():
+	}
+}
+
+// incarnations are the highest numbers of what was said of members.
+type incarnations struct {
+	mu     sync.Mutex
+	byName map[string]uint32
+}
+
+// maxIncarnations bounds them.
+const maxIncarnations = 2 * maxAlive
+
+func (in *incarnations) of(name string) (uint32, bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n, ok := in.byName[name]
+	return n, ok
+}
+
+// packet notes what a packet says of members that are alive. It has passed checkPacket.
+func (in *incarnations) packet(msg []byte) {
+	if len(msg) > 5 && msg[0] == kindCRC {
+		msg = msg[5:]
+	}
+	if len(msg) == 0 || msg[0] != kindCompound {
+		in.message(msg)
+		return
+	}
+	count := int(msg[1])
+	lengths, parts := msg[2:2+2*count], msg[2+2*count:]
+	for ; len(lengths) > 0; lengths = lengths[2:] {
+		n := int(binary.BigEndian.Uint16(lengths))
+		in.message(parts[:n])
+		parts = parts[n:]
+	}
+}
+
+func (in *incarnations) message(msg []byte) {
+	if len(msg) == 0 || msg[0] != kindAlive {
+		return
+	}
+	if got, _, err := msgpackMap(msg[1:]); err == nil {
+		in.note(got["Node"], got["Incarnation"])
+	}
+}
+
+// stream notes what an exchange of states says. It has passed checkStream.
+func (in *incarnations) stream(msg []byte) {
+	if len(msg) == 0 || msg[0] != kindPushPull {
+		return
+	}
+	header, b, err := msgpackMap(msg[1:])
+	if err != nil {
+		return
+	}
+	for range header["Nodes"].number {
+		var got map[string]value
+		if got, b, err = msgpackMap(b); err != nil {
+			return
+		}
+		in.note(got["Name"], got["Incarnation"])
+	}
+}
+
+func (in *incarnations) note(name, number value) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.byName == nil || len(in.byName) >= maxIncarnations {
+		in.byName = map[string]uint32{}
+	}
+	in.byName[string(name.bytes)] = max(in.byName[string(name.bytes)], uint32(number.number))
+}
+
+// ProofFirst sorts members whose identity a handshake has proved first, then those that
+// have answered, and leaves the order otherwise.
+func ProofFirst(list []Member) []Member {
+	rank := func(m Member) int {
+		switch {
+		case m.contact.proved:
+			return 0
+		case m.contact.reached:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(list, func(a, b Member) int { return rank(a) - rank(b) })
+	return list
+}
+
+// Proved reports whether a handshake has proved the member's identity to this node.
+func (m Member) Proved() bool { return m.contact.proved }
+
+// Reached reports whether the member has ever answered this node.
+func (m Member) Reached() bool { return m.contact.known() }
+
+// sendDirect sends a message to proved members while many were never reached: of those
+// that memberlist chooses most would not be there.
+func (g *Gossip) sendDirect(msg []byte) {
+	if g.members.neverReached() < maxDirect {
+		return
+	}
+	list := slices.DeleteFunc(g.Peers(), func(m Member) bool { return !m.contact.proved || m.Name == g.cfg.NodeName })
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	for _, m := range list[:min(len(list), maxDirect)] {
+		if err := g.list.SendToAddress(memberlist.Address{Addr: m.gossip, Name: m.Name}, msg); err != nil {
+			g.log.Debug("send a hint", "member", m.Name, "err", err)
+		}
+	}
+}
