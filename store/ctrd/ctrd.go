@@ -217,7 +217,7 @@ func (c *Containerd) fail(err error) error {
 	case errdefs.IsNotFound(err):
 		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	case errdefs.IsUnavailable(err):
-		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), err)
+		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), plain(err))
 	}
 	return err
 }
@@ -234,6 +234,9 @@ func (c *Containerd) Health(ctx context.Context) (address, version string, err e
 	v, err := cl.Version(ctx)
 	if err != nil {
 		c.forget()
+		if !errdefs.IsUnavailable(err) {
+			err = fmt.Errorf("%s does not answer: %w", c.Address(), plain(err))
+		}
 		return c.Address(), "", c.fail(err)
 	}
 	c.mu.Lock()

@@ -1,0 +1,49 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// plainError is an error of gRPC as people read it: without its code, its layers and its
+// quotes. errors.Is and errdefs find the cause in it.
+type plainError struct {
+	text  string
+	cause error
+}
+
+func (e *plainError) Error() string { return e.text }
+
+// Unwrap is the error of gRPC.
+func (e *plainError) Unwrap() error { return e.cause }
+
+// plain makes an error of gRPC plain; others stay as they are.
+func plain(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) || status.Code(err) == codes.DeadlineExceeded {
+		return &plainError{"no answer in time", err}
+	}
+	text := err.Error()
+	if !strings.Contains(text, "rpc error: ") && !strings.Contains(text, "transport: ") {
+		return err
+	}
+	return &plainError{plainText(text), err}
+}
+
+var (
+	rpcHead  = regexp.MustCompile(`rpc error: code = \w+ desc = `)
+	dialHead = regexp.MustCompile(`^.*(connection error: )?(desc = )?"?transport: Error while dialing: (dial unix \S+: )?(connect: )?`)
+)
+
+// plainText drops what gRPC puts in front of the cause.
+func plainText(s string) string {
+	s = strings.TrimSuffix(s, ": unavailable") // which errdefs adds
+	s = rpcHead.ReplaceAllString(s, "")
+	s = dialHead.ReplaceAllString(s, "")
+	return strings.Trim(s, `" `)
+}
