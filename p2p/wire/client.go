@@ -356,7 +356,12 @@ func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, wan
 // frame reads a chunk's answer into what buf lends.
 func (c *Client) frame(ctx context.Context, method, addr, path string, body []byte, buf swarm.Buffer) (swarm.Reply, error) {
 	var trip time.Duration
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { trip = tripOf(info.Conn) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if c := below(info.Conn); c != nil {
+			c.bulkIn.Store(true) // from here on; the handshake is done
+			trip = c.trip
+		}
+	}})
 	resp, err := c.do(ctx, c.bulk, method, addr, path, body)
 	if err != nil {
 		return swarm.Reply{}, err
@@ -387,14 +392,14 @@ func (c *Client) frame(ctx context.Context, method, addr, path string, body []by
 	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload, From: string(from), Trip: trip}, nil
 }
 
-// tripOf is what a connection of dial knows.
-func tripOf(c net.Conn) time.Duration {
+// below is the connection that TLS goes over; nil where it is not one of this package.
+func below(c net.Conn) *conn {
 	if t, ok := c.(*tls.Conn); ok {
 		if c, ok := t.NetConn().(*conn); ok {
-			return c.trip
+			return c
 		}
 	}
-	return 0
+	return nil
 }
 
 // FollowHaves implements swarm.Transport.

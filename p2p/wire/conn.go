@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,7 +15,9 @@ type conn struct {
 	sent, received func(bytes int)
 	trip           time.Duration // there and back when it was dialled; 0: unknown
 	opened         time.Time
-	budget         int // bytes that it may still send before it has proved anything; negative: any
+	bulkIn         atomic.Bool // what is read is chunks, which wait for the limit
+	bulkOut        atomic.Bool // what is written is
+	budget         int         // bytes that it may still send before it has proved anything; negative: any
 
 	ctx    context.Context // ends with Close, and with it the waiting for the limit
 	cancel context.CancelFunc
@@ -76,7 +79,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		if err := c.spend(n); err != nil {
 			return 0, err
 		}
-		if werr := wait(c.ctx, c.limiter.down, n); werr != nil && err == nil {
+		if !c.bulkIn.Load() {
+			charge(c.limiter.down, n)
+		} else if werr := wait(c.ctx, c.limiter.down, n); werr != nil && err == nil {
 			err = net.ErrClosed
 		}
 	}
@@ -105,6 +110,10 @@ func (c *conn) Write(p []byte) (int, error) {
 // waitToSend waits for the limit and moves the write deadline by as much: it is
 // there for a peer that does not read, and this wait is not the peer's doing.
 func (c *conn) waitToSend(bytes int) error {
+	if !c.bulkOut.Load() {
+		charge(c.limiter.up, bytes)
+		return c.ctx.Err()
+	}
 	began := time.Now()
 	if err := wait(c.ctx, c.limiter.up, bytes); err != nil {
 		return err

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ import (
 func TestControlUnderBulk(t *testing.T) {
 	t.Parallel()
 	const transfers, within = 36, 2 * time.Second
-	for _, rate := range []int64{100 << 10, 256 << 10, 1 << 20} {
+	for _, rate := range []int64{64 << 10, 100 << 10, 1 << 20} {
 		for name, limits := range map[string][2]Limits{
 			"upload":   {{UploadBytesPerSec: rate}, {}},
 			"download": {{}, {DownloadBytesPerSec: rate}},
@@ -36,9 +37,15 @@ func TestControlUnderBulk(t *testing.T) {
 					})
 				}
 				time.Sleep(3 * time.Second)
-				for _, what := range []string{"the first question", "the next one"} {
+				refs := []string{strings.Repeat("r", 30<<10)} // the answer has as much
+				for what, ask := range map[string]func() error{
+					"a short question":  func() error { _, err := readState(t.Context(), c, pipeAddr, nil); return err },
+					"a long answer":     func() error { _, err := readState(t.Context(), c, pipeAddr, refs); return err },
+					"what doctor sends": func() error { return c.Echo(t.Context(), pipeAddr, EchoBytes, 0).Reason },
+					"what doctor gets":  func() error { return c.Echo(t.Context(), pipeAddr, 0, EchoBytes).Reason },
+				} {
 					began := time.Now()
-					_, err := readState(t.Context(), c, pipeAddr, nil)
+					err := ask()
 					if took := time.Since(began); err != nil || took > within {
 						t.Errorf("%s limit of %s: %s took %v: %v", name, fmt.Sprint(rate>>10, " KiB/s"), what, took, err)
 					}

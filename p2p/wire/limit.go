@@ -7,8 +7,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits are in bytes per second, 0 for none, each shared by all transfers of
-// the node, TLS included.
+// Limits are in bytes per second, 0 for none, each shared by all transfers of chunks
+// of the node, TLS included. Nothing else waits for them.
 type Limits struct {
 	UploadBytesPerSec   int64
 	DownloadBytesPerSec int64
@@ -57,38 +57,31 @@ func set(l *direction, bytesPerSec int64) {
 	l.SetLimit(rate.Limit(bytesPerSec))
 }
 
-const (
-	// smallBytes is what counts as a word of control: a request, a have message,
-	// a keep-alive, a TLS alert.
-	smallBytes = 512
-	// maxDebt is how far words of control may run ahead of the limit.
-	maxDebt = time.Second
-	// bulkBytes is from when on a piece counts as bulk. Chunks come and go in records of
-	// TLS, 16 KiB; handshakes and small answers in less than this.
-	bulkBytes = 4 << 10
-)
+// maxDebt is how far control may run ahead of the limit.
+const maxDebt = time.Second
 
-// wait takes so many bytes from l and waits until the limit allows them. Words
-// of control count but do not queue behind chunks: late haves would cost more
-// than they weigh. Of bulk one piece waits for the limit at a time, so that what is in
-// between queues behind that one, not behind a piece of each transfer: a handshake
-// would not be done in its time.
+// wait takes so many bytes of a chunk from l and waits until the limit allows them. One
+// piece waits at a time.
 func wait(ctx context.Context, l *direction, bytes int) error {
-	if bytes <= smallBytes {
-		now := time.Now()
-		r := l.ReserveN(now, bytes)
-		if r.OK() && r.DelayFrom(now) <= maxDebt {
-			return ctx.Err()
-		}
-		r.CancelAt(now)
+	if l.Limit() == rate.Inf {
+		return ctx.Err()
 	}
-	if bytes > bulkBytes && l.Limit() != rate.Inf {
-		select {
-		case l.turn <- struct{}{}:
-			defer func() { <-l.turn }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return l.WaitN(ctx, bytes)
+}
+
+// charge takes so many bytes of anything else from l. They pass at once: without the
+// matrix, the catalog, haves and handshakes nothing goes on, and a host that does not
+// answer is taken for gone. They count, so that chunks leave them room, up to a second
+// of the limit.
+func charge(l *direction, bytes int) {
+	now := time.Now()
+	if r := l.ReserveN(now, bytes); r.OK() && r.DelayFrom(now) > maxDebt {
+		r.CancelAt(now)
+	}
 }

@@ -23,6 +23,7 @@ func TestLimits(t *testing.T) {
 			near, far := net.Pipe()
 			var sent atomic.Int64
 			c := newConn(near, l, func(n int) { sent.Add(int64(n)) }, func(int) {}, func() {})
+			c.bulkOut.Store(true)
 			go io.Copy(io.Discard, far)
 			go func() {
 				b := make([]byte, 1<<20)

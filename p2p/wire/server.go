@@ -97,7 +97,10 @@ func NewServer(cfg ServerConfig) *Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, below(c))
+		},
+		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s
 }
@@ -341,6 +344,9 @@ func (s *Server) next(w http.ResponseWriter, r *http.Request) {
 	s.frame(w, r, out, err)
 }
 
+// connKey is of the connection in a request's context.
+type connKey struct{}
+
 // frame writes a chunk, buffer by buffer, each within writeStall.
 func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoing, err error) {
 	if err != nil {
@@ -352,6 +358,10 @@ func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoin
 	w.Header().Set(headerChunk, strconv.Itoa(out.N))
 	w.Header().Set(headerEncoding, encodingName[out.Encoding])
 	w.Header().Set("Content-Length", strconv.FormatInt(out.Bytes, 10))
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok && c != nil {
+		c.bulkOut.Store(true)
+		defer c.bulkOut.Store(false)
+	}
 	buf := s.buffers.Get().(*[]byte)
 	defer s.buffers.Put(buf)
 	ctl := http.NewResponseController(w)
