@@ -128,7 +128,7 @@ func (f *announcing) image(args []string) (typed, error) {
 	if len(args) == 1 {
 		var err error
 		if t, err = parseTyped(args[0]); err != nil {
-			if info, statErr := os.Stat(args[0]); statErr == nil && (info.Mode().IsRegular() || isLayout(args[0])) {
+			if info, statErr := os.Stat(args[0]); statErr == nil && (info.Mode().IsRegular() || engines.IsLayout(args[0])) {
 				return t, cli.Usagef("%s is a file: seeder announce --from %s", args[0], args[0])
 			}
 			return t, err
@@ -159,7 +159,7 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 	if err != nil {
 		return err
 	}
-	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.archive != nil)}, "on": flags.on, "all": {strconv.FormatBool(*flags.all)}}
+	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.Archive != nil)}, "on": flags.on, "all": {strconv.FormatBool(*flags.all)}}
 	if flags.any {
 		query.Set("any_platform", "true")
 	}
@@ -176,13 +176,13 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 	if flags.rollback {
 		query.Set("rollback", "true")
 	}
-	if src.why != "" {
-		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.name, Reason: src.why})
+	if src.Why != "" {
+		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.Name, Reason: src.Why})
 	}
 	var body io.Reader
-	if src.archive != nil {
-		defer src.archive.Close()
-		body = &countingReader{r: src.archive, total: src.bytes, report: f.Event}
+	if src.Archive != nil {
+		defer src.Archive.Close()
+		body = &countingReader{r: src.Archive, total: src.Bytes, report: f.Event}
 	}
 	return f.Follow(ctx, c, http.MethodPost, "/v1/announce", query, body)
 }

@@ -16,6 +16,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/demo"
 	"seeder/disk/disktest"
 	"seeder/p2p/trust"
 )
@@ -86,7 +87,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ports, err := freePorts(2)
+	ports, err := demo.FreePorts(2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	defer cancel()
 	var errs bytes.Buffer
 	code := run(ctx, []string{"daemon", "--data-dir", dir, "--secret-file", secret, "--containerd-address", "embedded",
-		"--gossip-bind", loopback(ports[0]), "--transfer-bind", loopback(ports[1]), "--http-bind", "",
+		"--gossip-bind", demo.Loopback(ports[0]), "--transfer-bind", demo.Loopback(ports[1]), "--http-bind", "",
 		"--api-socket", filepath.Join(t.TempDir(), "s")}, nil, &errs, io.MultiWriter(&errs, cancelOn{"msg=ready", cancel}))
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
@@ -137,16 +138,16 @@ func TestDataDirCut(t *testing.T) {
 // node starts a daemon in this process and returns when it is ready.
 func node(t *testing.T, dir, secret, join string) (socket, transfer string) {
 	t.Helper()
-	ports, err := freePorts(2)
+	ports, err := demo.FreePorts(2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := context.WithCancel(ctx)
 	done := make(chan int, 1)
-	socket, transfer = filepath.Join(dir, "run", "s"), loopback(ports[1])
+	socket, transfer = filepath.Join(dir, "run", "s"), demo.Loopback(ports[1])
 	args := []string{"daemon", "--node-name", filepath.Base(dir), "--data-dir", filepath.Join(dir, "data"), "--secret-file", secret,
-		"--gossip-bind", loopback(ports[0]), "--transfer-bind", transfer, "--containerd-address", "embedded",
+		"--gossip-bind", demo.Loopback(ports[0]), "--transfer-bind", transfer, "--containerd-address", "embedded",
 		"--api-socket", socket, "--http-bind", ""}
 	if join != "" {
 		args = append(args, "--gossip-join", join)
@@ -177,7 +178,7 @@ func TestFileModes(t *testing.T) {
 			syscall.Umask(umask)
 			dir := t.TempDir()
 			image, secret := filepath.Join(dir, "image.tar"), filepath.Join(dir, "secret")
-			if _, err := packDemoImage(t.Context(), image, dir); err != nil {
+			if _, err := demo.PackImage(t.Context(), image, dir); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
 )
 
@@ -84,7 +85,7 @@ converged within the timeout, 4 the daemon is not reachable.`,
 	root.AddCommand(
 		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),
 		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), reloadCommand(env), secretCommand(env),
-		configCommand(env), demoCommand(env), versionCommand(env), completionCommand(env),
+		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env),
 	)
 	completeNoFiles(root)
 	return root

@@ -16,6 +16,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/demo"
 	"seeder/p2p"
 )
 
@@ -43,7 +44,7 @@ func expectExitCode(ts *testscript.TestScript, neg bool, args []string) {
 
 // setFreePorts is `freeports NAME...`: each variable becomes a free port.
 func setFreePorts(ts *testscript.TestScript, _ bool, names []string) {
-	ports, err := freePorts(len(names))
+	ports, err := demo.FreePorts(len(names))
 	ts.Check(err)
 	for i, name := range names {
 		ts.Setenv(name, strconv.Itoa(ports[i]))
@@ -80,7 +81,7 @@ func readIfThere(path string) string {
 // makeDemoImage is `demoimage FILE`: it packs the demo's image.
 func makeDemoImage(ts *testscript.TestScript, _ bool, args []string) {
 	file := ts.MkAbs(args[0])
-	_, err := packDemoImage(context.Background(), file, filepath.Dir(file))
+	_, err := demo.PackImage(context.Background(), file, filepath.Dir(file))
 	ts.Check(err)
 }
 

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bufio"
@@ -123,7 +123,7 @@ func (n *demoNode) waitMembers(ctx context.Context, count int) error {
 			return nil
 		}
 		if err == nil {
-			known = statusLine(s)
+			known = control.StatusLine(s)
 		}
 		select {
 		case <-n.done:
@@ -188,12 +188,13 @@ func sumSamples(r io.Reader, names ...string) ([]float64, error) {
 	return sums, lines.Err()
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+// Loopback is a port of 127.0.0.1, as ip:port.
+func Loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// freePorts finds ports on 127.0.0.1 that nobody uses, tcp and udp, below the
+// FreePorts finds ports on 127.0.0.1 that nobody uses, tcp and udp, below the
 // range from which the kernel takes ports for outgoing connections, so that none
 // is taken away before its node listens.
-func freePorts(count int) ([]int, error) {
+func FreePorts(count int) ([]int, error) {
 	const lowest, highest = 20000, 32000
 	var ports []int
 	for try := 0; try < 50*count && len(ports) < count; try++ {
@@ -218,12 +219,12 @@ func contains(ports []int, port int) bool {
 }
 
 func isFree(port int) bool {
-	tcp, err := net.Listen("tcp", loopback(port))
+	tcp, err := net.Listen("tcp", Loopback(port))
 	if err != nil {
 		return false
 	}
 	defer tcp.Close()
-	udp, err := net.ListenPacket("udp", loopback(port))
+	udp, err := net.ListenPacket("udp", Loopback(port))
 	if err != nil {
 		return false
 	}

@@ -1,4 +1,4 @@
-package main
+package engines
 
 import (
 	"archive/tar"
@@ -30,11 +30,11 @@ func TestFromDirectory(t *testing.T) {
 	want := map[string]string{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "index.json": "{}", "blobs/sha256/ab": strings.Repeat("x", 5000), "blobs/sha256/cd": ""}
 	writeFiles(t, dir, want)
 	writeFiles(t, dir, map[string]string{"ingest/half": "unfinished", ".lock": ""})
-	src, err := openArchive(dir)
+	src, err := OpenArchive(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	count := &countingBytes{r: src.archive}
+	count := &countingBytes{r: src.Archive}
 	got := map[string]string{}
 	r := tar.NewReader(count)
 	for {
@@ -59,15 +59,15 @@ func TestFromDirectory(t *testing.T) {
 			t.Errorf("%s: %d bytes", name, len(got[name]))
 		}
 	}
-	if count.n != src.bytes {
-		t.Errorf("%d bytes came, %d were announced", count.n, src.bytes)
+	if count.n != src.Bytes {
+		t.Errorf("%d bytes came, %d were announced", count.n, src.Bytes)
 	}
-	if err := src.archive.Close(); err != nil {
+	if err := src.Archive.Close(); err != nil {
 		t.Error(err)
 	}
 	// One that is not read to its end.
-	if src, err = openArchive(dir); err == nil {
-		err = src.archive.Close()
+	if src, err = OpenArchive(dir); err == nil {
+		err = src.Archive.Close()
 	}
 	if err != nil {
 		t.Error(err)
@@ -76,7 +76,7 @@ func TestFromDirectory(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "blobs/sha256/ef")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openArchive(dir); err == nil {
+	if _, err := OpenArchive(dir); err == nil {
 		t.Error("a link that leads out of the directory was followed")
 	}
 }
@@ -106,7 +106,7 @@ func TestFromOtherDirectories(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		writeFiles(t, dir, tc.files)
-		if _, err := openArchive(dir); err == nil || cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), tc.want) {
+		if _, err := OpenArchive(dir); err == nil || cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
 	}

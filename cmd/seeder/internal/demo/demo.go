@@ -1,4 +1,11 @@
-package main
+// Package demo is `seeder demo`: several nodes on this machine, one of which announces an
+// image that all the others get.
+//
+// It owns the processes and the directory of the demonstration. It never touches a
+// containerd, and binds to loopback addresses alone.
+//
+// Invariant: whatever it started has ended, and its directory is gone, when it returns.
+package demo
 
 import (
 	"context"
@@ -29,7 +36,8 @@ const (
 	demoAnnounceTimeout = 90 * time.Second
 )
 
-func demoCommand(env *cli.Env) *cobra.Command {
+// Command is `seeder demo`.
+func Command(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "See it work on this machine, without containerd or root",
@@ -143,14 +151,14 @@ func (d *demo) startNodes(ctx context.Context, count int) error {
 	if err := os.WriteFile(secret, []byte(trust.GenerateSecret()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write the demo's secret: %w", err)
 	}
-	ports, err := freePorts(3 * count)
+	ports, err := FreePorts(3 * count)
 	if err != nil {
 		return err
 	}
 	d.say("starting %d nodes on 127.0.0.1, each with an image store of its own", count)
 	for i := range count {
 		n := &demoNode{name: fmt.Sprintf("n%d", i+1), dir: filepath.Join(d.dir, fmt.Sprintf("n%d", i+1))}
-		n.gossip, n.transfer, n.http = loopback(ports[3*i]), loopback(ports[3*i+1]), loopback(ports[3*i+2])
+		n.gossip, n.transfer, n.http = Loopback(ports[3*i]), Loopback(ports[3*i+1]), Loopback(ports[3*i+2])
 		join := ""
 		if i > 0 {
 			join = d.nodes[0].transfer
@@ -173,7 +181,7 @@ func (d *demo) startNodes(ctx context.Context, count int) error {
 
 func (d *demo) packImage(ctx context.Context) (string, error) {
 	file := filepath.Join(d.dir, "image.tar")
-	packed, err := packDemoImage(ctx, file, d.dir)
+	packed, err := PackImage(ctx, file, d.dir)
 	if err != nil {
 		return "", fmt.Errorf("pack an image from files of this machine: %w", err)
 	}

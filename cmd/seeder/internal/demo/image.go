@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"archive/tar"
@@ -39,7 +39,7 @@ func demoLayers() []demoLayer {
 	return []demoLayer{{"/usr/bin", 16 << 20}, {"/usr/lib", 14 << 20}, {"/usr/share", 8 << 20}, {"/etc", 1 << 20}}
 }
 
-// packed is what packDemoImage did.
+// packed is what PackImage did.
 type packed struct {
 	files, layers int
 	bytes         int64 // of all layers
@@ -53,10 +53,10 @@ type packedLayer struct {
 	files int
 }
 
-// packDemoImage writes a docker-archive of plain tar layers, as `docker save`
+// PackImage writes a docker-archive of plain tar layers, as `docker save`
 // does, from files of this machine that everybody may read. Unfinished layers
 // are in dir and removed.
-func packDemoImage(ctx context.Context, archive, dir string) (packed, error) {
+func PackImage(ctx context.Context, archive, dir string) (packed, error) {
 	var layers []packedLayer
 	defer func() {
 		for _, l := range layers {

@@ -1,19 +1,16 @@
-package main
+package demo
 
 import (
 	"archive/tar"
-	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestDemoImage reads the packed archive back as containerd would: every layer
@@ -22,7 +19,7 @@ func TestDemoImage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "image.tar")
-	p, err := packDemoImage(t.Context(), file, dir)
+	p, err := PackImage(t.Context(), file, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,54 +91,4 @@ func TestSumSamples(t *testing.T) {
 	if _, err := sumSamples(strings.NewReader("a x\n"), "a"); err == nil {
 		t.Error("no error for a value that is no number")
 	}
-}
-
-// TestDemoDiesWithItsNodes: a demo that is killed leaves no process behind.
-func TestDemoDiesWithItsNodes(t *testing.T) {
-	t.Parallel()
-	tmp := t.TempDir()
-	cmd := exec.Command("seeder", "demo", "--nodes", "2")
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = t.Output()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && !strings.Contains(lines.Text(), "know each other") {
-	}
-	if n := len(processesIn(t, tmp)); n != 2 {
-		t.Errorf("%d nodes are running, want 2", n)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // killed
-	deadline := time.After(10 * time.Second)
-	for len(processesIn(t, tmp)) > 0 {
-		select {
-		case <-deadline:
-			t.Fatalf("still running: %v", processesIn(t, tmp))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// processesIn are the processes with dir in their arguments.
-func processesIn(t *testing.T, dir string) []string {
-	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, f := range files {
-		if data, err := os.ReadFile(f); err == nil && strings.Contains(string(data), dir) {
-			out = append(out, filepath.Dir(f))
-		}
-	}
-	return out
 }

@@ -1,4 +1,4 @@
-package main
+package engines
 
 import (
 	"archive/tar"
@@ -16,25 +16,25 @@ import (
 
 const layoutFile = "oci-layout"
 
-// isLayout reports whether path is a directory with an OCI layout.
-func isLayout(path string) bool {
+// IsLayout reports whether path is a directory with an OCI layout.
+func IsLayout(path string) bool {
 	info, err := os.Stat(filepath.Join(path, layoutFile))
 	return err == nil && info.Mode().IsRegular()
 }
 
 // openLayout reads a directory with an OCI layout as the archive that tar would make of
 // it. Other directories are refused with what they are.
-func openLayout(dir string) (origin, error) {
-	if !isLayout(dir) {
-		return origin{}, cli.Usagef("--from %s: %w", dir, notLayout(dir))
+func openLayout(dir string) (Origin, error) {
+	if !IsLayout(dir) {
+		return Origin{}, cli.Usagef("--from %s: %w", dir, notLayout(dir))
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return origin{}, cli.Usagef("--from %s: %w", dir, err)
+		return Origin{}, cli.Usagef("--from %s: %w", dir, err)
 	}
 	files, bytes, err := layoutFiles(root.FS())
 	if err != nil {
-		return origin{}, errors.Join(cli.Usagef("--from %s: %w", dir, err), root.Close())
+		return Origin{}, errors.Join(cli.Usagef("--from %s: %w", dir, err), root.Close())
 	}
 	pr, pw := io.Pipe()
 	l := &layoutReader{PipeReader: pr, root: root, done: make(chan struct{})}
@@ -42,7 +42,7 @@ func openLayout(dir string) (origin, error) {
 		defer close(l.done)
 		pw.CloseWithError(writeTar(pw, root, files))
 	}()
-	return origin{name: "archive", archive: l, bytes: bytes}, nil
+	return Origin{Name: "archive", Archive: l, Bytes: bytes}, nil
 }
 
 // layoutReader reads the archive of a directory.
@@ -128,7 +128,7 @@ func notLayout(dir string) error {
 	}
 	for _, e := range entries {
 		switch {
-		case e.IsDir() && isLayout(filepath.Join(dir, e.Name())):
+		case e.IsDir() && IsLayout(filepath.Join(dir, e.Name())):
 			return fmt.Errorf("the OCI layout is in %s: seeder announce --from %s", e.Name(), path.Join(filepath.ToSlash(dir), e.Name()))
 		case e.Name() == "manifest.json":
 			return fmt.Errorf("it is an unpacked archive; pack it: tar -C %s -c . | seeder announce --from -", dir)
