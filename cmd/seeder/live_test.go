@@ -63,7 +63,7 @@ func TestTerminal(t *testing.T) {
 		}
 		clitest.WantAll(t, screen.Text(), "app:v1: announced as version 2", "app:v1: version 2 is ready on 3 of 3 nodes",
 			"\n  n2  ready  4 MiB from n1, n3\n", "\n  n3  ready  4 MiB from n1, n2, local\n",
-			"2 nodes got 7 MiB in all, 3 MiB to 4 MiB each", "this host sent 1.2 × the image, the other nodes gave each other the rest (28 %)")
+			"2 nodes got 7 MiB in all, 3 MiB to 4 MiB each", "this host sent 1.2 × the image before compression, the other nodes gave each other the rest (28 %)")
 		clitest.WantAll(t, screen.Sent(), term.Green, term.Yellow, "██████░", "1 MiB of 4 MiB", "1 MiB/s", "3s left")
 		if n := strings.Count(screen.Text(), "n2"); n != 2 { // its row, and as a source
 			t.Errorf("frames are left behind:\n%s", screen.Text())
