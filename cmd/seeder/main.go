@@ -29,6 +29,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
+	"seeder/internal/text"
 )
 
 func main() {
@@ -52,10 +53,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return cli.ExitDone
 	}
 	if msg := err.Error(); msg != "" {
-		fmt.Fprintln(stderr, "seeder: "+msg)
+		// The texts of archives, engines and other nodes are part of errors.
+		fmt.Fprintln(stderr, "seeder: "+text.Lines(msg, maxErrorLine))
 	}
 	return cli.ExitCode(err)
 }
+
+// maxErrorLine bounds a line of an error, in bytes.
+const maxErrorLine = 16 << 10
 
 func rootCommand(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{

@@ -88,7 +88,20 @@ func (p *page) routes(mux *http.ServeMux) {
 const pagePolicy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// guard sets the headers of every answer and turns away who came under another name.
+// ours refuses requests under another name, of everything that is served: metrics and
+// reasons tell of the cluster, too.
+func (p *page) ours(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !p.isOurs(r) {
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			http.Error(w, fmt.Sprintf("nothing is served under the name %q; use the address of the host, its node name or localhost", cleanText(r.Host, maxName)), http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// guard sets the headers of every answer of the page.
 func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -99,10 +112,6 @@ func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-cache")
-		if !p.isOurs(r) {
-			http.Error(w, fmt.Sprintf("this page is not served under the name %q; open it by the address of the host or as localhost", cleanText(r.Host, maxName)), http.StatusMisdirectedRequest)
-			return
-		}
 		next(w, r)
 	}
 }

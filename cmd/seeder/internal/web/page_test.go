@@ -19,6 +19,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/html"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -264,7 +265,9 @@ func TestPageHeaders(t *testing.T) {
 // the status under its own name.
 func TestPageHosts(t *testing.T) {
 	t.Parallel()
-	h := pageHandler(t, makeUp(3, 4))
+	s := NewServer(config.HTTP{Pprof: true}, makeUp(3, 4), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	t.Cleanup(s.page.Close)
+	h := s.handler
 	for _, c := range []struct {
 		local, host string
 		ok          bool
@@ -274,17 +277,13 @@ func TestPageHosts(t *testing.T) {
 		{"127.0.0.1", "evil.example:7952", false}, {"::1", "evil.example", false}, {"127.0.0.1", "localhost.evil.example", false}, {"127.0.0.1", "evillocalhost", false}, {"127.0.0.1", "", false},
 		{"10.0.0.1", "host1.lan:7952", true},
 	} {
-		for _, path := range []string{"/", "/page.js"} {
+		for _, path := range []string{"/", "/page.js", "/metrics", "/healthz", "/readyz", "/debug/pprof/"} {
 			r := httptest.NewRequest("GET", path, nil)
 			r.Host = c.host
 			r = r.WithContext(contextWithLocal(r, c.local))
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
-			want := http.StatusOK
-			if !c.ok {
-				want = http.StatusMisdirectedRequest
-			}
-			if w.Code != want || !c.ok && strings.Contains(w.Body.String(), "edge-001") {
+			if ok := w.Code != http.StatusMisdirectedRequest; ok != c.ok || !c.ok && strings.Contains(w.Body.String(), "edge-001") {
 				t.Errorf("%s on %s as %q: %d %s", path, c.local, c.host, w.Code, w.Body.String()[:min(100, w.Body.Len())])
 			}
 		}

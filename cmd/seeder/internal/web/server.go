@@ -70,6 +70,7 @@ func NewServer(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log 
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	h := &Server{bind: cfg.Bind, handler: mux, page: newPage(c, log.With("component", "page")), log: log.With("component", "http")}
+	h.handler = h.page.ours(mux)
 	h.page.routes(mux)
 	return h
 }

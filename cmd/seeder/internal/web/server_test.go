@@ -194,7 +194,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	h := NewServer(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
-		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, nil))
 		return w.Code, w.Body.String()
 	}
 	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
