@@ -24,7 +24,7 @@ deps: ## what the tests need: runc, iproute2, podman, … (Debian packages)
 	test/install.sh
 
 lint: ## gofmt, vet, staticcheck, who may import whom
-	@unformatted=$$(gofmt -l cmd disk docs internal p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd docs internal p2p store test); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
 	cd test/tools/lint && go build -o ../../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
@@ -36,7 +36,7 @@ alerts: ## the alert rules and the dashboard, by Prometheus' own checker
 	PROMTOOL=$(CURDIR)/bin/prometheus/promtool go test -count=1 -run '^(TestAlerts|TestDashboard)$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector
-	go test -race -shuffle=on ./cmd/... ./disk/... ./docs/... ./internal/... ./p2p/... ./store/...
+	go test -race -shuffle=on ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/...
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p

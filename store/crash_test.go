@@ -13,7 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 	"seeder/store/ctrd"
 )
 

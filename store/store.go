@@ -28,7 +28,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/stage"

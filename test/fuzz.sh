@@ -8,7 +8,7 @@ set -eu
 cache="$(go env GOCACHE)/fuzz/seeder"
 bin="$PWD/bin/fuzz"
 mkdir -p bin
-for dir in $(grep -rl --include='*_test.go' '^func Fuzz' cmd disk internal p2p store | xargs -n1 dirname | sort -u); do
+for dir in $(grep -rl --include='*_test.go' '^func Fuzz' cmd internal p2p store | xargs -n1 dirname | sort -u); do
 	go test -c -fuzz . -o "$bin" "./$dir"
 	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$dir"/*_test.go); do
 		echo "fuzz $dir $target"

@@ -5,7 +5,7 @@
 set -eu
 
 imports=$(go list -f '{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}
-{{end}}' ./cmd/... ./disk/... ./internal/... ./p2p/... ./store/...)
+{{end}}' ./cmd/... ./internal/... ./p2p/... ./store/...)
 bad=0
 
 forbid() { # package pattern, import pattern, rule
@@ -19,7 +19,7 @@ only() { # import pattern, the package that may
 
 forbid 'seeder/p2p[^ ]*' 'seeder/(store|cmd)' 'p2p never imports store'
 forbid 'seeder/store[^ ]*' 'seeder/(p2p|cmd)' 'store never imports p2p'
-forbid 'seeder/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing of what is in the files'
+forbid 'seeder/internal/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing of what is in the files'
 forbid 'seeder/internal/[^ ]*' 'seeder/' 'internal/ knows nothing of seeder'
 forbid 'seeder/p2p/(trust|catalog|gossip|netaddr|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
 forbid 'seeder/cmd/seeder/internal/(cli|term)' 'seeder/(p2p|store)' 'what commands share knows no node'

@@ -37,7 +37,7 @@ func copyTree(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "elsewhere")
 	run(t, exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(
-		"umask 077 && mkdir -p %[1]s/bin && cp -R --no-preserve=all ../cmd ../configs ../disk ../docs ../internal ../p2p ../store ../systemd ../go.mod ../go.sum ../LICENSE ../README*.md %[1]s && "+
+		"umask 077 && mkdir -p %[1]s/bin && cp -R --no-preserve=all ../cmd ../configs ../docs ../internal ../p2p ../store ../systemd ../go.mod ../go.sum ../LICENSE ../README*.md %[1]s && "+
 			"mkdir -p %[1]s/test/tools && cp -R --no-preserve=all tools/sbom %[1]s/test/tools && "+
 			"chmod -R u+x %[1]s/systemd && cp -R ../bin/share ../bin/nfpm %[1]s/bin", dir)))
 	return dir

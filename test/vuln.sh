@@ -6,7 +6,7 @@ set -u
 
 db=${GOVULNDB:-https://vuln.go.dev}
 (cd test/tools/vuln && go build -o ../../../bin/govulncheck golang.org/x/vuln/cmd/govulncheck) || exit 1
-bin/govulncheck -db "$db" ./cmd/... ./disk/... ./p2p/... ./store/...
+bin/govulncheck -db "$db" ./cmd/... ./internal/... ./p2p/... ./store/...
 code=$?
 if [ "$code" -eq 1 ]; then
 	echo "vuln: NOT CHECKED: no answer from the database $db; set GOVULNDB to one that can be reached, or to a copy (file:///path)" >&2

@@ -12,7 +12,7 @@ import (
 	"syscall"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/disk"
+	"seeder/internal/disk"
 )
 
 // schema numbers the layout of data_dir. It goes up when an older seeder must not

@@ -17,7 +17,7 @@ import (
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/demo"
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 	"seeder/p2p/trust"
 )
 

@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 	"seeder/p2p/trust"
 )
 

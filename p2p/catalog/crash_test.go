@@ -16,7 +16,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 	"seeder/p2p/trust"
 )
 

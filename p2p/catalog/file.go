@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 )
 
 var (

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 )
 
 func keeper(t testing.TB, dir string) (*Gossip, *syncBuffer) {

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 	"seeder/internal/text"
 	"seeder/p2p/trust"
 )

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 )
 
 // TestIdentityCut: an identity that was used once is there for good, and no cut

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 )
 
 // Identity is a node's own key. It proves who talks on the transfer port and

@@ -12,7 +12,7 @@ import (
 	"regexp"
 	"strings"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 )
 
 // An identity is bound to the machine that it was made on, so that a copy of data_dir in

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	bolt "go.etcd.io/bbolt"
 
-	"seeder/disk"
+	"seeder/internal/disk"
 )
 
 // embedded is containerd's own metadata and content store in this process.

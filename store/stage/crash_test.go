@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 	"seeder/store/chunk"
 )
 

@@ -15,7 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"seeder/disk/disktest"
+	"seeder/internal/disk/disktest"
 )
 
 func must(err error) {
