@@ -1,12 +1,44 @@
 package store
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 )
+
+// TestTidyCollectsUnleasedIngests: an import was cut off in the middle of a blob, and what
+// it was for is not announced any more. With its lease the ingest goes.
+func TestTidyCollectsUnleasedIngests(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, layer(t, "one", 2<<20))
+	dir := t.TempDir()
+	b := open(t, dir)
+	from, to := image(t, a, p.Index), image(t, b, p.Index)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- to.Import(ctx, full) }()
+	for n := range to.Len() - 1 { // the last chunk of the layer is missing
+		move(t, from, to, n)
+	}
+	ingests := filepath.Join(dir, "containerd", "content", "ingest", "*")
+	for found := []string(nil); len(found) == 0; found, _ = filepath.Glob(ingests) {
+		runtime.Gosched()
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Fatal("the import ended well without all chunks")
+	}
+	if err := b.Tidy(t.Context(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := filepath.Glob(ingests); err != nil || len(found) > 0 {
+		t.Errorf("ingests that nobody goes on with: %v, %v", found, err)
+	}
+}
 
 // TestTidyCollectsIngests: what a database that could not be written has left of an
 // ingest in the embedded content store is gone with the next look, not with the next start.

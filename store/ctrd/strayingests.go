@@ -14,8 +14,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// CollectIngests removes from the embedded store the ingests that its database does not
-// know: it could not be written as they began. A dialled containerd is left alone.
+// CollectIngests removes from the embedded store the ingests that nobody goes on with:
+// no lease holds them any more, or the database does not know them, since it could not be
+// written as they began. A dialled containerd does so by itself.
 func (c *Containerd) CollectIngests(ctx context.Context) error {
 	if c.embedded == nil {
 		return nil
@@ -27,9 +28,15 @@ func (c *Containerd) CollectIngests(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for ingests that are left: %w", err)
 	}
+	if err := c.collect(ctx); err != nil {
+		return err
+	}
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err
+	}
+	if found, err = os.ReadDir(filepath.Join(c.embedded.root, "content", "ingest")); err != nil {
+		return fmt.Errorf("look for ingests that are left: %w", err)
 	}
 	known, err := cl.ContentStore().ListStatuses(ctx)
 	if err != nil || len(found) <= len(known) {

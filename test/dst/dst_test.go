@@ -28,7 +28,7 @@ const (
 	envRounds  = "DST_ROUNDS"  // of each
 	envReplay  = "DST_COURSE"  // a file with a course to run instead
 	envShrink  = "DST_SHRINK"  // how many seconds a course that fails is made shorter
-	envLog     = "DST_LOG"     // a file for all that the nodes of the last course said
+	envLog     = "DST_LOG"     // files for all that the nodes said: this name, a dot and the seed
 
 	childCourse = "DST_CHILD_COURSE"
 	childResult = "DST_CHILD_RESULT"
@@ -72,7 +72,11 @@ func TestSimulation(t *testing.T) {
 	var sum Result
 	for i, c := range courses {
 		t.Logf("course %d of %d: seed %d, %d nodes, %d rounds, %d events", i+1, len(courses), c.Seed, c.Nodes, len(c.Rounds), c.Events())
-		r := runCourse(t, c, os.Getenv(envLog))
+		log := os.Getenv(envLog)
+		if log != "" {
+			log = fmt.Sprintf("%s.%d", log, c.Seed)
+		}
+		r := runCourse(t, c, log)
 		sum.add(r)
 		if len(r.Violations) > 0 {
 			report(t, c, r)
