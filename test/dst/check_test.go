@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,7 @@ type hands map[string]map[digest.Digest]bool
 
 // look holds all hosts to what has to be true at any moment.
 func (c *cluster) look() {
+	synctest.Wait() // nobody removes what is being looked at
 	c.poll()
 	c.result.Looks++
 	for _, m := range c.running() {

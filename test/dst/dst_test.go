@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -69,19 +71,33 @@ func TestSimulation(t *testing.T) {
 		}
 		courses = []Course{c}
 	}
-	var sum Result
+	var (
+		sum  Result
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		slot = make(chan struct{}, runtime.GOMAXPROCS(0))
+	)
 	for i, c := range courses {
-		t.Logf("course %d of %d: seed %d, %d nodes, %d rounds, %d events", i+1, len(courses), c.Seed, c.Nodes, len(c.Rounds), c.Events())
-		log := os.Getenv(envLog)
-		if log != "" {
-			log = fmt.Sprintf("%s.%d", log, c.Seed)
-		}
-		r := runCourse(t, c, log)
-		sum.add(r)
-		if len(r.Violations) > 0 {
-			report(t, c, r)
-		}
+		slot <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slot }()
+			log := os.Getenv(envLog)
+			if log != "" {
+				log = fmt.Sprintf("%s.%d", log, c.Seed)
+			}
+			r := runCourse(t, c, log)
+			faults, _ := r.Faults()
+			mu.Lock()
+			defer mu.Unlock()
+			t.Logf("course %d of %d: seed %d, %d nodes, %d rounds, %d events: %d faults, %d violations",
+				i+1, len(courses), c.Seed, c.Nodes, len(c.Rounds), c.Events(), faults, len(r.Violations))
+			sum.add(r)
+			if len(r.Violations) > 0 {
+				report(t, c, r)
+			}
+		})
 	}
+	wg.Wait()
 	t.Logf("\n%s", sum.table())
 }
 
@@ -103,13 +119,9 @@ func number(t *testing.T, env string, def int) int {
 func runCourse(t *testing.T, c Course, log string) Result {
 	t.Helper()
 	dir := t.TempDir()
-	course, result := filepath.Join(dir, "course.json"), filepath.Join(dir, "result.json")
-	if err := os.WriteFile(course, encode(c), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	base := filepath.Join(dir, "hosts")
-	if err := os.Mkdir(base, 0o700); err != nil {
-		t.Fatal(err)
+	course, result, base := filepath.Join(dir, "course.json"), filepath.Join(dir, "result.json"), filepath.Join(dir, "hosts")
+	if err := errors.Join(os.WriteFile(course, encode(c), 0o600), os.Mkdir(base, 0o700)); err != nil {
+		return Result{Violations: []string{"harness: " + err.Error()}}
 	}
 	out, err := runChild(t, []string{childCourse + "=" + course, childResult + "=" + result, childDir + "=" + base, envLog + "=" + log})
 	if log != "" {
@@ -140,7 +152,8 @@ func runChild(t *testing.T, env []string) (out []byte, err error) {
 	for i, attr := range attempts {
 		ctx, cancel := context.WithTimeout(t.Context(), courseBound)
 		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestCourse$", "-test.v", "-test.timeout=0")
-		cmd.Env = append(os.Environ(), env...)
+		cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // courses run side by side, and are more alike
+		cmd.Env = append(cmd.Env, env...)
 		if i < len(attempts)-1 {
 			cmd.Env = append(cmd.Env, childMounts+"=1")
 		}
