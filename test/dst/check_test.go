@@ -122,6 +122,7 @@ func (c *cluster) quiet(round int) {
 	}
 	c.ends = nil
 	c.work.Wait()
+	c.replaceLost()
 	begun := time.Now()
 	err := c.within(convergeBound, c.converged)
 	if err != nil {

@@ -32,6 +32,7 @@ type cluster struct {
 	rotation int
 	villains int
 	moves    int
+	touched  map[string]bool           // blobs, targets and seed indexes that faults took from a host, by hex
 	graves   map[string]catalog.Record // the withdrawal of each reference that wins
 	own      map[int]bool              // descriptors that belong to faults
 	builds   uint64
@@ -49,7 +50,7 @@ type ending struct {
 func newCluster(course Course, base string, mounts bool, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
 		base: base, mounts: mounts, log: log, net: p2ptest.NewNetwork(course.Seed), decoded: map[string]catalog.Record{},
-		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, graves: map[string]catalog.Record{}, builds: course.Seed << 20,
+		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, touched: map[string]bool{}, graves: map[string]catalog.Record{}, builds: course.Seed << 20,
 	}
 	for i := range course.Nodes {
 		m := &machine{

@@ -44,12 +44,12 @@ func (c Course) Events() (n int) {
 const (
 	roundLength = 40 * time.Second
 	// faultsPerRound is the mean; a fault lasts up to 20 s.
-	faultsPerRound = 36
+	faultsPerRound = 140
 	// longest is how long a fault lasts at most.
 	longest = 20 * time.Second
 )
 
-// draw makes the course of a seed. The kinds are drawn by their weights; every third
+// draw makes the course of a seed. The kinds are drawn by their weights; every sixth
 // event is of an operator, so that there is always work that faults can hit.
 func draw(seed uint64, rounds int) Course {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -58,7 +58,7 @@ func draw(seed uint64, rounds int) Course {
 		var events []Event
 		for range faultsPerRound/2 + rng.IntN(faultsPerRound) {
 			events = append(events, drawEvent(rng, c.Nodes, false))
-			if rng.IntN(3) == 0 {
+			if rng.IntN(6) == 0 {
 				events = append(events, drawEvent(rng, c.Nodes, true))
 			}
 		}
@@ -120,6 +120,7 @@ type Result struct {
 	Slowest     time.Duration  `json:"slowest"`     // to converge
 	Published   int            `json:"published"`   // records
 	Crashes     int            `json:"crashes"`     // of nodes that ran, of whatever kind
+	Lost        int            `json:"lost"`        // builds that faults took from every host
 	Unavailable []string       `json:"unavailable"` // kinds that this machine does not allow
 	Violations  []string       `json:"violations"`
 }
@@ -139,6 +140,7 @@ func (r *Result) add(o Result) {
 	r.Slowest = max(r.Slowest, o.Slowest)
 	r.Published += o.Published
 	r.Crashes += o.Crashes
+	r.Lost += o.Lost
 	r.Violations = append(r.Violations, o.Violations...)
 	for _, k := range o.Unavailable {
 		if !slices.Contains(r.Unavailable, k) {
@@ -172,6 +174,7 @@ func (r *Result) table() string {
 	faults, ofKinds := r.Faults()
 	fmt.Fprintf(&b, "%d faults of %d kinds, %s of virtual time, %d announcements and withdrawals\n", faults, ofKinds, r.Virtual.Round(time.Second), r.Published)
 	fmt.Fprintf(&b, "%d rounds converged, the slowest %s after the last fault had ended; %d images looked at then, byte by byte\n", r.Converged, r.Slowest.Round(100*time.Millisecond), r.Images)
+	fmt.Fprintf(&b, "%d builds that faults had taken from every host that held them were announced anew\n", r.Lost)
 	fmt.Fprintf(&b, "%d looks at all hosts in between; %d violations\n", r.Looks, len(r.Violations))
 	for _, k := range r.Unavailable {
 		fmt.Fprintf(&b, "not made here: %s\n", k)

@@ -126,8 +126,9 @@ func chosen(m *machine, pattern string, e Event) (string, bool) {
 
 // rot flips one bit of a file.
 func rot(pattern string) func(c *cluster, m *machine, e Event) (func(), bool) {
-	return func(_ *cluster, m *machine, e Event) (func(), bool) {
+	return func(c *cluster, m *machine, e Event) (func(), bool) {
 		path, ok := chosen(m, pattern, e)
+		c.touched[strings.TrimSuffix(filepath.Base(path), ".json")] = true
 		return nil, ok && flip(path, e.Arg) == nil
 	}
 }
@@ -178,7 +179,7 @@ func blobRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	if !ok || !c.elsewhere(m, filepath.Base(path)) {
 		return nil, false
 	}
-	m.tampered[filepath.Base(path)] = true
+	m.tampered[filepath.Base(path)], c.touched[filepath.Base(path)] = true, true
 	return nil, os.Remove(path) == nil
 }
 
@@ -188,7 +189,7 @@ func blobRots(c *cluster, m *machine, e Event) (func(), bool) {
 	if !ok || !c.elsewhere(m, filepath.Base(path)) {
 		return nil, false
 	}
-	m.tampered[filepath.Base(path)], m.rotten[filepath.Base(path)] = true, true
+	m.tampered[filepath.Base(path)], m.rotten[filepath.Base(path)], c.touched[filepath.Base(path)] = true, true, true
 	return nil, flip(path, e.Arg) == nil
 }
 

@@ -92,6 +92,7 @@ func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	if !slices.ContainsFunc(c.running(), complete) {
 		return nil, false
 	}
+	c.touched[have[ref].Encoded()] = true
 	return nil, m.store.Store.Remove(context.Background(), ref) == nil
 }
 
