@@ -30,6 +30,11 @@ lint: ## gofmt, vet, staticcheck, who may import whom
 	bin/staticcheck ./...
 	cd test/ui && go vet ./... && ../../bin/staticcheck ./...
 	test/imports.sh
+	go run ./test/shape
+
+.PHONY: shape
+shape: ## lines, functions, types and imports of the code, and their limits; part of lint
+	go run ./test/shape
 
 .PHONY: alerts
 alerts: ## the alert rules and the dashboard, by Prometheus' own checker
