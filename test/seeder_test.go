@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	secret = "a secret that the hosts of this test share"
+	secret = "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" // as generated
 
 	short = "k3s-dashboard:latest"
 	full  = "docker.io/library/k3s-dashboard:latest"

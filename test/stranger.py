@@ -30,6 +30,17 @@ def derive(secret, use):
     return HKDF(hashes.SHA256(), 32, salt=b"seeder v1", info=info).derive(secret)
 
 
+def stretched(line):
+    """The secret that a line of the secret file stands for."""
+    try:
+        generated = len(line) == 43 and len(base64.b64decode(line + b"=", b"-_", validate=True)) == 32
+    except ValueError:
+        generated = False
+    if generated:
+        return line
+    return hashlib.scrypt(line, salt=b"seeder secret v1", n=32768, r=8, p=1, maxmem=64 << 20, dklen=32)
+
+
 def public_bytes(key):
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
@@ -129,7 +140,7 @@ def sha256(b):
 def main(secret_file, address, reference):
     lines = [line.strip() for line in open(secret_file, "rb")]
     secret = [line for line in lines if line and not line.startswith(b"#")][0]
-    conn = http.client.HTTPSConnection(address, context=context(secret), timeout=15)
+    conn = http.client.HTTPSConnection(address, context=context(stretched(secret)), timeout=15)
 
     def ask(method, path, body=None):
         conn.request(method, path, body)

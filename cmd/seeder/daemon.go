@@ -54,7 +54,7 @@ file, the file over the default. ` + "`seeder config show`" + ` says what is in 
 		d := &running{cfg: cfg.Config, log: log}
 		d.reload = &control.Reloader{
 			Load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, Level: level, Log: log, Last: cfg,
-			Secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(cfg, "/") },
+			Secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return d.secrets.Load(cfg, "/") },
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
@@ -76,8 +76,10 @@ type running struct {
 	cfg    config.Config
 	log    *slog.Logger
 	reload *control.Reloader
-	open   []part
-	ending context.CancelFunc // begins the time that the end may take
+	// secrets remembers what it derived: the file is read every half minute.
+	secrets k3s.SecretLoader
+	open    []part
+	ending  context.CancelFunc // begins the time that the end may take
 }
 
 type part struct {
@@ -123,7 +125,7 @@ func (d *running) run(ctx context.Context) (err error) {
 		notify(d.log, daemon.SdNotifyStopping)
 		err = errors.Join(err, d.close())
 	}()
-	f, err := k3s.LoadSecrets(d.cfg, "/")
+	f, err := d.secrets.Load(d.cfg, "/")
 	if err != nil {
 		return err
 	}

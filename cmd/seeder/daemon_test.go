@@ -24,6 +24,7 @@ import (
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/p2p"
+	"seeder/p2p/trust"
 )
 
 func TestDataDir(t *testing.T) {
@@ -183,6 +184,10 @@ func TestLoadSecrets(t *testing.T) {
 	advertised.Transfer.Advertise = "10.0.0.1"
 	named := open
 	named.SecretFile = good
+	marked := open
+	marked.SecretFile = write("marked", "\xef\xbb\xbf"+trust.GenerateSecret()+"\n")
+	quoted := open
+	quoted.SecretFile = write("quoted", `"`+trust.GenerateSecret()+`"`+"\n")
 	short := open
 	short.SecretFile = write("short", "abc\n")
 	empty := open
@@ -194,7 +199,9 @@ func TestLoadSecrets(t *testing.T) {
 		want       []string // in the error, or in the note
 	}{
 		{"default file", withDefault, open, 2, nil},
-		{"named file", absent, named, 2, nil},
+		{"named file", absent, named, 2, []string{"the secret in line 4 looks as if it could be guessed", "seeder secret generate"}},
+		{"with a byte order mark", absent, marked, 0, []string{marked.SecretFile, "save it as UTF-8 without BOM"}},
+		{"in quotes", absent, quoted, 0, []string{quoted.SecretFile, "line 1 has quotes around it", "remove them"}},
 		{"none, other hosts", absent, open, 0, []string{"no secret", "gossip.bind 0.0.0.0:7950", "seeder secret generate > /etc/seeder/secret", "mode 0600"}},
 		{"none, advertised to other hosts", absent, advertised, 0, []string{"transfer.advertise 10.0.0.1"}},
 		{"none, loopback", absent, local, 1, []string{"stays alone"}},

@@ -8,7 +8,8 @@
 // Invariant: without one of the secrets nobody gets past the TLS handshake in
 // either direction, and whoever does has proved its node id.
 //
-// Each use derives its own key by HKDF-SHA-256 (RFC 5869) with its own label, so
+// What may be guessed is stretched by scrypt first (stretch.go). Each use derives its
+// own key by HKDF-SHA-256 (RFC 5869) with its own label, so
 // that no derived key says anything of another one or of the secret.
 package trust
 
@@ -26,7 +27,8 @@ import (
 	"strings"
 )
 
-// Secret is what the hosts of one cluster share.
+// Secret is what keys are derived from: what the hosts of one cluster share, stretched
+// where it may be guessed.
 type Secret []byte
 
 // Secrets are the secrets in force: the first is used, all are accepted, which
@@ -44,14 +46,25 @@ const (
 // ErrNoSecret is returned for a secret file without a secret.
 var ErrNoSecret = errors.New("there is no secret in it; make one with `seeder secret generate`")
 
-// ParseSecrets reads a secret file: one secret a line, blank lines and lines
-// that begin with # aside, surrounding white space cut.
-func ParseSecrets(data []byte) (Secrets, error) {
+// ParseSecrets reads a secret file, as Stretcher.Parse does, and remembers nothing.
+func ParseSecrets(data []byte) (Secrets, error) { return new(Stretcher).Parse(data) }
+
+// Parse reads a secret file: one secret a line, blank lines and lines that begin with
+// # aside, surrounding white space cut. A byte order mark and quotes around a secret
+// are refused: other hosts would read the same file otherwise, or the same secret
+// without them.
+func (s *Stretcher) Parse(data []byte) (Secrets, error) {
+	if why := misread(data); why != "" {
+		return nil, errors.New(why)
+	}
 	var out Secrets
 	for i, line := range bytes.Split(data, []byte("\n")) {
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 || line[0] == '#' {
 			continue
+		}
+		if quoted(line) {
+			return nil, fmt.Errorf("the secret in line %d has quotes around it, which would be part of it; remove them", i+1)
 		}
 		if len(line) < MinSecretBytes {
 			return nil, fmt.Errorf("the secret in line %d has %d bytes, at least %d are needed; make one with `seeder secret generate`", i+1, len(line), MinSecretBytes)
@@ -59,7 +72,11 @@ func ParseSecrets(data []byte) (Secrets, error) {
 		if len(out) == maxSecrets {
 			return nil, fmt.Errorf("more than %d secrets; keep the one in use and those being rotated", maxSecrets)
 		}
-		out = append(out, bytes.Clone(line))
+		secret, err := s.secret(line)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, secret)
 	}
 	if len(out) == 0 {
 		return nil, ErrNoSecret
@@ -85,19 +102,9 @@ func (s Secrets) Equal(other Secrets) bool {
 
 // GenerateSecret returns a new secret: 32 random bytes as text.
 func GenerateSecret() string {
-	b := make([]byte, 32)
+	b := make([]byte, generatedBytes)
 	rand.Read(b) // never fails (crypto/rand since Go 1.24)
 	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// SecretOfToken derives a secret from the password of another program's token. That
-// is worth more than this cluster: nothing that is derived here says anything of
-// it, as long as it cannot be guessed.
-func SecretOfToken(password []byte) (Secret, error) {
-	if len(password) < MinSecretBytes {
-		return nil, fmt.Errorf("the token's password has %d bytes, at least %d are needed", len(password), MinSecretBytes)
-	}
-	return Secret(password).derive("secret of a k3s token", 32), nil
 }
 
 // derive is HKDF-SHA-256 with a label of this package's own.

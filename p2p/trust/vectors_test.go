@@ -14,7 +14,8 @@ import (
 func TestVectors(t *testing.T) {
 	t.Parallel()
 	v := docs.Protocol(t, "keys")
-	s := secrets(t, v.Text("secret"))
+	s := secrets(t, v.Text("line"))
+	v.IsHex("secret", s[0])
 	v.IsHex("gossip-key", s.GossipKeys()[0])
 	v.IsHex("ca-seed", s[0].derive("cluster CA", ed25519.SeedSize))
 	ca, key, err := s[0].ca()
@@ -25,7 +26,7 @@ func TestVectors(t *testing.T) {
 	v.IsHex("ca-certificate", ca.Raw)
 
 	v = docs.Protocol(t, "token")
-	secret, err := SecretOfToken([]byte(v.Text("password")))
+	secret, err := new(Stretcher).SecretOfToken([]byte(v.Text("password")))
 	if err != nil {
 		t.Fatal(err)
 	}

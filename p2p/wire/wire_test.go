@@ -135,7 +135,7 @@ func credentials(t testing.TB, secret string) *trust.Credentials {
 	return c
 }
 
-const secret = "the secret of these two nodes"
+const secret = "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" // as generated: a chosen one costs time
 
 // pair is a server on loopback and a client of it.
 func pair(t testing.TB, h *handler) (c *Client, addr string) {

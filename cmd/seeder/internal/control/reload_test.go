@@ -148,7 +148,7 @@ func TestSecretThatChanges(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		token := func(password string) k3s.FoundSecrets {
-			secret, err := trust.SecretOfToken([]byte(password))
+			secret, err := new(trust.Stretcher).SecretOfToken([]byte(password))
 			if err != nil {
 				t.Fatal(err)
 			}

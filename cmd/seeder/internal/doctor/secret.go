@@ -56,7 +56,10 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 		out.State, out.Detail = StateWarning, "there is no secret: this node stays alone"
 		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
 	case f.Note != "":
-		out.State, out.Detail, out.Mend = StateWarning, f.Note, "chmod 600 "+f.Source
+		out.State, out.Detail, out.Mend = StateWarning, f.Note, "seeder secret generate, and docs/security.md, changing the secret"
+		if strings.Contains(f.Note, "every user") {
+			out.Mend = "chmod 600 " + f.Source
+		}
 	}
 	return one(out)
 }

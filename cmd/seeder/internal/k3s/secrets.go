@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
@@ -25,9 +27,18 @@ type FoundSecrets struct {
 	Note    string // something the log should say, or empty
 }
 
-// LoadSecrets finds the cluster's secrets: secret_file, else the default file,
-// else what k3s has. All but secret_file is below root.
+// LoadSecrets is SecretLoader.Load once.
 func LoadSecrets(cfg config.Config, root string) (FoundSecrets, error) {
+	return new(SecretLoader).Load(cfg, root)
+}
+
+// SecretLoader finds the cluster's secrets, again and again: what costs time to derive
+// is remembered. The zero value is ready. It is safe for concurrent use.
+type SecretLoader struct{ stretch trust.Stretcher }
+
+// Load finds the cluster's secrets: secret_file, else the default file, else what k3s
+// has. All but secret_file is below root.
+func (l *SecretLoader) Load(cfg config.Config, root string) (FoundSecrets, error) {
 	path := cfg.SecretFile
 	if path == "" {
 		path = filepath.Join(root, config.DefaultSecretFile)
@@ -35,11 +46,11 @@ func LoadSecrets(cfg config.Config, root string) (FoundSecrets, error) {
 	data, err := cli.ReadBounded(path, maxSecretFileBytes)
 	switch {
 	case err == nil:
-		secrets, err := trust.ParseSecrets(data)
+		secrets, err := l.stretch.Parse(data)
 		if err != nil {
 			return FoundSecrets{}, cli.WithCode(cli.ExitUsage, fmt.Errorf("secret file %s: %w", path, err))
 		}
-		return FoundSecrets{Secrets: secrets, Source: path, Note: exposedNote(path)}, nil
+		return FoundSecrets{Secrets: secrets, Source: path, Note: notes(exposedNote(path), weakNote(data))}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
 		return FoundSecrets{}, cli.Usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
@@ -57,8 +68,12 @@ func LoadSecrets(cfg config.Config, root string) (FoundSecrets, error) {
 	if password == nil {
 		return withoutSecret(cfg)
 	}
-	secret, err := trust.SecretOfToken(password)
-	return FoundSecrets{Secrets: trust.Secrets{secret}, Source: TokenSource + from}, err
+	secret, err := l.stretch.SecretOfToken(password)
+	found := FoundSecrets{Secrets: trust.Secrets{secret}, Source: TokenSource + from}
+	if trust.Weak(password) {
+		found.Note = "the password in the k3s token looks as if it could be guessed, and with it the whole cluster; write a secret file (`seeder secret generate`), and give k3s another token"
+	}
+	return found, err
 }
 
 // withoutSecret lets a node run alone on loopback addresses, with a secret that
@@ -88,4 +103,18 @@ func exposedNote(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("every user of this host can read the secret: chmod 600 %s", path)
+}
+
+// weakNote warns of secrets that look as if they could be guessed.
+func weakNote(data []byte) string {
+	lines := trust.WeakLines(data)
+	if len(lines) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the secret in line %d looks as if it could be guessed; make one with `seeder secret generate`", lines[0])
+}
+
+// notes joins what there is to say.
+func notes(all ...string) string {
+	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), "; ")
 }

@@ -27,13 +27,14 @@ var onOtherHosts = config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}, Tr
 // token, and none that says anything of it.
 func TestK3sSecret(t *testing.T) {
 	t.Parallel()
+	var load SecretLoader // derives each secret once
 	const (
 		server = "/var/lib/rancher/k3s/server/"
 		env    = "/etc/systemd/system/k3s-agent.service.env"
 		unit   = "/etc/systemd/system/k3s-agent.service"
 		conf   = "/etc/rancher/k3s/config.yaml"
 	)
-	want, err := LoadSecrets(onOtherHosts, k3stest.HostWith(t, map[string]string{server + "token": fullToken("server", k3stest.TokenPassword) + "\n"}))
+	want, err := load.Load(onOtherHosts, k3stest.HostWith(t, map[string]string{server + "token": fullToken("server", k3stest.TokenPassword) + "\n"}))
 	if err != nil || len(want.Secrets) != 1 || len(want.Secrets[0]) != 32 || strings.Contains(k3stest.TokenPassword, string(want.Secrets[0])) {
 		t.Fatalf("%v %v", want, err)
 	}
@@ -80,7 +81,7 @@ func TestK3sSecret(t *testing.T) {
 		"rke2 agent":                            {"/etc/rancher/rke2/config.yaml": "token: " + k3stest.TokenPassword},
 		"rke2 env":                              {"/etc/default/rke2-agent": "RKE2_TOKEN=" + k3stest.TokenPassword},
 	} {
-		got, err := LoadSecrets(onOtherHosts, k3stest.HostWith(t, files))
+		got, err := load.Load(onOtherHosts, k3stest.HostWith(t, files))
 		if err != nil || !got.Secrets.Equal(want.Secrets) || got.Alone {
 			t.Errorf("%s: another secret: %v %v", name, got.Source, err)
 		}
@@ -88,12 +89,12 @@ func TestK3sSecret(t *testing.T) {
 			t.Errorf("%s: source %q, note %q", name, got.Source, got.Note)
 		}
 	}
-	other, err := LoadSecrets(onOtherHosts, k3stest.HostWith(t, map[string]string{env: "K3S_TOKEN=" + k3stest.OtherPassword}))
+	other, err := load.Load(onOtherHosts, k3stest.HostWith(t, map[string]string{env: "K3S_TOKEN=" + k3stest.OtherPassword}))
 	if err != nil || other.Secrets.Equal(want.Secrets) {
 		t.Errorf("another token makes the same secret: %v", err)
 	}
-	mine := map[string]string{env: "K3S_TOKEN=" + k3stest.OtherPassword, config.DefaultSecretFile: "a secret of seeder's own\n"}
-	if got, err := LoadSecrets(onOtherHosts, k3stest.HostWith(t, mine)); err != nil || string(got.Secrets[0]) != "a secret of seeder's own" {
+	mine := map[string]string{env: "K3S_TOKEN=" + k3stest.OtherPassword, config.DefaultSecretFile: "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA\n"}
+	if got, err := load.Load(onOtherHosts, k3stest.HostWith(t, mine)); err != nil || string(got.Secrets[0]) != "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" {
 		t.Errorf("the secret file does not win: %v %v", got, err)
 	}
 }
