@@ -49,7 +49,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 		case m.State == gossip.StateDead:
 			a.gather(answer{name: m.Name, away: true, since: m.Since, labels: n.labels.of(m.Name), err: errors.New("no answer to gossip")})
 		case m.Reason != "":
-			a.gather(answer{name: m.Name, err: errors.New(m.Reason)})
+			a.gather(answer{name: m.Name, err: errors.New(reasonOf(m))})
 		default:
 			if byAddress[m.Address] == nil {
 				order = append(order, m.Address)

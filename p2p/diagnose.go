@@ -67,6 +67,7 @@ type MemberReport struct {
 	Gossip   string `json:"gossip"`   // its gossip address, ip:port
 	State    string `json:"state"`
 	Reason   string `json:"reason,omitempty"` // why this node does not talk to it
+	Fix      string `json:"fix,omitempty"`    // what to do about that
 	Version  string `json:"version"`
 	Differs  bool   `json:"differs,omitempty"` // its secret is another one
 	Ways     []Way  `json:"ways,omitempty"`
@@ -85,6 +86,8 @@ type Diagnosis struct {
 	Gossip    string            `json:"gossip"`   // this node's gossip address, as the members know it
 	Transfer  string            `json:"transfer"` // this node's transfer address
 	Alone     string            `json:"alone,omitempty"`
+	NoAddress string            `json:"no_address,omitempty"` // why this host has none that others reach
+	Conflicts []gossip.Conflict `json:"conflicts,omitempty"`  // hosts that cannot be told apart
 	Members   []MemberReport    `json:"members"`
 	Strangers []gossip.Stranger `json:"strangers"` // hosts that knock with another secret
 }
@@ -98,6 +101,11 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 	if joined, failed := n.gossip.Status(); !joined && failed != nil {
 		d.Alone = failed.Error()
 	}
+	if err := n.gossip.NoAddress(); err != nil {
+		d.NoAddress = err.Error()
+		return d // nobody can be reached
+	}
+	d.Conflicts = n.gossip.Conflicts()
 	var (
 		mu  sync.Mutex
 		wg  sync.WaitGroup
@@ -112,7 +120,7 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 			continue
 		}
 		wg.Go(func() {
-			r := MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Version: m.Version}
+			r := MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Fix: m.Fix, Version: m.Version}
 			if m.Reason == "" {
 				if sem.Acquire(ctx, 1) == nil {
 					n.diagnose(ctx, m, &r)

@@ -24,7 +24,7 @@ func ghosts(n int) []byte {
 		ip := string([]byte{10, 9, byte(i >> 8), byte(i)})
 		meta := fmt.Sprintf(`{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaa%04s","t":"10.9.%d.%d:7951","p":1,"v":"x"}`, base32of(i), i>>8, i&255)
 		b = append(b, 0x87)
-		b = str(str(b, "Name"), fmt.Sprintf("a%d", i))
+		b = str(str(b, "Name"), fmt.Sprintf("a%d/%016x.0", i, i))
 		b = str(str(b, "Addr"), ip)
 		b = append(str(b, "Port"), 0xcd, 0x1f, 0x0e)
 		b = str(str(b, "Meta"), meta)

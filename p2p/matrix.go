@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
 	"seeder/p2p/trust"
 )
 
@@ -192,11 +193,19 @@ func (n *Node) Members() Members {
 			labels = n.cfg.Labels
 		}
 		out.Members = append(out.Members, MemberState{
-			Name: m.Name, Address: m.Address, State: m.State, Reason: m.Reason, Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: labels,
+			Name: m.Name, Address: m.Address, State: m.State, Reason: reasonOf(m), Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: labels,
 		})
 	}
 	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// reasonOf says why this node cannot talk to a member, and what to do.
+func reasonOf(m gossip.Member) string {
+	if m.Fix == "" {
+		return m.Reason
+	}
+	return m.Reason + "; " + m.Fix
 }
 
 // Forget drops a member that is away from the cluster, on every node that is there.
@@ -249,7 +258,7 @@ func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
 func (n *Node) Status(context.Context) Status {
 	s := Status{
 		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
-		Containerd: n.health.status(), Join: n.joinStatus(), Members: len(n.gossip.Alive()), Converged: true,
+		Containerd: n.health.status(), Join: n.joinStatus(), Conflicts: n.gossip.Conflicts(), Members: len(n.gossip.Alive()), Converged: true,
 		Transfers: []Transfer{}, Disk: n.diskStatus(),
 	}
 	for _, img := range n.report(nil).Images {

@@ -121,8 +121,10 @@ type Config struct {
 	// Advertise chooses the address at which others reach this node, given those of the
 	// members that are known; nil: that of GossipBind. AdvertisePort is the port there; 0:
 	// that of GossipBind.
-	Advertise         func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
-	AdvertisePort     int
+	Advertise     func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
+	AdvertisePort int
+	// Changes wakes up when Advertise may choose another address; nil: it is asked once.
+	Changes           func(ctx context.Context) (<-chan struct{}, error)
 	TransferBind      string // host:port
 	TransferAdvertise string // host[:port]; empty: the gossip address with the transfer port
 	Join              func() []string
@@ -379,6 +381,7 @@ func (n *Node) openGossip(ctx context.Context) error {
 		BindAddr:      n.cfg.GossipBind,
 		Advertise:     n.cfg.Advertise,
 		AdvertisePort: n.cfg.AdvertisePort,
+		Changes:       n.cfg.Changes,
 		Join:          n.cfg.Join,
 		JoinPort:      n.listener.Addr().(*net.TCPAddr).Port,
 		Keys:          n.cfg.Secrets.GossipKeys(),
@@ -395,6 +398,7 @@ func (n *Node) openGossip(ctx context.Context) error {
 		Log:       n.cfg.Log.With("component", "gossip"),
 		OnHint:    n.onHint,
 		OnCatalog: n.onCatalog,
+		OnMoved:   n.onMoved,
 		OnMember:  n.onMember,
 	})
 	if err := n.gossip.Open(ctx); err != nil {
@@ -407,6 +411,18 @@ func (n *Node) openGossip(ctx context.Context) error {
 // bytes per second, 0 for none.
 func (n *Node) SetLimits(upload, download int64) {
 	n.limiter.SetLimits(wire.Limits{UploadBytesPerSec: upload, DownloadBytesPerSec: download})
+}
+
+// onMoved closes the connections of an address that is not there any more, or not that of
+// the node: nothing would come on them until they time out.
+func (n *Node) onMoved(member, before string) {
+	if member != n.cfg.Name {
+		n.client.CloseTo(before)
+		return
+	}
+	now := time.Now()
+	n.client.CloseBefore(now)
+	n.server.CloseBefore(now)
 }
 
 // advertised is the transfer address as other members learn it: with an empty
@@ -483,6 +499,11 @@ func (n *Node) TransferAddress() string { return n.listener.Addr().String() }
 
 // MayAnnounce is an error where this node's announcements count for nothing.
 func (n *Node) MayAnnounce() error {
+	for _, c := range n.gossip.Conflicts() {
+		if c.Second {
+			return fmt.Errorf("this host may not announce: %s; %s", c.Reason(), c.Fix())
+		}
+	}
 	if id := n.identity.ID(); !n.mayAnnounce(id) {
 		return fmt.Errorf("this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", id)
 	}

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -50,7 +51,10 @@ func (p *probing) leave(id string) {
 // Probe connects back to the member with a proved id, at the addresses that gossip
 // knows of it, and says what came of it (wire.Handler).
 func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.Answer, error) {
-	m, ok := n.memberOf(from)
+	m, others, ok := n.memberOf(from)
+	if others {
+		return wire.Answer{}, errors.New("two members have this identity: it cannot be told which of them asks")
+	}
 	if !ok {
 		const stranger = "its gossip does not know this node"
 		return wire.Answer{Transfer: stranger}, nil
@@ -76,15 +80,19 @@ func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.A
 	return a, nil
 }
 
-// memberOf finds the member with an id that is not this node's own, dead ones too:
-// that it seems so may be what is to be found out.
-func (n *Node) memberOf(id string) (gossip.Member, bool) {
+// memberOf finds the member with an id that is not this node's own, dead ones too: that it
+// seems so may be what is to be found out. Others: several that are alive have it.
+func (n *Node) memberOf(id string) (found gossip.Member, others, ok bool) {
 	for _, m := range n.gossip.Members() {
-		if string(m.ID) == id && m.Name != n.cfg.Name && m.State != gossip.StateLeft {
-			return m, true
+		if string(m.ID) != id || m.State == gossip.StateLeft || m.State == gossip.StateDead && ok {
+			continue
+		}
+		others = ok && found.State == gossip.StateAlive
+		if found, ok = m, true; others {
+			break
 		}
 	}
-	return gossip.Member{}, false
+	return found, others, ok && found.Name != n.cfg.Name
 }
 
 // Held are those of refs that this host's store has (wire.Handler).

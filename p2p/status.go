@@ -1,6 +1,10 @@
 package p2p
 
-import "time"
+import (
+	"time"
+
+	"seeder/p2p/gossip"
+)
 
 // The types below are the stable JSON of `seeder images`, `status` and
 // `members`, and of the node-to-node state request behind the matrix.
@@ -109,11 +113,13 @@ type Status struct {
 	Version    string           `json:"version"`
 	Containerd ContainerdStatus `json:"containerd"`
 	Join       JoinStatus       `json:"join"`
-	Members    int              `json:"members"` // alive, this node among them
-	Converged  bool             `json:"converged"`
-	Images     ImageCount       `json:"images"`
-	Transfers  []Transfer       `json:"transfers"`
-	Disk       DiskStatus       `json:"disk"`
+	// Conflicts are hosts that cannot be told apart: they have one name or one identity.
+	Conflicts []gossip.Conflict `json:"conflicts,omitempty"`
+	Members   int               `json:"members"` // alive, this node among them
+	Converged bool              `json:"converged"`
+	Images    ImageCount        `json:"images"`
+	Transfers []Transfer        `json:"transfers"`
+	Disk      DiskStatus        `json:"disk"`
 }
 
 // ContainerdStatus is the health of this host's containerd.

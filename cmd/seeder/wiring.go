@@ -23,6 +23,7 @@ import (
 	"seeder/cmd/seeder/internal/web"
 	"seeder/internal/pattern"
 	"seeder/p2p"
+	"seeder/p2p/netaddr"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
 	"seeder/store"
@@ -88,7 +89,7 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 	w := &wired{store: s, registry: prometheus.NewRegistry()}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir, Machine: trust.MachineID("/etc/machine-id"),
-		GossipBind: cfg.Gossip.Bind, Advertise: k3s.NewAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(),
+		GossipBind: cfg.Gossip.Bind, Advertise: k3s.NewAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(), Changes: netaddr.Watch,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    k3s.FollowJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),

@@ -23,6 +23,9 @@ const (
 	// maxAlive all that are alive.
 	maxUnproved = 2048
 	maxAlive    = 8192
+	// maxNamesakes bounds the alive instances of one name: one that was killed and started
+	// again is there twice until the first is found dead.
+	maxNamesakes = 16
 	// maxProved bounds the identities that a handshake has proved before gossip told
 	// whose they are.
 	maxProved = 1024
@@ -63,23 +66,31 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	return d.members.admit(n.Name, id)
 }
 
-// admit says why a member that is not known is not taken, nil where it is.
+// admit says why an instance that is not known is not taken, nil where it is.
 func (ms *members) admit(name string, id trust.NodeID) error {
+	i, err := parseInstance(name)
+	if err != nil {
+		return err
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if m := ms.byName[name]; m != nil && (m.State == StateAlive || m.contact.known()) || name == ms.self {
+	if ms.alive[i] != nil || i.process == ms.self.process {
 		return nil
 	}
-	alive, unproved := 0, 0
-	for _, m := range ms.byName {
-		if m.State != StateAlive {
-			continue
-		}
-		if alive++; !m.contact.known() {
+	unproved, namesakes := 0, 0
+	for o := range ms.alive {
+		if !ms.contacts[o].known() && o.process != ms.self.process {
 			unproved++
 		}
+		if o.node == i.node {
+			namesakes++
+		}
 	}
-	if _, proved := ms.proved[id]; alive >= maxAlive || !proved && unproved >= maxUnproved {
+	_, proved := ms.proved[id]
+	if m := ms.byName[i.node]; m != nil && m.contact.known() && m.ID == id {
+		proved = true // it was there before
+	}
+	if len(ms.alive) >= maxAlive || namesakes >= maxNamesakes || !proved && unproved >= maxUnproved {
 		return errTooMany
 	}
 	return nil
@@ -94,11 +105,17 @@ func (ms *members) prove(id trust.NodeID, now time.Time) {
 	if id == "" {
 		return
 	}
-	for _, m := range ms.byName {
-		if m.ID == id {
-			m.contact.proved = true
-			return
+	if ms.ids[id] > 0 {
+		var first *Member // the others that say that they have the identity may be made up
+		for _, m := range ms.alive {
+			if m.ID == id && (first == nil || m.order < first.order) {
+				first = m
+			}
 		}
+		c := ms.contacts[first.instance]
+		c.proved = true
+		ms.contacts[first.instance] = c
+		return
 	}
 	if _, ok := ms.proved[id]; !ok && len(ms.proved) >= maxProved {
 		oldest := id
@@ -113,48 +130,49 @@ func (ms *members) prove(id trust.NodeID, now time.Time) {
 }
 
 // answered books the answer to a ping, or that none came, and reports whether the
-// member is to be suspected.
-func (ms *members) answered(name string, ok bool) (suspect bool) {
+// instance is to be suspected.
+func (ms *members) answered(i instance, ok bool) (suspect bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	m := ms.byName[name]
-	switch {
-	case m == nil || m.State != StateAlive:
-		return false
-	case ok:
-		m.contact.reached, m.contact.tries = true, 0
+	if ms.alive[i] == nil {
 		return false
 	}
-	m.contact.tries++
-	return !m.contact.known() && m.contact.tries >= reachTries
+	c := ms.contacts[i]
+	if ok {
+		c.reached, c.tries = true, 0
+	} else {
+		c.tries++
+	}
+	ms.contacts[i] = c
+	return !ok && !c.known() && c.tries >= reachTries
 }
 
-// toReach picks alive members that are to be pinged now.
+// toReach picks alive instances that are to be pinged now.
 func (ms *members) toReach(now time.Time) []Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	var out []Member
-	for _, m := range ms.byName {
-		if m.State != StateAlive || m.Name == ms.self || m.contact.known() || now.Sub(m.contact.tried) < reachAgain {
+	for i, m := range ms.alive {
+		c := ms.contacts[i]
+		if i.process == ms.self.process || c.known() || now.Sub(c.tried) < reachAgain {
 			continue
 		}
+		c.tried = now
+		ms.contacts[i] = c
 		if out = append(out, *m); len(out) == maxReached {
 			break
 		}
 	}
-	for _, m := range out {
-		ms.byName[m.Name].contact.tried = now
-	}
 	return out
 }
 
-// neverReached counts alive members that this node has never reached.
+// neverReached counts alive instances that this node has never reached.
 func (ms *members) neverReached() int {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	n := 0
-	for _, m := range ms.byName {
-		if m.State == StateAlive && m.Name != ms.self && !m.contact.known() {
+	for i := range ms.alive {
+		if i.process != ms.self.process && !ms.contacts[i].known() {
 			n++
 		}
 	}
@@ -171,8 +189,8 @@ func (g *Gossip) reach(ctx context.Context) {
 		var wg sync.WaitGroup
 		for _, m := range g.members.toReach(time.Now()) {
 			wg.Go(func() {
-				if g.members.answered(m.Name, g.Ping(m.Name) == nil) {
-					g.suspect(m.Name)
+				if g.members.answered(m.instance, g.ping(m) == nil) {
+					g.suspect(m.instance)
 				}
 			})
 		}
@@ -182,8 +200,11 @@ func (g *Gossip) reach(ctx context.Context) {
 
 // suspect tells memberlist that this node suspects a member. One that is there hears of
 // it and objects.
-func (g *Gossip) suspect(name string) {
-	t := g.transport.Load()
+func (g *Gossip) suspect(i instance) {
+	t, name := g.transport.Load(), i.String()
+	g.mu.Lock()
+	self := g.place.instance.String()
+	g.mu.Unlock()
 	incarnation, ok := t.incarnations.of(name)
 	if !ok {
 		return
@@ -191,7 +212,7 @@ func (g *Gossip) suspect(name string) {
 	b := []byte{kindSuspect, 0x83}
 	b = binary.BigEndian.AppendUint32(append(appendString(b, "Incarnation"), 0xce), incarnation)
 	b = appendString(appendString(b, "Node"), name)
-	b = appendString(appendString(b, "From"), g.cfg.NodeName)
+	b = appendString(appendString(b, "From"), self)
 	select {
 	case t.packetCh <- &memberlist.Packet{Buf: b, From: t.packets.LocalAddr(), Timestamp: time.Now()}:
 	case <-t.ctx.Done():
@@ -299,8 +320,13 @@ func (g *Gossip) sendDirect(msg []byte) {
 	list := slices.DeleteFunc(g.Peers(), func(m Member) bool { return !m.contact.proved || m.Name == g.cfg.NodeName })
 	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	for _, m := range list[:min(len(list), maxDirect)] {
-		if err := g.list.SendToAddress(memberlist.Address{Addr: m.gossip, Name: m.Name}, msg); err != nil {
+		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
 			g.log.Debug("send a hint", "member", m.Name, "err", err)
 		}
 	}
+}
+
+// appendString adds a msgpack string of less than 64 KiB.
+func appendString(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint16(append(b, 0xda), uint16(len(s))), s...)
 }

@@ -4,20 +4,26 @@ import (
 	"bytes"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
-
-	"seeder/p2p/trust"
 )
 
-// delegate is Gossip as memberlist calls it. Event callbacks run under
-// memberlist's node lock, NotifyMsg in its one packet handler: none of them may
-// block or call memberlist.
-type delegate Gossip
+// delegate is Gossip as the memberlist of one instance calls it. Event callbacks run under
+// memberlist's node lock, NotifyMsg in its one packet handler: none of them may block or
+// call memberlist. What comes from the memberlist of an earlier instance counts for
+// nothing: its timers outlive it.
+type delegate struct {
+	*Gossip
+	of instance
+}
+
+// current reports whether the instance is the one that runs.
+func (d *delegate) current() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.place.instance == d.of
+}
 
 var (
 	_ memberlist.Delegate         = (*delegate)(nil)
@@ -55,7 +61,7 @@ func (d *delegate) NotifyMsg(msg []byte) {
 		d.log.Debug("hint dropped", "err", err)
 		return
 	}
-	(*Gossip)(d).offer(event{hint: &h})
+	d.Gossip.offer(event{hint: &h})
 }
 
 // forget drops a member that somebody wants forgotten, unless it is alive, and passes
@@ -81,7 +87,7 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 
 // LocalState implements memberlist.Delegate.
 func (d *delegate) LocalState(bool) []byte {
-	return (*Gossip)(d).state()
+	return d.Gossip.state()
 }
 
 // MergeRemoteState implements memberlist.Delegate.
@@ -95,7 +101,7 @@ func (d *delegate) summary(buf []byte) {
 		return
 	}
 	if s.Hash != d.catalogHash.Load() && s.Name != d.cfg.NodeName {
-		(*Gossip)(d).offer(event{name: s.Name, hash: s.Hash})
+		d.Gossip.offer(event{name: s.Name, hash: s.Hash})
 	}
 }
 
@@ -106,194 +112,102 @@ func (d *delegate) NotifyJoin(n *memberlist.Node) { d.seen(n) }
 func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.seen(n) }
 
 func (d *delegate) seen(n *memberlist.Node) {
-	if !validName(n.Name) {
+	i, err := parseInstance(n.Name)
+	if err != nil || !d.current() {
 		return
 	}
 	m, err := decodeMeta(n.Meta)
-	reason := d.cfg.Meta.protocols().foreign(n.Meta)
+	reason, fix := d.cfg.Meta.protocols().foreign(n.Meta), ""
 	if reason == "" && err != nil {
 		reason = "says something that this node cannot read: " + err.Error()
 	}
-	before := d.members.seen(n, m, reason)
-	if before.State != StateAlive && n.Name != d.cfg.NodeName {
-		switch before.State {
-		case StateDead:
-			d.log.Info("member back", "member", n.Name, "address", n.Address(), "away", time.Since(before.Since).Round(time.Second))
-		default:
-			d.log.Info("member joined", "member", n.Name, "address", n.Address(), "version", m.Version)
+	self := i.process == d.of.process
+	if reason == "" && !self {
+		d.mu.Lock()
+		reason = undialable(n, d.place)
+		d.mu.Unlock()
+		if reason != "" {
+			fix = setAddress
 		}
-		d.tell(n.Name, StateAlive, reason)
+	}
+	before, after := d.members.seen(memberOf(n, i, m, reason, fix))
+	if !self {
+		d.rival(i, m)
+	}
+	if d.members.doubtful(i) {
+		d.wakeRank()
+	}
+	if self && before.Address != "" && before.gossip != after.gossip {
+		d.offer(event{name: i.node, from: before.Address})
+	}
+	if after.instance != i || i.node == d.cfg.NodeName {
+		return // another host, or an earlier instance, which changes nothing
+	}
+	switch {
+	case before.State == StateAlive && before.gossip != after.gossip:
+		d.log.Info("member moved to another address", "member", i.node, "address", after.gossip, "before", before.gossip)
+		d.offer(event{name: i.node, from: before.Address})
+	case before.State == StateDead:
+		d.log.Info("member back", "member", i.node, "address", after.gossip, "away", time.Since(before.Since).Round(time.Second))
+		d.tell(i.node, StateAlive, reason)
+	case before.State != StateAlive:
+		d.log.Info("member joined", "member", i.node, "address", after.gossip, "version", m.Version)
+		d.tell(i.node, StateAlive, reason)
 	}
 	if reason != "" && before.Reason != reason {
-		d.log.Warn("cannot talk to a member", "member", n.Name, "address", n.Address(), "version", m.Version, "reason", reason)
+		d.log.Warn("cannot talk to a member", "member", i.node, "address", after.gossip, "version", m.Version, "reason", reason)
 	}
 	if before.ID != "" && m.ID != "" && before.ID != m.ID {
-		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", n.Name, "before", before.ID, "id", m.ID)
+		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", i.node, "before", before.ID, "id", m.ID)
+	}
+}
+
+// memberOf is what memberlist and its metadata say of an instance.
+func memberOf(n *memberlist.Node, i instance, meta Meta, reason, fix string) *Member {
+	addr := meta.TransferAddress
+	if host, port, err := net.SplitHostPort(addr); err == nil && host == "" {
+		addr = net.JoinHostPort(n.Addr.String(), port)
+	}
+	return &Member{
+		Name: i.node, Address: addr, State: StateAlive, Reason: reason, Fix: fix, Version: meta.Version, ID: meta.ID,
+		gossip: n.Address(), instance: i, leaving: meta.Leaving, second: meta.Second,
 	}
 }
 
 // NotifyLeave implements memberlist.EventDelegate.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
-	if state := d.members.gone(n.Name); state != "" {
-		if state == StateDead {
-			d.log.Warn("member lost: no answer to gossip", "member", n.Name, "address", n.Address())
-		} else {
-			d.log.Info("member left", "member", n.Name, "address", n.Address())
-		}
-		d.tell(n.Name, state, "")
+	if i, err := parseInstance(n.Name); err == nil && d.current() {
+		d.gone(i)
 	}
 }
 
-func (d *delegate) tell(name, state, reason string) {
-	if d.cfg.OnMember != nil {
-		d.cfg.OnMember(name, state, reason)
-	}
-}
-
-// NotifyConflict implements memberlist.ConflictDelegate.
-func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
-	d.log.Error("two hosts have the same node name; give each its own node_name", "node_name", strconv.Quote(existing.Name),
-		"address", existing.Address(), "other_address", other.Address())
-}
-
-// members is every member seen, safe for concurrent use. Its lock is held for a
-// map access only, since memberlist holds its own around it.
-type members struct {
-	self string
-
-	mu     sync.Mutex
-	byName map[string]*Member
-	left   map[string]bool            // said that they were leaving
-	proved map[trust.NodeID]time.Time // identities that are no member's yet
-}
-
-const (
-	// deadFor is how long a member that died counts as one of the cluster; leftFor is
-	// how long one that left is shown.
-	deadFor = 72 * time.Hour
-	leftFor = 24 * time.Hour
-	// maxGone bounds how many are kept.
-	maxGone = 4096
-)
-
-func newMembers(self string) *members {
-	return &members{self: self, byName: map[string]*Member{}, left: map[string]bool{}, proved: map[trust.NodeID]time.Time{}}
-}
-
-// seen books an alive member, with the reason why this node cannot talk to it, and
-// returns what was known of it before. An id stays known while the member says
-// nothing that can be read.
-func (ms *members) seen(n *memberlist.Node, meta Meta, reason string) (before Member) {
-	addr := meta.TransferAddress
-	if host, port, err := net.SplitHostPort(addr); err == nil && host == "" {
-		addr = net.JoinHostPort(n.Addr.String(), port)
-	}
-	m := &Member{
-		Name: n.Name, Address: addr, State: StateAlive, Reason: reason, Version: meta.Version, ID: meta.ID,
-		gossip: n.Address(), Since: time.Now(),
-	}
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	if old := ms.byName[n.Name]; old != nil {
-		before = *old
-	}
-	if m.ID == "" {
-		m.ID = before.ID
-	}
-	if before.State == StateAlive {
-		m.Since = before.Since
-	}
-	if m.ID == before.ID {
-		m.contact = before.contact
-	}
-	if before.State != StateAlive || before.gossip != m.gossip {
-		m.contact.reached, m.contact.tries = false, 0
-	}
-	if _, ok := ms.proved[m.ID]; ok && m.ID != "" {
-		m.contact.proved = true
-		delete(ms.proved, m.ID)
-	}
-	for name, o := range ms.byName { // the host has another name now
-		if o.State == StateDead && o.gossip == m.gossip && name != n.Name {
-			delete(ms.byName, name)
-		}
-	}
-	ms.byName[n.Name] = m
-	if meta.Leaving {
-		ms.left[n.Name] = true
-	} else {
-		delete(ms.left, n.Name)
-	}
-	return before
-}
-
-// gone books the end of a member and returns its new state, empty where none is
-// known by that name.
-func (ms *members) gone(name string) (state string) {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	m := ms.byName[name]
-	if m == nil || name == ms.self {
-		return ""
-	}
-	if !m.contact.known() && !ms.left[name] {
-		delete(ms.byName, name) // nothing shows that it was ever there
-		return ""
-	}
-	m.State, m.Since = StateDead, time.Now()
-	if ms.left[name] {
-		m.State = StateLeft
-		delete(ms.left, name)
-	}
-	ms.forgetLocked(time.Now())
-	return m.State
-}
-
-// forgetLocked drops members that are gone for long, and the oldest of too many.
-func (ms *members) forgetLocked(now time.Time) {
-	var gone []*Member
-	for name, m := range ms.byName {
-		if m.State == StateAlive {
-			continue
-		}
-		if keep := map[string]time.Duration{StateDead: deadFor, StateLeft: leftFor}[m.State]; now.Sub(m.Since) > keep {
-			delete(ms.byName, name)
-			continue
-		}
-		gone = append(gone, m)
-	}
-	if len(gone) <= maxGone {
+// gone books the end of an instance.
+func (g *Gossip) gone(i instance) {
+	last, err := g.members.byInstance(i.String())
+	state := g.members.gone(i)
+	g.wakeRank()
+	switch {
+	case err != nil || state == "":
 		return
+	case state == StateDead:
+		g.log.Warn("member lost: no answer to gossip", "member", i.node, "address", last.gossip)
+	default:
+		g.log.Info("member left", "member", i.node, "address", last.gossip)
 	}
-	slices.SortFunc(gone, func(a, b *Member) int { return a.Since.Compare(b.Since) })
-	for _, m := range gone[:len(gone)-maxGone] {
-		delete(ms.byName, m.Name)
+	g.tell(i.node, state, "")
+}
+
+func (g *Gossip) tell(name, state, reason string) {
+	if g.cfg.OnMember != nil {
+		g.cfg.OnMember(name, state, reason)
 	}
 }
 
-func (ms *members) list() []Member {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	ms.forgetLocked(time.Now())
-	out := make([]Member, 0, len(ms.byName))
-	for _, m := range ms.byName {
-		out = append(out, *m)
-	}
-	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-	return out
-}
-
-// alive counts alive members, this node among them; at least 1.
-func (ms *members) alive() int {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	n := 0
-	for _, m := range ms.byName {
-		if m.State == StateAlive {
-			n++
-		}
-	}
-	return max(n, 1)
+// NotifyConflict implements memberlist.ConflictDelegate. The name of an instance is made by
+// chance, so that two addresses of one are those of a member that lies, or has a copy of
+// another one's memory.
+func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.log.Debug("two addresses of one instance", "instance", existing.Name, "address", existing.Address(), "other_address", other.Address())
 }
 
 // broadcast is a message that a newer one of the same name replaces.

@@ -3,7 +3,8 @@
 //
 // It is the only importer of memberlist. It owns the wall before that (transport.go:
 // sealed packets, framed streams, and a filter for what memberlist cannot take),
-// membership, the node metadata,
+// membership, which of memberlist's members are one node, the move to another address,
+// the node metadata,
 // the encoding of everything that gossip carries, and the loop that joins and
 // joins again. It never carries an announcement itself, nor who holds what:
 // gossip moves a few dozen small messages a second in a large cluster, so it
@@ -22,7 +23,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -54,7 +54,10 @@ type Config struct {
 	// that of BindAddr.
 	Advertise     func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
 	AdvertisePort int
-	PeersFile     string // members known from earlier runs, for joining again
+	// Changes wakes up when another address may be chosen; the channel closes when ctx ends.
+	// It is looked now and then all the same. Nil, or Advertise is nil: never.
+	Changes   func(ctx context.Context) (<-chan struct{}, error)
+	PeersFile string // members known from earlier runs, for joining again
 
 	// Listen opens the socket for packets; nil: UDP.
 	Listen func(addr string) (net.PacketConn, error)
@@ -63,14 +66,15 @@ type Config struct {
 
 	Log *slog.Logger
 
-	OnHint    func(Hint)
+	OnHint func(Hint)
+	// OnMoved is called when this node or another one has another address than before, with
+	// its transfer address until then, host:port.
+	OnMoved   func(member, before string)
 	OnCatalog func(member string, hash uint64) // a member's catalog is other than ours, as far as gossip knows
 	// OnMember is called when another member comes or goes, with its new state and why
 	// this node cannot talk to it. Unlike the others it is called under memberlist's
 	// lock, by whichever goroutine: it must not block, nor call Gossip.
 	OnMember func(name, state, reason string)
-
-	now func() time.Time // the clock; nil: the host's
 }
 
 // The states of a member. memberlist does not tell a suspect from an alive
@@ -87,12 +91,17 @@ type Member struct {
 	Address string // transfer address, host:port
 	State   string
 	Reason  string // why this node cannot talk to it, empty where it can
+	Fix     string // what to do about Reason
 	Version string
 	ID      trust.NodeID
 	Since   time.Time // when it came into this state, as far as this node saw
 
-	gossip  string // gossip address, ip:port
-	contact contact
+	gossip   string   // gossip address, ip:port
+	instance instance // what memberlist knows it by; zero: it was not seen since this node runs
+	contact  contact
+	order    int  // in which instances were seen
+	leaving  bool // it said that it was leaving
+	second   bool // it said that another host has its name or identity
 }
 
 const (
@@ -116,8 +125,8 @@ const (
 type Gossip struct {
 	cfg       Config
 	log       *slog.Logger
-	list      *memberlist.Memberlist
-	lines     *logWriter // memberlist's
+	list      atomic.Pointer[memberlist.Memberlist] // another one after each change of address
+	lines     *logWriter                            // memberlist's
 	queue     *memberlist.TransmitLimitedQueue
 	seal      *sealer
 	transport atomic.Pointer[transport]
@@ -134,6 +143,11 @@ type Gossip struct {
 	since  time.Time // since when failed is not nil
 	known  []string  // gossip addresses that PeersFile had when this node was opened
 	saved  []byte    // what PeersFile has; of the loop that writes it
+	place  place
+	ranks  map[string]bool // of processes with this node's name or identity, whether this node is the second
+	joins  int             // that are under way
+
+	reconsider chan struct{} // the ranks
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -144,6 +158,7 @@ type Gossip struct {
 type event struct {
 	hint *Hint
 	name string
+	from string // the transfer address of a member that moved
 	hash uint64
 }
 
@@ -152,62 +167,45 @@ func New(cfg Config) *Gossip {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.now == nil {
-		cfg.now = time.Now
-	}
 	if cfg.Join == nil {
 		cfg.Join = func() []string { return nil }
 	}
 	return &Gossip{
 		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
 		lines:     &logWriter{log: cfg.Log.With("component", "memberlist")},
-		members:   newMembers(cfg.NodeName),
+		members:   newMembers(newInstance(cfg.NodeName)),
 		strangers: newStrangers(cfg.Log),
 		events:    make(chan event, maxEvents),
+		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1),
 	}
 }
 
 // Open listens and starts to join. It waits for no other member.
-func (g *Gossip) Open(ctx context.Context) error {
-	if !validName(g.cfg.NodeName) {
-		return fmt.Errorf("node name %q is empty, longer than %d bytes or not printable", g.cfg.NodeName, MaxNameBytes)
+func (g *Gossip) Open(ctx context.Context) (err error) {
+	if name := g.cfg.NodeName; !validName(name) || len(name)+suffixBytes > MaxNameBytes {
+		return fmt.Errorf("node name %q is empty, longer than %d bytes or not printable", name, MaxNameBytes-suffixBytes)
 	}
-	conf, err := g.config()
-	if err != nil {
-		return err
-	}
-	if err := g.advertise(ctx, conf); err != nil {
+	if g.seal, err = newSealer(g.cfg.Keys); err != nil {
 		return err
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
-	t, err := g.openTransport(ctx)
-	if err != nil {
-		g.cancel()
-		return g.explainListen(err)
-	}
-	conf.Transport = t
-	if conf.BindPort == 0 {
-		conf.BindPort = t.port()
-	}
-	if conf.AdvertisePort == 0 {
-		conf.AdvertisePort = t.port()
-	}
-	g.transport.Store(t)
 	g.known = g.loadPeers()
 	g.queue = &memberlist.TransmitLimitedQueue{
-		NumNodes:       func() int { return max(g.members.alive(), spreadAsIf) },
-		RetransmitMult: conf.RetransmitMult,
+		NumNodes:       func() int { return max(g.members.aliveCount(), spreadAsIf) },
+		RetransmitMult: memberlist.DefaultLANConfig().RetransmitMult,
 	}
-	g.list, err = memberlist.Create(conf)
-	if err != nil {
+	if err := g.start(ctx, g.choose(ctx)); err != nil {
 		g.cancel()
-		return errors.Join(fmt.Errorf("start memberlist: %w", err), t.Shutdown())
+		return err
 	}
-	t.begin(g.list.LocalNode(), conf.BuildVsnArray(), firstIncarnation(g.cfg.now()))
 	g.wg.Go(func() { g.deliver(ctx) })
 	g.wg.Go(func() { g.tellSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
 	g.wg.Go(func() { g.reach(ctx) })
+	g.wg.Go(func() { g.rank(ctx) })
+	if g.cfg.Advertise != nil && g.cfg.Changes != nil {
+		g.wg.Go(func() { g.follow(ctx) })
+	}
 	return nil
 }
 
@@ -222,7 +220,7 @@ func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
 		return nil, err
 	}
 	t := &transport{
-		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, member: g.member, strange: g.strangers.packet, log: g.log,
+		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, member: g.members.byInstance, strange: g.strangers.packet, log: g.log,
 	}
 	t.start(ctx)
 	return t, nil
@@ -252,62 +250,6 @@ func (g *Gossip) explainListen(err error) error {
 	return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
 }
 
-// config is memberlist's LAN profile behind the wall: encryption and label are the
-// transport's.
-func (g *Gossip) config() (*memberlist.Config, error) {
-	host, port, err := splitAddr(g.cfg.BindAddr, 0)
-	if err != nil {
-		return nil, fmt.Errorf("gossip.bind: %w", err)
-	}
-	if g.seal, err = newSealer(g.cfg.Keys); err != nil {
-		return nil, err
-	}
-	if _, err := g.meta.encode(); err != nil {
-		return nil, err
-	}
-	c := memberlist.DefaultLANConfig()
-	c.Name, c.BindAddr, c.BindPort, c.AdvertisePort = g.cfg.NodeName, host, port, port
-	c.UDPBufferSize = packetBytes - sealOverhead
-	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
-	c.PushPullInterval = 30 * time.Second
-	c.DeadNodeReclaimTime = 10 * time.Second // a host that comes back with another address keeps its name
-	c.Delegate, c.Events, c.Conflict, c.Alive = (*delegate)(g), (*delegate)(g), (*delegate)(g), (*delegate)(g)
-	c.Logger = log.New(g.lines, "", 0)
-	return c, nil
-}
-
-// advertise chooses the address that others are told. The listeners of memberlist's own
-// transport would choose a private one, whichever it is.
-func (g *Gossip) advertise(ctx context.Context, conf *memberlist.Config) error {
-	if g.cfg.Advertise == nil {
-		return nil
-	}
-	c, err := g.cfg.Advertise(ctx, g.knownAddresses())
-	if err != nil {
-		return fmt.Errorf("choose the address that other hosts reach: %w", err)
-	}
-	conf.AdvertiseAddr = c.Addr.String()
-	if g.cfg.AdvertisePort != 0 {
-		conf.AdvertisePort = g.cfg.AdvertisePort
-	}
-	g.log.Info("address chosen", "address", c.Addr, "interface", c.Interface, "reason", c.Why)
-	if c.Doubt != "" {
-		g.log.Warn("the address may be the wrong one", "address", c.Addr, "reason", c.Doubt)
-	}
-	return nil
-}
-
-// knownAddresses are those of the members of an earlier run.
-func (g *Gossip) knownAddresses() []netip.Addr {
-	var out []netip.Addr
-	for _, peer := range g.loadPeers() {
-		if ap, err := netip.ParseAddrPort(peer); err == nil {
-			out = append(out, ap.Addr().Unmap())
-		}
-	}
-	return out
-}
-
 // SetKeys replaces the keys of packets, 32 bytes each: the first seals, all open.
 func (g *Gossip) SetKeys(keys [][]byte) error { return g.seal.set(keys) }
 
@@ -334,7 +276,10 @@ func (g *Gossip) deliver(ctx context.Context) {
 			if e.hint != nil && g.cfg.OnHint != nil {
 				g.cfg.OnHint(*e.hint)
 			}
-			if e.hint == nil && g.cfg.OnCatalog != nil {
+			if e.from != "" && g.cfg.OnMoved != nil {
+				g.cfg.OnMoved(e.name, e.from)
+			}
+			if e.hint == nil && e.from == "" && g.cfg.OnCatalog != nil {
 				g.cfg.OnCatalog(e.name, e.hash)
 			}
 		}
@@ -387,7 +332,7 @@ func (g *Gossip) tellSummary(ctx context.Context) {
 		}
 		m := others[rand.IntN(len(others))]
 		msg := append([]byte{summaryKind}, g.state()...)
-		if err := g.list.SendToAddress(memberlist.Address{Addr: m.gossip, Name: m.Name}, msg); err != nil {
+		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
 			g.log.Debug("tell the catalog's summary", "member", m.Name, "err", err)
 		}
 	}
@@ -408,12 +353,19 @@ func (g *Gossip) Peers() []Member {
 }
 
 // Status says whether another member is alive, and what became of the last try to
-// join those that are missing: errors.Is trust.ErrSecretsDiffer where that is it.
+// join those that are missing: errors.Is trust.ErrSecretsDiffer where that is it. A host
+// without an address that others reach has joined nobody.
 func (g *Gossip) Status() (joined bool, failed error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.members.alive() > 1, g.failed
+	if g.place.none != nil {
+		return false, g.place.none
+	}
+	return g.members.aliveCount() > 1, g.failed
 }
+
+// NoAddress is why this host has no address that others reach, nil where it has one.
+func (g *Gossip) NoAddress() error { return g.homeless() }
 
 // FailedSince is since when the cluster cannot be joined; zero: the last try went well.
 func (g *Gossip) FailedSince() time.Time {
@@ -425,7 +377,7 @@ func (g *Gossip) FailedSince() time.Time {
 // Close says farewell, so that the others need not find out, and waits for every
 // goroutine of this package. It may be called more than once.
 func (g *Gossip) Close() (err error) {
-	if g.list != nil {
+	if g.list.Load() != nil {
 		g.closed.Do(func() { err = g.leave() })
 	}
 	return err
@@ -438,13 +390,14 @@ func (g *Gossip) leave() error {
 	g.cancel()
 	g.wg.Wait()
 	g.savePeers()
-	if g.members.alive() > 1 {
-		_ = g.list.UpdateNode(leaveTimeout / 2) // best effort: the others find out anyway
-		if err := g.list.Leave(leaveTimeout); err != nil {
+	list := g.list.Load()
+	if g.members.aliveCount() > 1 {
+		_ = list.UpdateNode(leaveTimeout / 2) // best effort: the others find out anyway
+		if err := list.Leave(leaveTimeout); err != nil {
 			g.log.Debug("leave", "err", err)
 		}
 	}
-	err := g.list.Shutdown()
+	err := list.Shutdown()
 	g.lines.close()
 	if err != nil {
 		return fmt.Errorf("close gossip: %w", err)

@@ -141,13 +141,6 @@ func TestOtherSecretIsTold(t *testing.T) {
 	}
 }
 
-func TestSameNameIsTold(t *testing.T) {
-	t.Parallel()
-	a := start(t, "a", 1, nil)
-	start(t, "a", 1, nil, a.addr)
-	eventually(t, "a says that the name is taken", func() bool { return strings.Contains(a.log.String(), "same node name") })
-}
-
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a", 1, nil)
@@ -270,7 +263,7 @@ func TestProtocols(t *testing.T) {
 func TestWhatALaterBuildAdds(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a", 1, func(c *Config) { c.OnHint = func(h Hint) { t.Errorf("handed over %+v", h) } })
-	d := (*delegate)(a.Gossip)
+	d := &delegate{Gossip: a.Gossip, of: a.place.instance}
 	for _, msg := range []string{"", "\x02", "\x07 what nobody knows yet", strings.Repeat("x", 4000)} {
 		d.NotifyMsg([]byte(msg))
 	}
@@ -278,7 +271,7 @@ func TestWhatALaterBuildAdds(t *testing.T) {
 		t.Errorf("%+v %v", s, err)
 	}
 	meta := `{"id":"` + testID + `","t":":7951","p":1,"v":"9","h":1,"new":{"x":1}}`
-	b := &memberlist.Node{Name: "b", Addr: net.IPv4(127, 0, 0, 1), Port: 7950, Meta: []byte(meta)}
+	b := &memberlist.Node{Name: "b/0123456789abcdef.0", Addr: net.IPv4(127, 0, 0, 1), Port: 7950, Meta: []byte(meta)}
 	d.NotifyJoin(b)
 	if p := a.Peers(); len(p) != 2 || p[1].Version != "9" {
 		t.Errorf("peers %+v", p)

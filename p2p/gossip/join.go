@@ -31,11 +31,14 @@ const (
 func (g *Gossip) rejoin(ctx context.Context) {
 	retry := firstRetry
 	for {
-		targets := g.missing(ctx, g.known)
-		err := g.join(ctx, targets)
+		targets, err := []string(nil), g.homeless()
+		if err == nil {
+			targets = g.missing(ctx, g.known)
+			err = g.join(ctx, targets)
+		}
 		g.note(ctx, err)
 		pause := healInterval
-		if g.members.alive() <= 1 && len(targets) > 0 {
+		if g.members.aliveCount() <= 1 && len(targets) > 0 {
 			pause, retry = retry, min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
@@ -72,7 +75,7 @@ func (g *Gossip) missing(ctx context.Context, known []string) []string {
 			add(addr)
 		}
 	}
-	if g.members.alive() <= 1 {
+	if g.members.aliveCount() <= 1 {
 		gone = append(gone, known...)
 	}
 	rand.Shuffle(len(gone), func(i, j int) { gone[i], gone[j] = gone[j], gone[i] })
@@ -122,11 +125,12 @@ func resolve(ctx context.Context, addr string, defaultPort int) []string {
 // join tries each target and returns the last failure, explained.
 func (g *Gossip) join(ctx context.Context, targets []string) error {
 	var last error
+	defer g.joining()()
 	for _, t := range targets {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if _, err := g.list.Join([]string{t}); err != nil {
+		if _, err := g.list.Load().Join([]string{t}); err != nil {
 			last = explain(t, err)
 		}
 	}
@@ -165,7 +169,7 @@ func (g *Gossip) note(ctx context.Context, err error) {
 	case !changed:
 	case errors.Is(err, trust.ErrSecretsDiffer):
 		g.log.Error("cannot join the cluster", "err", err)
-	case reason != "" && g.members.alive() <= 1:
+	case reason != "" && g.members.aliveCount() <= 1:
 		g.log.Warn("cannot join the cluster yet; trying on", "err", err)
 	case reason != "":
 		g.log.Debug("a member is missing", "err", err)

@@ -177,7 +177,6 @@ func (ms *members) forget(name string) error {
 		return fmt.Errorf("%w: %s is alive; stop seeder there first", ErrNotForgotten, name)
 	}
 	delete(ms.byName, name)
-	delete(ms.left, name)
 	return nil
 }
 
@@ -186,7 +185,7 @@ func (ms *members) restore(list []known, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	for _, k := range list {
-		if ms.byName[k.Name] != nil || k.Name == ms.self {
+		if ms.byName[k.Name] != nil || k.Name == ms.self.node {
 			continue
 		}
 		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip}

@@ -33,6 +33,7 @@ type Meta struct {
 	Oldest          uint8        `json:"o,omitempty"` // the oldest; 0: it speaks one only
 	Version         string       `json:"v"`           // of the program
 	Leaving         bool         `json:"l,omitempty"` // tells a farewell from a failure
+	Second          bool         `json:"s,omitempty"` // another host has the name or the identity, and had it first
 }
 
 // Protocols are the versions that a build speaks of what nodes say to each other:

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/memberlist"
 )
 
 // probeKind is the first byte of a probe: a message that says nothing and is only
@@ -116,11 +114,11 @@ func (g *Gossip) SendProbe(member string, n Nonce) error {
 	}
 	small := append([]byte{probeKind}, n[:]...)
 	large := append(slices.Clone(small), make([]byte, largeProbeBytes-len(small))...)
-	to := memberlist.Address{Addr: m.gossip, Name: m.Name}
+	to, list := m.to(), g.list.Load()
 	var sent error
 	for range probeCopies {
 		// A message that is larger than the interface takes is an error here.
-		sent = errors.Join(g.list.SendToAddress(to, small), g.list.SendToAddress(to, large))
+		sent = errors.Join(list.SendToAddress(to, small), list.SendToAddress(to, large))
 	}
 	return sent
 }
@@ -131,11 +129,15 @@ func (g *Gossip) Ping(member string) error {
 	if err != nil {
 		return err
 	}
+	return g.ping(m)
+}
+
+func (g *Gossip) ping(m Member) error {
 	addr, err := net.ResolveUDPAddr("udp", m.gossip)
 	if err != nil {
 		return err
 	}
-	_, err = g.list.Ping(m.Name, addr)
+	_, err = g.list.Load().Ping(m.instance.String(), addr)
 	return err
 }
 

@@ -61,7 +61,7 @@ func TestVectors(t *testing.T) {
 	for _, size := range []int{len(v.Hex("message")), largeProbeBytes} {
 		msg := make([]byte, size)
 		copy(msg, v.Hex("message"))
-		(*delegate)(g).NotifyMsg(msg)
+		(&delegate{Gossip: g}).NotifyMsg(msg)
 		if small, large := g.Arrived(Nonce(v.Hex("nonce"))); !small || large != (size == largeProbeBytes) {
 			t.Errorf("a probe of %d bytes: %t, %t", size, small, large)
 		}

@@ -83,10 +83,17 @@ func newBehind(t testing.TB) *behind {
 			return near, testID, nil
 		},
 	})
+	var err error
+	if b.seal, err = newSealer(b.cfg.Keys); err != nil {
+		t.Fatal(err)
+	}
 	conf, err := b.config()
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.place.instance = b.members.self
+	d := &delegate{Gossip: b.Gossip, of: b.place.instance}
+	conf.Name, conf.Delegate, conf.Events, conf.Conflict = "a", d, d, d // the name that the messages are for
 	tr, err := b.openTransport(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +102,13 @@ func newBehind(t testing.TB) *behind {
 	conf.ProbeInterval, conf.GossipInterval, conf.PushPullInterval = time.Hour, time.Hour, time.Hour
 	b.transport.Store(tr)
 	b.queue = &memberlist.TransmitLimitedQueue{NumNodes: func() int { return 1 }, RetransmitMult: 1}
-	if b.list, err = memberlist.Create(conf); err != nil {
+	list, err := memberlist.Create(conf)
+	if err != nil {
 		t.Fatal(err)
 	}
+	b.list.Store(list)
 	t.Cleanup(func() {
-		if err := b.list.Shutdown(); err != nil {
+		if err := list.Shutdown(); err != nil {
 			t.Error(err)
 		}
 		b.lines.close()
@@ -198,7 +207,7 @@ func TestWallRefuses(t *testing.T) {
 			}
 		}
 	}
-	if n := b.list.NumMembers(); n != 1 {
+	if n := b.list.Load().NumMembers(); n != 1 {
 		t.Errorf("%d members", n)
 	}
 }
@@ -341,7 +350,7 @@ func TestStatesAreBounded(t *testing.T) {
 	if answer, err := b.ask(states(3)); err != nil || answer[0] != kindPushPull {
 		t.Fatalf("%x %v", answer, err)
 	}
-	eventually(t, "they are members", func() bool { return b.list.NumMembers() == 4 })
+	eventually(t, "they are members", func() bool { return b.list.Load().NumMembers() == 4 })
 }
 
 // TestReplays: packets that somebody recorded change nothing when they are sent
@@ -362,7 +371,6 @@ func TestReplays(t *testing.T) {
 			}}, err
 		}
 	}
-	later := func(c *Config) { c.now = func() time.Time { return time.Now().Add(5 * time.Second) } } // as the unit waits
 	a := start(t, "a", 7, record)
 	b := start(t, "b", 7, record, a.addr)
 	eventually(t, "they know each other", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
@@ -371,7 +379,7 @@ func TestReplays(t *testing.T) {
 	}
 	b.shut()
 	eventually(t, "b has left", func() bool { return a.state("b") == StateLeft })
-	b = startAt(t, "b", b.addr, b.cfg.Keys, later, a.addr)
+	b = startAt(t, "b", b.addr, b.cfg.Keys, nil, a.addr)
 	eventually(t, "b is back", func() bool { return a.state("b") == StateAlive && len(b.Alive()) == 2 })
 	mu.Lock()
 	packets := recorded
@@ -509,7 +517,7 @@ func FuzzStream(f *testing.F) {
 				_, _ = far.Write(frame(msg))
 			}
 		}
-		if _, err := b.list.Join([]string{"127.0.0.1:1"}); err == nil && checkStream(msg, true) != nil {
+		if _, err := b.list.Load().Join([]string{"127.0.0.1:1"}); err == nil && checkStream(msg, true) != nil {
 			t.Fatalf("joined by %x", msg)
 		}
 	})

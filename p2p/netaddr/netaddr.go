@@ -277,6 +277,12 @@ func (s Snapshot) Has(addr netip.Addr) bool {
 	return ok || addr.IsLoopback()
 }
 
+// InterfaceOf is the name of the interface that has addr, empty where none has.
+func (s Snapshot) InterfaceOf(addr netip.Addr) string {
+	i, _ := s.having(addr)
+	return i.Name
+}
+
 // String lists the addresses by interface, for people.
 func (s Snapshot) String() string {
 	var out []string

@@ -22,10 +22,10 @@ func (n *Network) SetLink(from, to []*Host, l Link) {
 	for _, a := range from {
 		for _, b := range to {
 			if l == (Link{}) {
-				delete(n.links, path{a.ip, b.ip})
+				delete(n.links, path{a.addr(), b.addr()})
 				continue
 			}
-			n.links[path{a.ip, b.ip}] = l
+			n.links[path{a.addr(), b.addr()}] = l
 		}
 	}
 }
@@ -35,7 +35,7 @@ func (n *Network) Uncut(from, to []*Host) {
 	n.mu.Lock()
 	for _, a := range from {
 		for _, b := range to {
-			delete(n.cut, path{a.ip, b.ip})
+			delete(n.cut, path{a.addr(), b.addr()})
 		}
 	}
 	conns := n.openConns("")
@@ -60,7 +60,7 @@ func (n *Network) copies(p path) int {
 func (h *Host) Lose(pick uint64) bool {
 	h.net.mu.Lock()
 	var mine []*conn
-	for _, c := range h.net.openConns(h.ip) {
+	for _, c := range h.net.openConns(h.addr()) {
 		if c.owner == h {
 			mine = append(mine, c)
 		}
@@ -95,10 +95,10 @@ func (h *half) crash() {
 // connections are told once it is.
 func (h *Host) Crash() *Host {
 	n := h.net
-	again := n.Host(h.ip)
+	again := n.Host(h.addr())
 	n.mu.Lock()
 	again.up, h.up, h.gone = false, false, true
-	conns := n.openConns(h.ip)
+	conns := n.openConns(h.addr())
 	n.mu.Unlock()
 	for _, c := range conns {
 		if c.owner == h {

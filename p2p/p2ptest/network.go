@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,7 +63,8 @@ func NewNetwork(seed uint64) *Network {
 
 // Host adds a host that is up.
 func (n *Network) Host(ip string) *Host {
-	h := &Host{net: n, ip: ip, up: true, listeners: map[int]*listener{}, packets: map[int]*socket{}}
+	h := &Host{net: n, up: true, listeners: map[int]*listener{}, packets: map[int]*socket{}}
+	h.ip.Store(&ip)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hosts[ip] = h
@@ -98,7 +100,7 @@ func (n *Network) Cut(from, to []*Host) {
 	defer n.mu.Unlock()
 	for _, a := range from {
 		for _, b := range to {
-			n.cut[path{a.ip, b.ip}] = true
+			n.cut[path{a.addr(), b.addr()}] = true
 		}
 	}
 }
@@ -163,19 +165,22 @@ func (n *Network) count(bytes int) {
 // Host is one machine: the p2p.Network of the node on it.
 type Host struct {
 	net *Network
-	ip  string
+	ip  atomic.Pointer[string] // empty: it has no address
 
 	// the network's lock guards these
 	up        bool
 	gone      bool              // by Crash: another Host has its address
 	listeners map[int]*listener // by port
 	packets   map[int]*socket   // by port
+	watchers  []chan struct{}   // of the address
 }
 
 var _ p2p.Network = (*Host)(nil)
 
 // IP is the host's address.
-func (h *Host) IP() string { return h.ip }
+func (h *Host) IP() string { return h.addr() }
+
+func (h *Host) addr() string { return *h.ip.Load() }
 
 // SetUp false takes the host off the net without a word, as a power cut does. When
 // it is back, the other ends of its old connections are told that they are gone.
@@ -183,7 +188,7 @@ func (h *Host) SetUp(up bool) {
 	h.net.mu.Lock()
 	back := up && !h.up
 	h.up = up
-	conns := h.net.openConns(h.ip)
+	conns := h.net.openConns(h.addr())
 	h.net.mu.Unlock()
 	if !back {
 		return
@@ -206,10 +211,10 @@ func (h *Host) listen(port int) (*listener, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	if h.gone {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.ENETDOWN)
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.ENETDOWN)
 	}
 	if h.listeners[port] != nil {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.EADDRINUSE)
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.EADDRINUSE)
 	}
 	l := &listener{host: h, port: port, conns: make(chan net.Conn, backlog), ended: make(chan struct{})}
 	h.listeners[port] = l
@@ -232,7 +237,7 @@ func (h *Host) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	there, back := path{h.ip, ip}, path{ip, h.ip}
+	there, back := path{h.addr(), ip}, path{ip, h.addr()}
 	for again := retransmitSYN; ; again *= 2 {
 		if h.isGone() {
 			return nil, syscall.ENETDOWN
@@ -267,9 +272,9 @@ func (h *Host) connect(ip, port string) (net.Conn, error) {
 	if to == nil || to.listeners[p] == nil {
 		return nil, syscall.ECONNREFUSED
 	}
-	near := &net.TCPAddr{IP: net.ParseIP(h.ip), Port: 32768 + h.net.rng.IntN(28_000)}
+	near := &net.TCPAddr{IP: net.ParseIP(h.addr()), Port: 32768 + h.net.rng.IntN(28_000)}
 	far := &net.TCPAddr{IP: net.ParseIP(ip), Port: p}
-	out, in := newHalf(h.net, path{h.ip, ip}), newHalf(h.net, path{ip, h.ip})
+	out, in := newHalf(h.net, path{h.addr(), ip}), newHalf(h.net, path{ip, h.addr()})
 	h.net.dialled++
 	mine := &conn{local: near, remote: far, in: in, out: out, owner: h, number: h.net.dialled}
 	theirs := &conn{local: far, remote: near, in: out, out: in, owner: to, number: h.net.dialled}
@@ -291,10 +296,10 @@ func (h *Host) ListenPacket(addr string) (net.PacketConn, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	if h.gone {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.ENETDOWN)
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.ENETDOWN)
 	}
 	if h.packets[port] != nil {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.ip, port, syscall.EADDRINUSE)
+		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.EADDRINUSE)
 	}
 	s := &socket{host: h, port: port, packets: make(chan packet, packetQueue), ended: make(chan struct{})}
 	h.packets[port] = s
@@ -363,7 +368,7 @@ func (l *listener) Close() error {
 }
 
 // Addr implements net.Listener.
-func (l *listener) Addr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(l.host.ip), Port: l.port} }
+func (l *listener) Addr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(l.host.addr()), Port: l.port} }
 
 // socket implements net.PacketConn on one port of a host. It has no deadlines.
 type socket struct {
@@ -388,8 +393,8 @@ func (s *socket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	ip := to.IP.String()
 	s.host.net.count(len(b))
 	b = slices.Clone(b)
-	for range s.host.net.copies(path{s.host.ip, ip}) {
-		if d, arrives := s.host.net.trip(path{s.host.ip, ip}); arrives && !s.host.isGone() {
+	for range s.host.net.copies(path{s.host.addr(), ip}) {
+		if d, arrives := s.host.net.trip(path{s.host.addr(), ip}); arrives && !s.host.isGone() {
 			time.AfterFunc(d, func() { s.deliver(b, ip, to.Port) })
 		}
 	}
@@ -424,7 +429,9 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 // LocalAddr implements net.PacketConn.
-func (s *socket) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.ParseIP(s.host.ip), Port: s.port} }
+func (s *socket) LocalAddr() net.Addr {
+	return &net.UDPAddr{IP: net.ParseIP(s.host.addr()), Port: s.port}
+}
 
 // Close implements net.PacketConn.
 func (s *socket) Close() error {

@@ -116,6 +116,10 @@ func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse
 // way on them.
 func (c *Client) CloseBefore(t time.Time) { c.conns.closeBefore(t) }
 
+// CloseTo closes the connections to a node that is not at addr, host:port, any more: what
+// is on its way on them is asked for again.
+func (c *Client) CloseTo(addr string) { c.conns.closeTo(addr) }
+
 // Close drops the idle connections; requests in flight end with their contexts.
 func (c *Client) Close() {
 	c.control.CloseIdleConnections()

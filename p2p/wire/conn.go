@@ -70,6 +70,21 @@ func (s *connSet) closeBefore(t time.Time) {
 	}
 }
 
+// closeTo closes the connections to or from an address, host:port.
+func (s *connSet) closeTo(addr string) {
+	s.mu.Lock()
+	var old []*conn
+	for c := range s.open {
+		if c.RemoteAddr().String() == addr {
+			old = append(old, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range old {
+		c.Close()
+	}
+}
+
 // Read implements net.Conn. The wait comes after the read: the bytes are here,
 // and not reading on is what slows the sender down.
 func (c *conn) Read(p []byte) (int, error) {

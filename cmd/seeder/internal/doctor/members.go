@@ -1,14 +1,18 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
+	"seeder/p2p/gossip"
+	"seeder/p2p/netaddr"
 )
 
 // checkMembers asks the daemon to try the ways to and from each member.
@@ -20,7 +24,24 @@ func (e *exam) checkMembers(ctx context.Context) []finding {
 	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
 		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Mend: "systemctl restart seeder"})
 	}
+	if s, err := netaddr.Read(nil); err == nil {
+		markForeign(&d, s)
+	}
 	return memberFindings(d)
+}
+
+// markForeign notes of members that they tell others an address which this host has, too:
+// that of a bridge of containers is the same on every host. No firewall is in the way.
+func markForeign(d *p2p.Diagnosis, s netaddr.Snapshot) {
+	for i := range d.Members {
+		m := &d.Members[i]
+		addr, err := netip.ParseAddr(hostOf(m.Gossip))
+		if err != nil || addr.IsLoopback() || !s.Has(addr) || m.Reason != "" || hostOf(m.Gossip) == hostOf(d.Gossip) {
+			continue
+		}
+		m.Reason = fmt.Sprintf("it tells others the address %s, which %s of this host has, too", addr, s.InterfaceOf(addr))
+		m.Fix = fmt.Sprintf("on %s: set gossip.advertise to its own address or interface, or remove the wrong one, then `systemctl restart seeder`; `seeder config show` says which it is and why", m.Name)
+	}
 }
 
 // memberFindings are grouped by what they are about, not by member.
@@ -30,6 +51,12 @@ func memberFindings(d p2p.Diagnosis) []finding {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
 			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
 	}
+	if d.NoAddress != "" {
+		return append(out, finding{Name: "members", State: stateProblem, Detail: d.NoAddress, Mend: "plug the cable in or bring the interface up; seeder takes the address as soon as there is one"})
+	}
+	for _, c := range d.Conflicts {
+		out = append(out, finding{Name: "members", State: stateProblem, Subject: c.Other, Detail: c.Reason(), Mend: c.Fix()})
+	}
 	if len(d.Members) == 0 {
 		f := finding{Name: "members", State: StateOK, Detail: "this node is alone"}
 		if d.Alone != "" {
@@ -38,7 +65,9 @@ func memberFindings(d p2p.Diagnosis) []finding {
 		return append(out, f)
 	}
 	for _, m := range d.Members {
-		out = append(out, memberFinding(m))
+		if !slices.ContainsFunc(d.Conflicts, func(c gossip.Conflict) bool { return c.Reason() == m.Reason }) {
+			out = append(out, memberFinding(m))
+		}
 	}
 	for _, topic := range []struct {
 		name  string
@@ -61,7 +90,7 @@ func memberFinding(m p2p.MemberReport) finding {
 	f := finding{Name: "members", State: StateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
 	switch {
 	case m.Reason != "":
-		f.State, f.Detail, f.Mend = stateProblem, m.Reason, "install the same version of seeder on both hosts"
+		f.State, f.Detail, f.Mend = stateProblem, m.Reason, cmp.Or(m.Fix, "install the same version of seeder on both hosts")
 	case m.Differs:
 		f.State, f.Detail, f.Mend = stateProblem, "its secret differs from this host's", differMend
 	case m.State != "alive":

@@ -13,10 +13,12 @@ package verdict
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
+	"seeder/p2p/gossip"
 )
 
 // Level is how bad it is.
@@ -38,6 +40,7 @@ const (
 	AboutContainerd = "containerd"
 	AboutJoin       = "join"
 	AboutMember     = "member"
+	AboutConflict   = "conflict"
 	AboutImage      = "image"
 	AboutPods       = "pods" // of an image, which the kubelet refuses to start
 )
@@ -86,7 +89,10 @@ func Decide(in Input) Verdict {
 		add(Finding{Level: Red, About: AboutCluster, Text: "the members cannot be asked: " + in.Err.Error(), Command: "seeder doctor"})
 	}
 	add(ofHost(in.Status)...)
-	add(ofMembers(in.Members)...)
+	add(ofConflicts(in.Status.Conflicts)...)
+	add(ofMembers(slices.DeleteFunc(slices.Clone(in.Members), func(m p2p.MemberState) bool {
+		return slices.ContainsFunc(in.Status.Conflicts, func(c gossip.Conflict) bool { return strings.HasPrefix(m.Reason, c.Reason()) })
+	}))...)
 	if in.Images != nil {
 		add(ofRows(in.Images)...)
 	} else {
@@ -122,6 +128,15 @@ func ofHost(s p2p.Status) (out []Finding) {
 	default:
 		out = append(out, Finding{Level: Amber, About: AboutJoin, Text: "this host is alone and cannot join the others: " + j.Reason, Since: j.Since,
 			Command: "seeder doctor"})
+	}
+	return out
+}
+
+// ofConflicts is about hosts that cannot be told apart. It is all that is said of the
+// second, which is a member with a reason besides.
+func ofConflicts(list []gossip.Conflict) (out []Finding) {
+	for _, c := range list {
+		out = append(out, Finding{Level: Red, About: AboutConflict, Text: c.Reason(), Command: c.Fix(), Blocks: c.Self})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
+	"seeder/p2p/gossip"
 	"seeder/store"
 )
 
@@ -36,14 +37,14 @@ type gauges struct {
 }
 
 type gaugeDescs struct {
-	state, members, images, unconverged, lacking, records, announced *prometheus.Desc
-	uploads, containerd, alone, secret, start, free, reserve         *prometheus.Desc
-	cache, cacheLimit, inodes, inodesFree                            *prometheus.Desc
+	state, members, conflicts, images, unconverged, lacking, records, announced *prometheus.Desc
+	uploads, containerd, alone, secret, start, free, reserve                    *prometheus.Desc
+	cache, cacheLimit, inodes, inodesFree                                       *prometheus.Desc
 }
 
 func (d *gaugeDescs) all() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		d.state, d.members, d.images, d.unconverged, d.lacking, d.records, d.announced,
+		d.state, d.members, d.conflicts, d.images, d.unconverged, d.lacking, d.records, d.announced,
 		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
 		d.cache, d.cacheLimit, d.inodes, d.inodesFree,
 	}
@@ -62,6 +63,7 @@ func NewGauges(node measured, disks func(context.Context) []store.Disk, cache fu
 		desc: gaugeDescs{
 			state:       desc("seeder_state", "How this node and its cluster are, as the status page and seeder status say: 0 green, nothing is wrong; 1 amber, something is under way or missing; 2 red, something failed and needs somebody."),
 			members:     desc("seeder_members", "Nodes of the cluster as this node sees them, by state.", "state"),
+			conflicts:   desc("seeder_conflicts", "Pairs of hosts that cannot be told apart, by kind: they have the same name, or the same identity. The second of them takes part in nothing until it is changed.", "kind"),
 			images:      desc("seeder_images", "Announced images by their state on this node; excluded are those that it is not meant to hold.", "state"),
 			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "When that image was ready on this node last, or came to be known, which has not been ready for the longest; 0: all are ready."),
 			lacking:     desc("seeder_disk_lacking_bytes", "The most that the disk lacks for one of the images that wait for room; 0: none does."),
@@ -109,6 +111,13 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	for state, n := range members {
 		send(g.desc.members, float64(n), state)
+	}
+	conflicts := map[string]int{gossip.ConflictName: 0, gossip.ConflictIdentity: 0}
+	for _, c := range g.node.Status(context.Background()).Conflicts {
+		conflicts[c.Kind]++
+	}
+	for kind, n := range conflicts {
+		send(g.desc.conflicts, float64(n), kind)
 	}
 	send(g.desc.state, float64(verdict.Decide(verdict.Input{Status: g.node.Status(context.Background()), Members: list}).Level.Value()))
 	c := g.node.Counts()

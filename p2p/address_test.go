@@ -1,0 +1,124 @@
+package p2p_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"seeder/p2p"
+)
+
+// newMobile returns a cluster whose hosts may get other addresses.
+func newMobile(t *testing.T, nodes int) *simCluster {
+	c := newSim(t, *seed, nodes)
+	t.Cleanup(c.stop)
+	for _, nd := range c.nodes {
+		nd.cfg.Advertise, nd.cfg.Changes = nd.host.Advertise, nd.host.Changes
+		nd.cfg.GossipBind, nd.cfg.TransferBind = "0.0.0.0:7950", "0.0.0.0:7951"
+	}
+	return c
+}
+
+// knownAt says whether all nodes see nd alive at ip, and nd all of them.
+func (c *simCluster) knownAt(nd *simNode, ip string) error {
+	for _, o := range c.running() {
+		alive := 0
+		for _, m := range o.Members().Members {
+			host, _, _ := net.SplitHostPort(m.Address)
+			if m.State == "alive" && m.Reason == "" {
+				alive++
+			}
+			if m.Name == nd.cfg.Name && (host != ip || m.State != "alive") {
+				return fmt.Errorf("%s sees %s %s at %s", o.cfg.Name, m.Name, m.State, host)
+			}
+		}
+		if alive != len(c.running()) {
+			return fmt.Errorf("%s sees %d alive", o.cfg.Name, alive)
+		}
+	}
+	return nil
+}
+
+// lost lists what nodes were told of members that went.
+func (c *simCluster) lost() (out []string) {
+	for _, nd := range c.running() {
+		for _, e := range nd.Events() {
+			if e.Kind == p2p.EventLost || e.Kind == p2p.EventLeft {
+				out = append(out, fmt.Sprintf("%s: %+v", nd.cfg.Name, e))
+			}
+		}
+	}
+	return out
+}
+
+// TestClusterAddressChanges: a host that gets another address is known there by all within
+// ten seconds, without a restart, and nobody takes it for gone meanwhile. What it announces
+// reaches all, and what others announce reaches it.
+func TestClusterAddressChanges(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{2, 3, 8, 30} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			if n > 8 && raceDetector {
+				t.Skip("the race detector takes five times the CPU; make cluster runs this without")
+			}
+			synctest.Test(t, func(t *testing.T) {
+				c := newMobile(t, n)
+				c.start(c.nodes...)
+				c.within(5*time.Second, "all see all", c.allAlive)
+				moved := c.nodes[1]
+				for i := range 3 {
+					ip := fmt.Sprintf("10.9.0.%d", i+1)
+					moved.host.SetIP(ip)
+					c.announce(moved, refFor(fmt.Sprint("a", i), "all"))
+					took := c.within(10*time.Second, "all know the host at its new address", func() error { return c.knownAt(moved, ip) })
+					t.Logf("known by all after %s", took)
+					c.within(10*time.Second, "what it announced is everywhere", c.converged)
+					c.announce(c.nodes[0], refFor(fmt.Sprint("b", i), "all"))
+					c.within(10*time.Second, "what another one announced is there, too", c.converged)
+				}
+				time.Sleep(time.Minute)
+				if err := c.knownAt(moved, "10.9.0.3"); err != nil {
+					t.Error(err)
+				}
+				if lost := c.lost(); len(lost) > 0 {
+					t.Errorf("members were taken for gone:\n%s", strings.Join(lost, "\n"))
+				}
+			})
+		})
+	}
+}
+
+// TestClusterAddressGone: a host without any address for a while says so, and is known by
+// all within ten seconds once it has one again, the same or another one; so is a host that
+// had none when it started.
+func TestClusterAddressGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newMobile(t, 3)
+		c.nodes[2].host.SetIP("")
+		c.start(c.nodes...)
+		without := c.nodes[2]
+		time.Sleep(time.Minute)
+		if s := without.Status(context.Background()); s.Join.OK || !strings.Contains(s.Join.Reason, "no address") || s.Members != 1 {
+			t.Errorf("%+v", s)
+		}
+		for _, ip := range []string{"10.9.0.1", "10.9.0.1", "10.9.0.2"} {
+			without.host.SetIP(ip)
+			c.within(10*time.Second, "all know the host", func() error { return c.knownAt(without, ip) })
+			c.announce(without, refFor("a"+ip, "all"))
+			c.within(10*time.Second, "what it announced is everywhere", c.converged)
+			without.host.SetIP("")
+			time.Sleep(2 * time.Minute)
+			if s := without.Status(context.Background()); s.Join.OK || !strings.Contains(s.Join.Reason, "no address") {
+				t.Errorf("%+v", s)
+			}
+		}
+		without.host.SetIP("10.9.0.3")
+		c.within(10*time.Second, "all know the host", func() error { return c.knownAt(without, "10.9.0.3") })
+	})
+}

@@ -1,0 +1,283 @@
+package gossip
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"seeder/p2p/trust"
+)
+
+// The kinds of conflicts between two hosts.
+const (
+	ConflictName     = "name"     // they have one node name
+	ConflictIdentity = "identity" // they have one identity: one is a copy of the other
+)
+
+// Conflict says that two hosts that are alive cannot be told apart.
+type Conflict struct {
+	Kind    string `json:"kind"`
+	Name    string `json:"name"`  // of the first
+	Other   string `json:"other"` // the name of the second
+	Address string `json:"address"`
+	// OtherAddress is that of the second: it takes part in nothing until it is changed.
+	OtherAddress string `json:"other_address"`
+	Self         bool   `json:"self"`   // this node is one of the two
+	Second       bool   `json:"second"` // this node is the second
+
+	second instance
+}
+
+// Reason says what is wrong, for people.
+func (c Conflict) Reason() string {
+	if c.Kind == ConflictName {
+		return fmt.Sprintf("two hosts have the node name %s: %s and %s, which takes part in nothing until it has another one", c.Name, c.Address, c.OtherAddress)
+	}
+	return fmt.Sprintf("%s (%s) and %s (%s) have the same identity: a data_dir was copied. The second takes part in nothing until it has another one", c.Name, c.Address, c.Other, c.OtherAddress)
+}
+
+// Fix says what to do, for people.
+func (c Conflict) Fix() string {
+	if c.Kind == ConflictName {
+		return fmt.Sprintf("on %s: set another node_name or hostname, then `systemctl restart seeder`", c.OtherAddress)
+	}
+	return fmt.Sprintf("on %s (%s): `systemctl stop seeder && rm /var/lib/seeder/identity && systemctl start seeder`", c.Other, c.OtherAddress)
+}
+
+// Conflicts are the pairs of hosts that are alive and cannot be told apart. Every node
+// sees all of them.
+func (g *Gossip) Conflicts() []Conflict {
+	g.members.mu.Lock()
+	defer g.members.mu.Unlock()
+	return g.members.conflictsLocked()
+}
+
+// conflictsLocked lists rivals for a name, and nodes of one identity. mu is held.
+func (ms *members) conflictsLocked() []Conflict {
+	var out []Conflict
+	for name, rivals := range ms.rivals {
+		for _, r := range rivals {
+			if !ms.confirmedLocked(r) || !ms.confirmedLocked(ms.byName[name]) {
+				continue
+			}
+			out = append(out, ms.conflict(ConflictName, ms.byName[name], r))
+		}
+	}
+	byID := map[string][]*Member{}
+	for _, m := range ms.byName {
+		if m.State == StateAlive && m.ID != "" && ms.ids[m.ID] > 1 && ms.confirmedLocked(m) {
+			byID[string(m.ID)] = append(byID[string(m.ID)], m)
+		}
+	}
+	for _, same := range byID {
+		if len(same) < 2 {
+			continue
+		}
+		slices.SortFunc(same, func(a, b *Member) int { return cmp.Or(compare(a.second, b.second), a.order-b.order) })
+		for _, m := range same[1:] {
+			if m.gossip != same[0].gossip { // else it was renamed, and the other instance is about to be found dead
+				out = append(out, ms.conflict(ConflictIdentity, same[0], m))
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Conflict) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name), strings.Compare(a.OtherAddress, b.OtherAddress))
+	})
+	return out
+}
+
+// conflict is that between two members. That this node is the second it says itself.
+func (ms *members) conflict(kind string, first, second *Member) Conflict {
+	if first.instance.process == ms.self.process && first.second && !second.second {
+		first, second = second, first
+	}
+	return Conflict{
+		Kind: kind, Name: first.Name, Address: first.gossip, Other: second.Name, OtherAddress: second.gossip,
+		Self:   first.instance.process == ms.self.process || second.instance.process == ms.self.process,
+		Second: second.instance.process == ms.self.process, second: second.instance,
+	}
+}
+
+// youngFor is how long after its start a node that knows nobody may be the one that comes
+// into a cluster, and so the second.
+const youngFor = time.Minute
+
+// joining notes that this node joins others, until the returned function is called.
+func (g *Gossip) joining() (done func()) {
+	count := func(by int) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.joins += by
+	}
+	count(1)
+	return func() { count(-1) }
+}
+
+// rival decides for a new instance with this node's name or identity which of the two is
+// the second: this node, where it is the one that comes into the cluster of the other. It
+// is called under memberlist's lock.
+func (d *delegate) rival(i instance, m Meta) {
+	if i.node != d.cfg.NodeName && (m.ID == "" || m.ID != d.cfg.Meta.ID) {
+		return
+	}
+	alone := !d.members.others(i.node)
+	d.mu.Lock()
+	if _, known := d.ranks[i.process]; !known && len(d.ranks) < maxGone {
+		d.ranks[i.process] = d.joins > 0 || alone && d.place.instance.moved == 0 && time.Since(d.place.since) < youngFor
+	}
+	d.mu.Unlock()
+}
+
+// others reports whether there are members of other names than this one and that.
+func (ms *members) others(name string) bool {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, m := range ms.byName {
+		if m.State == StateAlive && m.Name != ms.self.node && m.Name != name {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *Gossip) wakeRank() {
+	select {
+	case g.reconsider <- struct{}{}:
+	default:
+	}
+}
+
+// rank tells the others whether this node is the second of two hosts that cannot be told
+// apart, and logs conflicts as they come and go, until ctx ends.
+func (g *Gossip) rank(ctx context.Context) {
+	logged := map[string]Conflict{}
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.reconsider:
+		case <-again:
+		}
+		again = nil
+		if g.confirm() {
+			again = time.After(confirmInterval)
+		}
+		second := g.second()
+		g.mu.Lock()
+		changed := second != g.meta.Second
+		g.meta.Second = second
+		g.mu.Unlock()
+		if changed {
+			g.members.setSecond(second)
+			if err := g.list.Load().UpdateNode(leaveTimeout); err != nil {
+				g.log.Debug("tell which of two hosts is the second", "err", err)
+			}
+		}
+		now := map[string]Conflict{}
+		for _, c := range g.Conflicts() {
+			key := c.Kind + " " + c.Name + " " + c.OtherAddress
+			if now[key] = c; logged[key] == (Conflict{}) {
+				g.log.Error("two hosts cannot be told apart", "kind", c.Kind, "name", c.Name, "address", c.Address, "other_name", c.Other, "other_address", c.OtherAddress, "reason", c.Reason(), "fix", c.Fix())
+			}
+		}
+		for key, c := range logged {
+			if now[key] == (Conflict{}) {
+				g.log.Info("two hosts can be told apart again", "kind", c.Kind, "name", c.Name, "other_name", c.Other)
+			}
+		}
+		logged = now
+	}
+}
+
+// second decides whether this node is the second of two. Where both say so, that one of
+// the two is not whose process comes first by name.
+func (g *Gossip) second() bool {
+	rivals := g.members.rivalsOfSelf(g.cfg.Meta.ID)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range rivals {
+		if g.ranks[r.instance.process] && (!r.second || r.instance.process < g.place.instance.process) {
+			return true
+		}
+	}
+	return false
+}
+
+// rivalsOfSelf are the other hosts that have this node's name or identity.
+func (ms *members) rivalsOfSelf(id trust.NodeID) []Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	self := ms.byName[ms.self.node]
+	var out []Member
+	for _, r := range ms.rivals[ms.self.node] {
+		if ms.confirmedLocked(r) {
+			out = append(out, *r)
+		}
+	}
+	for name, m := range ms.byName {
+		if name != ms.self.node && m.State == StateAlive && m.ID == id && self != nil && m.gossip != self.gossip && ms.confirmedLocked(m) {
+			out = append(out, *m)
+		}
+	}
+	return out
+}
+
+const (
+	// confirmInterval is how often an instance in doubt is asked whether it is there.
+	confirmInterval = time.Second
+	// confirmedAfter is when one that is still alive for memberlist counts as there although it
+	// has not answered: gossip finds a dead one sooner, and a firewall may be in the way.
+	confirmedAfter = 30 * time.Second
+)
+
+// confirm asks the instances that may be in a conflict whether they are there: one that was
+// killed, or of which somebody sends an old packet again, is alive for memberlist for some
+// seconds, and no other host. It reports whether some have not answered.
+func (g *Gossip) confirm() (left bool) {
+	for _, m := range g.members.doubts() {
+		if time.Since(m.Since) < confirmedAfter && g.ping(m) != nil {
+			left = true
+			continue
+		}
+		g.members.mu.Lock()
+		if g.members.alive[m.instance] != nil {
+			g.members.confirmed[m.instance] = true
+		}
+		g.members.mu.Unlock()
+	}
+	return left
+}
+
+// doubts are the instances that may be in a conflict and have not answered.
+func (ms *members) doubts() []Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	var out []Member
+	for i, m := range ms.alive {
+		if (len(ms.rivals[i.node]) > 0 || ms.ids[m.ID] > 1) && !ms.confirmedLocked(m) {
+			out = append(out, *m)
+		}
+	}
+	return out
+}
+
+// confirmedLocked reports whether an instance has shown that it is there. mu is held.
+func (ms *members) confirmedLocked(m *Member) bool {
+	return m != nil && (m.instance.process == ms.self.process || ms.confirmed[m.instance])
+}
+
+// setSecond notes of this node whether it is the second.
+func (ms *members) setSecond(second bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for i, m := range ms.alive {
+		if i.process == ms.self.process {
+			m.second = second
+		}
+	}
+	ms.settle(ms.self.node)
+}

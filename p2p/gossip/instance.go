@@ -1,0 +1,54 @@
+package gossip
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// instance is a node at one address since one start: what memberlist takes for a member,
+// and what it is called there. memberlist ties a name to one address for as long as
+// somebody believes that it is alive, so that two hosts of one name would hide each other
+// and a host whose address changes would be gone for all. With a name for each instance
+// both are seen by everybody, and this package tells them apart.
+type instance struct {
+	node    string // the node's name
+	process string // 16 hexadecimal digits, by chance at each start
+	moved   int    // how many instances the process had before
+}
+
+// suffixBytes bounds what an instance adds to a node's name.
+const suffixBytes = 1 + 16 + 1 + 8
+
+var instanceSuffix = regexp.MustCompile(`^[0-9a-f]{16}\.[0-9]{1,8}$`)
+
+func newInstance(node string) instance {
+	var b [8]byte
+	rand.Read(b[:]) // never fails (crypto/rand since Go 1.24)
+	return instance{node: node, process: hex.EncodeToString(b[:])}
+}
+
+// next is the same process at another address.
+func (i instance) next() instance {
+	i.moved++
+	return i
+}
+
+// String is the name of the instance for memberlist.
+func (i instance) String() string { return fmt.Sprintf("%s/%s.%d", i.node, i.process, i.moved) }
+
+func parseInstance(s string) (instance, error) {
+	at := strings.LastIndexByte(s, '/')
+	if at < 1 || !validName(s[:at]) || !instanceSuffix.MatchString(s[at+1:]) {
+		return instance{}, fmt.Errorf("%q is not a name of an instance", s)
+	}
+	process, count, _ := strings.Cut(s[at+1:], ".")
+	moved, err := strconv.Atoi(count)
+	if err != nil {
+		return instance{}, fmt.Errorf("%q is not a name of an instance: %w", s, err)
+	}
+	return instance{node: s[:at], process: process, moved: moved}, nil
+}
