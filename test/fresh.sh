@@ -3,7 +3,9 @@
 # Debian in FRESH_RELEASES, in a root that debootstrap has just made and that has
 # nothing but make, git, certificates and this machine's Go. Uncommitted changes are
 # not tested. Everything lies in one directory and in name spaces of its own, which end
-# with the run, so nothing is left behind. Needs root, the network and some 6 GB.
+# with the run, so nothing is left behind. Needs root, the network and some 6 GB, and that
+# nobody else runs the tests of ./test on this machine: they remove the cgroups of runs
+# whose process they do not see.
 #
 #   FRESH_MIRROR   where debootstrap gets Debian: that of this machine's apt
 #   FRESH_CACHES   1: begin with this machine's Go modules and build results (they are

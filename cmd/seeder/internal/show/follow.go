@@ -118,7 +118,7 @@ func (f *Follower) unfinished(cause error) error {
 func unready(rows map[string]p2p.ImageState) []string {
 	var out []string
 	for _, row := range rows {
-		if control.Converged(row) {
+		if row.Everywhere() {
 			continue
 		}
 		for _, n := range row.Nodes {
