@@ -36,7 +36,7 @@ func TestSavings(t *testing.T) {
 	lines := got.Lines(6123*time.Millisecond, true)
 	if want := []string{
 		"3 nodes got 270 MiB in all, 80 MiB to 100 MiB each in 6.12s, compressed to 41 %; 20 MiB were there already; 2 other nodes fetched nothing",
-		"this host sent 1.1 × the image, the other nodes gave each other the rest (59 %)",
+		"this host sent 1.1 × the image before compression, the other nodes gave each other the rest (59 %)",
 	}; !slices.Equal(lines, want) {
 		t.Errorf("%q\nwant %q", lines, want)
 	}
