@@ -22,17 +22,9 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 		return fmt.Errorf("let go of %s: %w", a.Reference, err)
 	}
 	if d := have[a.Reference]; d != "" && (d == a.Target.Digest || d == n.catalog.ReachedTarget(a.Reference)) {
-		do, done := n.store.Release, "released"
-		if a.Purge {
-			do, done = n.store.Remove, "purged"
-			if err := n.unused(ctx, a); err != nil {
-				return err
-			}
+		if err := n.letGoOf(ctx, a, d); err != nil {
+			return err
 		}
-		if err := do(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("let go of %s: %w", a.Reference, err)
-		}
-		n.log.Info(done, "ref", a.Reference, "digest", d)
 	}
 	if a.Purge {
 		if err := n.dropFrames(ctx, a.Reference); err != nil {
@@ -40,6 +32,28 @@ func (n *Node) letGo(ctx context.Context, a catalog.Announcement) error {
 		}
 	}
 	n.cells.remove(a.Reference)
+	return nil
+}
+
+// letGoOf lets go of a withdrawn image whose record is at d.
+func (n *Node) letGoOf(ctx context.Context, a catalog.Announcement, d digest.Digest) error {
+	if !a.Purge {
+		if err := n.store.Release(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("let go of %s: %w", a.Reference, err)
+		}
+		n.log.Info("released", "ref", a.Reference, "digest", d)
+		return nil
+	}
+	if err := n.unused(ctx, a); err != nil {
+		return err
+	}
+	bytes, err := n.store.Remove(ctx, a.Reference)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("let go of %s: %w", a.Reference, err)
+	}
+	n.freed.forget(a.Reference)
+	n.freed.add(a.Reference, bytes)
+	n.log.Info("purged", "ref", a.Reference, "digest", d, "freed_bytes", bytes)
 	return nil
 }
 
@@ -51,6 +65,7 @@ func (n *Node) dropFrames(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("drop the frames of %s: %w", ref, err)
 	}
+	n.freed.add(ref, freed)
 	if freed > 0 {
 		n.log.Info("frames of a purged image removed", "ref", ref, "freed_bytes", freed)
 	}

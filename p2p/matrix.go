@@ -47,8 +47,13 @@ func (n *Node) report(refs []string) report {
 		if down != "" && c.state == Ready { // the kubelet gets no answer either
 			c.state, c.reason = Waiting, "waiting for containerd: "+down
 		}
+		var freed int64
+		if a.Withdrawn {
+			freed = n.freed.of(a.Reference)
+		}
 		r.Images = append(r.Images, reportImage{
-			Reference: a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
+			FreedBytes: freed,
+			Reference:  a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
 			RateBytesPerSecond: c.origin.rate, Sources: c.origin.sources, WireBytes: c.origin.wire,
 			Blocked: blocked[a.Reference], SentBytes: max(n.swarms.sentBytes(a.Seed.Digest)-c.sentBefore, 0),
@@ -172,6 +177,7 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 	ns.RateBytesPerSecond, ns.Sources = img.RateBytesPerSecond, img.Sources
 	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
+	ns.FreedBytes = img.FreedBytes
 	if ns.State != Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}

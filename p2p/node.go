@@ -60,7 +60,7 @@ type Store interface {
 	// but those targets, however they came to have it, and names what lost it.
 	ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error)
 	// Remove deletes ref and what only it needs.
-	Remove(ctx context.Context, ref string) error
+	Remove(ctx context.Context, ref string) (freedBytes int64, err error)
 	// Tidy removes what work that will not go on has left behind, but nothing of
 	// the images whose seed indexes and targets are given.
 	Tidy(ctx context.Context, seeds, targets []digest.Digest) error
@@ -197,6 +197,7 @@ type Node struct {
 	swarms    *swarms
 	memory    swarm.Memory // of frames on their way in
 	cells     *cells
+	freed     freed
 	claims    *claims
 	syncer    *syncer
 	asked     atomic.Int64  // how often others have asked for the catalog

@@ -47,6 +47,7 @@ type reportImage struct {
 	Sources            []Source `json:"sources,omitempty"`
 	WireBytes          int64    `json:"wire_bytes,omitempty"`
 	SentBytes          int64    `json:"sent_bytes,omitempty"`
+	FreedBytes         int64    `json:"freed_bytes,omitempty"`
 	Blocked            string   `json:"blocked,omitempty"`
 
 	// Refused: this host does not take that announcement. It may hold an earlier one of
@@ -186,7 +187,7 @@ func (ans *answer) take(img reportImage) {
 	img.DoneBytes = min(max(img.DoneBytes, 0), img.TotalBytes)
 	img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
 	img.Sources = readSources(img.Sources)
-	img.WireBytes, img.SentBytes = max(img.WireBytes, 0), max(img.SentBytes, 0)
+	img.WireBytes, img.SentBytes, img.FreedBytes = max(img.WireBytes, 0), max(img.SentBytes, 0), max(img.FreedBytes, 0)
 	if img.Refused {
 		ans.refused[img.Reference] = img
 	} else {

@@ -37,6 +37,7 @@ type NodeState struct {
 	Sources            []Source `json:"sources,omitempty"`               // where the done bytes came from; none: it had the image, or forgot
 	WireBytes          int64    `json:"wire_bytes,omitempty"`            // that came for it, as frames, duplicates too
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
+	FreedBytes         int64    `json:"freed_bytes,omitempty"`           // of disk, by the purge of a withdrawn image, frames too
 
 	// Blocked is why the kubelet there refuses to start a container of the image although
 	// it is ready, and what to run there.

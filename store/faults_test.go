@@ -658,7 +658,7 @@ func TestVanishedBlobIsFetchedAgain(t *testing.T) {
 	if err := to.Import(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Remove(t.Context(), full); err != nil {
+	if _, err := b.Remove(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
 	for tries := 0; ; tries++ { // each finds one blob gone

@@ -397,8 +397,11 @@ func (s *Store) ReleaseOthers(ctx context.Context, wanted map[string][]digest.Di
 	return s.ctrd.UnpinOthers(ctx, wanted)
 }
 
-// Remove deletes an image's names; containerd collects what only they needed.
-func (s *Store) Remove(ctx context.Context, ref string) error { return s.ctrd.Delete(ctx, ref) }
+// Remove deletes an image's names; containerd collects what only they needed. It
+// returns how many bytes of blobs that freed; snapshots are not counted.
+func (s *Store) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
+	return s.ctrd.Remove(ctx, ref)
+}
 
 // FromRegistry reports whether ref was pulled from a registry.
 func (s *Store) FromRegistry(ctx context.Context, ref string) (bool, error) {

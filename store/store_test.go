@@ -377,7 +377,7 @@ func TestRebuiltWithoutNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	to.Close()
-	if err := b.Remove(t.Context(), full); err != nil {
+	if _, err := b.Remove(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
 	if ok, _, _ := b.Check(t.Context(), full, p.Target.Digest); ok {
@@ -419,7 +419,7 @@ func TestRepairsWhatCheckFindsLacking(t *testing.T) {
 	if err := img.Import(t.Context(), "docker.io/library/other:2"); err != nil { // two names of one digest
 		t.Fatal(err)
 	}
-	if err := s.Remove(t.Context(), full); err != nil {
+	if _, err := s.Remove(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
 	if err := image(t, s, p.Index).Import(t.Context(), full); err != nil {
@@ -435,7 +435,7 @@ func TestVanishedBlobIsSaidAtOnce(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 1<<20))
 	img := image(t, s, p.Index) // sees every blob
-	if err := s.Remove(t.Context(), full); err != nil {
+	if _, err := s.Remove(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

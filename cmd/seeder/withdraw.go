@@ -97,6 +97,13 @@ func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string)
 	if slices.ContainsFunc(left, func(n p2p.NodeState) bool { return n.State == p2p.Unreachable }) {
 		absent = "; those that do not answer remove it once they are back"
 	}
+	var freed int64
+	for _, n := range row.Nodes {
+		freed = control.AddBytes(freed, n.FreedBytes)
+	}
+	if freed > 0 {
+		absent = ", " + term.Bytes(freed) + " of blobs and frames freed" + absent
+	}
 	if _, err := fmt.Fprintf(env.Stdout, "%s: withdrawn and removed on %d of %d nodes%s\n",
 		cli.ShortRef(ref), len(row.Nodes)-len(left), len(row.Nodes), absent); err != nil {
 		return err

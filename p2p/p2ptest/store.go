@@ -359,12 +359,12 @@ func (s *Store) Released() []string {
 }
 
 // Remove implements p2p.Store.
-func (s *Store) Remove(_ context.Context, ref string) error {
+func (s *Store) Remove(_ context.Context, ref string) (freedBytes int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.images, ref)
 	s.hint()
-	return s.down
+	return 0, s.down
 }
 
 // Changes implements p2p.Store.

@@ -414,6 +414,23 @@ func (c *Containerd) Delete(ctx context.Context, ref string) error {
 	return c.collect(ctx)
 }
 
+// Remove is Delete that says how many bytes of blobs containerd collected with it.
+func (c *Containerd) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
+	var blobs []Blob
+	if target, err := c.Resolve(ctx, ref); err == nil {
+		blobs, _ = c.Walk(ctx, target) // of one that is not whole nothing is counted
+	}
+	if err := c.Delete(ctx, ref); err != nil {
+		return 0, err
+	}
+	for _, b := range blobs {
+		if _, here, err := c.Has(ctx, b.Digest); err == nil && !here {
+			freedBytes += b.Size
+		}
+	}
+	return freedBytes, nil
+}
+
 // onlyFor names, of all records of one target, those that ref needs and no other
 // name does.
 func onlyFor(ref string, all []images.Image) []string {

@@ -69,7 +69,7 @@ func collected(c *cluster, m *machine, e Event) (func(), bool) {
 		ctx, cancel := context.WithTimeout(context.Background(), commandBound)
 		defer cancel()
 		if _, err := s.ImportArchive(ctx, reader(archive(bait, e.Arg)), ""); err == nil {
-			_ = s.Remove(ctx, bait)
+			_, _ = s.Remove(ctx, bait)
 		}
 	})
 	return nil, true
@@ -93,7 +93,8 @@ func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 		return nil, false
 	}
 	c.touched[have[ref].Encoded()] = true
-	return nil, m.store.Store.Remove(context.Background(), ref) == nil
+	_, err = m.store.Store.Remove(context.Background(), ref)
+	return nil, err == nil
 }
 
 var crashKinds = []kind{

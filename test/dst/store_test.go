@@ -208,9 +208,9 @@ func (s *faultyStore) Release(ctx context.Context, ref string) error {
 	return s.Store.Release(ctx, ref)
 }
 
-func (s *faultyStore) Remove(ctx context.Context, ref string) error {
+func (s *faultyStore) Remove(ctx context.Context, ref string) (int64, error) {
 	if err := s.gate(ctx, "remove"); err != nil {
-		return err
+		return 0, err
 	}
 	return s.Store.Remove(ctx, ref)
 }
