@@ -32,6 +32,8 @@ const (
 	// full packets carry, which a slow link or a limit may hold up.
 	reachTimeout = 3 * time.Second
 	bulkTimeout  = 5 * time.Second
+	// maxDoubtful is how many members that were never reached are tried.
+	maxDoubtful = 32
 	// strangerFor is how long a host is told of that knocked with another secret: it
 	// tries again every 15 s.
 	strangerFor = 2 * time.Minute
@@ -62,16 +64,17 @@ type Way struct {
 
 // MemberReport is what this node finds out about a member.
 type MemberReport struct {
-	Name     string `json:"name"`
-	Transfer string `json:"transfer"` // its transfer address, host:port
-	Gossip   string `json:"gossip"`   // its gossip address, ip:port
-	State    string `json:"state"`
-	Reason   string `json:"reason,omitempty"` // why this node does not talk to it
-	Fix      string `json:"fix,omitempty"`    // what to do about that
-	Version  string `json:"version"`
-	Differs  bool   `json:"differs,omitempty"` // its secret is another one
-	Ways     []Way  `json:"ways,omitempty"`
-	Clock    *Clock `json:"clock,omitempty"`
+	Name     string  `json:"name"`
+	Transfer string  `json:"transfer"` // its transfer address, host:port
+	Gossip   string  `json:"gossip"`   // its gossip address, ip:port
+	State    string  `json:"state"`
+	Reason   string  `json:"reason,omitempty"` // why this node does not talk to it
+	Fix      string  `json:"fix,omitempty"`    // what to do about that
+	Version  string  `json:"version"`
+	Differs  bool    `json:"differs,omitempty"` // its secret is another one
+	Ways     []Way   `json:"ways,omitempty"`
+	Clock    *Clock  `json:"clock,omitempty"`
+	Policy   *Policy `json:"policy,omitempty"` // nil: it has not said
 }
 
 // Clock is how a member's clock compares with this host's.
@@ -90,6 +93,10 @@ type Diagnosis struct {
 	Conflicts []gossip.Conflict `json:"conflicts,omitempty"`  // hosts that cannot be told apart
 	Members   []MemberReport    `json:"members"`
 	Strangers []gossip.Stranger `json:"strangers"` // hosts that knock with another secret
+	Policy    Policy            `json:"policy"`    // this node's
+	// NeverReached counts alive members that have answered this node nothing yet. Of
+	// more than maxDoubtful of them Members has some.
+	NeverReached int `json:"never_reached"`
 }
 
 // Diagnose tries the ways between this node and each member, in both directions. It
@@ -111,7 +118,16 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 		wg  sync.WaitGroup
 		sem = semaphore.NewWeighted(maxDiagnosed)
 	)
-	for _, m := range n.gossip.Members() {
+	var policies map[string]*Policy
+	wg.Go(func() { policies = n.policies(ctx) })
+	d.Policy, d.NeverReached = n.policy(), n.gossip.NeverReached()
+	doubtful := 0
+	for _, m := range gossip.ProofFirst(n.gossip.Members()) {
+		if m.Name != n.cfg.Name && m.State == gossip.StateAlive && !m.Reached() {
+			if doubtful++; doubtful > maxDoubtful {
+				continue
+			}
+		}
 		if m.Name == n.cfg.Name {
 			d.Gossip, d.Transfer = m.GossipAddress(), m.Address
 			continue
@@ -135,6 +151,9 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 		})
 	}
 	wg.Wait()
+	for i := range d.Members {
+		d.Members[i].Policy = policies[d.Members[i].Name]
+	}
 	slices.SortFunc(d.Members, func(a, b MemberReport) int { return strings.Compare(a.Name, b.Name) })
 	return d
 }

@@ -30,6 +30,10 @@ func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
 
 func (n *Node) report(refs []string) report {
 	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
+	if slices.Equal(refs, []string{noImage}) {
+		p := n.policy()
+		r.Policy = &p
+	}
 	down := n.health.away(time.Now())
 	var blocked map[string]string
 	if n.cfg.Blocked != nil {
@@ -186,7 +190,7 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 
 // AskMembers lists the cluster with the labels that the members have now.
 func (n *Node) AskMembers(ctx context.Context) Members {
-	n.ask(ctx, []string{"-"}) // no image: the labels are enough
+	n.ask(ctx, []string{noImage}) // no image: the labels are enough
 	return n.Members()
 }
 

@@ -44,6 +44,11 @@ func TestClusterSaysWhatItRefuses(t *testing.T) {
 			}
 			return nil
 		})
+		for _, m := range c.nodes[0].Diagnose(context.Background()).Members {
+			if strictOne := m.Name == strict.cfg.Name; m.Policy == nil || (len(m.Policy.Announcers) == 1) != strictOne {
+				t.Errorf("%s: policy %+v", m.Name, m.Policy)
+			}
+		}
 		if img, cells := row(strict); img.Version != 1 || cells[strict.cfg.Name].State != p2p.Ready {
 			t.Errorf("on the host itself: %+v, want the version that it takes, ready", img)
 		}

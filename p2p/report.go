@@ -31,6 +31,7 @@ const (
 type report struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
+	Policy *Policy           `json:"policy,omitempty"` // where no image was asked for
 	Images []reportImage     `json:"images"`
 }
 
@@ -62,6 +63,7 @@ type answer struct {
 	since  time.Time
 	err    error
 	labels map[string]string
+	policy *Policy
 	images map[string]reportImage
 	// refused are announcements that the member does not take, by reference.
 	refused map[string]reportImage
@@ -117,6 +119,11 @@ func decodeReport(r io.Reader, name string, asked func(ref string) bool, total *
 			var labels map[string]string
 			err = d.Decode(&labels)
 			ans.readLabels(labels)
+		case "policy":
+			var p Policy
+			err = d.Decode(&p)
+			p = p.bounded()
+			ans.policy = &p
 		case "images":
 			err = ans.readImages(d, m, asked)
 		default:
@@ -199,6 +206,7 @@ func (ans *answer) take(img reportImage) {
 func answerOf(r report) answer {
 	ans := answer{name: r.Name, images: make(map[string]reportImage, len(r.Images)), refused: map[string]reportImage{}, labels: map[string]string{}}
 	ans.readLabels(r.Labels)
+	ans.policy = r.Policy
 	for _, img := range r.Images {
 		ans.take(img)
 	}

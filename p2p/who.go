@@ -89,7 +89,7 @@ func (n *Node) CheckOn(ctx context.Context, on []string) error {
 		return err
 	}
 	known := map[string]bool{}
-	for _, a := range n.ask(ctx, []string{"-"}) { // no image: the labels are enough
+	for _, a := range n.ask(ctx, []string{noImage}) { // no image: the labels are enough
 		if a.err != nil {
 			continue
 		}

@@ -48,6 +48,16 @@ func (l *Limiter) SetLimits(limits Limits) {
 	set(l.down, limits.DownloadBytesPerSec)
 }
 
+// Limits are those that hold now, in bytes per second, 0 for none.
+func (l *Limiter) Limits() (upload, download int64) { return l.up.limit(), l.down.limit() }
+
+func (d *direction) limit() int64 {
+	if d.Limit() == rate.Inf {
+		return 0
+	}
+	return int64(d.Limit())
+}
+
 func set(l *direction, bytesPerSec int64) {
 	if bytesPerSec <= 0 {
 		l.SetLimit(rate.Inf)

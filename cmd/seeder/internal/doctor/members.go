@@ -82,6 +82,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 			}
 		}
 	}
+	out = append(out, policyFindings(d)...)
 	return append(out, clockFindings(d)...)
 }
 
@@ -146,6 +147,7 @@ func wayFindings(d p2p.Diagnosis, m p2p.MemberReport, name string, whats []strin
 		case p2p.WayClosed:
 			f.State = stateProblem
 			f.Detail, f.Mend = closedWay(d, m, w)
+			f.Detail += limitNote(d, m, w)
 		case p2p.WayUnknown:
 			f.State = StateSkipped
 		default:

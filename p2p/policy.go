@@ -1,0 +1,60 @@
+package p2p
+
+import (
+	"context"
+	"slices"
+
+	"seeder/internal/text"
+)
+
+// Policy is what a node's configuration lets it take and send, as far as hosts should
+// agree on it or know it of each other.
+type Policy struct {
+	Announcers    []string `json:"announcers,omitempty"` // sorted; those that are excluded with a ! in front
+	Accept        []string `json:"accept,omitempty"`     // patterns; none: everything
+	UploadLimit   int64    `json:"upload_limit,omitempty"`
+	DownloadLimit int64    `json:"download_limit,omitempty"`
+}
+
+// maxPolicy bounds the entries of a list of a policy that is told.
+const maxPolicy = 64
+
+// noImage asks members for what they say of themselves alone: no reference is like it.
+const noImage = "-"
+
+func (n *Node) policy() Policy {
+	p := Policy{Accept: slices.Clone(n.cfg.Accept.Strings())}
+	for _, id := range n.cfg.Announcers {
+		p.Announcers = append(p.Announcers, string(id))
+	}
+	for _, id := range n.cfg.Excluded {
+		p.Announcers = append(p.Announcers, "!"+string(id))
+	}
+	slices.Sort(p.Announcers)
+	p.UploadLimit, p.DownloadLimit = n.limiter.Limits()
+	return p.bounded()
+}
+
+// bounded is p as it is told and believed.
+func (p Policy) bounded() Policy {
+	list := func(in []string) (out []string) {
+		for _, s := range in[:min(len(in), maxPolicy)] {
+			out = append(out, text.Clean(s, maxReasonBytes))
+		}
+		return out
+	}
+	p.Announcers, p.Accept = list(p.Announcers), list(p.Accept)
+	p.UploadLimit, p.DownloadLimit = max(p.UploadLimit, 0), max(p.DownloadLimit, 0)
+	return p
+}
+
+// policies are those of the members that say theirs, by name.
+func (n *Node) policies(ctx context.Context) map[string]*Policy {
+	out := map[string]*Policy{}
+	for _, a := range n.ask(ctx, []string{noImage}) {
+		if a.policy != nil {
+			out[a.name] = a.policy
+		}
+	}
+	return out
+}
