@@ -143,7 +143,27 @@ func explain(target string, err error) error {
 	if strings.Contains(err.Error(), trust.ErrSecretsDiffer.Error()) {
 		return fmt.Errorf("join %s: %w", target, trust.ErrSecretsDiffer)
 	}
-	return fmt.Errorf("join %s: %w", target, err)
+	return fmt.Errorf("join %s: %s", target, plainError(err, target))
+}
+
+// plainError is memberlist's error in one line: it gives a list with one entry, below a
+// heading, which names the target again.
+func plainError(err error, target string) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "* "); i >= 0 {
+		text = text[i+2:]
+	}
+	text = strings.TrimSpace(text)
+	for _, head := range []string{"Failed to join ", "failed to join "} {
+		if rest, ok := strings.CutPrefix(text, head); ok {
+			_, why, found := strings.Cut(rest, ": ")
+			if found {
+				return why
+			}
+			return rest
+		}
+	}
+	return strings.TrimPrefix(text, target+": ")
 }
 
 // note keeps and logs why the cluster could not be joined, when that changes.

@@ -161,6 +161,7 @@ func TestConfigProblems(t *testing.T) {
 		{"wrong case", "Node_Name: a", []string{"Node_Name", "did you mean node_name"}},
 		{"nothing near", "zzzzzzzzzzzzzzzz: 1", []string{`unknown key "zzzzzzzzzzzzzzzz"`}},
 		{"key twice", "node_name: a\nnode_name: b", []string{"already defined"}},
+		{"a tab", "log:\n\tlevel: debug\n", []string{"line 2 begins with a tab: YAML takes spaces only"}},
 		{"no mapping", "- a\n- b", []string{"not a YAML mapping"}},
 		{"section as text", "gossip: hello", []string{"unknown key", "gossip"}},
 		{"bool", "images: {pin: perhaps}", []string{"images.pin", "perhaps", "true or false"}},

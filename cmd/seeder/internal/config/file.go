@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,11 +54,27 @@ func quoted(v any) string {
 	return strconv.Quote(s)
 }
 
+// tabbed is the first line that a tab is in front of, counted from 1; 0: none is.
+func tabbed(data []byte) int {
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		if bytes.HasPrefix(bytes.TrimLeft(line, " "), []byte("\t")) {
+			return n
+		}
+	}
+	return 0
+}
+
 // parseFile returns the values of a YAML file by key. What is no key is a
 // problem, and so is a key given twice.
 func parseFile(path string, data []byte, p *Problems) map[string]any {
 	var doc map[string]any
 	if err := yaml.Unmarshal(data, &doc); err != nil {
+		if line := tabbed(data); line > 0 {
+			*p = append(*p, fmt.Sprintf("%s: line %d begins with a tab: YAML takes spaces only", path, line))
+			return nil
+		}
 		*p = append(*p, fmt.Sprintf("%s: not a YAML mapping: %s", path, strings.TrimPrefix(err.Error(), "yaml: ")))
 		return nil
 	}

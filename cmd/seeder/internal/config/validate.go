@@ -124,7 +124,8 @@ func checkBind(p *Problems, key, value string) netip.AddrPort {
 	}
 	addr, err := netip.ParseAddrPort(value)
 	if err != nil {
-		p.Add(key, value, "want ip:port, as 0.0.0.0:%d", DefaultGossipPort)
+		example := map[string]string{"http.bind": "127.0.0.1:7952", "transfer.bind": "0.0.0.0:7951"}[key]
+		p.Add(key, value, "want ip:port, as %s", cmp.Or(example, fmt.Sprintf("0.0.0.0:%d", DefaultGossipPort)))
 		return netip.AddrPort{}
 	}
 	return addr

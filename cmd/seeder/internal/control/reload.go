@@ -114,7 +114,7 @@ func (r *Reloader) changeSecrets(cfg config.Config, out *Reloaded) error {
 		return fmt.Errorf("change the secrets: %w", err)
 	}
 	r.Held = f
-	out.Applied = append(out.Applied, config.Setting{Key: "number of secrets", Value: len(f.Secrets), Source: "the first is used, all are accepted"})
+	out.Applied = append(out.Applied, config.Setting{Key: "secret", Value: "another one", Source: fmt.Sprintf("%d in all; the first is used, all are accepted", len(f.Secrets))})
 	r.Log.Info("secrets changed; the first is used, all are accepted", "secrets", len(f.Secrets))
 	return nil
 }

@@ -43,7 +43,11 @@ func (e *exam) checkConfig(ctx context.Context) []finding {
 		}
 	}
 	if len(out) == 0 {
-		out = one(finding{Name: "config", State: StateOK, Detail: "valid and in force"})
+		detail := "valid"
+		if e.running(ctx) {
+			detail = "valid and in use by the daemon"
+		}
+		out = one(finding{Name: "config", State: StateOK, Detail: detail})
 	}
 	return out
 }

@@ -147,7 +147,7 @@ func printReport(w io.Writer, terminal term.Terminal, r Report, out cli.Output) 
 	for i := 0; i < len(r.Checks); {
 		f := r.Checks[i]
 		n := 1
-		for f.State == StateOK && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == StateOK {
+		for f.State == StateOK && f.Name != "disk" && i+n < len(r.Checks) && r.Checks[i+n].Name == f.Name && r.Checks[i+n].State == StateOK {
 			n++
 		}
 		lines = append(lines, findingLines(terminal, r.Checks[i:i+n])...)

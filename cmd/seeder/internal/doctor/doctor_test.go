@@ -207,7 +207,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 	defer c.Close()
 	look := func() *exam { return newExam(e.env, "") }
 	wantFinding(t, look().checkSecret(t.Context()), "secret", secret, StateOK, "", "")
-	wantFinding(t, look().checkConfig(t.Context()), "config", "", StateOK, "in force", "")
+	wantFinding(t, look().checkConfig(t.Context()), "config", "", StateOK, "in use", "")
 
 	write("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
 	out := look().checkSecret(t.Context())

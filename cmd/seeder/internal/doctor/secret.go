@@ -31,7 +31,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	f, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
-		mend := "the error says it; then `systemctl restart seeder`"
+		mend := "see the error above; then `systemctl restart seeder`"
 		if errors.Is(err, os.ErrPermission) {
 			mend = "sudo seeder doctor"
 		}
@@ -51,7 +51,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 			out.Detail += "; where the k3s token was rotated, each agent's K3S_TOKEN has to follow"
 		}
 	case err == nil && d.Pending.Error != "":
-		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "the error says it; then `seeder reload`"
+		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "see the error above; then `seeder reload`"
 	case f.Alone:
 		out.State, out.Detail = StateWarning, "there is no secret: this node stays alone"
 		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
