@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // newMobile returns a cluster whose hosts may get other addresses.
@@ -47,7 +47,7 @@ func (c *simCluster) knownAt(nd *simNode, ip string) error {
 func (c *simCluster) lost() (out []string) {
 	for _, nd := range c.running() {
 		for _, e := range nd.Events() {
-			if e.Kind == p2p.EventLost || e.Kind == p2p.EventLeft {
+			if e.Kind == report.EventLost || e.Kind == report.EventLeft {
 				out = append(out, fmt.Sprintf("%s: %+v", nd.cfg.Name, e))
 			}
 		}

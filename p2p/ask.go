@@ -44,7 +44,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 	for _, m := range gossip.ProofFirst(n.gossip.Members()) { // the time is for those that are there
 		switch {
 		case m.Name == n.cfg.Name:
-			a.gather(answerOf(n.report(refs)))
+			a.gather(answerOf(n.column(refs)))
 		case m.State == gossip.StateLeft:
 		case m.State == gossip.StateDead:
 			a.gather(answer{name: m.Name, away: true, since: m.Since, labels: n.labels.of(m.Name), err: errors.New("no answer to gossip")})

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/report"
 )
 
 // cell is how far this node is with one reference.
 type cell struct {
 	version    uint64
 	target     digest.Digest
-	state      State
+	state      report.State
 	done       int64
 	total      int64
 	reason     string
@@ -56,7 +58,7 @@ func (c *cells) update(ref string, change func(*cell)) {
 	x.lacking = 0
 	change(x)
 	switch {
-	case x.state == Ready || x.state == Excluded:
+	case x.state == report.Ready || x.state == report.Excluded:
 		since = time.Time{}
 	case since.IsZero():
 		since = time.Now()
@@ -67,7 +69,7 @@ func (c *cells) update(ref string, change func(*cell)) {
 
 // cellState is what Counts needs of a cell.
 type cellState struct {
-	state   State
+	state   report.State
 	since   time.Time
 	lacking int64
 }
@@ -84,13 +86,13 @@ func (c *cells) states() map[string]cellState {
 }
 
 // settle puts ref in a state that holds until the next one.
-func (c *cells) settle(ref string, s State, reason string) {
+func (c *cells) settle(ref string, s report.State, reason string) {
 	c.update(ref, func(x *cell) {
 		if x.live != nil {
 			x.done, x.total = x.live()
 		}
 		x.state, x.reason, x.live, x.liveReason = s, reason, nil, nil
-		if s == Ready {
+		if s == report.Ready {
 			x.done, x.reason = x.total, ""
 			c.keepOrigin(ref, x)
 		}
@@ -119,7 +121,7 @@ func (c *cells) keepOrigin(ref string, x *cell) {
 	if len(c.kept) <= maxOrigins {
 		return
 	}
-	if old := c.byRef[c.kept[0]]; old != nil && old.state == Ready {
+	if old := c.byRef[c.kept[0]]; old != nil && old.state == report.Ready {
 		old.origin = origin{}
 	}
 	c.kept = slices.Delete(c.kept, 0, 1)
@@ -162,7 +164,7 @@ func (c *cells) get(ref string) (cell, bool) {
 	}
 	if y.tally != nil {
 		y.origin = y.tally.origin(time.Now())
-		if y.state != Fetching {
+		if y.state != report.Fetching {
 			y.origin.rate = 0
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/report"
 )
 
 const (
@@ -187,8 +188,8 @@ func (l *loop) removed(ref string, t *task, now time.Time) {
 		}
 	}
 	l.n.log.Info("the image was removed from this host", "ref", ref, "times", t.removals, "again_in", wait)
-	l.n.cells.settle(ref, Waiting, reason)
-	l.n.note(EventRemoved, t.rec.Announcement(), reason)
+	l.n.cells.settle(ref, report.Waiting, reason)
+	l.n.note(report.EventRemoved, t.rec.Announcement(), reason)
 }
 
 // removalPause is how long after its n-th removal (n ≥ 1) an image is fetched again:
@@ -261,7 +262,7 @@ func (l *loop) supersede(t *task, rec catalog.Record, a catalog.Announcement) {
 	sent := l.n.swarms.sentBytes(a.Seed.Digest)
 	t.excluded, t.leftKnown, t.aside = false, false, false
 	l.n.cells.update(a.Reference, func(c *cell) {
-		*c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
+		*c = cell{version: a.Version, target: a.Target.Digest, state: report.Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
 	})
 }
 
@@ -321,16 +322,16 @@ func (l *loop) finish(done jobDone) {
 		}
 		var rule *ruledOutError
 		t.aside = errors.As(done.err, &rule) && rule.letGo
-		l.n.cells.settle(ref, Excluded, excluded.Excluded())
+		l.n.cells.settle(ref, report.Excluded, excluded.Excluded())
 	case errors.As(done.err, &waiting):
 		t.ready, t.failures = false, 0
 		t.notBefore = time.Now().Add(waitPause)
-		l.n.cells.settle(ref, Waiting, waiting.Waiting())
+		l.n.cells.settle(ref, report.Waiting, waiting.Waiting())
 		var room interface{ LackingBytes() int64 }
 		if errors.As(done.err, &room) {
 			l.n.cells.update(ref, func(c *cell) { c.lacking = room.LackingBytes() })
 		}
-		l.n.note(EventWaiting, done.rec.Announcement(), waiting.Waiting())
+		l.n.note(report.EventWaiting, done.rec.Announcement(), waiting.Waiting())
 	default:
 		t.ready = false
 		t.failures++
@@ -344,19 +345,19 @@ func (l *loop) explain(ref string, err error, t *task) {
 	if down := l.n.health.down(); down != "" {
 		l.n.metrics.converge.WithLabelValues(failedContainerd).Inc()
 		t.failures = min(t.failures, 3)
-		l.n.cells.settle(ref, Waiting, down)
+		l.n.cells.settle(ref, report.Waiting, down)
 		return
 	}
 	if errors.Is(err, errNoSeed) {
 		l.n.metrics.converge.WithLabelValues(failedNoSeed).Inc()
 		t.failures = min(t.failures, 3)
-		l.n.cells.settle(ref, Waiting, err.Error())
+		l.n.cells.settle(ref, report.Waiting, err.Error())
 		return
 	}
 	l.n.metrics.converge.WithLabelValues(failedOther).Inc()
 	l.n.log.Warn("converge", "ref", ref, "err", err, "tries", t.failures)
-	l.n.note(EventFailed, t.rec.Announcement(), err.Error())
-	l.n.cells.settle(ref, Failed, err.Error())
+	l.n.note(report.EventFailed, t.rec.Announcement(), err.Error())
+	l.n.cells.settle(ref, report.Failed, err.Error())
 }
 
 // waitPause is how often it is looked whether what a job waits for has come about:
@@ -414,10 +415,10 @@ func (n *Node) reach(ctx context.Context, l *loop, rec catalog.Record) error {
 		return n.yield(ctx, rec, have)
 	}
 	n.cells.update(a.Reference, func(c *cell) {
-		if c.state == Ready { // was ready, is no longer
+		if c.state == report.Ready { // was ready, is no longer
 			c.done, c.origin = 0, origin{}
 		}
-		c.state, c.reason = Waiting, "queued: "+reason
+		c.state, c.reason = report.Waiting, "queued: "+reason
 	})
 	if err := l.fetches.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
@@ -542,7 +543,7 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 		return false, "", fmt.Errorf("check %s: %w", a.Reference, err)
 	}
 	if ready {
-		n.cells.settle(a.Reference, Ready, "")
+		n.cells.settle(a.Reference, report.Ready, "")
 		n.cells.update(a.Reference, func(c *cell) { c.looked = begun })
 	}
 	return ready, reason, nil

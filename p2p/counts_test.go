@@ -12,6 +12,7 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -59,7 +60,7 @@ func TestReadiness(t *testing.T) {
 	b.cfg.Secrets = a.cfg.Secrets
 	b.open(t)
 	announce(t, b, b.store.Add(testRef, blob(1, 1<<20), 256<<10))
-	a.waitFor(t, "the image waits", func() bool { return a.Counts().Images[p2p.Waiting] == 1 })
+	a.waitFor(t, "the image waits", func() bool { return a.Counts().Images[report.Waiting] == 1 })
 	ready(a)
 
 	stranger := newTestNode(t, "c", trust.GenerateSecret(), []string{a.addr})
@@ -91,7 +92,7 @@ func TestCounts(t *testing.T) {
 	b.waitFor(t, "the image lacks room", func() bool { return b.Counts().LackingBytes == 1<<30 })
 	first := b.Counts()
 	if first.UnconvergedSince.Before(before) || first.UnconvergedSince.After(time.Now()) ||
-		first.Images[p2p.Waiting] != 1 || first.Images[p2p.Ready] != 0 || first.Announced != 1 || first.LastAnnouncedAt.IsZero() {
+		first.Images[report.Waiting] != 1 || first.Images[report.Ready] != 0 || first.Announced != 1 || first.LastAnnouncedAt.IsZero() {
 		t.Errorf("while it waits: %+v", first)
 	}
 	announce(t, a, a.store.Add(testRef, blob(2, 1<<20), 256<<10))
@@ -103,8 +104,8 @@ func TestCounts(t *testing.T) {
 		t.Errorf("a newer announcement begins anew: since %s, was %s", c.UnconvergedSince, first.UnconvergedSince)
 	}
 	b.store.SetRoom("")
-	b.waitFor(t, "ready", func() bool { return b.Counts().Images[p2p.Ready] == 1 })
-	if c := b.Counts(); !c.UnconvergedSince.IsZero() || c.LackingBytes != 0 || c.Images[p2p.Waiting] != 0 {
+	b.waitFor(t, "ready", func() bool { return b.Counts().Images[report.Ready] == 1 })
+	if c := b.Counts(); !c.UnconvergedSince.IsZero() || c.LackingBytes != 0 || c.Images[report.Waiting] != 0 {
 		t.Errorf("when it is ready: %+v", c)
 	}
 	if got := value(t, reg, "seeder_chunks_verified_total"); got < 4 {
@@ -113,7 +114,10 @@ func TestCounts(t *testing.T) {
 	if err := a.Withdraw(context.Background(), testRef, p2p.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
-	b.waitFor(t, "withdrawn", func() bool { c := b.Counts(); return c.Withdrawn == 1 && c.Announced == 0 && c.Images[p2p.Ready] == 0 })
+	b.waitFor(t, "withdrawn", func() bool {
+		c := b.Counts()
+		return c.Withdrawn == 1 && c.Announced == 0 && c.Images[report.Ready] == 0
+	})
 }
 
 // TestFailuresAreCounted: each try that comes to nothing is, by why.

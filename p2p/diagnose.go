@@ -17,6 +17,7 @@ import (
 
 	"seeder/internal/text"
 	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
 	"seeder/p2p/wire"
@@ -39,72 +40,18 @@ const (
 	strangerFor = 2 * time.Minute
 )
 
-// What a way carries.
-const (
-	WayTransfer      = "transfer"       // the transfer port, tcp
-	WayGossipUDP     = "gossip-udp"     // the gossip port, udp
-	WayLargeTransfer = "large-transfer" // full packets on the transfer port
-	WayLargeGossip   = "large-gossip"   // full packets of gossip
-)
-
-// The states of a way.
-const (
-	WayOpen    = "open"
-	WayClosed  = "closed"
-	WayUnknown = "unknown" // could not be tried
-)
-
-// Way is one direction between this node and a member.
-type Way struct {
-	What  string `json:"what"`
-	Out   bool   `json:"out"` // from this node to the member; else from the member to this one
-	State string `json:"state"`
-	Why   string `json:"why,omitempty"` // it is not open
-}
-
-// MemberReport is what this node finds out about a member.
-type MemberReport struct {
-	Name     string  `json:"name"`
-	Transfer string  `json:"transfer"` // its transfer address, host:port
-	Gossip   string  `json:"gossip"`   // its gossip address, ip:port
-	State    string  `json:"state"`
-	Reason   string  `json:"reason,omitempty"` // why this node does not talk to it
-	Fix      string  `json:"fix,omitempty"`    // what to do about that
-	Version  string  `json:"version"`
-	Differs  bool    `json:"differs,omitempty"` // its secret is another one
-	Ways     []Way   `json:"ways,omitempty"`
-	Clock    *Clock  `json:"clock,omitempty"`
-	Policy   *Policy `json:"policy,omitempty"` // nil: it has not said
-}
-
-// Clock is how a member's clock compares with this host's.
-type Clock struct {
-	AheadMS int64 `json:"ahead_ms"`
-	TripMS  int64 `json:"trip_ms"` // AheadMS is right to half of it
-}
-
-// Diagnosis is what a node knows of its connections.
-type Diagnosis struct {
-	Node      string            `json:"node"`
-	Gossip    string            `json:"gossip"`   // this node's gossip address, as the members know it
-	Transfer  string            `json:"transfer"` // this node's transfer address
-	Alone     string            `json:"alone,omitempty"`
-	NoAddress string            `json:"no_address,omitempty"` // why this host has none that others reach
-	Conflicts []gossip.Conflict `json:"conflicts,omitempty"`  // hosts that cannot be told apart
-	Members   []MemberReport    `json:"members"`
-	Strangers []gossip.Stranger `json:"strangers"` // hosts that knock with another secret
-	Policy    Policy            `json:"policy"`    // this node's
-	// NeverReached counts alive members that have answered this node nothing yet. Of
-	// more than maxDoubtful of them Members has some.
-	NeverReached int `json:"never_reached"`
-}
+// examined is the report on a member while it is written.
+type examined struct{ report.MemberReport }
 
 // Diagnose tries the ways between this node and each member, in both directions. It
 // takes at most diagnoseTimeout; what could not be tried in that time is unknown.
-func (n *Node) Diagnose(ctx context.Context) Diagnosis {
+func (n *Node) Diagnose(ctx context.Context) report.Diagnosis {
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
 	defer cancel()
-	d := Diagnosis{Node: n.cfg.Name, Members: []MemberReport{}, Strangers: n.gossip.Strangers(time.Now().Add(-strangerFor))}
+	d := report.Diagnosis{Node: n.cfg.Name, Members: []report.MemberReport{}, Strangers: []report.Stranger{}}
+	for _, s := range n.gossip.Strangers(time.Now().Add(-strangerFor)) {
+		d.Strangers = append(d.Strangers, report.Stranger(s))
+	}
 	if joined, failed := n.gossip.Status(); !joined && failed != nil {
 		d.Alone = failed.Error()
 	}
@@ -112,13 +59,13 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 		d.NoAddress = err.Error()
 		return d // nobody can be reached
 	}
-	d.Conflicts = n.gossip.Conflicts()
+	d.Conflicts = n.conflicts()
 	var (
 		mu  sync.Mutex
 		wg  sync.WaitGroup
 		sem = semaphore.NewWeighted(maxDiagnosed)
 	)
-	var policies map[string]*Policy
+	var policies map[string]*report.Policy
 	wg.Go(func() { policies = n.policies(ctx) })
 	d.Policy, d.NeverReached = n.policy(), n.gossip.NeverReached()
 	doubtful := 0
@@ -136,7 +83,7 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 			continue
 		}
 		wg.Go(func() {
-			r := MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Fix: m.Fix, Version: m.Version}
+			r := examined{report.MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Fix: m.Fix, Version: m.Version}}
 			if m.Reason == "" {
 				if sem.Acquire(ctx, 1) == nil {
 					n.diagnose(ctx, m, &r)
@@ -147,24 +94,24 @@ func (n *Node) Diagnose(ctx context.Context) Diagnosis {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			d.Members = append(d.Members, r)
+			d.Members = append(d.Members, r.MemberReport)
 		})
 	}
 	wg.Wait()
 	for i := range d.Members {
 		d.Members[i].Policy = policies[d.Members[i].Name]
 	}
-	slices.SortFunc(d.Members, func(a, b MemberReport) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(d.Members, func(a, b report.MemberReport) int { return strings.Compare(a.Name, b.Name) })
 	return d
 }
 
 // diagnose tries the ways to and from one member.
-func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
+func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *examined) {
 	small, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	echo := n.client.Echo(small, m.Address, 0, 0)
 	r.Differs = errors.Is(echo.Reason, trust.ErrSecretsDiffer)
-	r.way(WayTransfer, true, why(echo.Reason))
+	r.way(report.WayTransfer, true, why(echo.Reason))
 	if echo.Reason != nil {
 		r.ping(n.gossip.Ping(m.Name))
 		r.unknown(true, "it cannot be asked while its transfer port does not answer; run seeder doctor there")
@@ -175,7 +122,7 @@ func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
 		r.unknown(true, "its seeder "+m.Version+" is older and cannot be asked")
 		return
 	}
-	r.Clock = &Clock{AheadMS: echo.Ahead.Milliseconds(), TripMS: echo.Trip.Milliseconds()}
+	r.Clock = &report.Clock{AheadMS: echo.Ahead.Milliseconds(), TripMS: echo.Trip.Milliseconds()}
 	var wg sync.WaitGroup
 	wg.Go(func() { n.askBack(ctx, m, gossip.NewNonce(), r) })
 	var there, back error
@@ -184,13 +131,13 @@ func (n *Node) diagnose(ctx context.Context, m gossip.Member, r *MemberReport) {
 	wg.Go(func() { there = n.client.Echo(bulk, m.Address, wire.EchoBytes, 0).Reason })
 	wg.Go(func() { back = n.client.Echo(bulk, m.Address, 0, wire.EchoBytes).Reason })
 	wg.Wait()
-	r.way(WayLargeTransfer, true, why(there))
-	r.way(WayLargeTransfer, false, why(back))
+	r.way(report.WayLargeTransfer, true, why(there))
+	r.way(report.WayLargeTransfer, false, why(back))
 }
 
 // askBack sends packets to a member, and asks it to send some and to connect. A
 // node that is busy with another question is asked once more.
-func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce, r *MemberReport) {
+func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce, r *examined) {
 	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
 	sent := n.gossip.SendProbe(m.Name, nonce)
@@ -211,7 +158,7 @@ func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce,
 		r.unknown(false, reason)
 		return
 	}
-	r.way(WayTransfer, false, a.Transfer)
+	r.way(report.WayTransfer, false, a.Transfer)
 	ctx, cancel = context.WithTimeout(ctx, packetTimeout)
 	defer cancel()
 	in, inLarge := n.gossip.AwaitArrival(ctx, nonce)
@@ -220,7 +167,7 @@ func (n *Node) askBack(ctx context.Context, m gossip.Member, nonce gossip.Nonce,
 }
 
 // packets books the ways of one direction of gossip's packets.
-func (r *MemberReport) packets(out, small, large bool, sent error) {
+func (r *examined) packets(out, small, large bool, sent error) {
 	reason, reasonLarge := "", ""
 	if !small {
 		reason = "no packet arrives"
@@ -231,37 +178,37 @@ func (r *MemberReport) packets(out, small, large bool, sent error) {
 	if small && !large {
 		reasonLarge = "small packets arrive, full ones do not"
 	}
-	r.way(WayGossipUDP, out, reason)
+	r.way(report.WayGossipUDP, out, reason)
 	if small {
-		r.way(WayLargeGossip, out, reasonLarge)
+		r.way(report.WayLargeGossip, out, reasonLarge)
 	}
 }
 
 // ping books the answer to a packet, which needs both directions.
-func (r *MemberReport) ping(err error) {
+func (r *examined) ping(err error) {
 	reason := ""
 	if err != nil {
 		reason = "no answer to a packet"
 	}
-	r.way(WayGossipUDP, true, reason)
+	r.way(report.WayGossipUDP, true, reason)
 }
 
-func (r *MemberReport) way(what string, out bool, reason string) {
-	w := Way{What: what, Out: out, State: WayOpen, Why: reason}
+func (r *examined) way(what string, out bool, reason string) {
+	w := report.Way{What: what, Out: out, State: report.WayOpen, Why: reason}
 	if reason != "" {
-		w.State = WayClosed
+		w.State = report.WayClosed
 	}
 	r.Ways = append(r.Ways, w)
 }
 
 // unknown books as unknown what could not be tried; only the member's direction, or
 // both.
-func (r *MemberReport) unknown(in bool, reason string) {
-	for _, what := range []string{WayTransfer, WayGossipUDP} {
+func (r *examined) unknown(in bool, reason string) {
+	for _, what := range []string{report.WayTransfer, report.WayGossipUDP} {
 		for _, out := range []bool{true, false} {
-			tried := slices.ContainsFunc(r.Ways, func(w Way) bool { return w.What == what && w.Out == out })
+			tried := slices.ContainsFunc(r.Ways, func(w report.Way) bool { return w.What == what && w.Out == out })
 			if !tried && !(in && out) {
-				r.Ways = append(r.Ways, Way{What: what, Out: out, State: WayUnknown, Why: reason})
+				r.Ways = append(r.Ways, report.Way{What: what, Out: out, State: report.WayUnknown, Why: reason})
 			}
 		}
 	}

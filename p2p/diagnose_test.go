@@ -11,13 +11,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 	"seeder/p2p/wire"
 )
 
 // ways writes the ways of a report that are in a state, as "transfer out".
-func ways(r p2p.MemberReport, state string) []string {
+func ways(r report.MemberReport, state string) []string {
 	var out []string
 	for _, w := range r.Ways {
 		if w.State == state {
@@ -49,7 +49,7 @@ func TestDiagnose(t *testing.T) {
 			t.Fatalf("%+v", d)
 		}
 		for _, m := range d.Members {
-			if got := ways(m, p2p.WayOpen); !slices.Equal(got, allWays) || m.Clock == nil || m.Clock.AheadMS != 0 || m.Differs {
+			if got := ways(m, report.WayOpen); !slices.Equal(got, allWays) || m.Clock == nil || m.Clock.AheadMS != 0 || m.Differs {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -62,13 +62,13 @@ func TestDiagnose(t *testing.T) {
 			t.Errorf("with a member that hangs it took %s", took)
 		}
 		one, two := d.Members[0], d.Members[1]
-		if got := ways(one, p2p.WayClosed); !slices.Equal(got, sorted("transfer out", "gossip-udp out")) || one.Clock != nil {
+		if got := ways(one, report.WayClosed); !slices.Equal(got, sorted("transfer out", "gossip-udp out")) || one.Clock != nil {
 			t.Errorf("closed: %v", one)
 		}
-		if got := ways(one, p2p.WayUnknown); !slices.Equal(got, sorted("transfer in", "gossip-udp in")) {
+		if got := ways(one, report.WayUnknown); !slices.Equal(got, sorted("transfer in", "gossip-udp in")) {
 			t.Errorf("unknown: %v", got)
 		}
-		if got := ways(two, p2p.WayOpen); !slices.Equal(got, allWays) {
+		if got := ways(two, report.WayOpen); !slices.Equal(got, allWays) {
 			t.Errorf("the other one: %+v", two)
 		}
 		c.net.Heal()
@@ -81,7 +81,7 @@ func TestDiagnose(t *testing.T) {
 			}
 			return nil
 		})
-		if got := ways(d.Members[1], p2p.WayClosed); len(got) != 2 {
+		if got := ways(d.Members[1], report.WayClosed); len(got) != 2 {
 			t.Errorf("closed to a dead member: %v", got)
 		}
 		c.leave(c.nodes[1])
@@ -109,7 +109,7 @@ func TestDiagnoseIsBounded(t *testing.T) {
 			t.Errorf("%d members took %s", len(d.Members), took)
 		}
 		for _, m := range d.Members {
-			if len(ways(m, p2p.WayOpen)) > 0 || len(m.Ways) < 4 {
+			if len(ways(m, report.WayOpen)) > 0 || len(m.Ways) < 4 {
 				t.Errorf("%+v", m)
 			}
 		}

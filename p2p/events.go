@@ -7,38 +7,8 @@ import (
 
 	"seeder/internal/text"
 	"seeder/p2p/catalog"
+	"seeder/p2p/report"
 )
-
-// EventKind says what an event is about.
-type EventKind string
-
-// The kinds of events.
-const (
-	EventAnnounced EventKind = "announced" // this node has learnt of an announcement
-	EventWithdrawn EventKind = "withdrawn" // this node has learnt of a withdrawal
-	EventReady     EventKind = "ready"     // an image that was fetched is ready on this host
-	EventFailed    EventKind = "failed"    // a try to fetch or import failed; it is tried again
-	EventWaiting   EventKind = "waiting"   // an image waits for something on this host: room, a container
-	EventRemoved   EventKind = "removed"   // somebody has removed an announced image from this host
-	EventBadChunk  EventKind = "bad chunk" // a peer sent a chunk that does not verify
-	EventUp        EventKind = "containerd up"
-	EventDown      EventKind = "containerd down"
-	EventJoined    EventKind = "joined" // a member is there
-	EventLeft      EventKind = "left"   // a member said farewell
-	EventLost      EventKind = "lost"   // a member does not answer any more
-)
-
-// Event is something that happened on this node, as people are told. What is the
-// same again is one event with a count.
-type Event struct {
-	Time      time.Time // of the last time
-	Kind      EventKind
-	Reference string   // "" where no image is concerned
-	Version   uint64   // of the announcement
-	Nodes     []string // who announced, the peer, the members: the first maxEventNodes of Count
-	Count     int      // how many times, or of how many members; at least 1
-	Reason    string   // of the last time
-}
 
 const (
 	// maxEvents is how many events of images and of this host are kept, and as many of
@@ -57,17 +27,17 @@ const (
 // them; who wants to know asks.
 type events struct {
 	mu      sync.Mutex
-	work    []Event // oldest first
-	members []Event
+	work    []report.Event // oldest first
+	members []report.Event
 }
 
 // add books what happened to an image or to this host. The same as before moves to
 // the end and counts.
-func (es *events) add(e Event) {
+func (es *events) add(e report.Event) {
 	e = bounded(e)
 	es.mu.Lock()
 	defer es.mu.Unlock()
-	if i := slices.IndexFunc(es.work, e.sameAs); i >= 0 {
+	if i := slices.IndexFunc(es.work, func(o report.Event) bool { return sameEvent(e, o) }); i >= 0 {
 		e.Count += es.work[i].Count
 		es.work = slices.Delete(es.work, i, i+1)
 	}
@@ -75,8 +45,8 @@ func (es *events) add(e Event) {
 }
 
 // member books that a member came or went.
-func (es *events) member(kind EventKind, name, reason string, now time.Time) {
-	e := bounded(Event{Time: now, Kind: kind, Nodes: []string{name}, Reason: reason})
+func (es *events) member(kind report.EventKind, name, reason string, now time.Time) {
+	e := bounded(report.Event{Time: now, Kind: kind, Nodes: []string{name}, Reason: reason})
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	last := len(es.members) - 1
@@ -91,12 +61,12 @@ func (es *events) member(kind EventKind, name, reason string, now time.Time) {
 	}
 }
 
-// sameAs reports whether o is e again: another reason for it may be given.
-func (e Event) sameAs(o Event) bool {
+// sameEvent reports whether o is e again: another reason for it may be given.
+func sameEvent(e, o report.Event) bool {
 	return e.Kind == o.Kind && e.Reference == o.Reference && e.Version == o.Version && slices.Equal(e.Nodes, o.Nodes)
 }
 
-func push(to []Event, e Event) []Event {
+func push(to []report.Event, e report.Event) []report.Event {
 	if len(to) >= maxEvents {
 		to = slices.Delete(to, 0, len(to)-maxEvents+1)
 	}
@@ -104,7 +74,7 @@ func push(to []Event, e Event) []Event {
 }
 
 // bounded is e as it may be kept.
-func bounded(e Event) Event {
+func bounded(e report.Event) report.Event {
 	e.Count = 1
 	e.Reference, e.Reason = text.Clean(e.Reference, maxEventName), text.Clean(e.Reason, maxReasonBytes)
 	nodes := make([]string, 0, 1)
@@ -116,24 +86,24 @@ func bounded(e Event) Event {
 }
 
 // list returns a copy, newest first.
-func (es *events) list() []Event {
+func (es *events) list() []report.Event {
 	es.mu.Lock()
 	out := slices.Concat(es.work, es.members)
 	for i := range out {
 		out[i].Nodes = slices.Clone(out[i].Nodes)
 	}
 	es.mu.Unlock()
-	slices.SortStableFunc(out, func(a, b Event) int { return b.Time.Compare(a.Time) })
+	slices.SortStableFunc(out, func(a, b report.Event) int { return b.Time.Compare(a.Time) })
 	return out
 }
 
 // Events are the last events of this node, newest first: at most 2 × 128, since it
 // was opened.
-func (n *Node) Events() []Event { return n.events.list() }
+func (n *Node) Events() []report.Event { return n.events.list() }
 
 // note books an event of this moment about an announcement.
-func (n *Node) note(kind EventKind, a catalog.Announcement, reason string, nodes ...string) {
-	n.events.add(Event{Time: time.Now(), Kind: kind, Reference: a.Reference, Version: a.Version, Nodes: nodes, Reason: reason})
+func (n *Node) note(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string) {
+	n.events.add(report.Event{Time: time.Now(), Kind: kind, Reference: a.Reference, Version: a.Version, Nodes: nodes, Reason: reason})
 }
 
 // noteNews books what this node has learnt from the catalog of another one, or
@@ -141,9 +111,9 @@ func (n *Node) note(kind EventKind, a catalog.Announcement, reason string, nodes
 func (n *Node) noteNews(recs ...catalog.Record) {
 	for _, rec := range recs[max(0, len(recs)-maxEvents):] {
 		a := rec.Announcement()
-		kind := EventAnnounced
+		kind := report.EventAnnounced
 		if a.Withdrawn {
-			kind = EventWithdrawn
+			kind = report.EventWithdrawn
 		}
 		n.note(kind, a, "", a.NodeName)
 	}
@@ -151,12 +121,12 @@ func (n *Node) noteNews(recs ...catalog.Record) {
 
 // onMember is called by gossip when a member comes or goes.
 func (n *Node) onMember(name, state, reason string) {
-	kind := EventJoined
+	kind := report.EventJoined
 	switch state {
 	case "left":
-		kind = EventLeft
+		kind = report.EventLeft
 	case "dead":
-		kind = EventLost
+		kind = report.EventLost
 	}
 	n.events.member(kind, name, reason, time.Now())
 }

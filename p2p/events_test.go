@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"seeder/p2p/report"
 )
 
 // TestEventsAreBounded: however many things happen, and whatever members call
@@ -15,16 +17,16 @@ func TestEventsAreBounded(t *testing.T) {
 	t.Parallel()
 	var es events
 	start := time.Now()
-	es.add(Event{Time: start, Kind: EventFailed, Reference: "app", Version: 1, Reason: "disk full"})
+	es.add(report.Event{Time: start, Kind: report.EventFailed, Reference: "app", Version: 1, Reason: "disk full"})
 	for i := range 1000 {
 		at := start.Add(time.Duration(i) * time.Minute)
-		es.member([]EventKind{EventJoined, EventLost}[i%2], fmt.Sprintf("n%d\x1b[2J%s", i, strings.Repeat("x", 1000)), strings.Repeat("é", 1000), at)
+		es.member([]report.EventKind{report.EventJoined, report.EventLost}[i%2], fmt.Sprintf("n%d\x1b[2J%s", i, strings.Repeat("x", 1000)), strings.Repeat("é", 1000), at)
 	}
 	list := es.list()
 	if len(list) != maxEvents+1 || list[len(list)-1].Reason != "disk full" {
 		t.Fatalf("%d events, last %+v", len(list), list[len(list)-1])
 	}
-	if !slices.IsSortedFunc(list, func(a, b Event) int { return b.Time.Compare(a.Time) }) {
+	if !slices.IsSortedFunc(list, func(a, b report.Event) int { return b.Time.Compare(a.Time) }) {
 		t.Error("not newest first")
 	}
 	for _, e := range list[:maxEvents] {
@@ -33,7 +35,7 @@ func TestEventsAreBounded(t *testing.T) {
 		}
 	}
 	for i := range 1000 {
-		es.add(Event{Time: start, Kind: EventReady, Reference: fmt.Sprint("app", i)})
+		es.add(report.Event{Time: start, Kind: report.EventReady, Reference: fmt.Sprint("app", i)})
 	}
 	if got := len(es.list()); got != 2*maxEvents {
 		t.Errorf("%d events, want %d", got, 2*maxEvents)
@@ -46,21 +48,21 @@ func TestEventsCount(t *testing.T) {
 	t.Parallel()
 	var es events
 	start := time.Now()
-	es.add(Event{Time: start, Kind: EventFailed, Reference: "app", Version: 1, Reason: "first"})
-	es.add(Event{Time: start.Add(time.Second), Kind: EventReady, Reference: "other", Version: 1})
-	es.add(Event{Time: start.Add(2 * time.Second), Kind: EventFailed, Reference: "app", Version: 1, Reason: "second"})
-	es.add(Event{Time: start.Add(3 * time.Second), Kind: EventFailed, Reference: "app", Version: 2})
+	es.add(report.Event{Time: start, Kind: report.EventFailed, Reference: "app", Version: 1, Reason: "first"})
+	es.add(report.Event{Time: start.Add(time.Second), Kind: report.EventReady, Reference: "other", Version: 1})
+	es.add(report.Event{Time: start.Add(2 * time.Second), Kind: report.EventFailed, Reference: "app", Version: 1, Reason: "second"})
+	es.add(report.Event{Time: start.Add(3 * time.Second), Kind: report.EventFailed, Reference: "app", Version: 2})
 	list := es.list()
 	if len(list) != 3 || list[1].Count != 2 || list[1].Reason != "second" || list[2].Reference != "other" {
 		t.Errorf("%+v", list)
 	}
 	for i := range 300 {
-		es.member(EventJoined, fmt.Sprintf("n%d", i%200), "", start.Add(time.Minute))
+		es.member(report.EventJoined, fmt.Sprintf("n%d", i%200), "", start.Add(time.Minute))
 	}
-	es.member(EventJoined, "late", "", start.Add(time.Minute+oneBurst+1))
-	es.member(EventLeft, "late", "", start.Add(time.Minute+oneBurst+2))
+	es.member(report.EventJoined, "late", "", start.Add(time.Minute+oneBurst+1))
+	es.member(report.EventLeft, "late", "", start.Add(time.Minute+oneBurst+2))
 	list = es.list()
-	if len(list) != 6 || list[0].Kind != EventLeft || list[1].Nodes[0] != "late" || list[2].Count != 300 || len(list[2].Nodes) != maxEventNodes {
+	if len(list) != 6 || list[0].Kind != report.EventLeft || list[1].Nodes[0] != "late" || list[2].Count != 300 || len(list[2].Nodes) != maxEventNodes {
 		t.Errorf("%+v", list)
 	}
 	list[2].Nodes[0] = "changed"
@@ -77,8 +79,8 @@ func TestEventsTogether(t *testing.T) {
 	for i := range 8 {
 		group.Go(func() {
 			for j := range 200 {
-				es.add(Event{Time: time.Now(), Kind: EventReady, Reference: fmt.Sprint(i, j%20)})
-				es.member(EventJoined, fmt.Sprint(i), "", time.Now())
+				es.add(report.Event{Time: time.Now(), Kind: report.EventReady, Reference: fmt.Sprint(i, j%20)})
+				es.member(report.EventJoined, fmt.Sprint(i), "", time.Now())
 				for _, e := range es.list() {
 					_ = strings.Join(e.Nodes, "")
 				}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // ghosts is an exchange of states, framed as on a stream, in which n members are alive
@@ -63,7 +63,7 @@ func TestClusterGhosts(t *testing.T) {
 		}
 		ready := 0
 		for _, ns := range img.Images[0].Nodes {
-			if ns.State == p2p.Ready {
+			if ns.State == report.Ready {
 				ready++
 			}
 		}

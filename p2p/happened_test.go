@@ -12,13 +12,14 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
 
 // happened is the newest event of a kind, nil where there is none.
-func happened(nd *testNode, kind p2p.EventKind, ref string) *p2p.Event {
+func happened(nd *testNode, kind report.EventKind, ref string) *report.Event {
 	list := nd.Events()
-	i := slices.IndexFunc(list, func(e p2p.Event) bool { return e.Kind == kind && e.Reference == ref })
+	i := slices.IndexFunc(list, func(e report.Event) bool { return e.Kind == kind && e.Reference == ref })
 	if i < 0 {
 		return nil
 	}
@@ -32,25 +33,25 @@ func TestEventsTellWhatHappened(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 3)
 	first, last := nodes[0], nodes[2]
-	saw := func(nd *testNode, kind p2p.EventKind, ref, node string) {
+	saw := func(nd *testNode, kind report.EventKind, ref, node string) {
 		t.Helper()
 		nd.waitFor(t, string(kind)+" "+ref+" "+node, func() bool {
-			return slices.ContainsFunc(nd.Events(), func(e p2p.Event) bool {
+			return slices.ContainsFunc(nd.Events(), func(e report.Event) bool {
 				return e.Kind == kind && e.Reference == ref && (node == "" || slices.Contains(e.Nodes, node))
 			})
 		})
 	}
-	saw(first, p2p.EventUp, "", "")
-	saw(first, p2p.EventJoined, "", "n2")
+	saw(first, report.EventUp, "", "")
+	saw(first, report.EventJoined, "", "n2")
 	a := first.store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, first, a)
-	saw(first, p2p.EventAnnounced, testRef, "n0")
-	saw(last, p2p.EventAnnounced, testRef, "n0")
-	saw(last, p2p.EventReady, testRef, "")
-	if e := happened(last, p2p.EventReady, testRef); e.Version != 1 || e.Reason == "" || e.Time.IsZero() || e.Count != 1 {
+	saw(first, report.EventAnnounced, testRef, "n0")
+	saw(last, report.EventAnnounced, testRef, "n0")
+	saw(last, report.EventReady, testRef, "")
+	if e := happened(last, report.EventReady, testRef); e.Version != 1 || e.Reason == "" || e.Time.IsZero() || e.Count != 1 {
 		t.Errorf("%+v", e)
 	}
-	if e := happened(first, p2p.EventReady, testRef); e != nil {
+	if e := happened(first, report.EventReady, testRef); e != nil {
 		t.Errorf("the announcer had it, and says %+v", e)
 	}
 	// Until its job has ended, what is removed was never ready: it is done again.
@@ -60,7 +61,7 @@ func TestEventsTellWhatHappened(t *testing.T) {
 			forgot = time.Now()
 			last.store.Forget(testRef)
 		}
-		return happened(last, p2p.EventRemoved, testRef) != nil
+		return happened(last, report.EventRemoved, testRef) != nil
 	})
 
 	last.waitFor(t, "ready again", func() bool {
@@ -69,19 +70,19 @@ func TestEventsTellWhatHappened(t *testing.T) {
 	})
 
 	last.store.SetDown(errors.New("no such socket"))
-	saw(last, p2p.EventDown, "", "")
+	saw(last, report.EventDown, "", "")
 	last.store.SetDown(nil)
-	last.waitFor(t, "containerd twice", func() bool { e := happened(last, p2p.EventUp, ""); return e != nil && e.Count == 2 })
+	last.waitFor(t, "containerd twice", func() bool { e := happened(last, report.EventUp, ""); return e != nil && e.Count == 2 })
 
 	if err := first.Withdraw(t.Context(), testRef, p2p.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
-	saw(first, p2p.EventWithdrawn, testRef, "n0")
-	saw(last, p2p.EventWithdrawn, testRef, "n0")
+	saw(first, report.EventWithdrawn, testRef, "n0")
+	saw(last, report.EventWithdrawn, testRef, "n0")
 	last.close(t)
-	saw(first, p2p.EventLeft, "", "n2")
+	saw(first, report.EventLeft, "", "n2")
 	last.open(t)
-	saw(last, p2p.EventJoined, "", "n0")
+	saw(last, report.EventJoined, "", "n0")
 }
 
 // brokenStore is a store with something wrong about its images.
@@ -135,17 +136,17 @@ func TestEventsTellWhatWentWrong(t *testing.T) {
 	a := liar.store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, liar, a)
 	full.waitFor(t, "waiting", func() bool {
-		e := happened(full, p2p.EventWaiting, testRef)
+		e := happened(full, report.EventWaiting, testRef)
 		return e != nil && e.Reason == "2 GiB are missing"
 	})
 	broken.waitFor(t, "failed twice", func() bool {
-		e := happened(broken, p2p.EventFailed, testRef)
+		e := happened(broken, report.EventFailed, testRef)
 		return e != nil && e.Count > 1 && e.Reason == "open "+testRef+": no space ?[2J left"
 	})
 	reopen(liar, func(img p2p.Image) (p2p.Image, error) { return lyingImage{img}, nil })
 	full.store.SetRoom("")
 	full.waitFor(t, "bad chunk", func() bool {
-		e := happened(full, p2p.EventBadChunk, testRef)
+		e := happened(full, report.EventBadChunk, testRef)
 		return e != nil && e.Nodes[0] == "n0"
 	})
 }
@@ -159,13 +160,13 @@ func TestClusterTellsWhoIsLost(t *testing.T) {
 		first, lost := c.nodes[0], c.nodes[3:]
 		c.kill(lost...)
 		c.within(time.Minute, "they are lost", func() error {
-			e := happened(&testNode{Node: first.Node}, p2p.EventLost, "")
+			e := happened(&testNode{Node: first.Node}, report.EventLost, "")
 			if e == nil || e.Count != len(lost) || !slices.Contains(e.Nodes, lost[0].cfg.Name) || !slices.Contains(e.Nodes, lost[1].cfg.Name) {
 				return fmt.Errorf("%+v", first.Events())
 			}
 			return nil
 		})
-		if e := happened(&testNode{Node: first.Node}, p2p.EventJoined, ""); e == nil || e.Count != 4 {
+		if e := happened(&testNode{Node: first.Node}, report.EventJoined, ""); e == nil || e.Count != 4 {
 			c.t.Errorf("%+v, want 4 that joined", first.Events())
 		}
 	})

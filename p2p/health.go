@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"seeder/p2p/report"
 )
 
 // healthInterval is how often containerd is asked whether it is there. It costs
@@ -17,12 +19,12 @@ const healthInterval = 2 * time.Second
 // healthState is the last answer of the image store.
 type healthState struct {
 	mu        sync.Mutex
-	last      ContainerdStatus
+	last      report.ContainerdStatus
 	asked     bool
 	recovered atomic.Bool // came back since the converge loop last looked
 }
 
-func (h *healthState) status() ContainerdStatus {
+func (h *healthState) status() report.ContainerdStatus {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last
@@ -39,7 +41,7 @@ func (h *healthState) down() string {
 }
 
 // set books an answer and reports whether it differs from the last one.
-func (h *healthState) set(s ContainerdStatus) (changed bool) {
+func (h *healthState) set(s report.ContainerdStatus) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	changed = !h.asked || h.last.OK != s.OK
@@ -87,7 +89,7 @@ func (n *Node) askHealth(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	s := ContainerdStatus{Address: address, Version: version, OK: err == nil}
+	s := report.ContainerdStatus{Address: address, Version: version, OK: err == nil}
 	if err != nil {
 		s.Reason = err.Error()
 	}
@@ -96,11 +98,11 @@ func (n *Node) askHealth(ctx context.Context) {
 	}
 	if err != nil {
 		n.log.Warn("waiting for containerd", "address", address, "err", err)
-		n.events.add(Event{Time: time.Now(), Kind: EventDown, Reason: s.Reason})
+		n.events.add(report.Event{Time: time.Now(), Kind: report.EventDown, Reason: s.Reason})
 		return
 	}
 	n.log.Info("containerd is there", "address", address, "version", version)
-	n.events.add(Event{Time: time.Now(), Kind: EventUp})
+	n.events.add(report.Event{Time: time.Now(), Kind: report.EventUp})
 	n.health.recovered.Store(true)
 	n.poke()
 }
@@ -159,9 +161,9 @@ func (n *Node) announced() (seeds, targets []digest.Digest) {
 }
 
 // diskStatus is how full the disk of data_dir is, and what of it is cache.
-func (n *Node) diskStatus() DiskStatus {
+func (n *Node) diskStatus() report.DiskStatus {
 	held, limit := n.store.Cache()
-	return DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir), CacheBytes: held, CacheLimitBytes: limit}
+	return report.DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir), CacheBytes: held, CacheLimitBytes: limit}
 }
 
 // freeBytes is the space that is left for this process on dir's file system; 0

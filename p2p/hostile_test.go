@@ -12,6 +12,7 @@ import (
 	"seeder/p2p"
 	"seeder/p2p/gossip"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
 
@@ -65,7 +66,7 @@ func TestClusterOneLiarStopsNobody(t *testing.T) {
 		c.start(late)
 		c.within(10*time.Second, "the newcomer holds it", c.holdsNewest(late, ref))
 		for _, e := range late.Events() {
-			if e.Kind == p2p.EventBadChunk && e.Nodes[0] != liar.cfg.Name {
+			if e.Kind == report.EventBadChunk && e.Nodes[0] != liar.cfg.Name {
 				t.Errorf("%v is blamed, it was %s", e.Nodes, liar.cfg.Name)
 			}
 		}
@@ -136,14 +137,14 @@ func TestClusterAsksAnAddressOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		states := map[string]p2p.NodeState{}
+		states := map[string]report.NodeState{}
 		for _, ns := range img.Images[0].Nodes {
 			states[ns.Name] = ns
 		}
-		if got := states[evil.cfg.Name]; got.State != p2p.Ready {
+		if got := states[evil.cfg.Name]; got.State != report.Ready {
 			t.Errorf("the host itself: %+v", got)
 		}
-		if got := states["a-twin"]; got.State != p2p.Unreachable || !strings.Contains(got.Reason, evil.cfg.Name+" answers on its address") {
+		if got := states["a-twin"]; got.State != report.Unreachable || !strings.Contains(got.Reason, evil.cfg.Name+" answers on its address") {
 			t.Errorf("the one that is made up: %+v", got)
 		}
 	})

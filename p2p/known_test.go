@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestClusterCountsKnownMembers: a node that went without a word stays one of those that
@@ -22,7 +22,7 @@ func TestClusterCountsKnownMembers(t *testing.T) {
 		c.announce(c.nodes[0], ref)
 		c.within(30*time.Second, "all hold it", c.converged)
 		asked, lost, broken := c.nodes[0], c.nodes[2], c.nodes[3]
-		row := func() p2p.ImageState {
+		row := func() report.ImageState {
 			c.t.Helper()
 			images, err := asked.Images(context.Background(), ref)
 			if err != nil {
@@ -45,7 +45,7 @@ func TestClusterCountsKnownMembers(t *testing.T) {
 		at := time.Now()
 		c.kill(lost)
 		c.within(time.Minute, "one is away", counts(3, 4, 1))
-		if r := row(); !r.Settled() || r.Everywhere() || r.Nodes[2].State != p2p.Unreachable || r.Nodes[2].Since.Before(at) {
+		if r := row(); !r.Settled() || r.Everywhere() || r.Nodes[2].State != report.Unreachable || r.Nodes[2].Since.Before(at) {
 			c.t.Errorf("a node is away: settled %v, everywhere %v, %+v", r.Settled(), r.Everywhere(), r.Nodes[2])
 		}
 		c.leave(asked)
@@ -54,7 +54,7 @@ func TestClusterCountsKnownMembers(t *testing.T) {
 
 		broken.store.SetDown(fmt.Errorf("containerd is stopped"))
 		c.within(30*time.Second, "its containerd is away, so it is not ready", counts(2, 4, 1))
-		if r := row(); r.Settled() || r.Nodes[3].State != p2p.Waiting || r.Nodes[3].Reason != "waiting for containerd: containerd is stopped" {
+		if r := row(); r.Settled() || r.Nodes[3].State != report.Waiting || r.Nodes[3].Reason != "waiting for containerd: containerd is stopped" {
 			c.t.Errorf("containerd is away: settled %v, %+v", r.Settled(), r.Nodes[3])
 		}
 		if s := broken.Status(context.Background()); s.Converged || s.Images.Ready != 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // again announces what the store has now, as Config.Announce.
@@ -28,11 +29,11 @@ func (nd *testNode) reopen(t *testing.T, change func(*p2p.Config)) {
 	nd.open(t)
 }
 
-func (nd *testNode) row(t *testing.T, ref string) p2p.ImageState {
+func (nd *testNode) row(t *testing.T, ref string) report.ImageState {
 	t.Helper()
 	imgs, err := nd.Images(t.Context(), ref)
 	if err != nil || len(imgs.Images) != 1 {
-		return p2p.ImageState{}
+		return report.ImageState{}
 	}
 	return imgs.Images[0]
 }
@@ -72,7 +73,7 @@ func TestLabelsSelectNodes(t *testing.T) {
 	nodes[2].holds(t, a)
 	nodes[0].readyOn(t, testRef, 1, 1)
 	for name, why := range map[string]string{"n0": "no label zone", "n1": "role=gpu"} {
-		if c := cellOf(t, nodes[0], name); c.State != p2p.Excluded || !strings.Contains(c.Reason, why) {
+		if c := cellOf(t, nodes[0], name); c.State != report.Excluded || !strings.Contains(c.Reason, why) {
 			t.Errorf("%s is %s (%s), want excluded with %q", name, c.State, c.Reason, why)
 		}
 	}
@@ -119,7 +120,7 @@ func TestAutoAnnounces(t *testing.T) {
 	}
 	// An earlier build that comes back on one host is left to people.
 	nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
-	nodes[0].waitFor(t, "the earlier build is seen", func() bool { return cellOf(t, nodes[0], "n0").State == p2p.Excluded })
+	nodes[0].waitFor(t, "the earlier build is seen", func() bool { return cellOf(t, nodes[0], "n0").State == report.Excluded })
 	if v := nodes[0].row(t, testRef).Version; v != 2 {
 		t.Errorf("an earlier build was announced by itself as version %d", v)
 	}
@@ -196,7 +197,7 @@ func TestPurgeWaitsForContainers(t *testing.T) {
 	}
 	nodes[0].waitFor(t, "n1 says what holds it up, n0 has removed it", func() bool {
 		used := cellOf(t, nodes[0], "n1")
-		return used.State == p2p.Waiting && strings.Contains(used.Reason, "web-1") && cellOf(t, nodes[0], "n0").State == p2p.Excluded
+		return used.State == report.Waiting && strings.Contains(used.Reason, "web-1") && cellOf(t, nodes[0], "n0").State == report.Excluded
 	})
 	if have, _ := nodes[1].store.List(t.Context()); have[testRef] == "" {
 		t.Fatal("n1 has removed an image that is in use")
@@ -218,7 +219,7 @@ func TestFetchWaitsForRoom(t *testing.T) {
 	announce(t, nodes[0], a)
 	nodes[0].waitFor(t, "n1 says what lacks", func() bool {
 		c := cellOf(t, nodes[0], "n1")
-		return c.State == p2p.Waiting && c.Reason == "1.5GiB is missing"
+		return c.State == report.Waiting && c.Reason == "1.5GiB is missing"
 	})
 	nodes[1].store.SetRoom("")
 	nodes[1].holds(t, a)

@@ -12,6 +12,7 @@ import (
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -25,11 +26,11 @@ const (
 // State serves this node's column for refs, all where none is named
 // (wire.Handler).
 func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
-	return json.Marshal(n.report(refs))
+	return json.Marshal(n.column(refs))
 }
 
-func (n *Node) report(refs []string) report {
-	r := report{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
+func (n *Node) column(refs []string) column {
+	r := column{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
 	if slices.Equal(refs, []string{noImage}) {
 		p := n.policy()
 		r.Policy = &p
@@ -43,19 +44,19 @@ func (n *Node) report(refs []string) report {
 		a := rec.Announcement()
 		c, ok := n.cells.get(a.Reference)
 		if !ok && a.Withdrawn && n.catalog.Reached(rec) {
-			c, ok = cell{version: a.Version, target: a.Target.Digest, state: Excluded, reason: "withdrawn"}, true
+			c, ok = cell{version: a.Version, target: a.Target.Digest, state: report.Excluded, reason: "withdrawn"}, true
 		}
 		if !ok || c.version != a.Version {
-			c = cell{version: a.Version, target: a.Target.Digest, state: Waiting, reason: "queued", total: a.ImageBytes}
+			c = cell{version: a.Version, target: a.Target.Digest, state: report.Waiting, reason: "queued", total: a.ImageBytes}
 		}
-		if down != "" && c.state == Ready { // the kubelet gets no answer either
-			c.state, c.reason = Waiting, "waiting for containerd: "+down
+		if down != "" && c.state == report.Ready { // the kubelet gets no answer either
+			c.state, c.reason = report.Waiting, "waiting for containerd: "+down
 		}
 		var freed int64
 		if a.Withdrawn {
 			freed = n.freed.of(a.Reference)
 		}
-		r.Images = append(r.Images, reportImage{
+		r.Images = append(r.Images, columnImage{
 			FreedBytes: freed,
 			Reference:  a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
@@ -68,7 +69,7 @@ func (n *Node) report(refs []string) report {
 
 // refused are those of refs, or of all, that this node knows a newer announcement of
 // and does not take: the others need not wait for it.
-func (n *Node) refused(refs []string) (out []reportImage) {
+func (n *Node) refused(refs []string) (out []columnImage) {
 	list := n.catalog.Refusals()
 	if len(refs) > 0 {
 		list = list[:0]
@@ -79,13 +80,13 @@ func (n *Node) refused(refs []string) (out []reportImage) {
 		}
 	}
 	for _, r := range list {
-		img := reportImage{
+		img := columnImage{
 			Reference: r.Reference, Digest: r.Target.Digest.String(), Version: r.Version,
-			State: Waiting, TotalBytes: r.ImageBytes, Reason: r.Why.Error(), Refused: true,
+			State: report.Waiting, TotalBytes: r.ImageBytes, Reason: r.Why.Error(), Refused: true,
 		}
 		var announcer *catalog.AnnouncerError
 		if errors.As(r.Why, &announcer) {
-			img.State = Excluded
+			img.State = report.Excluded
 		}
 		out = append(out, img)
 	}
@@ -110,27 +111,27 @@ func (n *Node) selected(refs []string) []catalog.Record {
 // alive member and is answered within a few seconds whatever they do. An unknown
 // ref is an error that names the nearest announced ones and wraps
 // fs.ErrNotExist.
-func (n *Node) Images(ctx context.Context, refs ...string) (Images, error) {
+func (n *Node) Images(ctx context.Context, refs ...string) (report.Images, error) {
 	for _, ref := range refs {
 		if _, ok := n.catalog.Get(ref); !ok {
-			return Images{}, fmt.Errorf("image %s: %w", ref, n.notAnnounced(ref))
+			return report.Images{}, fmt.Errorf("image %s: %w", ref, n.notAnnounced(ref))
 		}
 	}
 	reports := n.ask(ctx, refs)
-	out := Images{Images: []ImageState{}}
+	out := report.Images{Images: []report.ImageState{}}
 	for _, rec := range n.selected(refs) {
 		out.Images = append(out.Images, n.row(rec, reports))
 	}
-	slices.SortFunc(out.Images, func(a, b ImageState) int { return strings.Compare(a.Reference, b.Reference) })
+	slices.SortFunc(out.Images, func(a, b report.ImageState) int { return strings.Compare(a.Reference, b.Reference) })
 	return out, nil
 }
 
 // row is one announcement against all reports.
-func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
+func (n *Node) row(rec catalog.Record, reports []answer) report.ImageState {
 	a := rec.Announcement()
-	img := ImageState{
+	img := report.ImageState{
 		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Size: a.ImageBytes,
-		State: "announced", AnnouncedBy: a.NodeName, AnnouncedAt: a.AnnouncedAt, Nodes: []NodeState{},
+		State: "announced", AnnouncedBy: a.NodeName, AnnouncedAt: a.AnnouncedAt, Nodes: []report.NodeState{},
 	}
 	if a.Withdrawn {
 		img.State = "withdrawn"
@@ -141,14 +142,14 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 	for _, ans := range reports {
 		ns := ans.cellFor(a)
 		img.Nodes = append(img.Nodes, ns)
-		if ns.State == Excluded {
+		if ns.State == report.Excluded {
 			continue
 		}
 		img.Total++
 		if ns.Away {
 			img.Away++
 		}
-		if ns.State == Ready {
+		if ns.State == report.Ready {
 			img.Ready++
 		}
 	}
@@ -157,14 +158,14 @@ func (n *Node) row(rec catalog.Record, reports []answer) ImageState {
 
 // cellFor reads the cell of one announcement out of an answer. A member that
 // speaks of another version has not heard of this one yet.
-func (ans answer) cellFor(a catalog.Announcement) NodeState {
-	ns := NodeState{Name: ans.name, TotalBytes: a.ImageBytes}
+func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
+	ns := report.NodeState{Name: ans.name, TotalBytes: a.ImageBytes}
 	if ans.err != nil {
-		ns.State, ns.Reason = Unreachable, ans.err.Error()
+		ns.State, ns.Reason = report.Unreachable, ans.err.Error()
 		ns.Away, ns.Since = ans.away, ans.since
 		// What labels it has is known as far as it was asked while it was there.
 		if why := leftOut(a.On, ans.labels); ans.away && why != "" {
-			ns.State, ns.Reason = Excluded, why
+			ns.State, ns.Reason = report.Excluded, why
 		}
 		return ns
 	}
@@ -173,7 +174,7 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 		img, ok = r, true
 	}
 	if !ok || img.Version != a.Version || img.Digest != a.Target.Digest.String() {
-		ns.State, ns.Reason = Waiting, fmt.Sprintf("has not heard of version %d yet", a.Version)
+		ns.State, ns.Reason = report.Waiting, fmt.Sprintf("has not heard of version %d yet", a.Version)
 		return ns
 	}
 	ns.State, ns.Reason = img.State, img.Reason
@@ -182,31 +183,31 @@ func (ans answer) cellFor(a catalog.Announcement) NodeState {
 	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
 	ns.FreedBytes = img.FreedBytes
-	if ns.State != Ready && ns.Reason == "" {
+	if ns.State != report.Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}
 	return ns
 }
 
 // AskMembers lists the cluster with the labels that the members have now.
-func (n *Node) AskMembers(ctx context.Context) Members {
+func (n *Node) AskMembers(ctx context.Context) report.Members {
 	n.ask(ctx, []string{noImage}) // no image: the labels are enough
 	return n.Members()
 }
 
 // Members lists the cluster. Nobody is asked.
-func (n *Node) Members() Members {
-	out := Members{Node: n.cfg.Name, Members: []MemberState{}}
+func (n *Node) Members() report.Members {
+	out := report.Members{Node: n.cfg.Name, Members: []report.MemberState{}}
 	for _, m := range n.gossip.Members() {
 		labels := n.labels.of(m.Name)
 		if m.Name == n.cfg.Name {
 			labels = n.cfg.Labels
 		}
-		out.Members = append(out.Members, MemberState{
+		out.Members = append(out.Members, report.MemberState{
 			Name: m.Name, Address: m.Address, State: m.State, Reason: reasonOf(m), Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: labels,
 		})
 	}
-	slices.SortFunc(out.Members, func(a, b MemberState) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Members, func(a, b report.MemberState) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
@@ -228,12 +229,20 @@ func (n *Node) Forget(name string) error {
 }
 
 // joinStatus is how this node is with its cluster.
-func (n *Node) joinStatus() JoinStatus {
+func (n *Node) joinStatus() report.JoinStatus {
 	joined, err := n.gossip.Status()
 	if joined || err == nil {
-		return JoinStatus{OK: true}
+		return report.JoinStatus{OK: true}
 	}
-	return JoinStatus{Refused: errors.Is(err, trust.ErrSecretsDiffer), Reason: err.Error(), Since: n.gossip.FailedSince()}
+	return report.JoinStatus{Refused: errors.Is(err, trust.ErrSecretsDiffer), Reason: err.Error(), Since: n.gossip.FailedSince()}
+}
+
+// conflicts are the pairs of hosts that cannot be told apart.
+func (n *Node) conflicts() (out []report.Conflict) {
+	for _, c := range n.gossip.Conflicts() {
+		out = append(out, c.Conflict)
+	}
+	return out
 }
 
 // memberLabels are the labels that members said they had when they were asked last, of as
@@ -265,28 +274,28 @@ func (l *memberLabels) of(name string) map[string]string {
 func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
 
 // Status is this node alone.
-func (n *Node) Status(context.Context) Status {
-	s := Status{
+func (n *Node) Status(context.Context) report.Status {
+	s := report.Status{
 		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
-		Containerd: n.health.status(), Join: n.joinStatus(), Conflicts: n.gossip.Conflicts(), Members: len(n.gossip.Alive()), Converged: true,
-		Transfers: []Transfer{}, Disk: n.diskStatus(),
+		Containerd: n.health.status(), Join: n.joinStatus(), Conflicts: n.conflicts(), Members: len(n.gossip.Alive()), Converged: true,
+		Transfers: []report.Transfer{}, Disk: n.diskStatus(),
 	}
-	for _, img := range n.report(nil).Images {
+	for _, img := range n.column(nil).Images {
 		c, _ := n.cells.get(img.Reference)
-		if rec, ok := n.catalog.Get(img.Reference); !ok || img.Refused || rec.Announcement().Withdrawn || img.State == Excluded {
+		if rec, ok := n.catalog.Get(img.Reference); !ok || img.Refused || rec.Announcement().Withdrawn || img.State == report.Excluded {
 			continue
 		}
 		s.Images.Total++
-		if img.State == Ready {
+		if img.State == report.Ready {
 			s.Images.Ready++
 			continue
 		}
 		s.Converged = false
-		if img.State == Failed {
+		if img.State == report.Failed {
 			s.Images.Failed++
 		}
-		if img.State == Fetching || img.State == Importing {
-			s.Transfers = append(s.Transfers, Transfer{
+		if img.State == report.Fetching || img.State == report.Importing {
+			s.Transfers = append(s.Transfers, report.Transfer{
 				Reference: img.Reference, Digest: img.Digest, State: img.State,
 				DoneBytes: img.DoneBytes, TotalBytes: img.TotalBytes, Peers: append([]string{}, c.origin.peers...),
 				RateBytesPerSecond: img.RateBytesPerSecond, Sources: img.Sources,

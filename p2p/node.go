@@ -500,7 +500,7 @@ func (n *Node) TransferAddress() string { return n.listener.Addr().String() }
 
 // MayAnnounce is an error where this node's announcements count for nothing.
 func (n *Node) MayAnnounce() error {
-	for _, c := range n.gossip.Conflicts() {
+	for _, c := range n.conflicts() {
 		if c.Second {
 			return fmt.Errorf("this host may not announce: %s; %s", c.Reason(), c.Fix())
 		}

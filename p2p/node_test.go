@@ -20,6 +20,7 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -235,7 +236,7 @@ func TestStoreAwayThenBack(t *testing.T) {
 			return false
 		}
 		c := imgs.Images[0].Nodes[1]
-		return c.State == p2p.Waiting && strings.Contains(c.Reason, p2ptest.ErrDown.Error())
+		return c.State == report.Waiting && strings.Contains(c.Reason, p2ptest.ErrDown.Error())
 	})
 	nodes[1].store.SetDown(nil)
 	nodes[1].holds(t, a)
@@ -289,7 +290,7 @@ func TestPurgeIsDoneOnce(t *testing.T) {
 }
 
 // cellOf is what nd says of a node's image.
-func cellOf(t *testing.T, nd *testNode, node string) p2p.NodeState {
+func cellOf(t *testing.T, nd *testNode, node string) report.NodeState {
 	t.Helper()
 	imgs, err := nd.Images(t.Context(), testRef)
 	if err == nil {
@@ -299,7 +300,7 @@ func cellOf(t *testing.T, nd *testNode, node string) p2p.NodeState {
 			}
 		}
 	}
-	return p2p.NodeState{}
+	return report.NodeState{}
 }
 
 // A build that somebody imports on a host under an announced name stays there,
@@ -311,13 +312,13 @@ func TestImportByHandIsLeftAlone(t *testing.T) {
 	nd.store.Add(testRef, blob(9, 1<<20), 256<<10) // an old one from before seeder
 	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nodes[0], first)
-	nodeReady := func() bool { return cellOf(t, nd, "n1").State == p2p.Ready }
+	nodeReady := func() bool { return cellOf(t, nd, "n1").State == report.Ready }
 	nd.waitFor(t, "what was there before is replaced", nodeReady)
 
 	byHand := nd.store.Add(testRef, blob(2, 1<<20), 256<<10)
 	excluded := func() bool {
 		c := cellOf(t, nodes[0], "n1")
-		return c.State == p2p.Excluded && strings.Contains(c.Reason, byHand.Target.Digest.String())
+		return c.State == report.Excluded && strings.Contains(c.Reason, byHand.Target.Digest.String())
 	}
 	nd.waitFor(t, "the build by hand is seen", excluded)
 	nd.close(t)
@@ -389,7 +390,7 @@ func TestFollowsNoPull(t *testing.T) {
 			t.Fatalf("a pull was announced: %+v %v", imgs, err)
 		}
 		for _, s := range imgs.Images[0].Nodes {
-			if s.State == p2p.Excluded && strings.Contains(s.Reason, "pulled from a registry") {
+			if s.State == report.Excluded && strings.Contains(s.Reason, "pulled from a registry") {
 				return true
 			}
 		}
@@ -514,7 +515,7 @@ func TestAcceptExcludes(t *testing.T) {
 			return false
 		}
 		c := imgs.Images[0].Nodes[1]
-		return c.State == p2p.Excluded && strings.Contains(c.Reason, "other-*") && imgs.Images[0].Total == 1
+		return c.State == report.Excluded && strings.Contains(c.Reason, "other-*") && imgs.Images[0].Total == 1
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"seeder/internal/figure"
 	"seeder/p2p/catalog"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
 
@@ -48,7 +49,9 @@ func (n *Node) claim(ctx context.Context, ref string, img Image) error {
 		if ok {
 			return nil
 		}
-		n.cells.update(ref, func(c *cell) { c.state, c.reason = Waiting, "shares a layer with "+holder+", which is being fetched" })
+		n.cells.update(ref, func(c *cell) {
+			c.state, c.reason = report.Waiting, "shares a layer with "+holder+", which is being fetched"
+		})
 		select {
 		case <-freed:
 		case <-ctx.Done():
@@ -65,7 +68,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	p := newProgress(sw.image, n.cells.tally(a.Reference))
 	n.metrics.chunks("local", p.local)
 	n.cells.update(a.Reference, func(c *cell) {
-		c.state, c.reason = Fetching, ""
+		c.state, c.reason = report.Fetching, ""
 		c.live, c.liveReason = p.bytes, p.reason
 	})
 	n.log.Debug("fetch begins", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
@@ -82,14 +85,14 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			p.arrived()
 			n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
 			n.cells.update(a.Reference, func(c *cell) {
-				c.state, c.reason, c.liveReason = Importing, "all data received, unpacking", nil
+				c.state, c.reason, c.liveReason = report.Importing, "all data received, unpacking", nil
 			})
 			if !lostChunks(gctx, sw.image, imported) {
 				return nil
 			}
 			n.log.Warn("chunks that were here are gone before they were imported; they are fetched again", "ref", a.Reference, "version", a.Version)
 			n.cells.update(a.Reference, func(c *cell) {
-				c.state, c.reason, c.liveReason = Fetching, "", p.reason
+				c.state, c.reason, c.liveReason = report.Fetching, "", p.reason
 			})
 		}
 	})
@@ -117,7 +120,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	}
 	n.log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
 		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.names(), "seconds", time.Since(start).Seconds())
-	n.note(EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
+	n.note(report.EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
 	n.register(ctx, a, sw)
 	return nil
 }
@@ -169,7 +172,7 @@ func (n *Node) fetch(ctx context.Context, a catalog.Announcement, sw *openSwarm,
 			Refused: func(_, reason string) { n.metrics.refused.WithLabelValues(reason).Inc() },
 			BadChunk: func(peer, id string, chunk int) {
 				n.metrics.badChunks.Inc()
-				n.note(EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", chunk), n.nameOf(id, peer))
+				n.note(report.EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", chunk), n.nameOf(id, peer))
 				n.complain(ctx, a, n.nameOf(id, peer), chunk)
 			},
 			State: p.set,

@@ -5,16 +5,8 @@ import (
 	"slices"
 
 	"seeder/internal/text"
+	"seeder/p2p/report"
 )
-
-// Policy is what a node's configuration lets it take and send, as far as hosts should
-// agree on it or know it of each other.
-type Policy struct {
-	Announcers    []string `json:"announcers,omitempty"` // sorted; those that are excluded with a ! in front
-	Accept        []string `json:"accept,omitempty"`     // patterns; none: everything
-	UploadLimit   int64    `json:"upload_limit,omitempty"`
-	DownloadLimit int64    `json:"download_limit,omitempty"`
-}
 
 // maxPolicy bounds the entries of a list of a policy that is told.
 const maxPolicy = 64
@@ -22,8 +14,8 @@ const maxPolicy = 64
 // noImage asks members for what they say of themselves alone: no reference is like it.
 const noImage = "-"
 
-func (n *Node) policy() Policy {
-	p := Policy{Accept: slices.Clone(n.cfg.Accept.Strings())}
+func (n *Node) policy() report.Policy {
+	p := report.Policy{Accept: slices.Clone(n.cfg.Accept.Strings())}
 	for _, id := range n.cfg.Announcers {
 		p.Announcers = append(p.Announcers, string(id))
 	}
@@ -32,11 +24,11 @@ func (n *Node) policy() Policy {
 	}
 	slices.Sort(p.Announcers)
 	p.UploadLimit, p.DownloadLimit = n.limiter.Limits()
-	return p.bounded()
+	return boundedPolicy(p)
 }
 
 // bounded is p as it is told and believed.
-func (p Policy) bounded() Policy {
+func boundedPolicy(p report.Policy) report.Policy {
 	list := func(in []string) (out []string) {
 		for _, s := range in[:min(len(in), maxPolicy)] {
 			out = append(out, text.Clean(s, maxReasonBytes))
@@ -49,8 +41,8 @@ func (p Policy) bounded() Policy {
 }
 
 // policies are those of the members that say theirs, by name.
-func (n *Node) policies(ctx context.Context) map[string]*Policy {
-	out := map[string]*Policy{}
+func (n *Node) policies(ctx context.Context) map[string]*report.Policy {
+	out := map[string]*report.Policy{}
 	for _, a := range n.ask(ctx, []string{noImage}) {
 		if a.policy != nil {
 			out[a.name] = a.policy

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -25,12 +25,12 @@ func TestClusterSaysWhatItRefuses(t *testing.T) {
 		c.start(strict)
 		c.within(5*time.Second, "all see all", c.allAlive)
 		c.announce(c.nodes[2], ref)
-		row := func(nd *simNode) (p2p.ImageState, map[string]p2p.NodeState) {
+		row := func(nd *simNode) (report.ImageState, map[string]report.NodeState) {
 			out, err := nd.Images(context.Background(), ref)
 			if err != nil {
 				t.Fatal(err)
 			}
-			cells := map[string]p2p.NodeState{}
+			cells := map[string]report.NodeState{}
 			for _, ns := range out.Images[0].Nodes {
 				cells[ns.Name] = ns
 			}
@@ -39,7 +39,7 @@ func TestClusterSaysWhatItRefuses(t *testing.T) {
 		c.within(5*time.Second, "the host is excluded, and the others are ready", func() error {
 			img, cells := row(c.nodes[0])
 			got := cells[strict.cfg.Name]
-			if got.State != p2p.Excluded || got.Reason != "its announcer is not in `announcers` on this host" || img.Ready != 2 || img.Total != 2 {
+			if got.State != report.Excluded || got.Reason != "its announcer is not in `announcers` on this host" || img.Ready != 2 || img.Total != 2 {
 				return fmt.Errorf("%+v", img)
 			}
 			return nil
@@ -49,7 +49,7 @@ func TestClusterSaysWhatItRefuses(t *testing.T) {
 				t.Errorf("%s: policy %+v", m.Name, m.Policy)
 			}
 		}
-		if img, cells := row(strict); img.Version != 1 || cells[strict.cfg.Name].State != p2p.Ready {
+		if img, cells := row(strict); img.Version != 1 || cells[strict.cfg.Name].State != report.Ready {
 			t.Errorf("on the host itself: %+v, want the version that it takes, ready", img)
 		}
 	})

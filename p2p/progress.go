@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"seeder/internal/figure"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
 
 // origin is where the bytes of an announcement came from, in figures of one moment.
 type origin struct {
-	sources []Source
+	sources []report.Source
 	peers   []string // that gave bytes, in the order of their first ones
 	wire    int64    // bytes of frames that came
 	rate    int64    // bytes a second from peers

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"seeder/p2p/report"
 )
 
 func TestSourcesAreBounded(t *testing.T) {
@@ -14,7 +16,7 @@ func TestSourcesAreBounded(t *testing.T) {
 		t.Errorf("nothing came from %v", got)
 	}
 	got := sources(map[string]int64{"b": 5, "a": 5, "c": 7, "none": 0}, 3)
-	if want := []Source{{"c", 7}, {"a", 5}, {"b", 5}, {LocalSource, 3}}; !slices.Equal(got, want) {
+	if want := []report.Source{{Name: "c", Bytes: 7}, {Name: "a", Bytes: 5}, {Name: "b", Bytes: 5}, {Name: report.LocalSource, Bytes: 3}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	raw, sum := map[string]int64{}, int64(0)
@@ -23,23 +25,23 @@ func TestSourcesAreBounded(t *testing.T) {
 		sum += i + 1
 	}
 	got = sources(raw, 10)
-	if len(got) != maxSources+2 || got[0] != (Source{"n299", 300}) || got[9] != (Source{LocalSource, 10}) {
+	if len(got) != maxSources+2 || got[0] != (report.Source{Name: "n299", Bytes: 300}) || got[9] != (report.Source{Name: report.LocalSource, Bytes: 10}) {
 		t.Fatalf("%v", got)
 	}
 	others := got[maxSources]
 	for _, s := range got[:maxSources] {
 		sum -= s.Bytes
 	}
-	if others != (Source{OtherSources, sum}) {
+	if others != (report.Source{Name: report.OtherSources, Bytes: sum}) {
 		t.Errorf("others %v, want %d bytes", others, sum)
 	}
 }
 
 func TestReadSources(t *testing.T) {
 	t.Parallel()
-	var many []Source
+	var many []report.Source
 	for range 1000 {
-		many = append(many, Source{"n\x1b[2J" + strings.Repeat("x", 2*maxReasonBytes), 1})
+		many = append(many, report.Source{Name: "n\x1b[2J" + strings.Repeat("x", 2*maxReasonBytes), Bytes: 1})
 	}
 	got := readSources(many)
 	if len(got) != maxSources+2 {
@@ -48,7 +50,7 @@ func TestReadSources(t *testing.T) {
 	if strings.Contains(got[0].Name, "\x1b") || len(got[0].Name) > maxReasonBytes+len("…") {
 		t.Errorf("name %q", got[0].Name)
 	}
-	if got := readSources([]Source{{"a", -1}, {"b", 0}, {"c", 1}}); !slices.Equal(got, []Source{{"c", 1}}) {
+	if got := readSources([]report.Source{{Name: "a", Bytes: -1}, {Name: "b", Bytes: 0}, {Name: "c", Bytes: 1}}); !slices.Equal(got, []report.Source{{Name: "c", Bytes: 1}}) {
 		t.Errorf("%v", got)
 	}
 }
@@ -96,7 +98,7 @@ func TestTallyOverTries(t *testing.T) {
 	tl.received(now, "a", 5, 5)
 	tl.holds(40)
 	o := tl.origin(now.Add(time.Second))
-	if want := []Source{{"a", 25}, {"b", 5}, {LocalSource, 10}}; !slices.Equal(o.sources, want) {
+	if want := []report.Source{{Name: "a", Bytes: 25}, {Name: "b", Bytes: 5}, {Name: report.LocalSource, Bytes: 10}}; !slices.Equal(o.sources, want) {
 		t.Errorf("sources %v, want %v", o.sources, want)
 	}
 	if o.rate != 0 {
@@ -107,7 +109,7 @@ func TestTallyOverTries(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	tl.holds(5) // what came was lost again
-	if o := tl.origin(now); o.sources[len(o.sources)-1].Name == LocalSource {
+	if o := tl.origin(now); o.sources[len(o.sources)-1].Name == report.LocalSource {
 		t.Errorf("%v", o.sources)
 	}
 }
@@ -120,8 +122,8 @@ func TestOriginsAreBounded(t *testing.T) {
 		ref := fmt.Sprintf("r%d", i)
 		c.update(ref, func(x *cell) { x.total = 1 })
 		c.tally(ref).received(time.Now(), "a", 1, 1)
-		c.settle(ref, Ready, "")
-		c.settle(ref, Ready, "") // looked at again
+		c.settle(ref, report.Ready, "")
+		c.settle(ref, report.Ready, "") // looked at again
 	}
 	for i := range maxOrigins + 3 {
 		x, _ := c.get(fmt.Sprintf("r%d", i))

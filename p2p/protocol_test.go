@@ -8,8 +8,8 @@ import (
 	"sync"
 	"testing"
 
-	"seeder/p2p"
 	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -68,7 +68,7 @@ func TestProtocols(t *testing.T) {
 	a := old.store.Add(testRef, blob(1, 3<<20), 256<<10)
 	announce(t, old, a)
 	for _, nd := range []*testNode{old2, both} { // which say that they hold it to whoever asks
-		nd.waitFor(t, "ready", func() bool { return cellOf(t, nd, nd.cfg.Name).State == p2p.Ready })
+		nd.waitFor(t, "ready", func() bool { return cellOf(t, nd, nd.cfg.Name).State == report.Ready })
 	}
 
 	next := start("next", two, both.addr)
@@ -85,7 +85,7 @@ func TestProtocols(t *testing.T) {
 		{old, next, "speaks protocol 2, this node 1: update seeder on the older of the two"},
 		{next, old, "speaks protocol 1, this node 2: update seeder on the older of the two"},
 	} {
-		if got := cellOf(t, c.nd, c.of.cfg.Name); got.State != p2p.Unreachable || got.Reason != c.reason {
+		if got := cellOf(t, c.nd, c.of.cfg.Name); got.State != report.Unreachable || got.Reason != c.reason {
 			t.Errorf("%s says of %s: %+v, want unreachable: %s", c.nd.cfg.Name, c.of.cfg.Name, got, c.reason)
 		}
 		for _, m := range c.nd.Members().Members {

@@ -5,56 +5,43 @@ import (
 	"slices"
 
 	"seeder/internal/text"
+	"seeder/p2p/report"
 )
 
-// Source is where bytes of an image came from: a peer, by its name, LocalSource or
-// OtherSources.
-type Source struct {
-	Name  string `json:"name"`
-	Bytes int64  `json:"bytes"` // of chunks as stored
-}
-
-const (
-	// LocalSource is the name of what was not fetched because this host had it.
-	LocalSource = "local"
-	// OtherSources is the name of all peers together that gave less than the
-	// maxSources named ones.
-	OtherSources = "others"
-	// maxSources bounds the peers that are named.
-	maxSources = 8
-)
+// maxSources bounds the peers that are named.
+const maxSources = 8
 
 // sources are the peers, those that gave most first, then the others in one, then
 // what was here already; without those that gave nothing.
-func sources(raw map[string]int64, local int64) []Source {
-	var out []Source
+func sources(raw map[string]int64, local int64) []report.Source {
+	var out []report.Source
 	for name, bytes := range raw {
 		if bytes > 0 {
-			out = append(out, Source{name, bytes})
+			out = append(out, report.Source{Name: name, Bytes: bytes})
 		}
 	}
-	slices.SortFunc(out, func(a, b Source) int {
+	slices.SortFunc(out, func(a, b report.Source) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name))
 	})
 	if len(out) > maxSources {
-		others := Source{Name: OtherSources}
+		others := report.Source{Name: report.OtherSources}
 		for _, s := range out[maxSources:] {
 			others.Bytes += s.Bytes
 		}
 		out = append(out[:maxSources:maxSources], others)
 	}
 	if local > 0 {
-		out = append(out, Source{LocalSource, local})
+		out = append(out, report.Source{Name: report.LocalSource, Bytes: local})
 	}
 	return out
 }
 
 // readSources bounds the sources that another node reports.
-func readSources(list []Source) []Source {
-	var out []Source
+func readSources(list []report.Source) []report.Source {
+	var out []report.Source
 	for _, s := range list[:min(len(list), maxSources+2)] {
 		if s.Bytes > 0 {
-			out = append(out, Source{text.Clean(s.Name, maxReasonBytes), s.Bytes})
+			out = append(out, report.Source{Name: text.Clean(s.Name, maxReasonBytes), Bytes: s.Bytes})
 		}
 	}
 	return out

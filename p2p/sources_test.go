@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // Every node says where its bytes came from, to the last one, and what it sent is
@@ -16,7 +16,7 @@ func TestNodesSayWhereBytesCameFrom(t *testing.T) {
 	const had = 1 << 20
 	nodes[2].store.Add("docker.io/library/other:latest", image[:had], 256<<10) // shares its chunks
 	announce(t, nodes[0], nodes[0].store.Add(testRef, image, 256<<10))
-	var row p2p.ImageState
+	var row report.ImageState
 	nodes[3].waitFor(t, "ready on 4 nodes, all sent bytes told", func() bool {
 		imgs, err := nodes[3].Images(t.Context(), testRef)
 		if err != nil || imgs.Images[0].Ready < 4 {
@@ -27,7 +27,7 @@ func TestNodesSayWhereBytesCameFrom(t *testing.T) {
 		for _, n := range row.Nodes {
 			sent += n.SentBytes
 			for _, s := range n.Sources {
-				if s.Name != p2p.LocalSource {
+				if s.Name != report.LocalSource {
 					got += s.Bytes
 				}
 			}
@@ -39,7 +39,7 @@ func TestNodesSayWhereBytesCameFrom(t *testing.T) {
 		for _, s := range n.Sources {
 			sum += s.Bytes
 			switch {
-			case s.Name == p2p.LocalSource:
+			case s.Name == report.LocalSource:
 				local = s.Bytes
 			case !slices.Contains([]string{"n0", "n1", "n2", "n3"}, s.Name), s.Name == n.Name:
 				t.Errorf("%s got bytes from %s", n.Name, s.Name)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
 
@@ -43,7 +44,7 @@ func TestAnnouncerVanishes(t *testing.T) {
 		for _, of := range others {
 			nd.waitFor(t, "whose return "+of.cfg.Name+" waits for", func() bool {
 				c := cellOf(t, nd, of.cfg.Name)
-				return c.State == p2p.Fetching && strings.HasSuffix(c.Reason, "8 of the 8 missing chunks are on no peer that answers; they were on n0")
+				return c.State == report.Fetching && strings.HasSuffix(c.Reason, "8 of the 8 missing chunks are on no peer that answers; they were on n0")
 			})
 		}
 	}

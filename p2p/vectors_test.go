@@ -15,7 +15,7 @@ func TestVectors(t *testing.T) {
 	if err != nil || len(ans.images) != 1 || ans.labels["zone"] != "a" {
 		t.Fatalf("reads as %+v, %v", ans, err)
 	}
-	var r report
+	var r column
 	if err := json.Unmarshal([]byte(v.Text("json")), &r); err != nil {
 		t.Fatal(err)
 	}

@@ -9,21 +9,22 @@ import (
 	"time"
 
 	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // cell is what nd shows of itself for ref.
-func (c *simCluster) cell(nd *simNode, ref string) p2p.NodeState {
+func (c *simCluster) cell(nd *simNode, ref string) report.NodeState {
 	c.t.Helper()
 	imgs, err := nd.Images(context.Background(), ref)
 	if err != nil {
-		return p2p.NodeState{}
+		return report.NodeState{}
 	}
 	for _, n := range imgs.Images[0].Nodes {
 		if n.Name == nd.cfg.Name {
 			return n
 		}
 	}
-	return p2p.NodeState{}
+	return report.NodeState{}
 }
 
 // again announces what nd's store has, as Config.Announce.
@@ -56,7 +57,7 @@ func TestExcludedStaysExcluded(t *testing.T) {
 			c.t.Fatal(err)
 		}
 		excluded := func() error {
-			if got := c.cell(other, ref); got.State != p2p.Excluded || got.Reason != why {
+			if got := c.cell(other, ref); got.State != report.Excluded || got.Reason != why {
 				return fmt.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			return nil
@@ -72,7 +73,7 @@ func TestExcludedStaysExcluded(t *testing.T) {
 		other.store.SetExcluded(a.Target.Digest, "")
 		other.store.Add(ref, []byte("for arm64"), 16)
 		c.within(time.Second, "held", func() error {
-			if got := c.cell(other, ref); got.State != p2p.Ready {
+			if got := c.cell(other, ref); got.State != report.Ready {
 				return fmt.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			return nil
@@ -128,7 +129,7 @@ func TestFollowsNewBuilds(t *testing.T) {
 		nd.store.Add(ref, []byte("two"), 16)
 		c.within(20*time.Second, "what k3s did is told", func() error {
 			got := c.cell(nd, ref)
-			if got.State != p2p.Excluded || !strings.Contains(got.Reason, "k3s has put the earlier build") {
+			if got.State != report.Excluded || !strings.Contains(got.Reason, "k3s has put the earlier build") {
 				return fmt.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			return nil
@@ -138,7 +139,7 @@ func TestFollowsNewBuilds(t *testing.T) {
 		}
 		nd.store.Add(ref, []byte("three"), 16)
 		c.within(10*time.Second, "the announced build is back", func() error {
-			if got := c.cell(nd, ref); got.State != p2p.Ready {
+			if got := c.cell(nd, ref); got.State != report.Ready {
 				return fmt.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			return three()
@@ -227,7 +228,7 @@ func TestRuleLetsGo(t *testing.T) {
 			})
 		}
 		time.Sleep(20 * time.Minute)
-		if f := c.nodes[2].store.Released(); len(f) != 1 || c.cell(c.nodes[2], ref).State != p2p.Excluded {
+		if f := c.nodes[2].store.Released(); len(f) != 1 || c.cell(c.nodes[2], ref).State != report.Excluded {
 			c.t.Errorf("released %v, the cell is %+v", f, c.cell(c.nodes[2], ref))
 		}
 		// What it held is purged there, too.
@@ -261,7 +262,7 @@ func TestPinsThatDoNotCount(t *testing.T) {
 		for _, least := range []time.Duration{90 * time.Second, 3 * time.Minute} {
 			nd.store.Forget(ref)
 			time.Sleep(time.Second)
-			if got := c.cell(nd, ref); got.State != p2p.Waiting || !strings.Contains(got.Reason, "too old for pins") {
+			if got := c.cell(nd, ref); got.State != report.Waiting || !strings.Contains(got.Reason, "too old for pins") {
 				c.t.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			if took := c.within(10*time.Minute, "back", c.converged); took < least {

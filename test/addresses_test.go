@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // Interfaces of containers, as Docker, the bridge plugin and flannel make them.
@@ -35,7 +35,7 @@ func (h *host) renumber(script string) {
 
 // toldAddress is the address that others are told of the host.
 func (h *host) toldAddress() (string, error) {
-	var out p2p.Members
+	var out report.Members
 	if err := h.try(&out, "members"); err != nil {
 		return "", err
 	}
@@ -52,7 +52,7 @@ func (h *host) toldAddress() (string, error) {
 func (h *host) sees(o *host, address string, limit time.Duration) {
 	h.t.Helper()
 	eventually(h.t, limit, fmt.Sprintf("%s sees %s at %s", h.name, o.name, address), func() error {
-		var out p2p.Members
+		var out report.Members
 		if err := h.try(&out, "members"); err != nil {
 			return err
 		}

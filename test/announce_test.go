@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestAnnounceEverywhere is the main job on every containerd: what one of three
@@ -177,7 +177,7 @@ func TestBadAnnounce(t *testing.T) {
 	if names := h.ctr("images", "ls", "-q"); strings.Contains(names, "junk") || strings.Contains(names, "cut") {
 		t.Errorf("bad archives left names behind: %s", names)
 	}
-	var images p2p.Images
+	var images report.Images
 	if err := h.try(&images, "images"); err != nil || len(images.Images) != 0 {
 		t.Errorf("announced in spite of errors: %+v %v", images, err)
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // An attack is something that a host on the network does to a daemon, and what it may
@@ -84,7 +84,7 @@ func (a *arena) watch(fn func() string) (did string) {
 	wg.Go(func() {
 		for last := false; ; {
 			began := time.Now()
-			var m p2p.Members
+			var m report.Members
 			err := a.victim.try(&m, "members")
 			a.worst = max(a.worst, time.Since(began))
 			if err != nil || alive(m) != 2 {
@@ -108,7 +108,7 @@ func (a *arena) watch(fn func() string) (did string) {
 	return did
 }
 
-func alive(m p2p.Members) (n int) {
+func alive(m report.Members) (n int) {
 	for _, one := range m.Members {
 		if one.State == "alive" {
 			n++

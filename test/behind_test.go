@@ -11,7 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestBehindItsBack: what others do to the images of a host is noticed and mended
@@ -129,7 +129,7 @@ func TestRepointed(t *testing.T) {
 	a.run("announce", short)
 	b.importImage(imageSpec{ref: "mine:v1", says: "mine", payload: 1 << 20, seed: 2})
 	b.ctr("images", "tag", "--force", "docker.io/library/mine:v1", full)
-	a.inState(b, p2p.Excluded, "on this host somebody has since put "+b.target("docker.io/library/mine:v1").String())
+	a.inState(b, report.Excluded, "on this host somebody has since put "+b.target("docker.io/library/mine:v1").String())
 	if got := b.runContainer(full); got != "mine" {
 		t.Errorf("the record was put back: a container prints %q", got)
 	}
@@ -147,7 +147,7 @@ func TestImportWhileFetching(t *testing.T) {
 	a.run("announce", short, "--detach")
 	eventually(t, 30*time.Second, "the fetch is under way", func() error {
 		cells, err := a.states(short)
-		if c := cells[b.name]; err == nil && (c.State != p2p.Fetching || c.DoneBytes < 4<<20) {
+		if c := cells[b.name]; err == nil && (c.State != report.Fetching || c.DoneBytes < 4<<20) {
 			err = fmt.Errorf("%s %d", c.State, c.DoneBytes)
 		}
 		return err

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestBooted is an operator's life with seeder on three hosts of k3s, each with a
@@ -160,7 +160,7 @@ func (m *machine) restarted(pid int) {
 // daemonVersion is that of the program that runs.
 func (m *machine) daemonVersion() string {
 	m.t.Helper()
-	var s p2p.Status
+	var s report.Status
 	eventually(m.t, 30*time.Second, "the daemon answers on "+m.name, func() error { return m.try(&s, "status") })
 	return s.Version
 }
@@ -290,7 +290,7 @@ func (b *booted) hangs() {
 	for _, m := range []*machine{b.b, b.c} {
 		m.dropIn("watchdog", fmt.Sprintf("WatchdogSec=%.0f", watchdogTest.Seconds()))
 		m.op("systemctl restart seeder")
-		m.inState(m.host, p2p.Ready, "")
+		m.inState(m.host, report.Ready, "")
 	}
 	hung, waits := b.b.mainPID(), b.c.mainPID()
 	b.c.op("systemctl stop k3s-agent")
@@ -324,7 +324,7 @@ func (b *booted) hangs() {
 // why is the reason for which the daemon waits for containerd.
 func (m *machine) why() string {
 	m.t.Helper()
-	var s p2p.Status
+	var s report.Status
 	eventually(m.t, 30*time.Second, m.name+" says that containerd is away", func() error {
 		if err := m.try(&s, "status"); err != nil {
 			return err

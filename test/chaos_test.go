@@ -23,7 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // The size of the chaos suite: `make chaos` makes it longer.
@@ -439,11 +439,11 @@ func (c *chaos) converge(after string) {
 
 // well says what is not as it should be on a host.
 func (c *chaos) well(h *host) error {
-	var out p2p.Images
+	var out report.Images
 	if err := h.try(&out, "images"); err != nil {
 		return err
 	}
-	have := map[string]p2p.ImageState{}
+	have := map[string]report.ImageState{}
 	for _, img := range out.Images {
 		have[img.Reference] = img
 	}
@@ -462,7 +462,7 @@ func (c *chaos) well(h *host) error {
 			return fmt.Errorf("%s has %d nodes, want %d", ref.name, len(row.Nodes), len(c.n.hosts))
 		}
 		for _, node := range row.Nodes {
-			if node.State != p2p.Ready {
+			if node.State != report.Ready {
 				return fmt.Errorf("%s on %s is %s: %s", ref.name, node.Name, node.State, node.Reason)
 			}
 		}
@@ -479,7 +479,7 @@ func (c *chaos) well(h *host) error {
 func (c *chaos) sameCatalogs(after string) {
 	for _, ref := range c.refs {
 		ref.ours.Store(len(ref.may) > 0)
-		var first p2p.ImageState
+		var first report.ImageState
 		for i, h := range c.n.hosts {
 			row, err := h.image(ref.name)
 			if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestLateJoiner: a host that joins later gets what was announced before.
@@ -44,7 +44,7 @@ func TestHostDownDuringAnnounce(t *testing.T) {
 	a.run("announce", short)
 	t.Logf("announced with a host off and one cut off in %v", time.Since(start).Round(time.Millisecond))
 	n.hosts[3].ready("hello")
-	if cells, err := a.states(short); err != nil || cells[cut.name].State == p2p.Ready {
+	if cells, err := a.states(short); err != nil || cells[cut.name].State == report.Ready {
 		t.Errorf("the matrix shows a host that is cut off as %+v, %v", cells[cut.name], err)
 	}
 
@@ -162,7 +162,7 @@ func TestImportByHand(t *testing.T) {
 		h.becomes("two")
 	}
 	b.importImage(imageSpec{ref: short, says: "three", payload: 1 << 20, seed: 3})
-	b.inState(b, p2p.Excluded, "somebody has since put sha256:")
+	b.inState(b, report.Excluded, "somebody has since put sha256:")
 	if got := b.runContainer(full); got != "three" {
 		t.Errorf("after the import by hand a container prints %q", got)
 	}
@@ -220,14 +220,14 @@ func TestContainerdComesLater(t *testing.T) {
 	a.run("announce", short)
 	h := n.addHost(newest)
 	h.startSeeder()
-	a.inState(h, p2p.Waiting, "containerd")
+	a.inState(h, report.Waiting, "containerd")
 	h.startContainerd()
 	h.ready("hello")
 
 	// k3s takes containerd with it whenever it restarts.
 	h.containerd.stop(t, syscall.SIGKILL)
 	eventually(t, 20*time.Second, "status says that containerd is away", func() error {
-		var st p2p.Status
+		var st report.Status
 		if err := h.try(&st, "status"); err != nil || st.Containerd.OK {
 			return fmt.Errorf("%+v %w", st.Containerd, err)
 		}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // k3sFiles are what k3s leaves on a server, or on an agent that has joined servers.
@@ -65,7 +65,7 @@ func TestNoConfiguration(t *testing.T) {
 	server.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
 	server.run("announce", short)
 	for _, h := range []*host{agent, other} {
-		h.inState(h, p2p.Ready, "")
+		h.inState(h, report.Ready, "")
 	}
 	for _, h := range n.hosts {
 		if log := h.seeder.log.String(); strings.Contains(log, k3sPassword) || strings.Contains(log, "level=WARN") {
@@ -92,7 +92,7 @@ func TestNoConfiguration(t *testing.T) {
 	other.write("/etc/systemd/system/k3s-agent.service.env", "K3S_TOKEN='"+strings.Repeat("f", 32)+"'\n", 0o600)
 	eventually(t, time.Minute, "the new server is a member, and has the image", func() error {
 		cells, err := second.states(short)
-		if c := cells[second.name]; err != nil || len(cells) != 4 || c.State != p2p.Ready {
+		if c := cells[second.name]; err != nil || len(cells) != 4 || c.State != report.Ready {
 			return fmt.Errorf("%d hosts, %s (%s): %v", len(cells), c.State, c.Reason, err)
 		}
 		return nil

@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/opencontainers/go-digest"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store/storetest"
 )
 
@@ -208,7 +208,7 @@ func TestTwoAnnouncersAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	var row p2p.ImageState
+	var row report.ImageState
 	eventually(t, 60*time.Second, "all agree", func() error {
 		for i, h := range n.hosts {
 			got, err := h.image(short)
@@ -247,7 +247,7 @@ func TestMayNotAnnounce(t *testing.T) {
 	t.Parallel()
 	n := cluster(t, newest, 2, "")
 	a, b := n.hosts[0], n.hosts[1]
-	var status p2p.Status
+	var status report.Status
 	if err := a.try(&status, "status"); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestMayNotAnnounce(t *testing.T) {
 	if got := b.runContainer(full); got != "three" {
 		t.Errorf("a container prints %q", got)
 	}
-	a.inState(b, p2p.Ready, "")
+	a.inState(b, report.Ready, "")
 }
 
 // TestAuto: what is imported on any host reaches all without a command, a new build
@@ -417,9 +417,9 @@ func TestForWhom(t *testing.T) {
 	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
 	a.run("announce", short, "--on", "zone=a", "--on", "role!=gpu")
 	a.ready("hello")
-	a.inState(gpu, p2p.Excluded, "announced with --on role!=gpu, this node has role=gpu")
-	a.inState(zoneB, p2p.Excluded, "announced with --on zone=a, this node has zone=b")
-	a.inState(picky, p2p.Excluded, "this node has no label zone")
+	a.inState(gpu, report.Excluded, "announced with --on role!=gpu, this node has role=gpu")
+	a.inState(zoneB, report.Excluded, "announced with --on zone=a, this node has zone=b")
+	a.inState(picky, report.Excluded, "this node has no label zone")
 	for _, h := range []*host{gpu, zoneB, picky} {
 		if got := h.target(full); got != "" {
 			t.Errorf("%s has it", h.name)
@@ -428,12 +428,12 @@ func TestForWhom(t *testing.T) {
 	// A new build goes to the same nodes.
 	a.importImage(imageSpec{ref: short, says: "again", payload: 1 << 20, seed: 2})
 	a.becomes("again")
-	a.inState(zoneB, p2p.Excluded, "announced with --on zone=a")
+	a.inState(zoneB, report.Excluded, "announced with --on zone=a")
 	// Announced for everybody.
 	a.run("announce", short)
 	gpu.becomes("again")
 	zoneB.becomes("again")
-	a.inState(picky, p2p.Excluded, `no pattern of images.accept ["other/*"] on this host matches`)
+	a.inState(picky, report.Excluded, `no pattern of images.accept ["other/*"] on this host matches`)
 	err := a.try(nil, "announce", short, "--on", "zone=c")
 	if exitCode(err) != 2 || !strings.Contains(err.Error(), "--on zone=c matches no node that is there; the nodes have role=gpu, role=web, zone=a, zone=b") {
 		t.Errorf("a selector with no match: %v", err)
@@ -442,7 +442,7 @@ func TestForWhom(t *testing.T) {
 	a.run("announce", short, "--on", "zone=a")
 	a.run("announce", "--rollback", short)
 	a.becomes("hello")
-	a.inState(zoneB, p2p.Excluded, "announced with --on zone=a")
+	a.inState(zoneB, report.Excluded, "announced with --on zone=a")
 	if got := zoneB.runContainer(full); got != "again" {
 		t.Errorf("on a host that is not meant any more a container prints %q", got)
 	}
@@ -473,9 +473,9 @@ func TestPlatforms(t *testing.T) {
 	a.awaitMembers(4)
 	both := storetest.NewIndex(t, full, 1, "linux/amd64", "linux/arm64")
 	a.run("announce", "--from", writeFile(t, n.dir, "both-*.tar", both.OCIArchive(t)))
-	b.inState(b, p2p.Ready, "")
-	arm.inState(arm, p2p.Ready, "")
-	arm.inState(unpacks, p2p.Ready, "")
+	b.inState(b, report.Ready, "")
+	arm.inState(arm, report.Ready, "")
+	arm.inState(unpacks, report.Ready, "")
 	if got := b.target(full); got != both.Target.Digest {
 		t.Errorf("%s has %s, want the index %s", b.name, got, both.Target.Digest)
 	}
@@ -512,7 +512,7 @@ func TestPlatforms(t *testing.T) {
 			return err
 		}
 		for _, c := range row.Nodes {
-			if c.Name != arm.name && c.Name != unpacks.name && (c.State != p2p.Excluded || c.Reason != "the image is for linux/arm64, this host runs linux/amd64") {
+			if c.Name != arm.name && c.Name != unpacks.name && (c.State != report.Excluded || c.Reason != "the image is for linux/arm64, this host runs linux/amd64") {
 				return fmt.Errorf("%+v", c)
 			}
 		}
@@ -546,7 +546,7 @@ func TestPins(t *testing.T) {
 		t.Errorf("pinned in spite of images.pin: false: %v, %v", img, err)
 	}
 	loose.ctr(append([]string{"images", "rm", "--sync"}, loose.names()...)...)
-	a.inState(loose, p2p.Waiting, "images.pin is off: the kubelet may need the room")
+	a.inState(loose, report.Waiting, "images.pin is off: the kubelet may need the room")
 	if names := loose.names(); len(names) > 0 {
 		t.Errorf("it is back at once: %v", names)
 	}
@@ -569,7 +569,7 @@ func TestNoRoom(t *testing.T) {
 	a.awaitMembers(2)
 	a.importImage(imageSpec{ref: short, says: "hello", random: 16 << 20, seed: 1})
 	a.run("announce", short, "--detach")
-	a.inState(h, p2p.Waiting, "images.min_free")
+	a.inState(h, report.Waiting, "images.min_free")
 	cells, err := a.states(short)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // fromPeers counts what a host has fetched.
@@ -33,7 +33,7 @@ func (n *network) allReady(images int) {
 	n.t.Helper()
 	first := n.hosts[0]
 	eventually(n.t, 4*time.Minute, fmt.Sprintf("%d images are ready on %d hosts", images, len(n.hosts)), func() error {
-		var out p2p.Images
+		var out report.Images
 		if err := first.try(&out, "images"); err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // step is a command line of README.md and how it is run.
@@ -271,7 +271,7 @@ func (r *readme) purge(line string) {
 			return nil
 		})
 	}
-	if cell := r.b.cell(short); cell.State != p2p.Ready {
+	if cell := r.b.cell(short); cell.State != report.Ready {
 		r.t.Errorf("the other image is %+v", cell)
 	}
 }
@@ -286,7 +286,7 @@ func (r *readme) wants(out string, parts ...string) {
 }
 
 // cell is this host's own cell of the row of ref.
-func (h *host) cell(ref string) p2p.NodeState {
+func (h *host) cell(ref string) report.NodeState {
 	h.t.Helper()
 	cells, err := h.states(ref)
 	if err != nil {

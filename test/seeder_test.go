@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 const (
@@ -125,12 +125,12 @@ func exitCode(err error) int {
 }
 
 // states are the cells of the row of ref in the matrix that h sees, by host.
-func (h *host) states(ref string) (map[string]p2p.NodeState, error) {
+func (h *host) states(ref string) (map[string]report.NodeState, error) {
 	img, err := h.image(ref)
 	if err != nil {
 		return nil, err
 	}
-	cells := map[string]p2p.NodeState{}
+	cells := map[string]report.NodeState{}
 	for _, n := range img.Nodes {
 		cells[n.Name] = n
 	}
@@ -138,20 +138,20 @@ func (h *host) states(ref string) (map[string]p2p.NodeState, error) {
 }
 
 // image is the row of ref in the matrix that h sees.
-func (h *host) image(ref string) (p2p.ImageState, error) {
-	var out p2p.Images
+func (h *host) image(ref string) (report.ImageState, error) {
+	var out report.Images
 	if err := h.try(&out, "images", ref); err != nil {
-		return p2p.ImageState{}, err
+		return report.ImageState{}, err
 	}
 	if len(out.Images) != 1 {
-		return p2p.ImageState{}, fmt.Errorf("%d images", len(out.Images))
+		return report.ImageState{}, fmt.Errorf("%d images", len(out.Images))
 	}
 	return out.Images[0], nil
 }
 
 // inState waits until h says of another host (or itself) that it is in a state
 // for the image, with a reason that holds a text.
-func (h *host) inState(of *host, want p2p.State, reason string) {
+func (h *host) inState(of *host, want report.State, reason string) {
 	h.t.Helper()
 	eventually(h.t, 60*time.Second, fmt.Sprintf("%s says that %s is %s", h.name, of.name, want), func() error {
 		cells, err := h.states(short)
@@ -169,7 +169,7 @@ func (h *host) inState(of *host, want p2p.State, reason string) {
 // CRI answers for it; a container from it prints says.
 func (h *host) ready(says string) {
 	h.t.Helper()
-	h.inState(h, p2p.Ready, "")
+	h.inState(h, report.Ready, "")
 	img, err := h.imageStatus(full)
 	if err != nil || img == nil {
 		h.t.Fatalf("%s is ready on %s, but CRI says %v, %v", full, h.name, img, err)
@@ -183,7 +183,7 @@ func (h *host) ready(says string) {
 func (h *host) awaitMembers(n int) {
 	h.t.Helper()
 	eventually(h.t, 30*time.Second, fmt.Sprintf("%d members alive on %s", n, h.name), func() error {
-		var out p2p.Members
+		var out report.Members
 		if err := h.try(&out, "members"); err != nil {
 			return err
 		}

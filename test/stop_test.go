@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // hang stops a daemon as it is: its sockets accept and nothing answers, until
@@ -27,7 +27,7 @@ func (d *daemon) hang(t *testing.T) (goOn func()) {
 
 // memberState is what h says of another member.
 func (h *host) memberState(of *host) string {
-	var out p2p.Members
+	var out report.Members
 	if err := h.try(&out, "members"); err != nil {
 		return err.Error()
 	}

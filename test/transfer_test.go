@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store/chunk"
 )
 
@@ -222,7 +222,7 @@ func TestGossipUnderBulk(t *testing.T) {
 	t.Logf("known elsewhere after %v", time.Since(start).Round(time.Millisecond))
 	for ended := false; !ended; {
 		for _, h := range n.hosts {
-			var out p2p.Members
+			var out report.Members
 			if err := h.try(&out, "members"); err != nil {
 				t.Fatal(err)
 			}

@@ -22,7 +22,7 @@ import (
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // seeder runs a command against socket.
@@ -50,9 +50,9 @@ func kinds(t *testing.T, lines string) []string {
 
 func TestAnnounceWaitsForAll(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []p2p.Images{
-		controltest.Row(1, p2p.Ready, p2p.Ready), // the version before is no reason to be done
-		controltest.Row(2, p2p.Ready, p2p.Fetching, p2p.Excluded), controltest.Row(2, p2p.Ready, p2p.Importing, p2p.Excluded), controltest.Row(2, p2p.Ready, p2p.Ready, p2p.Excluded)}}
+	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []report.Images{
+		controltest.Row(1, report.Ready, report.Ready), // the version before is no reason to be done
+		controltest.Row(2, report.Ready, report.Fetching, report.Excluded), controltest.Row(2, report.Ready, report.Importing, report.Excluded), controltest.Row(2, report.Ready, report.Ready, report.Excluded)}}
 	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "app:v1", "-o", "json")
 	if code != cli.ExitDone {
@@ -67,7 +67,7 @@ func TestAnnounceWaitsForAll(t *testing.T) {
 func TestAnnouncePlain(t *testing.T) {
 	t.Parallel()
 	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 1, Bytes: 4 << 20},
-		Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching), controltest.Row(1, p2p.Ready, p2p.Ready)}}
+		Steps: []report.Images{controltest.Row(1, report.Ready, report.Fetching), controltest.Row(1, report.Ready, report.Ready)}}
 	code, out, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1")
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
@@ -81,7 +81,7 @@ func TestAnnouncePlain(t *testing.T) {
 
 func TestAnnounceDetached(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Waiting)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Waiting)}}
 	code, out, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1", "--detach", "-o", "json")
 	if code != cli.ExitDone || strings.Join(kinds(t, out), " ") != "preparing announced done" {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
@@ -90,7 +90,7 @@ func TestAnnounceDetached(t *testing.T) {
 
 func TestNotConvergedInTime(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Failed, p2p.Fetching, p2p.Excluded)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Failed, report.Fetching, report.Excluded)}}
 	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--timeout", "300ms")
 	if code != cli.ExitNotConverged {
@@ -110,7 +110,7 @@ func TestNotConvergedInTime(t *testing.T) {
 // seeding goes on.
 func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Fetching)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var errs bytes.Buffer
 	out := cancelOn{"fetching", cancel}
@@ -136,7 +136,7 @@ func (c cancelOn) Write(p []byte) (int, error) {
 
 func TestSupersededAndWithdrawn(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Fetching), controltest.Row(2, p2p.Ready, p2p.Ready)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Fetching), controltest.Row(2, report.Ready, report.Ready)}}
 	code, _, errs := seeder(t.Context(), controltest.Serve(t, f), "announce", "app:v1")
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d, want %d", code, cli.ExitFailed)
@@ -145,7 +145,7 @@ func TestSupersededAndWithdrawn(t *testing.T) {
 
 	gone := controltest.Row(2)
 	gone.Images[0].State = "withdrawn"
-	f = &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Fetching), gone}}
+	f = &controltest.Node{Steps: []report.Images{controltest.Row(1, report.Fetching), gone}}
 	socket := controltest.Serve(t, f)
 	code, _, errs = seeder(t.Context(), socket, "wait", "app:v1")
 	if code != cli.ExitFailed {
@@ -163,7 +163,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.Truncate(file, 64<<20)); err != nil { // more than any buffer on the way
 		t.Fatal(err)
 	}
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []report.Images{controltest.Row(1, report.Ready)}}
 	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "announce", "--from", file)
 	if code != cli.ExitDone {
@@ -176,10 +176,10 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 
 	// Every image of an archive is announced, and waited for.
 	f.Archive, f.Orders = append(f.Archive, "docker.io/library/base:v1"), nil
-	base := controltest.Row(1, p2p.Ready).Images[0]
+	base := controltest.Row(1, report.Ready).Images[0]
 	base.Reference = "docker.io/library/base:v1"
 	one := f.Steps[0]
-	f.Steps = []p2p.Images{one, {Images: append(slices.Clone(one.Images), base)}}
+	f.Steps = []report.Images{one, {Images: append(slices.Clone(one.Images), base)}}
 	f.Unnamed = []string{`"UPPER:1", which is no image reference`}
 	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
 	if code != cli.ExitDone {
@@ -209,7 +209,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 // TestArchiveFromStandardInput: docker save … | seeder announce --from -
 func TestArchiveFromStandardInput(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Archive: []string{"docker.io/library/app:v1"}, Steps: []report.Images{controltest.Row(1, report.Ready)}}
 	var out, errs bytes.Buffer
 	code := run(t.Context(), []string{"announce", "--from", "-", "--socket", controltest.Serve(t, f)}, strings.NewReader("an archive"), &out, &errs)
 	if code != cli.ExitDone || string(f.Imported) != "an archive" {
@@ -232,7 +232,7 @@ func TestWhichVersion(t *testing.T) {
 		{[]string{"--rollback", "app:v1"}, control.Order{Ref: "docker.io/library/app:v1", Rollback: true}},
 		{[]string{"app:v1", "--on", "zone=a", "--on", "role!=gpu"}, control.Order{Ref: "docker.io/library/app:v1", On: []string{"zone=a", "role!=gpu"}}},
 	} {
-		f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+		f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready)}}
 		code, _, errs := seeder(t.Context(), controltest.Serve(t, f), append([]string{"announce", "--detach", "--from", "containerd"}, tc.args...)...)
 		if code != cli.ExitDone || !reflect.DeepEqual(f.Orders, []control.Order{tc.want}) {
 			t.Errorf("%v: exit code %d, %v, want %v: %s", tc.args, code, f.Orders, tc.want, errs)
@@ -248,7 +248,7 @@ func TestWhichVersion(t *testing.T) {
 // TestNoSuchNode: --on that matches nobody is asked about, or needs --yes.
 func TestNoSuchNode(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready)}}
 	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere")
 	if code != cli.ExitUsage || len(f.Orders) > 0 {
@@ -266,9 +266,9 @@ func TestNoSuchNode(t *testing.T) {
 // TestPurgeSaysWhoKeepsIt: a node where a container uses the image.
 func TestPurgeSaysWhoKeepsIt(t *testing.T) {
 	t.Parallel()
-	gone := controltest.Row(2, p2p.Excluded, p2p.Excluded)
+	gone := controltest.Row(2, report.Excluded, report.Excluded)
 	gone.Images[0].State = "withdrawn"
-	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Ready, p2p.Ready), gone}}
+	f := &controltest.Node{Steps: []report.Images{controltest.Row(1, report.Ready, report.Ready), gone}}
 	socket := controltest.Serve(t, f)
 	code, out, errs := seeder(t.Context(), socket, "withdraw", "--purge", "app:v1")
 	if code != cli.ExitDone {
@@ -305,7 +305,7 @@ func TestErrorsOfTheNode(t *testing.T) {
 
 func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Err: fs.ErrNotExist, Steps: []p2p.Images{controltest.Row(1, p2p.Ready)}}
+	f := &controltest.Node{Err: fs.ErrNotExist, Steps: []report.Images{controltest.Row(1, report.Ready)}}
 	socket := controltest.Serve(t, f)
 	code, _, errs := seeder(t.Context(), socket, "wait", "app:v1", "--timeout", "300ms")
 	if code != cli.ExitNotConverged {
@@ -325,9 +325,9 @@ func TestWaitForWhatIsNotAnnouncedYet(t *testing.T) {
 
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
-	gone := controltest.Row(2, p2p.Excluded)
+	gone := controltest.Row(2, report.Excluded)
 	gone.Images[0].State = "withdrawn"
-	f := &controltest.Node{Steps: []p2p.Images{gone}}
+	f := &controltest.Node{Steps: []report.Images{gone}}
 	socket := controltest.Serve(t, f)
 	for _, args := range [][]string{{"withdraw", "app:v1"}, {"withdraw", "--purge", "registry.example.com/me/app:v2"}, {"withdraw", "--purge", "--force", "x"}} {
 		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitDone {

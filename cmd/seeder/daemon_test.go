@@ -23,7 +23,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -263,7 +263,7 @@ func TestSocket(t *testing.T) {
 func TestDaemonGoesAway(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "api.sock")
-	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(1, p2p.Fetching)}}
+	f := &controltest.Node{Steps: []report.Images{controltest.Row(1, report.Fetching)}}
 	c := control.NewServer(socket, f, f, f, slog.New(slog.DiscardHandler))
 	if err := c.Open(); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 func imagesCommand(env *cli.Env) *cobra.Command {
@@ -47,7 +47,7 @@ since the node started.`,
 			}
 			query.Add("ref", ref)
 		}
-		var images p2p.Images
+		var images report.Images
 		if err := c.Get(cmd.Context(), "/v1/images", query, &images); err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/term/termtest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // onTerminal runs a command on a real terminal and returns what that shows.
@@ -40,16 +40,16 @@ func onTerminal(t *testing.T, ctx context.Context, env map[string]string, socket
 
 // threeNodes is an announcement on its way to its end.
 func threeNodes() *controltest.Node {
-	mid := controltest.Row(2, p2p.Ready, p2p.Fetching, p2p.Waiting)
+	mid := controltest.Row(2, report.Ready, report.Fetching, report.Waiting)
 	for i := range mid.Images[0].Nodes {
 		mid.Images[0].Nodes[i].RateBytesPerSecond = 1 << 20
 	}
-	end := controltest.Row(2, p2p.Ready, p2p.Ready, p2p.Ready)
+	end := controltest.Row(2, report.Ready, report.Ready, report.Ready)
 	nodes := end.Images[0].Nodes
 	nodes[0].SentBytes = 5 << 20
-	nodes[1].Sources, nodes[1].WireBytes = []p2p.Source{{Name: "n1", Bytes: 3 << 20}, {Name: "n3", Bytes: 1 << 20}}, 1<<20
-	nodes[2].Sources, nodes[2].WireBytes = []p2p.Source{{Name: "n1", Bytes: 2 << 20}, {Name: "n2", Bytes: 1 << 20}, {Name: p2p.LocalSource, Bytes: 1 << 20}}, 1<<20
-	return &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []p2p.Images{mid, mid, mid, end}}
+	nodes[1].Sources, nodes[1].WireBytes = []report.Source{{Name: "n1", Bytes: 3 << 20}, {Name: "n3", Bytes: 1 << 20}}, 1<<20
+	nodes[2].Sources, nodes[2].WireBytes = []report.Source{{Name: "n1", Bytes: 2 << 20}, {Name: "n2", Bytes: 1 << 20}, {Name: report.LocalSource, Bytes: 1 << 20}}, 1<<20
+	return &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2, Bytes: 4 << 20}, Steps: []report.Images{mid, mid, mid, end}}
 }
 
 // TestTerminal runs announce on a real terminal.
@@ -102,7 +102,7 @@ func TestTerminal(t *testing.T) {
 // TestTerminalInterrupted: Ctrl-C leaves the last state and a clean line below it.
 func TestTerminalInterrupted(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2}, Steps: []p2p.Images{controltest.Row(2, p2p.Ready, p2p.Fetching)}}
+	f := &controltest.Node{Announced: control.Announced{Digest: "sha256:1234", Version: 2}, Steps: []report.Images{controltest.Row(2, report.Ready, report.Fetching)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	socket := controltest.Serve(t, f)

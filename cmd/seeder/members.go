@@ -12,7 +12,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 func membersCommand(env *cli.Env) *cobra.Command {
@@ -36,7 +36,7 @@ gone for good.`,
 		if err != nil {
 			return err
 		}
-		var members p2p.Members
+		var members report.Members
 		if err := c.Get(cmd.Context(), "/v1/members", nil, &members); err != nil {
 			return err
 		}
@@ -50,8 +50,8 @@ gone for good.`,
 }
 
 // memberTable has what a narrow terminal must not cut off in front.
-func memberTable(terminal term.Terminal, members p2p.Members) *term.Table {
-	labelled := slices.ContainsFunc(members.Members, func(m p2p.MemberState) bool { return len(m.Labels) > 0 })
+func memberTable(terminal term.Terminal, members report.Members) *term.Table {
+	labelled := slices.ContainsFunc(members.Members, func(m report.MemberState) bool { return len(m.Labels) > 0 })
 	t := &term.Table{Term: terminal}
 	names := []string{"NAME", "STATE", "SINCE", "ADDRESS"}
 	if labelled {

@@ -9,7 +9,7 @@ import (
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
@@ -17,11 +17,11 @@ import (
 // 3 with the reason, in JSON, too.
 func TestReadyOnNobody(t *testing.T) {
 	t.Parallel()
-	nobody := controltest.Row(1, p2p.Excluded, p2p.Excluded)
+	nobody := controltest.Row(1, report.Excluded, report.Excluded)
 	for i := range nobody.Images[0].Nodes {
 		nobody.Images[0].Nodes[i].Reason = store.OtherPlatform + "linux/arm64, this host runs linux/amd64"
 	}
-	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []p2p.Images{nobody}}
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{nobody}}
 	socket := controltest.Serve(t, f)
 	for _, args := range [][]string{{"announce", "app:v1", "--from", "containerd"}, {"wait", "app:v1"}, {"wait"}} {
 		code, out, errs := seeder(t.Context(), socket, args...)

@@ -17,7 +17,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/demo"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // expectExitCode is the script command `exitcode N PROGRAM ARG...`: it runs the
@@ -94,7 +94,7 @@ func waitReady(ts *testscript.TestScript, _ bool, args []string) {
 	defer cancel()
 	c := control.Dial(ts.MkAbs(args[1]))
 	for {
-		var images p2p.Images
+		var images report.Images
 		ts.Check(c.Get(ctx, "/v1/images", nil, &images))
 		if len(images.Images) == 1 && images.Images[0].Ready == want {
 			return

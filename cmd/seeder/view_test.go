@@ -9,13 +9,13 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/control/controltest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestContractOfJSON: the keys that scripts rely on.
 func TestContractOfJSON(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(7, p2p.Ready, p2p.Fetching)}}
+	f := &controltest.Node{Steps: []report.Images{controltest.Row(7, report.Ready, report.Fetching)}}
 	socket := controltest.Serve(t, f)
 	for command, keys := range map[string][]string{
 		"images": {"images", "ref", "digest", "version", "size", "state", "announced_by", "announced_at", "nodes", "name",
@@ -38,7 +38,7 @@ func TestContractOfJSON(t *testing.T) {
 
 func TestTables(t *testing.T) {
 	t.Parallel()
-	f := &controltest.Node{Steps: []p2p.Images{controltest.Row(7, p2p.Ready, p2p.Fetching, p2p.Unreachable)}}
+	f := &controltest.Node{Steps: []report.Images{controltest.Row(7, report.Ready, report.Fetching, report.Unreachable)}}
 	socket := controltest.Serve(t, f)
 	_, out, _ := seeder(t.Context(), socket, "images")
 	clitest.WantAll(t, out, "IMAGE   DIGEST        VERSION  SIZE   READY  n1     n2            n3\n",
@@ -51,7 +51,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "status")
 	clitest.WantAll(t, out, "red           this host waits for containerd: no such?socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
 		"n2?[2J has not answered", "members       3 alive, 1 away: n2?[2J\n", "join          failed: the secrets differ", "1 of 3 ready\n", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
-	f.Steps = []p2p.Images{{}}
+	f.Steps = []report.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")
 	clitest.WantAll(t, out, "nothing is announced")
 }

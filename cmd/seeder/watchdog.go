@@ -9,7 +9,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"seeder/cmd/seeder/internal/control"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // watchdog tells systemd that the daemon works, for as long as it does. systemd ends
@@ -49,7 +49,7 @@ func healthCheck(stuck func() error, socket string) func(context.Context) error 
 		if err := stuck(); err != nil {
 			return err
 		}
-		var out p2p.Status
+		var out report.Status
 		if err := c.Get(ctx, "/v1/status", nil, &out); err != nil {
 			return fmt.Errorf("the daemon does not answer itself: %w", err)
 		}

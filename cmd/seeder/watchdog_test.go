@@ -15,7 +15,7 @@ import (
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestWatchdog: it is fed while the check passes, and not while the check fails or
@@ -64,7 +64,7 @@ type slowNode struct {
 	answer chan struct{}
 }
 
-func (s *slowNode) Status(ctx context.Context) p2p.Status {
+func (s *slowNode) Status(ctx context.Context) report.Status {
 	<-s.answer
 	return s.Node.Status(ctx)
 }

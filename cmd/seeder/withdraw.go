@@ -17,6 +17,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // purgeWait is how long a purge is watched before the command says who is left.
@@ -74,9 +75,9 @@ that have not.`,
 func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string) error {
 	ctx, cancel := context.WithTimeout(ctx, purgeWait)
 	defer cancel()
-	var row p2p.ImageState
+	var row report.ImageState
 	for {
-		var images p2p.Images
+		var images report.Images
 		err := c.Get(ctx, "/v1/images", url.Values{"ref": {ref}}, &images)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -94,7 +95,7 @@ func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string)
 		break
 	}
 	left, absent := keepers(row), ""
-	if slices.ContainsFunc(left, func(n p2p.NodeState) bool { return n.State == p2p.Unreachable }) {
+	if slices.ContainsFunc(left, func(n report.NodeState) bool { return n.State == report.Unreachable }) {
 		absent = "; those that do not answer remove it once they are back"
 	}
 	var freed int64
@@ -117,10 +118,10 @@ func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string)
 }
 
 // keepers are the nodes that have not let go of a purged image.
-func keepers(row p2p.ImageState) []p2p.NodeState {
-	var out []p2p.NodeState
+func keepers(row report.ImageState) []report.NodeState {
+	var out []report.NodeState
 	for _, n := range row.Nodes {
-		if n.State != p2p.Excluded {
+		if n.State != report.Excluded {
 			out = append(out, n)
 		}
 	}

@@ -3,48 +3,18 @@ package gossip
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
-)
-
-// The kinds of conflicts between two hosts.
-const (
-	ConflictName     = "name"     // they have one node name
-	ConflictIdentity = "identity" // they have one identity: one is a copy of the other
 )
 
 // Conflict says that two hosts that are alive cannot be told apart.
 type Conflict struct {
-	Kind    string `json:"kind"`
-	Name    string `json:"name"`  // of the first
-	Other   string `json:"other"` // the name of the second
-	Address string `json:"address"`
-	// OtherAddress is that of the second: it takes part in nothing until it is changed.
-	OtherAddress string `json:"other_address"`
-	Self         bool   `json:"self"`   // this node is one of the two
-	Second       bool   `json:"second"` // this node is the second
-
+	report.Conflict
 	second instance
-}
-
-// Reason says what is wrong, for people.
-func (c Conflict) Reason() string {
-	if c.Kind == ConflictName {
-		return fmt.Sprintf("two hosts have the node name %s: %s and %s, which takes part in nothing until it has another one", c.Name, c.Address, c.OtherAddress)
-	}
-	return fmt.Sprintf("%s (%s) and %s (%s) have the same identity: a data_dir was copied. The second takes part in nothing until it has another one", c.Name, c.Address, c.Other, c.OtherAddress)
-}
-
-// Fix says what to do, for people.
-func (c Conflict) Fix() string {
-	if c.Kind == ConflictName {
-		return fmt.Sprintf("on %s: set another node_name or hostname, then `systemctl restart seeder`", c.OtherAddress)
-	}
-	return fmt.Sprintf("on %s (%s): `systemctl stop seeder && rm /var/lib/seeder/identity && systemctl start seeder`", c.Other, c.OtherAddress)
 }
 
 // Conflicts are the pairs of hosts that are alive and cannot be told apart. Every node
@@ -63,7 +33,7 @@ func (ms *members) conflictsLocked() []Conflict {
 			if !ms.confirmedLocked(r) || !ms.confirmedLocked(ms.byName[name]) {
 				continue
 			}
-			out = append(out, ms.conflict(ConflictName, ms.byName[name], r))
+			out = append(out, ms.conflict(report.ConflictName, ms.byName[name], r))
 		}
 	}
 	byID := map[string][]*Member{}
@@ -79,7 +49,7 @@ func (ms *members) conflictsLocked() []Conflict {
 		slices.SortFunc(same, func(a, b *Member) int { return cmp.Or(compare(a.second, b.second), a.order-b.order) })
 		for _, m := range same[1:] {
 			if m.gossip != same[0].gossip { // else it was renamed, and the other instance is about to be found dead
-				out = append(out, ms.conflict(ConflictIdentity, same[0], m))
+				out = append(out, ms.conflict(report.ConflictIdentity, same[0], m))
 			}
 		}
 	}
@@ -94,11 +64,11 @@ func (ms *members) conflict(kind string, first, second *Member) Conflict {
 	if first.instance.process == ms.self.process && first.second && !second.second {
 		first, second = second, first
 	}
-	return Conflict{
+	return Conflict{second: second.instance, Conflict: report.Conflict{
 		Kind: kind, Name: first.Name, Address: first.gossip, Other: second.Name, OtherAddress: second.gossip,
 		Self:   first.instance.process == ms.self.process || second.instance.process == ms.self.process,
-		Second: second.instance.process == ms.self.process, second: second.instance,
-	}
+		Second: second.instance.process == ms.self.process,
+	}}
 }
 
 // youngFor is how long after its start a node that knows nobody may be the one that comes

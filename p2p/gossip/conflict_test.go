@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -25,7 +26,7 @@ func TestTwoHostsOfOneName(t *testing.T) {
 	for _, n := range nodes {
 		eventually(t, "a node sees the conflict", func() bool {
 			c := n.Conflicts()
-			return len(c) == 1 && c[0].Kind == ConflictName && c[0].OtherAddress == at && c[0].Self == (n != a) && c[0].Second == (n == second)
+			return len(c) == 1 && c[0].Kind == report.ConflictName && c[0].OtherAddress == at && c[0].Self == (n != a) && c[0].Second == (n == second)
 		})
 		eventually(t, "its log has it", func() bool {
 			return strings.Count(n.log.String(), "two hosts cannot be told apart") == 1 && strings.Contains(n.log.String(), "node_name")
@@ -64,7 +65,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	for _, n := range []*node{a, first, second} {
 		eventually(t, "a node sees the conflict", func() bool {
 			c := n.Conflicts()
-			return len(c) == 1 && c[0].Kind == ConflictIdentity && c[0].Name == "b" && c[0].Other == "c" && c[0].Second == (n == second) &&
+			return len(c) == 1 && c[0].Kind == report.ConflictIdentity && c[0].Name == "b" && c[0].Other == "c" && c[0].Second == (n == second) &&
 				strings.Contains(c[0].Fix(), "rm /var/lib/seeder/identity")
 		})
 	}

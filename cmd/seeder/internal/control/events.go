@@ -13,6 +13,7 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
@@ -31,17 +32,17 @@ const (
 // Event is one line of the output of announce and wait with -o json, and of what
 // the daemon streams to them.
 type Event struct {
-	Event      string          `json:"event"`
-	Time       time.Time       `json:"time"`
-	Ref        string          `json:"ref,omitempty"`
-	Digest     string          `json:"digest,omitempty"`
-	Source     string          `json:"source,omitempty"`
-	Reason     string          `json:"reason,omitempty"`
-	Version    uint64          `json:"version,omitempty"`
-	DoneBytes  int64           `json:"done_bytes,omitempty"`
-	TotalBytes int64           `json:"total_bytes,omitempty"`
-	Image      *p2p.ImageState `json:"image,omitempty"`
-	Saved      *Saved          `json:"saved,omitempty"` // of ready: what was saved
+	Event      string             `json:"event"`
+	Time       time.Time          `json:"time"`
+	Ref        string             `json:"ref,omitempty"`
+	Digest     string             `json:"digest,omitempty"`
+	Source     string             `json:"source,omitempty"`
+	Reason     string             `json:"reason,omitempty"`
+	Version    uint64             `json:"version,omitempty"`
+	DoneBytes  int64              `json:"done_bytes,omitempty"`
+	TotalBytes int64              `json:"total_bytes,omitempty"`
+	Image      *report.ImageState `json:"image,omitempty"`
+	Saved      *Saved             `json:"saved,omitempty"` // of ready: what was saved
 	// Already: of ready, it was before anybody waited; of announced, it was so before.
 	Already bool      `json:"already,omitempty"`
 	By      string    `json:"by,omitempty"` // of announced, already: who announced it, and when
@@ -52,15 +53,15 @@ type Event struct {
 
 // Cluster is what the control API and the status page ask of the node.
 type Cluster interface {
-	Images(ctx context.Context, refs ...string) (p2p.Images, error)
-	Members() p2p.Members
-	AskMembers(ctx context.Context) p2p.Members
-	Status(ctx context.Context) p2p.Status
-	Events() []p2p.Event
+	Images(ctx context.Context, refs ...string) (report.Images, error)
+	Members() report.Members
+	AskMembers(ctx context.Context) report.Members
+	Status(ctx context.Context) report.Status
+	Events() []report.Event
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
 	Forget(name string) error
-	Diagnose(ctx context.Context) p2p.Diagnosis
+	Diagnose(ctx context.Context) report.Diagnosis
 	Holders(ctx context.Context, refs []string) map[string][]string
 }
 
@@ -83,7 +84,7 @@ type watcher struct {
 
 	nobody map[string]error // why no node takes an image, by reference
 
-	rows   map[string]p2p.ImageState
+	rows   map[string]report.ImageState
 	ready  map[string]bool
 	looked bool
 }
@@ -91,7 +92,7 @@ type watcher struct {
 // wait emits a progress event for each change of a row and a ready event for
 // each row that is converged, and returns when all are.
 func (w *watcher) wait(ctx context.Context) error {
-	w.rows, w.ready, w.nobody = map[string]p2p.ImageState{}, map[string]bool{}, map[string]error{}
+	w.rows, w.ready, w.nobody = map[string]report.ImageState{}, map[string]bool{}, map[string]error{}
 	for {
 		start := time.Now()
 		images, err := w.cluster.Images(ctx, w.refs...)
@@ -118,7 +119,7 @@ func (w *watcher) wait(ctx context.Context) error {
 }
 
 // look takes the matrix as it is now and reports whether all of it is converged.
-func (w *watcher) look(rows []p2p.ImageState) (done bool, err error) {
+func (w *watcher) look(rows []report.ImageState) (done bool, err error) {
 	first := !w.looked && len(w.versions) == 0 // what is ready now nobody has to wait for
 	w.looked = true
 	done = len(rows) >= len(w.refs)
@@ -182,7 +183,7 @@ func (w *watcher) onNobody() error {
 }
 
 // noNode says why no node takes an image: the reasons, each with how many have it.
-func noNode(row p2p.ImageState) error {
+func noNode(row report.ImageState) error {
 	why, platform := map[string]int{}, false
 	for _, n := range row.Nodes {
 		reason := string(n.State)
@@ -204,7 +205,7 @@ func noNode(row p2p.ImageState) error {
 }
 
 // check says when there is nothing left to wait for.
-func (w *watcher) check(row p2p.ImageState) error {
+func (w *watcher) check(row report.ImageState) error {
 	if row.State == "withdrawn" && len(w.refs) > 0 {
 		return fmt.Errorf("%s is withdrawn since %s (by %s); nothing to wait for", cli.ShortRef(row.Reference), row.AnnouncedAt.Format(time.RFC3339), row.AnnouncedBy)
 	}
@@ -216,4 +217,4 @@ func (w *watcher) check(row p2p.ImageState) error {
 }
 
 // Converged reports whether every alive node that is meant to hold the image is ready.
-func Converged(row p2p.ImageState) bool { return row.Settled() }
+func Converged(row report.ImageState) bool { return row.Settled() }

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // Saved is what the nodes have measured of an announcement that has come to its end.
@@ -27,18 +27,18 @@ type Saved struct {
 
 // Savings sums up a row of the matrix. A sum of what nodes say may be anything but
 // negative.
-func Savings(row p2p.ImageState) Saved {
+func Savings(row report.ImageState) Saved {
 	s := Saved{Announcer: row.AnnouncedBy}
 	for _, n := range row.Nodes {
 		if n.Name == row.AnnouncedBy {
 			s.SentBytes = AddBytes(s.SentBytes, n.SentBytes)
 		}
-		if n.State != p2p.Ready {
+		if n.State != report.Ready {
 			continue
 		}
 		var fetched, local int64
 		for _, src := range n.Sources {
-			if src.Name == p2p.LocalSource {
+			if src.Name == report.LocalSource {
 				local = AddBytes(local, src.Bytes)
 			} else {
 				fetched = AddBytes(fetched, src.Bytes)

@@ -33,6 +33,7 @@ import (
 	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p"
 	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
@@ -195,7 +196,7 @@ func listenPrivate(path string) (net.Listener, error) {
 
 // Judged is `seeder status -o json`: the status and what it means.
 type Judged struct {
-	p2p.Status
+	report.Status
 	verdict.Verdict
 }
 

@@ -4,11 +4,11 @@ import (
 	"fmt"
 
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // StatusLine is one line for systemd's STATUS=.
-func StatusLine(s p2p.Status) string {
+func StatusLine(s report.Status) string {
 	line := term.Plural(s.Members, "member") + ", nothing announced"
 	if s.Images.Total > 0 {
 		line = fmt.Sprintf("%s, %d of %s ready", term.Plural(s.Members, "member"), s.Images.Ready, term.Plural(s.Images.Total, "image"))

@@ -24,7 +24,7 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -201,7 +201,7 @@ func (d *demo) announce(ctx context.Context, image string) error {
 	if err := d.cli(ctx, "images", "--socket", last.socket()); err != nil {
 		return fmt.Errorf("images on %s: %w", last.name, err)
 	}
-	var images p2p.Images
+	var images report.Images
 	if err := control.Dial(last.socket()).Get(ctx, "/v1/images", nil, &images); err != nil {
 		return fmt.Errorf("ask %s for the images: %w", last.name, err)
 	}
@@ -212,7 +212,7 @@ func (d *demo) announce(ctx context.Context, image string) error {
 }
 
 // sumUp prints what went over the wire, by the nodes' own metrics.
-func (d *demo) sumUp(ctx context.Context, img p2p.ImageState) error {
+func (d *demo) sumUp(ctx context.Context, img report.ImageState) error {
 	t := &term.Table{Term: term.Of(d.Env, d.Stdout)}
 	t.Header("NODE", "SENT", "RECEIVED")
 	var sent, fromFirst float64

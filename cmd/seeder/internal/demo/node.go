@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/control"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // demoNode is a daemon of the demo: a process of its own.
@@ -117,7 +117,7 @@ func (n *demoNode) waitMembers(ctx context.Context, count int) error {
 	c := control.Dial(n.socket())
 	known := "it does not answer"
 	for {
-		var s p2p.Status
+		var s report.Status
 		err := c.Get(ctx, "/v1/status", nil, &s)
 		if err == nil && s.Members >= count && s.Containerd.OK {
 			return nil

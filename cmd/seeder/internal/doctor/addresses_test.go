@@ -6,9 +6,8 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
-	"seeder/p2p/gossip"
 	"seeder/p2p/netaddr"
+	"seeder/p2p/report"
 )
 
 // withDocker is a host with Docker on a LAN.
@@ -25,20 +24,20 @@ func withDocker() netaddr.Snapshot {
 // accuses no firewall.
 func TestDoctorOfAddresses(t *testing.T) {
 	t.Parallel()
-	closed := []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayClosed, Why: "no answer"}, {What: p2p.WayGossipUDP, Out: true, State: p2p.WayClosed, Why: "no answer"}}
-	name := gossip.Conflict{Kind: gossip.ConflictName, Name: "node", Other: "node", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
-	identity := gossip.Conflict{Kind: gossip.ConflictIdentity, Name: "h2", Other: "h3", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
+	closed := []report.Way{{What: report.WayTransfer, Out: true, State: report.WayClosed, Why: "no answer"}, {What: report.WayGossipUDP, Out: true, State: report.WayClosed, Why: "no answer"}}
+	name := report.Conflict{Kind: report.ConflictName, Name: "node", Other: "node", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
+	identity := report.Conflict{Kind: report.ConflictIdentity, Name: "h2", Other: "h3", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
 	for what, tc := range map[string]struct {
-		d            p2p.Diagnosis
+		d            report.Diagnosis
 		subject      string
 		detail, mend string
 	}{
-		"no address": {p2p.Diagnosis{Node: "h1", NoAddress: "no address that other hosts could reach was found", Members: []p2p.MemberReport{{Name: "h2", State: "dead", Ways: closed}}},
+		"no address": {report.Diagnosis{Node: "h1", NoAddress: "no address that other hosts could reach was found", Members: []report.MemberReport{{Name: "h2", State: "dead", Ways: closed}}},
 			"", "no address that other hosts could reach", "bring the interface up"},
-		"one name": {p2p.Diagnosis{Node: "h1", Conflicts: []gossip.Conflict{name}, Members: []p2p.MemberReport{{Name: "node (10.0.0.3:7950)", State: "alive", Reason: name.Reason(), Fix: name.Fix(), Ways: closed}}},
+		"one name": {report.Diagnosis{Node: "h1", Conflicts: []report.Conflict{name}, Members: []report.MemberReport{{Name: "node (10.0.0.3:7950)", State: "alive", Reason: name.Reason(), Fix: name.Fix(), Ways: closed}}},
 			"node", "two hosts have the node name node: 10.0.0.2:7950 and 10.0.0.3:7950", "set another node_name"},
-		"one identity": {p2p.Diagnosis{Node: "h1", Conflicts: []gossip.Conflict{identity}}, "h3", "h2 (10.0.0.2:7950) and h3 (10.0.0.3:7950) have the same identity", "rm /var/lib/seeder/identity"},
-		"a bridge of containers": {p2p.Diagnosis{Node: "h1", Gossip: "10.79.0.11:7950", Members: []p2p.MemberReport{{Name: "h2", State: "alive", Gossip: "172.17.0.1:7950", Transfer: "172.17.0.1:7951", Ways: closed}}},
+		"one identity": {report.Diagnosis{Node: "h1", Conflicts: []report.Conflict{identity}}, "h3", "h2 (10.0.0.2:7950) and h3 (10.0.0.3:7950) have the same identity", "rm /var/lib/seeder/identity"},
+		"a bridge of containers": {report.Diagnosis{Node: "h1", Gossip: "10.79.0.11:7950", Members: []report.MemberReport{{Name: "h2", State: "alive", Gossip: "172.17.0.1:7950", Transfer: "172.17.0.1:7951", Ways: closed}}},
 			"h2", "it tells others the address 172.17.0.1, which docker0 of this host has, too", "set gossip.advertise"},
 	} {
 		markForeign(&tc.d, withDocker())
@@ -63,7 +62,7 @@ func TestDoctorOfAddresses(t *testing.T) {
 // not another host's.
 func TestNoFirewallIsAccusedOfTheHostsOwnAddress(t *testing.T) {
 	t.Parallel()
-	d := p2p.Diagnosis{Node: "h1", Gossip: "10.79.0.11:7950", Members: []p2p.MemberReport{{Name: "h2", State: "alive", Gossip: "10.79.0.12:7950"}, {Name: "h3", State: "alive", Gossip: "10.79.0.11:17950"}}}
+	d := report.Diagnosis{Node: "h1", Gossip: "10.79.0.11:7950", Members: []report.MemberReport{{Name: "h2", State: "alive", Gossip: "10.79.0.12:7950"}, {Name: "h3", State: "alive", Gossip: "10.79.0.11:17950"}}}
 	if markForeign(&d, withDocker()); d.Members[0].Reason != "" || d.Members[1].Reason != "" {
 		t.Errorf("%+v", d.Members)
 	}
@@ -73,12 +72,12 @@ func TestNoFirewallIsAccusedOfTheHostsOwnAddress(t *testing.T) {
 // and those two are not ready.
 func TestVerdictOfConflicts(t *testing.T) {
 	t.Parallel()
-	c := gossip.Conflict{Kind: gossip.ConflictName, Name: "node", Other: "node", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
-	status := p2p.Status{Containerd: p2p.ContainerdStatus{OK: true}, Join: p2p.JoinStatus{OK: true}}
-	rows := []p2p.MemberState{{Name: "node (10.0.0.3:7950)", State: "alive", Reason: c.Reason() + "; " + c.Fix()}}
+	c := report.Conflict{Kind: report.ConflictName, Name: "node", Other: "node", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
+	status := report.Status{Containerd: report.ContainerdStatus{OK: true}, Join: report.JoinStatus{OK: true}}
+	rows := []report.MemberState{{Name: "node (10.0.0.3:7950)", State: "alive", Reason: c.Reason() + "; " + c.Fix()}}
 	for _, self := range []bool{false, true} {
 		c.Self = self
-		status.Conflicts = []gossip.Conflict{c}
+		status.Conflicts = []report.Conflict{c}
 		v := verdict.Decide(verdict.Input{Status: status, Members: rows})
 		if v.Level != verdict.Red || len(v.Findings) != 1 || !strings.Contains(v.Findings[0].String(), "two hosts have the node name") || !strings.Contains(v.Findings[0].Command, "node_name") {
 			t.Errorf("%+v", v)

@@ -25,8 +25,7 @@ import (
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
-	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 	"seeder/store"
 )
@@ -318,10 +317,10 @@ func TestDoctorJoinsNobody(t *testing.T) {
 }
 
 // member is a report of a member to and from which all ways are open.
-func member(name string) p2p.MemberReport {
-	m := p2p.MemberReport{Name: name, Transfer: "10.0.0.2:7951", Gossip: "10.0.0.2:7950", State: "alive", Version: "1", Clock: &p2p.Clock{TripMS: 4}}
-	for _, what := range []string{p2p.WayTransfer, p2p.WayGossipUDP, p2p.WayLargeTransfer, p2p.WayLargeGossip} {
-		m.Ways = append(m.Ways, p2p.Way{What: what, Out: true, State: p2p.WayOpen}, p2p.Way{What: what, State: p2p.WayOpen})
+func member(name string) report.MemberReport {
+	m := report.MemberReport{Name: name, Transfer: "10.0.0.2:7951", Gossip: "10.0.0.2:7950", State: "alive", Version: "1", Clock: &report.Clock{TripMS: 4}}
+	for _, what := range []string{report.WayTransfer, report.WayGossipUDP, report.WayLargeTransfer, report.WayLargeGossip} {
+		m.Ways = append(m.Ways, report.Way{What: what, Out: true, State: report.WayOpen}, report.Way{What: what, State: report.WayOpen})
 	}
 	return m
 }
@@ -334,10 +333,10 @@ func (d *p2pDiagnosis) set(what string, out bool, state, why string) {
 	}
 }
 
-type p2pDiagnosis struct{ p2p.Diagnosis }
+type p2pDiagnosis struct{ report.Diagnosis }
 
-func diagnosis(members ...p2p.MemberReport) *p2pDiagnosis {
-	return &p2pDiagnosis{p2p.Diagnosis{Node: "h1", Gossip: "10.0.0.1:7950", Transfer: "10.0.0.1:7951", Members: members}}
+func diagnosis(members ...report.MemberReport) *p2pDiagnosis {
+	return &p2pDiagnosis{report.Diagnosis{Node: "h1", Gossip: "10.0.0.1:7950", Transfer: "10.0.0.1:7951", Members: members}}
 }
 
 func TestDoctorOfMembers(t *testing.T) {
@@ -348,11 +347,11 @@ func TestDoctorOfMembers(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	d.set(p2p.WayTransfer, true, p2p.WayClosed, "connection refused")
-	d.set(p2p.WayTransfer, false, p2p.WayUnknown, "it cannot be asked")
-	d.set(p2p.WayGossipUDP, false, p2p.WayClosed, "no packet arrives")
-	d.set(p2p.WayLargeTransfer, true, p2p.WayClosed, "no answer")
-	d.set(p2p.WayLargeGossip, false, p2p.WayClosed, "small packets arrive, full ones do not")
+	d.set(report.WayTransfer, true, report.WayClosed, "connection refused")
+	d.set(report.WayTransfer, false, report.WayUnknown, "it cannot be asked")
+	d.set(report.WayGossipUDP, false, report.WayClosed, "no packet arrives")
+	d.set(report.WayLargeTransfer, true, report.WayClosed, "no answer")
+	d.set(report.WayLargeGossip, false, report.WayClosed, "small packets arrive, full ones do not")
 	out := memberFindings(d.Diagnosis)
 	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp is not reached: connection refused", "on h2 let in 7951/tcp from 10.0.0.1")
 	wantFinding(t, out, "transfer", "h2 -> h1", StateSkipped, "it cannot be asked", "")
@@ -361,10 +360,10 @@ func TestDoctorOfMembers(t *testing.T) {
 	wantFinding(t, out, "mtu", "h2 -> h1", stateProblem, "full ones of gossip's packets do not", "ping -M do")
 	wantFinding(t, out, "members", "h2", StateOK, "alive", "")
 
-	dead := p2p.MemberReport{Name: "h3", Transfer: "10.0.0.3:7951", Gossip: "10.0.0.3:7950", State: "dead", Ways: []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayClosed}}}
+	dead := report.MemberReport{Name: "h3", Transfer: "10.0.0.3:7951", Gossip: "10.0.0.3:7950", State: "dead", Ways: []report.Way{{What: report.WayTransfer, Out: true, State: report.WayClosed}}}
 	back := dead
-	back.Name, back.Ways = "h4", []p2p.Way{{What: p2p.WayTransfer, Out: true, State: p2p.WayOpen}}
-	out = memberFindings(diagnosis(dead, back, p2p.MemberReport{Name: "h5", State: "alive", Reason: "speaks protocol 9"}, p2p.MemberReport{Name: "h6", State: "alive", Differs: true}).Diagnosis)
+	back.Name, back.Ways = "h4", []report.Way{{What: report.WayTransfer, Out: true, State: report.WayOpen}}
+	out = memberFindings(diagnosis(dead, back, report.MemberReport{Name: "h5", State: "alive", Reason: "speaks protocol 9"}, report.MemberReport{Name: "h6", State: "alive", Differs: true}).Diagnosis)
 	wantFinding(t, out, "members", "h3", stateProblem, "nothing answers at 10.0.0.3:7950", "systemctl status seeder")
 	wantFinding(t, out, "members", "h4", stateProblem, "the host is there (open: transfer)", "7950/udp")
 	wantFinding(t, out, "members", "h5", stateProblem, "speaks protocol 9", "same version")
@@ -372,7 +371,7 @@ func TestDoctorOfMembers(t *testing.T) {
 
 	lone := diagnosis()
 	lone.Alone = "join 10.0.0.9: refused"
-	lone.Strangers = []gossip.Stranger{{Host: "10.0.0.7", At: time.Now()}}
+	lone.Strangers = []report.Stranger{{Host: "10.0.0.7", At: time.Now()}}
 	out = memberFindings(lone.Diagnosis)
 	wantFinding(t, out, "members", "", StateWarning, "join 10.0.0.9: refused", "see join")
 	wantFinding(t, out, "secret", "10.0.0.7", stateProblem, "another secret", "seeder reload")
@@ -382,12 +381,12 @@ func TestDoctorOfMembers(t *testing.T) {
 // this host's; of two, neither.
 func TestDoctorOfClocks(t *testing.T) {
 	t.Parallel()
-	ahead := func(name string, d time.Duration) p2p.MemberReport {
+	ahead := func(name string, d time.Duration) report.MemberReport {
 		m := member(name)
 		m.Clock.AheadMS = d.Milliseconds()
 		return m
 	}
-	wantStates := func(want string, members ...p2p.MemberReport) {
+	wantStates := func(want string, members ...report.MemberReport) {
 		t.Helper()
 		var got []string
 		for _, f := range clockFindings(diagnosis(members...).Diagnosis) {

@@ -16,14 +16,14 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/engines"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	transfer "seeder/p2p/wire"
 	"seeder/store"
 )
 
 // imageFinder knows where the images are that pods wait for.
 type imageFinder struct {
-	announced map[string]p2p.ImageState
+	announced map[string]report.ImageState
 	members   map[string]bool // alive, by name; nil where no daemon says
 	holders   map[string][]string
 	byDigest  map[string]string // names in this host's containerd, by target
@@ -40,7 +40,7 @@ type place struct {
 const engineTimeout = 2 * time.Second
 
 func (e *exam) newImageFinder(ctx context.Context, waiting []waitingPod) *imageFinder {
-	f := &imageFinder{announced: map[string]p2p.ImageState{}, places: map[string]place{}}
+	f := &imageFinder{announced: map[string]report.ImageState{}, places: map[string]place{}}
 	refs := map[string]bool{}
 	for _, w := range waiting {
 		if ref, err := cli.NormalizeRef(w.image); err == nil && len(refs) < transfer.MaxHeldRefs {
@@ -84,7 +84,7 @@ func namesOfDigests(have map[string]digest.Digest) map[string]string {
 }
 
 func (f *imageFinder) askDaemon(ctx context.Context, c *control.Client, refs []string) {
-	var images p2p.Images
+	var images report.Images
 	if c.Get(ctx, "/v1/images", nil, &images) == nil {
 		for _, img := range images.Images {
 			if img.State == "announced" {
@@ -92,7 +92,7 @@ func (f *imageFinder) askDaemon(ctx context.Context, c *control.Client, refs []s
 			}
 		}
 	}
-	var members p2p.Members
+	var members report.Members
 	if c.Get(ctx, "/v1/members", nil, &members) == nil {
 		f.members = map[string]bool{}
 		for _, m := range members.Members {
@@ -191,10 +191,10 @@ func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string
 				continue
 			}
 			switch {
-			case n.State == p2p.Ready && n.Blocked != "":
+			case n.State == report.Ready && n.Blocked != "":
 				why, fix, _ := strings.Cut(n.Blocked, ": ")
 				return "is announced and ready there, but " + why, "on " + n.Name + ": " + fix
-			case n.State == p2p.Ready:
+			case n.State == report.Ready:
 				return "is announced, and ready there", "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.namespace + " delete pod " + w.name + "` makes a new one try at once"
 			}
 			return fmt.Sprintf("is announced, but %s there: %s", n.State, n.Reason), fmt.Sprintf("seeder wait %s; on %s `seeder doctor` says what holds it up", short, n.Name)

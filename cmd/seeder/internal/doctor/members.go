@@ -10,9 +10,8 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
-	"seeder/p2p/gossip"
 	"seeder/p2p/netaddr"
+	"seeder/p2p/report"
 )
 
 // checkMembers asks the daemon to try the ways to and from each member.
@@ -20,7 +19,7 @@ func (e *exam) checkMembers(ctx context.Context) []finding {
 	if _, err := e.ask(ctx); err != nil {
 		return one(finding{Name: "members", State: StateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
 	}
-	var d p2p.Diagnosis
+	var d report.Diagnosis
 	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
 		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Mend: "systemctl restart seeder"})
 	}
@@ -32,7 +31,7 @@ func (e *exam) checkMembers(ctx context.Context) []finding {
 
 // markForeign notes of members that they tell others an address which this host has, too:
 // that of a bridge of containers is the same on every host. No firewall is in the way.
-func markForeign(d *p2p.Diagnosis, s netaddr.Snapshot) {
+func markForeign(d *report.Diagnosis, s netaddr.Snapshot) {
 	for i := range d.Members {
 		m := &d.Members[i]
 		addr, err := netip.ParseAddr(hostOf(m.Gossip))
@@ -45,7 +44,7 @@ func markForeign(d *p2p.Diagnosis, s netaddr.Snapshot) {
 }
 
 // memberFindings are grouped by what they are about, not by member.
-func memberFindings(d p2p.Diagnosis) []finding {
+func memberFindings(d report.Diagnosis) []finding {
 	var out []finding
 	for _, s := range d.Strangers {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
@@ -65,7 +64,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 		return append(out, f)
 	}
 	for _, m := range d.Members {
-		if !slices.ContainsFunc(d.Conflicts, func(c gossip.Conflict) bool { return c.Reason() == m.Reason }) {
+		if !slices.ContainsFunc(d.Conflicts, func(c report.Conflict) bool { return c.Reason() == m.Reason }) {
 			out = append(out, memberFinding(m))
 		}
 	}
@@ -73,8 +72,8 @@ func memberFindings(d p2p.Diagnosis) []finding {
 		name  string
 		whats []string
 	}{
-		{"transfer", []string{p2p.WayTransfer}}, {"gossip-udp", []string{p2p.WayGossipUDP}},
-		{"mtu", []string{p2p.WayLargeTransfer, p2p.WayLargeGossip}},
+		{"transfer", []string{report.WayTransfer}}, {"gossip-udp", []string{report.WayGossipUDP}},
+		{"mtu", []string{report.WayLargeTransfer, report.WayLargeGossip}},
 	} {
 		for _, m := range d.Members {
 			if m.State == "alive" && m.Reason == "" && !m.Differs {
@@ -87,7 +86,7 @@ func memberFindings(d p2p.Diagnosis) []finding {
 }
 
 // memberFinding is about the member as a whole.
-func memberFinding(m p2p.MemberReport) finding {
+func memberFinding(m report.MemberReport) finding {
 	f := finding{Name: "members", State: StateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
 	switch {
 	case m.Reason != "":
@@ -108,10 +107,10 @@ func memberFinding(m p2p.MemberReport) finding {
 	return f
 }
 
-func openWays(m p2p.MemberReport) []string {
+func openWays(m report.MemberReport) []string {
 	var out []string
 	for _, w := range m.Ways {
-		if w.State == p2p.WayOpen {
+		if w.State == report.WayOpen {
 			out = append(out, w.What)
 		}
 	}
@@ -130,25 +129,25 @@ func hostOf(address string) string {
 
 // wayFindings are about one topic and one member: what is closed or unknown in each
 // direction, or that all is open.
-func wayFindings(d p2p.Diagnosis, m p2p.MemberReport, name string, whats []string) []finding {
+func wayFindings(d report.Diagnosis, m report.MemberReport, name string, whats []string) []finding {
 	var out []finding
 	tried := false
 	for _, w := range m.Ways {
 		if !slices.Contains(whats, w.What) {
 			continue
 		}
-		tried = tried || w.State == p2p.WayOpen
+		tried = tried || w.State == report.WayOpen
 		from, to := d.Node, m.Name
 		if !w.Out {
 			from, to = to, from
 		}
 		f := finding{Name: name, Subject: from + " -> " + to, Detail: w.Why}
 		switch w.State {
-		case p2p.WayClosed:
+		case report.WayClosed:
 			f.State = stateProblem
 			f.Detail, f.Mend = closedWay(d, m, w)
 			f.Detail += limitNote(d, m, w)
-		case p2p.WayUnknown:
+		case report.WayUnknown:
 			f.State = StateSkipped
 		default:
 			continue
@@ -162,7 +161,7 @@ func wayFindings(d p2p.Diagnosis, m p2p.MemberReport, name string, whats []strin
 }
 
 // closedWay says what is closed and on which host to open it for whom.
-func closedWay(d p2p.Diagnosis, m p2p.MemberReport, w p2p.Way) (detail, mend string) {
+func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail, mend string) {
 	source, target, at := hostOf(d.Gossip), m.Transfer, m.Name
 	gossip := m.Gossip
 	if !w.Out {
@@ -173,17 +172,17 @@ func closedWay(d p2p.Diagnosis, m p2p.MemberReport, w p2p.Way) (detail, mend str
 			fmt.Sprintf("on %s let in %s/%s from %s: %s", at, portOf(address), network, source, openFor(source, portOf(address), network))
 	}
 	switch w.What {
-	case p2p.WayTransfer:
+	case report.WayTransfer:
 		return closed(target, "tcp")
-	case p2p.WayGossipUDP:
+	case report.WayGossipUDP:
 		detail, mend = closed(gossip, "udp")
-		if w.Out && slices.ContainsFunc(m.Ways, func(o p2p.Way) bool { return o.What == w.What && o.State == p2p.WayUnknown }) {
+		if w.Out && slices.ContainsFunc(m.Ways, func(o report.Way) bool { return o.What == w.What && o.State == report.WayUnknown }) {
 			detail += " (it may be the way back)"
 		}
 		return detail, mend
 	}
 	what := "gossip's packets"
-	if w.What == p2p.WayLargeTransfer {
+	if w.What == report.WayLargeTransfer {
 		what = "connections"
 	}
 	return fmt.Sprintf("small packets arrive, full ones of %s do not (%s): the MTU of an interface is larger than what the path carries", what, w.Why),
@@ -205,7 +204,7 @@ const (
 
 // clockFindings compare all clocks with their median, this host's among them, so that
 // the one that is off is named and not those that are right.
-func clockFindings(d p2p.Diagnosis) []finding {
+func clockFindings(d report.Diagnosis) []finding {
 	offsets := []time.Duration{0}
 	for _, m := range d.Members {
 		if m.Clock != nil {

@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli/clitest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // podJSON is a pod as the API writes it, with a container that waits.
@@ -176,15 +176,15 @@ func TestTail(t *testing.T) {
 // TestDoctorFindsImages: where the image of a pod is decides what mends it.
 func TestDoctorFindsImages(t *testing.T) {
 	t.Parallel()
-	node := func(name string, s p2p.State) p2p.NodeState {
-		return p2p.NodeState{Name: name, State: s, Reason: "the disk is full"}
+	node := func(name string, s report.State) report.NodeState {
+		return report.NodeState{Name: name, State: s, Reason: "the disk is full"}
 	}
 	const lib = "docker.io/library/"
 	pinned, local := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	other := "sha256:" + strings.Repeat("c", 64)
 	f := &imageFinder{
-		announced: map[string]p2p.ImageState{lib + "app:1": {Digest: pinned, Nodes: []p2p.NodeState{node("h1", p2p.Ready), node("h2", p2p.Failed)}},
-			lib + "slow:1": {Nodes: []p2p.NodeState{{Name: "h1", State: p2p.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
+		announced: map[string]report.ImageState{lib + "app:1": {Digest: pinned, Nodes: []report.NodeState{node("h1", report.Ready), node("h2", report.Failed)}},
+			lib + "slow:1": {Nodes: []report.NodeState{{Name: "h1", State: report.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
 		byDigest: map[string]string{local: lib + "near:1"},
 		members:  map[string]bool{"h1": true, "h2": true},
 		holders:  map[string][]string{lib + "far:1": {"h2"}},

@@ -6,23 +6,23 @@ import (
 
 	"github.com/docker/go-units"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // policyFindings compare what the hosts' configurations let them take.
-func policyFindings(d p2p.Diagnosis) []finding {
+func policyFindings(d report.Diagnosis) []finding {
 	var out []finding
 	if d.NeverReached > 0 {
 		out = append(out, finding{Name: "members", State: StateWarning,
 			Detail: fmt.Sprintf("%d members were never reached: they are on hosts that this one cannot reach, or a member makes them up; those that do not exist are gone within minutes", d.NeverReached),
 			Mend:   "if they stay, replace the secret on all hosts but the one that makes them up (docs/security.md)"})
 	}
-	out = append(out, differing(d, "announcers", StateWarning, "what one host takes another refuses; make `announcers` the same on all hosts and restart seeder there", func(p p2p.Policy) []string { return p.Announcers })...)
-	return append(out, differing(d, "accept", StateOK, "", func(p p2p.Policy) []string { return p.Accept })...)
+	out = append(out, differing(d, "announcers", StateWarning, "what one host takes another refuses; make `announcers` the same on all hosts and restart seeder there", func(p report.Policy) []string { return p.Announcers })...)
+	return append(out, differing(d, "accept", StateOK, "", func(p report.Policy) []string { return p.Accept })...)
 }
 
 // differing names the members whose list is another than this node's.
-func differing(d p2p.Diagnosis, name, state, mend string, list func(p2p.Policy) []string) []finding {
+func differing(d report.Diagnosis, name, state, mend string, list func(report.Policy) []string) []finding {
 	mine := list(d.Policy)
 	var out []finding
 	for _, m := range d.Members {
@@ -44,7 +44,7 @@ func entries(list []string) string {
 
 // limitNote says which limit holds chunks up on the sending side of a way, so that
 // nobody takes that for what is closed.
-func limitNote(d p2p.Diagnosis, m p2p.MemberReport, w p2p.Way) string {
+func limitNote(d report.Diagnosis, m report.MemberReport, w report.Way) string {
 	sender, receiver := m.Policy, &d.Policy
 	at, to := m.Name, d.Node
 	if w.Out {

@@ -4,17 +4,17 @@ import (
 	"strings"
 	"testing"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestPoliciesAreCompared: hosts whose `announcers` differ are named with both lists,
 // and limits and made-up members are told of.
 func TestPoliciesAreCompared(t *testing.T) {
 	t.Parallel()
-	mine := p2p.Policy{Announcers: []string{"id1"}, UploadLimit: 100 << 10}
-	d := p2p.Diagnosis{Node: "n1", Policy: mine, NeverReached: 7, Members: []p2p.MemberReport{
-		{Name: "n2", State: "alive", Policy: &p2p.Policy{Announcers: []string{"id1"}, Accept: []string{"app:*"}}},
-		{Name: "n3", State: "alive", Policy: &p2p.Policy{}, Ways: []p2p.Way{{What: p2p.WayLargeTransfer, Out: true, State: p2p.WayClosed, Why: "no answer"}}},
+	mine := report.Policy{Announcers: []string{"id1"}, UploadLimit: 100 << 10}
+	d := report.Diagnosis{Node: "n1", Policy: mine, NeverReached: 7, Members: []report.MemberReport{
+		{Name: "n2", State: "alive", Policy: &report.Policy{Announcers: []string{"id1"}, Accept: []string{"app:*"}}},
+		{Name: "n3", State: "alive", Policy: &report.Policy{}, Ways: []report.Way{{What: report.WayLargeTransfer, Out: true, State: report.WayClosed, Why: "no answer"}}},
 		{Name: "n4", State: "alive"},
 	}}
 	var said []string

@@ -15,7 +15,7 @@ import (
 
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/k3s"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 	transfer "seeder/p2p/wire"
 )
@@ -91,7 +91,7 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 		return one(finding{Name: "join", State: StateSkipped, Detail: err.Error()})
 	}
 	defer client.Close()
-	var members p2p.Members
+	var members report.Members
 	_ = e.client.Get(ctx, "/v1/members", nil, &members) // none where no daemon runs
 	hosts = hosts[:min(len(hosts), maxJoins)]
 	out := make([]finding, len(hosts))
@@ -125,7 +125,7 @@ func stranger(secrets trust.Secrets) (*transfer.Client, error) {
 }
 
 // tryJoin tries one address as the daemon does.
-func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, join string, members p2p.Members) finding {
+func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, join string, members report.Members) finding {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	f := finding{Name: "join", State: stateProblem, Subject: join}
@@ -163,7 +163,7 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 
 // known says what an address needs no trying for: it is this host's own, or an alive
 // member's.
-func known(ips []string, members p2p.Members) string {
+func known(ips []string, members report.Members) string {
 	for _, ip := range ips {
 		if ownAddress(ip) {
 			return "this host itself"

@@ -22,7 +22,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // errTimeout is the cause of the end of waiting when --timeout is over.
@@ -36,13 +36,13 @@ type Follower struct {
 
 	mu   sync.Mutex // the archive's reader reports from the transport's goroutine
 	ref  string     // announced
-	rows map[string]p2p.ImageState
+	rows map[string]report.ImageState
 }
 
 // NewFollower returns a follower that shows events on env's output as out and the
 // terminal want it; timeout 0 is none.
 func NewFollower(env *cli.Env, out cli.Output, timeout time.Duration) *Follower {
-	f := &Follower{timeout: timeout, rows: map[string]p2p.ImageState{}}
+	f := &Follower{timeout: timeout, rows: map[string]report.ImageState{}}
 	terminal := term.Of(env, env.Stdout)
 	switch {
 	case out == "json":
@@ -115,14 +115,14 @@ func (f *Follower) unfinished(cause error) error {
 }
 
 // unready lists the cells that are waited for, at most maxReasons.
-func unready(rows map[string]p2p.ImageState) []string {
+func unready(rows map[string]report.ImageState) []string {
 	var out []string
 	for _, row := range rows {
 		if row.Everywhere() {
 			continue
 		}
 		for _, n := range row.Nodes {
-			if n.State != p2p.Ready && n.State != p2p.Excluded {
+			if n.State != report.Ready && n.State != report.Excluded {
 				out = append(out, fmt.Sprintf("%s on %s: %s%s", short(row.Reference), term.Clean(n.Name), StateText(n), because(n)))
 			}
 		}
@@ -134,7 +134,7 @@ func unready(rows map[string]p2p.ImageState) []string {
 	return out
 }
 
-func because(n p2p.NodeState) string {
+func because(n report.NodeState) string {
 	if n.Reason == "" || n.Reason == string(n.State) {
 		return ""
 	}

@@ -9,21 +9,21 @@ import (
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // group is the nodes of an image that are in one state for one reason.
 type group struct {
-	state p2p.State
+	state report.State
 	why   string // clean; "" where the state says it all
-	nodes []p2p.NodeState
+	nodes []report.NodeState
 }
 
 // groups gathers nodes, the most urgent states first, in each the largest group
 // first. Nodes that are fetching or importing are one group each, since their reasons are
 // figures; of others, reasons that differ in the node's name, its address or other
 // numbers alone are one.
-func groups(nodes []p2p.NodeState) []group {
+func groups(nodes []report.NodeState) []group {
 	byKey := map[string]*group{}
 	var order []*group
 	for _, n := range nodes {
@@ -42,7 +42,7 @@ func groups(nodes []p2p.NodeState) []group {
 	}
 	out := make([]group, 0, len(order))
 	for _, g := range order {
-		if g.state == p2p.Fetching {
+		if g.state == report.Fetching {
 			g.why = fetchingLine(g.nodes)
 		}
 		out = append(out, *g)
@@ -59,29 +59,29 @@ const likewise = " (or the like)"
 var varying = regexp.MustCompile(`[0-9][0-9.:]*`)
 
 // groupReason is the reason of one node as far as others may share it.
-func groupReason(n p2p.NodeState) string {
-	if n.State == p2p.Ready && n.Blocked != "" {
+func groupReason(n report.NodeState) string {
+	if n.State == report.Ready && n.Blocked != "" {
 		return term.Clean(n.Blocked)
 	}
 	switch n.State {
-	case p2p.Ready, p2p.Fetching, p2p.Importing:
+	case report.Ready, report.Fetching, report.Importing:
 		return ""
 	}
 	return reasonOf(n)
 }
 
-func groupRank(s p2p.State) int {
+func groupRank(s report.State) int {
 	if rank := urgency(s); rank >= 0 {
 		return rank
 	}
-	if s == p2p.Ready {
+	if s == report.Ready {
 		return 100
 	}
 	return 99
 }
 
 // fetchingLine sums up nodes that are fetching.
-func fetchingLine(nodes []p2p.NodeState) string {
+func fetchingLine(nodes []report.NodeState) string {
 	least, most, rate := int64(100), int64(0), int64(0)
 	slowest := ""
 	for _, n := range nodes {

@@ -13,7 +13,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 const (
@@ -34,7 +34,7 @@ type liveView struct {
 	past  []string // what is announced
 	now   string   // what is being done before
 	refs  []string // in order of appearance
-	rows  map[string]p2p.ImageState
+	rows  map[string]report.ImageState
 	took  map[string]time.Duration // until it was ready
 	tally tally
 
@@ -44,7 +44,7 @@ type liveView struct {
 }
 
 func newLiveView(w io.Writer, terminal func() term.Terminal) *liveView {
-	return &liveView{w: w, term: terminal, start: time.Now(), rows: map[string]p2p.ImageState{}, took: map[string]time.Duration{},
+	return &liveView{w: w, term: terminal, start: time.Now(), rows: map[string]report.ImageState{}, took: map[string]time.Duration{},
 		ended: make(chan struct{})}
 }
 
@@ -163,7 +163,7 @@ func (v *liveView) boardRows() []term.BoardRow {
 func last[T any](list []T, most int) []T { return list[max(0, len(list)-most):] }
 
 // readyOf is "2 of 3 nodes", with how many are away.
-func readyOf(row p2p.ImageState) string {
+func readyOf(row report.ImageState) string {
 	of := fmt.Sprintf("%d of %d nodes", row.Ready, row.Total)
 	if row.Away > 0 {
 		of += fmt.Sprintf(" (%d away)", row.Away)
@@ -172,10 +172,10 @@ func readyOf(row p2p.ImageState) string {
 }
 
 // imageLine is how far all nodes together are with an image.
-func imageLine(row p2p.ImageState) string {
+func imageLine(row report.ImageState) string {
 	var done, total, rate int64
 	for _, n := range row.Nodes {
-		if n.State != p2p.Excluded && !n.Away && n.Name != row.AnnouncedBy { // which has had it all along
+		if n.State != report.Excluded && !n.Away && n.Name != row.AnnouncedBy { // which has had it all along
 			done, total, rate = control.AddBytes(done, n.DoneBytes), control.AddBytes(total, n.TotalBytes), control.AddBytes(rate, n.RateBytesPerSecond)
 		}
 	}
@@ -194,7 +194,7 @@ func imageLine(row p2p.ImageState) string {
 // nodeRows are the nodes of an image on a terminal so wide, in at most as many rows.
 // Where each has one they stay in their order. Else those in trouble come first, all with
 // the same reason in one row, then those that are fetching.
-func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRow {
+func nodeRows(ref string, nodes []report.NodeState, width, room int) []term.BoardRow {
 	var rows []term.BoardRow
 	if len(nodes) <= room {
 		for _, n := range nodes {
@@ -204,7 +204,7 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRo
 	}
 	room-- // for the rest
 	shown := map[string]bool{}
-	show := func(row term.BoardRow, nodes ...p2p.NodeState) {
+	show := func(row term.BoardRow, nodes ...report.NodeState) {
 		if len(rows) >= room {
 			return
 		}
@@ -216,7 +216,7 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRo
 	all := groups(nodes)
 	for _, g := range all {
 		switch {
-		case g.state == p2p.Fetching, g.state == p2p.Ready:
+		case g.state == report.Fetching, g.state == report.Ready:
 		case len(g.nodes) == 1:
 			show(nodeRow(ref, g.nodes[0], width), g.nodes...)
 		default:
@@ -226,13 +226,13 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRo
 		}
 	}
 	for _, g := range all {
-		if g.state == p2p.Fetching {
+		if g.state == report.Fetching {
 			for _, n := range g.nodes {
 				show(nodeRow(ref, n, width), n)
 			}
 		}
 	}
-	hidden := slices.DeleteFunc(slices.Clone(nodes), func(n p2p.NodeState) bool { return shown[n.Name] })
+	hidden := slices.DeleteFunc(slices.Clone(nodes), func(n report.NodeState) bool { return shown[n.Name] })
 	if len(hidden) > 0 {
 		rows = append(rows, term.BoardRow{Key: "more " + ref, Text: []term.Cell{{Text: "  … and " + counts(hidden), Colour: term.Faint}}})
 	}
@@ -241,14 +241,14 @@ func nodeRows(ref string, nodes []p2p.NodeState, width, room int) []term.BoardRo
 
 // nodeRow is a node of an image on a terminal so wide. Where that is narrow, what
 // the bar says already goes first.
-func nodeRow(ref string, n p2p.NodeState, width int) term.BoardRow {
+func nodeRow(ref string, n report.NodeState, width int) term.BoardRow {
 	r := term.BoardRow{Key: "node " + ref + " " + n.Name,
 		Lead: []term.Cell{{Text: "  " + term.Clean(n.Name) + "  "}, {Text: StateText(n) + "  ", Colour: stateColour(n.State)}}}
 	switch {
-	case n.State == p2p.Ready && len(n.Sources) > 0:
+	case n.State == report.Ready && len(n.Sources) > 0:
 		r.Text = []term.Cell{{Text: term.Bytes(n.TotalBytes) + " " + from(n.Sources)}}
-	case n.State == p2p.Ready:
-	case n.State != p2p.Fetching:
+	case n.State == report.Ready:
+	case n.State != report.Fetching:
 		r.Text = []term.Cell{{Text: reasonOf(n)}}
 	default:
 		r.Bar, r.Done, r.Total = true, n.DoneBytes, n.TotalBytes
@@ -265,7 +265,7 @@ const leastFrom = 14
 
 // trailOf is what stands behind the bar of a node that is fetching, as far as there is
 // room for it: the rate, the time left, where the bytes come from, how many of how many.
-func trailOf(n p2p.NodeState, room int) []term.Cell {
+func trailOf(n report.NodeState, room int) []term.Cell {
 	room -= minBar
 	var out []term.Cell
 	take := func(text string, least, leave int) bool {
@@ -293,7 +293,7 @@ func trailOf(n p2p.NodeState, room int) []term.Cell {
 }
 
 // reasonOf is why a node is not ready, "" where it says no more than the state.
-func reasonOf(n p2p.NodeState) string {
+func reasonOf(n report.NodeState) string {
 	return strings.TrimSuffix(strings.TrimPrefix(because(n), " ("), ")")
 }
 
@@ -306,19 +306,19 @@ func cutTo(s string, width int) string {
 }
 
 // urgency orders the states that somebody waits to end; of others it is -1.
-func urgency(s p2p.State) int {
-	return slices.Index([]p2p.State{p2p.Failed, p2p.Unreachable, p2p.Fetching, p2p.Importing, p2p.Waiting}, s)
+func urgency(s report.State) int {
+	return slices.Index([]report.State{report.Failed, report.Unreachable, report.Fetching, report.Importing, report.Waiting}, s)
 }
 
 // counts says how many nodes are in which state, without those in states that are
 // left out.
-func counts(nodes []p2p.NodeState, without ...p2p.State) string {
-	by := map[p2p.State]int{}
+func counts(nodes []report.NodeState, without ...report.State) string {
+	by := map[report.State]int{}
 	for _, n := range nodes {
 		by[n.State]++
 	}
 	var parts []string
-	for _, s := range []p2p.State{p2p.Ready, p2p.Fetching, p2p.Importing, p2p.Waiting, p2p.Failed, p2p.Unreachable, p2p.Excluded} {
+	for _, s := range []report.State{report.Ready, report.Fetching, report.Importing, report.Waiting, report.Failed, report.Unreachable, report.Excluded} {
 		if by[s] > 0 && !slices.Contains(without, s) {
 			parts = append(parts, fmt.Sprintf("%d %s", by[s], s))
 		}

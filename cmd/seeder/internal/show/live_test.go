@@ -11,11 +11,11 @@ import (
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/term/termtest"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // liveFrames shows images on a terminal through their steps and returns it.
-func liveFrames(t *testing.T, width, height int, steps ...p2p.Images) *termtest.Screen {
+func liveFrames(t *testing.T, width, height int, steps ...report.Images) *termtest.Screen {
 	t.Helper()
 	screen := termtest.New(width, height)
 	v := newLiveView(screen, func() term.Terminal { return term.Terminal{Live: true, Width: width, Height: height} })
@@ -76,17 +76,17 @@ func TestLiveToTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, nodes := range []int{10, 40} {
 		begin, mid, end := busyCluster(nodes), busyCluster(nodes), busyCluster(nodes)
-		for _, step := range []*p2p.Images{&begin, &mid, &end} {
+		for _, step := range []*report.Images{&begin, &mid, &end} {
 			step.Images = step.Images[:1]
 		}
 		for i := range nodes {
 			b, m, e := &begin.Images[0].Nodes[i], &mid.Images[0].Nodes[i], &end.Images[0].Nodes[i]
-			b.State, b.Reason, b.DoneBytes = p2p.Waiting, "queued", 0
-			m.State, m.DoneBytes, m.RateBytesPerSecond = p2p.Fetching, m.TotalBytes/2, 1<<20
+			b.State, b.Reason, b.DoneBytes = report.Waiting, "queued", 0
+			m.State, m.DoneBytes, m.RateBytesPerSecond = report.Fetching, m.TotalBytes/2, 1<<20
 			if i%2 == 0 {
-				m.State, m.Reason = p2p.Importing, "all data received, unpacking"
+				m.State, m.Reason = report.Importing, "all data received, unpacking"
 			}
-			e.State, e.DoneBytes = p2p.Ready, e.TotalBytes
+			e.State, e.DoneBytes = report.Ready, e.TotalBytes
 		}
 		end.Images[0].Ready = nodes
 		screen := liveFrames(t, 100, 20, begin, mid, begin, mid, end)
@@ -104,7 +104,7 @@ func TestStatusOfManyTransfers(t *testing.T) {
 		tr := s.Transfers[0]
 		tr.Reference = fmt.Sprintf("docker.io/library/app%03d:v1", i)
 		if i%3 == 0 {
-			tr.State, tr.RateBytesPerSecond = p2p.Importing, 0
+			tr.State, tr.RateBytesPerSecond = report.Importing, 0
 		}
 		s.Transfers = append(s.Transfers, tr)
 	}

@@ -11,7 +11,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // maxColumns is how many nodes a table has columns or rows for. More are counted and
@@ -20,8 +20,8 @@ const maxColumns = 12
 
 // PrintMatrix is the node × image matrix: a column for each node where there is
 // room, else how many are in which state; then who is not ready, and why.
-func PrintMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
-	var rows []p2p.ImageState
+func PrintMatrix(w io.Writer, terminal term.Terminal, images report.Images) error {
+	var rows []report.ImageState
 	for _, img := range images.Images {
 		if img.State != "withdrawn" {
 			rows = append(rows, img)
@@ -45,7 +45,7 @@ func PrintMatrix(w io.Writer, terminal term.Terminal, images p2p.Images) error {
 }
 
 // matrixFor is the table that says most in the room there is.
-func matrixFor(terminal term.Terminal, rows []p2p.ImageState, nodes []string) *term.Table {
+func matrixFor(terminal term.Terminal, rows []report.ImageState, nodes []string) *term.Table {
 	if len(nodes) <= maxColumns {
 		if t := matrixTable(terminal, rows, nodes, wideColumns); t.Fits() {
 			return t
@@ -76,7 +76,7 @@ const leastRef = 24
 
 // shortened is the narrow table with the references as long as they fit, and whether it
 // does.
-func shortened(rows []p2p.ImageState, table func(columns) *term.Table) (t *term.Table, fits bool) {
+func shortened(rows []report.ImageState, table func(columns) *term.Table) (t *term.Table, fits bool) {
 	longest := leastRef
 	for _, img := range rows {
 		longest = max(longest, runewidth.StringWidth(short(img.Reference)))
@@ -90,7 +90,7 @@ func shortened(rows []p2p.ImageState, table func(columns) *term.Table) (t *term.
 }
 
 // imagesLine is the foot of a long table.
-func imagesLine(rows []p2p.ImageState, nodes int) string {
+func imagesLine(rows []report.ImageState, nodes int) string {
 	ready := 0
 	for _, img := range rows {
 		if control.Converged(img) {
@@ -101,7 +101,7 @@ func imagesLine(rows []p2p.ImageState, nodes int) string {
 }
 
 // matrixTable has a column for each node.
-func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, c columns) *term.Table {
+func matrixTable(terminal term.Terminal, rows []report.ImageState, nodes []string, c columns) *term.Table {
 	t := &term.Table{Term: terminal}
 	names := imageColumns(c.wide)
 	for _, n := range nodes {
@@ -110,7 +110,7 @@ func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, 
 	t.Header(names...)
 	for _, img := range rows {
 		row := imageCells(img, c)
-		byName := map[string]p2p.NodeState{}
+		byName := map[string]report.NodeState{}
 		for _, n := range img.Nodes {
 			byName[n.Name] = n
 		}
@@ -127,11 +127,11 @@ func matrixTable(terminal term.Terminal, rows []p2p.ImageState, nodes []string, 
 }
 
 // countTable has one column for all nodes that are not ready.
-func countTable(terminal term.Terminal, rows []p2p.ImageState, c columns) *term.Table {
+func countTable(terminal term.Terminal, rows []report.ImageState, c columns) *term.Table {
 	t := &term.Table{Term: terminal}
 	t.Header(append(imageColumns(c.wide), "NOT READY")...)
 	for _, img := range rows {
-		t.Add(append(imageCells(img, c), term.Cell{Text: counts(img.Nodes, p2p.Ready)})...)
+		t.Add(append(imageCells(img, c), term.Cell{Text: counts(img.Nodes, report.Ready)})...)
 	}
 	return t
 }
@@ -144,7 +144,7 @@ func imageColumns(wide bool) []string {
 	return []string{"READY", "IMAGE"}
 }
 
-func imageCells(img p2p.ImageState, c columns) []term.Cell {
+func imageCells(img report.ImageState, c columns) []term.Cell {
 	ready := term.Cell{Text: fmt.Sprintf("%d/%d", img.Ready, img.Total), Colour: term.Green}
 	if !img.Everywhere() {
 		ready.Colour = term.Yellow
@@ -157,7 +157,7 @@ func imageCells(img p2p.ImageState, c columns) []term.Cell {
 
 // NodeNames are the nodes of all rows, in the order of the first row that has
 // them.
-func NodeNames(rows []p2p.ImageState) []string {
+func NodeNames(rows []report.ImageState) []string {
 	var names []string
 	seen := map[string]bool{}
 	for _, img := range rows {
@@ -189,12 +189,12 @@ type laggards struct {
 }
 
 // behind gathers the laggards of all rows.
-func behind(rows []p2p.ImageState) []*laggards {
+func behind(rows []report.ImageState) []*laggards {
 	var out []*laggards
 	byKey := map[string]*laggards{}
 	for _, img := range rows {
 		for _, g := range groups(img.Nodes) {
-			if g.state == p2p.Ready && g.why == "" {
+			if g.state == report.Ready && g.why == "" {
 				continue
 			}
 			key := g.text() + "\n" + g.who(len(g.nodes)) + "\n" + g.why
@@ -212,7 +212,7 @@ func behind(rows []p2p.ImageState) []*laggards {
 
 // printLaggards says why cells are not ready, in a table, or in lines where that is
 // too wide.
-func printLaggards(w io.Writer, terminal term.Terminal, rows []p2p.ImageState) error {
+func printLaggards(w io.Writer, terminal term.Terminal, rows []report.ImageState) error {
 	t := &term.Table{Term: terminal}
 	var lines []string
 	all := behind(rows)
@@ -241,7 +241,7 @@ func printLaggards(w io.Writer, terminal term.Terminal, rows []p2p.ImageState) e
 
 // awayFor is why a group is not ready, of nodes that are away with since when.
 func awayFor(g group) string {
-	if g.state != p2p.Unreachable || len(g.nodes) == 0 || !g.nodes[0].Away {
+	if g.state != report.Unreachable || len(g.nodes) == 0 || !g.nodes[0].Away {
 		return g.why
 	}
 	return g.why + " since " + term.Clock(g.nodes[0].Since)
@@ -249,7 +249,7 @@ func awayFor(g group) string {
 
 // PrintImage is one image with all nodes: in a table, or gathered by state and
 // reason where they are many or the table is too wide.
-func PrintImage(w io.Writer, terminal term.Terminal, img p2p.ImageState) error {
+func PrintImage(w io.Writer, terminal term.Terminal, img report.ImageState) error {
 	head := fmt.Sprintf("%s  %s  %s", short(img.Reference), term.Clean(img.Digest), term.Bytes(img.Size))
 	if terminal.Width > 0 && runewidth.StringWidth(head) >= terminal.Width {
 		head = fmt.Sprintf("%s  %s\n%s", short(img.Reference), term.Bytes(img.Size), term.Clean(img.Digest))
@@ -288,10 +288,10 @@ func PrintImage(w io.Writer, terminal term.Terminal, img p2p.ImageState) error {
 	return nil
 }
 
-func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
+func nodeTable(terminal term.Terminal, nodes []report.NodeState) *term.Table {
 	t := &term.Table{Term: terminal}
 	names := []string{"NODE", "STATE", "HAS"}
-	sourced := slices.ContainsFunc(nodes, func(n p2p.NodeState) bool { return len(n.Sources) > 0 })
+	sourced := slices.ContainsFunc(nodes, func(n report.NodeState) bool { return len(n.Sources) > 0 })
 	if sourced {
 		names = append(names, "FROM")
 	}
@@ -302,7 +302,7 @@ func nodeTable(terminal term.Terminal, nodes []p2p.NodeState) *term.Table {
 		}
 		has := term.Cell{Text: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes))}
 		reason := n.Reason
-		if n.State == p2p.Ready {
+		if n.State == report.Ready {
 			has, reason = term.Cell{Text: term.Bytes(n.TotalBytes)}, n.Blocked
 		}
 		row := []term.Cell{{Text: term.Clean(n.Name)}, {Text: StateText(n), Colour: stateColour(n.State)}, has}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
@@ -40,47 +40,47 @@ func golden(t *testing.T, name, got string) {
 
 // busyCluster is two images on so many nodes: one on its way, with every trouble
 // there is, the other one ready but on one node.
-func busyCluster(nodes int) p2p.Images {
+func busyCluster(nodes int) report.Images {
 	const mib = 1 << 20
-	app := p2p.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32), Version: 7,
-		Size: 312 * mib, State: "announced", AnnouncedBy: "h001", AnnouncedAt: time.Time{}, Nodes: []p2p.NodeState{}}
-	dash := p2p.ImageState{Reference: "docker.io/library/k3s-dashboard:latest", Digest: "sha256:" + strings.Repeat("cd", 32), Version: 1,
-		Size: 40 * mib, State: "announced", AnnouncedBy: "h001", Nodes: []p2p.NodeState{}}
+	app := report.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32), Version: 7,
+		Size: 312 * mib, State: "announced", AnnouncedBy: "h001", AnnouncedAt: time.Time{}, Nodes: []report.NodeState{}}
+	dash := report.ImageState{Reference: "docker.io/library/k3s-dashboard:latest", Digest: "sha256:" + strings.Repeat("cd", 32), Version: 1,
+		Size: 40 * mib, State: "announced", AnnouncedBy: "h001", Nodes: []report.NodeState{}}
 	for i := range nodes {
 		name := fmt.Sprintf("h%03d", i+1)
-		n := p2p.NodeState{Name: name, TotalBytes: 312 * mib, State: p2p.Ready, DoneBytes: 312 * mib,
-			Sources: []p2p.Source{{Name: "h001", Bytes: 200 * mib}, {Name: fmt.Sprintf("h%03d", (i+7)%nodes+1), Bytes: 80 * mib}, {Name: p2p.LocalSource, Bytes: 32 * mib}}}
+		n := report.NodeState{Name: name, TotalBytes: 312 * mib, State: report.Ready, DoneBytes: 312 * mib,
+			Sources: []report.Source{{Name: "h001", Bytes: 200 * mib}, {Name: fmt.Sprintf("h%03d", (i+7)%nodes+1), Bytes: 80 * mib}, {Name: report.LocalSource, Bytes: 32 * mib}}}
 		switch i % 10 {
 		case 0:
 			n.Sources = nil
 		case 1:
-			n.State, n.DoneBytes = p2p.Fetching, int64(20+i)*mib
+			n.State, n.DoneBytes = report.Fetching, int64(20+i)*mib
 			n.Reason, n.RateBytesPerSecond = "on its way", 12*mib
 		case 2:
-			n.State, n.DoneBytes, n.Reason, n.Sources = p2p.Waiting, 0, "containerd at /run/k3s/containerd/containerd.sock does not answer", nil
+			n.State, n.DoneBytes, n.Reason, n.Sources = report.Waiting, 0, "containerd at /run/k3s/containerd/containerd.sock does not answer", nil
 		case 3:
-			n.State, n.DoneBytes, n.Sources = p2p.Unreachable, 0, nil
+			n.State, n.DoneBytes, n.Sources = report.Unreachable, 0, nil
 			n.Reason = fmt.Sprintf("does not answer on 10.0.%d.%d:7951: i/o timeout", i/250, i%250)
 		case 4:
 			if i > 100 {
-				n.State, n.DoneBytes, n.Reason = p2p.Failed, 100*mib, "no room on \x1b[2Jthe disk"
+				n.State, n.DoneBytes, n.Reason = report.Failed, 100*mib, "no room on \x1b[2Jthe disk"
 			}
 		}
-		if n.State == p2p.Ready {
+		if n.State == report.Ready {
 			app.Ready++
 		}
 		app.Total++
 		app.Nodes = append(app.Nodes, n)
-		d := p2p.NodeState{Name: name, TotalBytes: 40 * mib, DoneBytes: 40 * mib, State: p2p.Ready}
+		d := report.NodeState{Name: name, TotalBytes: 40 * mib, DoneBytes: 40 * mib, State: report.Ready}
 		if i == nodes-1 {
-			d.State, d.Reason = p2p.Importing, "all data received, unpacking"
+			d.State, d.Reason = report.Importing, "all data received, unpacking"
 		} else {
 			dash.Ready++
 		}
 		dash.Total++
 		dash.Nodes = append(dash.Nodes, d)
 	}
-	return p2p.Images{Images: []p2p.ImageState{app, dash}}
+	return report.Images{Images: []report.ImageState{app, dash}}
 }
 
 // TestImagesOfEverySize: what `images` and `images REF` print of clusters of 3, 40
@@ -116,7 +116,7 @@ func TestImagesOfEverySize(t *testing.T) {
 // Many references on few nodes are one line each, and what is behind stands below.
 func TestManyImagesOnFewNodes(t *testing.T) {
 	t.Parallel()
-	var all p2p.Images
+	var all report.Images
 	for i := range 120 {
 		img := busyCluster(3).Images[1]
 		img.Reference = fmt.Sprintf("docker.io/library/app%03d:v1", i)

@@ -9,23 +9,23 @@ import (
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // TestSavings: every figure of what was saved, from what the nodes say.
 func TestSavings(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
-	src := func(name string, n int64) p2p.Source { return p2p.Source{Name: name, Bytes: n * mib} }
-	row := p2p.ImageState{Reference: "docker.io/library/app:v1", AnnouncedBy: "h0", Nodes: []p2p.NodeState{
-		{Name: "h0", State: p2p.Ready, TotalBytes: 100 * mib, SentBytes: 110 * mib},
-		{Name: "h1", State: p2p.Ready, TotalBytes: 100 * mib, SentBytes: 50 * mib, WireBytes: 40 * mib, Sources: []p2p.Source{src("h0", 60), src("h2", 40)}},
-		{Name: "h2", State: p2p.Ready, TotalBytes: 100 * mib, WireBytes: 36 * mib, Sources: []p2p.Source{src("h0", 50), src("h1", 30), src("local", 20)}},
-		{Name: "h3", State: p2p.Ready, TotalBytes: 90 * mib, WireBytes: 36 * mib, Sources: []p2p.Source{src("others", 90)}}, // another platform
-		{Name: "h4", State: p2p.Ready, TotalBytes: 100 * mib},
-		{Name: "h5", State: p2p.Ready, TotalBytes: 100 * mib, Sources: []p2p.Source{src("local", 100)}},
-		{Name: "h6", State: p2p.Fetching, TotalBytes: 100 * mib, WireBytes: 1, Sources: []p2p.Source{src("h0", 5)}}, // away in the meantime
-		{Name: "h7", State: p2p.Excluded},
+	src := func(name string, n int64) report.Source { return report.Source{Name: name, Bytes: n * mib} }
+	row := report.ImageState{Reference: "docker.io/library/app:v1", AnnouncedBy: "h0", Nodes: []report.NodeState{
+		{Name: "h0", State: report.Ready, TotalBytes: 100 * mib, SentBytes: 110 * mib},
+		{Name: "h1", State: report.Ready, TotalBytes: 100 * mib, SentBytes: 50 * mib, WireBytes: 40 * mib, Sources: []report.Source{src("h0", 60), src("h2", 40)}},
+		{Name: "h2", State: report.Ready, TotalBytes: 100 * mib, WireBytes: 36 * mib, Sources: []report.Source{src("h0", 50), src("h1", 30), src("local", 20)}},
+		{Name: "h3", State: report.Ready, TotalBytes: 90 * mib, WireBytes: 36 * mib, Sources: []report.Source{src("others", 90)}}, // another platform
+		{Name: "h4", State: report.Ready, TotalBytes: 100 * mib},
+		{Name: "h5", State: report.Ready, TotalBytes: 100 * mib, Sources: []report.Source{src("local", 100)}},
+		{Name: "h6", State: report.Fetching, TotalBytes: 100 * mib, WireBytes: 1, Sources: []report.Source{src("h0", 5)}}, // away in the meantime
+		{Name: "h7", State: report.Excluded},
 	}}
 	got := control.Savings(row)
 	want := control.Saved{Announcer: "h0", Nodes: 3, Had: 2, ImageBytes: 100 * mib, FetchedBytes: 270 * mib, LeastBytes: 80 * mib, MostBytes: 100 * mib,
@@ -71,16 +71,16 @@ func TestSavedLines(t *testing.T) {
 // What nodes claim does not overflow.
 func TestSavingsOfLiars(t *testing.T) {
 	t.Parallel()
-	liar := p2p.NodeState{Name: "x", State: p2p.Ready, TotalBytes: math.MaxInt64, DoneBytes: math.MaxInt64, WireBytes: math.MaxInt64, SentBytes: math.MaxInt64,
-		RateBytesPerSecond: math.MaxInt64, Sources: []p2p.Source{{Name: "a", Bytes: math.MaxInt64}, {Name: p2p.LocalSource, Bytes: math.MaxInt64}}}
-	row := p2p.ImageState{AnnouncedBy: "x", Total: 3, Nodes: []p2p.NodeState{liar, liar, liar}}
+	liar := report.NodeState{Name: "x", State: report.Ready, TotalBytes: math.MaxInt64, DoneBytes: math.MaxInt64, WireBytes: math.MaxInt64, SentBytes: math.MaxInt64,
+		RateBytesPerSecond: math.MaxInt64, Sources: []report.Source{{Name: "a", Bytes: math.MaxInt64}, {Name: report.LocalSource, Bytes: math.MaxInt64}}}
+	row := report.ImageState{AnnouncedBy: "x", Total: 3, Nodes: []report.NodeState{liar, liar, liar}}
 	s := control.Savings(row)
 	if s.FetchedBytes != math.MaxInt64 || s.LocalBytes != math.MaxInt64 || s.SentBytes != math.MaxInt64 {
 		t.Errorf("%+v", s)
 	}
 	text := strings.Join(s.Lines(time.Second, true), "\n") + imageLine(row)
 	for i := range row.Nodes {
-		row.Nodes[i].State = p2p.Fetching
+		row.Nodes[i].State = report.Fetching
 	}
 	if text += imageLine(row) + fetchingLine(row.Nodes); strings.Contains(text, "-") || strings.Contains(text, "NaN") {
 		t.Error(text)

@@ -5,11 +5,11 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // sourceNames are where bytes came from, the largest first, at most as many.
-func sourceNames(sources []p2p.Source, most int) string {
+func sourceNames(sources []report.Source, most int) string {
 	var names []string
 	for _, s := range sources {
 		names = append(names, term.Clean(s.Name))
@@ -21,31 +21,31 @@ func sourceNames(sources []p2p.Source, most int) string {
 const maxSourceNames = 4
 
 // from is "from h1, h3, local", "" where nothing came.
-func from(sources []p2p.Source) string {
+func from(sources []report.Source) string {
 	if len(sources) == 0 {
 		return ""
 	}
 	return "from " + sourceNames(sources, maxSourceNames)
 }
 
-func stateColour(s p2p.State) string {
+func stateColour(s report.State) string {
 	switch s {
-	case p2p.Ready:
+	case report.Ready:
 		return term.Green
-	case p2p.Fetching, p2p.Importing:
+	case report.Fetching, report.Importing:
 		return term.Yellow
-	case p2p.Failed, p2p.Unreachable:
+	case report.Failed, report.Unreachable:
 		return term.Red
 	}
 	return term.Faint
 }
 
 // StateText is a state with its progress, as "fetching 43%".
-func StateText(n p2p.NodeState) string {
-	if n.State == p2p.Ready && n.Blocked != "" {
+func StateText(n report.NodeState) string {
+	if n.State == report.Ready && n.Blocked != "" {
 		return "ready, blocked"
 	}
-	if n.State == p2p.Fetching {
+	if n.State == report.Fetching {
 		return fmt.Sprintf("%s %d%%", n.State, term.Percent(n.DoneBytes, n.TotalBytes))
 	}
 	return term.Clean(string(n.State))

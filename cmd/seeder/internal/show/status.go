@@ -9,7 +9,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // StatusViewer returns what shows a status, and what is to be called after the last
@@ -47,7 +47,7 @@ func statusRows(terminal term.Terminal, s control.Judged) []term.BoardRow {
 			rows = append(rows, term.BoardRow{Key: "more", Text: []term.Cell{{Text: rest, Colour: term.Faint}}})
 			break
 		}
-		rows = append(rows, nodeRow("", p2p.NodeState{Name: short(tr.Reference), State: tr.State, Reason: string(tr.State), DoneBytes: tr.DoneBytes,
+		rows = append(rows, nodeRow("", report.NodeState{Name: short(tr.Reference), State: tr.State, Reason: string(tr.State), DoneBytes: tr.DoneBytes,
 			TotalBytes: tr.TotalBytes, RateBytesPerSecond: tr.RateBytesPerSecond, Sources: tr.Sources}, terminal.Width))
 	}
 	return rows
@@ -67,7 +67,7 @@ func StatusLines(terminal term.Terminal, s control.Judged) []string {
 		if len(tr.Sources) > 0 {
 			parts = append(parts, from(tr.Sources))
 		}
-		n := p2p.NodeState{State: tr.State, DoneBytes: tr.DoneBytes, TotalBytes: tr.TotalBytes}
+		n := report.NodeState{State: tr.State, DoneBytes: tr.DoneBytes, TotalBytes: tr.TotalBytes}
 		t.Add(term.Cell{Text: StateText(n), Colour: term.Faint}, term.Cell{Text: strings.Join(parts, " "), Colour: term.Yellow})
 	}
 	if more := len(s.Transfers) - maxTransfers; more > 0 {

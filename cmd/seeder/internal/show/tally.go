@@ -8,7 +8,7 @@ import (
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // tally gathers what the images of one command saved.
@@ -44,13 +44,13 @@ func (t *tally) announced(e control.Event) {
 
 func (t *tally) ready(e control.Event) {
 	for _, n := range e.Image.Nodes {
-		if n.Blocked != "" && n.State == p2p.Ready && len(t.blocked) < maxReasons {
+		if n.Blocked != "" && n.State == report.Ready && len(t.blocked) < maxReasons {
 			line := fmt.Sprintf("%s is ready on %s, but %s", short(e.Ref), term.Clean(n.Name), term.Clean(n.Blocked))
 			if !slices.Contains(t.blocked, line) {
 				t.blocked = append(t.blocked, line)
 			}
 		}
-		if n.Away && n.State != p2p.Excluded {
+		if n.Away && n.State != report.Excluded {
 			if t.away == nil {
 				t.away = map[string]time.Time{}
 			}

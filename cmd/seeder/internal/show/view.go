@@ -9,7 +9,7 @@ import (
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // view shows events, one call at a time.
@@ -55,7 +55,7 @@ func (v *plainView) close() {
 }
 
 type plainCell struct {
-	state p2p.State
+	state report.State
 	at    time.Time
 }
 
@@ -84,18 +84,18 @@ func (v *plainView) show(e control.Event) {
 	}
 }
 
-func (v *plainView) progress(img p2p.ImageState, now time.Time) {
+func (v *plainView) progress(img report.ImageState, now time.Time) {
 	if len(img.Nodes) > maxPlainNodes {
 		v.overview(img, now)
 	}
 	for _, n := range img.Nodes {
 		key := img.Reference + " " + n.Name
 		last, known := v.cells[key]
-		again := n.State == p2p.Fetching && now.Sub(last.at) >= plainInterval
+		again := n.State == report.Fetching && now.Sub(last.at) >= plainInterval
 		if known && last.state == n.State && !again {
 			continue
 		}
-		if len(img.Nodes) > maxPlainNodes && n.State != p2p.Failed {
+		if len(img.Nodes) > maxPlainNodes && n.State != report.Failed {
 			delete(v.cells, key)
 			continue
 		}
@@ -111,13 +111,13 @@ func (v *plainView) progress(img p2p.ImageState, now time.Time) {
 }
 
 // overview is one line for all nodes.
-func (v *plainView) overview(img p2p.ImageState, now time.Time) {
+func (v *plainView) overview(img report.ImageState, now time.Time) {
 	if last, known := v.cells[img.Reference]; known && now.Sub(last.at) < plainInterval {
 		return
 	}
 	v.cells[img.Reference] = plainCell{at: now}
 	line := imageLine(img)
-	if rest := counts(img.Nodes, p2p.Ready); rest != "" {
+	if rest := counts(img.Nodes, report.Ready); rest != "" {
 		line += "; " + rest
 	}
 	fmt.Fprintln(v.w, line)
@@ -138,6 +138,6 @@ func ofTotal(e control.Event) string {
 	return term.Bytes(e.TotalBytes)
 }
 
-func readyLine(img p2p.ImageState, took time.Duration) string {
+func readyLine(img report.ImageState, took time.Duration) string {
 	return fmt.Sprintf("%s: version %d is ready on %s (%s)", short(img.Reference), img.Version, readyOf(img), took.Round(10*time.Millisecond))
 }

@@ -17,8 +17,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/p2p"
-	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 )
 
 // Level is how bad it is.
@@ -67,11 +66,11 @@ type Verdict struct {
 
 // Input is what a node knows.
 type Input struct {
-	Status  p2p.Status
-	Members []p2p.MemberState
+	Status  report.Status
+	Members []report.MemberState
 	// Images are the rows of the matrix, nil where only this node's own images are
 	// looked at, which Status counts. Err is why they could not be asked for.
-	Images []p2p.ImageState
+	Images []report.ImageState
 	Err    error
 }
 
@@ -90,8 +89,8 @@ func Decide(in Input) Verdict {
 	}
 	add(ofHost(in.Status)...)
 	add(ofConflicts(in.Status.Conflicts)...)
-	add(ofMembers(slices.DeleteFunc(slices.Clone(in.Members), func(m p2p.MemberState) bool {
-		return slices.ContainsFunc(in.Status.Conflicts, func(c gossip.Conflict) bool { return strings.HasPrefix(m.Reason, c.Reason()) })
+	add(ofMembers(slices.DeleteFunc(slices.Clone(in.Members), func(m report.MemberState) bool {
+		return slices.ContainsFunc(in.Status.Conflicts, func(c report.Conflict) bool { return strings.HasPrefix(m.Reason, c.Reason()) })
 	}))...)
 	if in.Images != nil {
 		add(ofRows(in.Images)...)
@@ -111,7 +110,7 @@ func (v Verdict) Blocking() []Finding {
 }
 
 // ofHost is about this host's containerd and its way into the cluster.
-func ofHost(s p2p.Status) (out []Finding) {
+func ofHost(s report.Status) (out []Finding) {
 	switch c := s.Containerd; {
 	case c.OK:
 	case c.Reason == "":
@@ -134,7 +133,7 @@ func ofHost(s p2p.Status) (out []Finding) {
 
 // ofConflicts is about hosts that cannot be told apart. It is all that is said of the
 // second, which is a member with a reason besides.
-func ofConflicts(list []gossip.Conflict) (out []Finding) {
+func ofConflicts(list []report.Conflict) (out []Finding) {
 	for _, c := range list {
 		out = append(out, Finding{Level: Red, About: AboutConflict, Text: c.Reason(), Command: c.Fix(), Blocks: c.Self})
 	}
@@ -142,7 +141,7 @@ func ofConflicts(list []gossip.Conflict) (out []Finding) {
 }
 
 // ofMembers is about the others. One that left is none of them any more.
-func ofMembers(members []p2p.MemberState) (refused []Finding) {
+func ofMembers(members []report.MemberState) (refused []Finding) {
 	var away []Finding
 	for _, m := range members {
 		switch {
@@ -158,14 +157,14 @@ func ofMembers(members []p2p.MemberState) (refused []Finding) {
 }
 
 // ofRows is about every announced image on every node.
-func ofRows(rows []p2p.ImageState) (failed []Finding) {
+func ofRows(rows []report.ImageState) (failed []Finding) {
 	var behind []Finding
 	for _, row := range rows {
 		if row.State == "withdrawn" {
 			continue
 		}
 		for _, n := range row.Nodes {
-			if n.Blocked != "" && n.State == p2p.Ready {
+			if n.Blocked != "" && n.State == report.Ready {
 				behind = append(behind, Finding{Level: Amber, About: AboutPods, Subject: row.Reference, Text: "is ready on " + n.Name + ", but " + n.Blocked})
 				break
 			}
@@ -175,7 +174,7 @@ func ofRows(rows []p2p.ImageState) (failed []Finding) {
 		}
 		f := Finding{Level: Amber, About: AboutImage, Subject: row.Reference, Command: "seeder images " + cli.ShortRef(row.Reference)}
 		for _, n := range row.Nodes {
-			if n.State == p2p.Failed {
+			if n.State == report.Failed {
 				f.Level, f.Text = Red, fmt.Sprintf("failed on %s: %s", n.Name, n.Reason)
 				failed = append(failed, f)
 				break
@@ -200,7 +199,7 @@ func bounded(list []Finding) []Finding {
 }
 
 // ofCounts is about this host's own images.
-func ofCounts(c p2p.ImageCount) (out []Finding) {
+func ofCounts(c report.ImageCount) (out []Finding) {
 	if c.Failed > 0 {
 		out = append(out, Finding{Level: Red, About: AboutImage, Text: fmt.Sprintf("%d of %d images failed on this host", c.Failed, c.Total), Command: "seeder images"})
 	}

@@ -7,18 +7,18 @@ import (
 	"testing"
 	"time"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // well is a node of three with two images, all ready.
 func well() Input {
 	in := Input{
-		Status:  p2p.Status{Containerd: p2p.ContainerdStatus{OK: true}, Join: p2p.JoinStatus{OK: true}, Members: 3, Converged: true, Images: p2p.ImageCount{Ready: 2, Total: 2}},
-		Members: []p2p.MemberState{{Name: "h1", State: "alive"}, {Name: "h2", State: "alive"}, {Name: "h3", State: "alive"}},
+		Status:  report.Status{Containerd: report.ContainerdStatus{OK: true}, Join: report.JoinStatus{OK: true}, Members: 3, Converged: true, Images: report.ImageCount{Ready: 2, Total: 2}},
+		Members: []report.MemberState{{Name: "h1", State: "alive"}, {Name: "h2", State: "alive"}, {Name: "h3", State: "alive"}},
 	}
 	for _, ref := range []string{"a", "b"} {
-		in.Images = append(in.Images, p2p.ImageState{Reference: ref, State: "announced", Ready: 3, Total: 3,
-			Nodes: []p2p.NodeState{{Name: "h1", State: p2p.Ready}, {Name: "h2", State: p2p.Ready}, {Name: "h3", State: p2p.Ready}}})
+		in.Images = append(in.Images, report.ImageState{Reference: ref, State: "announced", Ready: 3, Total: 3,
+			Nodes: []report.NodeState{{Name: "h1", State: report.Ready}, {Name: "h2", State: report.Ready}, {Name: "h3", State: report.Ready}}})
 	}
 	return in
 }
@@ -37,7 +37,7 @@ func TestDecide(t *testing.T) {
 	}{
 		{"all is well", func(*Input) {}, Green, "", 0},
 		{"alone with nobody to join", func(in *Input) { in.Members = in.Members[:1] }, Green, "", 0},
-		{"nothing announced", func(in *Input) { in.Images = []p2p.ImageState{}; in.Status.Images = p2p.ImageCount{} }, Green, "", 0},
+		{"nothing announced", func(in *Input) { in.Images = []report.ImageState{}; in.Status.Images = report.ImageCount{} }, Green, "", 0},
 		{"one left", func(in *Input) { in.Members[2].State = "left" }, Green, "", 0},
 		{"withdrawn", func(in *Input) { in.Images[0].State, in.Images[0].Ready = "withdrawn", 0 }, Green, "", 0},
 		{"one died", func(in *Input) {
@@ -49,23 +49,25 @@ func TestDecide(t *testing.T) {
 		{"another protocol", func(in *Input) { in.Members[1].Reason = "speaks protocol 2" }, Amber, "h2 speaks protocol 2", 0},
 		{"another secret", func(in *Input) {
 			in.Members = in.Members[:1]
-			in.Status.Join = p2p.JoinStatus{Refused: true, Reason: "join 10.0.0.2: the secrets differ", Since: at}
+			in.Status.Join = report.JoinStatus{Refused: true, Reason: "join 10.0.0.2: the secrets differ", Since: at}
 		}, Red, "this host cannot join the cluster: join 10.0.0.2: the secrets differ (since 2026-01-02 03:04:05)", 1},
 		{"nobody to be joined answers", func(in *Input) {
 			in.Members = in.Members[:1]
-			in.Status.Join = p2p.JoinStatus{Reason: "connection refused"}
+			in.Status.Join = report.JoinStatus{Reason: "connection refused"}
 		}, Amber, "this host is alone and cannot join the others: connection refused", 0},
-		{"containerd is away", func(in *Input) { in.Status.Containerd = p2p.ContainerdStatus{Reason: "connection refused", Since: at} }, Red,
+		{"containerd is away", func(in *Input) {
+			in.Status.Containerd = report.ContainerdStatus{Reason: "connection refused", Since: at}
+		}, Red,
 			"this host waits for containerd: connection refused (since 2026-01-02 03:04:05)", 1},
-		{"containerd was not asked yet", func(in *Input) { in.Status.Containerd = p2p.ContainerdStatus{} }, Amber, "containerd has not answered yet", 1},
+		{"containerd was not asked yet", func(in *Input) { in.Status.Containerd = report.ContainerdStatus{} }, Amber, "containerd has not answered yet", 1},
 		{"on its way", func(in *Input) { in.Images[1].Ready = 1 }, Amber, "b is ready on 1 of 3 nodes", 0},
 		{"failed elsewhere", func(in *Input) {
 			in.Images[1].Ready = 2
-			in.Images[1].Nodes[2] = p2p.NodeState{Name: "h3", State: p2p.Failed, Reason: "no space left on device"}
+			in.Images[1].Nodes[2] = report.NodeState{Name: "h3", State: report.Failed, Reason: "no space left on device"}
 			in.Members[1].State = "dead"
 		}, Red, "b failed on h3: no space left on device", 0},
 		{"failed here, the others not looked at", func(in *Input) {
-			in.Images, in.Status.Images = nil, p2p.ImageCount{Ready: 0, Failed: 1, Total: 2}
+			in.Images, in.Status.Images = nil, report.ImageCount{Ready: 0, Failed: 1, Total: 2}
 		}, Red, "1 of 2 images failed on this host", 0},
 		{"behind here, the others not looked at", func(in *Input) { in.Images, in.Status.Images.Ready = nil, 1 }, Amber, "1 of 2 images are not ready on this host yet", 0},
 		{"the kubelet refuses it", func(in *Input) { in.Images[0].Nodes[1].Blocked = "the kubelet refuses it: rm X" }, Amber, "a is ready on h2, but the kubelet refuses it: rm X", 0},
@@ -92,7 +94,7 @@ func TestDecideIsBounded(t *testing.T) {
 	t.Parallel()
 	in := well()
 	for i := range 5000 {
-		in.Images = append(in.Images, p2p.ImageState{Reference: fmt.Sprint(i), State: "announced", Total: 1})
+		in.Images = append(in.Images, report.ImageState{Reference: fmt.Sprint(i), State: "announced", Total: 1})
 	}
 	if v := Decide(in); len(v.Findings) != maxImages || v.Findings[maxImages-1].Text != "4981 more images are not ready everywhere" {
 		t.Errorf("%d findings, the last %+v", len(v.Findings), v.Findings[len(v.Findings)-1])

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // behindView is who is not ready and gets nothing now, and why.
@@ -23,7 +23,7 @@ type behindRow struct {
 // maxReasonGroups bounds the different reasons that are told apart.
 const maxReasonGroups = 2000
 
-func newBehindView(rows []p2p.ImageState) behindView {
+func newBehindView(rows []report.ImageState) behindView {
 	groups, left := groupBehind(rows)
 	slices.SortStableFunc(groups, func(a, b *behindGroup) int {
 		return cmp.Compare(slices.Index(stateOrder, a.state), slices.Index(stateOrder, b.state))
@@ -31,7 +31,7 @@ func newBehindView(rows []p2p.ImageState) behindView {
 	v := behindView{More: left}
 	for i, g := range groups {
 		row := behindRow{
-			State: markOf(p2p.NodeState{State: g.state}), Reason: cleanText(g.reason, maxReason),
+			State: markOf(report.NodeState{State: g.state}), Reason: cleanText(g.reason, maxReason),
 			Nodes: namesOf(g.nodes, len(g.nodes), 3, cleanName), Images: namesOf(g.images, len(g.images), 3, cleanRef),
 		}
 		switch {
@@ -47,29 +47,29 @@ func newBehindView(rows []p2p.ImageState) behindView {
 }
 
 type behindGroup struct {
-	state         p2p.State
+	state         report.State
 	reason        string
 	nodes, images []string
 	seen          map[string]bool // nodes
 }
 
 // blocked is how the page calls a node that is ready, and whose kubelet refuses the image.
-const blocked p2p.State = "blocked"
+const blocked report.State = "blocked"
 
 // groupBehind puts together what has the same state and reason, and says how many
 // cells were left out.
-func groupBehind(rows []p2p.ImageState) (groups []*behindGroup, left int) {
+func groupBehind(rows []report.ImageState) (groups []*behindGroup, left int) {
 	type key struct {
-		state  p2p.State
+		state  report.State
 		reason string
 	}
 	byKey := map[key]*behindGroup{}
 	for _, img := range rows {
 		for _, n := range img.Nodes {
-			if n.State == p2p.Ready && n.Blocked != "" {
+			if n.State == report.Ready && n.Blocked != "" {
 				n.State, n.Reason = blocked, n.Blocked
 			}
-			if n.State == p2p.Ready || n.State == p2p.Fetching || n.State == p2p.Importing {
+			if n.State == report.Ready || n.State == report.Fetching || n.State == report.Importing {
 				continue
 			}
 			k := key{n.State, n.Reason}

@@ -3,7 +3,7 @@ package web
 import (
 	"fmt"
 
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // eventRow is something that happened, as the page tells it.
@@ -25,7 +25,7 @@ func newEventRows(l *look) []eventRow {
 		if e.Reference != "" {
 			row.Image = cleanRef(e.Reference)
 		}
-		if row.Of = "by"; e.Kind == p2p.EventBadChunk {
+		if row.Of = "by"; e.Kind == report.EventBadChunk {
 			row.Of = "from"
 		}
 		count := len(e.Nodes)
@@ -40,35 +40,35 @@ func newEventRows(l *look) []eventRow {
 	return rows
 }
 
-func isMemberEvent(k p2p.EventKind) bool {
-	return k == p2p.EventJoined || k == p2p.EventLeft || k == p2p.EventLost
+func isMemberEvent(k report.EventKind) bool {
+	return k == report.EventJoined || k == report.EventLeft || k == report.EventLost
 }
 
-func eventMark(e p2p.Event) mark {
+func eventMark(e report.Event) mark {
 	switch e.Kind {
-	case p2p.EventReady:
+	case report.EventReady:
 		return mark{"✓", "ready", "ready here"}
-	case p2p.EventAnnounced:
+	case report.EventAnnounced:
 		return mark{"↓", "fetching", "announced"}
-	case p2p.EventWithdrawn:
+	case report.EventWithdrawn:
 		return mark{"–", "excluded", "withdrawn"}
-	case p2p.EventFailed:
+	case report.EventFailed:
 		return mark{"!", "failed", "failed here"}
-	case p2p.EventWaiting:
+	case report.EventWaiting:
 		return mark{"…", "waiting", "waits here"}
-	case p2p.EventRemoved:
+	case report.EventRemoved:
 		return mark{"!", "waiting", "removed here"}
-	case p2p.EventBadChunk:
+	case report.EventBadChunk:
 		return mark{"!", "failed", "bad chunk"}
-	case p2p.EventUp:
+	case report.EventUp:
 		return mark{"✓", "ready", "containerd answers"}
-	case p2p.EventDown:
+	case report.EventDown:
 		return mark{"!", "failed", "containerd is away"}
-	case p2p.EventJoined:
+	case report.EventJoined:
 		return mark{"+", "ready", countOf(e.Count, "member joined", "members joined")}
-	case p2p.EventLeft:
+	case report.EventLeft:
 		return mark{"–", "excluded", countOf(e.Count, "member left", "members left")}
-	case p2p.EventLost:
+	case report.EventLost:
 		return mark{"!", "failed", fmt.Sprintf("%s answer", countOf(e.Count, "member does not", "members do not"))}
 	}
 	return mark{"·", "waiting", cleanText(string(e.Kind), maxName)}

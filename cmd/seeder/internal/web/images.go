@@ -7,7 +7,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // imagesView is the images and how far they are: with few nodes a column of words for
@@ -61,7 +61,7 @@ type matrixView struct {
 	Prev, Next string
 }
 
-func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
+func newImagesView(rows []report.ImageState, q pageQuery) imagesView {
 	nodes := show.NodeNames(rows)
 	v := imagesView{NodesIn: len(nodes)}
 	few := len(nodes) <= maxWideNodes
@@ -74,7 +74,7 @@ func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
 	}
 	if len(rows) > maxFirst { // what is not done first, so that nobody has to look for it
 		rows = slices.Clone(rows)
-		slices.SortStableFunc(rows, func(a, b p2p.ImageState) int { return rank(a) - rank(b) })
+		slices.SortStableFunc(rows, func(a, b report.ImageState) int { return rank(a) - rank(b) })
 	}
 	if q.imageAt >= len(rows) {
 		q.imageAt = 0
@@ -113,13 +113,13 @@ func newImagesView(rows []p2p.ImageState, q pageQuery) imagesView {
 
 // rank puts first what is going on or has failed, then what lacks members that cannot
 // be reached, which is the same for all images.
-func rank(img p2p.ImageState) int {
+func rank(img report.ImageState) int {
 	if control.Converged(img) {
 		return 2
 	}
 	for _, n := range img.Nodes {
 		switch n.State {
-		case p2p.Failed, p2p.Waiting, p2p.Fetching, p2p.Importing:
+		case report.Failed, report.Waiting, report.Fetching, report.Importing:
 			return 0
 		}
 	}
@@ -134,7 +134,7 @@ func columnsOf(nodes []string) (names []string, columns map[string]int) {
 	return names, columns
 }
 
-func newMatrixView(rows []p2p.ImageState, nodes []string, q pageQuery) *matrixView {
+func newMatrixView(rows []report.ImageState, nodes []string, q pageQuery) *matrixView {
 	if q.nodesAt >= len(nodes) {
 		q.nodesAt = 0
 	}
@@ -168,13 +168,13 @@ func paged(all, at, shown, most int, link func(at int) string) (text, prev, next
 }
 
 // newImageRow is one image with a cell for each of columns.
-func newImageRow(img p2p.ImageState, columns map[string]int) imageRow {
+func newImageRow(img report.ImageState, columns map[string]int) imageRow {
 	row := imageRow{
 		Name: cleanRef(img.Reference), Digest: cleanText(img.Digest, 80),
 		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, term.Bytes(img.Size), cleanName(img.AnnouncedBy)),
 		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: img.Everywhere(),
 	}
-	states, gone := map[p2p.State]int{}, 0
+	states, gone := map[report.State]int{}, 0
 	row.Cells = make([]cellView, len(columns))
 	for i := range row.Cells {
 		row.Cells[i].mark = mark{"–", "excluded", "not known"}
@@ -186,19 +186,19 @@ func newImageRow(img p2p.ImageState, columns map[string]int) imageRow {
 			states[n.State]++
 		}
 		if i, ok := columns[n.Name]; ok {
-			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == p2p.Fetching, term.Percent(n.DoneBytes, n.TotalBytes)}
+			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == report.Fetching, term.Percent(n.DoneBytes, n.TotalBytes)}
 		}
 	}
 	row.Behind = stateCounts(states, gone)
 	at := 0
-	for _, s := range []p2p.State{p2p.Ready, p2p.Importing, p2p.Fetching, p2p.Waiting, p2p.Failed} {
+	for _, s := range []report.State{report.Ready, report.Importing, report.Fetching, report.Waiting, report.Failed} {
 		if n := min(states[s], img.Total-at); n > 0 {
 			row.Bar = append(row.Bar, barPart{string(s), at, n})
 			at += n
 		}
 	}
 	if at < img.Total {
-		row.Bar = append(row.Bar, barPart{string(p2p.Unreachable), at, img.Total - at})
+		row.Bar = append(row.Bar, barPart{string(report.Unreachable), at, img.Total - at})
 	}
 	return row
 }

@@ -21,43 +21,43 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // madeUp is a cluster that exists in its figures alone.
 type madeUp struct {
 	*controltest.Node // what changes something, which nobody asks of it
-	images            p2p.Images
-	members           p2p.Members
-	status            p2p.Status
-	events            []p2p.Event
+	images            report.Images
+	members           report.Members
+	status            report.Status
+	events            []report.Event
 	asked             atomic.Int32
 	hold              chan struct{} // not nil: an answer comes when it is closed
 }
 
-func (m *madeUp) Images(ctx context.Context, _ ...string) (p2p.Images, error) {
+func (m *madeUp) Images(ctx context.Context, _ ...string) (report.Images, error) {
 	m.asked.Add(1)
 	if m.hold != nil {
 		select {
 		case <-m.hold:
 		case <-ctx.Done():
-			return p2p.Images{}, ctx.Err()
+			return report.Images{}, ctx.Err()
 		}
 	}
 	return m.images, nil
 }
-func (m *madeUp) Members() p2p.Members              { return m.members }
-func (m *madeUp) Status(context.Context) p2p.Status { return m.status }
-func (m *madeUp) Events() []p2p.Event               { return m.events }
+func (m *madeUp) Members() report.Members              { return m.members }
+func (m *madeUp) Status(context.Context) report.Status { return m.status }
+func (m *madeUp) Events() []report.Event               { return m.events }
 
 // makeUp is a cluster of so many nodes that hold so many images, or are on the way
 // there. The same figures come from the same numbers.
 func makeUp(nodes, images int) *madeUp {
 	r := rand.New(rand.NewPCG(uint64(nodes), uint64(images)))
-	m := &madeUp{Node: &controltest.Node{}, members: p2p.Members{Members: []p2p.MemberState{}}, images: p2p.Images{Images: []p2p.ImageState{}}}
+	m := &madeUp{Node: &controltest.Node{}, members: report.Members{Members: []report.MemberState{}}, images: report.Images{Images: []report.ImageState{}}}
 	now := time.Now()
 	for i := range nodes {
-		ms := p2p.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}
+		ms := report.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}
 		switch {
 		case nodes > 20 && i == 11, nodes > 20 && i == 170:
 			ms.State, ms.Since = "dead", now.Add(-time.Hour)
@@ -68,10 +68,10 @@ func makeUp(nodes, images int) *madeUp {
 		}
 		m.members.Members = append(m.members.Members, ms)
 	}
-	m.status = p2p.Status{
+	m.status = report.Status{
 		Node: name(0), ID: fmt.Sprintf("%032x", 1), Version: "0.9.0", Members: max(nodes-3*min(nodes/20, 1), min(nodes, 1)), Converged: images == 0,
-		Containerd: p2p.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true}, Join: p2p.JoinStatus{OK: true},
-		Images: p2p.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: p2p.DiskStatus{FreeBytes: 120 << 30},
+		Containerd: report.ContainerdStatus{Address: "/run/k3s/containerd/containerd.sock", Version: "2.0.5-k3s1", OK: true}, Join: report.JoinStatus{OK: true},
+		Images: report.ImageCount{Ready: max(images-1, 0), Total: images}, Disk: report.DiskStatus{FreeBytes: 120 << 30},
 	}
 	apps := []string{"k3s-dashboard", "docker.io/grafana/loki", "registry.example.org/shop/checkout", "registry.example.com/acme/vision", "k3s-dashboard-proxy", "registry.example.net/acme/ingest"}
 	for i := range images {
@@ -80,26 +80,26 @@ func makeUp(nodes, images int) *madeUp {
 			ref = full
 		}
 		bytes := int64(20+r.IntN(900)) << 20
-		img := p2p.ImageState{Reference: ref, Digest: "sha256:" + fmt.Sprintf("%064x", i+1), Version: uint64(1 + r.IntN(9)), Size: bytes, State: "announced",
-			AnnouncedBy: name(i % max(nodes, 1)), AnnouncedAt: now.Add(-time.Duration(1+i*i*7) * time.Minute), Nodes: []p2p.NodeState{}}
+		img := report.ImageState{Reference: ref, Digest: "sha256:" + fmt.Sprintf("%064x", i+1), Version: uint64(1 + r.IntN(9)), Size: bytes, State: "announced",
+			AnnouncedBy: name(i % max(nodes, 1)), AnnouncedAt: now.Add(-time.Duration(1+i*i*7) * time.Minute), Nodes: []report.NodeState{}}
 		for j := range nodes {
 			img.Nodes = append(img.Nodes, madeUpCell(r, m.members.Members[j], i, j, nodes, bytes))
 			if c := img.Nodes[j]; m.members.Members[j].State == "left" {
 				img.Nodes[j].Name = "" // not asked
-			} else if c.State != p2p.Excluded {
+			} else if c.State != report.Excluded {
 				img.Total++
 				if c.Away {
 					img.Away++
 				}
-				if c.State == p2p.Ready {
+				if c.State == report.Ready {
 					img.Ready++
 				}
 			}
 		}
-		img.Nodes = slices.DeleteFunc(img.Nodes, func(n p2p.NodeState) bool { return n.Name == "" })
+		img.Nodes = slices.DeleteFunc(img.Nodes, func(n report.NodeState) bool { return n.Name == "" })
 		m.images.Images = append(m.images.Images, img)
 	}
-	slices.SortFunc(m.images.Images, func(a, b p2p.ImageState) int { return strings.Compare(a.Reference, b.Reference) })
+	slices.SortFunc(m.images.Images, func(a, b report.ImageState) int { return strings.Compare(a.Reference, b.Reference) })
 	m.events = madeUpEvents(m, now)
 	return m
 }
@@ -108,51 +108,51 @@ func name(i int) string { return fmt.Sprintf("edge-%03d", max(i, 0)+1) }
 
 // madeUpCell is one node for the i-th image: the second is on its way everywhere, the
 // fifth has failed here and there.
-func madeUpCell(r *rand.Rand, m p2p.MemberState, i, j, nodes int, bytes int64) p2p.NodeState {
-	c := p2p.NodeState{Name: m.Name, State: p2p.Ready, DoneBytes: bytes, TotalBytes: bytes}
+func madeUpCell(r *rand.Rand, m report.MemberState, i, j, nodes int, bytes int64) report.NodeState {
+	c := report.NodeState{Name: m.Name, State: report.Ready, DoneBytes: bytes, TotalBytes: bytes}
 	switch {
 	case m.State == "dead":
-		c.State, c.DoneBytes, c.Reason, c.Away, c.Since = p2p.Unreachable, 0, "no answer to gossip", true, m.Since
+		c.State, c.DoneBytes, c.Reason, c.Away, c.Since = report.Unreachable, 0, "no answer to gossip", true, m.Since
 	case m.Reason != "":
-		c.State, c.DoneBytes, c.Reason = p2p.Unreachable, 0, m.Reason
+		c.State, c.DoneBytes, c.Reason = report.Unreachable, 0, m.Reason
 	case i == 1 && j > 0:
-		c.State, c.DoneBytes = p2p.Fetching, bytes*int64(r.IntN(100))/100
+		c.State, c.DoneBytes = report.Fetching, bytes*int64(r.IntN(100))/100
 		c.RateBytesPerSecond = int64(8+r.IntN(60)) << 20
-		c.Sources = []p2p.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: name(1 + j%max(min(nodes, 40)-1, 1)), Bytes: c.DoneBytes / 3}, {Name: p2p.LocalSource, Bytes: 3 << 20}}
+		c.Sources = []report.Source{{Name: "edge-001", Bytes: c.DoneBytes / 2}, {Name: name(1 + j%max(min(nodes, 40)-1, 1)), Bytes: c.DoneBytes / 3}, {Name: report.LocalSource, Bytes: 3 << 20}}
 		c.Reason = fmt.Sprintf("%s of %s from edge-001", term.Bytes(c.DoneBytes), term.Bytes(bytes))
 		switch {
 		case r.IntN(6) == 0:
 			c.RateBytesPerSecond = 0
-			c.State, c.DoneBytes, c.Reason = p2p.Importing, bytes, "all data received, unpacking"
+			c.State, c.DoneBytes, c.Reason = report.Importing, bytes, "all data received, unpacking"
 		case r.IntN(9) == 0:
-			c.State, c.DoneBytes, c.Reason = p2p.Waiting, 0, "shares a layer with registry.example.net/acme/ingest:v1, which is being fetched"
+			c.State, c.DoneBytes, c.Reason = report.Waiting, 0, "shares a layer with registry.example.net/acme/ingest:v1, which is being fetched"
 		}
 	case i == 4 && j%97 == 2:
-		c.State, c.DoneBytes, c.Reason = p2p.Failed, bytes/3, "import: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"
+		c.State, c.DoneBytes, c.Reason = report.Failed, bytes/3, "import: unpack layer 3: write /var/lib/rancher/k3s/agent/containerd: no space left on device"
 	case i%7 == 3 && j%50 == 7:
-		c.State, c.DoneBytes, c.Reason = p2p.Excluded, 0, "announced with --on gpu=true, this node has no label gpu"
+		c.State, c.DoneBytes, c.Reason = report.Excluded, 0, "announced with --on gpu=true, this node has no label gpu"
 	}
 	return c
 }
 
-func madeUpEvents(m *madeUp, now time.Time) []p2p.Event {
+func madeUpEvents(m *madeUp, now time.Time) []report.Event {
 	nodes := len(m.members.Members)
 	at := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
-	ev := []p2p.Event{{Time: at(4000), Kind: p2p.EventUp, Count: 1}}
+	ev := []report.Event{{Time: at(4000), Kind: report.EventUp, Count: 1}}
 	if others := len(m.members.Members) - 1; others > 0 {
 		var first []string
 		for _, o := range m.members.Members[1 : min(others, 8)+1] {
 			first = append(first, o.Name)
 		}
-		ev = append(ev, p2p.Event{Time: at(3990), Kind: p2p.EventJoined, Nodes: first, Count: others})
+		ev = append(ev, report.Event{Time: at(3990), Kind: report.EventJoined, Nodes: first, Count: others})
 	}
 	for i, img := range m.images.Images {
-		ev = append(ev, p2p.Event{Time: at(300 - 10*i), Kind: p2p.EventAnnounced, Reference: img.Reference, Version: img.Version, Nodes: []string{img.AnnouncedBy}, Count: 1},
-			p2p.Event{Time: at(290 - 10*i), Kind: p2p.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", term.Bytes(img.Size), 3+i)})
+		ev = append(ev, report.Event{Time: at(300 - 10*i), Kind: report.EventAnnounced, Reference: img.Reference, Version: img.Version, Nodes: []string{img.AnnouncedBy}, Count: 1},
+			report.Event{Time: at(290 - 10*i), Kind: report.EventReady, Reference: img.Reference, Version: img.Version, Count: 1, Reason: fmt.Sprintf("%s fetched in %d.4 s", term.Bytes(img.Size), 3+i)})
 		if i == 4 {
-			ev = append(ev, p2p.Event{Time: at(100), Kind: p2p.EventFailed, Reference: img.Reference, Version: img.Version, Count: 7, Reason: "no space left on device"},
-				p2p.Event{Time: at(99), Kind: p2p.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{name(min(nodes-1, 11))}, Count: 1, Reason: "does not verify; the peer is not asked again"},
-				p2p.Event{Time: at(80), Kind: p2p.EventLost, Nodes: []string{name(nodes - 2), name(nodes - 1)}, Count: 2})
+			ev = append(ev, report.Event{Time: at(100), Kind: report.EventFailed, Reference: img.Reference, Version: img.Version, Count: 7, Reason: "no space left on device"},
+				report.Event{Time: at(99), Kind: report.EventBadChunk, Reference: img.Reference, Version: img.Version, Nodes: []string{name(min(nodes-1, 11))}, Count: 1, Reason: "does not verify; the peer is not asked again"},
+				report.Event{Time: at(80), Kind: report.EventLost, Nodes: []string{name(nodes - 2), name(nodes - 1)}, Count: 2})
 			break
 		}
 	}
@@ -186,9 +186,9 @@ func makeHostile(nodes, images int) *madeUp {
 			c := &img.Nodes[j]
 			c.Name, c.Reason = names[c.Name], next()
 			if j%5 == 4 {
-				c.State = p2p.State(next())
+				c.State = report.State(next())
 			} else if j%2 == 1 {
-				c.State = p2p.Failed
+				c.State = report.Failed
 			}
 		}
 	}
@@ -196,7 +196,7 @@ func makeHostile(nodes, images int) *madeUp {
 		e := &m.events[i]
 		e.Reference, e.Reason, e.Nodes = next(), next(), []string{next(), next()}
 	}
-	m.events = append(m.events, p2p.Event{Kind: p2p.EventKind(next()), Count: 1})
+	m.events = append(m.events, report.Event{Kind: report.EventKind(next()), Count: 1})
 	return m
 }
 

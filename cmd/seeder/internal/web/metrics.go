@@ -9,17 +9,16 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
-	"seeder/p2p/gossip"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
 // measured is what the gauges ask of a node. None of it asks another node or
 // containerd's image store: the cost of a scrape depends on neither.
 type measured interface {
-	Counts() p2p.Counts
-	Members() p2p.Members
-	Status(ctx context.Context) p2p.Status
+	Counts() report.Counts
+	Members() report.Members
+	Status(ctx context.Context) report.Status
 }
 
 // gauges are the metrics that say how things are rather than what was counted:
@@ -112,7 +111,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range members {
 		send(g.desc.members, float64(n), state)
 	}
-	conflicts := map[string]int{gossip.ConflictName: 0, gossip.ConflictIdentity: 0}
+	conflicts := map[string]int{report.ConflictName: 0, report.ConflictIdentity: 0}
 	for _, c := range g.node.Status(context.Background()).Conflicts {
 		conflicts[c.Kind]++
 	}

@@ -26,7 +26,7 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/show"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // pageHandler serves the status page of c until the test ends.
@@ -100,7 +100,7 @@ func TestPageShowsTheCluster(t *testing.T) {
 func TestPageWhenContainerdIsAway(t *testing.T) {
 	t.Parallel()
 	m := makeUp(3, 4)
-	m.status.Containerd = p2p.ContainerdStatus{Address: "/run/x.sock", Reason: "no such socket"}
+	m.status.Containerd = report.ContainerdStatus{Address: "/run/x.sock", Reason: "no such socket"}
 	said := text(document(t, getPage(t, pageHandler(t, m), "/").Body.String()))
 	for _, want := range []string{"! This host waits for containerd: no such socket 3 of 4 images are ready on every node. Nodes: 1 waiting, 1 fetching seeder doctor", "! does not answer"} {
 		if !strings.Contains(said, want) {
@@ -117,10 +117,10 @@ func TestPageWithADeadMember(t *testing.T) {
 	m.members.Members[2].State, m.members.Members[2].Since = "dead", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	img := &m.images.Images[0]
 	img.Ready, img.Away = 2, 1
-	img.Nodes[2].State, img.Nodes[2].Away, img.Nodes[2].Reason = p2p.Unreachable, true, "no answer to gossip"
+	img.Nodes[2].State, img.Nodes[2].Away, img.Nodes[2].Reason = report.Unreachable, true, "no answer to gossip"
 	m.status.Members = 2
 	alone := makeUp(1, 1)
-	alone.status.Join = p2p.JoinStatus{Refused: true, Reason: "join 10.0.0.2: the secrets differ"}
+	alone.status.Join = report.JoinStatus{Refused: true, Reason: "join 10.0.0.2: the secrets differ"}
 	for _, c := range []struct {
 		m    *madeUp
 		want []string
@@ -216,10 +216,10 @@ func TestPageIsBounded(t *testing.T) {
 			n.Name += wide
 			switch j % 3 {
 			case 0:
-				n.State, n.Reason = p2p.Failed, fmt.Sprint(i, j, wide)
+				n.State, n.Reason = report.Failed, fmt.Sprint(i, j, wide)
 			case 1:
-				n.State, n.RateBytesPerSecond, n.Reason = p2p.Fetching, 0, wide
-				n.Sources = slices.Repeat([]p2p.Source{{Name: wide, Bytes: 1}}, 10)
+				n.State, n.RateBytesPerSecond, n.Reason = report.Fetching, 0, wide
+				n.Sources = slices.Repeat([]report.Source{{Name: wide, Bytes: 1}}, 10)
 			}
 		}
 	}

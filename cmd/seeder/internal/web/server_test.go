@@ -18,7 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/cli/clitest"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control/controltest"
-	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
@@ -220,9 +220,9 @@ func TestHealthAndMetrics(t *testing.T) {
 // fakeGauges adds what only the gauges ask for.
 type fakeGauges struct{ *controltest.Node }
 
-func (fakeGauges) Counts() p2p.Counts {
-	return p2p.Counts{
-		Images:           map[p2p.State]int{p2p.Ready: 1, p2p.Waiting: 2, p2p.Fetching: 0, p2p.Importing: 0, p2p.Failed: 0, p2p.Excluded: 0},
+func (fakeGauges) Counts() report.Counts {
+	return report.Counts{
+		Images:           map[report.State]int{report.Ready: 1, report.Waiting: 2, report.Fetching: 0, report.Importing: 0, report.Failed: 0, report.Excluded: 0},
 		UnconvergedSince: time.UnixMilli(1000500),
 	}
 }

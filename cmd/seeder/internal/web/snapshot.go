@@ -6,16 +6,16 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/control"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // look is the cluster as it was at one moment.
 type look struct {
 	at      time.Time
-	images  p2p.Images
-	members p2p.Members
-	status  p2p.Status
-	events  []p2p.Event
+	images  report.Images
+	members report.Members
+	status  report.Status
+	events  []report.Event
 	err     error // why images is empty
 }
 

@@ -9,7 +9,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // How much of a text of another node the page shows, in characters. Gossip and the
@@ -83,28 +83,28 @@ func stampOf(t, now time.Time) stamp {
 // that colours it.
 type mark struct{ Sign, Class, Text string }
 
-func markOf(n p2p.NodeState) mark {
+func markOf(n report.NodeState) mark {
 	m := mark{Text: show.StateText(n)}
 	switch n.State {
-	case p2p.Ready:
+	case report.Ready:
 		if n.Blocked != "" {
 			return mark{"!", "waiting", m.Text}
 		}
 		m.Sign, m.Class = "✓", "ready"
-	case p2p.Fetching:
+	case report.Fetching:
 		m.Sign, m.Class = "↓", "fetching"
-	case p2p.Importing:
+	case report.Importing:
 		m.Sign, m.Class = "»", "importing"
 	case blocked:
 		m.Sign, m.Class = "!", "waiting"
-	case p2p.Failed:
+	case report.Failed:
 		m.Sign, m.Class = "!", "failed"
-	case p2p.Excluded:
+	case report.Excluded:
 		m.Sign, m.Class = "–", "excluded"
-	case p2p.Unreachable:
+	case report.Unreachable:
 		m.Sign, m.Class = "?", "unreachable"
 	default:
-		m.Sign, m.Class, m.Text = "…", "waiting", string(p2p.Waiting)
+		m.Sign, m.Class, m.Text = "…", "waiting", string(report.Waiting)
 	}
 	return m
 }

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // transfersView is what is on its way to which node, and from where.
@@ -37,10 +37,10 @@ type sourceView struct {
 // arrival is one image on its way to one node.
 type arrival struct {
 	ref  string
-	node p2p.NodeState
+	node report.NodeState
 }
 
-func newTransfersView(rows []p2p.ImageState, here string) transfersView {
+func newTransfersView(rows []report.ImageState, here string) transfersView {
 	all := transfersOf(rows, here)
 	v := transfersView{Count: len(all), Summary: transferSummary(all)}
 	for i, t := range all[:min(len(all), maxFirst+maxRest)] {
@@ -56,11 +56,11 @@ func newTransfersView(rows []p2p.ImageState, here string) transfersView {
 }
 
 // transfersOf are those to this node first, then those that are furthest behind.
-func transfersOf(rows []p2p.ImageState, here string) []arrival {
+func transfersOf(rows []report.ImageState, here string) []arrival {
 	var all []arrival
 	for _, img := range rows {
 		for _, n := range img.Nodes {
-			if n.State == p2p.Fetching || n.State == p2p.Importing {
+			if n.State == report.Fetching || n.State == report.Importing {
 				all = append(all, arrival{img.Reference, n})
 			}
 		}
@@ -76,7 +76,7 @@ func transfersOf(rows []p2p.ImageState, here string) []arrival {
 }
 
 func transferSummary(all []arrival) string {
-	states := map[p2p.State]int{}
+	states := map[report.State]int{}
 	var rate int64
 	for _, t := range all {
 		states[t.node.State]++
@@ -95,14 +95,14 @@ func newTransferRow(t arrival) transferRow {
 		Node: cleanName(n.Name), Image: cleanRef(t.ref), State: markOf(n), Percent: term.Percent(n.DoneBytes, n.TotalBytes),
 		Has: fmt.Sprintf("%s of %s", term.Bytes(n.DoneBytes), term.Bytes(n.TotalBytes)),
 	}
-	if rate := n.RateBytesPerSecond; rate > 0 && n.State == p2p.Fetching {
+	if rate := n.RateBytesPerSecond; rate > 0 && n.State == report.Fetching {
 		row.Speed = term.Bytes(rate) + "/s"
 		row.Left = timeLeft(n.TotalBytes-n.DoneBytes, rate)
 	} else {
 		row.Why = cleanText(n.Reason, maxReason)
 	}
 	for _, s := range n.Sources {
-		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == p2p.LocalSource, term.Bytes(s.Bytes)})
+		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == report.LocalSource, term.Bytes(s.Bytes)})
 	}
 	return row
 }

@@ -14,7 +14,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 // Bounds of what one answer shows. Whatever is left out is counted.
@@ -107,8 +107,8 @@ func newPageView(l *look, q pageQuery) *pageView {
 }
 
 // announcedRows are the rows that are shown: what is withdrawn is not.
-func announcedRows(all []p2p.ImageState) []p2p.ImageState {
-	rows := make([]p2p.ImageState, 0, len(all))
+func announcedRows(all []report.ImageState) []report.ImageState {
+	rows := make([]report.ImageState, 0, len(all))
 	for _, img := range all {
 		if img.State != "withdrawn" {
 			rows = append(rows, img)
@@ -118,7 +118,7 @@ func announcedRows(all []p2p.ImageState) []p2p.ImageState {
 }
 
 // newHeadline says what the verdict is, its first finding in words.
-func newHeadline(l *look, rows []p2p.ImageState) headline {
+func newHeadline(l *look, rows []report.ImageState) headline {
 	v := verdict.Decide(verdict.Input{Status: l.status, Members: l.members.Members, Images: rows, Err: l.err})
 	switch {
 	case v.Level == verdict.Green && len(rows) == 0:
@@ -201,12 +201,12 @@ func countOf(n int, one, many string) string {
 }
 
 // behindCounts says how many nodes are in which state for some image.
-func behindCounts(rows []p2p.ImageState) string {
-	states := map[p2p.State]int{}
-	seen := map[p2p.State]map[string]bool{}
+func behindCounts(rows []report.ImageState) string {
+	states := map[report.State]int{}
+	seen := map[report.State]map[string]bool{}
 	for _, img := range rows {
 		for _, n := range img.Nodes {
-			if n.State == p2p.Excluded || n.Away || seen[n.State][n.Name] {
+			if n.State == report.Excluded || n.Away || seen[n.State][n.Name] {
 				continue
 			}
 			if seen[n.State] == nil {
@@ -223,9 +223,9 @@ func behindCounts(rows []p2p.ImageState) string {
 }
 
 // stateOrder is the order in which states are told: what wants attention first.
-var stateOrder = []p2p.State{p2p.Failed, p2p.Unreachable, p2p.Waiting, p2p.Fetching, p2p.Importing, p2p.Excluded}
+var stateOrder = []report.State{report.Failed, report.Unreachable, report.Waiting, report.Fetching, report.Importing, report.Excluded}
 
-func stateCounts(states map[p2p.State]int, dead int) string {
+func stateCounts(states map[report.State]int, dead int) string {
 	var parts []string
 	for _, s := range stateOrder {
 		if n := states[s]; n > 0 {
@@ -271,11 +271,11 @@ type memberRow struct {
 	Here                           bool // this node
 }
 
-func newMembersView(members []p2p.MemberState, self string) membersView {
+func newMembersView(members []report.MemberState, self string) membersView {
 	var v membersView
 	states := map[string]int{}
 	members = slices.Clone(members)
-	slices.SortStableFunc(members, func(a, b p2p.MemberState) int { return memberRank(a) - memberRank(b) })
+	slices.SortStableFunc(members, func(a, b report.MemberState) int { return memberRank(a) - memberRank(b) })
 	for _, m := range members {
 		states[m.State]++
 		row := memberRow{
@@ -306,7 +306,7 @@ func newMembersView(members []p2p.MemberState, self string) membersView {
 }
 
 // memberRank puts first who is away, then who cannot be talked to.
-func memberRank(m p2p.MemberState) int {
+func memberRank(m report.MemberState) int {
 	switch {
 	case m.State != "alive" && m.State != "left":
 		return 0
@@ -317,7 +317,7 @@ func memberRank(m p2p.MemberState) int {
 }
 
 // memberReason is what is the matter with a member, of one that is gone since when.
-func memberReason(m p2p.MemberState) string {
+func memberReason(m report.MemberState) string {
 	reason := cleanText(m.Reason, maxReference)
 	if m.State != "alive" && !m.Since.IsZero() {
 		reason = strings.TrimPrefix(reason+", since "+m.Since.UTC().Format(time.DateTime)+" UTC", ", ")
@@ -325,7 +325,7 @@ func memberReason(m p2p.MemberState) string {
 	return reason
 }
 
-func memberMark(m p2p.MemberState) mark {
+func memberMark(m report.MemberState) mark {
 	switch {
 	case m.State == "alive" && m.Reason == "":
 		return mark{"✓", "ready", "alive"}

@@ -20,13 +20,14 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
+	"seeder/p2p/report"
 	"seeder/store"
 )
 
 // Node is a cluster whose matrix advances by one step each time it is asked.
 type Node struct {
 	Mu        sync.Mutex
-	Steps     []p2p.Images // the last one stays
+	Steps     []report.Images // the last one stays
 	Err       error
 	Withdrawn []string
 	forgotten []string
@@ -38,11 +39,11 @@ type Node struct {
 }
 
 // Images is part of what a control.Server asks of a node.
-func (f *Node) Images(context.Context, ...string) (p2p.Images, error) {
+func (f *Node) Images(context.Context, ...string) (report.Images, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	if f.Err != nil {
-		return p2p.Images{}, f.Err
+		return report.Images{}, f.Err
 	}
 	now := f.Steps[0]
 	if len(f.Steps) > 1 {
@@ -55,20 +56,20 @@ func (f *Node) Images(context.Context, ...string) (p2p.Images, error) {
 func (f *Node) Reload() (control.Reloaded, error) { return control.Reloaded{}, f.Err }
 
 // Members is part of what a control.Server asks of a node.
-func (f *Node) Members() p2p.Members {
-	return p2p.Members{Members: []p2p.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead", Reason: "speaks \x1b[2J protocol 2"}}}
+func (f *Node) Members() report.Members {
+	return report.Members{Members: []report.MemberState{{Name: "n1", Address: "10.0.0.1:7951", State: "alive", Version: "1"}, {Name: "n2\x1b[2J", State: "dead", Reason: "speaks \x1b[2J protocol 2"}}}
 }
 
 // Status is part of what a control.Server asks of a node.
-func (f *Node) Status(context.Context) p2p.Status {
-	return p2p.Status{Node: "n1", Members: 3, Images: p2p.ImageCount{Ready: 1, Total: 3},
-		Containerd: p2p.ContainerdStatus{Address: "/c.sock", Reason: "no such\nsocket"}, Join: p2p.JoinStatus{Refused: true, Reason: "the secrets differ"},
-		Transfers: []p2p.Transfer{{Reference: "docker.io/library/app:v1", State: p2p.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
-			RateBytesPerSecond: 1 << 20, Sources: []p2p.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
+func (f *Node) Status(context.Context) report.Status {
+	return report.Status{Node: "n1", Members: 3, Images: report.ImageCount{Ready: 1, Total: 3},
+		Containerd: report.ContainerdStatus{Address: "/c.sock", Reason: "no such\nsocket"}, Join: report.JoinStatus{Refused: true, Reason: "the secrets differ"},
+		Transfers: []report.Transfer{{Reference: "docker.io/library/app:v1", State: report.Fetching, DoneBytes: 1 << 20, TotalBytes: 4 << 20, Peers: []string{"n2", "n3"},
+			RateBytesPerSecond: 1 << 20, Sources: []report.Source{{Name: "n2", Bytes: 900 << 10}, {Name: "n3", Bytes: 124 << 10}}}}}
 }
 
 // AskMembers is part of what a control.Server asks of a node.
-func (f *Node) AskMembers(context.Context) p2p.Members { return f.Members() }
+func (f *Node) AskMembers(context.Context) report.Members { return f.Members() }
 
 // Forget is part of what a control.Server asks of a node.
 func (f *Node) Forget(name string) error {
@@ -140,20 +141,20 @@ func (f *Node) Announce(_ context.Context, o control.Order) (control.Announced, 
 }
 
 // Row is the matrix row of app:v1 at a version with these nodes.
-func Row(version uint64, states ...p2p.State) p2p.Images {
-	img := p2p.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32),
-		Version: version, Size: 4 << 20, State: "announced", AnnouncedBy: "n1", Nodes: []p2p.NodeState{}}
+func Row(version uint64, states ...report.State) report.Images {
+	img := report.ImageState{Reference: "docker.io/library/app:v1", Digest: "sha256:" + strings.Repeat("ab", 32),
+		Version: version, Size: 4 << 20, State: "announced", AnnouncedBy: "n1", Nodes: []report.NodeState{}}
 	for i, s := range states {
-		n := p2p.NodeState{Name: fmt.Sprintf("n%d", i+1), State: s, TotalBytes: 4 << 20, DoneBytes: 1 << 20, Reason: "because"}
+		n := report.NodeState{Name: fmt.Sprintf("n%d", i+1), State: s, TotalBytes: 4 << 20, DoneBytes: 1 << 20, Reason: "because"}
 		img.Nodes = append(img.Nodes, n)
-		if s != p2p.Excluded {
+		if s != report.Excluded {
 			img.Total++
 		}
-		if s == p2p.Ready {
+		if s == report.Ready {
 			img.Ready++
 		}
 	}
-	return p2p.Images{Images: []p2p.ImageState{img}}
+	return report.Images{Images: []report.ImageState{img}}
 }
 
 // Serve runs a control API over f and returns its socket.
@@ -181,8 +182,8 @@ func (f *Node) Pending() control.Pending {
 }
 
 // Diagnose is part of what a control.Server asks of a node.
-func (f *Node) Diagnose(context.Context) p2p.Diagnosis {
-	return p2p.Diagnosis{Node: "n1", Members: []p2p.MemberReport{}}
+func (f *Node) Diagnose(context.Context) report.Diagnosis {
+	return report.Diagnosis{Node: "n1", Members: []report.MemberReport{}}
 }
 
 // Holders is part of what a control.Server asks of a node.
@@ -191,4 +192,4 @@ func (f *Node) Holders(_ context.Context, refs []string) map[string][]string {
 }
 
 // Events is part of cluster.
-func (f *Node) Events() []p2p.Event { return nil }
+func (f *Node) Events() []report.Event { return nil }

@@ -6,15 +6,17 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"seeder/p2p/report"
 )
 
 // FuzzDecodeReport: whatever a node says of itself, it is shown as one of the known
 // states, within bounds, and cannot write on a terminal.
 func FuzzDecodeReport(f *testing.F) {
-	for _, r := range []report{
-		{Name: "n", Images: []reportImage{{Reference: "a", Version: 1, State: Ready, DoneBytes: 5, TotalBytes: 5}}},
-		{Images: []reportImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
-			RateBytesPerSecond: -1, WireBytes: -1, SentBytes: -1, Sources: []Source{{"\x1b[2J" + strings.Repeat("x", 600), 1}, {"a", -1}}}}},
+	for _, r := range []column{
+		{Name: "n", Images: []columnImage{{Reference: "a", Version: 1, State: report.Ready, DoneBytes: 5, TotalBytes: 5}}},
+		{Images: []columnImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
+			RateBytesPerSecond: -1, WireBytes: -1, SentBytes: -1, Sources: []report.Source{{Name: "\x1b[2J" + strings.Repeat("x", 600), Bytes: 1}, {Name: "a", Bytes: -1}}}}},
 	} {
 		b, err := json.Marshal(r)
 		if err != nil {
@@ -22,7 +24,7 @@ func FuzzDecodeReport(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	known := []State{Waiting, Fetching, Importing, Ready, Failed, Excluded}
+	known := []report.State{report.Waiting, report.Fetching, report.Importing, report.Ready, report.Failed, report.Excluded}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ans, err := decode(string(b))
 		if err != nil {

@@ -1,13 +1,16 @@
-package p2p
+// Package report is what a node says of itself and of its cluster, as plain data: the
+// stable JSON of `seeder images`, `status` and `members`, events, counts, and what
+// doctor asks for. Some of it travels in the node-to-node state request behind the
+// matrix.
+//
+// It owns the words and their JSON tags and nothing that happens: it imports nothing of
+// seeder, so that what shows a cluster need not know how a node works. Invariant: every
+// size is in bytes, and every state but ready carries a reason.
+package report
 
 import (
 	"time"
-
-	"seeder/p2p/gossip"
 )
-
-// The types below are the stable JSON of `seeder images`, `status` and
-// `members`, and of the node-to-node state request behind the matrix.
 
 // State is how far one node is with one announcement.
 type State string
@@ -46,6 +49,22 @@ type NodeState struct {
 	Away  bool      `json:"away,omitempty"` // it has died: counted, and not waited for
 	Since time.Time `json:"since,omitzero"` // since when it is away
 }
+
+// Source is where bytes of an image came from: a peer, by its name, LocalSource or
+// OtherSources.
+type Source struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"` // of chunks as stored
+}
+
+// The names in a Source that are not a peer's.
+const (
+	// LocalSource is the name of what was not fetched because this host had it.
+	LocalSource = "local"
+	// OtherSources is the name of all peers together that gave less than those that are
+	// named.
+	OtherSources = "others"
+)
 
 // ImageState is one row of the matrix: an announcement and its convergence.
 type ImageState struct {
@@ -115,12 +134,12 @@ type Status struct {
 	Containerd ContainerdStatus `json:"containerd"`
 	Join       JoinStatus       `json:"join"`
 	// Conflicts are hosts that cannot be told apart: they have one name or one identity.
-	Conflicts []gossip.Conflict `json:"conflicts,omitempty"`
-	Members   int               `json:"members"` // alive, this node among them
-	Converged bool              `json:"converged"`
-	Images    ImageCount        `json:"images"`
-	Transfers []Transfer        `json:"transfers"`
-	Disk      DiskStatus        `json:"disk"`
+	Conflicts []Conflict `json:"conflicts,omitempty"`
+	Members   int        `json:"members"` // alive, this node among them
+	Converged bool       `json:"converged"`
+	Images    ImageCount `json:"images"`
+	Transfers []Transfer `json:"transfers"`
+	Disk      DiskStatus `json:"disk"`
 }
 
 // ContainerdStatus is the health of this host's containerd.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"seeder/p2p/report"
 )
 
 // TestReportIsBounded: a report that fits its bound in bytes takes no multiple of it
@@ -35,7 +37,7 @@ func TestReportIsBounded(t *testing.T) { // not parallel: it counts the process'
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, want %q", name, err, c.err)
 		}
-		if name == "not asked" && (len(ans.images) != 1 || ans.images["r7"].State != Ready) {
+		if name == "not asked" && (len(ans.images) != 1 || ans.images["r7"].State != report.Ready) {
 			t.Errorf("%d images are kept, want the one", len(ans.images))
 		}
 		if got := int64(after.HeapAlloc) - int64(before.HeapAlloc); got > 1<<20 {

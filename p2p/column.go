@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"seeder/internal/text"
+	"seeder/p2p/report"
 )
 
 const (
@@ -27,29 +28,29 @@ const (
 	maxAnswersBytes = 128 << 20
 )
 
-// report is what one node says of itself: its column of the matrix.
-type report struct {
+// column is what one node says of itself: its column of the matrix.
+type column struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
-	Policy *Policy           `json:"policy,omitempty"` // where no image was asked for
-	Images []reportImage     `json:"images"`
+	Policy *report.Policy    `json:"policy,omitempty"` // where no image was asked for
+	Images []columnImage     `json:"images"`
 }
 
-type reportImage struct {
-	Reference  string `json:"ref"`
-	Digest     string `json:"digest"`
-	Version    uint64 `json:"version"`
-	State      State  `json:"state"`
-	DoneBytes  int64  `json:"done_bytes"`
-	TotalBytes int64  `json:"total_bytes"`
-	Reason     string `json:"reason"`
+type columnImage struct {
+	Reference  string       `json:"ref"`
+	Digest     string       `json:"digest"`
+	Version    uint64       `json:"version"`
+	State      report.State `json:"state"`
+	DoneBytes  int64        `json:"done_bytes"`
+	TotalBytes int64        `json:"total_bytes"`
+	Reason     string       `json:"reason"`
 
-	RateBytesPerSecond int64    `json:"rate_bytes_per_second,omitempty"`
-	Sources            []Source `json:"sources,omitempty"`
-	WireBytes          int64    `json:"wire_bytes,omitempty"`
-	SentBytes          int64    `json:"sent_bytes,omitempty"`
-	FreedBytes         int64    `json:"freed_bytes,omitempty"`
-	Blocked            string   `json:"blocked,omitempty"`
+	RateBytesPerSecond int64           `json:"rate_bytes_per_second,omitempty"`
+	Sources            []report.Source `json:"sources,omitempty"`
+	WireBytes          int64           `json:"wire_bytes,omitempty"`
+	SentBytes          int64           `json:"sent_bytes,omitempty"`
+	FreedBytes         int64           `json:"freed_bytes,omitempty"`
+	Blocked            string          `json:"blocked,omitempty"`
 
 	// Refused: this host does not take that announcement. It may hold an earlier one of
 	// the reference, of which there is another entry.
@@ -63,10 +64,10 @@ type answer struct {
 	since  time.Time
 	err    error
 	labels map[string]string
-	policy *Policy
-	images map[string]reportImage
+	policy *report.Policy
+	images map[string]columnImage
 	// refused are announcements that the member does not take, by reference.
-	refused map[string]reportImage
+	refused map[string]columnImage
 	says    string // the name that it has for itself
 }
 
@@ -100,7 +101,7 @@ func (m *meter) Read(p []byte) (int, error) {
 // decodeReport reads another node's answer entry by entry and keeps of it what was
 // asked for. name is the one that gossip knows.
 func decodeReport(r io.Reader, name string, asked func(ref string) bool, total *atomic.Int64) (answer, error) {
-	ans := answer{name: name, images: map[string]reportImage{}, refused: map[string]reportImage{}, labels: map[string]string{}}
+	ans := answer{name: name, images: map[string]columnImage{}, refused: map[string]columnImage{}, labels: map[string]string{}}
 	m := &meter{r: r, entry: maxEntryBytes, total: total}
 	d := json.NewDecoder(m)
 	if err := open(d, '{'); err != nil {
@@ -120,9 +121,9 @@ func decodeReport(r io.Reader, name string, asked func(ref string) bool, total *
 			err = d.Decode(&labels)
 			ans.readLabels(labels)
 		case "policy":
-			var p Policy
+			var p report.Policy
 			err = d.Decode(&p)
-			p = p.bounded()
+			p = boundedPolicy(p)
 			ans.policy = &p
 		case "images":
 			err = ans.readImages(d, m, asked)
@@ -161,7 +162,7 @@ func (ans *answer) readImages(d *json.Decoder, m *meter, asked func(ref string) 
 			return fmt.Errorf("more than %d images", maxReported)
 		}
 		m.entry = maxEntryBytes
-		var img reportImage
+		var img columnImage
 		if err := d.Decode(&img); err != nil {
 			return err
 		}
@@ -183,11 +184,11 @@ func (ans *answer) readLabels(labels map[string]string) {
 }
 
 // take bounds what a report says of an image.
-func (ans *answer) take(img reportImage) {
+func (ans *answer) take(img columnImage) {
 	switch img.State {
-	case Waiting, Fetching, Importing, Ready, Failed, Excluded:
+	case report.Waiting, report.Fetching, report.Importing, report.Ready, report.Failed, report.Excluded:
 	default:
-		img.State, img.Reason = Waiting, "unknown state"
+		img.State, img.Reason = report.Waiting, "unknown state"
 	}
 	img.Reason, img.Blocked = text.Clean(img.Reason, maxReasonBytes), text.Clean(img.Blocked, maxReasonBytes)
 	img.TotalBytes = max(img.TotalBytes, 0)
@@ -203,8 +204,8 @@ func (ans *answer) take(img reportImage) {
 }
 
 // answerOf is this node's own column.
-func answerOf(r report) answer {
-	ans := answer{name: r.Name, images: make(map[string]reportImage, len(r.Images)), refused: map[string]reportImage{}, labels: map[string]string{}}
+func answerOf(r column) answer {
+	ans := answer{name: r.Name, images: make(map[string]columnImage, len(r.Images)), refused: map[string]columnImage{}, labels: map[string]string{}}
 	ans.readLabels(r.Labels)
 	ans.policy = r.Policy
 	for _, img := range r.Images {

@@ -1,0 +1,24 @@
+package report
+
+import "time"
+
+// Counts is how a node is, in numbers: what its gauges show. To get it asks nobody
+// and takes a fraction of a millisecond with 1,000 images.
+type Counts struct {
+	// Images counts the announced images by their state on this node, each state
+	// but Unreachable. Excluded are those that this node is not meant to hold.
+	Images map[State]int
+	// UnconvergedSince is since when that image is not ready which has not been for
+	// the longest; zero: all are. A newer announcement of it does not begin anew.
+	UnconvergedSince time.Time
+	// LackingBytes is the most that the disk lacks for one of the images that wait
+	// for room; 0: none does.
+	LackingBytes int64
+
+	Announced, Withdrawn int       // records of the catalog
+	LastAnnouncedAt      time.Time // by the clock of the announcer; zero: never
+
+	Uploads      int  // chunks on their way out
+	ContainerdUp bool // answered when it was last asked
+	Alone        bool // there are hosts to join, and none could be
+}
