@@ -96,7 +96,7 @@ func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("does not answer on %s: %w", addr, err)
+		err = fmt.Errorf("is alive, but does not answer on %s: %w", addr, err)
 	}
 	for _, name := range names {
 		switch {

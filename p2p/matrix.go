@@ -191,8 +191,19 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 
 // AskMembers lists the cluster with the labels that the members have now.
 func (n *Node) AskMembers(ctx context.Context) report.Members {
-	n.ask(ctx, []string{noImage}) // no image: the labels are enough
-	return n.Members()
+	silent := map[string]error{}
+	for _, a := range n.ask(ctx, []string{noImage}) { // no image: the labels are enough
+		if a.err != nil && !a.away {
+			silent[a.name] = a.err
+		}
+	}
+	out := n.Members()
+	for i, m := range out.Members {
+		if err := silent[m.Name]; err != nil && m.Reason == "" {
+			out.Members[i].Reason = err.Error()
+		}
+	}
+	return out
 }
 
 // Members lists the cluster. Nobody is asked.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"seeder/internal/pattern"
+	"seeder/internal/reserve"
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
 	"seeder/p2p/netaddr"
@@ -364,7 +365,11 @@ func (n *Node) dialer() func(ctx context.Context, network, addr string) (net.Con
 // serve answers on the transfer port, once everything that answers is there.
 func (n *Node) serve(ctx context.Context) error {
 	n.group.Go(func() error {
-		if err := n.server.Serve(n.listener); err != nil && ctx.Err() == nil {
+		l := n.listener
+		if n.cfg.Network == nil { // who connects while there is no descriptor is not left waiting
+			l = reserve.Listen(l, nil)
+		}
+		if err := n.server.Serve(l); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("serve the transfer port: %w", err)
 		}
 		return nil

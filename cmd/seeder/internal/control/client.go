@@ -27,7 +27,17 @@ const maxAnswerBytes = 2 << 30
 type Client struct {
 	Socket string
 	http   *http.Client
+	// patience is how long the daemon may be silent before it is asked whether it is
+	// there, and how long that answer may take. answer bounds everything but streams.
+	patience, answer time.Duration
 }
+
+const (
+	// defaultPatience makes a command end within ten seconds where the daemon hangs.
+	defaultPatience = 5 * time.Second
+	// defaultAnswer is far above the bound of the longest question, that of doctor.
+	defaultAnswer = 2 * time.Minute
+)
 
 // NewClient finds the daemon's socket: --socket, else the configuration's.
 func NewClient(env *cli.Env) (*Client, error) {
@@ -45,7 +55,7 @@ func NewClient(env *cli.Env) (*Client, error) {
 // Dial returns a client of the daemon at socket; it connects at each request.
 func Dial(socket string) *Client {
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	return &Client{Socket: socket, http: &http.Client{Transport: &http.Transport{
+	return &Client{Socket: socket, patience: defaultPatience, answer: defaultAnswer, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
@@ -56,6 +66,8 @@ func Dial(socket string) *Client {
 
 // Get reads one JSON document into out.
 func (c *Client) Get(ctx context.Context, path string, query url.Values, out any) error {
+	ctx, cancel := c.bounded(ctx, path)
+	defer cancel()
 	return c.do(ctx, http.MethodGet, path, query, nil, func(body io.Reader) error {
 		return json.NewDecoder(body).Decode(out)
 	})
@@ -64,6 +76,8 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, out any
 // Post asks for something to be done and reads what came of it into out, unless
 // that is nil.
 func (c *Client) Post(ctx context.Context, path string, query url.Values, out any) error {
+	ctx, cancel := c.bounded(ctx, path)
+	defer cancel()
 	return c.do(ctx, http.MethodPost, path, query, nil, func(body io.Reader) error {
 		if out == nil {
 			return nil
@@ -88,6 +102,8 @@ func (c *Client) Stream(ctx context.Context, method, path string, query url.Valu
 			case EventDone:
 				fn(e)
 				return nil
+			case eventAlive:
+				continue
 			}
 			fn(e)
 		}
@@ -95,17 +111,22 @@ func (c *Client) Stream(ctx context.Context, method, path string, query url.Valu
 }
 
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(io.Reader) error) error {
+	ctx, g := c.guard(ctx)
+	defer g.end()
 	u := url.URL{Scheme: "http", Host: "seeder", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)
+	}
+	if req.Body != nil {
+		req.Body = g.reader(sent(ctx, req.Body))
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return c.explain(ctx, err)
 	}
 	defer resp.Body.Close()
-	answer := io.LimitReader(resp.Body, maxAnswerBytes)
+	answer := io.LimitReader(g.reader(resp.Body), maxAnswerBytes)
 	if resp.StatusCode != http.StatusOK {
 		return refused(resp.StatusCode, answer)
 	}

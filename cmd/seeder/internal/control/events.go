@@ -27,6 +27,7 @@ const (
 	EventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
 	EventDone      = "done"      // the command is done
 	EventError     = "error"     // error, code: the command failed
+	eventAlive     = "alive"     // nothing has happened for a while, and the daemon is there; no command shows it
 )
 
 // Event is one line of the output of announce and wait with -o json, and of what

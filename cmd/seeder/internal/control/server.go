@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -83,6 +84,7 @@ type configReloader interface {
 
 // Server serves the commands of this host on a unix socket:
 //
+//	GET  /v1/ping                                      nothing: the daemon answers
 //	GET  /v1/status | /v1/members | /v1/images?ref=…   one JSON document
 //	GET  /v1/local?ref=…                               what containerd has under ref
 //	GET  /v1/references                                names for shells to complete
@@ -129,6 +131,7 @@ func (c *Server) Open() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
+	c.group.Go(func() error { return c.beat(ctx) })
 	c.server = &http.Server{
 		Handler:           c.routes(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -137,7 +140,7 @@ func (c *Server) Open() error {
 		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
 	}
 	c.group.Go(func() error {
-		if err := c.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := c.server.Serve(c.listener(l)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve api.socket %s: %w", c.path, err)
 		}
 		return nil
@@ -202,6 +205,7 @@ type Judged struct {
 
 func (c *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ping", func(w http.ResponseWriter, _ *http.Request) { c.answer(w, struct{}{}, nil) })
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		s := c.cluster.Status(r.Context())
 		c.answer(w, Judged{s, verdict.Decide(verdict.Input{Status: s, Members: c.cluster.Members().Members})}, nil)
@@ -421,17 +425,41 @@ func refusal(err error) (status, code int) {
 
 // stream writes events as they come.
 type stream struct {
+	mu    sync.Mutex
 	enc   *json.Encoder
 	flush func() error
+	quit  chan struct{} // ends the heartbeat
+	beats sync.WaitGroup
 }
 
 func newStream(w http.ResponseWriter) *stream {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	return &stream{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
+	s := &stream{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush, quit: make(chan struct{})}
+	s.beats.Go(s.heartbeat)
+	return s
+}
+
+// heartbeat tells the command every few seconds that the daemon is there, also while
+// there is nothing to tell, until end.
+func (s *stream) heartbeat() {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-tick.C:
+			if s.emit(Event{Event: eventAlive}) != nil {
+				return // nobody listens: the next event tells
+			}
+		}
+	}
 }
 
 func (s *stream) emit(e Event) error {
 	e.Time = time.Now().UTC()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.enc.Encode(e); err != nil {
 		return err
 	}
@@ -441,6 +469,8 @@ func (s *stream) emit(e Event) error {
 // end is the last event. Whether it arrives is up to the client, which may have
 // gone for good reason.
 func (s *stream) end(err error) {
+	close(s.quit)
+	s.beats.Wait()
 	last := Event{Event: EventDone}
 	switch {
 	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
