@@ -166,6 +166,9 @@ func CheckAddresses(ctx context.Context, l *config.Loaded, a *addressing) error 
 			p.Add(b.key, b.value, "no interface of this host has that address; it has %s", s)
 		}
 	}
+	if addr, err := netip.ParseAddr(l.Transfer.Advertise); err == nil && !s.Has(addr) {
+		p.Add("transfer.advertise", l.Transfer.Advertise, "no interface of this host has that address; it has %s; where another host forwards the port to this one, name the port as well", s)
+	}
 	for _, join := range l.Gossip.Join {
 		addr, err := config.AdvertisedAddr(join)
 		if config.IsLoopback(l.Gossip.Bind) && err == nil && !addr.IsLoopback() {

@@ -133,4 +133,17 @@ func TestCheckAddresses(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
 	}
+	for advertise, want := range map[string]string{
+		"":                 "",
+		"192.168.50.11":    "",
+		"5.161.10.11:7951": "",
+		"10.123.0.9":       `transfer.advertise: "10.123.0.9": no interface of this host has that address`,
+	} {
+		l := config.Loaded{Config: config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}, Transfer: config.Transfer{Bind: "0.0.0.0:7951", Advertise: advertise}}}
+		a := NewAddressing(l.Config, t.TempDir())
+		a.read = oneLAN
+		if err := CheckAddresses(t.Context(), &l, a); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("transfer.advertise %q: %v, want %q", advertise, err, want)
+		}
+	}
 }
