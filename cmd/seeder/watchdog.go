@@ -22,12 +22,25 @@ import (
 // come free. What a restart does not mend counts for nothing: containerd that is away
 // or hangs, members that are silent, images that fail, a full disk. A node waits for
 // these and says so.
+//
+// WatchdogSec is three minutes, so that a machine that stands still for one or two (an
+// overloaded virtual machine, a disk that hangs) kills no healthy daemon. A daemon that
+// runs and fails its checks does not wait for that: it has itself ended after stuckFor.
 type watchdog struct {
-	every time.Duration // a third of WatchdogSec: one or two failures are forgiven
-	check func(ctx context.Context) error
-	feed  func()
-	log   *slog.Logger
+	every   time.Duration
+	check   func(ctx context.Context) error
+	feed    func()
+	trigger func() // has systemd end the daemon as if WatchdogSec were over
+	log     *slog.Logger
 }
+
+const (
+	// checkEvery is how often the daemon is checked where WatchdogSec allows for more.
+	checkEvery = 20 * time.Second
+	// stuckFor is how long the checks fail before the daemon gives up: the time of
+	// checks that came on time, since a machine that stood still makes one fail.
+	stuckFor = time.Minute
+)
 
 // newWatchdog is nil where systemd expects nothing.
 func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog {
@@ -38,8 +51,9 @@ func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog 
 	if err != nil || limit == 0 {
 		return nil
 	}
-	return &watchdog{every: limit / 3, log: log, check: healthCheck(stuck, socket),
-		feed: func() { notify(log, daemon.SdNotifyWatchdog) }}
+	return &watchdog{every: min(limit/3, checkEvery), log: log, check: healthCheck(stuck, socket),
+		feed:    func() { notify(log, daemon.SdNotifyWatchdog) },
+		trigger: func() { notify(log, "WATCHDOG=trigger") }}
 }
 
 // healthCheck is what the daemon is asked.
@@ -61,7 +75,14 @@ func healthCheck(stuck func() error, socket string) func(context.Context) error 
 func (w *watchdog) run(ctx context.Context) {
 	tick := time.NewTicker(w.every)
 	defer tick.Stop()
+	var failing time.Duration // for how long, in checks that came on time
+	last := time.Now()
 	for {
+		now := time.Now()
+		if now.Sub(last) > 2*w.every {
+			failing = 0
+		}
+		last = now
 		checkCtx, cancel := context.WithTimeout(ctx, w.every)
 		err := w.check(checkCtx)
 		cancel()
@@ -70,7 +91,11 @@ func (w *watchdog) run(ctx context.Context) {
 			return
 		case err != nil:
 			w.log.Error("the health check fails; unless that ends systemd restarts the daemon", "err", err)
+			if failing += w.every; failing > stuckFor {
+				w.trigger()
+			}
 		default:
+			failing = 0
 			w.feed()
 		}
 		select {

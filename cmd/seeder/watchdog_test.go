@@ -22,12 +22,12 @@ import (
 // hangs; it goes on after either.
 func TestWatchdog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var fed atomic.Int32
+		var fed, triggered atomic.Int32
 		var check atomic.Pointer[func(context.Context) error]
 		set := func(f func(context.Context) error) { check.Store(&f) }
 		healthy := func(context.Context) error { return nil }
 		set(healthy)
-		w := &watchdog{every: 20 * time.Second, log: slog.New(slog.DiscardHandler), feed: func() { fed.Add(1) },
+		w := &watchdog{every: 20 * time.Second, log: slog.New(slog.DiscardHandler), feed: func() { fed.Add(1) }, trigger: func() { triggered.Add(1) },
 			check: func(ctx context.Context) error { return (*check.Load())(ctx) }}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -45,8 +45,29 @@ func TestWatchdog(t *testing.T) {
 			t.Errorf("fed %d times at the start, want once", fed.Load())
 		}
 		within("healthy", 6)
+		failures := 3
+		set(func(context.Context) error { // for a minute, as after the machine stood still
+			if failures--; failures >= 0 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		within("for a minute", 3)
+		if n := triggered.Load(); n != 0 {
+			t.Errorf("ended %d times for failures of a minute", n)
+		}
+		set(func(context.Context) error { time.Sleep(50 * time.Second); return errors.New("late") })
+		within("standing still", 0)
+		if n := triggered.Load(); n != 0 {
+			t.Errorf("ended %d times for checks that came late", n)
+		}
+		set(healthy)
+		time.Sleep(time.Minute)
 		set(func(context.Context) error { return errors.New("the loop is stuck") })
 		within("broken", 0)
+		if triggered.Load() == 0 {
+			t.Error("a daemon that fails its checks is not ended")
+		}
 		set(healthy)
 		within("mended", 6)
 		set(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
