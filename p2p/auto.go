@@ -57,7 +57,7 @@ func (a *auto) drain() { a.jobs.Wait() }
 // announceNew announces those of the images of this host that a pattern of
 // images.auto names and that the cluster does not know.
 func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
-	if !l.n.autoOn() || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
+	if !l.n.cfg.autoOn() || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
 		return
 	}
 	if !l.n.mayAnnounce(l.n.identity.ID()) {
@@ -142,7 +142,7 @@ func (n *Node) isVersion(a catalog.Announcement, target digest.Digest) bool {
 }
 
 // autoOn reports whether this node announces anything by itself.
-func (n *Node) autoOn() bool { return len(n.cfg.Auto) > 0 || n.cfg.AutoLocal }
+func (c *Config) autoOn() bool { return len(c.Auto) > 0 || c.AutoLocal }
 
 // announcesItself reports whether images.auto names ref.
 func (n *Node) announcesItself(ctx context.Context, ref string) bool {

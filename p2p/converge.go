@@ -127,7 +127,7 @@ func (n *Node) converge(ctx context.Context) {
 // compareStore marks the references whose image record is not at the target, or
 // whose content is gone.
 func (l *loop) compareStore(ctx context.Context) {
-	if len(l.tasks) == 0 && !l.n.autoOn() {
+	if len(l.tasks) == 0 && !l.n.cfg.autoOn() {
 		return
 	}
 	defer func(begun time.Time) { l.took = time.Since(begun) }(time.Now())
@@ -220,7 +220,7 @@ func (l *loop) pass(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	wait := tick
-	if early := l.auto.since.Add(autoDelay).Sub(now); early > 0 && l.n.autoOn() {
+	if early := l.auto.since.Add(autoDelay).Sub(now); early > 0 && l.n.cfg.autoOn() {
 		wait = min(wait, early) // what is here already is looked at then
 	}
 	seen := make(map[string]bool)
@@ -547,10 +547,4 @@ func (n *Node) check(ctx context.Context, rec catalog.Record) (ready bool, reaso
 		n.cells.update(a.Reference, func(c *cell) { c.looked = begun })
 	}
 	return ready, reason, nil
-}
-
-// Announced reports whether ref is announced now.
-func (n *Node) Announced(ref string) bool {
-	rec, ok := n.catalog.Get(ref)
-	return ok && !rec.Announcement().Withdrawn
 }

@@ -239,13 +239,13 @@ func (n *Node) Forget(name string) error {
 	return nil
 }
 
-// joinStatus is how this node is with its cluster.
-func (n *Node) joinStatus() report.JoinStatus {
-	joined, err := n.gossip.Status()
+// joinStatus is how the node of g is with its cluster.
+func joinStatus(g *gossip.Gossip) report.JoinStatus {
+	joined, err := g.Status()
 	if joined || err == nil {
 		return report.JoinStatus{OK: true}
 	}
-	return report.JoinStatus{Refused: errors.Is(err, trust.ErrSecretsDiffer), Reason: err.Error(), Since: n.gossip.FailedSince()}
+	return report.JoinStatus{Refused: errors.Is(err, trust.ErrSecretsDiffer), Reason: err.Error(), Since: g.FailedSince()}
 }
 
 // conflicts are the pairs of hosts that cannot be told apart.
@@ -288,7 +288,7 @@ func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
 func (n *Node) Status(context.Context) report.Status {
 	s := report.Status{
 		Node: n.cfg.Name, ID: string(n.identity.ID()), Version: n.cfg.Version,
-		Containerd: n.health.status(), Join: n.joinStatus(), Conflicts: n.conflicts(), Members: len(n.gossip.Alive()), Converged: true,
+		Containerd: n.health.status(), Join: joinStatus(n.gossip), Conflicts: n.conflicts(), Members: len(n.gossip.Alive()), Converged: true,
 		Transfers: []report.Transfer{}, Disk: n.diskStatus(),
 	}
 	for _, img := range n.column(nil).Images {

@@ -120,7 +120,7 @@ func TestReadiness(t *testing.T) {
 	answers := func(want ...string) {
 		t.Helper()
 		eventually(t, 30*time.Second, fmt.Sprintf("/readyz says %q", want), func() error {
-			out, err := h.in(t.Context(), "sh", "-c", `printf 'GET /readyz HTTP/1.0\r\n\r\n' | busybox nc 127.0.0.1 7952`).Output()
+			out, err := h.in(t.Context(), "sh", "-c", `printf 'GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n' | busybox nc 127.0.0.1 7952`).Output()
 			for _, w := range want {
 				if !strings.Contains(string(out), w) {
 					return fmt.Errorf("%q %v", out, err)
@@ -131,7 +131,7 @@ func TestReadiness(t *testing.T) {
 	}
 	answers("200 OK", "\r\n\r\nok\n")
 	h.containerd.stop(t, syscall.SIGKILL)
-	answers("503", "waiting for containerd: ")
+	answers("503", "this host waits for containerd: ")
 	h.startContainerd()
 	answers("200 OK", "\r\n\r\nok\n")
 	if got := h.metric("seeder_containerd_up"); got != 1 {

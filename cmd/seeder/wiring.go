@@ -177,7 +177,7 @@ func (w *wired) resolve(o control.Order) (ref string, at digest.Digest, err erro
 		return o.Ref, at, err
 	}
 	repo, _, isDigest := strings.Cut(o.Ref, "@")
-	if isDigest && w.node.Announced(repo+":latest") {
+	if _, ok := w.node.Standing(repo + ":latest"); isDigest && ok {
 		return repo + ":latest", o.At, nil
 	}
 	return o.Ref, o.At, nil
