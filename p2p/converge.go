@@ -285,6 +285,9 @@ func (l *loop) step(ctx context.Context, t *task, a catalog.Announcement, now ti
 	rec := t.rec
 	l.n.group.Go(func() error {
 		err := l.n.work(jobCtx, l, rec)
+		if err != nil && jobCtx.Err() == nil && l.n.health.down() == "" {
+			l.n.askHealth(jobCtx) // one cause is said once: it may be that containerd went
+		}
 		cancel(nil)
 		l.n.results <- jobDone{rec: rec, err: err}
 		return nil

@@ -21,6 +21,7 @@ type healthState struct {
 	mu        sync.Mutex
 	last      report.ContainerdStatus
 	asked     bool
+	slow      atomic.Bool // has not answered the last question in time
 	recovered atomic.Bool // came back since the converge loop last looked
 }
 
@@ -89,6 +90,12 @@ func (n *Node) askHealth(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	if err != nil && askCtx.Err() != nil && n.health.slow.CompareAndSwap(false, true) && n.health.status().OK {
+		return // it is busy; the next question tells whether it hangs
+	}
+	if err == nil {
+		n.health.slow.Store(false)
+	}
 	s := report.ContainerdStatus{Address: address, Version: version, OK: err == nil}
 	if err != nil {
 		s.Reason = err.Error()
@@ -146,7 +153,9 @@ func (n *Node) tidy(ctx context.Context) {
 	defer cancel()
 	seeds, targets := n.announced()
 	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
-		n.log.Warn("cannot remove what is not needed any more", "err", err)
+		if n.askHealth(ctx); n.health.down() == "" {
+			n.log.Warn("cannot remove what is not needed any more", "err", err)
+		}
 	}
 }
 
