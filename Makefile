@@ -133,6 +133,12 @@ soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
 attack: build containerds ## attacks on a daemon in network namespaces, in full size, with a table; needs root
 	ATTACK=full go test -count=1 -v -timeout 10m -run '^TestAttack$$' ./test
 
+.PHONY: producers
+producers: build containerds ## what podman, buildah, skopeo, umoci, Docker, crane and ko write, announced and run; a table
+	test/install.sh buildah skopeo umoci bzip2
+	cd test/tools/producers && CGO_ENABLED=0 go build -trimpath -o ../../../bin/producers/ tool
+	PRODUCERS=1 go test -count=1 -v -timeout 30m -run '^TestProducers$$' ./test
+
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
