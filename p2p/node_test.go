@@ -368,15 +368,23 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// What the kubelet pulls from a registry under an announced name is nobody's new build.
-func TestFollowsNoPull(t *testing.T) {
-	t.Parallel()
-	nodes := cluster(t, 2)
+// following are two nodes that follow what they have announced.
+func following(t *testing.T) []*testNode {
+	t.Helper()
+	secret := trust.GenerateSecret()
+	a := newTestNode(t, "n0", secret, nil)
+	nodes := []*testNode{a, newTestNode(t, "n1", secret, []string{a.addr})}
 	for _, nd := range nodes {
-		nd.close(t)
 		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
 		nd.open(t)
 	}
+	return nodes
+}
+
+// What the kubelet pulls from a registry under an announced name is nobody's new build.
+func TestFollowsNoPull(t *testing.T) {
+	t.Parallel()
+	nodes := following(t)
 	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nodes[0], first)
 	for _, nd := range nodes {
@@ -402,12 +410,7 @@ func TestFollowsNoPull(t *testing.T) {
 // Nothing but what is announced stays pinned on the host where the builds are imported.
 func TestReleasesEarlierBuilds(t *testing.T) {
 	t.Parallel()
-	nodes := cluster(t, 2)
-	for _, nd := range nodes {
-		nd.close(t)
-		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
-		nd.open(t)
-	}
+	nodes := following(t)
 	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<18), 256<<10))
 	for i := range uint64(3) {
 		next := nodes[0].store.Add(testRef, blob(2+i, 1<<18), 256<<10)
