@@ -131,9 +131,9 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 			return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
 		}
 	}
-	n.unkept.Store(true)
-	n.pinned.Store(true)
 	changed, err := n.catalog.Merge(rec)
+	n.unkept.Store(true) // only now: who looks before sees the catalog of before
+	n.pinned.Store(true)
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
 	}
