@@ -48,7 +48,7 @@ cluster: ## whole nodes in virtual time, up to 200, without the race detector, w
 
 .PHONY: dst dst-short
 dst: ## real nodes in virtual time under 10,000 faults: DST_SEED (random), DST_COURSES, DST_ROUNDS; DST_COURSE runs one course again
-	DST_SEED=$${DST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} DST_COURSES=$${DST_COURSES:-40} DST_ROUNDS=$${DST_ROUNDS:-8} \
+	DST_SEED=$${DST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} DST_COURSES=$${DST_COURSES:-26} DST_ROUNDS=$${DST_ROUNDS:-6} \
 		go test -count=1 -v -timeout 3h -run '^TestSimulation$$' ./test/dst
 
 dst-short: ## the same for a fixed seed and a fresh one, which is printed

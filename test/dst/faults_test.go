@@ -222,6 +222,12 @@ func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 			_ = flip(path, e.Arg+i)
 		}
 	}
+	for ref, rec := range m.last { // a withdrawal that nobody else has is lost, too
+		known := func(o *machine) bool { return o.last[ref].Hash() == rec.Hash() }
+		if c.graves[ref].Hash() == rec.Hash() && !slices.ContainsFunc(others(c, m), known) {
+			delete(c.graves, ref)
+		}
+	}
 	m.last = map[string]catalog.Record{}
 	for ref, d := range have {
 		m.put(ref, d)
