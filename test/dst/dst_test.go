@@ -48,7 +48,7 @@ const (
 // TestSimulation runs courses, each in a process of its own. Without a seed these are
 // two short ones: of a fixed seed, and of a fresh one, which is printed.
 func TestSimulation(t *testing.T) {
-	rounds := number(t, envRounds, 2)
+	rounds := number(t, envRounds, 4)
 	var seeds []uint64
 	if s := os.Getenv(envSeed); s != "" {
 		first := uint64(number(t, envSeed, 0))
