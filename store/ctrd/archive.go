@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -256,6 +257,10 @@ func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 		return fmt.Errorf("%w: it is cut off, so make it once more", ErrNotArchive)
 	case s.refusal() != nil:
 		return fmt.Errorf("%w: %w", ErrNotArchive, s.refusal())
+	case errors.Is(err, reference.ErrNameContainsUppercase), strings.Contains(err.Error(), "must be lowercase"):
+		return fmt.Errorf("%w: a tag in its manifest.json has a repository with capitals; tag the image in lower case and save it again", ErrNotArchive)
+	case errors.Is(err, reference.ErrReferenceInvalidFormat), errors.Is(err, reference.ErrTagInvalidFormat):
+		return fmt.Errorf("%w: a tag in its manifest.json is not an image reference (the form is NAME[:TAG], a tag of at most 128 characters); tag the image anew and save it again", ErrNotArchive)
 	case errors.As(err, &syntax), errors.As(err, &types):
 		return fmt.Errorf("%w: its manifest.json or oci-layout is not what docker save or an OCI layout has there", ErrNotArchive)
 	case strings.HasPrefix(err.Error(), "unrecognized image format"):

@@ -17,6 +17,9 @@ func FuzzImportArchive(f *testing.F) {
 	f.Add(img.DockerArchive(f), "docker.io/library/fuzz:1")
 	f.Add(img.OCIArchive(f, img.Manifests[0].Layers[0].Digest), "")
 	f.Add([]byte("no archive"), "")
+	for _, p := range storetest.Corpus(f) {
+		f.Add(p.Archive, p.Ref)
+	}
 	// In memory where there is such a place: containerd's metadata is synced with each
 	// change.
 	root, err := os.MkdirTemp("/dev/shm", "seeder-fuzz-")
