@@ -55,9 +55,9 @@ func TestSeedIndexCut(t *testing.T) {
 	})
 }
 
-// TestKeepMendsASeedIndex: announcing again mends an index that is damaged, for it
+// TestKeepFixesASeedIndex: announcing again fixes an index that is damaged, for it
 // may be the only one.
-func TestKeepMendsASeedIndex(t *testing.T) {
+func TestKeepFixesASeedIndex(t *testing.T) {
 	t.Parallel()
 	index := []byte("index")
 	d := digest.FromBytes(index)

@@ -14,7 +14,7 @@ import (
 	"seeder/p2p/report"
 )
 
-// TestBehindItsBack: what others do to the images of a host is noticed and mended
+// TestBehindItsBack: what others do to the images of a host is noticed and fixed
 // without a command, on the host that announced them too.
 func TestBehindItsBack(t *testing.T) {
 	t.Parallel()
@@ -50,21 +50,21 @@ func TestBehindItsBack(t *testing.T) {
 	b.containerd.stop(t, syscall.SIGKILL)
 	b.sh("rm -rf " + containerdRoot + "/*")
 	b.startContainerd()
-	b.mended("containerd's root was wiped")
+	b.fixed("containerd's root was wiped")
 }
 
-// broken does harm and waits until it is mended.
+// broken does harm and waits until it is fixed.
 func (h *host) broken(what string, do func()) {
 	h.t.Helper()
 	do()
-	h.mended(what)
+	h.fixed(what)
 }
 
-// mended waits until the image is whole, unpacked and known to CRI again.
-func (h *host) mended(after string) {
+// fixed waits until the image is whole, unpacked and known to CRI again.
+func (h *host) fixed(after string) {
 	h.t.Helper()
 	begun := time.Now()
-	eventually(h.t, 60*time.Second, "mended on "+h.name+" after "+after, func() error {
+	eventually(h.t, 60*time.Second, "fixed on "+h.name+" after "+after, func() error {
 		out, err := h.ctrCmd("images", "check", "name=="+full).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "complete") || !strings.Contains(string(out), "true") {
 			return fmt.Errorf("%s %w", out, errors.Join(err))
@@ -78,7 +78,7 @@ func (h *host) mended(after string) {
 		}
 		return nil
 	})
-	h.t.Logf("%s: mended %v after %s", h.name, time.Since(begun).Round(10*time.Millisecond), after)
+	h.t.Logf("%s: fixed %v after %s", h.name, time.Since(begun).Round(10*time.Millisecond), after)
 	h.ready("hello")
 	h.named()
 	h.wantLeases() // an import holds one until it is done, and another one may have begun since

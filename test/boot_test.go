@@ -359,7 +359,7 @@ func (m *machine) dropIn(name, setting string) {
 }
 
 // crashLoop: a daemon that ends at once is started as often as it takes, and comes up
-// by itself when what kept it from that is mended.
+// by itself when what kept it from that is fixed.
 func (b *booted) crashLoop() {
 	m := b.b
 	m.dropIn("fast", "RestartSec=100ms") // so that it need not take minutes

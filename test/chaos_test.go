@@ -92,7 +92,7 @@ var faults = []fault{
 		h.breakData()
 		return func() {
 			c.killSeeder(h)
-			h.mendData()
+			h.fixData()
 			c.startSeeder(h)
 		}
 	}},

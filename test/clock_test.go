@@ -58,7 +58,7 @@ func init() {
 		t.Fatal(err)
 	}
 	if strings.Count(string(b), now) != 1 {
-		t.Fatalf("%s: time.Now is not what this test changes; look at it and mend the test", source)
+		t.Fatalf("%s: time.Now is not what this test changes; look at it and fix the test", source)
 	}
 	dir := t.TempDir()
 	write := func(name, content string) string {

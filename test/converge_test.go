@@ -56,7 +56,7 @@ func TestHostDownDuringAnnounce(t *testing.T) {
 	t.Logf("the host that was cut off was ready %v after", time.Since(start).Round(time.Millisecond))
 }
 
-// TestRemovedImageComesBack: ctr images rm is mended without a command, and
+// TestRemovedImageComesBack: ctr images rm is fixed without a command, and
 // without the network where the bytes are still here.
 func TestRemovedImageComesBack(t *testing.T) {
 	n := cluster(t, newest, 2, "")

@@ -16,7 +16,7 @@ import (
 // checkup is `seeder doctor -o json`.
 type checkup struct {
 	OK     bool
-	Checks []struct{ Name, State, Subject, Detail, Mend string }
+	Checks []struct{ Name, State, Subject, Detail, Fix string }
 }
 
 // doctor runs it on the host with an environment; the exit code has to say what the
@@ -60,7 +60,7 @@ func (c checkup) wrong() []string {
 func (c checkup) String() string {
 	var b strings.Builder
 	for _, f := range c.Checks {
-		fmt.Fprintf(&b, "  %s %s %s: %s; mend: %s\n", f.State, f.Name, f.Subject, f.Detail, f.Mend)
+		fmt.Fprintf(&b, "  %s %s %s: %s; fix: %s\n", f.State, f.Name, f.Subject, f.Detail, f.Fix)
 	}
 	return b.String()
 }
@@ -85,7 +85,7 @@ func (c checkup) says(t *testing.T, name string, texts ...string) {
 	for _, f := range c.Checks {
 		all := f.Name == name
 		for _, text := range texts {
-			all = all && strings.Contains(f.Detail+" "+f.Mend, text)
+			all = all && strings.Contains(f.Detail+" "+f.Fix, text)
 		}
 		if all {
 			return

@@ -18,20 +18,20 @@ func (h *host) waitingPods(images ...string) (env []string) {
 	h.sh("mkdir -p /etc/standin /etc/rancher/k3s && touch /etc/rancher/k3s/k3s.yaml")
 	h.write("/etc/standin/pods.json", `{"apiVersion":"v1","items":[`+strings.Join(pods, ",")+`],"kind":"List"}`, 0o644)
 	h.write("/etc/standin/k3s", "#!/bin/sh\n[ \"$1 $2 $3\" = 'kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml' ] && exec cat /etc/standin/pods.json\nexit 9\n", 0o755)
-	// What the mends say is k3s's ctr is containerd's own.
+	// What the fixes say is k3s's ctr is containerd's own.
 	h.write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec ctr -a "+sockPath+" \"$@\"\n", 0o755)
 	return []string{"PATH=/etc/standin:" + h.bin + ":" + os.Getenv("PATH")}
 }
 
-// mendOf is what the finding about a pod says to do.
-func (c checkup) mendOf(t *testing.T, pod, detail string) string {
+// fixOf is what the finding about a pod says to do.
+func (c checkup) fixOf(t *testing.T, pod, detail string) string {
 	t.Helper()
 	for _, f := range c.Checks {
 		if f.Name == "pods" && f.Subject == pod {
 			if f.State != "problem" || !strings.Contains(f.Detail, detail) {
 				t.Errorf("%s: %+v, want %q", pod, f, detail)
 			}
-			return f.Mend
+			return f.Fix
 		}
 	}
 	t.Fatalf("nothing of %s:\n%s", pod, c)
@@ -39,7 +39,7 @@ func (c checkup) mendOf(t *testing.T, pod, detail string) string {
 }
 
 // TestDoctorPods: for each pod that waits, doctor says where its image is and which
-// command mends it; the commands are run as they are, and do.
+// command fixes it; the commands are run as they are, and do.
 func TestDoctorPods(t *testing.T) {
 	t.Parallel()
 	n := cluster(t, newest, 2, "")
@@ -52,10 +52,10 @@ func TestDoctorPods(t *testing.T) {
 	a.sh("ctr -a " + sockPath + " -n default images import " + archive("stray"))
 	env := a.waitingPods("near:1", "far:1", "stray:1", "none:1")
 	out := a.doctor(env...)
-	near := out.mendOf(t, "web/p0", "ErrImageNeverPull on h2: image near:1 is in this host's containerd and not announced")
-	far := out.mendOf(t, "web/p1", "image far:1 is on h2 and not announced")
-	stray := out.mendOf(t, "web/p2", "image stray:1 is in the namespace default of this host's containerd")
-	none := out.mendOf(t, "web/p3", "image none:1 is on no host that answers")
+	near := out.fixOf(t, "web/p0", "ErrImageNeverPull on h2: image near:1 is in this host's containerd and not announced")
+	far := out.fixOf(t, "web/p1", "image far:1 is on h2 and not announced")
+	stray := out.fixOf(t, "web/p2", "image stray:1 is in the namespace default of this host's containerd")
+	none := out.fixOf(t, "web/p3", "image none:1 is on no host that answers")
 	for got, want := range map[string]string{
 		near: "seeder announce near:1", far: "on h2: seeder announce far:1", none: "build or import it first",
 		stray: "k3s ctr -n default images export - docker.io/library/stray:1 | seeder announce --from - stray:1",
@@ -84,7 +84,7 @@ func TestDoctorPods(t *testing.T) {
 	shell(a, stray)
 	out = a.doctor(env...)
 	for _, pod := range []string{"web/p0", "web/p1", "web/p2"} {
-		out.mendOf(t, pod, "is announced, and ready there")
+		out.fixOf(t, pod, "is announced, and ready there")
 	}
 	for _, ref := range []string{"near", "far", "stray"} {
 		if got := b.runContainer("docker.io/library/" + ref + ":1"); got != ref {

@@ -71,14 +71,14 @@ func (h *host) empty(dir string) {
 }
 
 // breakData makes the file system of data_dir read-only under the daemon, as the
-// kernel does when the disk fails. mendData checks and mounts it again, with the
+// kernel does when the disk fails. fixData checks and mounts it again, with the
 // daemon not running.
 func (h *host) breakData() {
 	h.t.Helper()
 	h.sh("echo 1 > /sys/fs/ext4/$(busybox basename $(findmnt -no SOURCE " + dataDir + "))/trigger_fs_error; ! touch " + dataDir + "/x 2>/dev/null")
 }
 
-func (h *host) mendData() {
+func (h *host) fixData() {
 	h.t.Helper()
 	h.sh("umount " + dataDir)
 	// 1: errors were corrected.

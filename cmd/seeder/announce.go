@@ -199,14 +199,14 @@ func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announc
 	if s.None == "" || flags.yes {
 		return s.None, nil
 	}
-	const mend = "with --yes it is announced all the same, for nodes that get the labels later"
+	const fix = "with --yes it is announced all the same, for nodes that get the labels later"
 	if flags.from == engines.FromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
-		return "", cli.Usagef("%s; %s", s.None, mend)
+		return "", cli.Usagef("%s; %s", s.None, fix)
 	}
 	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", term.Clean(s.None))
 	answer, err := bufio.NewReader(io.LimitReader(env.Stdin, 100)).ReadString('\n')
 	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
-		return "", cli.Usagef("not announced; %s", mend)
+		return "", cli.Usagef("not announced; %s", fix)
 	}
 	return s.None, nil
 }

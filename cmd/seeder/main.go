@@ -13,7 +13,7 @@
 // table that `images` prints.
 //
 // Invariant: the exit code of every command is one of the five documented ones,
-// and whatever fails is said on standard error with its name, value and mend.
+// and whatever fails is said on standard error with its name, value and fix.
 package main
 
 import (

@@ -16,10 +16,10 @@ import (
 // a daemon that says nothing for WatchdogSec with SIGABRT, at which the Go runtime
 // prints every goroutine to the journal, and starts it again.
 //
-// What has to work is what a restart mends: the process gets to run; the loops of the
+// What has to work is what a restart fixes: the process gets to run; the loops of the
 // node come by; and over the control socket, as any command has it, the daemon
 // answers with its status, for which the locks of catalog, gossip and swarms must
-// come free. What a restart does not mend counts for nothing: containerd that is away
+// come free. What a restart does not fix counts for nothing: containerd that is away
 // or hangs, members that are silent, images that fail, a full disk. A node waits for
 // these and says so.
 //

@@ -69,7 +69,7 @@ func TestWatchdog(t *testing.T) {
 			t.Error("a daemon that fails its checks is not ended")
 		}
 		set(healthy)
-		within("mended", 6)
+		within("fixed", 6)
 		set(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		within("hanging", 0)
 		set(healthy)

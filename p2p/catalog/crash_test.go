@@ -188,7 +188,7 @@ func TestDamagedFile(t *testing.T) {
 		must(errors.Join(err, c.SetReached(all[7]), c.Close()))
 		c, log = opened(t, dir)
 		if len(c.All()) != 40 || log != "" {
-			t.Errorf("%s: %d records after it was mended, and it says\n%s", name, len(c.All()), log)
+			t.Errorf("%s: %d records after it was fixed, and it says\n%s", name, len(c.All()), log)
 		}
 		must(c.Close())
 		return damaged

@@ -372,7 +372,7 @@ func (e *engine) tell(now time.Time) {
 	f(p)
 }
 
-// reason says why nothing comes, and whose return would mend it.
+// reason says why nothing comes, and whose return would fix it.
 func (e *engine) reason(now time.Time) string {
 	if !slices.ContainsFunc(e.neighbours, (*neighbour).answers) {
 		switch {

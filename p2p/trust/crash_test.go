@@ -66,7 +66,7 @@ func TestIdentityFoundIsKept(t *testing.T) {
 }
 
 // TestDamagedIdentity: a new identity would make the node a stranger, so that the
-// damage of the old one is for people to mend.
+// damage of the old one is for people to fix.
 func TestDamagedIdentity(t *testing.T) {
 	t.Parallel()
 	good := filepath.Join(t.TempDir(), "identity")
@@ -84,7 +84,7 @@ func TestDamagedIdentity(t *testing.T) {
 		before, _ := os.ReadFile(path)
 		_, err := LoadOrCreateIdentity(path)
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "restore it, or remove it") {
-			t.Errorf("%s: %v, want an error that names the file and the mend", name, err)
+			t.Errorf("%s: %v, want an error that names the file and the fix", name, err)
 		}
 		if after, _ := os.ReadFile(path); string(after) != string(before) {
 			t.Errorf("%s: it was changed", name)

@@ -30,11 +30,11 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 		return createIdentity(path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w; %s", err, mend)
+		return nil, fmt.Errorf("%w; %s", err, fix)
 	}
 	id, err := parseIdentity(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s %w; %s", path, err, mend)
+		return nil, fmt.Errorf("%s %w; %s", path, err, fix)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("keep %s private: %w", path, err)
@@ -54,7 +54,7 @@ func parseIdentity(b []byte) (*Identity, error) {
 	return &Identity{private: ed25519.NewKeyFromSeed(block.Bytes)}, nil
 }
 
-const mend = "restore it, or remove it to give this node a new id (then `announcers` lists that name the old id need the new one)"
+const fix = "restore it, or remove it to give this node a new id (then `announcers` lists that name the old id need the new one)"
 
 func (i *Identity) encode() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: i.private.Seed()})

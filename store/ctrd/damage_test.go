@@ -11,7 +11,7 @@ import (
 )
 
 // TestDamagedEmbeddedStore: its metadata is the one thing that nobody else has, so
-// that damage is told with the file and the mend, and nothing is removed.
+// that damage is told with the file and the fix, and nothing is removed.
 func TestDamagedEmbeddedStore(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

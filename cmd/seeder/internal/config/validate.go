@@ -34,7 +34,7 @@ const (
 )
 
 // validate adds whatever is wrong with the values, each with the key and the
-// mend.
+// fix.
 func (l *Loaded) validate(p *Problems) {
 	checkNodeName(p, l.NodeName)
 	checkAbsolute(p, "data_dir", l.DataDir)

@@ -28,9 +28,9 @@ func TestDoctorOfAddresses(t *testing.T) {
 	name := report.Conflict{Kind: report.ConflictName, Name: "node", Other: "node", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
 	identity := report.Conflict{Kind: report.ConflictIdentity, Name: "h2", Other: "h3", Address: "10.0.0.2:7950", OtherAddress: "10.0.0.3:7950"}
 	for what, tc := range map[string]struct {
-		d            report.Diagnosis
-		subject      string
-		detail, mend string
+		d           report.Diagnosis
+		subject     string
+		detail, fix string
 	}{
 		"no address": {report.Diagnosis{Node: "h1", NoAddress: "no address that other hosts could reach was found", Members: []report.MemberReport{{Name: "h2", State: "dead", Ways: closed}}},
 			"", "no address that other hosts could reach", "bring the interface up"},
@@ -42,13 +42,13 @@ func TestDoctorOfAddresses(t *testing.T) {
 	} {
 		markForeign(&tc.d, withDocker())
 		out := memberFindings(tc.d)
-		wantFinding(t, out, "members", tc.subject, stateProblem, tc.detail, tc.mend)
+		wantFinding(t, out, "members", tc.subject, stateProblem, tc.detail, tc.fix)
 		problems := 0
 		for _, f := range out {
 			if f.State == stateProblem {
 				problems++
 			}
-			if strings.Contains(f.Mend, "ufw") || strings.Contains(f.Mend, "let in") {
+			if strings.Contains(f.Fix, "ufw") || strings.Contains(f.Fix, "let in") {
 				t.Errorf("%s: a firewall is accused: %+v", what, f)
 			}
 		}

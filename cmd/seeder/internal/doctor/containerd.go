@@ -34,7 +34,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 		return one(finding{Name: "containerd", State: StateSkipped, Detail: err.Error()})
 	}
 	if err != nil {
-		return one(finding{Name: "containerd", State: stateProblem, Detail: err.Error(), Mend: "correct containerd.address or containerd.platform"})
+		return one(finding{Name: "containerd", State: stateProblem, Detail: err.Error(), Fix: "correct containerd.address or containerd.platform"})
 	}
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
@@ -47,14 +47,14 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	case err != nil && set && better != "":
 		f.State = stateProblem
 		f.Detail = fmt.Sprintf("wrong socket: %s; there is one at %s", socketWhy(address, err), better)
-		f.Mend = fmt.Sprintf(auto, better)
+		f.Fix = fmt.Sprintf(auto, better)
 	case err != nil:
 		f.State, f.Detail = stateProblem, socketWhy(address, err)
-		f.Mend = "start it: `systemctl start k3s` or k3s-agent, rke2-server, rke2-agent, containerd; if it listens elsewhere, set containerd.address in " + config.DefaultFile
+		f.Fix = "start it: `systemctl start k3s` or k3s-agent, rke2-server, rke2-agent, containerd; if it listens elsewhere, set containerd.address in " + config.DefaultFile
 	case set && better != "" && e.hasK3s(better):
 		f.State = stateProblem
 		f.Detail = fmt.Sprintf("wrong socket: this one answers, but the kubelet of k3s asks that at %s", better)
-		f.Mend = fmt.Sprintf(auto, better)
+		f.Fix = fmt.Sprintf(auto, better)
 	}
 	return one(f)
 }
@@ -120,7 +120,7 @@ func (e *exam) checkNamespace(ctx context.Context) []finding {
 	if ours != kubeletNamespace && len(all[kubeletNamespace]) > 0 {
 		return one(finding{Name: "namespace", State: stateProblem, Subject: ours,
 			Detail: fmt.Sprintf("wrong namespace: containerd.namespace is %s (%d images), the kubelet's images are in %s (%d images)", ours, len(all[ours]), kubeletNamespace, len(all[kubeletNamespace])),
-			Mend:   "remove containerd.namespace from " + config.DefaultFile + ", then `systemctl restart seeder`"})
+			Fix:    "remove containerd.namespace from " + config.DefaultFile + ", then `systemctl restart seeder`"})
 	}
 	var out []finding
 	for ns, images := range all {
@@ -151,7 +151,7 @@ func strayed(address, ns, ours string, images, have []string) (finding, bool) {
 	}
 	f := finding{Name: "namespace", State: StateWarning, Subject: ns,
 		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", term.Plural(len(lost), "image"), ours, listed(lost, 3)),
-		Mend:   moveCommand(address, ns, ours, lost[0])}
+		Fix:    moveCommand(address, ns, ours, lost[0])}
 	if len(have) == 0 {
 		f.State = stateProblem
 	}
@@ -197,15 +197,15 @@ func (e *exam) checkCRI(ctx context.Context) []finding {
 	case cri.Disabled:
 		f.State = stateProblem
 		f.Detail = `CRI is off: this containerd has no CRI plugin, so no kubelet can use it; Docker's packages write disabled_plugins = ["cri"]`
-		f.Mend = `sed -i '/^ *disabled_plugins/s/"cri",\? *//' /etc/containerd/config.toml && systemctl restart containerd`
+		f.Fix = `sed -i '/^ *disabled_plugins/s/"cri",\? *//' /etc/containerd/config.toml && systemctl restart containerd`
 		if other := e.otherSocket(c.Address()); other != "" {
-			f.Mend += "; or, if the kubelet uses the containerd at " + other + ", set containerd.address to that"
+			f.Fix += "; or, if the kubelet uses the containerd at " + other + ", set containerd.address to that"
 		}
 	case !cri.Served:
 		f.State, f.Detail = stateProblem, "the CRI plugin is there but not served: "+cri.Reason
-		f.Mend = "`journalctl -u containerd` (or k3s) says why it did not start"
+		f.Fix = "`journalctl -u containerd` (or k3s) says why it did not start"
 	case cri.Reason != "":
-		f.State, f.Detail, f.Mend = stateProblem, "the runtime is not ready: "+cri.Reason, "`journalctl -u containerd` (or k3s) says why"
+		f.State, f.Detail, f.Fix = stateProblem, "the runtime is not ready: "+cri.Reason, "`journalctl -u containerd` (or k3s) says why"
 	}
 	return one(f)
 }
@@ -231,7 +231,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 	if criErr == nil && cri.Discards {
 		out = append(out, finding{Name: "layers", State: StateWarning, Subject: "discard_unpacked_layers",
 			Detail: "containerd throws the layers of the images away that it pulls, so they cannot be announced",
-			Mend:   "set discard_unpacked_layers = false in containerd's configuration (k3s: its config.toml.tmpl), and restart it; then pull or import those images again"})
+			Fix:    "set discard_unpacked_layers = false in containerd's configuration (k3s: its config.toml.tmpl), and restart it; then pull or import those images again"})
 	}
 	pulled := 0
 	for _, l := range lacking {
@@ -242,13 +242,13 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 		if len(out) <= maxLacking {
 			out = append(out, finding{Name: "layers", State: stateProblem, Subject: l.Reference,
 				Detail: fmt.Sprintf("%s %s is not in the content store: no other host can get it", l.Why.What, l.Why.Missing.Digest),
-				Mend:   fmt.Sprintf("import it again (`k3s ctr images import FILE`), then `seeder announce %s`", cli.ShortRef(l.Reference))})
+				Fix:    fmt.Sprintf("import it again (`k3s ctr images import FILE`), then `seeder announce %s`", cli.ShortRef(l.Reference))})
 		}
 	}
 	if pulled > 0 {
 		out = append(out, finding{Name: "layers", State: StateWarning, Subject: fmt.Sprintf("%d of %d images", pulled, looked),
 			Detail: "they were pulled from a registry and are not complete here; they run, but cannot be announced",
-			Mend:   "`k3s crictl pull IMAGE` for those that are to be announced"})
+			Fix:    "`k3s crictl pull IMAGE` for those that are to be announced"})
 	}
 	if len(out) == 0 {
 		out = one(finding{Name: "layers", State: StateOK, Detail: term.Plural(looked, "image") + ", all complete"})

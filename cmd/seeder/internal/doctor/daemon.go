@@ -26,20 +26,20 @@ import (
 func (e *exam) checkConfig(ctx context.Context) []finding {
 	if e.configErr != nil {
 		return one(finding{Name: "config", State: stateProblem, Detail: e.configErr.Error(),
-			Mend: "`seeder config check` says when it is right; then `systemctl restart seeder`"})
+			Fix: "`seeder config check` says when it is right; then `systemctl restart seeder`"})
 	}
 	var out []finding
 	for _, w := range e.loaded.Warnings {
-		out = append(out, finding{Name: "config", State: StateWarning, Detail: w, Mend: "unset it, or correct its name"})
+		out = append(out, finding{Name: "config", State: StateWarning, Detail: w, Fix: "unset it, or correct its name"})
 	}
 	if d, err := e.ask(ctx); err == nil {
 		for _, s := range d.Pending.Reload {
 			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
-				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "seeder reload"})
+				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Fix: "seeder reload"})
 		}
 		for _, s := range d.Pending.Restart {
 			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
-				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Mend: "systemctl restart seeder"})
+				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Fix: "systemctl restart seeder"})
 		}
 	}
 	if len(out) == 0 {
@@ -59,27 +59,27 @@ func (e *exam) checkDaemon(ctx context.Context) []finding {
 	switch {
 	case err == nil && d.Version != cli.Version():
 		f.State, f.Detail = StateWarning, fmt.Sprintf("it is version %s, this command %s", d.Version, cli.Version())
-		f.Mend = "systemctl restart seeder"
+		f.Fix = "systemctl restart seeder"
 	case err == nil:
 		f.Detail = "version " + d.Version
 	case errors.Is(err, context.DeadlineExceeded):
 		f.State, f.Detail = stateProblem, fmt.Sprintf("it hangs: no answer within %s", askedTimeout)
-		f.Mend = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
+		f.Fix = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
 	case cli.ExitCode(err) == cli.ExitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
-		f.State, f.Detail, f.Mend = stateProblem, "only root may ask it, and see the rest", "sudo seeder doctor"
+		f.State, f.Detail, f.Fix = stateProblem, "only root may ask it, and see the rest", "sudo seeder doctor"
 	case cli.ExitCode(err) == cli.ExitNoDaemon:
 		f.State = stateProblem
-		f.Detail, f.Mend = e.whyNotRunning(ctx)
+		f.Detail, f.Fix = e.whyNotRunning(ctx)
 	default:
 		f.State, f.Detail = stateProblem, "it is of another version than this command: "+err.Error()
-		f.Mend = "systemctl restart seeder"
+		f.Fix = "systemctl restart seeder"
 	}
 	return one(f)
 }
 
 // whyNotRunning is what keeps a daemon from starting, as far as it shows, and what
 // helps.
-func (e *exam) whyNotRunning(ctx context.Context) (detail, mend string) {
+func (e *exam) whyNotRunning(ctx context.Context) (detail, fix string) {
 	detail = "the daemon is not running"
 	var whys []string
 	if e.configErr != nil {
@@ -101,7 +101,7 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, mend string) {
 	}
 	switch {
 	case len(whys) > 0:
-		return detail + ": " + strings.Join(whys, "; "), "mend that, then `systemctl restart seeder`; `journalctl -u seeder` has the rest"
+		return detail + ": " + strings.Join(whys, "; "), "fix that, then `systemctl restart seeder`; `journalctl -u seeder` has the rest"
 	case unit.state == "failed":
 		return detail + ": its unit has failed", "journalctl -u seeder -n 50, then `systemctl restart seeder`"
 	case unit.state == "not-found":
@@ -181,12 +181,12 @@ func (e *exam) tryPorts(cfg config.Config) []finding {
 		case errors.Is(err, syscall.EADDRINUSE):
 			f.State = stateProblem
 			f.Detail = "another process has the port: " + e.portOwner(p.network, p.address)
-			f.Mend = fmt.Sprintf("stop it, or set %s to a free port on all hosts (`ss -lntup` shows who has which)", p.key)
+			f.Fix = fmt.Sprintf("stop it, or set %s to a free port on all hosts (`ss -lntup` shows who has which)", p.key)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			f.State, f.Detail = stateProblem, "this host has no such address"
-			f.Mend = fmt.Sprintf("set %s to one of `ip -brief address`, or to 0.0.0.0 with its port", p.key)
+			f.Fix = fmt.Sprintf("set %s to one of `ip -brief address`, or to 0.0.0.0 with its port", p.key)
 		case err != nil:
-			f.State, f.Detail, f.Mend = stateProblem, err.Error(), "set "+p.key+" to an address of this host and a port that may be used"
+			f.State, f.Detail, f.Fix = stateProblem, err.Error(), "set "+p.key+" to an address of this host and a port that may be used"
 		}
 		out = append(out, f)
 	}

@@ -39,7 +39,7 @@ type finding struct {
 	State   string `json:"state"`   // ok, warning, problem or skipped
 	Subject string `json:"subject"` // the file, socket, host, image or pod; may be empty
 	Detail  string `json:"detail"`
-	Mend    string `json:"mend"` // the command or line that helps; empty where there is nothing to mend
+	Fix     string `json:"fix"` // the command or line that helps; empty where there is nothing to fix
 }
 
 // Report is what all checks found; its JSON is what `seeder doctor -o json` prints.
@@ -66,7 +66,7 @@ const (
 func Command(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Find out what is wrong on this host, and how to mend it",
+		Short: "Find out what is wrong on this host, and how to fix it",
 		Long: `Look at everything that images need on their way to this host's pods: the
 configuration, the daemon, the secret, containerd and its namespace and CRI, layers,
 disk, ports, the ways to and from each member, clocks, and pods that wait for an image.
@@ -132,7 +132,7 @@ func (c check) within(ctx context.Context) []finding {
 		return f
 	case <-time.After(checkGrace):
 		return []finding{{Name: c.name, State: stateProblem, Detail: "the check hangs: the system does not answer (a file system, a name server?)",
-			Mend: "look at `dmesg | tail` and at mounted network file systems"}}
+			Fix: "look at `dmesg | tail` and at mounted network file systems"}}
 	}
 }
 
@@ -192,8 +192,8 @@ func findingLines(terminal term.Terminal, same []finding) []string {
 	}
 	text := strings.TrimSuffix(term.Clean(subject)+": "+cleanLines(f.Detail), ": ")
 	lines := []string{terminal.Paint(colour, fmt.Sprintf("%-7s", f.State)) + "  " + fmt.Sprintf("%-10s", f.Name) + "  " + strings.TrimPrefix(text, ": ")}
-	if f.Mend != "" && f.State != StateOK {
-		lines = append(lines, "         mend: "+cleanLines(f.Mend))
+	if f.Fix != "" && f.State != StateOK {
+		lines = append(lines, "         fix: "+cleanLines(f.Fix))
 	}
 	return lines
 }

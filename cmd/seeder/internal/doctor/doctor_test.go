@@ -46,13 +46,13 @@ func find(t *testing.T, list []finding, name, subject string) finding {
 }
 
 // wantFinding checks the state of the one finding and what its texts hold.
-func wantFinding(t *testing.T, list []finding, name, subject, state, detail, mend string) {
+func wantFinding(t *testing.T, list []finding, name, subject, state, detail, fix string) {
 	t.Helper()
 	f := find(t, list, name, subject)
-	if f.State != state || !strings.Contains(f.Detail, detail) || !strings.Contains(f.Mend, mend) {
-		t.Errorf("%s %s: %+v, want %s with %q and %q", name, subject, f, state, detail, mend)
+	if f.State != state || !strings.Contains(f.Detail, detail) || !strings.Contains(f.Fix, fix) {
+		t.Errorf("%s %s: %+v, want %s with %q and %q", name, subject, f, state, detail, fix)
 	}
-	if (f.State == stateProblem || f.State == StateWarning) && f.Mend == "" {
+	if (f.State == stateProblem || f.State == StateWarning) && f.Fix == "" {
 		t.Errorf("%+v says nothing that helps", f)
 	}
 }
@@ -121,7 +121,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	if code != cli.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	clitest.WantAll(t, out, "problem  config", "problem  daemon", "mend: ", "problems")
+	clitest.WantAll(t, out, "problem  config", "problem  daemon", "fix: ", "problems")
 	if code, _, errs := runDoctor(t, "/none", "doctor", "-o", "yaml"); code != cli.ExitUsage {
 		t.Errorf("a bad flag: exit code %d %s", code, errs)
 	}
@@ -168,7 +168,7 @@ func TestDoctorNoSecret(t *testing.T) {
 }
 
 // TestDoctorSecretRotated: the file has another secret than the daemon that runs,
-// and reload mends that; so for a setting that has changed.
+// and reload fixes that; so for a setting that has changed.
 func TestDoctorSecretRotated(t *testing.T) {
 	t.Parallel()
 	e := newTestExam(t, "")
@@ -257,21 +257,21 @@ func TestDoctorHangs(t *testing.T) {
 
 func TestDoctorPrints(t *testing.T) {
 	t.Parallel()
-	r := Report{Checks: []finding{{Name: "secret", State: stateProblem, Subject: "h2\x1b[2J", Detail: "differs\nvery", Mend: "copy it"}}}
+	r := Report{Checks: []finding{{Name: "secret", State: stateProblem, Subject: "h2\x1b[2J", Detail: "differs\nvery", Fix: "copy it"}}}
 	for i := range 9 {
 		r.Checks = append(r.Checks, finding{Name: "clock", State: StateOK, Subject: fmt.Sprintf("n%d", i), Detail: "right"})
 	}
-	r.Checks = append(r.Checks, finding{Name: "disk", State: StateWarning, Subject: "/", Detail: "low", Mend: "free some"})
+	r.Checks = append(r.Checks, finding{Name: "disk", State: StateWarning, Subject: "/", Detail: "low", Fix: "free some"})
 	var b bytes.Buffer
 	if err := printReport(&b, term.Terminal{}, r, "text"); err != nil {
 		t.Fatal(err)
 	}
 	want := `problem  secret      h2?[2J: differs
                very
-         mend: copy it
+         fix: copy it
 ok       clock       n0, n1, n2, n3, n4, n5 and 3 more
 warning  disk        /: low
-         mend: free some
+         fix: free some
 
 1 problem, 1 warning
 `
@@ -283,11 +283,11 @@ warning  disk        /: low
 // TestDoctorDisk: a reserve that is reached, and one that nearly is.
 func TestDoctorDisk(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ minFree, state, detail, mend string }{
+	for _, c := range []struct{ minFree, state, detail, fix string }{
 		{"99%", stateProblem, "fetches nothing before", "images.min_free"}, {"0", StateOK, "free", ""},
 	} {
 		e := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", c.minFree))
-		wantFinding(t, e.checkDisk(t.Context()), "disk", e.loaded.DataDir, c.state, c.detail, c.mend)
+		wantFinding(t, e.checkDisk(t.Context()), "disk", e.loaded.DataDir, c.state, c.detail, c.fix)
 	}
 	e := newTestExam(t, "")
 	s, err := store.SpaceOf(e.root, store.Reserve{})

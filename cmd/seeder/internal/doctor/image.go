@@ -33,7 +33,7 @@ type imageFinder struct {
 // place is where this host has an image.
 type place struct {
 	what string // "is in …", empty: nowhere
-	mend string
+	fix  string
 }
 
 // engineTimeout bounds a look into Docker and Podman.
@@ -146,24 +146,24 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 
 func engineName(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] }
 
-// mend says where a pod's image is and what makes the pod start.
-func (f *imageFinder) mend(w waitingPod) (detail, mend string) {
+// fix says where a pod's image is and what makes the pod start.
+func (f *imageFinder) fix(w waitingPod) (detail, fix string) {
 	ref, err := cli.NormalizeRef(w.image)
 	if err != nil {
 		return "is no name of an image", "correct it in the pod's template"
 	}
 	ref = f.named(ref)
 	short := cli.ShortRef(ref)
-	detail, mend = f.find(ref, short, w)
+	detail, fix = f.find(ref, short, w)
 	if w.policy == "Always" {
 		detail += "; its imagePullPolicy is Always, which asks a registry whatever the host has"
-		mend = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", mend)
+		fix = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", fix)
 	}
 	if w.node != "" && f.members != nil && !f.members[w.node] {
 		detail += fmt.Sprintf("; no member is called %s", w.node)
-		mend += fmt.Sprintf("; and on %s: systemctl enable --now seeder", w.node)
+		fix += fmt.Sprintf("; and on %s: systemctl enable --now seeder", w.node)
 	}
-	return detail, mend
+	return detail, fix
 }
 
 // named is the reference that stands for the digest which a pod names, where one is
@@ -184,7 +184,7 @@ func (f *imageFinder) named(ref string) string {
 	return ref
 }
 
-func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string) {
+func (f *imageFinder) find(ref, short string, w waitingPod) (detail, fix string) {
 	if img, ok := f.announced[ref]; ok {
 		for _, n := range img.Nodes {
 			if n.Name != w.node {
@@ -202,7 +202,7 @@ func (f *imageFinder) find(ref, short string, w waitingPod) (detail, mend string
 		return "is announced", "seeder images " + short
 	}
 	if p := f.places[ref]; p.what != "" {
-		return p.what, p.mend
+		return p.what, p.fix
 	}
 	if names := f.holders[ref]; len(names) > 0 {
 		return fmt.Sprintf("is on %s and not announced", listed(names, 3)), fmt.Sprintf("on %s: seeder announce %s", names[0], short)

@@ -21,7 +21,7 @@ func (e *exam) checkMembers(ctx context.Context) []finding {
 	}
 	var d report.Diagnosis
 	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
-		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Mend: "systemctl restart seeder"})
+		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Fix: "systemctl restart seeder"})
 	}
 	if s, err := netaddr.Read(nil); err == nil {
 		markForeign(&d, s)
@@ -48,18 +48,18 @@ func memberFindings(d report.Diagnosis) []finding {
 	var out []finding
 	for _, s := range d.Strangers {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
-			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Mend: differMend})
+			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Fix: differFix})
 	}
 	if d.NoAddress != "" {
-		return append(out, finding{Name: "members", State: stateProblem, Detail: d.NoAddress, Mend: "plug the cable in or bring the interface up; seeder takes the address as soon as there is one"})
+		return append(out, finding{Name: "members", State: stateProblem, Detail: d.NoAddress, Fix: "plug the cable in or bring the interface up; seeder takes the address as soon as there is one"})
 	}
 	for _, c := range d.Conflicts {
-		out = append(out, finding{Name: "members", State: stateProblem, Subject: c.Other, Detail: c.Reason(), Mend: c.Fix()})
+		out = append(out, finding{Name: "members", State: stateProblem, Subject: c.Other, Detail: c.Reason(), Fix: c.Fix()})
 	}
 	if len(d.Members) == 0 {
 		f := finding{Name: "members", State: StateOK, Detail: "this node is alone"}
 		if d.Alone != "" {
-			f.State, f.Detail, f.Mend = StateWarning, "this node is alone: "+d.Alone, "see join, above; `seeder doctor` on that host says what it sees"
+			f.State, f.Detail, f.Fix = StateWarning, "this node is alone: "+d.Alone, "see join, above; `seeder doctor` on that host says what it sees"
 		}
 		return append(out, f)
 	}
@@ -90,18 +90,18 @@ func memberFinding(m report.MemberReport) finding {
 	f := finding{Name: "members", State: StateOK, Subject: m.Name, Detail: fmt.Sprintf("%s, %s, version %s", m.State, m.Transfer, m.Version)}
 	switch {
 	case m.Reason != "":
-		f.State, f.Detail, f.Mend = stateProblem, m.Reason, cmp.Or(m.Fix, "install the same version of seeder on both hosts")
+		f.State, f.Detail, f.Fix = stateProblem, m.Reason, cmp.Or(m.Fix, "install the same version of seeder on both hosts")
 	case m.Differs:
-		f.State, f.Detail, f.Mend = stateProblem, "its secret differs from this host's", differMend
+		f.State, f.Detail, f.Fix = stateProblem, "its secret differs from this host's", differFix
 	case m.State != "alive":
 		f.State = stateProblem
 		f.Detail = fmt.Sprintf("it is %s: it went without a word; ", m.State)
 		if open := openWays(m); len(open) > 0 {
 			f.Detail += fmt.Sprintf("the host is there (open: %s), so its gossip port is closed to this one, or its daemon has only just come back", listed(open, 3))
-			f.Mend = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/udp"))
+			f.Fix = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/udp"))
 		} else {
 			f.Detail += fmt.Sprintf("nothing answers at %s/udp and %s/tcp", m.Gossip, m.Transfer)
-			f.Mend = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good: `seeder members forget %s`", m.Name, m.Name)
+			f.Fix = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good: `seeder members forget %s`", m.Name, m.Name)
 		}
 	}
 	return f
@@ -145,7 +145,7 @@ func wayFindings(d report.Diagnosis, m report.MemberReport, name string, whats [
 		switch w.State {
 		case report.WayClosed:
 			f.State = stateProblem
-			f.Detail, f.Mend = closedWay(d, m, w)
+			f.Detail, f.Fix = closedWay(d, m, w)
 			f.Detail += limitNote(d, m, w)
 		case report.WayUnknown:
 			f.State = StateSkipped
@@ -161,7 +161,7 @@ func wayFindings(d report.Diagnosis, m report.MemberReport, name string, whats [
 }
 
 // closedWay says what is closed and on which host to open it for whom.
-func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail, mend string) {
+func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail, fix string) {
 	source, target, at := hostOf(d.Gossip), m.Transfer, m.Name
 	gossip := m.Gossip
 	if !w.Out {
@@ -175,11 +175,11 @@ func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail,
 	case report.WayTransfer:
 		return closed(target, "tcp")
 	case report.WayGossipUDP:
-		detail, mend = closed(gossip, "udp")
+		detail, fix = closed(gossip, "udp")
 		if w.Out && slices.ContainsFunc(m.Ways, func(o report.Way) bool { return o.What == w.What && o.State == report.WayUnknown }) {
 			detail += " (it may be the way back)"
 		}
-		return detail, mend
+		return detail, fix
 	}
 	what := "gossip's packets"
 	if w.What == report.WayLargeTransfer {
@@ -237,9 +237,9 @@ func clockFindings(d report.Diagnosis) []finding {
 				f.State = stateProblem
 			}
 			f.Detail = fmt.Sprintf("its clock is %s %s %s", (ahead - median).Abs().Round(100*time.Millisecond), way, than)
-			f.Mend = fmt.Sprintf("on %s: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", name)
+			f.Fix = fmt.Sprintf("on %s: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", name)
 			if len(offsets) == 2 {
-				f.Mend = fmt.Sprintf("on the one of %s and %s that is wrong: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", d.Node, name)
+				f.Fix = fmt.Sprintf("on the one of %s and %s that is wrong: `timedatectl set-ntp true`; `timedatectl timesync-status` or `chronyc tracking` says how far it is", d.Node, name)
 			}
 		}
 		out = append(out, f)

@@ -92,16 +92,16 @@ func (e *exam) checkPods(ctx context.Context) []finding {
 	m := e.newImageFinder(ctx, waiting)
 	var out []finding
 	for _, w := range waiting[:min(len(waiting), maxPods)] {
-		detail, mend := m.mend(w)
+		detail, fix := m.fix(w)
 		node := w.node
 		if node == "" {
 			node = "a node"
 		}
 		out = append(out, finding{Name: "pods", State: stateProblem, Subject: w.namespace + "/" + w.name,
-			Detail: fmt.Sprintf("%s on %s: image %s %s", w.reason, node, w.image, detail), Mend: mend})
+			Detail: fmt.Sprintf("%s on %s: image %s %s", w.reason, node, w.image, detail), Fix: fix})
 	}
 	if more := len(waiting) - maxPods; more > 0 {
-		out = append(out, finding{Name: "pods", State: stateProblem, Detail: fmt.Sprintf("and %d more pods wait for an image", more), Mend: "mend these first"})
+		out = append(out, finding{Name: "pods", State: stateProblem, Detail: fmt.Sprintf("and %d more pods wait for an image", more), Fix: "fix these first"})
 	}
 	return out
 }

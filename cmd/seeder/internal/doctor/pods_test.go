@@ -173,7 +173,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// TestDoctorFindsImages: where the image of a pod is decides what mends it.
+// TestDoctorFindsImages: where the image of a pod is decides what fixes it.
 func TestDoctorFindsImages(t *testing.T) {
 	t.Parallel()
 	node := func(name string, s report.State) report.NodeState {
@@ -190,7 +190,7 @@ func TestDoctorFindsImages(t *testing.T) {
 		holders:  map[string][]string{lib + "far:1": {"h2"}},
 		places:   map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
 	}
-	for _, c := range []struct{ image, node, policy, detail, mend string }{
+	for _, c := range []struct{ image, node, policy, detail, fix string }{
 		{"app:1", "h1", "Never", "is announced, and ready there", "wait"},
 		{"app:1", "h2", "Never", "is announced, but failed there: the disk is full", "seeder wait app:1"},
 		{"app:1", "h9", "Never", "no member is called h9", "on h9: systemctl enable --now seeder"},
@@ -204,9 +204,9 @@ func TestDoctorFindsImages(t *testing.T) {
 		{"app@" + other, "h1", "Never", "is on no host that answers", "on a host that has it, `seeder announce` the name that stands for it (`k3s ctr images ls | grep " + other + "`)"},
 		{"UPPER", "h1", "Never", "is no name of an image", "correct it"},
 	} {
-		detail, mend := f.mend(waitingPod{image: c.image, node: c.node, policy: c.policy, namespace: "d", name: "p"})
-		if !strings.Contains(detail, c.detail) || !strings.Contains(mend, c.mend) {
-			t.Errorf("%s on %s: %q, %q", c.image, c.node, detail, mend)
+		detail, fix := f.fix(waitingPod{image: c.image, node: c.node, policy: c.policy, namespace: "d", name: "p"})
+		if !strings.Contains(detail, c.detail) || !strings.Contains(fix, c.fix) {
+			t.Errorf("%s on %s: %q, %q", c.image, c.node, detail, fix)
 		}
 	}
 }

@@ -15,21 +15,21 @@ func policyFindings(d report.Diagnosis) []finding {
 	if d.NeverReached > 0 {
 		out = append(out, finding{Name: "members", State: StateWarning,
 			Detail: fmt.Sprintf("%d members were never reached: they are on hosts that this one cannot reach, or a member makes them up; those that do not exist are gone within minutes", d.NeverReached),
-			Mend:   "if they stay, replace the secret on all hosts but the one that makes them up (docs/security.md)"})
+			Fix:    "if they stay, replace the secret on all hosts but the one that makes them up (docs/security.md)"})
 	}
 	out = append(out, differing(d, "announcers", StateWarning, "what one host takes another refuses; make `announcers` the same on all hosts and restart seeder there", func(p report.Policy) []string { return p.Announcers })...)
 	return append(out, differing(d, "accept", StateOK, "", func(p report.Policy) []string { return p.Accept })...)
 }
 
 // differing names the members whose list is another than this node's.
-func differing(d report.Diagnosis, name, state, mend string, list func(report.Policy) []string) []finding {
+func differing(d report.Diagnosis, name, state, fix string, list func(report.Policy) []string) []finding {
 	mine := list(d.Policy)
 	var out []finding
 	for _, m := range d.Members {
 		if m.Policy == nil || slices.Equal(list(*m.Policy), mine) {
 			continue
 		}
-		out = append(out, finding{Name: name, State: state, Subject: m.Name, Mend: mend,
+		out = append(out, finding{Name: name, State: state, Subject: m.Name, Fix: fix,
 			Detail: fmt.Sprintf("it has %s, this node %s", entries(list(*m.Policy)), entries(mine))})
 	}
 	return out

@@ -20,22 +20,22 @@ import (
 	transfer "seeder/p2p/wire"
 )
 
-// differMend is what helps where two hosts' secrets differ. Nothing that is derived
+// differFix is what helps where two hosts' secrets differ. Nothing that is derived
 // from a secret is printed to compare it by: what doctor prints goes into tickets and
 // chats, and the password of a k3s token may be one that can be guessed with such a
 // text at hand. A handshake compares them without telling anybody.
-const differMend = "give both hosts the same secret: copy " + config.DefaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
+const differFix = "give both hosts the same secret: copy " + config.DefaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
 
 // checkSecret looks at the secret that is there now, and whether it is in force.
 func (e *exam) checkSecret(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	f, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
-		mend := "see the error above; then `systemctl restart seeder`"
+		fix := "see the error above; then `systemctl restart seeder`"
 		if errors.Is(err, os.ErrPermission) {
-			mend = "sudo seeder doctor"
+			fix = "sudo seeder doctor"
 		}
-		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Mend: mend})
+		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Fix: fix})
 	}
 	d, err := e.ask(ctx)
 	out := finding{Name: "secret", State: StateOK, Subject: f.Source}
@@ -43,22 +43,22 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	case err == nil && d.Pending.Secret != "":
 		out.State, out.Subject = stateProblem, d.Pending.Secret
 		out.Detail = fmt.Sprintf("it has been changed: the daemon still runs with the secret that it read before (from %s), so hosts with the new one refuse it", d.Pending.Held)
-		out.Mend = "seeder reload"
+		out.Fix = "seeder reload"
 		if f.Alone || d.Pending.Held == "none" {
-			out.Mend = "systemctl restart seeder"
+			out.Fix = "systemctl restart seeder"
 		}
 		if strings.HasPrefix(d.Pending.Secret, k3s.TokenSource) {
 			out.Detail += "; where the k3s token was rotated, each agent's K3S_TOKEN has to follow"
 		}
 	case err == nil && d.Pending.Error != "":
-		out.State, out.Detail, out.Mend = stateProblem, "the daemon could not reload: "+d.Pending.Error, "see the error above; then `seeder reload`"
+		out.State, out.Detail, out.Fix = stateProblem, "the daemon could not reload: "+d.Pending.Error, "see the error above; then `seeder reload`"
 	case f.Alone:
 		out.State, out.Detail = StateWarning, "there is no secret: this node stays alone"
-		out.Mend = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
+		out.Fix = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
 	case f.Note != "":
-		out.State, out.Detail, out.Mend = StateWarning, f.Note, "seeder secret generate, and docs/security.md, changing the secret"
+		out.State, out.Detail, out.Fix = StateWarning, f.Note, "seeder secret generate, and docs/security.md, changing the secret"
 		if strings.Contains(f.Note, "every user") {
-			out.Mend = "chmod 600 " + f.Source
+			out.Fix = "chmod 600 " + f.Source
 		}
 	}
 	return one(out)
@@ -136,7 +136,7 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 	}
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
-		f.Detail, f.Mend = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
+		f.Detail, f.Fix = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
 		return f
 	}
 	if what := known(ips, members); what != "" {
@@ -146,16 +146,16 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 	switch err := client.Echo(ctx, net.JoinHostPort(ips[0], port), 0, 0).Reason; {
 	case errors.Is(err, trust.ErrSecretsDiffer):
 		f.Name = "secret"
-		f.Detail, f.Mend = "its secret differs from this host's", differMend
+		f.Detail, f.Fix = "its secret differs from this host's", differFix
 	case err != nil:
 		_, gossipPort, _ := net.SplitHostPort(cfg.Gossip.Bind)
 		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", port, dialWhy(err))
-		f.Mend = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", gossipPort+"/udp"))
+		f.Fix = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", gossipPort+"/udp"))
 	default:
 		f.State, f.Detail = StateOK, "it answers, with the same secret"
 		if len(members.Members) > 0 {
 			f.State, f.Detail = StateWarning, "it answers, with the same secret, but is no member (yet)"
-			f.Mend = "wait half a minute and try again; then look at `journalctl -u seeder` on both hosts"
+			f.Fix = "wait half a minute and try again; then look at `journalctl -u seeder` on both hosts"
 		}
 	}
 	return f

@@ -229,7 +229,7 @@ func (h Host) noToken() error {
 	case "server":
 		return fmt.Errorf("%w: %s of this host is a server (%s) that has not made its token yet, which it does when it first starts: start it, as with `systemctl start %s`", errNoToken, h.name, h.from, h.service())
 	case "agent":
-		return cli.Usagef("%w: %s of this host is an agent (%s), and neither its unit, nor the unit's environment files, nor %s/config.yaml has the token that it joined with; %s", errNoToken, h.name, h.from, h.etc, tokenMend)
+		return cli.Usagef("%w: %s of this host is an agent (%s), and neither its unit, nor the unit's environment files, nor %s/config.yaml has the token that it joined with; %s", errNoToken, h.name, h.from, h.etc, tokenFix)
 	}
 	return nil
 }

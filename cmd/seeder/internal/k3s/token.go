@@ -56,8 +56,8 @@ func distributions() []distribution {
 // agents join with first: it is a link to the others unless agents have their own.
 var serverTokens = []string{"agent-token", "node-token", "token"}
 
-// tokenMend is what helps wherever the token does not do.
-const tokenMend = "give all hosts a secret of seeder's own: `seeder secret generate > " + config.DefaultSecretFile + "` on one of them, and the same file, mode 0600, on the others"
+// tokenFix is what helps wherever the token does not do.
+const tokenFix = "give all hosts a secret of seeder's own: `seeder secret generate > " + config.DefaultSecretFile + "` on one of them, and the same file, mode 0600, on the others"
 
 // k3sToken is the password in the token that the k3s or rke2 of this host joined
 // its cluster with, and where it was found; none where there is no such cluster.
@@ -71,9 +71,9 @@ func k3sToken(root string) (password []byte, from string, err error) {
 		password, from, err := h.token(root)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, "", cli.Usagef("token of %s: %s: %w; root can read it, or: %s", d.name, from, err, tokenMend)
+			return nil, "", cli.Usagef("token of %s: %s: %w; root can read it, or: %s", d.name, from, err, tokenFix)
 		case err != nil:
-			return nil, "", cli.Usagef("token of %s: %s: %w; %s", d.name, from, err, tokenMend)
+			return nil, "", cli.Usagef("token of %s: %s: %w; %s", d.name, from, err, tokenFix)
 		case password == nil:
 			if err := h.noToken(); err != nil {
 				return nil, "", err
