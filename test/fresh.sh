@@ -40,7 +40,8 @@ if [ "${1-}" != inside ]; then
 		root=$dir/$release
 		mkdir "$root"
 		echo "== $release: debootstrap"
-		timeout 30m debootstrap --variant=minbase --include=make,git,ca-certificates "$release" "$root" "$FRESH_MIRROR" >"$dir/$release.log" 2>&1 ||
+		# In a mount name space: it leaves /proc mounted in the root.
+		timeout 30m unshare --mount debootstrap --variant=minbase --include=make,git,ca-certificates "$release" "$root" "$FRESH_MIRROR" >"$dir/$release.log" 2>&1 ||
 			{ tail -5 "$dir/$release.log"; failed="$failed $release"; continue; }
 		git clone -q . "$root/root/seeder"
 		# Ending the first process of the pid name space ends all others, and with the last
