@@ -37,10 +37,10 @@ type announcing struct {
 func announceCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
-		Short: "Bring an image of this host to every node",
-		Long: `Make an image known to the cluster and wait until every alive node that is meant
-to hold it is ready. Ctrl-C stops waiting, not the seeding. Nodes that are away are
-named at the end and not waited for; with --all they are.
+		Short: "Distribute an image from this host to all nodes",
+		Long: `Announce an image to the cluster and wait until it is ready on every alive node that
+is to hold it. Ctrl-C stops the waiting, not the seeding. Nodes that are down are listed
+at the end and not waited for, except with --all.
 
 SOURCE is where the image is:
   containerd      this host's containerd
@@ -88,11 +88,11 @@ measured), and at the end done or error.`,
 	out := cli.OutputFlag(cmd)
 	var flags announcing
 	cmd.Flags().StringVar(&flags.from, "from", engines.FromAuto, "`source` of the image: auto, containerd, docker, podman, a FILE, a DIR, or - for standard input")
-	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value`, or key!=value; again for more conditions")
-	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce also where --on matches no node that is there now")
-	cmd.Flags().BoolVar(&flags.any, "any-platform", false, "for every node, whatever platform the image of one says it is for")
-	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the version before the announced one again")
-	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return once the image is announced, without waiting for the nodes")
+	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value` or key!=value; repeat it for more conditions")
+	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce even if --on matches no alive node")
+	cmd.Flags().BoolVar(&flags.any, "any-platform", false, "for nodes of every platform, even if the image names one platform")
+	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the previous version again")
+	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return when the image is announced, without waiting for the nodes")
 	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
 	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
 	cli.CompleteWords(cmd, "from", true, engines.FromAuto, engines.FromContainerd, engines.FromDocker, engines.FromPodman, engines.FromStdin)

@@ -9,7 +9,7 @@ import (
 func completionCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:       "completion bash|zsh|fish",
-		Short:     "Print a script that completes commands in a shell",
+		Short:     "Print a shell completion script",
 		Example:   "  seeder completion bash > /etc/bash_completion.d/seeder\n  source <(seeder completion zsh)",
 		Args:      cli.ArgCount(1, 1, "one shell: bash, zsh or fish"),
 		ValidArgs: []string{"bash", "zsh", "fish"},

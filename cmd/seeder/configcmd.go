@@ -30,12 +30,11 @@ func configCommand(env *cli.Env) *cobra.Command {
 func configShowCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
-		Short: "Print every key with its value and where the value comes from",
-		Long: `Print every key with its value and where the value comes from: default, file,
-env (environment variable) or flag; for the secret, the address that others are told,
-the hosts to join, containerd's socket and its snapshotter, where they are found on
-this host, and why it is those. It takes the daemon's
-flags, and never shows the secret.`,
+		Short: "Print every key with its value and source",
+		Long: `Print every key with its value and the source of the value: default, file, env
+(environment variable) or flag. For the secret, the advertised address, the hosts to
+join, containerd's socket and its snapshotter, it says where they were found on this
+host and why they were chosen. It takes the daemon's flags, and never shows the secret.`,
 		Example: "  seeder config show\n  seeder config show --config ./seeder.yaml -o json",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
@@ -64,7 +63,7 @@ flags, and never shows the secret.`,
 func configCheckCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
-		Short:   "Say everything that is wrong with the configuration",
+		Short:   "Check the configuration and list all errors",
 		Example: "  seeder config check --config ./seeder.yaml",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}

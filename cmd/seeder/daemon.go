@@ -26,14 +26,14 @@ import (
 func daemonCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "daemon",
-		Short: "Run this host's node",
-		Long: `Run this host's node until it is told to stop. The unit seeder.service starts it.
-SIGTERM or Ctrl-C makes it leave the cluster and end within ten seconds, the same again
-at once; SIGHUP is ` + "`seeder reload`" + `.
+		Short: "Run the daemon of this host",
+		Long: `Run the daemon of this host. The unit seeder.service starts it. SIGTERM or Ctrl-C shuts
+down gracefully within 10 s: the node leaves the cluster first. A second signal exits
+immediately. SIGHUP is ` + "`seeder reload`" + `.
 
-Every configuration key is also a flag, and an environment variable named like
-SEEDER_GOSSIP_BIND. A flag wins over the environment, the environment over the
-file, the file over the default. ` + "`seeder config show`" + ` says what is in force.`,
+Every configuration key is also a flag, and an environment variable with a name like
+SEEDER_GOSSIP_BIND. A flag takes precedence over the environment, the environment over
+the file, the file over the default. ` + "`seeder config show`" + ` prints the effective values.`,
 		Example: "  seeder daemon\n  seeder daemon --config ./seeder.yaml --log-level debug\n  seeder daemon --gossip-join 10.0.0.1,10.0.0.2",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}

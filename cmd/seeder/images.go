@@ -15,20 +15,19 @@ import (
 func imagesCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "images [REF]",
-		Short: "Show which node has which announced image",
-		Long: `Show every announced image against every node. A cell is ready, or says how far
-the node is; below the table stands why. Where there are more nodes than a table has
-room for, it counts them by state, and below stand those that are not ready, with
-their reasons. With REF: that image alone, with all nodes.
+		Short: "Show the announced images and their state on each node",
+		Long: `Show the state of every announced image on every node, with the reasons below the
+table. If there are too many nodes for a table, it counts them by state and lists those
+that are not ready, with their reasons. With REF: only that image, with all nodes.
 
-States: waiting, fetching, importing, ready, failed (tried again), excluded (not
-meant to hold it), unreachable. FROM is where a node's bytes came from: peers, those
-that gave most first, and local for what it had already.
+States: waiting, fetching, importing, ready, failed (will be retried), excluded (by a
+rule), unreachable. FROM is the source of a node's bytes: peers, largest share
+first, and local for what the node had already.
 
-In the JSON only: withdrawn images; and of each node how fast it is
-(rate_bytes_per_second), the bytes from each source (sources), those that came on the
-wire (wire_bytes) and those that peers got from it (sent_bytes), of this version and
-since the node started.`,
+Only the JSON has: withdrawn images; and for each node its transfer rate
+(rate_bytes_per_second), the bytes by source (sources), the bytes received on the wire
+(wire_bytes) and sent to peers (sent_bytes), for this version and since the node
+started.`,
 		Example: "  seeder images\n  seeder images k3s-dashboard:latest\n  seeder images -o json | jq -r '.images[] | select(.ready < .total) | .ref'",
 		Args:    cli.ArgCount(0, 1, "at most one reference"),
 	}

@@ -65,14 +65,14 @@ const maxErrorLine = 16 << 10
 func rootCommand(env *cli.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "seeder",
-		Short: "Brings an image that one host has to every host of the cluster",
-		Long: `seeder makes a container image that one host has available on every host of a
-cluster, without a registry: announce it on one, and the seeder daemons of all
-hosts fetch it from each other and import it into their containerd.
+		Short: "Distribute container images across a k3s cluster without a registry",
+		Long: `seeder distributes a container image from one host to all hosts of a cluster, without
+a registry. Announce the image on one host: the seeder daemons of all hosts fetch it
+from each other and import it into their containerd.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or bad configuration, 3 not
-converged within the timeout, 4 the daemon is not reachable.`,
-		Example: `  seeder demo                           # see it work on this machine alone
+Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 3 not ready within
+the timeout, 4 the daemon cannot be reached.`,
+		Example: `  seeder demo                           # try it on this machine alone
   seeder announce k3s-dashboard:latest  # on the host that has the image
   seeder images                         # which node has what`,
 		Version:       thisVersion().String(),

@@ -19,13 +19,13 @@ func membersCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "members",
 		Short: "Show the nodes of the cluster",
-		Long: `Show the nodes that gossip knows, those that are dead or have left too, and since when.
-The address is where images travel, the labels are what --on of announce selects by. A
-member that speaks no protocol of this node's is shown with the reason, and nothing is
-asked of it.
+		Long: `Show all known nodes of the cluster, including those that are dead or have left, and
+since when. The address is the one for image transfer; ` + "`seeder announce --on`" + ` selects
+by the labels. Members with an incompatible protocol version are listed with the reason
+and are not contacted.
 
-A node that is dead counts as one of the cluster for three days: forget it where it is
-gone for good.`,
+A dead node counts as a member of the cluster for three days. If it will not come back,
+remove it with ` + "`seeder members forget NAME`" + `.`,
 		Example: "  seeder members\n  seeder members -o json | jq -r '.members[] | select(.state != \"alive\") | .name'\n  seeder members forget h3",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
@@ -94,10 +94,10 @@ func labelText(labels map[string]string) string {
 func forgetCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "forget NAME",
-		Short: "Drop a node that is gone for good",
-		Long: `Drop a node that is dead from the cluster, on every node that is there: it does not
-count any more, and nobody tries to reach it. One that comes back is a member again. A
-node that is alive is not forgotten: stop seeder there first.`,
+		Short: "Remove a dead node from the cluster",
+		Long: `Remove a dead node from the cluster, on all alive nodes: it is no longer counted, and no
+node tries to reach it. If it comes back, it is a member again. A node that is alive
+cannot be forgotten: stop seeder there first.`,
 		Example: "  seeder members forget h3",
 		Args:    cli.ArgCount(1, 1, "one name, as `seeder members` shows it"),
 	}

@@ -12,14 +12,13 @@ import (
 func reloadCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
-		Short: "Bring a changed configuration file into force",
-		Long: `Tell the daemon of this host to read its configuration again. The transfer limits,
-the level of the log and the secrets change at once, also for transfers that run; for any
-other key the command says that a restart is needed. A bad configuration changes
-nothing.
+		Short: "Apply a changed configuration file",
+		Long: `Tell the daemon on this host to read its configuration again. Transfer limits, the log
+level and the secrets change at once, also for running transfers; the command lists the
+changed keys that need a restart. An invalid configuration changes nothing.
 
-The secret file, or the k3s token where there is none, is read again, too: that is how a running cluster moves to another
-secret (docs/security.md).`,
+The secret file, or the k3s token if there is none, is read again, too. This is how a
+running cluster changes its secret (docs/security.md).`,
 		Example: "  seeder reload",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}

@@ -13,7 +13,7 @@ import (
 func secretCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "secret",
-		Short:   "The secret that all nodes of a cluster share",
+		Short:   "Manage the secret that all nodes of a cluster share",
 		Example: "  seeder secret generate > /etc/seeder/secret",
 		Args:    cli.NoSuchCommand,
 		RunE:    cli.NeedSubcommand,
@@ -21,12 +21,12 @@ func secretCommand(env *cli.Env) *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "generate",
 		Short: "Print a new secret",
-		Long: `Print a new secret: 32 random bytes as text. Every node of a cluster needs the
-same one in /etc/seeder/secret; whoever has it can bring images to all of them.
-Where the output goes into a file, the file gets mode 0600.
+		Long: `Print a new secret: 32 random bytes as text. All nodes of a cluster need the same secret
+in /etc/seeder/secret. Anyone who has it can announce images to all of them. If the
+output is a file, its mode is set to 0600.
 
-The file may hold several secrets, one a line: the first is used, all are
-accepted, so that a secret can be changed node by node.`,
+The file may hold several secrets, one per line: the first is used, all are accepted, so
+that a secret can be changed node by node.`,
 		Example: "  seeder secret generate > /etc/seeder/secret\n  scp -p /etc/seeder/secret root@host2:/etc/seeder/secret",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {

@@ -18,17 +18,18 @@ const watchInterval = time.Second
 func statusCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how this node is and what it is doing",
-		Long: `Show this node: first whether all is well (term.Green), something is under way or missing
-(amber), or something needs you (term.Red), and what to run; then its containerd, the cluster as it sees it, its images, what is on
-its way to it, and the free space of its disk. With --watch: again every second, with
-a bar for each image on its way; with -o json one object per line.`,
+		Short: "Show the status of this node",
+		Long: `Show the status of this node. The first line is green if all is well, amber if
+something is in progress or missing, red if something failed; it names the command to
+run. Below it: containerd, the cluster as this node sees it, its images, transfers in
+progress, and free disk space. With --watch the output is refreshed every second, with
+a progress bar for each image; with -o json it is one object per line.`,
 		Example: "  seeder status\n  seeder status --watch\n  seeder status -o json | jq .converged",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
-	watch := cmd.Flags().BoolP("watch", "w", false, "show it again every second until Ctrl-C")
+	watch := cmd.Flags().BoolP("watch", "w", false, "refresh every second until Ctrl-C")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := control.NewClient(env)
 		if err != nil {

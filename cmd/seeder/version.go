@@ -36,7 +36,7 @@ func versionCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version of this program",
-		Long:    "Print the version of this program, and the protocol that it speaks with other nodes;\n`seeder --version` does the same.",
+		Long:    "Print the version of this program and of the protocol that it uses with other nodes.\n`seeder --version` does the same.",
 		Example: "  seeder version\n  seeder version -o json | jq -r .version",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}

@@ -17,21 +17,21 @@ const defaultWait = 10 * time.Minute
 
 // allFlag adds --all to a command that waits for nodes.
 func allFlag(cmd *cobra.Command) *bool {
-	return cmd.Flags().Bool("all", false, "wait for nodes that are away, too")
+	return cmd.Flags().Bool("all", false, "also wait for nodes that are down")
 }
 
 func waitCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait [REF...]",
-		Short: "Return when the images are on every node",
-		Long: `Return when every alive node that is meant to hold the images has them; without
-REF, all announced images, those that are announced now. A REF that is not announced yet is waited for as well.
-Nodes that are away are named and not waited for; with --all they are.
-Exit code 3: not within the timeout.
+		Short: "Wait until images are ready on all nodes",
+		Long: `Wait until the images are ready on every alive node that is to hold them. Without REF:
+all images that are announced now. A REF that is not announced yet is waited for, too.
+Nodes that are down are listed and not waited for, except with --all.
+Exit code 3: not ready within the timeout.
 
-With -o json, one object per line: progress and ready (with "image", a row of
-` + "`seeder images -o json`" + `; of ready also "saved", what the nodes measured), and at
-the end done or error.`,
+With -o json, the output is one object per line: progress and ready (with "image", a
+row of ` + "`seeder images -o json`" + `; ready also has "saved", what the nodes measured),
+and at the end done or error.`,
 		Example: "  seeder wait\n  seeder wait k3s-dashboard:latest --timeout 2m",
 		Args:    cli.ArgCount(0, -1, "references"),
 	}

@@ -27,21 +27,21 @@ func withdrawCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "withdraw REF",
 		Short: "Stop seeding an image",
-		Long: `Stop seeding an image: nobody fetches it any more, and the nodes that have it keep
-it, no longer protected from the kubelet's garbage collection.
+		Long: `Stop seeding an image. Nodes that do not have it no longer fetch it. Nodes that have it
+keep it, but no longer protect it from the kubelet's garbage collection.
 
-With --purge every node removes it, also those that are away now, once they are
-back. A node where a container uses the image keeps it until none does, and
-` + "`seeder images REF`" + ` says so; --force removes it there, too. The command returns
-when all nodes that are there have removed it, or after ten seconds with the nodes
-that have not.`,
+With --purge all nodes remove the image; nodes that are down remove it when they are
+back. While a container uses the image on a node, that node keeps it, and
+` + "`seeder images REF`" + ` says so; with --force it is removed there, too. The command
+returns when all alive nodes have removed it, or after ten seconds with a list of the
+nodes that have not.`,
 		Example: "  seeder withdraw k3s-dashboard:latest\n  seeder withdraw --purge k3s-dashboard:latest",
 		Args:    cli.ArgCount(1, 1, "one reference"),
 	}
 	control.Flags(env, cmd)
 	var how p2p.Withdrawal
-	cmd.Flags().BoolVar(&how.Purge, "purge", false, "remove the image from every node, too")
-	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: also where a container uses it")
+	cmd.Flags().BoolVar(&how.Purge, "purge", false, "also remove the image from all nodes")
+	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: remove it even while a container uses it")
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseTyped(args[0])

@@ -40,17 +40,17 @@ const (
 func Command(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "See it work on this machine, without containerd or root",
-		Long: `Start several nodes on this machine's loopback addresses, each with an image
-store of its own, announce an image on the first, and watch the others get it. The
-image is packed from files of this machine, or is the archive that --image names.
-Everything is in one temporary directory and is removed at the end.`,
+		Short: "Try seeder on this machine, without containerd or root",
+		Long: `Start several nodes on loopback addresses of this machine, each with its own image
+store, announce an image on the first, and show how the others fetch it. The image is
+built from files of this machine, or read from the archive that --image names. All data
+is in one temporary directory, which is removed at the end.`,
 		Example: "  seeder demo\n  seeder demo --keep\n  seeder demo --nodes 8\n  seeder demo --image k3s-dashboard.tar",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	nodes := cmd.Flags().Int("nodes", 4, "`number` of nodes")
-	keep := cmd.Flags().Bool("keep", false, "go on until Ctrl-C, to look at the status page and try commands")
-	image := cmd.Flags().String("image", "", "archive `file` with one image (default: one packed from files of this machine)")
+	keep := cmd.Flags().Bool("keep", false, "keep the nodes running until Ctrl-C, to open the status page and try commands")
+	image := cmd.Flags().String("image", "", "archive `file` with one image (default: built from files of this machine)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *nodes < minDemoNodes || *nodes > maxDemoNodes {
 			return cli.Usagef("--nodes %d: want %d to %d", *nodes, minDemoNodes, maxDemoNodes)

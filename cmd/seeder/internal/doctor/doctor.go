@@ -66,22 +66,21 @@ const (
 func Command(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Find out what is wrong on this host, and how to fix it",
-		Long: `Look at everything that images need on their way to this host's pods: the
-configuration, the daemon, the secret, containerd and its namespace and CRI, layers,
-disk, ports, the ways to and from each member, clocks, and pods that wait for an image.
-It takes at most fifteen seconds and changes nothing; run it as root. What it can
-without the daemon it does without it.
+		Short: "Diagnose problems on this host and suggest fixes",
+		Long: `Check everything that images need on their way to the pods of this host: the
+configuration, the daemon, the secret, containerd with its namespace and CRI, layers,
+disk, ports, the network to and from each member, clocks, and pods that wait for an
+image. It takes at most 15 s and changes nothing; run it as root. Checks that do not
+need the daemon run even when it is down.
 
-The exit code is 0 where nothing is wrong, else 1. Pods are looked at where kubectl
-and a kubeconfig are there: --kubeconfig, KUBECONFIG, those of k3s and rke2,
-~/.kube/config.`,
+The exit code is 0 if no problem is found, else 1. Pods are checked if kubectl and a
+kubeconfig are found: --kubeconfig, KUBECONFIG, those of k3s and rke2, ~/.kube/config.`,
 		Example: "  seeder doctor\n  seeder doctor -o json | jq '.checks[] | select(.state == \"problem\")'",
 		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
-	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig `file` with which to look at pods")
+	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig `file` to use for pods")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		e := newExam(env, *kubeconfig)
 		r := examine(cmd.Context(), e.checks(), checkTimeout)
