@@ -36,7 +36,7 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 		return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
 	}
 	for _, s := range a.On {
-		if err := CheckSelector(s); err != nil {
+		if err := catalog.CheckSelector(s); err != nil {
 			return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
 		}
 	}
@@ -51,7 +51,7 @@ func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, er
 			seed, a.Bytes = c.Seed, c.ImageBytes
 		}
 		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
-			n.poke()
+			n.loop.Wake()
 			return c.Version, nil
 		}
 	}
@@ -73,6 +73,12 @@ func (n *Node) covers(ctx context.Context, c catalog.Announcement, a Announcemen
 	}
 	_, err := n.store.SeedIndex(ctx, c.Seed.Digest)
 	return err == nil
+}
+
+// Announced reports whether ref is announced now.
+func (n *Node) Announced(ref string) bool {
+	rec, ok := n.catalog.Get(ref)
+	return ok && !rec.Announcement().Withdrawn
 }
 
 // Standing is the announcement of a reference as it is now.
@@ -132,8 +138,6 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 		}
 	}
 	changed, err := n.catalog.Merge(rec)
-	n.unkept.Store(true) // only now: who looks before sees the catalog of before
-	n.pinned.Store(true)
 	if err != nil {
 		return 0, fmt.Errorf("write the announcement of %s: %w", a.Reference, err)
 	}
@@ -151,7 +155,7 @@ func (n *Node) publish(_ context.Context, a catalog.Announcement) (uint64, error
 	n.noteNews(rec)
 	n.noteCatalog()
 	n.broadcast(rec)
-	n.poke()
+	n.loop.Published()
 	return a.Version, nil
 }
 
@@ -193,3 +197,21 @@ type unknownError struct{ text string }
 func (e *unknownError) Error() string { return e.text }
 
 func (e *unknownError) Unwrap() error { return fs.ErrNotExist }
+
+// Previous is the target that this host had under ref before the announced one.
+func (n *Node) Previous(ref string) (digest.Digest, error) {
+	rec, ok := n.catalog.Get(ref)
+	if !ok {
+		return "", fmt.Errorf("roll back %s: %w", ref, n.notAnnounced(ref))
+	}
+	for _, d := range n.catalog.History(ref) {
+		if d != rec.Announcement().Target.Digest {
+			return d, nil
+		}
+	}
+	return "", fmt.Errorf("roll back %s: this host knows no version before %s; run it on a host that has held one (`images.keep_previous`), or announce REF@sha256:DIGEST", ref, rec.Announcement().Target.Digest)
+}
+
+// Earlier are the targets that this host had under ref before the announced one, the
+// latest first, whether or not they are still here.
+func (n *Node) Earlier(ref string) []digest.Digest { return n.catalog.History(ref) }

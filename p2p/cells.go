@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 )
 
@@ -26,15 +27,13 @@ type cell struct {
 
 	since   time.Time // when it was ready last, or came to be known; zero: it is, or need not be
 	lacking int64     // bytes of disk, while it waits for those
-	looked  time.Time // when the look that last found it ready began; zero: none has
 }
 
 // cells is this node's column of the matrix, safe for concurrent use.
 type cells struct {
 	mu    sync.Mutex
 	byRef map[string]*cell
-	kept  []string      // ready ones whose origin is kept, the oldest first
-	next  chan struct{} // closed and replaced at each change
+	kept  []string // ready ones whose origin is kept, the oldest first
 }
 
 // maxOrigins bounds the ready images of which a node still knows where their bytes
@@ -42,17 +41,37 @@ type cells struct {
 const maxOrigins = 64
 
 func newCells() *cells {
-	return &cells{byRef: map[string]*cell{}, next: make(chan struct{})}
+	return &cells{byRef: map[string]*cell{}}
 }
 
-// update changes the cell of ref, made when it is not there.
-func (c *cells) update(ref string, change func(*cell)) {
+// begin makes the cell one of a, the newest announcement of its reference. sent is how
+// much of it has gone out before.
+func (c *cells) begin(a catalog.Announcement, sent int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	x := c.byRef[ref]
+	x := &cell{version: a.Version, target: a.Target.Digest, state: report.Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
+	if x.since = time.Now(); c.byRef[a.Reference] != nil && !c.byRef[a.Reference].since.IsZero() {
+		x.since = c.byRef[a.Reference].since
+	}
+	c.byRef[a.Reference] = x
+}
+
+// of is the cell of a, nil where it is about another announcement of the reference: who
+// works on an earlier one may speak late. The mutex is held.
+func (c *cells) of(a catalog.Announcement) *cell {
+	if x := c.byRef[a.Reference]; x != nil && x.version == a.Version && x.target == a.Target.Digest {
+		return x
+	}
+	return nil
+}
+
+// update changes the cell of a, where there is one.
+func (c *cells) update(a catalog.Announcement, change func(*cell)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.of(a)
 	if x == nil {
-		x = &cell{}
-		c.byRef[ref] = x
+		return
 	}
 	since := x.since
 	x.lacking = 0
@@ -64,7 +83,6 @@ func (c *cells) update(ref string, change func(*cell)) {
 		since = time.Now()
 	}
 	x.since = since
-	c.signal()
 }
 
 // cellState is what Counts needs of a cell.
@@ -85,28 +103,18 @@ func (c *cells) states() map[string]cellState {
 	return out
 }
 
-// settle puts ref in a state that holds until the next one.
-func (c *cells) settle(ref string, s report.State, reason string) {
-	c.update(ref, func(x *cell) {
+// settle puts a in a state that holds until the next one.
+func (c *cells) settle(a catalog.Announcement, s report.State, reason string) {
+	c.update(a, func(x *cell) {
 		if x.live != nil {
 			x.done, x.total = x.live()
 		}
 		x.state, x.reason, x.live, x.liveReason = s, reason, nil, nil
 		if s == report.Ready {
 			x.done, x.reason = x.total, ""
-			c.keepOrigin(ref, x)
+			c.keepOrigin(a.Reference, x)
 		}
 	})
-}
-
-// looked is when the look that last found ref ready began.
-func (c *cells) looked(ref string) time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if x := c.byRef[ref]; x != nil {
-		return x.looked
-	}
-	return time.Time{}
 }
 
 // keepOrigin turns the tally of an image that has just become ready into its origin
@@ -127,12 +135,11 @@ func (c *cells) keepOrigin(ref string, x *cell) {
 	c.kept = slices.Delete(c.kept, 0, 1)
 }
 
-// tally returns the tally of ref, a new one at the first try to fetch what its cell
-// says.
-func (c *cells) tally(ref string) *tally {
+// tally returns the tally of a, a new one at the first try to fetch what its cell says.
+func (c *cells) tally(a catalog.Announcement) *tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	x := c.byRef[ref]
+	x := c.of(a)
 	if x == nil {
 		return newTally(time.Now())
 	}
@@ -142,11 +149,12 @@ func (c *cells) tally(ref string) *tally {
 	return x.tally
 }
 
-func (c *cells) remove(ref string) {
+func (c *cells) remove(a catalog.Announcement) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.byRef, ref)
-	c.signal()
+	if c.of(a) != nil {
+		delete(c.byRef, a.Reference)
+	}
 }
 
 // get returns a copy of the cell of ref with the figures of this moment.
@@ -174,57 +182,4 @@ func (c *cells) get(ref string) (cell, bool) {
 		}
 	}
 	return y, true
-}
-
-// changed is closed at the next change of any cell.
-func (c *cells) changed() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.next
-}
-
-func (c *cells) signal() {
-	close(c.next)
-	c.next = make(chan struct{})
-}
-
-// claims says which missing blobs a running fetch brings, so that a layer which
-// several images share crosses the network once.
-type claims struct {
-	mu    sync.Mutex
-	held  map[digest.Digest]string // blob → reference that fetches it
-	freed chan struct{}            // closed and replaced at each release
-}
-
-func newClaims() *claims {
-	return &claims{held: map[digest.Digest]string{}, freed: make(chan struct{})}
-}
-
-// take claims all blobs for ref or none. Where another reference holds one of
-// them, it is named and freed is closed at the next release.
-func (c *claims) take(ref string, blobs []digest.Digest) (holder string, freed <-chan struct{}, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, b := range blobs {
-		if other, taken := c.held[b]; taken && other != ref {
-			return other, c.freed, false
-		}
-	}
-	for _, b := range blobs {
-		c.held[b] = ref
-	}
-	return "", nil, true
-}
-
-// release frees every blob that ref claimed.
-func (c *claims) release(ref string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for b, r := range c.held {
-		if r == ref {
-			delete(c.held, b)
-		}
-	}
-	close(c.freed)
-	c.freed = make(chan struct{})
 }

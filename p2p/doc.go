@@ -1,10 +1,10 @@
 // Package p2p keeps this node converged with its cluster: what the catalog says
 // is what this host holds, for every announced reference, for ever.
 //
-// It owns the converge loop (converge.go) and what that keeps or lets go of
-// (keep.go), the exchange of the catalog with other nodes (sync.go), the images
+// It owns the exchange of the catalog with other nodes (sync.go), the images
 // that are open for fetching and serving (swarms.go), finding peers (finder.go)
-// and the node × image matrix (matrix.go). Its rooms below own the parts: gossip (who is there), catalog
+// and the node × image matrix (matrix.go). Its rooms below own the parts: converge (what this host does about each
+// announcement), report (what is said of it), gossip (who is there), catalog
 // (what shall be), swarm (which chunk from whom), wire (how bytes travel), trust
 // (who may).
 //
@@ -16,11 +16,10 @@
 // really holds, asked from the Store; holdings are what other nodes say they
 // hold, a hint that a swarm verifies chunk by chunk. The three are never mixed.
 //
-// Invariant: a reference is Ready only while Store.Check says so of the very
-// digest that the catalog names; everything else is a hint that wakes the loop.
+// Invariant: what this node says of an announcement is about that very record; who works
+// on an earlier one may speak late, and is not heard.
 //
 // Goroutines: Open starts the transfer server, the converge loop, the sync loop,
-// the janitor and the health watch in one group; the converge loop starts one
-// goroutine for each reference that it works on. Close cancels the group's
+// the janitor and the health watch in one group. Close cancels the group's
 // context and waits for all of them.
 package p2p

@@ -18,11 +18,10 @@ const healthInterval = 2 * time.Second
 
 // healthState is the last answer of the image store.
 type healthState struct {
-	mu        sync.Mutex
-	last      report.ContainerdStatus
-	asked     bool
-	slow      atomic.Bool // has not answered the last question in time
-	recovered atomic.Bool // came back since the converge loop last looked
+	mu    sync.Mutex
+	last  report.ContainerdStatus
+	asked bool
+	slow  atomic.Bool // has not answered the last question in time
 }
 
 func (h *healthState) status() report.ContainerdStatus {
@@ -39,6 +38,15 @@ func (h *healthState) down() string {
 		return ""
 	}
 	return h.last.Reason
+}
+
+// stillDown is why the image store does not answer, asked anew where it seemed to: one
+// cause is said once.
+func (n *Node) stillDown(ctx context.Context) string {
+	if n.health.down() == "" && ctx.Err() == nil {
+		n.askHealth(ctx)
+	}
+	return n.health.down()
 }
 
 // set books an answer and reports whether it differs from the last one.
@@ -110,22 +118,16 @@ func (n *Node) askHealth(ctx context.Context) {
 	}
 	n.log.Info("containerd is there", "address", address, "version", version)
 	n.events.add(report.Event{Time: time.Now(), Kind: report.EventUp})
-	n.health.recovered.Store(true)
-	n.poke()
+	n.loop.Recovered()
 }
 
 // janitorInterval is how long what nobody needs any more may lie about.
 const janitorInterval = 30 * time.Second
 
-// keepInterval is how often the leases of earlier versions are looked after when
-// nothing has changed: far below the half of their time.
-const keepInterval = 10 * time.Minute
-
 // janitor closes the swarms that nobody uses, and removes what was left behind.
 func (n *Node) janitor(ctx context.Context) {
 	tick := time.NewTicker(janitorInterval)
 	defer tick.Stop()
-	var kept time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -136,13 +138,7 @@ func (n *Node) janitor(ctx context.Context) {
 				continue
 			}
 			n.tidy(ctx)
-			if n.unkept.Load() || now.Sub(kept) >= keepInterval {
-				if now.Sub(kept) >= keepInterval {
-					n.pinned.Store(true)
-				}
-				kept = now
-				n.keepPrevious(ctx)
-			}
+			n.loop.Tend(ctx, now)
 		}
 	}
 }

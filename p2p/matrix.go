@@ -164,7 +164,7 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 		ns.State, ns.Reason = report.Unreachable, ans.err.Error()
 		ns.Away, ns.Since = ans.away, ans.since
 		// What labels it has is known as far as it was asked while it was there.
-		if why := leftOut(a.On, ans.labels); ans.away && why != "" {
+		if why := catalog.LeftOut(a.On, ans.labels); ans.away && why != "" {
 			ns.State, ns.Reason = report.Excluded, why
 		}
 		return ns
@@ -280,9 +280,6 @@ func (l *memberLabels) of(name string) map[string]string {
 	defer l.mu.Unlock()
 	return l.byName[name]
 }
-
-// Changed is closed at the next change of this node's own states.
-func (n *Node) Changed() <-chan struct{} { return n.cells.changed() }
 
 // Status is this node alone.
 func (n *Node) Status(context.Context) report.Status {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"seeder/p2p/converge"
 	"seeder/p2p/swarm"
 )
 
@@ -22,13 +23,6 @@ type metrics struct {
 	fetchSeconds           prometheus.Histogram
 	importSeconds          prometheus.Histogram
 }
-
-// The values of the label reason of seeder_converge_failures_total.
-const (
-	failedContainerd = "containerd" // it was away
-	failedNoSeed     = "no_seed"    // nobody who is reachable has the seed index
-	failedOther      = "other"      // `seeder images` and the log say what
-)
 
 // newMetrics registers the node's metrics with reg; nil keeps them private. Every
 // series is there from the start: an alert on one that is not never fires.
@@ -73,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Requests to peers that gave no chunk, by reason: the peer was busy, had enough askers (crowded), did not hold it (absent), or the connection failed (error). Each is made again, mostly of another peer."),
 		refusals: vector("reason", []string{swarm.RefusedBusy, swarm.RefusedCrowded}, "seeder_upload_refusals_total",
 			"Requests of peers that this node put off, by reason: every upload slot was taken (busy), or it had enough askers (crowded)."),
-		converge: vector("reason", []string{failedContainerd, failedNoSeed, failedOther}, "seeder_converge_failures_total",
+		converge: vector("reason", []string{converge.CauseContainerd, converge.CauseNoSeed, converge.CauseOther}, "seeder_converge_failures_total",
 			"Tries to bring an announced image to this host that failed and are made again, by reason: containerd was away, no reachable member had the seed index (no_seed), or another."),
 		fetchSeconds: histogram("seeder_fetch_seconds",
 			"Time from the first request to the last verified chunk of an image."),

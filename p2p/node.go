@@ -21,6 +21,7 @@ import (
 	"seeder/internal/pattern"
 	"seeder/internal/reserve"
 	"seeder/p2p/catalog"
+	"seeder/p2p/converge"
 	"seeder/p2p/gossip"
 	"seeder/p2p/netaddr"
 	"seeder/p2p/swarm"
@@ -31,51 +32,19 @@ import (
 // Store is this host's images as the node sees them. It is safe for concurrent
 // use. Errors wrap fs.ErrNotExist where a thing is not there.
 type Store interface {
-	// List maps the references that have an image record to their targets.
-	List(ctx context.Context) (map[string]digest.Digest, error)
-	// Check says whether ref is at target, complete and visible to the kubelet;
-	// where it is not, reason says what lacks.
-	Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error)
-	// Intact says whether what Check found of a ready ref is still there, as far as
-	// that can be told cheaply; true where it cannot.
-	Intact(ctx context.Context, ref string) bool
+	converge.Store
+	converge.Keeper
+	converge.Remover
 	// SeedIndex returns a seed index that this host keeps.
 	SeedIndex(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Image opens the image that a seed index describes, with whatever of it is
 	// already here, and keeps the index.
 	Image(ctx context.Context, index []byte) (Image, error)
-	// FromRegistry reports whether ref was pulled from a registry.
-	FromRegistry(ctx context.Context, ref string) (bool, error)
-	// Preloaded reports whether k3s has put ref there from its agent/images.
-	Preloaded(ctx context.Context, ref string) (bool, error)
-	// InUse names the containers that use the image of ref.
-	InUse(ctx context.Context, ref string) ([]string, error)
-	// KeepPrevious protects what is here of these targets from garbage collection
-	// and of no others that it protected before.
-	KeepPrevious(ctx context.Context, targets []digest.Digest) error
-	// Discard lets go of an earlier target of ref, which keeps another one.
-	Discard(ctx context.Context, ref string, target digest.Digest) error
-	// Release takes the protection from garbage collection off ref.
-	Release(ctx context.Context, ref string) error
-	// ReleaseOthers takes that protection off all versions of the references in wanted
-	// but those targets, however they came to have it, and names what lost it.
-	ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error)
-	// Remove deletes ref and what only it needs.
-	Remove(ctx context.Context, ref string) (freedBytes int64, err error)
 	// Tidy removes what work that will not go on has left behind, but nothing of
 	// the images whose seed indexes and targets are given.
 	Tidy(ctx context.Context, seeds, targets []digest.Digest) error
-	// DropFrames removes what is kept for peers of blobs that no image has whose seed
-	// index is given, and returns the bytes that it freed.
-	DropFrames(ctx context.Context, seeds []digest.Digest) (freed int64, err error)
 	// Cache says how many bytes are kept for peers, and how many may be.
 	Cache() (heldBytes, limitBytes int64)
-	// HeedsPins reports whether what is pinned is safe from the kubelet's garbage
-	// collection.
-	HeedsPins() bool
-	// Changes wakes up after image records changed; a hint, never complete. The
-	// channel closes when ctx ends.
-	Changes(ctx context.Context) <-chan struct{}
 	// Health asks whether the image store answers.
 	Health(ctx context.Context) (address, version string, err error)
 }
@@ -92,10 +61,11 @@ type Image interface {
 	// and returns once ref is complete and visible. With all chunks here it
 	// repairs whatever Check found lacking.
 	Import(ctx context.Context, ref string) error
-	// Room says whether what is missing may come. An error with a method Waiting()
-	// string says what room the disk lacks; it is asked again a little later. One with
-	// a method Excluded() string says why this host is not meant to hold the image.
-	Room(ctx context.Context) error
+	// Excluded is why this host is not meant to hold the image, empty where it is.
+	Excluded() string
+	// Room says why what is missing may not come yet, empty where it may, and how many
+	// bytes of disk are lacking; it is asked again a little later.
+	Room(ctx context.Context) (why string, lackingBytes int64, err error)
 	Close() error
 }
 
@@ -200,16 +170,12 @@ type Node struct {
 	cells     *cells
 	freed     freed
 	claims    *claims
+	loop      *converge.Loop
 	syncer    *syncer
-	asked     atomic.Int64  // how often others have asked for the catalog
-	noteMu    sync.Mutex    // of noteCatalog
-	keeping   chan struct{} // of keepPrevious, capacity 1: a lock
+	asked     atomic.Int64 // how often others have asked for the catalog
+	noteMu    sync.Mutex   // of noteCatalog
 	lostSeeds lostSeeds
-	unkept    atomic.Bool // there is an earlier version, or one was not kept
-	pinned    atomic.Bool // what nobody announces any more may have a pin
 
-	wake    chan struct{} // to the converge loop, capacity 1
-	results chan jobDone  // from the jobs to the converge loop
 	health  healthState
 	labels  memberLabels
 	events  events
@@ -241,9 +207,6 @@ func New(cfg Config, store Store) *Node {
 		cells:   newCells(),
 		claims:  newClaims(),
 		limiter: wire.NewLimiter(wire.Limits{}),
-		wake:    make(chan struct{}, 1),
-		results: make(chan jobDone),
-		keeping: make(chan struct{}, 1),
 		expired: make(chan time.Time, 1),
 		secrets: cfg.Secrets,
 	}
@@ -267,7 +230,7 @@ func (n *Node) Open(ctx context.Context) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.openIdentity, n.openCatalog, n.openTransfer, n.openGossip, n.serve,
+		n.openIdentity, n.openCatalog, n.openLoop, n.openTransfer, n.openGossip, n.serve,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -277,7 +240,7 @@ func (n *Node) Open(ctx context.Context) (err error) {
 	for _, loop := range []string{"converge", "health", "sync"} {
 		n.beats.beat(loop) // the time begins before the loop does
 	}
-	n.start(ctx, "converge", n.converge)
+	n.start(ctx, "converge", n.loop.Run)
 	n.start(ctx, "sync", n.sync)
 	n.start(ctx, "pull", n.pull)
 	n.start(ctx, "janitor", n.janitor)
@@ -522,12 +485,4 @@ func (n *Node) mayAnnounce(id trust.NodeID) bool {
 		return false
 	}
 	return len(n.cfg.Announcers) == 0 || slices.Contains(n.cfg.Announcers, id)
-}
-
-// poke wakes the converge loop.
-func (n *Node) poke() {
-	select {
-	case n.wake <- struct{}{}:
-	default:
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"seeder/internal/figure"
 	"seeder/p2p/catalog"
+	"seeder/p2p/converge"
 	"seeder/p2p/report"
 	"seeder/p2p/swarm"
 )
@@ -19,37 +20,50 @@ import (
 // errNoSeed: no reachable member has the seed index of an announcement.
 var errNoSeed = errors.New("no reachable member has the seed index")
 
-// obtain fetches what this host lacks of an announced image and imports it.
-func (n *Node) obtain(ctx context.Context, rec catalog.Record) error {
+// obtain fetches what this host lacks of an announced image and imports it
+// (converge.Config.Fetch).
+func (n *Node) obtain(ctx context.Context, rec catalog.Record, verify converge.Verify) converge.Outcome {
 	a := rec.Announcement()
 	index, err := n.seedIndex(ctx, a)
+	if errors.Is(err, errNoSeed) {
+		return converge.NoSeed(err)
+	}
 	if err != nil {
-		return err
+		return converge.Failed(err)
 	}
 	n.log.Debug("seed index is here", "ref", a.Reference, "version", a.Version)
 	sw, err := n.swarms.acquire(ctx, a.Seed.Digest, index, true)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", a.Reference, err)
+		return converge.Failed(fmt.Errorf("open %s: %w", a.Reference, err))
 	}
 	defer n.swarms.release(sw, true)
 	defer n.claims.release(a.Reference)
-	if err := n.claim(ctx, a.Reference, sw.image); err != nil {
-		return err
+	if err := n.claim(ctx, a, sw.image); err != nil {
+		return converge.Failed(err)
 	}
-	if err := sw.image.Room(ctx); err != nil {
-		return fmt.Errorf("fetch %s: %w", a.Reference, err)
+	if why := sw.image.Excluded(); why != "" {
+		return converge.Excluded(why)
 	}
-	return n.fetchAndImport(ctx, rec, sw)
+	switch why, bytes, err := sw.image.Room(ctx); {
+	case err != nil:
+		return converge.Failed(fmt.Errorf("fetch %s: %w", a.Reference, err))
+	case why != "":
+		return converge.Lacking(why, bytes)
+	}
+	if err := n.fetchAndImport(ctx, rec, sw, verify); err != nil {
+		return converge.Failed(err)
+	}
+	return converge.Fetched()
 }
 
 // claim waits until no other fetch brings a blob that img misses.
-func (n *Node) claim(ctx context.Context, ref string, img Image) error {
+func (n *Node) claim(ctx context.Context, a catalog.Announcement, img Image) error {
 	for {
-		holder, freed, ok := n.claims.take(ref, img.Missing())
+		holder, freed, ok := n.claims.take(a.Reference, img.Missing())
 		if ok {
 			return nil
 		}
-		n.cells.update(ref, func(c *cell) {
+		n.cells.update(a, func(c *cell) {
 			c.state, c.reason = report.Waiting, "shares a layer with "+holder+", which is being fetched"
 		})
 		select {
@@ -63,11 +77,11 @@ func (n *Node) claim(ctx context.Context, ref string, img Image) error {
 // fetchAndImport runs the swarm and the import side by side: the import takes
 // the contiguous prefix as it grows, so that after the last chunk only the last
 // layer is left to do.
-func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openSwarm) error {
+func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openSwarm, verify converge.Verify) error {
 	a := rec.Announcement()
-	p := newProgress(sw.image, n.cells.tally(a.Reference))
+	p := newProgress(sw.image, n.cells.tally(a))
 	n.metrics.chunks("local", p.local)
-	n.cells.update(a.Reference, func(c *cell) {
+	n.cells.update(a, func(c *cell) {
 		c.state, c.reason = report.Fetching, ""
 		c.live, c.liveReason = p.bytes, p.reason
 	})
@@ -84,14 +98,14 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			arrived = time.Now()
 			p.arrived()
 			n.log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.names(), "seconds", arrived.Sub(start).Seconds())
-			n.cells.update(a.Reference, func(c *cell) {
+			n.cells.update(a, func(c *cell) {
 				c.state, c.reason, c.liveReason = report.Importing, "all data received, unpacking", nil
 			})
 			if !lostChunks(gctx, sw.image, imported) {
 				return nil
 			}
 			n.log.Warn("chunks that were here are gone before they were imported; they are fetched again", "ref", a.Reference, "version", a.Version)
-			n.cells.update(a.Reference, func(c *cell) {
+			n.cells.update(a, func(c *cell) {
 				c.state, c.reason, c.liveReason = report.Fetching, "", p.reason
 			})
 		}
@@ -111,7 +125,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 	}
 	n.metrics.fetchSeconds.Observe(arrived.Sub(start).Seconds())
 	since(n.metrics.importSeconds, arrived)
-	ready, reason, err := n.check(ctx, rec)
+	ready, reason, err := verify(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 )
 
@@ -119,16 +122,44 @@ func TestOriginsAreBounded(t *testing.T) {
 	t.Parallel()
 	c := newCells()
 	for i := range maxOrigins + 3 {
-		ref := fmt.Sprintf("r%d", i)
-		c.update(ref, func(x *cell) { x.total = 1 })
-		c.tally(ref).received(time.Now(), "a", 1, 1)
-		c.settle(ref, report.Ready, "")
-		c.settle(ref, report.Ready, "") // looked at again
+		a := catalog.Announcement{Reference: fmt.Sprintf("r%d", i), Version: 1}
+		c.begin(a, 0)
+		c.update(a, func(x *cell) { x.total = 1 })
+		c.tally(a).received(time.Now(), "a", 1, 1)
+		c.settle(a, report.Ready, "")
+		c.settle(a, report.Ready, "") // looked at again
 	}
 	for i := range maxOrigins + 3 {
 		x, _ := c.get(fmt.Sprintf("r%d", i))
 		if kept := len(x.origin.sources) > 0; kept != (i >= 3) || x.origin.rate != 0 {
 			t.Errorf("origin of r%d: %+v", i, x.origin)
 		}
+	}
+}
+
+// TestLateWord: the job of an announcement that was superseded may still find its image
+// ready, or removed; nothing of that is said of the announcement that stands now.
+func TestLateWord(t *testing.T) {
+	t.Parallel()
+	c := newCells()
+	b := board{cells: c, swarms: newSwarms(nil), freed: &freed{}}
+	old := catalog.Announcement{Reference: "r", Version: 1, Target: ocispec.Descriptor{Digest: "sha256:a"}}
+	rival, now := old, old
+	rival.Version, now.Version = 2, 2
+	rival.Target.Digest, now.Target.Digest = "sha256:b", "sha256:c" // of one version, from both sides of a partition
+	b.Begin(old)
+	b.Begin(rival)
+	b.Begin(now)
+	for _, a := range []catalog.Announcement{old, rival} {
+		b.Settle(a, report.Ready, "", 0)
+		b.Queue(a, "again")
+		b.Remove(a)
+		if x, ok := c.get("r"); !ok || x.version != 2 || x.target != "sha256:c" || x.state != report.Waiting || x.reason != "queued" {
+			t.Fatalf("after the late word of version %d: %+v, %v", a.Version, x, ok)
+		}
+	}
+	b.Settle(now, report.Ready, "", 0)
+	if x, _ := c.get("r"); x.state != report.Ready {
+		t.Errorf("%+v, want ready", x)
 	}
 }

@@ -56,6 +56,6 @@ func (n *Node) Recheck(ctx context.Context, seed digest.Digest, chunk int, from 
 		return nil
 	}
 	n.log.Warn("a chunk was damaged on this host, as a peer has found; it is made anew, or fetched from others", "peer", n.nameOf(from, from), "seed", seed, "chunk", chunk)
-	n.poke()
+	n.loop.Wake()
 	return nil
 }

@@ -48,7 +48,26 @@ func (n *Node) noteLost(seed digest.Digest, err error) {
 		l.lost, l.tried = map[digest.Digest]bool{}, map[digest.Digest]time.Time{}
 	}
 	l.lost[seed], l.tried[seed] = true, now
-	n.poke()
+	n.loop.Wake()
+}
+
+// seeds are the seed indexes of announced images as the converge loop sees them
+// (converge.Seeds).
+type seeds struct{ n *Node }
+
+// Lost implements converge.Seeds.
+func (s seeds) Lost(seed digest.Digest) bool { return s.n.lostSeeds.isLost(seed) }
+
+// Restore implements converge.Seeds: from another member, else, on the host that
+// announced the image, by cutting it again, which gives the same index.
+func (s seeds) Restore(ctx context.Context, rec catalog.Record) {
+	n, a := s.n, rec.Announcement()
+	if !n.lostSeeds.take(a.Seed.Digest) {
+		return
+	}
+	if err := n.restoreLost(ctx, rec); err != nil && ctx.Err() == nil {
+		n.log.Warn("cannot get a lost seed index again; it is tried when somebody asks for it", "ref", a.Reference, "seed", a.Seed.Digest, "err", err)
+	}
 }
 
 // isLost reports whether somebody has asked in vain for seed.
@@ -65,19 +84,6 @@ func (l *lostSeeds) take(seed digest.Digest) bool {
 	lost := l.lost[seed]
 	delete(l.lost, seed)
 	return lost
-}
-
-// restoreSeed gets the seed index of an image that is ready here, where it is lost:
-// from another member, else, on the host that announced the image, by cutting it again,
-// which gives the same index.
-func (n *Node) restoreSeed(ctx context.Context, rec catalog.Record) {
-	a := rec.Announcement()
-	if a.Withdrawn || !n.lostSeeds.take(a.Seed.Digest) {
-		return
-	}
-	if err := n.restoreLost(ctx, rec); err != nil && ctx.Err() == nil {
-		n.log.Warn("cannot get a lost seed index again; it is tried when somebody asks for it", "ref", a.Reference, "seed", a.Seed.Digest, "err", err)
-	}
 }
 
 func (n *Node) restoreLost(ctx context.Context, rec catalog.Record) error {

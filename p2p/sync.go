@@ -60,7 +60,7 @@ func (n *Node) sync(ctx context.Context) {
 			return
 		case <-n.catalog.Changed():
 			n.noteCatalog()
-			n.poke()
+			n.loop.Wake()
 		case now := <-tick.C:
 			if err := n.catalog.Expire(now); err != nil {
 				n.log.Error("forget old withdrawals", "err", err)
@@ -120,7 +120,7 @@ func (n *Node) pullCatalog(ctx context.Context, member string) (news bool) {
 	n.log.Info("catalog updated", "from", member, "announcements", len(changed))
 	n.noteNews(changed...)
 	n.noteCatalog()
-	n.poke()
+	n.loop.Wake()
 	if len(changed) <= bulk {
 		for _, rec := range changed {
 			n.broadcast(rec)

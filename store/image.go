@@ -24,22 +24,17 @@ type Image struct {
 	index  chunk.Index
 	blobs  []*blob
 	wanted []bool // by blob: this host needs it
-	// excluded is why this host is not meant to hold the image; nil where it is. It
+	// excluded is why this host is not meant to hold the image; empty where it is. It
 	// serves what it has of it all the same.
-	excluded *ExcludedError
+	excluded string
 	closed   sync.Once
 }
 
 // OtherPlatform begins why a host is not meant to hold an image of other platforms.
 const OtherPlatform = "the image is for "
 
-// ExcludedError says that this host is not meant to hold an image.
-type ExcludedError struct{ reason string }
-
-func (e *ExcludedError) Error() string { return e.reason }
-
-// Excluded is the reason.
-func (e *ExcludedError) Excluded() string { return e.reason }
+// Excluded is why this host is not meant to hold the image, empty where it is.
+func (i *Image) Excluded() string { return i.excluded }
 
 // Image opens the image that a seed index describes and keeps the index. Frames
 // from before a restart are verified now. Of an image without this host's platform
@@ -67,8 +62,8 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 // wanted says for each blob whether this host needs it: those of its own
 // platform, or else of platforms that it can run, and those that belong to none.
 // An embedded store that is given no platform runs nothing and holds them all.
-func (s *Store) wanted(x chunk.Index) ([]bool, *ExcludedError) {
-	wanted := make([]bool, len(x.Blobs))
+func (s *Store) wanted(x chunk.Index) (wanted []bool, excluded string) {
+	wanted = make([]bool, len(x.Blobs))
 	var has []string
 	for _, b := range x.Blobs {
 		has = append(has, b.Platforms...)
@@ -79,13 +74,13 @@ func (s *Store) wanted(x chunk.Index) ([]bool, *ExcludedError) {
 	}
 	if !s.ctrd.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
-		return wanted, &ExcludedError{fmt.Sprintf(OtherPlatform+"%s, this host runs %s",
-			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())}
+		return wanted, fmt.Sprintf(OtherPlatform+"%s, this host runs %s",
+			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())
 	}
 	for i, b := range x.Blobs {
 		wanted[i] = s.ctrd.HoldsAll() || len(b.Platforms) == 0 || slices.ContainsFunc(b.Platforms, needs)
 	}
-	return wanted, nil
+	return wanted, ""
 }
 
 // Close ends the use of the image; what is staged stays.

@@ -46,9 +46,6 @@ func (e *RoomError) Waiting() string {
 	return s + ", `seeder withdraw --purge REF` removes an announced image"
 }
 
-// LackingBytes says how much.
-func (e *RoomError) LackingBytes() int64 { return e.Lacking }
-
 func (e *RoomError) Error() string { return e.Waiting() }
 
 func humanBytes(n int64) string { return figure.Size(n) }
@@ -68,15 +65,22 @@ func (n need) plus(m need) need { return need{n.bytes + m.bytes, n.files + m.fil
 
 func unpacked(bytes int64) need { return need{bytes, bytes / bytesPerFile} }
 
-// Room is an *ExcludedError where this host is not meant to hold the image, and a
-// *RoomError where what this host still lacks of the image would leave
-// less free than the reserve: its frames in data_dir, its blobs and what they unpack
+// Room says why what this host still lacks of the image may not come: it would leave
+// less free than the reserve, and so many bytes are lacking. why is empty where there is
+// room. Counted are its frames in data_dir, its blobs and what they unpack
 // to in containerd's directory. It is an estimate: what layers unpack to shows only
 // then, and other writers are not asked.
-func (i *Image) Room(ctx context.Context) error {
-	if i.excluded != nil {
-		return i.excluded
+func (i *Image) Room(ctx context.Context) (why string, lackingBytes int64, err error) {
+	err = i.room(ctx)
+	var lacks *RoomError
+	if errors.As(err, &lacks) {
+		return lacks.Waiting(), lacks.Lacking, nil
 	}
+	return "", 0, err
+}
+
+// room is a *RoomError where there is none.
+func (i *Image) room(ctx context.Context) error {
 	var staged, stored need
 	for k, b := range i.blobs {
 		if !i.wanted[k] || b.isPresent() {

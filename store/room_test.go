@@ -80,7 +80,7 @@ func TestCacheGivesWayToAnImage(t *testing.T) {
 			s, img := smallStore(t, d, dir)
 			d.change(dir, func(f *fileSystem) { f.free = 0 })
 			var lacks *RoomError
-			if err := img.Room(t.Context()); !errors.As(err, &lacks) {
+			if err := img.room(t.Context()); !errors.As(err, &lacks) {
 				t.Fatalf("on a full disk: %v", err)
 			}
 			if held := s.Cache(); held.Bytes != 0 || held.LimitBytes != 0 {
@@ -92,7 +92,7 @@ func TestCacheGivesWayToAnImage(t *testing.T) {
 				}
 			}
 			d.change(dir, func(f *fileSystem) { f.free = 1 << 40 })
-			if err := img.Room(t.Context()); err != nil {
+			if err := img.room(t.Context()); err != nil {
 				t.Errorf("on an empty disk: %v", err)
 			}
 		})
@@ -111,7 +111,7 @@ func TestCacheIsNotToBlame(t *testing.T) {
 	held := s.Cache()
 	d.change(dir+"/containerd", func(f *fileSystem) { f.free = 0 })
 	var lacks *RoomError
-	if err := img.Room(t.Context()); !errors.As(err, &lacks) {
+	if err := img.room(t.Context()); !errors.As(err, &lacks) {
 		t.Fatalf("on a full disk: %v", err)
 	}
 	if now := s.Cache(); now != held {
@@ -127,7 +127,7 @@ func TestRoomCountsInodes(t *testing.T) {
 	s, img := smallStore(t, d, dir)
 	d.change(dir, func(f *fileSystem) { f.freeFiles = 51 })
 	var lacks *RoomError
-	if err := img.Room(t.Context()); !errors.As(err, &lacks) || !strings.Contains(lacks.Waiting(), "inodes") {
+	if err := img.room(t.Context()); !errors.As(err, &lacks) || !strings.Contains(lacks.Waiting(), "inodes") {
 		t.Errorf("with 51 of 1000 inodes: %v", err)
 	}
 	if held := s.Cache(); held.Bytes != 0 {

@@ -292,12 +292,6 @@ func (s *Store) SetExcluded(target digest.Digest, why string) {
 	s.rules[string(target)] = why
 }
 
-// excludedError is what a host without the platform of an image says.
-type excludedError string
-
-func (e excludedError) Error() string    { return string(e) }
-func (e excludedError) Excluded() string { return string(e) }
-
 // SetHeedsPins says whether pins count here.
 func (s *Store) SetHeedsPins(yes bool) {
 	s.mu.Lock()
@@ -318,15 +312,6 @@ func (s *Store) SetRoom(why string) {
 	defer s.mu.Unlock()
 	s.full = why
 }
-
-// fullError is what a full disk says.
-type fullError string
-
-func (e fullError) Error() string   { return string(e) }
-func (e fullError) Waiting() string { return string(e) }
-
-// LackingBytes is as in the real store.
-func (e fullError) LackingBytes() int64 { return 1 << 30 }
 
 // Release implements p2p.Store: nothing collects garbage here.
 func (s *Store) Release(_ context.Context, ref string) error {
@@ -457,16 +442,19 @@ func (i *image) Missing() []digest.Digest {
 	return []digest.Digest{i.index.Target}
 }
 
-func (i *image) Room(context.Context) error {
+func (i *image) Excluded() string {
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
-	if why := i.store.rules[string(i.index.Target)]; why != "" {
-		return excludedError(why)
+	return i.store.rules[string(i.index.Target)]
+}
+
+func (i *image) Room(context.Context) (why string, lackingBytes int64, err error) {
+	i.store.mu.Lock()
+	defer i.store.mu.Unlock()
+	if i.store.full == "" {
+		return "", 0, nil
 	}
-	if i.store.full != "" {
-		return fullError(i.store.full)
-	}
-	return nil
+	return i.store.full, 1 << 30, nil
 }
 
 func (i *image) Import(ctx context.Context, ref string) error {

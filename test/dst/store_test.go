@@ -298,9 +298,9 @@ func (i *faultyImage) Import(ctx context.Context, ref string) error {
 	return i.Image.Import(ctx, ref)
 }
 
-func (i *faultyImage) Room(ctx context.Context) error {
+func (i *faultyImage) Room(ctx context.Context) (why string, lackingBytes int64, err error) {
 	if err := i.store.gate(ctx, "room"); err != nil {
-		return err
+		return "", 0, err
 	}
 	return i.Image.Room(ctx)
 }

@@ -20,6 +20,7 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p"
+	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 	"seeder/store"
 )
@@ -85,7 +86,7 @@ func (f *Node) CheckOn(_ context.Context, on []string) error {
 		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
 	}
 	for _, s := range on {
-		if err := p2p.CheckSelector(s); err != nil {
+		if err := catalog.CheckSelector(s); err != nil {
 			return err
 		}
 	}

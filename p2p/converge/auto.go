@@ -1,4 +1,4 @@
-package p2p
+package converge
 
 import (
 	"context"
@@ -56,21 +56,21 @@ func (a *auto) drain() { a.jobs.Wait() }
 
 // announceNew announces those of the images of this host that a pattern of
 // images.auto names and that the cluster does not know.
-func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
-	if !l.n.cfg.autoOn() || l.n.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
+func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
+	if !l.cfg.autoOn() || l.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
 		return
 	}
-	if !l.n.mayAnnounce(l.n.identity.ID()) {
+	if !l.cfg.MayAnnounce() {
 		return
 	}
 	have = l.underNormalNames(have)
 	l.auto.forget(have)
 	for ref, target := range have {
-		if l.n.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
+		if l.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
 			l.auto.jobs.Go(func() {
-				named, err := l.n.announceItself(ctx, ref, target)
+				named, err := l.announceItself(ctx, ref, target)
 				if l.auto.end(ref, named, err, time.Now()) {
-					l.n.log.Warn("cannot announce what images.auto names; it is tried again", "ref", ref, "err", err)
+					l.cfg.Log.Warn("cannot announce what images.auto names; it is tried again", "ref", ref, "err", err)
 				}
 			})
 		}
@@ -80,7 +80,7 @@ func (l *loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 // underNormalNames is have with each image that is here only under another way to write
 // its reference, as `ctr images import` leaves short names, under the reference itself:
 // the store finds it by that. What cannot be announced for its name is said once.
-func (l *loop) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
+func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
 	out := make(map[string]digest.Digest, len(have))
 	for name, target := range have {
 		if strings.HasPrefix(name, string(digest.SHA256)+":") {
@@ -90,7 +90,7 @@ func (l *loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 		switch {
 		case err != nil:
 			if l.auto.begin(name, target, time.Now()) {
-				l.n.log.Info("images.auto does not announce an image whose name is not an image reference", "name", name, "err", err)
+				l.cfg.Log.Info("images.auto does not announce an image whose name is not an image reference", "name", name, "err", err)
 				l.auto.end(name, true, nil, time.Now())
 			}
 			out[name] = target
@@ -107,54 +107,54 @@ func (l *loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 const autoTimeout = 10 * time.Minute
 
 // announceItself announces ref if images.auto names it, and reports whether it does.
-func (n *Node) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
+func (l *Loop) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, autoTimeout)
 	defer cancel()
-	if !n.announcesItself(ctx, ref) {
+	if !l.announcesItself(ctx, ref) {
 		return false, nil
 	}
-	n.log.Debug("an image that images.auto names is announced", "ref", ref, "digest", target)
-	return true, n.cfg.Announce(ctx, ref)
+	l.cfg.Log.Debug("an image that images.auto names is announced", "ref", ref, "digest", target)
+	return true, l.cfg.Announce(ctx, ref)
 }
 
 // unknownBuild reports whether target is no version of ref that the cluster has
 // announced or withdrawn, as far as this host has seen.
-func (n *Node) unknownBuild(ref string, target digest.Digest) bool {
+func (l *Loop) unknownBuild(ref string, target digest.Digest) bool {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil || named.String() != ref || strings.Contains(ref, "@") {
 		return false // no reference of a pod, or CRI's name for what has another one
 	}
-	rec, ok := n.catalog.Get(ref)
+	rec, ok := l.cfg.Catalog.Get(ref)
 	if !ok {
-		rec, ok = n.catalog.Buried(ref)
+		rec, ok = l.cfg.Catalog.Buried(ref)
 	}
 	if !ok {
 		return true
 	}
 	a := rec.Announcement()
 	// An announced reference is the business of its task.
-	return a.Withdrawn && n.catalog.Reached(rec) && !n.isVersion(a, target)
+	return a.Withdrawn && l.cfg.Catalog.Reached(rec) && !l.isVersion(a, target)
 }
 
-func (n *Node) isVersion(a catalog.Announcement, target digest.Digest) bool {
-	return target == a.Target.Digest || target == n.catalog.ReachedTarget(a.Reference) ||
-		slices.Contains(n.catalog.History(a.Reference), target)
+func (l *Loop) isVersion(a catalog.Announcement, target digest.Digest) bool {
+	return target == a.Target.Digest || target == l.cfg.Catalog.ReachedTarget(a.Reference) ||
+		slices.Contains(l.cfg.Catalog.History(a.Reference), target)
 }
 
 // autoOn reports whether this node announces anything by itself.
 func (c *Config) autoOn() bool { return len(c.Auto) > 0 || c.AutoLocal }
 
 // announcesItself reports whether images.auto names ref.
-func (n *Node) announcesItself(ctx context.Context, ref string) bool {
-	if len(n.cfg.Auto) > 0 && n.cfg.Auto.Match(ref) {
+func (l *Loop) announcesItself(ctx context.Context, ref string) bool {
+	if len(l.cfg.Auto) > 0 && l.cfg.Auto.Match(ref) {
 		return true
 	}
-	if !n.cfg.AutoLocal {
+	if !l.cfg.AutoLocal {
 		return false
 	}
-	pulled, err := n.pulled(ctx, ref)
+	pulled, err := l.pulled(ctx, ref)
 	if err != nil {
-		n.log.Debug("whether an image came from a registry", "ref", ref, "err", err)
+		l.cfg.Log.Debug("whether an image came from a registry", "ref", ref, "err", err)
 	}
 	return err == nil && !pulled
 }
@@ -162,12 +162,12 @@ func (n *Node) announcesItself(ctx context.Context, ref string) bool {
 // pulled reports whether what ref stands for here came from a registry: the kubelet, or
 // somebody, has pulled it. Newer versions of k3s label what they import from
 // agent/images as if it were; their own label tells that it was not.
-func (n *Node) pulled(ctx context.Context, ref string) (bool, error) {
-	pulled, err := n.store.FromRegistry(ctx, ref)
+func (l *Loop) pulled(ctx context.Context, ref string) (bool, error) {
+	pulled, err := l.cfg.Store.FromRegistry(ctx, ref)
 	if err != nil || !pulled {
 		return false, err
 	}
-	preloaded, err := n.store.Preloaded(ctx, ref)
+	preloaded, err := l.cfg.Store.Preloaded(ctx, ref)
 	return !preloaded, err
 }
 
@@ -207,7 +207,7 @@ func (a *auto) end(ref string, named bool, err error, now time.Time) (news bool)
 	case err != nil:
 		t.failures++
 		news = t.failures == 1
-		t.notBefore = now.Add(backoff(t.failures, rand.Float64()))
+		t.notBefore = now.Add(backoffPause(t.failures, rand.Float64()))
 	case named || t.looks == len(autoLooks):
 		t.done = true
 	default:
