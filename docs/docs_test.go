@@ -182,3 +182,20 @@ func outline(page string) []string {
 	}
 	return out
 }
+
+// TestTerminalPicture: what README.md shows of `announce` on a terminal is a part of
+// what the tests of internal/show hold it to print.
+func TestTerminalPicture(t *testing.T) {
+	t.Parallel()
+	golden := read(t, "../cmd/seeder/internal/show/testdata/golden/live-3-100.txt")
+	for _, block := range fence.FindAllStringSubmatch(read(t, "../README.md"), -1) {
+		if block[1] != "text" || !strings.Contains(block[2], "ready on") {
+			continue
+		}
+		if !strings.Contains(golden, block[2]) {
+			t.Errorf("README.md shows\n%s\nand live-3-100.txt has\n%s", block[2], golden)
+		}
+		return
+	}
+	t.Error("README.md shows no picture of announce")
+}
