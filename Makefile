@@ -42,6 +42,7 @@ alerts: ## the alert rules and the dashboard, by Prometheus' own checker
 
 unit: ## unit tests with the race detector
 	go test -race -shuffle=on ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/...
+	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p
