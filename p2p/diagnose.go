@@ -263,7 +263,7 @@ func (n *Node) Holders(ctx context.Context, refs []string) map[string][]string {
 			defer cancel()
 			held, err := n.client.Held(ctx, m.Address, refs)
 			if err != nil {
-				n.log.Debug("ask who holds an image", "member", m.Name, "err", err)
+				n.log.Debug("failed to ask who holds an image", "member", m.Name, "err", err)
 				return
 			}
 			mu.Lock()

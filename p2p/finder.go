@@ -119,7 +119,7 @@ func (f *finder) ask(ctx context.Context, seed digest.Digest, owners []string, b
 		wg.Go(func() {
 			peers, err := f.n.client.Register(ctx, byName[owner].Address, seed, self)
 			if err != nil {
-				f.n.log.Debug("ask owner", "owner", owner, "seed", seed, "err", err)
+				f.n.log.Debug("failed to ask an owner", "owner", owner, "seed", seed, "err", err)
 				return
 			}
 			answered(peers)

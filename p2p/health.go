@@ -116,7 +116,7 @@ func (n *Node) askHealth(ctx context.Context) {
 		n.events.add(report.Event{Time: time.Now(), Kind: report.EventDown, Reason: s.Reason})
 		return
 	}
-	n.log.Info("containerd is there", "address", address, "version", version)
+	n.log.Info("containerd answers", "address", address, "version", version)
 	n.events.add(report.Event{Time: time.Now(), Kind: report.EventUp})
 	n.loop.Recovered()
 }
@@ -150,7 +150,7 @@ func (n *Node) tidy(ctx context.Context) {
 	seeds, targets := n.announced()
 	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
 		if n.askHealth(ctx); n.health.down() == "" {
-			n.log.Warn("cannot remove what is not needed any more", "err", err)
+			n.log.Warn("failed to remove unneeded data", "err", err)
 		}
 	}
 }

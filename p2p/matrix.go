@@ -235,7 +235,7 @@ func (n *Node) Forget(name string) error {
 	if err := n.gossip.Forget(name); err != nil {
 		return fmt.Errorf("forget %s: %w", name, err)
 	}
-	n.log.Info("member forgotten", "member", name)
+	n.log.Info("removed a dead member", "member", name)
 	return nil
 }
 

@@ -31,7 +31,7 @@ func (n *Node) obtain(ctx context.Context, rec catalog.Record, verify converge.V
 	if err != nil {
 		return converge.Failed(err)
 	}
-	n.log.Debug("seed index is here", "ref", a.Reference, "version", a.Version)
+	n.log.Debug("got the seed index", "ref", a.Reference, "version", a.Version)
 	sw, err := n.swarms.acquire(ctx, a.Seed.Digest, index, true)
 	if err != nil {
 		return converge.Failed(fmt.Errorf("open %s: %w", a.Reference, err))
@@ -85,7 +85,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 		c.state, c.reason = report.Fetching, ""
 		c.live, c.liveReason = p.bytes, p.reason
 	})
-	n.log.Debug("fetch begins", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
+	n.log.Debug("started to fetch", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local)
 	start := time.Now()
 	var arrived time.Time
 	imported := make(chan struct{})
@@ -104,7 +104,7 @@ func (n *Node) fetchAndImport(ctx context.Context, rec catalog.Record, sw *openS
 			if !lostChunks(gctx, sw.image, imported) {
 				return nil
 			}
-			n.log.Warn("chunks that were here are gone before they were imported; they are fetched again", "ref", a.Reference, "version", a.Version)
+			n.log.Warn("lost chunks before they were imported; fetching them again", "ref", a.Reference, "version", a.Version)
 			n.cells.update(a, func(c *cell) {
 				c.state, c.reason, c.liveReason = report.Fetching, "", p.reason
 			})
@@ -202,7 +202,7 @@ func (n *Node) register(ctx context.Context, a catalog.Announcement, sw *openSwa
 	f := &finder{n: n, announcer: a.NodeName}
 	complete := sw.image.Have().Count() == sw.image.Len()
 	if _, err := f.Peers(ctx, a.Seed.Digest, complete); err != nil {
-		n.log.Debug("register", "ref", a.Reference, "err", err)
+		n.log.Debug("failed to register as a holder", "ref", a.Reference, "err", err)
 	}
 }
 

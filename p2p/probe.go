@@ -69,7 +69,7 @@ func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.A
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := n.gossip.SendProbe(m.Name, nonce); err != nil {
-			n.log.Debug("send a probe", "member", m.Name, "err", err)
+			n.log.Debug("failed to send a probe", "member", m.Name, "err", err)
 		}
 		ctx, cancel := context.WithTimeout(ctx, packetTimeout)
 		defer cancel()

@@ -95,7 +95,7 @@ func TestProtocols(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]int{"old": 1, "old2": 1, "next": 2, "both": 0} {
-		if got := logs[name].lines("cannot talk to a member"); len(got) != want {
+		if got := logs[name].lines("excluded a member"); len(got) != want {
 			t.Errorf("%s said it %d times, want %d: %q", name, len(got), want, got)
 		}
 		for _, line := range append(logs[name].lines("msg=fetched"), logs[name].lines("catalog updated")...) {

@@ -26,7 +26,7 @@ func (n *Node) complain(ctx context.Context, a catalog.Announcement, name string
 		ctx, cancel := context.WithTimeout(ctx, complainTimeout)
 		defer cancel()
 		if err := n.client.Recheck(ctx, addr, a.Seed.Digest, chunk); err != nil {
-			n.log.Debug("tell a peer that a chunk was damaged", "peer", name, "chunk", chunk, "err", err)
+			n.log.Debug("failed to tell a peer that a chunk was damaged", "peer", name, "chunk", chunk, "err", err)
 		}
 		return nil
 	})
@@ -52,10 +52,10 @@ func (n *Node) Recheck(ctx context.Context, seed digest.Digest, chunk int, from 
 		return fmt.Errorf("read chunk %d again: %w", chunk, err)
 	}
 	if !damaged {
-		n.log.Info("a peer got a damaged chunk from here, which is whole on this host", "peer", n.nameOf(from, from), "seed", seed, "chunk", chunk)
+		n.log.Info("a peer received a damaged chunk that is intact on this host", "peer", n.nameOf(from, from), "seed", seed, "chunk", chunk)
 		return nil
 	}
-	n.log.Warn("a chunk was damaged on this host, as a peer has found; it is made anew, or fetched from others", "peer", n.nameOf(from, from), "seed", seed, "chunk", chunk)
+	n.log.Warn("found a damaged chunk on this host after a peer reported it; reading or fetching it again", "peer", n.nameOf(from, from), "seed", seed, "chunk", chunk)
 	n.loop.Wake()
 	return nil
 }

@@ -57,6 +57,6 @@ func (n *Node) expire(ctx context.Context) {
 		}
 		n.server.CloseBefore(before)
 		n.client.CloseBefore(before)
-		n.log.Info("connections from before the secret was taken away are closed")
+		n.log.Info("closed connections of a removed secret")
 	}
 }

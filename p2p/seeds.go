@@ -66,7 +66,7 @@ func (s seeds) Restore(ctx context.Context, rec catalog.Record) {
 		return
 	}
 	if err := n.restoreLost(ctx, rec); err != nil && ctx.Err() == nil {
-		n.log.Warn("cannot get a lost seed index again; it is tried when somebody asks for it", "ref", a.Reference, "seed", a.Seed.Digest, "err", err)
+		n.log.Warn("failed to restore a lost seed index; will retry when a peer asks for it", "ref", a.Reference, "seed", a.Seed.Digest, "err", err)
 	}
 }
 
@@ -97,7 +97,7 @@ func (n *Node) restoreLost(ctx context.Context, rec catalog.Record) error {
 		if err != nil {
 			return fmt.Errorf("keep seed index %s: %w", a.Seed.Digest, err)
 		}
-		n.log.Info("got a lost seed index from another member", "ref", a.Reference, "seed", a.Seed.Digest)
+		n.log.Info("restored a lost seed index from another member", "ref", a.Reference, "seed", a.Seed.Digest)
 		return img.Close()
 	}
 	if n.cfg.Announce == nil || rec.AnnouncedBy() != n.identity.ID() {
@@ -106,6 +106,6 @@ func (n *Node) restoreLost(ctx context.Context, rec catalog.Record) error {
 	if err := n.cfg.Announce(ctx, a.Reference); err != nil {
 		return fmt.Errorf("cut %s again: %w", a.Reference, err)
 	}
-	n.log.Info("made a lost seed index again", "ref", a.Reference, "seed", a.Seed.Digest)
+	n.log.Info("restored a lost seed index from the image", "ref", a.Reference, "seed", a.Seed.Digest)
 	return nil
 }

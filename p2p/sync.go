@@ -63,7 +63,7 @@ func (n *Node) sync(ctx context.Context) {
 			n.loop.Wake()
 		case now := <-tick.C:
 			if err := n.catalog.Expire(now); err != nil {
-				n.log.Error("forget old withdrawals", "err", err)
+				n.log.Error("failed to remove old withdrawals", "err", err)
 			}
 		}
 	}
@@ -107,12 +107,12 @@ func (n *Node) pullCatalog(ctx context.Context, member string) (news bool) {
 	defer cancel()
 	recs, err := n.client.Catalog(ctx, addr, n.catalog.Buckets())
 	if err != nil {
-		n.log.Debug("pull catalog", "member", member, "err", err)
+		n.log.Debug("failed to pull the catalog", "member", member, "err", err)
 		return false
 	}
 	changed, err := n.catalog.Merge(recs...)
 	if err != nil {
-		n.log.Error("write catalog", "member", member, "err", err)
+		n.log.Error("failed to write the catalog", "member", member, "err", err)
 	}
 	if len(changed) == 0 {
 		return false

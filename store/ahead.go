@@ -86,7 +86,7 @@ func (b *blob) compressAhead(ctx context.Context, at int) {
 	}
 	enc, _, r, err := b.frame(ctx, at, chunk.Thorough)
 	if err != nil {
-		b.store.log.Debug("cannot compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
+		b.store.log.Debug("failed to compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
 		return
 	}
 	r.Close()

@@ -111,7 +111,7 @@ func (b *blob) lost() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.settle(false); err != nil {
-		b.store.log.Warn("cannot stage a blob that is gone", "blob", b.info.Digest, "err", err)
+		b.store.log.Warn("failed to stage a blob that was removed", "blob", b.info.Digest, "err", err)
 	}
 }
 
@@ -358,7 +358,7 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	}
 	b.store.buffers.Put(raw)
 	if err := b.staged().Put(at, enc, payload); err != nil {
-		b.store.log.Warn("cannot cache a frame", "blob", b.info.Digest, "chunk", at, "err", err)
+		b.store.log.Warn("failed to cache a frame", "blob", b.info.Digest, "chunk", at, "err", err)
 	}
 	if _, size, r, err := b.staged().Frame(at); err == nil {
 		b.store.buffers.Put(payload)
@@ -469,7 +469,7 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 // damaged notes that the content store has other bytes where chunk at should be. From
 // here on it counts as missing, so that it is fetched from those who have it.
 func (b *blob) damaged(ra ctrd.Reader, at int) error {
-	b.store.log.Error("a blob in containerd's content store is damaged; it is not served, and fetched again where another node has it", "blob", b.info.Digest, "chunk", at)
+	b.store.log.Error("found a damaged blob in containerd's content store; not serving it, and fetching it again if another node has it", "blob", b.info.Digest, "chunk", at)
 	b.store.ctrd.MarkDamaged(b.info.Digest, stampOf(ra))
 	b.lost()
 	return fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)

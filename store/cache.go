@@ -60,7 +60,7 @@ func (s *Store) Cache() Cache {
 // giveWay shrinks the cache where others have taken its room.
 func (s *Store) giveWay() {
 	if freed := s.stage.Shrink(stage.Use{}); freed != (stage.Use{}) {
-		s.log.Info("the frame cache gave way: the disk fills up", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
+		s.log.Info("removed cached frames: the disk is filling up", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
 	}
 }
 

@@ -39,7 +39,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 		if !errors.Is(err, errLeaseOld) || ctx.Err() != nil {
 			return err
 		}
-		s.log.Debug("the lease is renewed", "ref", ref, "digest", target.Digest)
+		s.log.Debug("renewed the lease", "ref", ref, "digest", target.Digest)
 	}
 }
 
@@ -185,7 +185,7 @@ func (b *blob) replaceDamaged(ctx context.Context) error {
 	if err := b.store.ctrd.RemoveDamaged(ctx, b.info.Digest); err != nil {
 		return err
 	}
-	b.store.log.Info("a damaged blob was removed from containerd and is written anew", "blob", b.info.Digest)
+	b.store.log.Info("removed a damaged blob from containerd; writing it again", "blob", b.info.Digest)
 	return nil
 }
 

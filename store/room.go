@@ -121,7 +121,7 @@ func (s *Store) room(ctx context.Context, staged, stored need) error {
 	}
 	freed := s.stage.Shrink(stage.Use{Bytes: lacks.Lacking, Files: lacks.LackingFiles})
 	if freed != (stage.Use{}) {
-		s.log.Info("the frame cache gave way to an image", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
+		s.log.Info("removed cached frames to make room for an image", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
 		err = s.askRoom(ctx, staged, stored)
 	}
 	if errors.As(err, &lacks) {

@@ -349,7 +349,7 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, chunk.MaxIndexBytes+1))
 	if err != nil || digest.FromBytes(b) != d {
-		s.log.Warn("a kept seed index is damaged; it is removed and fetched again", "seed", d, "path", f.Name(), "err", err)
+		s.log.Warn("removed a damaged seed index; fetching it again", "seed", d, "path", f.Name(), "err", err)
 		if err := os.RemoveAll(f.Name()); err != nil {
 			return nil, fmt.Errorf("remove the damaged seed index: %w", err)
 		}

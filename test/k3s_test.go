@@ -106,7 +106,7 @@ func TestNoConfiguration(t *testing.T) {
 		}
 		return nil
 	})
-	if log := other.seeder.log.String(); !strings.Contains(log, "has another one now") || server.metric("seeder_secret_changed") != 0 {
+	if log := other.seeder.log.String(); !strings.Contains(log, "has a different one") || server.metric("seeder_secret_changed") != 0 {
 		t.Errorf("the rotated token: %s", log)
 	}
 	other.awaitMembers(4)

@@ -40,7 +40,7 @@ func TestOneRottenByte(t *testing.T) {
 	if got := b.metric("seeder_chunk_verification_failures_total"); got != 0 {
 		t.Errorf("%v damaged chunks were sent", got)
 	}
-	if log := a.seeder.log.tail(1000); !strings.Contains(log, "a frame was damaged on disk and is not sent") {
+	if log := a.seeder.log.tail(1000); !strings.Contains(log, "found a damaged frame on disk; not sending it") {
 		t.Error("the holder says nothing of the damaged frame")
 	}
 
@@ -52,7 +52,7 @@ func TestOneRottenByte(t *testing.T) {
 	c.ctr(append([]string{"images", "rm", "--sync"}, c.names()...)...)
 	c.startSeeder()
 	eventually(t, 60*time.Second, "the announcer has found the rotten blob", func() error {
-		if log := a.seeder.log.tail(1000); !strings.Contains(log, "a blob in containerd's content store is damaged") {
+		if log := a.seeder.log.tail(1000); !strings.Contains(log, "found a damaged blob in containerd's content store") {
 			return fmt.Errorf("its log does not say so")
 		}
 		return nil

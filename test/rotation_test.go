@@ -36,7 +36,7 @@ func TestRotation(t *testing.T) {
 				}
 			}
 			for _, h := range n.hosts {
-				for deadline := time.Now().Add(time.Minute); !strings.Contains(h.seeder.log.String(), "connections from before the secret was taken away are closed"); <-rounds {
+				for deadline := time.Now().Add(time.Minute); !strings.Contains(h.seeder.log.String(), "closed connections of a removed secret"); <-rounds {
 					if time.Now().After(deadline) {
 						return errors.New(h.name + " has not closed its old connections")
 					}

@@ -46,8 +46,8 @@ func TestKilledAtEachStage(t *testing.T) {
 	const size = 4 << 20
 	for i, stage := range []string{
 		`msg="catalog updated"`,
-		`msg="seed index is here"`,
-		`msg="fetch begins"`,
+		`msg="got the seed index"`,
+		`msg="started to fetch"`,
 		`msg="blob committed"`,
 		`msg="layer unpacked"`,
 		`msg=fetched`,

@@ -110,7 +110,7 @@ func (d *running) runBounded(ctx context.Context) error {
 	case err := <-done:
 		return err
 	case <-time.After(stopTimeout):
-		return fmt.Errorf("not everything has ended %s after it was told to; the process ends all the same, and nothing is lost", stopTimeout)
+		return fmt.Errorf("shutdown timed out after %s; exiting now (no data is lost)", stopTimeout)
 	}
 }
 

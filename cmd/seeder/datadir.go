@@ -34,7 +34,7 @@ func (d *running) openDataDir() error {
 	found, err := readSchema(filepath.Join(dir, schemaFile))
 	switch {
 	case errors.Is(err, disk.ErrDamaged): // each file says for itself whether it can be believed
-		d.log.Warn("the schema of data_dir is damaged and written anew", "path", filepath.Join(dir, schemaFile), "err", err)
+		d.log.Warn("the schema file of data_dir was damaged; wrote it again", "path", filepath.Join(dir, schemaFile), "err", err)
 	case err != nil:
 		return fmt.Errorf("data_dir %s: %w", dir, err)
 	case found > schema:

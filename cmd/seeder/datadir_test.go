@@ -42,8 +42,8 @@ func TestSchema(t *testing.T) {
 		{"this one", "1\n", false, ""},
 		{"a newer one", "2\n", true, ""},
 		{"a much newer one", "4711\n", true, ""},
-		{"damaged", "\x00\x00", false, "schema of data_dir is damaged"},
-		{"half", "\n", false, "schema of data_dir is damaged"},
+		{"damaged", "\x00\x00", false, "schema file of data_dir was damaged"},
+		{"half", "\n", false, "schema file of data_dir was damaged"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

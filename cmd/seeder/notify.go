@@ -15,7 +15,7 @@ const statusInterval = 5 * time.Second
 // notify tells systemd something; without systemd it does nothing.
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Debug("notify systemd", "err", err)
+		log.Debug("failed to notify systemd", "err", err)
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		log.Warn("systemd's watchdog is not fed", "err", err)
+		log.Warn("failed to notify systemd's watchdog", "err", err)
 	}
 	if err != nil || limit == 0 {
 		return nil
@@ -90,7 +90,7 @@ func (w *watchdog) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			w.log.Error("the health check fails; unless that ends systemd restarts the daemon", "err", err)
+			w.log.Error("health check failed; systemd restarts the daemon unless it recovers", "err", err)
 			if failing += w.every; failing > stuckFor {
 				w.trigger()
 			}

@@ -79,7 +79,7 @@ func Open(cfg Config) (*Catalog, error) {
 		if serr != nil {
 			return nil, errors.Join(err, serr)
 		}
-		cfg.Log.Error("the catalog file is damaged; it is set aside and rebuilt from other nodes", "path", cfg.Path, "aside", aside, "err", err)
+		cfg.Log.Error("the catalog file was damaged; renamed it, and rebuilding it from other nodes", "path", cfg.Path, "aside", aside, "err", err)
 		err = c.openFile()
 	}
 	if err != nil {

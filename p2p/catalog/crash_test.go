@@ -172,7 +172,7 @@ func TestDamagedFile(t *testing.T) {
 		path := filepath.Join(dir, "catalog.db")
 		must(put(path))
 		c, log := opened(t, dir)
-		damaged = strings.Contains(log, "set aside")
+		damaged = strings.Contains(log, "renamed it")
 		if want && (!damaged || strings.Count(log, "\n") != 1 || !strings.Contains(log, path+".damaged") || len(c.All()) != 0) {
 			t.Errorf("%s: %d records, and it says\n%s", name, len(c.All()), log)
 		}
@@ -270,7 +270,7 @@ func TestDamagedRecordIsToldOnce(t *testing.T) {
 	}))
 	must(c.Close())
 	c, log := opened(t, dir)
-	if len(c.All()) != 1 || strings.Count(log, "damaged record") != 2 || strings.Contains(log, "set aside") {
+	if len(c.All()) != 1 || strings.Count(log, "damaged record") != 2 || strings.Contains(log, "renamed it") {
 		t.Errorf("%d records, and it says\n%s", len(c.All()), log)
 	}
 	must(c.Close())

@@ -74,7 +74,7 @@ func (c *Catalog) remove(damaged []place) {
 		return nil
 	})
 	if err != nil {
-		c.cfg.Log.Warn("cannot remove damaged records of the catalog", "path", c.cfg.Path, "err", err)
+		c.cfg.Log.Warn("failed to remove damaged records of the catalog", "path", c.cfg.Path, "err", err)
 	}
 }
 
@@ -119,10 +119,10 @@ func (c *Catalog) loadRecords(tx *bolt.Tx, bucket []byte, take func(Record)) (da
 		case v == nil:
 			return fmt.Errorf("%w: a bucket in the place of a record", disk.ErrDamaged)
 		case err != nil || r.ann.Reference != string(k):
-			c.cfg.Log.Error("a damaged record of the catalog is removed; it comes back from other nodes", "ref", string(k[:min(len(k), maxReferenceBytes)]), "err", err)
+			c.cfg.Log.Error("removed a damaged record of the catalog; other nodes send it again", "ref", string(k[:min(len(k), maxReferenceBytes)]), "err", err)
 			damaged = append(damaged, place{bucket, bytes.Clone(k)})
 		case !c.cfg.Allow(r.AnnouncedBy()):
-			c.cfg.Log.Warn("an announcement is left out: its announcer is not in `announcers`", "ref", string(k), "announcer", r.AnnouncedBy())
+			c.cfg.Log.Warn("ignored an announcement: its announcer is not in `announcers`", "ref", string(k), "announcer", r.AnnouncedBy())
 		default:
 			take(r)
 		}

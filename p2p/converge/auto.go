@@ -70,7 +70,7 @@ func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 			l.auto.jobs.Go(func() {
 				named, err := l.announceItself(ctx, ref, target)
 				if l.auto.end(ref, named, err, time.Now()) {
-					l.cfg.Log.Warn("cannot announce what images.auto names; it is tried again", "ref", ref, "err", err)
+					l.cfg.Log.Warn("failed to announce an image of images.auto; will retry", "ref", ref, "err", err)
 				}
 			})
 		}
@@ -90,7 +90,7 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 		switch {
 		case err != nil:
 			if l.auto.begin(name, target, time.Now()) {
-				l.cfg.Log.Info("images.auto does not announce an image whose name is not an image reference", "name", name, "err", err)
+				l.cfg.Log.Info("ignored an image with an invalid reference (images.auto)", "name", name, "err", err)
 				l.auto.end(name, true, nil, time.Now())
 			}
 			out[name] = target
@@ -113,7 +113,7 @@ func (l *Loop) announceItself(ctx context.Context, ref string, target digest.Dig
 	if !l.announcesItself(ctx, ref) {
 		return false, nil
 	}
-	l.cfg.Log.Debug("an image that images.auto names is announced", "ref", ref, "digest", target)
+	l.cfg.Log.Debug("announced an image of images.auto", "ref", ref, "digest", target)
 	return true, l.cfg.Announce(ctx, ref)
 }
 
@@ -154,7 +154,7 @@ func (l *Loop) announcesItself(ctx context.Context, ref string) bool {
 	}
 	pulled, err := l.pulled(ctx, ref)
 	if err != nil {
-		l.cfg.Log.Debug("whether an image came from a registry", "ref", ref, "err", err)
+		l.cfg.Log.Debug("failed to find the origin of an image", "ref", ref, "err", err)
 	}
 	return err == nil && !pulled
 }

@@ -45,7 +45,7 @@ func (l *Loop) reached(ctx context.Context, rec catalog.Record) {
 		}
 	}
 	if err := c.SetReached(rec); err != nil {
-		l.cfg.Log.Error("what this host has reached will not survive a restart", "ref", ref, "err", err)
+		l.cfg.Log.Error("failed to save what this host has reached", "ref", ref, "err", err)
 	}
 	if l.keep.unkept.Load() {
 		l.keep.previous(ctx)
@@ -157,7 +157,7 @@ func (l *Loop) yield(ctx context.Context, rec catalog.Record, have digest.Digest
 	case by != byBuild:
 		return Outcome{state: replaced, left: have, reason: by.reason(ref, have)}
 	}
-	l.cfg.Log.Info("the announced image has changed on this host and is announced again", "ref", ref, "digest", have)
+	l.cfg.Log.Info("announced an image again: it changed on this host", "ref", ref, "digest", have)
 	if err := l.cfg.Announce(ctx, ref); err != nil {
 		return l.failed(ctx, fmt.Errorf("announce the changed %s: %w", ref, err))
 	}

@@ -94,7 +94,7 @@ func (l *Loop) dropFrames(ctx context.Context, ref string) error {
 	}
 	l.cfg.Column.Freed(ref, freed)
 	if freed > 0 {
-		l.cfg.Log.Info("frames of a purged image removed", "ref", ref, "freed_bytes", freed)
+		l.cfg.Log.Info("removed frames of a purged image", "ref", ref, "freed_bytes", freed)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (k *keep) previous(ctx context.Context) {
 	if err := k.now(ctx); err != nil {
 		k.unkept.Store(true)
 		if ctx.Err() == nil {
-			k.cfg.Log.Warn("cannot keep the earlier versions as images.keep_previous says; it is tried again", "err", err)
+			k.cfg.Log.Warn("failed to keep previous versions (images.keep_previous); will retry", "err", err)
 		}
 	}
 }
@@ -213,7 +213,7 @@ func (k *keep) releaseOthers(ctx context.Context) error {
 	}
 	released, err := k.cfg.Keeper.ReleaseOthers(ctx, wanted)
 	if len(released) > 0 {
-		k.cfg.Log.Info("released what is not announced any more", "names", released)
+		k.cfg.Log.Info("released images that are no longer announced", "names", released)
 	}
 	if err != nil {
 		k.pinned.Store(true)

@@ -337,7 +337,7 @@ func (l *Loop) sayRemoved(a catalog.Announcement, t task, heeded bool, now time.
 			reason += " (this containerd is too old for pins, before 1.6.25 or 1.7.3: the kubelet may need the room)"
 		}
 	}
-	l.cfg.Log.Info("the image was removed from this host", "ref", a.Reference, "times", t.removals, "again_in", wait)
+	l.cfg.Log.Info("image was removed from this host; importing it again", "ref", a.Reference, "times", t.removals, "again_in", wait)
 	l.cfg.Column.Settle(a, report.Waiting, reason, 0)
 	l.cfg.Note(report.EventRemoved, a, reason)
 }

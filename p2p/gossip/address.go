@@ -64,7 +64,7 @@ func (g *Gossip) choose(ctx context.Context) place {
 	if last.address != c.Addr || last.none != nil {
 		g.log.Info("address chosen", "address", c.Addr, "interface", c.Interface, "reason", c.Why)
 		if c.Doubt != "" {
-			g.log.Warn("the address may be the wrong one", "address", c.Addr, "reason", c.Doubt)
+			g.log.Warn("chose an address that may be wrong", "address", c.Addr, "reason", c.Doubt)
 		}
 	}
 	return place{address: c.Addr}
@@ -118,7 +118,7 @@ func (g *Gossip) start(ctx context.Context, p place) error {
 	g.list.Store(list)
 	g.transport.Store(t)
 	if p.none != nil {
-		g.log.Warn("no address that other hosts reach; this node stays alone until there is one", "err", p.none)
+		g.log.Warn("found no address that other hosts can reach; this node is alone until there is one", "err", p.none)
 	}
 	return nil
 }
@@ -147,7 +147,7 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 func (g *Gossip) follow(ctx context.Context) {
 	events, err := g.cfg.Changes(ctx)
 	if err != nil {
-		g.log.Warn("changes of this host's addresses are seen late", "interval", lookInterval, "err", err)
+		g.log.Warn("failed to watch this host's addresses; polling them instead", "interval", lookInterval, "err", err)
 	}
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
@@ -182,7 +182,7 @@ func (g *Gossip) look(ctx context.Context) {
 	g.mu.Unlock()
 	switch {
 	case p.none != nil && last.none == nil:
-		g.log.Warn("this host has no address any more that other hosts reach", "before", last.address, "err", p.none)
+		g.log.Warn("lost the address that other hosts reach", "before", last.address, "err", p.none)
 		g.note(ctx, p.none)
 	case p.none == nil && p.address != last.address:
 		if pause := moveInterval - time.Since(last.since); pause > 0 && !wait(ctx, pause) {
@@ -190,7 +190,7 @@ func (g *Gossip) look(ctx context.Context) {
 		}
 		g.move(ctx, p)
 	case p.none == nil && last.none != nil:
-		g.log.Info("this host has its address again", "address", p.address)
+		g.log.Info("the address of this host is back", "address", p.address)
 		g.note(ctx, nil)
 		g.meet(ctx)
 	default:
@@ -206,7 +206,7 @@ func (g *Gossip) move(ctx context.Context, p place) {
 	before := g.place.address
 	g.mu.Unlock()
 	if err := g.list.Load().Shutdown(); err != nil {
-		g.log.Debug("end the old memberlist", "err", err)
+		g.log.Debug("failed to shut down the old memberlist", "err", err)
 	}
 	for {
 		err := g.start(ctx, p)
@@ -242,7 +242,7 @@ func (g *Gossip) meet(ctx context.Context) {
 				return
 			}
 			if err := list.UpdateNode(leaveTimeout); err != nil {
-				g.log.Debug("spread the new address again", "err", err)
+				g.log.Debug("failed to announce the new address again", "err", err)
 			}
 		}
 	})

@@ -321,7 +321,7 @@ func (g *Gossip) sendDirect(msg []byte) {
 	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	for _, m := range list[:min(len(list), maxDirect)] {
 		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
-			g.log.Debug("send a hint", "member", m.Name, "err", err)
+			g.log.Debug("failed to send a hint", "member", m.Name, "err", err)
 		}
 	}
 }

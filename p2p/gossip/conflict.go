@@ -144,19 +144,19 @@ func (g *Gossip) rank(ctx context.Context) {
 		if changed {
 			g.members.setSecond(second)
 			if err := g.list.Load().UpdateNode(leaveTimeout); err != nil {
-				g.log.Debug("tell which of two hosts is the second", "err", err)
+				g.log.Debug("failed to settle a conflict of two hosts", "err", err)
 			}
 		}
 		now := map[string]Conflict{}
 		for _, c := range g.Conflicts() {
 			key := c.Kind + " " + c.Name + " " + c.OtherAddress
 			if now[key] = c; logged[key] == (Conflict{}) {
-				g.log.Error("two hosts cannot be told apart", "kind", c.Kind, "name", c.Name, "address", c.Address, "other_name", c.Other, "other_address", c.OtherAddress, "reason", c.Reason(), "fix", c.Fix())
+				g.log.Error("found two hosts with the same name or identity", "kind", c.Kind, "name", c.Name, "address", c.Address, "other_name", c.Other, "other_address", c.OtherAddress, "reason", c.Reason(), "fix", c.Fix())
 			}
 		}
 		for key, c := range logged {
 			if now[key] == (Conflict{}) {
-				g.log.Info("two hosts can be told apart again", "kind", c.Kind, "name", c.Name, "other_name", c.Other)
+				g.log.Info("resolved a conflict of two hosts", "kind", c.Kind, "name", c.Name, "other_name", c.Other)
 			}
 		}
 		logged = now

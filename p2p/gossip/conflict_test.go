@@ -29,7 +29,7 @@ func TestTwoHostsOfOneName(t *testing.T) {
 			return len(c) == 1 && c[0].Kind == report.ConflictName && c[0].OtherAddress == at && c[0].Self == (n != a) && c[0].Second == (n == second)
 		})
 		eventually(t, "its log has it", func() bool {
-			return strings.Count(n.log.String(), "two hosts cannot be told apart") == 1 && strings.Contains(n.log.String(), "node_name")
+			return strings.Count(n.log.String(), "found two hosts with the same name or identity") == 1 && strings.Contains(n.log.String(), "node_name")
 		})
 	}
 	for _, n := range []*node{a, first} {
@@ -47,7 +47,7 @@ func TestTwoHostsOfOneName(t *testing.T) {
 	}
 	for _, n := range []*node{a, first} {
 		eventually(t, "all is well without the second", func() bool {
-			return len(n.Conflicts()) == 0 && len(n.Members()) == 2 && len(n.Peers()) == 2 && strings.Contains(n.log.String(), "told apart again")
+			return len(n.Conflicts()) == 0 && len(n.Members()) == 2 && len(n.Peers()) == 2 && strings.Contains(n.log.String(), "resolved a conflict")
 		})
 		if strings.Contains(n.log.String(), "member left") || strings.Contains(n.log.String(), "member lost") {
 			t.Errorf("the first is taken for gone: %s", n.log.String())

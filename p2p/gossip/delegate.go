@@ -58,7 +58,7 @@ func (d *delegate) NotifyMsg(msg []byte) {
 	}
 	h, err := decodeHint(msg)
 	if err != nil {
-		d.log.Debug("hint dropped", "err", err)
+		d.log.Debug("dropped a hint", "err", err)
 		return
 	}
 	d.Gossip.offer(event{hint: &h})
@@ -69,14 +69,14 @@ func (d *delegate) NotifyMsg(msg []byte) {
 func (d *delegate) forget(msg []byte) {
 	name, err := decodeForget(msg)
 	if err != nil {
-		d.log.Debug("message dropped", "err", err)
+		d.log.Debug("dropped a message", "err", err)
 		return
 	}
 	if err := d.members.forget(name); err != nil {
-		d.log.Debug("a member is not forgotten", "err", err)
+		d.log.Debug("kept a member that another node forgot", "err", err)
 		return
 	}
-	d.log.Info("member forgotten", "member", name)
+	d.log.Info("removed a dead member", "member", name)
 	d.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: slices.Clone(msg)})
 }
 
@@ -97,7 +97,7 @@ func (d *delegate) MergeRemoteState(buf []byte, _ bool) { d.summary(buf) }
 func (d *delegate) summary(buf []byte) {
 	s, err := decodeState(buf)
 	if err != nil {
-		d.log.Debug("catalog summary dropped", "err", err)
+		d.log.Debug("dropped a catalog summary", "err", err)
 		return
 	}
 	if s.Hash != d.catalogHash.Load() && s.Name != d.cfg.NodeName {
@@ -155,7 +155,7 @@ func (d *delegate) seen(n *memberlist.Node) {
 		d.tell(i.node, StateAlive, reason)
 	}
 	if reason != "" && before.Reason != reason {
-		d.log.Warn("cannot talk to a member", "member", i.node, "address", after.gossip, "version", m.Version, "reason", reason)
+		d.log.Warn("excluded a member", "member", i.node, "address", after.gossip, "version", m.Version, "reason", reason)
 	}
 	if before.ID != "" && m.ID != "" && before.ID != m.ID {
 		d.log.Warn("a member has a new identity under its old name: its data_dir was replaced, or another host took the name", "member", i.node, "before", before.ID, "id", m.ID)

@@ -300,7 +300,7 @@ func (g *Gossip) offer(e event) {
 func (g *Gossip) Broadcast(h Hint) {
 	b, err := h.encode()
 	if err != nil {
-		g.log.Warn("hint not sent", "ref", h.Reference, "err", err)
+		g.log.Warn("failed to send a hint", "ref", h.Reference, "err", err)
 		return
 	}
 	g.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
@@ -333,7 +333,7 @@ func (g *Gossip) tellSummary(ctx context.Context) {
 		m := others[rand.IntN(len(others))]
 		msg := append([]byte{summaryKind}, g.state()...)
 		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
-			g.log.Debug("tell the catalog's summary", "member", m.Name, "err", err)
+			g.log.Debug("failed to send the catalog summary", "member", m.Name, "err", err)
 		}
 	}
 }
@@ -394,7 +394,7 @@ func (g *Gossip) leave() error {
 	if g.members.aliveCount() > 1 {
 		_ = list.UpdateNode(leaveTimeout / 2) // best effort: the others find out anyway
 		if err := list.Leave(leaveTimeout); err != nil {
-			g.log.Debug("leave", "err", err)
+			g.log.Debug("failed to leave the cluster cleanly", "err", err)
 		}
 	}
 	err := list.Shutdown()

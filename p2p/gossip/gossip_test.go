@@ -135,7 +135,7 @@ func TestOtherSecretIsTold(t *testing.T) {
 		_, err := b.Status()
 		return errors.Is(err, trust.ErrSecretsDiffer) && strings.Contains(b.log.String(), "secrets differ")
 	})
-	eventually(t, "a says that a stranger tried to connect", func() bool { return strings.Contains(a.log.String(), "another secret") })
+	eventually(t, "a says that a stranger tried to connect", func() bool { return strings.Contains(a.log.String(), "different cluster secret") })
 	if len(a.Alive()) != 1 {
 		t.Fatalf("a took a stranger in: %+v", a.Members())
 	}

@@ -188,11 +188,11 @@ func (g *Gossip) note(ctx context.Context, err error) {
 	switch {
 	case !changed:
 	case errors.Is(err, trust.ErrSecretsDiffer):
-		g.log.Error("cannot join the cluster", "err", err)
+		g.log.Error("failed to join the cluster", "err", err)
 	case reason != "" && g.members.aliveCount() <= 1:
-		g.log.Warn("cannot join the cluster yet; trying on", "err", err)
+		g.log.Warn("failed to join the cluster; will retry", "err", err)
 	case reason != "":
-		g.log.Debug("a member is missing", "err", err)
+		g.log.Debug("failed to reach a member", "err", err)
 	}
 }
 

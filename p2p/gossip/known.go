@@ -60,7 +60,7 @@ func (g *Gossip) loadPeers() (addresses []string) {
 	}
 	peers, derr := decodePeersFile(b)
 	if err := cmp.Or(err, derr); err != nil {
-		g.log.Warn("the file of known members is damaged and not used", "path", g.cfg.PeersFile, "err", err)
+		g.log.Warn("ignored the file of known members: it is damaged", "path", g.cfg.PeersFile, "err", err)
 	}
 	g.members.restore(peers, time.Now())
 	for _, k := range peers {
@@ -117,7 +117,7 @@ func (g *Gossip) savePeers() {
 		err = g.writePeers(b)
 	}
 	if err != nil {
-		g.log.Warn("cannot write the file of known members", "err", err)
+		g.log.Warn("failed to write the file of known members", "err", err)
 	}
 }
 

@@ -51,14 +51,14 @@ func (s *strangers) connected(host string) {
 		delete(s.heard, s.oldest())
 	}
 	s.heard[host] = s.now()
-	s.warn(host, "a host tried to connect with another secret; give it the same secret file, or tell it another cluster")
+	s.warn(host, "rejected a connection from a host with a different cluster secret; give it the same secret file, or join it to another cluster")
 }
 
 // packet books a packet that no key opens. Its source address may be forged.
 func (s *strangers) packet(from net.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.warn(hostOf(from), "dropped packets that no accepted secret opens: the sender has another secret or is not a seeder")
+	s.warn(hostOf(from), "dropped packets that no accepted secret decrypts: the sender has a different secret or does not run seeder")
 }
 
 func (s *strangers) oldest() string {

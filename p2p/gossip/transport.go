@@ -133,7 +133,7 @@ func (t *transport) read() {
 		case t.ctx.Err() != nil:
 			return
 		case err != nil:
-			t.log.Debug("read a packet", "err", err)
+			t.log.Debug("failed to read a packet", "err", err)
 			if !wait(t.ctx, readPause) {
 				return
 			}
@@ -147,7 +147,7 @@ func (t *transport) read() {
 			continue
 		}
 		if err := checkPacket(msg); err != nil {
-			t.log.Debug("packet of a member dropped", "from", from, "err", err)
+			t.log.Debug("dropped a packet of a member", "from", from, "err", err)
 			continue
 		}
 		t.incarnations.packet(msg)
@@ -243,7 +243,7 @@ func (t *transport) serve(conn net.Conn) {
 	s := &stream{Conn: conn, heard: t.incarnations.stream}
 	if !t.enter(s, hostOf(conn.RemoteAddr())) {
 		conn.Close()
-		t.log.Debug("stream refused: too many are open", "from", conn.RemoteAddr())
+		t.log.Debug("refused a stream: too many are open", "from", conn.RemoteAddr())
 		return
 	}
 	leave := s.closed
@@ -256,7 +256,7 @@ func (t *transport) serve(conn net.Conn) {
 		err = s.receive()
 	}
 	if err != nil {
-		t.log.Debug("stream of a member dropped", "from", conn.RemoteAddr(), "err", err)
+		t.log.Debug("dropped a stream of a member", "from", conn.RemoteAddr(), "err", err)
 		s.Close()
 		return
 	}

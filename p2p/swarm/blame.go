@@ -84,7 +84,7 @@ func (e *engine) acquit(id, address string) {
 func (e *engine) bad(r *request, from string, n int, why string, now time.Time) {
 	nb := r.nb
 	wait := e.accuse(from, nb.peer.Address, now)
-	e.log.Warn("received a bad chunk; its sender is not asked for a while",
+	e.log.Warn("rejected a bad chunk; not asking its sender for a while",
 		"peer", nb.peer.Name, "id", from, "address", nb.peer.Address, "chunk", n, "err", why, "for", wait)
 	if k := e.known[nb.peer.Name]; k != nil && k.peer.Address == nb.peer.Address {
 		k.id = from

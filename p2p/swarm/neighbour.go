@@ -88,7 +88,7 @@ func (ev found) apply(e *engine, now time.Time) {
 		e.dry = 0
 	}
 	if ev.err != nil {
-		e.log.Debug("find peers", "err", ev.err)
+		e.log.Debug("failed to find peers", "err", ev.err)
 		e.lastError = "find peers: " + ev.err.Error()
 	}
 	for _, p := range ev.peers {
@@ -259,7 +259,7 @@ func (ev parted) apply(e *engine, now time.Time) {
 	wait += e.chance(wait) // those who lost it at once do not return at once
 	if ev.err != nil {
 		e.lastError = fmt.Sprintf("%s: %v", ev.nb.peer.Name, ev.err)
-		e.log.Debug("follow", "peer", ev.nb.peer.Name, "err", ev.err)
+		e.log.Debug("failed to follow a peer", "peer", ev.nb.peer.Name, "err", ev.err)
 	}
 	if errors.Is(ev.err, ErrCrowded) && ev.nb.complete {
 		ev.nb.unfollowed = true

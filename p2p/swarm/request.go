@@ -415,7 +415,7 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 	default:
 		nb.strikes++
 		e.lastError = fmt.Sprintf("%s: %v", nb.peer.Name, err)
-		e.log.Debug("fetch chunk", "peer", nb.peer.Name, "chunk", r.chunk, "err", err)
+		e.log.Debug("failed to fetch a chunk", "peer", nb.peer.Name, "chunk", r.chunk, "err", err)
 		nb.pause(now, backoff(nb.strikes))
 		if nb.strikes >= maxStrikes {
 			e.part(nb, now, now.Add(backoff(nb.strikes+maxStrikes)))

@@ -99,7 +99,7 @@ func (g *gate) run() {
 			leave := g.visit(v) // here, in the order in which they come
 			g.wg.Go(func() { g.receive(v, leave) })
 		case passes(err):
-			g.cfg.Log.Debug("accept", "err", err)
+			g.cfg.Log.Debug("failed to accept a connection", "err", err)
 			select {
 			case <-time.After(acceptPause):
 			case <-g.done:
@@ -168,7 +168,7 @@ func (g *gate) receive(v *visitor, leave func()) {
 	}
 	if err != nil {
 		c.Close()
-		g.cfg.Log.Debug("handshake failed", "from", c.RemoteAddr(), "err", err)
+		g.cfg.Log.Debug("failed to complete a handshake", "from", c.RemoteAddr(), "err", err)
 		if g.cfg.Strange != nil && errors.Is(trust.Explain(err), trust.ErrSecretsDiffer) {
 			g.cfg.Strange(c.RemoteAddr())
 		}

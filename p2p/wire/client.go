@@ -292,7 +292,7 @@ func (c *Client) Catalog(ctx context.Context, addr string, b catalog.Buckets) ([
 	}
 	records, bad, err := decodeRecords(out)
 	if bad > 0 {
-		c.cfg.Log.Warn("a node sent announcements that do not verify; they are left out", "address", addr, "records", bad)
+		c.cfg.Log.Warn("rejected announcements with an invalid signature", "address", addr, "records", bad)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pull the catalog of %s: %w", addr, err)

@@ -197,7 +197,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusBadRequest
 	}
 	if status == http.StatusInternalServerError && r.Context().Err() == nil {
-		s.cfg.Log.Warn("cannot answer a peer", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+		s.cfg.Log.Warn("failed to answer a peer", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
 	}
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(status)
@@ -370,7 +370,7 @@ func (s *Server) frame(w http.ResponseWriter, r *http.Request, out swarm.Outgoin
 		if _, err := io.ReadFull(out.Payload, p); err != nil {
 			// The header is out: the server closes the connection after an answer
 			// that is too short, which is all that can still be said.
-			s.cfg.Log.Warn("chunk is shorter than it was said to be", "chunk", out.N, "err", err)
+			s.cfg.Log.Warn("sent a chunk shorter than announced", "chunk", out.N, "err", err)
 			return
 		}
 		_ = ctl.SetWriteDeadline(time.Now().Add(writeStall))

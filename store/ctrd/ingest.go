@@ -85,7 +85,7 @@ func (c *Containerd) renew(ctx context.Context, ls leases.Manager, id string) er
 			return err
 		}
 	}
-	c.log.Debug("lease renewed", "lease", id)
+	c.log.Debug("renewed a lease", "lease", id)
 	return nil
 }
 

@@ -99,7 +99,7 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 	if old := before.Target.Digest; old != "" && old != target.Digest {
 		// Best effort: a pin too many costs disk, nothing else.
 		if err := c.unpinReplaced(ctx, cl.ImageService(), ref, old); err != nil {
-			c.log.Warn("cannot unpin the replaced version", "ref", ref, "digest", old, "err", err)
+			c.log.Warn("failed to unpin the replaced version", "ref", ref, "digest", old, "err", err)
 		}
 	}
 	if foreign, err := c.isForeign(ctx, cs, target); err != nil || foreign {

@@ -103,7 +103,7 @@ func (c *Containerd) openFile(ctx context.Context, dgst digest.Digest) *File {
 	f, err := os.Open(blobPath(dir, dgst))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			c.log.Debug("read through containerd what cannot be read as a file", "blob", dgst, "err", err)
+			c.log.Debug("failed to open a blob as a file; reading it through containerd", "blob", dgst, "err", err)
 		}
 		return nil
 	}
@@ -176,7 +176,7 @@ func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
 			continue
 		}
 		if _, err := os.ReadDir(root); err != nil {
-			c.log.Debug("the content store is read through containerd", "dir", root, "err", err)
+			c.log.Debug("reading the content store through containerd", "dir", root, "err", err)
 			return "", nil
 		}
 		return filepath.Join(root, "blobs"), nil // made with the first blob

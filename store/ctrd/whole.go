@@ -59,7 +59,7 @@ func (c *Containerd) whereGone(ctx context.Context, cl *client.Client, dgst dige
 	if !errdefs.IsAlreadyExists(err) || !c.fileless(ctx, dgst) {
 		return err
 	}
-	c.log.Warn("the file of a blob is gone below containerd; the blob is written again", "blob", dgst)
+	c.log.Warn("found a blob without its file in containerd; writing it again", "blob", dgst)
 	if err := cl.ContentStore().Delete(ctx, dgst); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}

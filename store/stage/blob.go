@@ -111,7 +111,7 @@ func (b *Blob) open(fetching bool) (err error) {
 	if b.cached { // recency of use
 		now := time.Now()
 		if err := os.Chtimes(b.path(), now, now); err != nil {
-			b.dir.log.Debug("cannot touch cached frames", "path", b.path(), "err", err)
+			b.dir.log.Debug("failed to touch cached frames", "path", b.path(), "err", err)
 		}
 	}
 	if err := b.scan(); err != nil {
@@ -159,7 +159,7 @@ func (b *Blob) scan() error {
 		b.end += headerBytes + int64(h.length)
 	}
 	if damaged > 0 {
-		b.dir.log.Warn("frames on disk are damaged; their chunks are fetched again", "blob", b.info.Digest, "records", damaged, "path", b.path())
+		b.dir.log.Warn("found damaged frames on disk; fetching their chunks again", "blob", b.info.Digest, "records", damaged, "path", b.path())
 	}
 	b.verified = true
 	if b.end < st.Size() {
@@ -298,7 +298,7 @@ func (b *Blob) intact(n int, enc chunk.Encoding, r *Payload, crc uint32) (bool, 
 func (b *Blob) rotten(n int, file *handle) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dir.log.Warn("a frame was damaged on disk and is not sent", "blob", b.info.Digest, "chunk", n, "path", b.path())
+	b.dir.log.Warn("found a damaged frame on disk; not sending it", "blob", b.info.Digest, "chunk", n, "path", b.path())
 	if b.cached && b.file == file {
 		b.drop(n)
 	}
@@ -385,7 +385,7 @@ func (b *Blob) finish() {
 			return
 		}
 		b.dir.unreserve(size)
-		b.dir.log.Warn("cannot keep the frames of a finished blob", "blob", b.info.Digest, "err", err)
+		b.dir.log.Warn("failed to keep the frames of a finished blob", "blob", b.info.Digest, "err", err)
 	}
 	b.dir.remove(from)
 	b.file.release() // open readers keep it until they are closed
@@ -414,7 +414,7 @@ func (b *Blob) uncache() error {
 	}
 	now := time.Now() // it is not stale
 	if err := os.Chtimes(b.path(), now, now); err != nil {
-		b.dir.log.Debug("cannot touch staged frames", "path", b.path(), "err", err)
+		b.dir.log.Debug("failed to touch staged frames", "path", b.path(), "err", err)
 	}
 	b.dir.unreserve(Use{Bytes: b.end, Files: 1})
 	return nil

@@ -103,7 +103,7 @@ func (d *Dir) Staged() []string { return d.names(d.staged) }
 func (d *Dir) names(dir string) []string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		d.log.Warn("cannot list frames", "dir", dir, "err", err)
+		d.log.Warn("failed to list frames", "dir", dir, "err", err)
 	}
 	var names []string
 	for _, e := range entries {
@@ -138,7 +138,7 @@ type file struct {
 func (d *Dir) files(dir string) []file {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		d.log.Warn("cannot list frames", "dir", dir, "err", err)
+		d.log.Warn("failed to list frames", "dir", dir, "err", err)
 	}
 	var out []file
 	for _, e := range entries {
@@ -164,7 +164,7 @@ func (d *Dir) removeIdle(dir, name string) bool {
 func (d *Dir) remove(path string) bool {
 	err := os.Remove(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn("cannot remove frames", "path", path, "err", err)
+		d.log.Warn("failed to remove frames", "path", path, "err", err)
 		return false
 	}
 	return true

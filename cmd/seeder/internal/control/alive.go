@@ -49,7 +49,7 @@ func (s *stamped) Accept() (net.Conn, error) {
 
 // refuseScarce answers a command for which the daemon has no descriptor.
 func (c *Server) refuseScarce(conn net.Conn) {
-	c.log.Warn("a command was refused: there is no free file descriptor", "limit", fileLimit())
+	c.log.Warn("refused a command: out of file descriptors", "limit", fileLimit())
 	buf := make([]byte, 4096)
 	if _, err := conn.Read(buf); err != nil { // its request; what else it sends is not read
 		return

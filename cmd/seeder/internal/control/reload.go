@@ -52,7 +52,7 @@ func (r *Reloader) Reload() (Reloaded, error) {
 	out := Reloaded{Applied: []config.Setting{}, Restart: []config.Setting{}}
 	next, err := r.Load()
 	if err != nil {
-		return out, fmt.Errorf("the running configuration stays in force: %w", err)
+		return out, fmt.Errorf("failed to reload; still using the previous configuration: %w", err)
 	}
 	upload, err := config.ParseRate(next.Transfer.UploadLimit)
 	if err != nil {
@@ -78,7 +78,7 @@ func (r *Reloader) Reload() (Reloaded, error) {
 			r.Log.Info("configuration changed", "key", s.Key, "value", s.Value, "source", s.Source)
 		default:
 			out.Restart = append(out.Restart, s)
-			r.Log.Warn("configuration changed; restart the daemon to bring it into force", "key", s.Key, "value", s.Value, "source", s.Source)
+			r.Log.Warn("configuration changed; restart the daemon to apply it", "key", s.Key, "value", s.Value, "source", s.Source)
 		}
 	}
 	for _, w := range next.Warnings {
@@ -95,14 +95,14 @@ func (r *Reloader) changeSecrets(cfg config.Config, out *Reloaded) error {
 	f, err := r.Secrets(cfg)
 	switch {
 	case err != nil:
-		return fmt.Errorf("the running configuration stays in force: %w", err)
+		return fmt.Errorf("failed to reload; still using the previous configuration: %w", err)
 	case f.Alone && r.Held.Alone:
 		return nil // it had none before
 	case f.Alone:
-		return errors.New("the secret file or the k3s token is gone: the secrets that are in force stay so; bring it back, or restart the daemon to run alone")
+		return errors.New("the secret file or the k3s token is missing; still using the previous secrets: restore it, or restart the daemon to run alone")
 	case r.Held.Alone:
 		out.Restart = append(out.Restart, config.Setting{Key: "secret", Value: "found", Source: "the secret file"})
-		r.Log.Warn("there is a secret now; restart the daemon to bring it into force")
+		r.Log.Warn("found a secret; restart the daemon to apply it")
 		return nil
 	case f.Note != "":
 		r.Log.Warn(f.Note)
@@ -165,23 +165,23 @@ func (r *Reloader) compareSecret(cfg config.Config) {
 	pending := ""
 	switch {
 	case err != nil:
-		pending = "it cannot be read any more: " + err.Error()
+		pending = "failed to read it: " + err.Error()
 	case !r.differs(f):
 	case f.Alone:
-		pending = "it is gone; bring it back, since without it this host does not start again"
+		pending = "it was removed; restore it, since the daemon does not start without it"
 	case r.Held.Alone:
-		pending = "there is one now, " + f.Source + "; restart the daemon to bring it into force"
+		pending = "found in " + f.Source + "; restart the daemon to apply it"
 	default:
-		pending = f.Source + " has another one now; `seeder reload` on every host brings it into force, once all hosts have it. A host that is restarted before that leaves the others (docs/security.md)"
+		pending = f.Source + " has a different one; once all hosts have it, run `seeder reload` on every host. A host that restarts before that is cut off from the others (docs/security.md)"
 	}
 	if pending == r.pending {
 		return
 	}
 	if r.pending = pending; pending == "" {
-		r.Log.Info("the secret on disk is the one in force again")
+		r.Log.Info("cluster secret on disk is the one in use again")
 		return
 	}
-	r.Log.Warn("the secret of the cluster has changed on disk, the one in force stays so", "secret", pending)
+	r.Log.Warn("cluster secret changed on disk; still using the previous one", "secret", pending)
 }
 
 // Pending is what differs between the configuration in force and that which is there
@@ -240,7 +240,7 @@ func (r *Reloader) OnSignal(ctx context.Context) {
 			return
 		case <-hup:
 			if _, err := r.Reload(); err != nil {
-				r.Log.Error("reload", "err", err)
+				r.Log.Error("failed to reload", "err", err)
 			}
 		}
 	}

@@ -365,7 +365,7 @@ func (c *Server) logReady(emit func(Event) error) func(Event) error {
 	began := time.Now()
 	return func(e Event) error {
 		if e.Event == EventReady {
-			c.log.Info("image ready on all nodes that are there", "ref", e.Ref, "version", e.Image.Version, "ready", e.Image.Ready,
+			c.log.Info("image ready on all alive nodes", "ref", e.Ref, "version", e.Image.Version, "ready", e.Image.Ready,
 				"away", e.Image.Away, "took", time.Since(began).Round(10*time.Millisecond))
 		}
 		return emit(e)
@@ -417,7 +417,7 @@ func (c *Server) answer(w http.ResponseWriter, v any, err error) {
 		v = map[string]string{"error": err.Error()}
 	}
 	if err := json.NewEncoder(w).Encode(v); err != nil {
-		c.log.Debug("answer a command", "err", err)
+		c.log.Debug("failed to answer a command", "err", err)
 	}
 }
 

@@ -161,7 +161,7 @@ func (p *page) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *page) fail(w http.ResponseWriter, err error) {
-	p.log.Error("render the status page", "err", err)
+	p.log.Error("failed to render the status page", "err", err)
 	http.Error(w, "the page cannot be shown; the log of the daemon says why", http.StatusInternalServerError)
 }
 
