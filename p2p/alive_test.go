@@ -55,7 +55,7 @@ func TestStuck(t *testing.T) {
 		if err := nd.Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := nd.Announce(t.Context(), a); err != nil {
+		if _, err := nd.AnnouncePrepared(t.Context(), a); err != nil {
 			t.Fatal(err)
 		}
 		for range 360 {

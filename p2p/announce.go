@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/agext/levenshtein"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,67 +18,143 @@ import (
 	"seeder/p2p/gossip"
 )
 
-// Announcement is what Announce makes known: a reference, the target it shall
-// have, and the seed index by which others fetch it. The Store must already
-// keep that index.
-type Announcement struct {
+// Prepared is an image of this host that is ready to be announced: others fetch it by its
+// seed index, which the Store keeps.
+type Prepared struct {
 	Reference string
 	Target    ocispec.Descriptor
-	Index     []byte
-	Bytes     int64    // of all blobs as stored
-	On        []string // label selectors of the nodes it is for, which all must hold; none: every node
-	KeepOn    bool     // On is whatever the announcement before says
+	Index     []byte // the seed index
+	Bytes     int64  // of all blobs as stored
+	Said      string // what is worth a line about its name in containerd; empty where nothing is
 }
 
-// Announce puts an announcement into the catalog and tells the cluster. It
-// returns the version under which the announcement stands; announcing what the
-// catalog already says is not a new version.
-func (n *Node) Announce(ctx context.Context, a Announcement) (version uint64, err error) {
-	if err := n.MayAnnounce(); err != nil {
-		return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
+// Options say how an image is announced.
+type Options struct {
+	At       digest.Digest // the target that the reference is to have; empty: the one that it has here
+	Rollback bool          // At is the one that this host had before
+	On       []string      // label selectors of the nodes it is for, which all must hold; none: every node
+	// AnyPlatform is for every node, whatever platform the image says it is for.
+	AnyPlatform bool
+}
+
+// Announced is what is announced now.
+type Announced struct {
+	Prepared
+	Version uint64
+	Before  Standing // what was announced before; zero: nothing
+}
+
+// Announce has the store prepare what it has under ref, puts that into the catalog and
+// tells the cluster. Announcing what the catalog already says is not a new version. A
+// digest alone, as REPOSITORY@sha256:…, moves the tag latest of its repository where that
+// is announced. Going back to an earlier target is for the nodes that the announcement
+// before was for, unless o.On says others. Where the target is not here, the error wraps
+// fs.ErrNotExist and names the earlier ones that are.
+func (n *Node) Announce(ctx context.Context, ref string, o Options) (Announced, error) {
+	if err := n.MayAnnounce(); err != nil { // before anything is moved here
+		return Announced{}, fmt.Errorf("announce %s: %w", ref, err)
 	}
-	for _, s := range a.On {
+	for _, s := range o.On {
 		if err := catalog.CheckSelector(s); err != nil {
-			return 0, fmt.Errorf("announce %s: %w", a.Reference, err)
+			return Announced{}, fmt.Errorf("announce %s: %w", ref, err)
 		}
 	}
-	on := slices.Compact(slices.Sorted(slices.Values(a.On)))
-	seed := catalog.Seed{Digest: digest.FromBytes(a.Index), Size: int64(len(a.Index))}
-	if cur, ok := n.catalog.Get(a.Reference); ok {
+	if o.Rollback {
+		var err error
+		if o.At, err = n.Previous(ref); err != nil {
+			return Announced{}, err
+		}
+	} else if repo, _, isDigest := strings.Cut(ref, "@"); isDigest && n.announced(repo+":latest") {
+		ref = repo + ":latest"
+	}
+	p, err := n.store.Prepare(ctx, ref, o.At, o.AnyPlatform)
+	if err != nil {
+		if o.At != "" && errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; %s", err, n.earlier(ctx, ref))
+		}
+		return Announced{}, err
+	}
+	return n.announce(ctx, p, o.On, o.At != "" && len(o.On) == 0)
+}
+
+// announceAgain announces what the store has under ref now, for the nodes that the
+// announcement before was for.
+func (n *Node) announceAgain(ctx context.Context, ref string) error {
+	if err := n.MayAnnounce(); err != nil {
+		return fmt.Errorf("announce %s: %w", ref, err)
+	}
+	p, err := n.store.Prepare(ctx, ref, "", false)
+	if err != nil {
+		return err
+	}
+	_, err = n.announce(ctx, p, nil, true)
+	return err
+}
+
+// earlier says which earlier versions of ref this host still has.
+func (n *Node) earlier(ctx context.Context, ref string) string {
+	var here []string
+	for _, d := range n.catalog.History(ref) {
+		if n.store.Has(ctx, d) {
+			here = append(here, d.String())
+		}
+	}
+	short := ref
+	if named, err := reference.ParseDockerRef(ref); err == nil {
+		short = reference.FamiliarString(named)
+	}
+	if len(here) == 0 {
+		return "it has no earlier version of " + short
+	}
+	return fmt.Sprintf("earlier versions of %s here: %s", short, strings.Join(here, ", "))
+}
+
+// announce puts p into the catalog and tells the cluster. keepOn: for the nodes that the
+// announcement before was for.
+func (n *Node) announce(ctx context.Context, p Prepared, on []string, keepOn bool) (Announced, error) {
+	out := Announced{Prepared: p}
+	out.Before, _ = n.Standing(p.Reference)
+	on = slices.Compact(slices.Sorted(slices.Values(on)))
+	seed := catalog.Seed{Digest: digest.FromBytes(p.Index), Size: int64(len(p.Index))}
+	bytes := p.Bytes
+	if cur, ok := n.catalog.Get(p.Reference); ok {
 		c := cur.Announcement()
-		if a.KeepOn {
+		if keepOn {
 			on = c.On
 		}
-		if n.covers(ctx, c, a) {
-			seed, a.Bytes = c.Seed, c.ImageBytes
+		if n.covers(ctx, c, p) {
+			seed, bytes = c.Seed, c.ImageBytes
 		}
-		if !c.Withdrawn && c.Target.Digest == a.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
+		if !c.Withdrawn && c.Target.Digest == p.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
 			n.loop.Wake()
-			return c.Version, nil
+			out.Version = c.Version
+			return out, nil
 		}
 	}
-	return n.publish(ctx, catalog.Announcement{
-		Reference:  a.Reference,
-		Target:     ocispec.Descriptor{MediaType: a.Target.MediaType, Digest: a.Target.Digest, Size: a.Target.Size},
+	var err error
+	out.Version, err = n.publish(ctx, catalog.Announcement{
+		Reference:  p.Reference,
+		Target:     ocispec.Descriptor{MediaType: p.Target.MediaType, Digest: p.Target.Digest, Size: p.Target.Size},
 		Seed:       seed,
-		ImageBytes: a.Bytes,
+		ImageBytes: bytes,
 		On:         on,
 	})
+	return out, err
 }
 
-// covers reports whether the announcement c offers more of the same target than a,
-// which comes from a host that holds what its own platform needs: the others still
-// shall get theirs.
-func (n *Node) covers(ctx context.Context, c catalog.Announcement, a Announcement) bool {
-	if c.Withdrawn || c.Target.Digest != a.Target.Digest || c.ImageBytes <= a.Bytes {
+// covers reports whether the announcement c offers more of the same target than p,
+// which comes from a host that holds what its own platform needs: the others are still to
+// get theirs.
+func (n *Node) covers(ctx context.Context, c catalog.Announcement, p Prepared) bool {
+	if c.Withdrawn || c.Target.Digest != p.Target.Digest || c.ImageBytes <= p.Bytes {
 		return false
 	}
 	_, err := n.store.SeedIndex(ctx, c.Seed.Digest)
 	return err == nil
 }
 
-// Announced reports whether ref is announced now.
-func (n *Node) Announced(ref string) bool {
+// announced reports whether ref is announced now.
+func (n *Node) announced(ref string) bool {
 	rec, ok := n.catalog.Get(ref)
 	return ok && !rec.Announcement().Withdrawn
 }
@@ -211,7 +289,3 @@ func (n *Node) Previous(ref string) (digest.Digest, error) {
 	}
 	return "", fmt.Errorf("roll back %s: this host knows no version before %s; run it on a host that has held one (`images.keep_previous`), or announce REF@sha256:DIGEST", ref, rec.Announcement().Target.Digest)
 }
-
-// Earlier are the targets that this host had under ref before the announced one, the
-// latest first, whether or not they are still here.
-func (n *Node) Earlier(ref string) []digest.Digest { return n.catalog.History(ref) }

@@ -13,7 +13,7 @@ func (n *Node) openLoop(context.Context) error {
 	n.loop = converge.New(converge.Config{
 		Catalog: n.catalog, Store: n.store, Keeper: n.store, Remover: n.store,
 		Column: board{n.cells, n.swarms, &n.freed}, Seeds: seeds{n},
-		Fetch: n.obtain, Announce: n.cfg.Announce,
+		Fetch: n.obtain, Announce: n.announceAgain,
 		MayAnnounce: func() bool { return n.mayAnnounce(n.identity.ID()) },
 		Down:        n.stillDown,
 		Note:        func(kind report.EventKind, a catalog.Announcement, reason string) { n.note(kind, a, reason) },

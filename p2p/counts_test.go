@@ -172,7 +172,7 @@ func BenchmarkCounts(b *testing.B) {
 	defer nd.Close()
 	for i := range 1000 {
 		ref := fmt.Sprintf("docker.io/library/image-%d:latest", i)
-		if _, err := nd.Announce(b.Context(), store.Add(ref, []byte(ref), 1<<10)); err != nil {
+		if _, err := nd.AnnouncePrepared(b.Context(), store.Add(ref, []byte(ref), 1<<10)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -43,3 +43,9 @@ func (n *Node) SendGossip(ctx context.Context, addr string, b []byte) error {
 	_, _ = io.Copy(io.Discard, conn)
 	return nil
 }
+
+// AnnouncePrepared announces what the store need not have.
+func (n *Node) AnnouncePrepared(ctx context.Context, p Prepared, on ...string) (uint64, error) {
+	a, err := n.announce(ctx, p, on, false)
+	return a.Version, err
+}

@@ -147,7 +147,7 @@ func (n *Node) janitor(ctx context.Context) {
 func (n *Node) tidy(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, janitorInterval)
 	defer cancel()
-	seeds, targets := n.announced()
+	seeds, targets := n.announcedNow()
 	if err := n.store.Tidy(ctx, seeds, targets); err != nil && ctx.Err() == nil {
 		if n.askHealth(ctx); n.health.down() == "" {
 			n.log.Warn("failed to remove unneeded data", "err", err)
@@ -155,8 +155,8 @@ func (n *Node) tidy(ctx context.Context) {
 	}
 }
 
-// announced are the seed indexes and the targets of what is announced now.
-func (n *Node) announced() (seeds, targets []digest.Digest) {
+// announcedNow are the seed indexes and the targets of what is announced now.
+func (n *Node) announcedNow() (seeds, targets []digest.Digest) {
 	for _, rec := range n.catalog.All() {
 		if a := rec.Announcement(); !a.Withdrawn {
 			seeds, targets = append(seeds, a.Seed.Digest), append(targets, a.Target.Digest)

@@ -1,8 +1,8 @@
 package p2p_test
 
 import (
-	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -12,14 +12,6 @@ import (
 	"seeder/p2p"
 	"seeder/p2p/report"
 )
-
-// again announces what the store has now, as Config.Announce.
-func (nd *testNode) again(ctx context.Context, ref string) error {
-	a := nd.store.Announcement(ref)
-	a.KeepOn = true
-	_, err := nd.Announce(ctx, a)
-	return err
-}
 
 // reopen starts a node again with a changed configuration.
 func (nd *testNode) reopen(t *testing.T, change func(*p2p.Config)) {
@@ -68,8 +60,7 @@ func TestLabelsSelectNodes(t *testing.T) {
 	}
 
 	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
-	a.On = []string{"zone=a", "role!=gpu"}
-	announce(t, nodes[0], a)
+	announce(t, nodes[0], a, "zone=a", "role!=gpu")
 	nodes[2].holds(t, a)
 	nodes[0].readyOn(t, testRef, 1, 1)
 	for name, why := range map[string]string{"n0": "no label zone", "n1": "role=gpu"} {
@@ -80,10 +71,16 @@ func TestLabelsSelectNodes(t *testing.T) {
 	if have, _ := nodes[1].store.List(t.Context()); have[testRef] != "" {
 		t.Error("n1 has fetched what is not for it")
 	}
-	if err := nodes[0].again(t.Context(), testRef); err != nil || nodes[0].row(t, testRef).Version != 1 {
-		t.Errorf("announced again for the same nodes: %v, version %d; want nothing new", err, nodes[0].row(t, testRef).Version)
+	again, err := nodes[0].Announce(t.Context(), testRef, p2p.Options{On: []string{"role!=gpu", "zone=a"}})
+	if err != nil || again.Version != 1 || again.Before.Version != 1 {
+		t.Errorf("announced again for the same nodes: %v, %+v; want nothing new", err, again)
 	}
-	a.On = nil
+	if again, err = nodes[0].Announce(t.Context(), testRef, p2p.Options{At: a.Target.Digest}); err != nil || again.Version != 1 {
+		t.Errorf("gone back to what is announced: %v, %+v; want that it stays for those nodes", err, again)
+	}
+	if _, err := nodes[0].Announce(t.Context(), testRef, p2p.Options{At: "sha256:no"}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no earlier version") {
+		t.Errorf("gone back to what is not here: %v, want what is", err)
+	}
 	if v := announce(t, nodes[0], a); v != 2 {
 		t.Fatalf("announced for all: version %d, want 2", v)
 	}
@@ -96,7 +93,7 @@ func TestAutoAnnounces(t *testing.T) {
 	nodes := cluster(t, 3)
 	for _, nd := range nodes {
 		nd.reopen(t, func(c *p2p.Config) {
-			c.Follow, c.Announce, c.AutoLocal, c.Auto = true, nd.again, true, patterns(t, "registry.example.com/me/*")
+			c.Follow, c.AutoLocal, c.Auto = true, true, patterns(t, "registry.example.com/me/*")
 		})
 	}
 	nodes[1].store.SetPulled(pulled)

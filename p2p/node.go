@@ -35,6 +35,12 @@ type Store interface {
 	converge.Store
 	converge.Keeper
 	converge.Remover
+	Images
+	Preparer
+}
+
+// Images are this host's images as they are fetched and served.
+type Images interface {
 	// SeedIndex returns a seed index that this host keeps.
 	SeedIndex(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Image opens the image that a seed index describes, with whatever of it is
@@ -47,6 +53,18 @@ type Store interface {
 	Cache() (heldBytes, limitBytes int64)
 	// Health asks whether the image store answers.
 	Health(ctx context.Context) (address, version string, err error)
+}
+
+// Preparer makes images of this host ready to be announced.
+type Preparer interface {
+	// Prepare makes the seed index of what this host has under ref, keeps it, and makes the
+	// image here what it will be elsewhere. at is the target that ref is to have, as of an
+	// earlier version that is still here; empty: the one that it has. anyPlatform is for
+	// every host, whatever platform the image says it is for. What is not here, or not
+	// complete, is an error that wraps fs.ErrNotExist.
+	Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (Prepared, error)
+	// Has reports whether this host has target.
+	Has(ctx context.Context, target digest.Digest) bool
 }
 
 // Image is one open image of this host: what is fetched into and served from.
@@ -109,9 +127,6 @@ type Config struct {
 	// Blocked says of which images, by reference, this host's kubelet refuses to start a
 	// container although they are ready, and what to do about it; nil: of none.
 	Blocked func() map[string]string
-	// Announce announces what the store has under a reference, for the nodes that
-	// the announcement before was for.
-	Announce func(ctx context.Context, ref string) error
 	// Follow: what this node announced and somebody has changed since is announced
 	// again; else that is left to people.
 	Follow bool

@@ -134,7 +134,7 @@ func alive(nd *testNode) int {
 }
 
 // holds waits until the node's store has ref at the announced target.
-func (nd *testNode) holds(t *testing.T, a p2p.Announcement) {
+func (nd *testNode) holds(t *testing.T, a p2p.Prepared) {
 	t.Helper()
 	nd.waitFor(t, a.Reference+" at "+a.Target.Digest.String(), func() bool {
 		have, _ := nd.store.List(context.Background())
@@ -152,9 +152,9 @@ func blob(seed uint64, bytes int) []byte {
 	return b
 }
 
-func announce(t *testing.T, nd *testNode, a p2p.Announcement) uint64 {
+func announce(t *testing.T, nd *testNode, a p2p.Prepared, on ...string) uint64 {
 	t.Helper()
-	v, err := nd.Announce(t.Context(), a)
+	v, err := nd.AnnouncePrepared(t.Context(), a, on...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +350,7 @@ func TestFollow(t *testing.T) {
 	nodes := cluster(t, 3)
 	for _, nd := range nodes {
 		nd.close(t)
-		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
+		nd.cfg.Follow = true
 		nd.open(t)
 	}
 	first := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
@@ -375,7 +375,7 @@ func following(t *testing.T) []*testNode {
 	a := newTestNode(t, "n0", secret, nil)
 	nodes := []*testNode{a, newTestNode(t, "n1", secret, []string{a.addr})}
 	for _, nd := range nodes {
-		nd.cfg.Follow, nd.cfg.Announce = true, nd.again
+		nd.cfg.Follow = true
 		nd.open(t)
 	}
 	return nodes
@@ -438,7 +438,8 @@ func TestOnlyAnnouncersAnnounce(t *testing.T) {
 	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
 	nd.cfg.Announcers = []trust.NodeID{"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
 	nd.open(t)
-	_, err := nd.Announce(t.Context(), nd.store.Add(testRef, blob(1, 1<<10), 256<<10))
+	nd.store.Add(testRef, blob(1, 1<<10), 256<<10)
+	_, err := nd.Announce(t.Context(), testRef, p2p.Options{})
 	if err == nil || !strings.Contains(err.Error(), string(nd.ID())) {
 		t.Fatalf("got %v, want a refusal that names this node's id", err)
 	}

@@ -45,7 +45,7 @@ func TestOneWarning(t *testing.T) {
 	nd.cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	nd.open(t)
 	nd.waitFor(t, "the store is there", func() bool { return nd.Status(t.Context()).Containerd.OK })
-	var images []p2p.Announcement
+	var images []p2p.Prepared
 	for i := range uint64(4) {
 		images = append(images, nd.store.Add(fmt.Sprintf("docker.io/library/app%d:latest", i), blob(i, 1<<10), 256<<10))
 	}

@@ -100,10 +100,10 @@ func (n *Node) restoreLost(ctx context.Context, rec catalog.Record) error {
 		n.log.Info("restored a lost seed index from another member", "ref", a.Reference, "seed", a.Seed.Digest)
 		return img.Close()
 	}
-	if n.cfg.Announce == nil || rec.AnnouncedBy() != n.identity.ID() {
+	if rec.AnnouncedBy() != n.identity.ID() {
 		return err
 	}
-	if err := n.cfg.Announce(ctx, a.Reference); err != nil {
+	if err := n.announceAgain(ctx, a.Reference); err != nil {
 		return fmt.Errorf("cut %s again: %w", a.Reference, err)
 	}
 	n.log.Info("restored a lost seed index from the image", "ref", a.Reference, "seed", a.Seed.Digest)

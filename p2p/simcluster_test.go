@@ -161,7 +161,7 @@ func (c *simCluster) announce(nd *simNode, ref string) {
 	c.t.Helper()
 	c.builds++
 	a := nd.store.Add(ref, []byte(fmt.Sprintf("build %d of %s, made on %s", c.builds, ref, nd.cfg.Name)), 16)
-	if _, err := nd.Announce(context.Background(), a); err != nil {
+	if _, err := nd.AnnouncePrepared(context.Background(), a); err != nil {
 		c.t.Fatal(err)
 	}
 	c.published(nd, ref)

@@ -20,13 +20,6 @@ func three(t *testing.T, scenario func(c *simCluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newSim(t, *seed, 3)
 		t.Cleanup(c.stop)
-		for _, nd := range c.nodes {
-			nd.cfg.Announce = func(ctx context.Context, ref string) error {
-				nd.store.KeepIndex(ref)
-				_, err := nd.Announce(ctx, nd.store.Announcement(ref))
-				return err
-			}
-		}
 		scenario(c)
 	})
 }

@@ -46,8 +46,7 @@ func TestLostSeedIndexOfAnImageForOthers(t *testing.T) {
 		c.start(c.nodes[0])
 		ref := refFor("a", "all")
 		a := c.nodes[0].store.Add(ref, []byte("an image for node 2 alone"), 16)
-		a.On = []string{"zone=2"}
-		if _, err := c.nodes[0].Announce(context.Background(), a); err != nil {
+		if _, err := c.nodes[0].AnnouncePrepared(context.Background(), a, "zone=2"); err != nil {
 			c.t.Fatal(err)
 		}
 		time.Sleep(time.Second)

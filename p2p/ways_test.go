@@ -27,19 +27,10 @@ func (c *simCluster) cell(nd *simNode, ref string) report.NodeState {
 	return report.NodeState{}
 }
 
-// again announces what nd's store has, as Config.Announce.
-func (nd *simNode) again(ctx context.Context, ref string) error {
-	a := nd.store.Announcement(ref)
-	a.KeepOn = true
-	_, err := nd.Announce(ctx, a)
-	return err
-}
-
 // followers makes nodes follow what they have announced.
 func followers(nodes ...*simNode) {
 	for _, nd := range nodes {
 		nd.cfg.Follow = true
-		nd.cfg.Announce = func(ctx context.Context, ref string) error { return nd.again(ctx, ref) }
 	}
 }
 
@@ -53,7 +44,7 @@ func TestExcludedStaysExcluded(t *testing.T) {
 		const why = "the image is for linux/arm64, this host runs linux/amd64"
 		a := c.nodes[0].store.Add(ref, []byte("for arm64"), 16)
 		other.store.SetExcluded(a.Target.Digest, why)
-		if _, err := c.nodes[0].Announce(context.Background(), a); err != nil {
+		if _, err := c.nodes[0].AnnouncePrepared(context.Background(), a); err != nil {
 			c.t.Fatal(err)
 		}
 		excluded := func() error {
@@ -283,12 +274,11 @@ func TestLessOfTheSameImage(t *testing.T) {
 		c.within(10*time.Second, "everywhere", c.converged)
 		before, _ := c.nodes[1].Record(ref)
 		a := before.Announcement()
-		less := p2p.Announcement{Reference: ref, Target: a.Target, Index: []byte("{}"), Bytes: a.ImageBytes - 1}
-		if v, err := c.nodes[1].Announce(context.Background(), less); err != nil || v != a.Version {
+		less := p2p.Prepared{Reference: ref, Target: a.Target, Index: []byte("{}"), Bytes: a.ImageBytes - 1}
+		if v, err := c.nodes[1].AnnouncePrepared(context.Background(), less); err != nil || v != a.Version {
 			c.t.Errorf("announced as version %d, %v; want %d again", v, err, a.Version)
 		}
-		less.On = []string{"zone=a"}
-		if v, err := c.nodes[1].Announce(context.Background(), less); err != nil || v != a.Version+1 {
+		if v, err := c.nodes[1].AnnouncePrepared(context.Background(), less, "zone=a"); err != nil || v != a.Version+1 {
 			c.t.Errorf("for other nodes: version %d, %v", v, err)
 		}
 		if rec, _ := c.nodes[1].Record(ref); rec.Announcement().Seed != a.Seed || rec.Announcement().ImageBytes != a.ImageBytes {

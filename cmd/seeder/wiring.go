@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -93,8 +91,8 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    k3s.FollowJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),
-		Blocked:  kubelet.NewWatch("/").Blocked,
-		Announce: w.announceAgain, Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
+		Blocked: kubelet.NewWatch("/").Blocked,
+		Follow:  cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,
 		Log: log, Registerer: w.registry,
@@ -135,78 +133,13 @@ func (w *wired) References(ctx context.Context) control.References {
 
 // Announce is part of announcer.
 func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announced, error) {
-	if err := w.node.MayAnnounce(); err != nil { // before anything is moved here
-		return control.Announced{}, err
-	}
-	ref, at, err := w.resolve(o)
-	if err != nil {
-		return control.Announced{}, err
-	}
-	back := o.Rollback || o.At != ""
-	prepare := w.store.Prepare
-	if o.AnyPlatform {
-		prepare = w.store.PrepareForAll
-	}
-	a, err := w.announce(ctx, prepare, ref, at, p2p.Announcement{On: o.On, KeepOn: back && len(o.On) == 0})
-	if at != "" && errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w; %s", err, w.earlier(ctx, ref))
-	}
-	return a, err
-}
-
-// earlier says which earlier versions of ref this host still has.
-func (w *wired) earlier(ctx context.Context, ref string) string {
-	var here []string
-	for _, d := range w.node.Earlier(ref) {
-		if w.store.Has(ctx, d) {
-			here = append(here, d.String())
-		}
-	}
-	if len(here) == 0 {
-		return "it has no earlier version of " + cli.ShortRef(ref)
-	}
-	return fmt.Sprintf("earlier versions of %s here: %s", cli.ShortRef(ref), strings.Join(here, ", "))
-}
-
-// resolve says under which name what is to be announced. A digest alone moves the
-// tag latest of its repository where that is announced, as Docker has it; else it is
-// announced as what it is.
-func (w *wired) resolve(o control.Order) (ref string, at digest.Digest, err error) {
-	if o.Rollback {
-		at, err = w.node.Previous(o.Ref)
-		return o.Ref, at, err
-	}
-	repo, _, isDigest := strings.Cut(o.Ref, "@")
-	if _, ok := w.node.Standing(repo + ":latest"); isDigest && ok {
-		return repo + ":latest", o.At, nil
-	}
-	return o.Ref, o.At, nil
-}
-
-// announceAgain announces what the store has under ref for the nodes that the
-// announcement before was for.
-func (w *wired) announceAgain(ctx context.Context, ref string) error {
-	_, err := w.announce(ctx, w.store.Prepare, ref, "", p2p.Announcement{KeepOn: true})
-	return err
-}
-
-// preparing makes an image of this host ready to be announced.
-type preparing func(ctx context.Context, ref string, at digest.Digest) (store.Prepared, error)
-
-func (w *wired) announce(ctx context.Context, prepare preparing, ref string, at digest.Digest, a p2p.Announcement) (control.Announced, error) {
-	p, err := prepare(ctx, ref, at)
-	if err != nil {
-		return control.Announced{}, err
-	}
-	a.Reference, a.Target, a.Index, a.Bytes = p.Reference, p.Target, p.Index, p.Bytes
-	before, _ := w.node.Standing(p.Reference)
-	version, err := w.node.Announce(ctx, a)
+	a, err := w.node.Announce(ctx, o.Ref, p2p.Options{At: o.At, Rollback: o.Rollback, On: o.On, AnyPlatform: o.AnyPlatform})
 	if err != nil {
 		return control.Announced{}, err
 	}
 	return control.Announced{
-		Reference: p.Reference, Digest: p.Target.Digest.String(), Version: version, Bytes: p.Bytes, Said: p.Said,
-		Already: version == before.Version, By: before.By, At: before.At,
+		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Bytes: a.Bytes, Said: a.Said,
+		Already: a.Version == a.Before.Version, By: a.Before.By, At: a.Before.At,
 	}, nil
 }
 
@@ -220,6 +153,16 @@ func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error
 		return nil, err
 	}
 	return imageAdapter{img}, nil
+}
+
+// Prepare is part of p2p.Store.
+func (s storeAdapter) Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (p2p.Prepared, error) {
+	prepare := s.Store.Prepare
+	if anyPlatform {
+		prepare = s.PrepareForAll
+	}
+	p, err := prepare(ctx, ref, at)
+	return p2p.Prepared{Reference: p.Reference, Target: p.Target, Index: p.Index, Bytes: p.Bytes, Said: p.Said}, err
 }
 
 // Cache is part of p2p.Store.

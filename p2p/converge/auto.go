@@ -57,7 +57,7 @@ func (a *auto) drain() { a.jobs.Wait() }
 // announceNew announces those of the images of this host that a pattern of
 // images.auto names and that the cluster does not know.
 func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
-	if !l.cfg.autoOn() || l.cfg.Announce == nil || now.Sub(l.auto.since) < autoDelay {
+	if !l.cfg.autoOn() || now.Sub(l.auto.since) < autoDelay {
 		return
 	}
 	if !l.cfg.MayAnnounce() {

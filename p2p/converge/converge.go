@@ -120,7 +120,7 @@ type Config struct {
 	// ready then. Its outcome is one of Fetched, Excluded, Lacking and Failed.
 	Fetch func(ctx context.Context, rec catalog.Record, verify Verify) Outcome
 	// Announce announces what the store has under a reference, for the nodes that the
-	// announcement before was for. nil: nothing is announced.
+	// announcement before was for.
 	Announce func(ctx context.Context, ref string) error
 	// MayAnnounce reports whether this node's announcements count.
 	MayAnnounce func() bool

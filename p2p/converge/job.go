@@ -191,7 +191,7 @@ func (r replacer) reason(ref string, have digest.Digest) string {
 // whoReplaced finds out whose build have is, as far as it matters.
 func (l *Loop) whoReplaced(ctx context.Context, rec catalog.Record, have digest.Digest) (replacer, error) {
 	ref := rec.Announcement().Reference
-	if l.cfg.Announce == nil || !l.cfg.MayAnnounce() {
+	if !l.cfg.MayAnnounce() {
 		return bySomebody, nil
 	}
 	// k3s imports the files of agent/images at each start, old ones too: what an earlier

@@ -33,7 +33,7 @@ type Store struct {
 	images  map[string]digest.Digest // reference → target
 	chunks  map[[32]byte][]byte      // every chunk that is here
 	indexes map[digest.Digest][]byte
-	added   map[string]p2p.Announcement // by reference
+	added   map[string]p2p.Prepared // by reference
 	hints   []chan struct{}
 	pulled  map[string]bool
 	loaded  map[string]bool            // by k3s
@@ -55,7 +55,7 @@ func NewStore() *Store {
 		images:  map[string]digest.Digest{},
 		chunks:  map[[32]byte][]byte{},
 		indexes: map[digest.Digest][]byte{},
-		added:   map[string]p2p.Announcement{},
+		added:   map[string]p2p.Prepared{},
 		pulled:  map[string]bool{},
 		loaded:  map[string]bool{},
 		rules:   map[string]string{},
@@ -72,7 +72,7 @@ type index struct {
 }
 
 // Add puts an image of one blob under ref and returns what announces it.
-func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Announcement {
+func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Prepared {
 	idx := index{Target: digest.FromBytes(blob), Bytes: int64(len(blob)), ChunkBytes: chunkBytes}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Announcement 
 	}
 	s.indexes[digest.FromBytes(b)] = b
 	s.images[ref] = idx.Target
-	a := p2p.Announcement{
+	a := p2p.Prepared{
 		Reference: ref, Index: b, Bytes: idx.Bytes,
 		Target: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: idx.Target, Size: idx.Bytes},
 	}
@@ -98,11 +98,28 @@ func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Announcement 
 	return a
 }
 
-// Announcement is what announces the image that was last added under ref.
-func (s *Store) Announcement(ref string) p2p.Announcement {
+// Prepare implements p2p.Store: the image that was last added under ref.
+func (s *Store) Prepare(_ context.Context, ref string, at digest.Digest, _ bool) (p2p.Prepared, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.added[ref]
+	p, ok := s.added[ref]
+	if !ok || at != "" && p.Target.Digest != at {
+		return p2p.Prepared{}, fmt.Errorf("prepare %s: %w", ref, fs.ErrNotExist)
+	}
+	s.indexes[digest.FromBytes(p.Index)] = p.Index
+	return p, s.down
+}
+
+// Has implements p2p.Store.
+func (s *Store) Has(_ context.Context, target digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.images {
+		if d == target {
+			return true
+		}
+	}
+	return false
 }
 
 // Forget removes an image and all chunks, as somebody else would.
@@ -170,13 +187,6 @@ func (s *Store) LoseIndex(ref string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.indexes, digest.FromBytes(s.added[ref].Index))
-}
-
-// KeepIndex keeps the seed index of what was last added under ref, as announcing does.
-func (s *Store) KeepIndex(ref string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.indexes[digest.FromBytes(s.added[ref].Index)] = s.added[ref].Index
 }
 
 // SetClaims makes the store say that every chunk is here, or tell the truth.

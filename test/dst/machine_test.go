@@ -100,9 +100,6 @@ func (m *machine) start() error {
 		Join:    func() []string { return []string{m.c.machines[0].ip(), m.c.machines[1].ip()} }, // these never move
 		Secrets: m.c.secrets(), Follow: true, KeepPrevious: 1, Pinned: true, Log: log,
 	}
-	cfg.Announce = func(ctx context.Context, ref string) error {
-		return m.announce(ctx, ref, "", p2p.Announcement{KeepOn: true})
-	}
 	m.node = p2p.New(cfg, m.store)
 	m.host.SetUp(true)
 	if err := m.node.Open(context.Background()); err != nil {
@@ -111,21 +108,6 @@ func (m *machine) start() error {
 	}
 	m.up, m.since = true, time.Now()
 	return nil
-}
-
-// announce is what cmd/seeder does for an image that the store has.
-func (m *machine) announce(ctx context.Context, ref string, at digest.Digest, a p2p.Announcement) error {
-	node, s := m.node, m.store
-	if err := s.gate(ctx, "prepare"); err != nil {
-		return err
-	}
-	p, err := s.Prepare(ctx, ref, at)
-	if err != nil {
-		return err
-	}
-	a.Reference, a.Target, a.Index, a.Bytes = p.Reference, p.Target, p.Index, p.Bytes
-	_, err = node.Announce(ctx, a)
-	return err
 }
 
 // leave ends the daemon as systemctl stop does.

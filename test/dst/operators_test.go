@@ -52,7 +52,7 @@ func announce(c *cluster, m *machine, e Event) (func(), bool) {
 		if err := load(ctx, m, s, ref, build); err != nil {
 			return err
 		}
-		return m.announceOn(ctx, s, ref, "", p2p.Announcement{})
+		return m.announceOn(ctx, s, ref, "")
 	})
 	return nil, true
 }
@@ -64,7 +64,7 @@ func announceAgain(c *cluster, m *machine, e Event) (func(), bool) {
 	}
 	ref := refOf(e)
 	c.operate(m, "announce again "+ref, func(ctx context.Context, s *faultyStore, _ *p2p.Node) error {
-		return m.announceOn(ctx, s, ref, "", p2p.Announcement{})
+		return m.announceOn(ctx, s, ref, "")
 	})
 	return nil, true
 }
@@ -92,7 +92,7 @@ func rollback(c *cluster, m *machine, e Event) (func(), bool) {
 		return nil, false
 	}
 	c.operate(m, "roll back "+ref, func(ctx context.Context, s *faultyStore, _ *p2p.Node) error {
-		return m.announceOn(ctx, s, ref, at, p2p.Announcement{KeepOn: true})
+		return m.announceOn(ctx, s, ref, at)
 	})
 	return nil, true
 }
@@ -132,9 +132,10 @@ func (c *cluster) rotate() {
 }
 
 // announceOn is announce on the store and the node of one life of m.
-func (m *machine) announceOn(ctx context.Context, s *faultyStore, ref string, at digest.Digest, a p2p.Announcement) error {
+func (m *machine) announceOn(ctx context.Context, s *faultyStore, ref string, at digest.Digest) error {
 	if m.store != s {
 		return errGone
 	}
-	return m.announce(ctx, ref, at, a)
+	_, err := m.node.Announce(ctx, ref, p2p.Options{At: at})
+	return err
 }

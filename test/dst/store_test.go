@@ -169,6 +169,14 @@ func (s *faultyStore) Image(ctx context.Context, index []byte) (p2p.Image, error
 	return &faultyImage{Image: img, store: s}, nil
 }
 
+func (s *faultyStore) Prepare(ctx context.Context, ref string, at digest.Digest, _ bool) (p2p.Prepared, error) {
+	if err := s.gate(ctx, "prepare"); err != nil {
+		return p2p.Prepared{}, err
+	}
+	p, err := s.Store.Prepare(ctx, ref, at)
+	return p2p.Prepared{Reference: p.Reference, Target: p.Target, Index: p.Index, Bytes: p.Bytes, Said: p.Said}, err
+}
+
 func (s *faultyStore) FromRegistry(ctx context.Context, ref string) (bool, error) {
 	if err := s.gate(ctx, "from registry"); err != nil {
 		return false, err
