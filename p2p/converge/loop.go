@@ -319,7 +319,7 @@ func (l *Loop) say(a catalog.Announcement, o Outcome, tries int) {
 			}
 			return
 		}
-		l.cfg.Log.Warn("failed to converge", "ref", a.Reference, "err", o.err, "tries", tries)
+		l.cfg.Log.Warn("failed to converge; will retry", "ref", a.Reference, "err", o.err, "tries", tries)
 		l.cfg.Note(report.EventFailed, a, o.reason)
 		l.cfg.Column.Settle(a, report.Failed, o.reason, 0)
 	}

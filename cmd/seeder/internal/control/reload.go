@@ -165,7 +165,7 @@ func (r *Reloader) compareSecret(cfg config.Config) {
 	pending := ""
 	switch {
 	case err != nil:
-		pending = "failed to read it: " + err.Error()
+		pending = err.Error()
 	case !r.differs(f):
 	case f.Alone:
 		pending = "it was removed; restore it, since the daemon does not start without it"

@@ -51,8 +51,8 @@ func TestReloadSecrets(t *testing.T) {
 		"one more":      {held: parse(one), now: parse(one, two), set: 2},
 		"other order":   {held: parse(one, two), now: parse(two, one), set: 2},
 		"one less":      {held: parse(two, one), now: parse(two), set: 1},
-		"unreadable":    {held: parse(one), err: errors.New("permission denied"), wantErr: "stays in force: permission denied"},
-		"gone":          {held: parse(one), now: alone, wantErr: "is gone"},
+		"unreadable":    {held: parse(one), err: errors.New("permission denied"), wantErr: "still using the previous configuration: permission denied"},
+		"gone":          {held: parse(one), now: alone, wantErr: "is missing"},
 		"still alone":   {held: alone, now: alone},
 		"no more alone": {held: alone, now: parse(one), restart: true},
 	} {
@@ -197,7 +197,7 @@ func TestSecretThatChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect("reloaded", false, 4)
-		clitest.WantAll(t, log.String(), "the token in /etc/k3s.env has another one now", "seeder reload")
+		clitest.WantAll(t, log.String(), "the token in /etc/k3s.env has a different one", "seeder reload")
 		if strings.Contains(log.String(), k3stest.OtherPassword) || strings.Contains(log.String(), k3stest.TokenPassword) {
 			t.Error("the log tells the token")
 		}
