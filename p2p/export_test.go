@@ -32,16 +32,22 @@ func (n *Node) Pulled() int64 { return n.asked.Load() }
 // SendGossip sends bytes on a stream of gossip, as a member that lies might, and waits
 // for its end.
 func (n *Node) SendGossip(ctx context.Context, addr string, b []byte) error {
+	_, err := n.AskGossip(ctx, addr, b)
+	return err
+}
+
+// AskGossip is SendGossip, and returns what the other member answered until it closed.
+func (n *Node) AskGossip(ctx context.Context, addr string, b []byte) ([]byte, error) {
 	conn, _, err := n.client.DialGossip(ctx, addr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	if _, err := conn.Write(b); err != nil {
-		return err
+		return nil, err
 	}
-	_, _ = io.Copy(io.Discard, conn)
-	return nil
+	answer, _ := io.ReadAll(conn)
+	return answer, nil
 }
 
 // AnnouncePrepared announces what the store need not have.

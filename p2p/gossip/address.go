@@ -143,11 +143,16 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 }
 
 // follow chooses anew when something has changed, and now and then, and moves this node
-// to the address that it finds, until ctx ends.
+// to the address that it finds, until ctx ends. It also renews the instance. Nobody else
+// replaces the memberlist.
 func (g *Gossip) follow(ctx context.Context) {
-	events, err := g.cfg.Changes(ctx)
-	if err != nil {
-		g.log.Warn("failed to watch this host's addresses; polling them instead", "interval", lookInterval, "err", err)
+	var events <-chan struct{}
+	moves := g.cfg.Advertise != nil && g.cfg.Changes != nil
+	if moves {
+		var err error
+		if events, err = g.cfg.Changes(ctx); err != nil {
+			g.log.Warn("failed to watch this host's addresses; polling them instead", "interval", lookInterval, "err", err)
+		}
 	}
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
@@ -155,6 +160,9 @@ func (g *Gossip) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-g.renewal:
+			g.renew(ctx)
+			continue
 		case _, open := <-events:
 			if !open {
 				events = nil
@@ -163,8 +171,47 @@ func (g *Gossip) follow(ctx context.Context) {
 			}
 		case <-tick.C:
 		}
-		g.look(ctx)
+		if moves {
+			g.look(ctx)
+			continue
+		}
+		g.mu.Lock()
+		last := g.place
+		g.mu.Unlock()
+		g.sweep(last)
 	}
+}
+
+// outdone asks for a new instance where the one that is named is this node's.
+func (g *Gossip) outdone(name string) {
+	g.mu.Lock()
+	own := name == g.place.instance.String()
+	g.mu.Unlock()
+	if !own {
+		return
+	}
+	select {
+	case g.renewal <- struct{}{}:
+	default:
+	}
+}
+
+// renew replaces the instance at the address where it is, since a member claims an
+// incarnation of it that it never had and soon could not exceed any more. The others take
+// the new instance for this node; what is claimed of the old one means nothing then.
+func (g *Gossip) renew(ctx context.Context) {
+	g.mu.Lock()
+	last := g.place
+	g.mu.Unlock()
+	if pause := moveInterval - time.Since(last.since); pause > 0 && !wait(ctx, pause) {
+		return
+	}
+	select {
+	case <-g.renewal: // of the same instance
+	default:
+	}
+	g.log.Warn("a member claims an incarnation of this node that it never had; gossip starts again under a new instance", "instance", last.instance)
+	g.move(ctx, place{address: last.address, none: last.none})
 }
 
 // look moves this node where another address is chosen now. While there is none it stays
@@ -218,8 +265,10 @@ func (g *Gossip) move(ctx context.Context, p place) {
 			return
 		}
 	}
-	g.log.Info("moved to a new address", "before", before, "address", p.address)
-	g.note(ctx, nil)
+	if before != p.address {
+		g.log.Info("moved to a new address", "before", before, "address", p.address)
+	}
+	g.note(ctx, p.none)
 	g.meet(ctx)
 }
 

@@ -221,6 +221,8 @@ func (g *Gossip) suspect(i instance) {
 
 // incarnations are the highest numbers of what was said of members.
 type incarnations struct {
+	outdone func(name string) // told of an instance that has renewIncarnation or more; nil: nobody
+
 	mu     sync.Mutex
 	byName map[string]uint32
 }
@@ -235,7 +237,7 @@ func (in *incarnations) of(name string) (uint32, bool) {
 	return n, ok
 }
 
-// packet notes what a packet says of members that are alive. It has passed checkPacket.
+// packet notes what a packet says of members. It has passed checkPacket.
 func (in *incarnations) packet(msg []byte) {
 	if len(msg) > 5 && msg[0] == kindCRC {
 		msg = msg[5:]
@@ -254,7 +256,7 @@ func (in *incarnations) packet(msg []byte) {
 }
 
 func (in *incarnations) message(msg []byte) {
-	if len(msg) == 0 || msg[0] != kindAlive {
+	if len(msg) == 0 || msg[0] != kindAlive && msg[0] != kindSuspect && msg[0] != kindDead {
 		return
 	}
 	if got, _, err := msgpackMap(msg[1:]); err == nil {
@@ -281,6 +283,9 @@ func (in *incarnations) stream(msg []byte) {
 }
 
 func (in *incarnations) note(name, number value) {
+	if in.outdone != nil && number.number >= renewIncarnation {
+		in.outdone(string(name.bytes))
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.byName == nil || len(in.byName) >= maxIncarnations {

@@ -39,6 +39,13 @@ const (
 	maxErrorBytes = 1024
 	// versionsBytes are the six protocol versions that a member speaks.
 	versionsBytes = 6
+	// maxIncarnation bounds incarnations, which memberlist counts in 32 bits: the objection
+	// of a member to a higher one would start at zero again, and count for nobody. Each
+	// instance begins at 1 and adds 1 when it objects or tells something new of itself.
+	maxIncarnation = 1 << 31
+	// renewIncarnation is from when on an instance of which that is said ends, and a new one
+	// takes its place: whoever said it cannot be outdone for ever.
+	renewIncarnation = 1 << 24
 	// maxMemberState is the last of memberlist's states (left).
 	maxMemberState = 3
 )
@@ -59,21 +66,21 @@ var bodies = map[byte]map[string]check{
 	},
 	kindAck:     {"SeqNo": atMost(math.MaxUint32), "Payload": bytesUpTo(maxMetaBytes)},
 	kindNack:    {"SeqNo": atMost(math.MaxUint32)},
-	kindSuspect: {"Incarnation": atMost(math.MaxUint32), "Node": name, "From": name},
-	kindDead:    {"Incarnation": atMost(math.MaxUint32), "Node": name, "From": name},
+	kindSuspect: {"Incarnation": atMost(maxIncarnation), "Node": name, "From": name},
+	kindDead:    {"Incarnation": atMost(maxIncarnation), "Node": name, "From": name},
 	kindAlive:   aliveFields,
 	kindError:   {"Error": bytesUpTo(maxErrorBytes)},
 }
 
 var aliveFields = map[string]check{
-	"Incarnation": atMost(math.MaxUint32), "Node": name, "Addr": address, "Port": port,
+	"Incarnation": atMost(maxIncarnation), "Node": name, "Addr": address, "Port": port,
 	"Meta": bytesUpTo(maxMetaBytes), "Vsn": versions,
 }
 
 // stateFields are those of a member in an exchange of states.
 var stateFields = map[string]check{
 	"Name": name, "Addr": address, "Port": port, "Meta": bytesUpTo(maxMetaBytes),
-	"Incarnation": atMost(math.MaxUint32), "State": atMost(maxMemberState), "Vsn": versions,
+	"Incarnation": atMost(maxIncarnation), "State": atMost(maxMemberState), "Vsn": versions,
 }
 
 var headerFields = map[string]check{

@@ -148,6 +148,7 @@ type Gossip struct {
 	joins  int             // that are under way
 
 	reconsider chan struct{} // the ranks
+	renewal    chan struct{} // this node needs a new instance
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -176,7 +177,7 @@ func New(cfg Config) *Gossip {
 		members:   newMembers(newInstance(cfg.NodeName)),
 		strangers: newStrangers(cfg.Log),
 		events:    make(chan event, maxEvents),
-		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1),
+		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1),
 	}
 }
 
@@ -203,9 +204,7 @@ func (g *Gossip) Open(ctx context.Context) (err error) {
 	g.wg.Go(func() { g.rejoin(ctx) })
 	g.wg.Go(func() { g.reach(ctx) })
 	g.wg.Go(func() { g.rank(ctx) })
-	if g.cfg.Advertise != nil && g.cfg.Changes != nil {
-		g.wg.Go(func() { g.follow(ctx) })
-	}
+	g.wg.Go(func() { g.follow(ctx) })
 	return nil
 }
 
@@ -222,6 +221,7 @@ func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
 	t := &transport{
 		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, member: g.members.byInstance, strange: g.strangers.packet, log: g.log,
 	}
+	t.incarnations.outdone = g.outdone
 	t.start(ctx)
 	return t, nil
 }
