@@ -414,7 +414,8 @@ type section struct {
 	io.Closer
 }
 
-// isChecked reports whether chunk at was verified in what ra reads.
+// isChecked reports whether chunk at was verified in what ra reads. A manifest or config
+// is verified each time: it is small, and no stamp tells that it has rotted.
 func (b *blob) isChecked(ra ctrd.Reader, at int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -422,7 +423,7 @@ func (b *blob) isChecked(ra ctrd.Reader, at int) bool {
 		b.stamp = stamp
 		clear(b.checked)
 	}
-	return b.checked[at]
+	return b.checked[at] && (isLayer(b.info.MediaType) || len(b.info.Sums) > 1)
 }
 
 // stampOf is that of the file that ra reads, none where it reads through
@@ -434,9 +435,13 @@ func stampOf(ra ctrd.Reader) ctrd.Stamp {
 	return ctrd.Stamp{}
 }
 
-// reader opens the blob in the content store. One that is no longer there is
-// lost.
+// reader opens the blob in the content store. One that is no longer there, or that is
+// known to be damaged, is lost.
 func (b *blob) reader(ctx context.Context) (ctrd.Reader, error) {
+	if b.store.ctrd.Damaged(ctx, b.info.Digest) {
+		b.lost()
+		return nil, fmt.Errorf("blob %s is damaged: %w", b.info.Digest, fs.ErrNotExist)
+	}
 	ra, err := b.store.ctrd.ReaderAt(ctx, b.info.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		b.lost()

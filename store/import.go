@@ -85,11 +85,14 @@ type importRun struct {
 }
 
 // ingestAll commits every wanted blob in order. Those that are here already come
-// first, since nothing protects them until the lease has them.
+// first, since nothing protects them until the lease has them: also those that only
+// other hosts need, where a damaged manifest is replaced that keeps them.
 func (r *importRun) ingestAll(ctx context.Context) error {
+	damaged := r.hasDamaged(ctx)
 	for _, present := range []bool{true, false} {
 		for k, b := range r.blobs {
-			if !r.wanted[k] || r.committed.has(b.info.Digest) || (present && !b.isPresent()) {
+			needed := r.wanted[k] || present && damaged
+			if !needed || r.committed.has(b.info.Digest) || (present && !b.isPresent()) {
 				continue
 			}
 			labels := r.labels(b)
@@ -101,6 +104,16 @@ func (r *importRun) ingestAll(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hasDamaged reports whether a wanted blob is to be replaced.
+func (r *importRun) hasDamaged(ctx context.Context) bool {
+	for k, b := range r.blobs {
+		if r.wanted[k] && r.store.ctrd.Damaged(ctx, b.info.Digest) {
+			return true
+		}
+	}
+	return false
 }
 
 // labels are what a layer's blob is committed with, nil where they are not known yet:

@@ -1,12 +1,17 @@
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // rot changes a byte of a file as a disk does that fails: no time of the file tells.
@@ -97,5 +102,55 @@ func TestRottenBlobHeals(t *testing.T) {
 	}
 	if sum := sha256.Sum256(got); hex.EncodeToString(sum[:]) != info.Digest.Encoded() {
 		t.Error("the blob is still damaged")
+	}
+}
+
+// TestRottenDocumentHeals: a manifest or config that rots in containerd's content store
+// counts as missing, is never served, and is written anew with what another host has.
+func TestRottenDocumentHeals(t *testing.T) {
+	t.Parallel()
+	a, p := announceSide(t, layer(t, "rot", 300_000))
+	b := open(t, t.TempDir())
+	moveAll(t, image(t, a, p.Index), image(t, b, p.Index)) // a has verified and sent all
+	if err := image(t, b, p.Index).Import(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	documents := 0
+	served := image(t, a, p.Index) // open all the time
+	for k, blob := range served.blobs {
+		info := blob.info
+		if isLayer(info.MediaType) {
+			continue
+		}
+		documents++
+		ready(t, a, p)
+		path := filepath.Join(a.cfg.DataDir, "containerd", "content", "blobs", "sha256", info.Digest.Encoded())
+		rot(t, path, info.Bytes/2)
+		if _, _, r, err := served.Frame(t.Context(), served.index.Start(k)); err == nil {
+			sent, err := io.ReadAll(r)
+			if rotten, rerr := os.ReadFile(path); err != nil || rerr != nil || bytes.Equal(sent, rotten) {
+				t.Errorf("%s: its rotten bytes are served, %v %v", info.MediaType, err, rerr)
+			}
+			r.Close()
+		}
+		ok, reason, err := a.Check(t.Context(), full, p.Target.Digest)
+		if ok || err != nil || !strings.Contains(reason, info.Digest.String()) {
+			t.Errorf("%s: ready %v (%s), %v", info.MediaType, ok, reason, err)
+		}
+		healed := image(t, a, p.Index)
+		if missing := healed.Missing(); len(missing) != 1 || missing[0] != info.Digest {
+			t.Fatalf("%s: missing: %v", info.MediaType, missing)
+		}
+		moveAll(t, image(t, b, p.Index), healed)
+		if err := healed.Import(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		ready(t, a, p)
+		if got, err := os.ReadFile(path); err != nil || digest.FromBytes(got) != info.Digest {
+			t.Errorf("%s is still damaged, %v", info.MediaType, err)
+		}
+	}
+	if documents < 2 {
+		t.Errorf("%d manifests and configs were damaged", documents)
 	}
 }

@@ -131,7 +131,7 @@ func (c *Containerd) importArchive(ctx context.Context, r io.Reader, ref string,
 // inArchive says of an archive what is said of containerd.
 func inArchive(err error) error {
 	var missing *MissingError
-	if !errors.As(err, &missing) {
+	if !errors.As(err, &missing) || missing.Damaged { // the archive has it, containerd's copy has rotted
 		return fmt.Errorf("archive: %w", err)
 	}
 	if images.IsNonDistributable(missing.Missing.MediaType) {

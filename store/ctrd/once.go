@@ -2,6 +2,9 @@ package ctrd
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -32,7 +35,7 @@ func (c *Containerd) once(cl *client.Client, here ...digest.Digest) *once {
 
 // has reports whether a blob is here.
 func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
-	if o.here[dgst] {
+	if o.here[dgst] && !o.c.Damaged(ctx, dgst) {
 		return true, nil
 	}
 	if o.c.fileless(ctx, dgst) {
@@ -45,8 +48,11 @@ func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
 	return err == nil, err
 }
 
-// Info implements content.InfoProvider.
+// Info implements content.InfoProvider. A blob that is known to be damaged is not found.
 func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
+	if o.c.Damaged(ctx, dgst) {
+		return content.Info{}, damagedErr(dgst)
+	}
 	if info, ok := o.infos[dgst]; ok {
 		return info, nil
 	}
@@ -57,16 +63,41 @@ func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, erro
 	return info, err
 }
 
-// ReaderAt implements content.Provider. A file alone says nothing: containerd
-// has to know the blob.
+// ReaderAt implements content.Provider for manifests, indexes and configs, which are
+// verified: one whose bytes do not match its digest is marked as damaged and not found,
+// so that it is fetched again. A file alone says nothing: containerd has to know the
+// blob. What is larger than a document may be is for walk.bounded to refuse.
 func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if _, err := o.Info(ctx, desc.Digest); err != nil {
 		return nil, err
 	}
-	if f := o.c.openFile(ctx, desc.Digest); f != nil {
-		return f, nil
+	ra, stamp, err := o.open(ctx, desc)
+	if err != nil || ra.Size() > maxDocBytes {
+		return ra, err
 	}
-	return o.Store.ReaderAt(ctx, desc)
+	verified := desc.Digest.Verifier()
+	if _, err := io.Copy(verified, io.NewSectionReader(ra, 0, ra.Size())); err != nil {
+		return nil, errors.Join(fmt.Errorf("read blob %s: %w", desc.Digest, err), ra.Close())
+	}
+	if verified.Verified() {
+		return ra, nil
+	}
+	o.c.log.Error("a document in containerd's content store is damaged; it counts as missing and is fetched again where another node has it", "blob", desc.Digest)
+	o.c.MarkDamaged(desc.Digest, stamp)
+	return nil, errors.Join(damagedErr(desc.Digest), ra.Close())
+}
+
+// open opens a blob as a file where it can be; stamp is that of the file.
+func (o *once) open(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, Stamp, error) {
+	if f := o.c.openFile(ctx, desc.Digest); f != nil {
+		return f, f.stamp, nil
+	}
+	ra, err := o.Store.ReaderAt(ctx, desc)
+	return ra, Stamp{}, err
+}
+
+func damagedErr(dgst digest.Digest) error {
+	return fmt.Errorf("blob %s is damaged in containerd's content store: its bytes do not match its digest: %w", dgst, errdefs.ErrNotFound)
 }
 
 // Update implements content.Manager.

@@ -149,9 +149,13 @@ type MissingError struct {
 	Target  digest.Digest
 	Missing ocispec.Descriptor
 	What    string // manifest, config, layer
+	Damaged bool   // containerd has it, with bytes that do not match its digest
 }
 
 func (e *MissingError) Error() string {
+	if e.Damaged {
+		return fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `ctr images rm` and another import", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
+	}
 	s := fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is not in containerd's content store", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
 	if e.What == "layer" {
 		s += "; if containerd's CRI plugin has discard_unpacked_layers = true it throws layers away after unpacking: set it to false and import the image again"
@@ -232,8 +236,8 @@ type walk struct {
 const maxIndexDepth = 4
 
 func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) error {
-	if ok, err := w.has(ctx, desc); err != nil || !ok {
-		return orMissing(err, w.target, desc, "index")
+	if ok, err := w.hasDocument(ctx, desc); err != nil || !ok {
+		return w.orMissing(ctx, err, desc, "index")
 	}
 	if err := w.bounded(ctx, desc, "index"); err != nil {
 		return err
@@ -244,12 +248,12 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 	}
 	w.indexes = add(w.indexes, desc, "")
 	for _, child := range children {
-		switch ok, err := w.has(ctx, child); {
+		switch ok, err := w.hasDocument(ctx, child); {
 		case err != nil:
 			return err
 		case !ok:
 			if w.ours(child.Platform) && !attestation(child) && w.incomplete == nil {
-				w.incomplete = &MissingError{Target: w.target.Digest, Missing: child, What: "manifest"}
+				w.incomplete = w.missing(ctx, child, "manifest")
 			}
 		case attestation(child):
 		case images.IsIndexType(child.MediaType) && depth < maxIndexDepth:
@@ -278,8 +282,8 @@ func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.c.platform.
 // manifest adds a manifest with everything below it, or nothing where something
 // is missing; for this host's platform that is an error.
 func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec.Platform) error {
-	if ok, err := w.has(ctx, desc); err != nil || !ok {
-		return orMissing(err, w.target, desc, "manifest")
+	if ok, err := w.hasDocument(ctx, desc); err != nil || !ok {
+		return w.orMissing(ctx, err, desc, "manifest")
 	}
 	if err := w.bounded(ctx, desc, "manifest"); err != nil {
 		return err
@@ -292,17 +296,18 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 		return fmt.Errorf("manifest %s has no config", desc.Digest)
 	}
 	for i, child := range children {
-		ok, err := w.has(ctx, child)
+		has, what := w.has, "layer"
+		if i == 0 {
+			has, what = w.hasDocument, "config"
+		}
+		ok, err := has(ctx, child)
 		if err != nil {
 			return err
 		}
 		if ok || images.IsNonDistributable(child.MediaType) {
 			continue
 		}
-		missing := &MissingError{Target: w.target.Digest, Missing: child, What: "layer"}
-		if i == 0 {
-			missing.What = "config"
-		}
+		missing := w.missing(ctx, child, what)
 		if p == nil || w.ours(p) {
 			return missing
 		}
@@ -364,6 +369,21 @@ func add(blobs []Blob, d ocispec.Descriptor, platform string) []Blob {
 	return append(blobs, b)
 }
 
+// hasDocument asks for a manifest, index or config whose bytes match its digest.
+func (w *walk) hasDocument(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	if ok, err := w.has(ctx, d); err != nil || !ok {
+		return false, err
+	}
+	ra, err := w.cs.ReaderAt(ctx, d)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read blob %s: %w", d.Digest, w.c.fail(err))
+	}
+	return true, ra.Close()
+}
+
 // has asks for a blob of the descriptor's size.
 func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	info, err := w.cs.Info(ctx, d.Digest)
@@ -373,7 +393,7 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.c.fail(err))
 	}
-	if w.c.fileless(ctx, d.Digest) { // containerd does not know yet
+	if w.c.fileless(ctx, d.Digest) || w.c.Damaged(ctx, d.Digest) { // containerd does not know yet
 		return false, nil
 	}
 	return d.Size == 0 || info.Size == d.Size, nil
@@ -392,9 +412,13 @@ func (w *walk) bounded(ctx context.Context, d ocispec.Descriptor, what string) e
 	return nil
 }
 
-func orMissing(err error, target, desc ocispec.Descriptor, what string) error {
+func (w *walk) orMissing(ctx context.Context, err error, desc ocispec.Descriptor, what string) error {
 	if err != nil {
 		return err
 	}
-	return &MissingError{Target: target.Digest, Missing: desc, What: what}
+	return w.missing(ctx, desc, what)
+}
+
+func (w *walk) missing(ctx context.Context, desc ocispec.Descriptor, what string) error {
+	return &MissingError{Target: w.target.Digest, Missing: desc, What: what, Damaged: w.c.Damaged(ctx, desc.Digest)}
 }
