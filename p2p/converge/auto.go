@@ -79,7 +79,9 @@ func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 
 // underNormalNames is have with each image that is here only under another way to write
 // its reference, as `ctr images import` leaves short names, under the reference itself:
-// the store finds it by that. What cannot be announced for its name is said once.
+// the store finds it by that. What is not announced for its name is said once: an invalid
+// name, and a build beside another one under the reference itself, since the store alone
+// knows which of them is the later one.
 func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
 	out := make(map[string]digest.Digest, len(have))
 	for name, target := range have {
@@ -98,6 +100,14 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 			out[name] = target
 		case have[named.String()] == "":
 			out[named.String()] = target
+		case have[named.String()] != target && !strings.Contains(name, "@"):
+			mayMean := l.cfg.AutoLocal || l.cfg.Auto.Match(named.String())
+			if mayMean && l.auto.begin(name, target, time.Now()) {
+				l.cfg.Log.Info("ignored a build under a name for which the kubelet does not look: its reference stands for another build (images.auto); run the command to announce the later of them",
+					"name", name, "ref", named.String(), "digest", target, "command", "seeder announce "+named.String())
+				l.auto.end(name, true, nil, time.Now())
+			}
+			out[name] = target // for forget; unknownBuild passes over it
 		}
 	}
 	return out

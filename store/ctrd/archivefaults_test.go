@@ -277,3 +277,33 @@ func TestImportFailsAndKeepsTheBuildBefore(t *testing.T) {
 	t.Parallel()
 	importFaults(t, twoImages(t, "a"), twoImages(t, "b"))
 }
+
+// TestTakeBackWithoutTrace: where the announcement fails after a good import, its names,
+// pins and leases are what they were before, with a build before and without.
+func TestTakeBackWithoutTrace(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string][]byte{"nothing before": nil, "a build before": twoImages(t, "a")} {
+		c := faulty(t, &faults{})
+		if before != nil {
+			if _, err := c.ImportArchive(t.Context(), bytes.NewReader(before), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		was := c.state(t)
+		got, err := c.ImportArchive(t.Context(), bytes.NewReader(twoImages(t, "b")), "")
+		if err != nil || len(got.Names) != 4 {
+			t.Fatalf("%s: %v %v", name, got.Names, err)
+		}
+		if c.state(t) == was {
+			t.Errorf("%s: the import changed nothing", name)
+		}
+		for _, ref := range got.Names {
+			if err := got.TakeBack(t.Context(), ref); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if now := c.state(t); now != was {
+			t.Errorf("%s: taking it back leaves\n%swhere was\n%s", name, now, was)
+		}
+	}
+}
