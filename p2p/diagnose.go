@@ -76,14 +76,14 @@ func (n *Node) Diagnose(ctx context.Context) report.Diagnosis {
 			}
 		}
 		if m.Name == n.cfg.Name {
-			d.Gossip, d.Transfer = m.GossipAddress(), m.Address
+			d.Gossip, d.Transfer, d.Protocols = m.GossipAddress(), m.Address, protocolsOf(m)
 			continue
 		}
 		if m.State == gossip.StateLeft {
 			continue
 		}
 		wg.Go(func() {
-			r := examined{report.MemberReport{Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Fix: m.Fix, Version: m.Version}}
+			r := examined{report.MemberReport{Protocols: protocolsOf(m), Name: m.Name, Transfer: m.Address, Gossip: m.GossipAddress(), State: m.State, Reason: m.Reason, Fix: m.Fix, Version: m.Version}}
 			if m.Reason == "" {
 				if sem.Acquire(ctx, 1) == nil {
 					n.diagnose(ctx, m, &r)
@@ -103,6 +103,14 @@ func (n *Node) Diagnose(ctx context.Context) report.Diagnosis {
 	}
 	slices.SortFunc(d.Members, func(a, b report.MemberReport) int { return strings.Compare(a.Name, b.Name) })
 	return d
+}
+
+// protocolsOf is what a member says it speaks, empty where it has not said.
+func protocolsOf(m gossip.Member) string {
+	if m.Protocols == (gossip.Protocols{}) {
+		return ""
+	}
+	return m.Protocols.String()
 }
 
 // diagnose tries the ways to and from one member.

@@ -45,6 +45,9 @@ func TestClusterSaysWhatItRefuses(t *testing.T) {
 			return nil
 		})
 		for _, m := range c.nodes[0].Diagnose(context.Background()).Members {
+			if m.Protocols != "1" {
+				t.Errorf("%s: protocols %q", m.Name, m.Protocols)
+			}
 			if strictOne := m.Name == strict.cfg.Name; m.Policy == nil || (len(m.Policy.Announcers) == 1) != strictOne {
 				t.Errorf("%s: policy %+v", m.Name, m.Policy)
 			}

@@ -168,8 +168,10 @@ func memberOf(n *memberlist.Node, i instance, meta Meta, reason, fix string) *Me
 	if host, port, err := net.SplitHostPort(addr); err == nil && host == "" {
 		addr = net.JoinHostPort(n.Addr.String(), port)
 	}
+	protocols, _ := spoken(n.Meta)
 	return &Member{
-		Name: i.node, Address: addr, State: StateAlive, Reason: reason, Fix: fix, Version: meta.Version, ID: meta.ID,
+		Protocols: protocols,
+		Name:      i.node, Address: addr, State: StateAlive, Reason: reason, Fix: fix, Version: meta.Version, ID: meta.ID,
 		gossip: n.Address(), instance: i, leaving: meta.Leaving, second: meta.Second,
 	}
 }

@@ -93,8 +93,11 @@ type Member struct {
 	Reason  string // why this node cannot talk to it, empty where it can
 	Fix     string // what to do about Reason
 	Version string
-	ID      trust.NodeID
-	Since   time.Time // when it came into this state, as far as this node saw
+	// Protocols are those that it says it speaks; zero: it was not seen since this node
+	// runs, or says nothing that can be read.
+	Protocols Protocols
+	ID        trust.NodeID
+	Since     time.Time // when it came into this state, as far as this node saw
 
 	gossip   string   // gossip address, ip:port
 	instance instance // what memberlist knows it by; zero: it was not seen since this node runs

@@ -67,19 +67,24 @@ func (m Meta) protocols() Protocols {
 	return Protocols{m.Oldest, m.Protocol}
 }
 
-// foreign says why a node that speaks these protocols cannot talk to one with
-// metadata b, empty where it can. It reads no more of b than it needs: another
-// protocol may mean something else by the rest.
-func (p Protocols) foreign(b []byte) string {
+// spoken are the protocols that metadata b names. It reads no more of b than it needs:
+// another protocol may mean something else by the rest.
+func spoken(b []byte) (p Protocols, ok bool) {
 	var m struct {
 		Protocol uint8 `json:"p"`
 		Oldest   uint8 `json:"o"`
 	}
 	if len(b) > maxMetaBytes || json.Unmarshal(b, &m) != nil {
-		return "" // of no protocol at all, which decodeMeta says
+		return Protocols{}, false // of no protocol at all, which decodeMeta says
 	}
-	theirs := Meta{Protocol: m.Protocol, Oldest: m.Oldest}.protocols()
-	if p.Speaks(theirs) {
+	return Meta{Protocol: m.Protocol, Oldest: m.Oldest}.protocols(), true
+}
+
+// foreign says why a node that speaks these protocols cannot talk to one with
+// metadata b, empty where it can.
+func (p Protocols) foreign(b []byte) string {
+	theirs, ok := spoken(b)
+	if !ok || p.Speaks(theirs) {
 		return ""
 	}
 	return fmt.Sprintf("speaks protocol %s, this node %s: update seeder on the older of the two", theirs, p)

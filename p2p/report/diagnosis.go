@@ -27,17 +27,19 @@ type Way struct {
 
 // MemberReport is what this node finds out about a member.
 type MemberReport struct {
-	Name     string  `json:"name"`
-	Transfer string  `json:"transfer"` // its transfer address, host:port
-	Gossip   string  `json:"gossip"`   // its gossip address, ip:port
-	State    string  `json:"state"`
-	Reason   string  `json:"reason,omitempty"` // why this node does not talk to it
-	Fix      string  `json:"fix,omitempty"`    // what to do about that
-	Version  string  `json:"version"`
-	Differs  bool    `json:"differs,omitempty"` // its secret is another one
-	Policy   *Policy `json:"policy,omitempty"`  // nil: it has not said
-	Ways     []Way   `json:"ways,omitempty"`
-	Clock    *Clock  `json:"clock,omitempty"`
+	Name     string `json:"name"`
+	Transfer string `json:"transfer"` // its transfer address, host:port
+	Gossip   string `json:"gossip"`   // its gossip address, ip:port
+	State    string `json:"state"`
+	Reason   string `json:"reason,omitempty"` // why this node does not talk to it
+	Fix      string `json:"fix,omitempty"`    // what to do about that
+	Version  string `json:"version"`
+	// Protocols are those that it speaks, as "1" or "1 to 2"; empty: it has not said.
+	Protocols string  `json:"protocols,omitempty"`
+	Differs   bool    `json:"differs,omitempty"` // its secret is another one
+	Policy    *Policy `json:"policy,omitempty"`  // nil: it has not said
+	Ways      []Way   `json:"ways,omitempty"`
+	Clock     *Clock  `json:"clock,omitempty"`
 }
 
 // Clock is how a member's clock compares with this host's.
@@ -57,6 +59,7 @@ type Diagnosis struct {
 	Members   []MemberReport `json:"members"`
 	Strangers []Stranger     `json:"strangers"` // hosts that knock with another secret
 	Policy    Policy         `json:"policy"`    // this node's
+	Protocols string         `json:"protocols"` // this node's
 	// NeverReached counts alive members that have answered this node nothing yet. Of
 	// many of them Members has some.
 	NeverReached int `json:"never_reached"`

@@ -18,7 +18,23 @@ func policyFindings(d report.Diagnosis) []finding {
 			Fix:    "if they stay, replace the secret on all hosts but the one that makes them up (docs/security.md)"})
 	}
 	out = append(out, differing(d, "announcers", StateWarning, "what one host takes another refuses; make `announcers` the same on all hosts and restart seeder there", func(p report.Policy) []string { return p.Announcers })...)
+	out = append(out, protocolFindings(d)...)
 	return append(out, differing(d, "accept", StateOK, "", func(p report.Policy) []string { return p.Accept })...)
+}
+
+// protocolFindings name the members that speak other protocols than this node, also where
+// they have one in common: the upgrade is not through.
+func protocolFindings(d report.Diagnosis) []finding {
+	var out []finding
+	for _, m := range d.Members {
+		if m.State != "alive" || m.Protocols == "" || m.Protocols == d.Protocols {
+			continue
+		}
+		out = append(out, finding{Name: "protocol", State: StateWarning, Subject: m.Name,
+			Detail: fmt.Sprintf("it speaks protocol %s (seeder %s), this node %s", m.Protocols, m.Version, d.Protocols),
+			Fix:    "install the same version of seeder on all hosts"})
+	}
+	return out
 }
 
 // differing names the members whose list is another than this node's.
