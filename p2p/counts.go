@@ -1,11 +1,17 @@
 package p2p
 
-import "seeder/p2p/report"
+import (
+	"errors"
+
+	"seeder/p2p/catalog"
+	"seeder/p2p/report"
+)
 
 // Counts says how the node is.
 func (n *Node) Counts() report.Counts {
 	c := report.Counts{
 		Images:  map[report.State]int{report.Waiting: 0, report.Fetching: 0, report.Importing: 0, report.Ready: 0, report.Failed: 0, report.Excluded: 0},
+		Refused: n.refusedCounts(), NeverReached: n.gossip.NeverReached(),
 		Uploads: n.uploader.Uploads(), ContainerdUp: n.health.status().OK,
 	}
 	joined, err := n.gossip.Status()
@@ -32,4 +38,22 @@ func (n *Node) Counts() report.Counts {
 		}
 	}
 	return c
+}
+
+// refusedCounts counts the announcements that this node does not take, by reason.
+func (n *Node) refusedCounts() map[string]int {
+	out := map[string]int{report.RefusedAnnouncer: 0, report.RefusedFull: 0, report.RefusedVersion: 0}
+	for _, r := range n.catalog.Refusals() {
+		var announcer *catalog.AnnouncerError
+		var version *catalog.VersionError
+		switch {
+		case errors.As(r.Why, &announcer):
+			out[report.RefusedAnnouncer]++
+		case errors.As(r.Why, &version):
+			out[report.RefusedVersion]++
+		default:
+			out[report.RefusedFull]++
+		}
+	}
+	return out
 }

@@ -459,6 +459,9 @@ func TestStrangersAnnouncementIsNotTaken(t *testing.T) {
 	nd.waitFor(t, "the announcement is refused", func() bool {
 		return len(log.lines("announcer="+string(rogue.ID()))) > 0
 	})
+	if c := nd.Counts(); c.Refused[report.RefusedAnnouncer] != 1 || c.Refused[report.RefusedFull] != 0 || c.NeverReached != 0 {
+		t.Errorf("the refusal is not counted: %+v", c)
+	}
 	a := good.store.Add("docker.io/library/good:1", blob(2, 1<<10), 256<<10)
 	announce(t, good, a)
 	nd.holds(t, a)

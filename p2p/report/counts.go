@@ -18,7 +18,20 @@ type Counts struct {
 	Announced, Withdrawn int       // records of the catalog
 	LastAnnouncedAt      time.Time // by the clock of the announcer; zero: never
 
+	// Refused are announcements that this node does not take and that are newer than what
+	// it has, by reason, each reason: RefusedAnnouncer, RefusedFull or RefusedVersion.
+	Refused map[string]int
+	// NeverReached counts alive members that have answered this node nothing yet.
+	NeverReached int
+
 	Uploads      int  // chunks on their way out
 	ContainerdUp bool // answered when it was last asked
 	Alone        bool // there are hosts to join, and none could be
 }
+
+// The reasons for which a node does not take an announcement.
+const (
+	RefusedAnnouncer = "announcer" // it may not announce on this host
+	RefusedFull      = "full"      // the catalog has no room
+	RefusedVersion   = "version"   // there cannot be such a version by now
+)

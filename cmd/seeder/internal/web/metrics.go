@@ -36,14 +36,14 @@ type gauges struct {
 }
 
 type gaugeDescs struct {
-	state, members, conflicts, images, unconverged, lacking, records, announced *prometheus.Desc
-	uploads, containerd, alone, secret, start, free, reserve                    *prometheus.Desc
-	cache, cacheLimit, inodes, inodesFree                                       *prometheus.Desc
+	state, members, unreached, conflicts, refused, images, unconverged, lacking, records, announced *prometheus.Desc
+	uploads, containerd, alone, secret, start, free, reserve                                        *prometheus.Desc
+	cache, cacheLimit, inodes, inodesFree                                                           *prometheus.Desc
 }
 
 func (d *gaugeDescs) all() []*prometheus.Desc {
 	return []*prometheus.Desc{
-		d.state, d.members, d.conflicts, d.images, d.unconverged, d.lacking, d.records, d.announced,
+		d.state, d.members, d.unreached, d.conflicts, d.refused, d.images, d.unconverged, d.lacking, d.records, d.announced,
 		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
 		d.cache, d.cacheLimit, d.inodes, d.inodesFree,
 	}
@@ -62,6 +62,8 @@ func NewGauges(node measured, disks func(context.Context) []store.Disk, cache fu
 		desc: gaugeDescs{
 			state:       desc("seeder_state", "How this node and its cluster are, as the status page and seeder status say: 0 green, nothing is wrong; 1 amber, something is under way or missing; 2 red, something failed and needs somebody."),
 			members:     desc("seeder_members", "Nodes of the cluster as this node sees them, by state.", "state"),
+			unreached:   desc("seeder_members_never_reached", "Alive members that have answered this node nothing yet: they are new, this node cannot reach them, or a member makes them up."),
+			refused:     desc("seeder_announcements_refused", "References of which this node does not take the newest announcement, by reason: its announcer is not in announcers on this host (announcer), the catalog is full (full), or there cannot be such a version by now (version).", "reason"),
 			conflicts:   desc("seeder_conflicts", "Pairs of hosts that cannot be told apart, by kind: they have the same name, or the same identity. The second of them takes part in nothing until it is changed.", "kind"),
 			images:      desc("seeder_images", "Announced images by their state on this node; excluded are those that it is not meant to hold.", "state"),
 			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "When that image was ready on this node last, or came to be known, which has not been ready for the longest; 0: all are ready."),
@@ -123,6 +125,10 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range c.Images {
 		send(g.desc.images, float64(n), string(state))
 	}
+	for reason, n := range c.Refused {
+		send(g.desc.refused, float64(n), reason)
+	}
+	send(g.desc.unreached, float64(c.NeverReached))
 	ch <- g.build
 	send(g.desc.unconverged, timestamp(c.UnconvergedSince))
 	send(g.desc.lacking, float64(c.LackingBytes))
