@@ -13,7 +13,7 @@ import (
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
 	"seeder/p2p/report"
-	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // happened is the newest event of a kind, nil where there is none.
@@ -102,7 +102,7 @@ func (s brokenStore) Image(ctx context.Context, index []byte) (p2p.Image, error)
 // lyingImage hands out chunks with one bit turned.
 type lyingImage struct{ p2p.Image }
 
-func (i lyingImage) Frame(ctx context.Context, n int) (swarm.Frame, error) {
+func (i lyingImage) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	f, err := i.Image.Frame(ctx, n)
 	if err != nil {
 		return f, err

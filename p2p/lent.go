@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // Swarm serves the images of this node to peers (wire.Handler).
@@ -50,7 +51,7 @@ func (l *lent) Chunk(ctx context.Context, by swarm.Asker, chunk int) (swarm.Outg
 }
 
 // Next implements swarm.Served.
-func (l *lent) Next(ctx context.Context, by swarm.Asker, want swarm.Bitmap) (swarm.Outgoing, error) {
+func (l *lent) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
 	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Next(ctx, by, want) })
 }
 

@@ -10,6 +10,7 @@ import (
 	"seeder/internal/figure"
 	"seeder/p2p/report"
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // origin is where the bytes of an announcement came from, in figures of one moment.
@@ -92,7 +93,7 @@ func (t *tally) origin(now time.Time) origin {
 // progress is what a fetch shows of itself.
 type progress struct {
 	image        Image
-	wanted       swarm.Bitmap
+	wanted       chunk.Bitmap
 	total, local int64 // bytes that are wanted, and those of them that were here when it began
 	tally        *tally
 

@@ -7,18 +7,18 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/report"
-	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // halfImage gives away the first half of its chunks; of the others nothing comes.
 type halfImage struct{ p2p.Image }
 
-func (i halfImage) Frame(ctx context.Context, n int) (swarm.Frame, error) {
+func (i halfImage) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	if n < i.Len()/2 {
 		return i.Image.Frame(ctx, n)
 	}
 	<-ctx.Done()
-	return swarm.Frame{}, context.Cause(ctx)
+	return chunk.Frame{}, context.Cause(ctx)
 }
 
 // TestAnnouncerVanishes: what only the announcer had is waited for, and every node

@@ -183,7 +183,7 @@ func TestConcurrentImports(t *testing.T) {
 
 // pass is move for goroutines.
 func pass(ctx context.Context, from, to *Image, n int) error {
-	enc, _, r, err := from.Frame(ctx, n)
+	enc, _, r, err := opened(from.Frame(ctx, n))
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func TestOtherCutsOfABlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, b, p)
-	if _, _, r, err := lied.Frame(t.Context(), n-1); err != nil { // true, and in the content store now
+	if _, _, r, err := opened(lied.Frame(t.Context(), n-1)); err != nil { // true, and in the content store now
 		t.Error(err)
 	} else {
 		r.Close()
@@ -360,7 +360,7 @@ func TestDamagedBlob(t *testing.T) {
 	}
 	refused := 0
 	for n := range img.Len() {
-		_, _, r, err := img.Frame(t.Context(), n)
+		_, _, r, err := opened(img.Frame(t.Context(), n))
 		if err != nil {
 			refused++
 			continue
@@ -396,7 +396,7 @@ func TestDamagedAfterServing(t *testing.T) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := img.Frame(t.Context(), n); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, _, err := opened(img.Frame(t.Context(), n)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a chunk that was damaged after it had been served: %v", err)
 	}
 }
@@ -437,7 +437,7 @@ func TestReaderOutlivesTheSwitch(t *testing.T) {
 	from, to := image(t, a, p.Index), image(t, open(t, t.TempDir()), p.Index)
 	moveAll(t, from, to)
 	n := to.Len() - 2
-	_, size, r, err := to.Frame(t.Context(), n)
+	_, size, r, err := opened(to.Frame(t.Context(), n))
 	if err != nil {
 		t.Fatal(err)
 	}

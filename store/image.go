@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -99,15 +98,14 @@ func (i *Image) Len() int { return i.index.Len() }
 // Bytes is the raw length of chunk n.
 func (i *Image) Bytes(n int) int64 { return i.index.Bytes(n) }
 
-// set is the set of chunks for which in is true, 64 to a word. in is called with
-// the blob's mutex held.
-func (i *Image) set(in func(blob, at int) bool) []uint64 {
-	set := make([]uint64, (i.Len()+63)/64)
+// set is the set of chunks for which in is true. in is called with the blob's mutex held.
+func (i *Image) set(in func(blob, at int) bool) chunk.Bitmap {
+	set := chunk.NewBitmap(i.Len())
 	for k, b := range i.blobs {
 		b.mu.Lock()
 		for at, start := 0, i.index.Start(k); at < len(b.info.Sums); at++ {
 			if n := start + at; in(k, at) {
-				set[n/64] |= 1 << (n % 64)
+				set.Set(n)
 			}
 		}
 		b.mu.Unlock()
@@ -115,13 +113,13 @@ func (i *Image) set(in func(blob, at int) bool) []uint64 {
 	return set
 }
 
-// Have is the set of chunks that are here, 64 to a word.
-func (i *Image) Have() []uint64 {
+// Have is the set of chunks that are here.
+func (i *Image) Have() chunk.Bitmap {
 	return i.set(func(k, at int) bool { return i.blobs[k].present || i.blobs[k].frames.Have(at) })
 }
 
 // Wanted is the set of chunks that this host needs, here or not.
-func (i *Image) Wanted() []uint64 {
+func (i *Image) Wanted() chunk.Bitmap {
 	return i.set(func(k, _ int) bool { return i.wanted[k] })
 }
 
@@ -152,17 +150,17 @@ func (i *Image) Put(ctx context.Context, n int, enc chunk.Encoding, payload []by
 // Frame opens a chunk as it travels: as it was received, else from the content
 // store, compressed where that helps, once. The error wraps fs.ErrNotExist where
 // the chunk is not here.
-func (i *Image) Frame(ctx context.Context, n int) (chunk.Encoding, int64, io.ReadCloser, error) {
+func (i *Image) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	if n < 0 || n >= i.Len() {
-		return 0, 0, nil, fmt.Errorf("chunk %d of %d: %w", n, i.Len(), fs.ErrNotExist)
+		return chunk.Frame{}, fmt.Errorf("chunk %d of %d: %w", n, i.Len(), fs.ErrNotExist)
 	}
 	k, at := i.index.Locate(n)
 	enc, size, r, err := i.blobs[k].frame(ctx, at, chunk.Fast)
 	if err != nil {
-		return 0, 0, nil, err
+		return chunk.Frame{}, err
 	}
 	if enc == chunk.Zstd {
 		i.store.ahead.want(i.blobs[k], at+1)
 	}
-	return enc, size, r, nil
+	return chunk.Frame{Encoding: enc, Bytes: size, Payload: r}, nil
 }

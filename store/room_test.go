@@ -54,7 +54,7 @@ func smallStore(t *testing.T, d *disks, dir string) (*Store, *Image) {
 	finished := second(t, s, "old:1", layer(t, "old", 1<<20))
 	img := image(t, s, finished.Index)
 	for n := range img.Len() {
-		_, _, r, err := img.Frame(t.Context(), n)
+		_, _, r, err := opened(img.Frame(t.Context(), n))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestDropFrames(t *testing.T) {
 	for _, p := range []Prepared{keep, gone} {
 		img := image(t, s, p.Index)
 		for n := range img.Len() {
-			_, _, r, err := img.Frame(t.Context(), n)
+			_, _, r, err := opened(img.Frame(t.Context(), n))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -78,7 +78,7 @@ func TestRottenBlobHeals(t *testing.T) {
 	if damaged, err := img.Recheck(t.Context(), n); !damaged || err != nil {
 		t.Errorf("a rotten chunk: damaged %v, %v", damaged, err)
 	}
-	if _, _, _, err := img.Frame(t.Context(), n); err == nil {
+	if _, _, _, err := opened(img.Frame(t.Context(), n)); err == nil {
 		t.Error("a rotten chunk is served")
 	}
 	if a.Intact(t.Context(), full) {
@@ -126,7 +126,7 @@ func TestRottenDocumentHeals(t *testing.T) {
 		ready(t, a, p)
 		path := filepath.Join(a.cfg.DataDir, "containerd", "content", "blobs", "sha256", info.Digest.Encoded())
 		rot(t, path, info.Bytes/2)
-		if _, _, r, err := served.Frame(t.Context(), served.index.Start(k)); err == nil {
+		if _, _, r, err := opened(served.Frame(t.Context(), served.index.Start(k))); err == nil {
 			sent, err := io.ReadAll(r)
 			if rotten, rerr := os.ReadFile(path); err != nil || rerr != nil || bytes.Equal(sent, rotten) {
 				t.Errorf("%s: its rotten bytes are served, %v %v", info.MediaType, err, rerr)

@@ -135,7 +135,7 @@ func image(t testing.TB, s *Store, index []byte) *Image {
 // move takes chunk n from one image to the other, as a frame travels.
 func move(t testing.TB, from, to *Image, n int) {
 	t.Helper()
-	enc, size, r, err := from.Frame(t.Context(), n)
+	enc, size, r, err := opened(from.Frame(t.Context(), n))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestFramesAreCompressedOnceAndKept(t *testing.T) {
 	a, p := announceSide(t, layer(t, "base", 4<<20))
 	img := image(t, a, p.Index)
 	ask := func(img *Image, n int) (chunk.Encoding, int64) {
-		enc, size, r, err := img.Frame(t.Context(), n)
+		enc, size, r, err := opened(img.Frame(t.Context(), n))
 		if err != nil {
 			t.Error(err)
 			return enc, 0
@@ -281,7 +281,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 	img := image(t, s, p.Index)
 	for n := range img.Len() {
 		k, _ := img.index.Locate(n)
-		enc, size, r, err := img.Frame(t.Context(), n)
+		enc, size, r, err := opened(img.Frame(t.Context(), n))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -335,7 +335,7 @@ func TestWrongFramesAreRefused(t *testing.T) {
 	t.Parallel()
 	a, p := announceSide(t, layer(t, "base", 1<<20))
 	from, to := image(t, a, p.Index), image(t, open(t, t.TempDir()), p.Index)
-	enc, _, r, err := from.Frame(t.Context(), to.Len()-1)
+	enc, _, r, err := opened(from.Frame(t.Context(), to.Len()-1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,7 +443,7 @@ func TestVanishedBlobIsSaidAtOnce(t *testing.T) {
 	if err := img.Import(ctx, full); err == nil || !strings.Contains(err.Error(), "is gone") {
 		t.Fatalf("import: %v, want that a blob is gone", err)
 	}
-	if _, _, _, err := img.Frame(t.Context(), img.Len()-1); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, _, err := opened(img.Frame(t.Context(), img.Len()-1)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("frame of a blob that is gone: %v, want ErrNotExist", err)
 	}
 }
@@ -538,7 +538,7 @@ func TestFileModes(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 1<<20))
 	img := image(t, s, p.Index)
-	_, _, r, err := img.Frame(t.Context(), img.Len()-1)
+	_, _, r, err := opened(img.Frame(t.Context(), img.Len()-1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -567,7 +567,7 @@ func BenchmarkServe(b *testing.B) {
 	b.SetBytes(img.Bytes(n))
 	b.ReportAllocs()
 	for b.Loop() {
-		_, _, r, err := img.Frame(b.Context(), n)
+		_, _, r, err := opened(img.Frame(b.Context(), n))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -593,4 +593,9 @@ func BenchmarkImport(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// opened takes what Image.Frame returns apart.
+func opened(f chunk.Frame, err error) (chunk.Encoding, int64, io.ReadCloser, error) {
+	return f.Encoding, f.Bytes, f.Payload, err
 }

@@ -96,7 +96,7 @@ func TestFramesAreRelayedAsTheyCame(t *testing.T) {
 	relayed := func(when string) {
 		t.Helper()
 		for n, want := range sent {
-			enc, _, r, err := to.Frame(t.Context(), n)
+			enc, _, r, err := opened(to.Frame(t.Context(), n))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,7 +17,8 @@ only() { # import pattern, the package that may
 	[ -z "$found" ] || { echo "only $2 imports $1:"; echo "$found"; bad=1; }
 }
 
-forbid 'seeder/p2p[^ ]*' 'seeder/(store|cmd)' 'p2p never imports store'
+forbid 'seeder/p2p[^ ]*' 'seeder/(cmd|store(/(ctrd|source|stage|storetest).*)?$)' 'p2p imports nothing of store but store/chunk'
+forbid 'seeder/store/chunk' 'seeder/' 'store/chunk is a leaf: formats and bounds that both sides share'
 forbid 'seeder/store[^ ]*' 'seeder/(p2p|cmd)' 'store never imports p2p'
 forbid 'seeder/internal/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing of what is in the files'
 forbid 'seeder/internal/[^ ]*' 'seeder/' 'internal/ knows nothing of seeder'

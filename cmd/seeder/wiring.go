@@ -22,7 +22,6 @@ import (
 	"seeder/internal/pattern"
 	"seeder/p2p"
 	"seeder/p2p/netaddr"
-	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
 	"seeder/store"
 	"seeder/store/ctrd"
@@ -150,9 +149,9 @@ type storeAdapter struct{ *store.Store }
 func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error) {
 	img, err := s.Store.Image(ctx, index)
 	if err != nil {
-		return nil, err
+		return nil, err // no interface with a nil image in it
 	}
-	return imageAdapter{img}, nil
+	return img, nil
 }
 
 // Prepare is part of p2p.Store.
@@ -169,35 +168,6 @@ func (s storeAdapter) Prepare(ctx context.Context, ref string, at digest.Digest,
 func (s storeAdapter) Cache() (heldBytes, limitBytes int64) {
 	c := s.Store.Cache()
 	return c.Bytes, c.LimitBytes
-}
-
-// List is part of p2p.Store.
-func (s storeAdapter) List(ctx context.Context) (map[string]digest.Digest, error) {
-	return s.Store.List(ctx)
-}
-
-// imageAdapter gives a store.Image the types that p2p speaks. The numbers of the
-// encodings are the same on both sides: they are on the wire and on disk.
-type imageAdapter struct{ *store.Image }
-
-// Have is part of swarm.Chunks.
-func (i imageAdapter) Have() swarm.Bitmap { return swarm.Bitmap(i.Image.Have()) }
-
-// Wanted is part of swarm.Chunks.
-func (i imageAdapter) Wanted() swarm.Bitmap { return swarm.Bitmap(i.Image.Wanted()) }
-
-// Put is part of swarm.Chunks.
-func (i imageAdapter) Put(ctx context.Context, n int, enc swarm.Encoding, payload []byte) (bool, error) {
-	return i.Image.Put(ctx, n, uint8(enc), payload)
-}
-
-// Frame is part of swarm.Chunks.
-func (i imageAdapter) Frame(ctx context.Context, n int) (swarm.Frame, error) {
-	enc, bytes, payload, err := i.Image.Frame(ctx, n)
-	if err != nil {
-		return swarm.Frame{}, err
-	}
-	return swarm.Frame{Encoding: swarm.Encoding(enc), Bytes: bytes, Payload: payload}, nil
 }
 
 // register adds to the node's counters everything else that /metrics shows.

@@ -27,6 +27,7 @@ import (
 
 	"seeder/internal/text"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 const (
@@ -36,7 +37,7 @@ const (
 	// registry, 128 for the tag (distribution/reference), 72 for a digest.
 	maxReferenceBytes = 512
 	maxNodeNameBytes  = 128
-	maxSeedBytes      = 8 << 20
+	maxSeedBytes      = chunk.MaxIndexBytes
 	maxSelectors      = 16
 	maxSelectorBytes  = 256
 	// MaxVersion is what JSON carries without loss.

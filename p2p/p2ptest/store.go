@@ -24,7 +24,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/p2p"
-	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // Store is an image store in memory. The zero value is not usable; see NewStore.
@@ -391,7 +391,7 @@ func (i *image) Bytes(n int) int64 {
 	return min(i.index.ChunkBytes, i.index.Bytes-int64(n)*i.index.ChunkBytes)
 }
 
-func (i *image) Have() swarm.Bitmap {
+func (i *image) Have() chunk.Bitmap {
 	i.store.mu.Lock()
 	claims := i.store.claims
 	i.store.mu.Unlock()
@@ -399,8 +399,8 @@ func (i *image) Have() swarm.Bitmap {
 }
 
 // have is what is here; with all, every chunk.
-func (i *image) have(all bool) swarm.Bitmap {
-	b := swarm.NewBitmap(i.Len())
+func (i *image) have(all bool) chunk.Bitmap {
+	b := chunk.NewBitmap(i.Len())
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
 	for n, sum := range i.index.Sums {
@@ -411,16 +411,16 @@ func (i *image) have(all bool) swarm.Bitmap {
 	return b
 }
 
-func (i *image) Wanted() swarm.Bitmap {
-	b := swarm.NewBitmap(i.Len())
+func (i *image) Wanted() chunk.Bitmap {
+	b := chunk.NewBitmap(i.Len())
 	for n := range i.Len() {
 		b.Set(n)
 	}
 	return b
 }
 
-func (i *image) Put(_ context.Context, n int, enc swarm.Encoding, payload []byte) (bool, error) {
-	if enc != swarm.Raw || sha256.Sum256(payload) != i.index.Sums[n] {
+func (i *image) Put(_ context.Context, n int, enc chunk.Encoding, payload []byte) (bool, error) {
+	if enc != chunk.Raw || sha256.Sum256(payload) != i.index.Sums[n] {
 		return false, nil
 	}
 	i.store.mu.Lock()
@@ -433,14 +433,14 @@ func (i *image) Put(_ context.Context, n int, enc swarm.Encoding, payload []byte
 	return true, nil
 }
 
-func (i *image) Frame(_ context.Context, n int) (swarm.Frame, error) {
+func (i *image) Frame(_ context.Context, n int) (chunk.Frame, error) {
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
 	b, ok := i.store.chunks[i.index.Sums[n]]
 	if !ok {
-		return swarm.Frame{}, fmt.Errorf("chunk %d: %w", n, fs.ErrNotExist)
+		return chunk.Frame{}, fmt.Errorf("chunk %d: %w", n, fs.ErrNotExist)
 	}
-	return swarm.Frame{Encoding: swarm.Raw, Bytes: int64(len(b)), Payload: io.NopCloser(bytes.NewReader(b))}, nil
+	return chunk.Frame{Encoding: chunk.Raw, Bytes: int64(len(b)), Payload: io.NopCloser(bytes.NewReader(b))}, nil
 }
 
 func (i *image) Recheck(context.Context, int) (bool, error) { return false, nil }

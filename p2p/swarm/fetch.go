@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
 )
 
 // FetchConfig says what to fetch and with what.
@@ -59,8 +61,8 @@ func Fetch(ctx context.Context, cfg FetchConfig) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if n := cfg.Chunks.Len(); n < 0 || n > MaxChunks {
-		return fmt.Errorf("fetch %s: %d chunks, at most %d", cfg.Seed, n, MaxChunks)
+	if n := cfg.Chunks.Len(); n < 0 || n > chunk.MaxChunks {
+		return fmt.Errorf("fetch %s: %d chunks, at most %d", cfg.Seed, n, chunk.MaxChunks)
 	}
 	if cfg.Memory == nil {
 		cfg.Memory = &Memory{}
@@ -90,17 +92,17 @@ type engine struct {
 	events chan event
 	err    error // this host's own trouble
 
-	missing   Bitmap // wanted and not held
-	left      int    // how many
-	free      Bitmap // missing, not asked for, not being verified
-	verifying Bitmap
+	missing   chunk.Bitmap // wanted and not held
+	left      int          // how many
+	free      chunk.Bitmap // missing, not asked for, not being verified
+	verifying chunk.Bitmap
 	asked     map[int]int // requests by chunk, overdue ones aside
 
 	neighbours []*neighbour
-	copies     []uint16          // partial neighbours that hold each chunk
-	known      map[string]*known // peers by name, neighbours or not
-	lost       map[string]Bitmap // what peers held that have left us
-	blames     map[string]blame  // by proved id, and by address
+	copies     []uint16                // partial neighbours that hold each chunk
+	known      map[string]*known       // peers by name, neighbours or not
+	lost       map[string]chunk.Bitmap // what peers held that have left us
+	blames     map[string]blame        // by proved id, and by address
 
 	requests  []*request
 	puts      int
@@ -131,17 +133,17 @@ func newEngine(cfg FetchConfig) *engine {
 	e := &engine{
 		cfg: cfg, log: cfg.Log.With("seed", cfg.Seed), rng: newRand(cfg.Rand),
 		events:    make(chan event, 64),
-		verifying: NewBitmap(n),
+		verifying: chunk.NewBitmap(n),
 		asked:     map[int]int{},
 		copies:    make([]uint16, n),
 		known:     map[string]*known{},
-		lost:      map[string]Bitmap{},
+		lost:      map[string]chunk.Bitmap{},
 		blames:    map[string]blame{},
-		missing:   NewBitmap(n),
+		missing:   chunk.NewBitmap(n),
 	}
 	e.look()
 	e.free = e.missing.Clone()
-	e.missing.and(e.missing, func(i int) bool {
+	e.missing.Both(e.missing, func(i int) bool {
 		e.bufBytes = max(e.bufBytes, cfg.Chunks.Bytes(i))
 		return true
 	})

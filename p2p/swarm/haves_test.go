@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 // listener collects what a have stream says.
@@ -36,10 +38,10 @@ func listen(ctx context.Context, up *Upload, wg *sync.WaitGroup) *listener {
 }
 
 // heard is what the listener thinks is held.
-func (l *listener) heard(n int) Bitmap {
+func (l *listener) heard(n int) chunk.Bitmap {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := NewBitmap(n)
+	b := chunk.NewBitmap(n)
 	for _, h := range l.said {
 		copy(b, h.Map)
 		for _, c := range h.New {
@@ -115,7 +117,7 @@ type tornChunks struct {
 	after func()
 }
 
-func (c *tornChunks) Have() Bitmap {
+func (c *tornChunks) Have() chunk.Bitmap {
 	b := c.memChunks.Have()
 	c.after()
 	return b
@@ -138,7 +140,7 @@ func TestHavesLoseNothing(t *testing.T) {
 		c.after = add
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		heard := NewBitmap(100)
+		heard := chunk.NewBitmap(100)
 		err := up.Haves(ctx, func(h Haves) error {
 			add()
 			copy(heard, h.Map)

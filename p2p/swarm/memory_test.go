@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
 )
 
 // large are 1,000 chunks of the largest size, none held.
 type large struct{ *memChunks }
 
-func (large) Bytes(int) int64 { return MaxFrameBytes }
+func (large) Bytes(int) int64 { return chunk.MaxBytes }
 
 // stalled is a transport whose frames never end: each takes its memory and waits.
 type stalled struct{ lent *atomic.Int64 }
@@ -32,13 +34,13 @@ func (s stalled) Chunk(ctx context.Context, _ Peer, _ digest.Digest, _ int, buf 
 	if p := buf(1); p == nil {
 		return Reply{}, errors.New("nothing was lent")
 	}
-	s.lent.Add(MaxFrameBytes)
-	defer s.lent.Add(-MaxFrameBytes)
+	s.lent.Add(chunk.MaxBytes)
+	defer s.lent.Add(-chunk.MaxBytes)
 	<-ctx.Done()
 	return Reply{}, ctx.Err()
 }
 
-func (s stalled) Next(ctx context.Context, p Peer, seed digest.Digest, _ Bitmap, buf Buffer) (Reply, error) {
+func (s stalled) Next(ctx context.Context, p Peer, seed digest.Digest, _ chunk.Bitmap, buf Buffer) (Reply, error) {
 	return s.Chunk(ctx, p, seed, 0, buf)
 }
 
@@ -76,8 +78,8 @@ func TestMemoryIsShared(t *testing.T) {
 			}
 			cancel()
 			wg.Wait()
-			if peak == 0 || peak > most*MaxFrameBytes {
-				t.Errorf("%d fetches took %d frames of 4 MiB, want at most %d", fetches, peak/MaxFrameBytes, most)
+			if peak == 0 || peak > most*chunk.MaxBytes {
+				t.Errorf("%d fetches took %d frames of 4 MiB, want at most %d", fetches, peak/chunk.MaxBytes, most)
 			}
 		})
 	}

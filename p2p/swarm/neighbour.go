@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 // maxKnown bounds the peers that a fetch remembers.
@@ -34,7 +36,7 @@ type neighbour struct {
 	// unfollowed: complete, as we were told, with no room for another have stream.
 	// It has no news anyway, and may still have a place for us among its askers.
 	unfollowed bool
-	have       Bitmap // counted in copies unless complete
+	have       chunk.Bitmap // counted in copies unless complete
 	requests   []*request
 	notBefore  time.Time // not to be asked before
 	strikes    int
@@ -152,7 +154,7 @@ func (e *engine) follow(k *known, now time.Time) {
 	n := e.cfg.Chunks.Len()
 	ctx, cancel := context.WithCancel(e.ctx)
 	nb := &neighbour{peer: k.peer, cancel: cancel, since: now, idleSince: now,
-		have: NewBitmap(n), complete: k.peer.Complete && !k.silent}
+		have: chunk.NewBitmap(n), complete: k.peer.Complete && !k.silent}
 	if nb.complete {
 		nb.have = everything(n)
 	}
@@ -168,8 +170,8 @@ func (e *engine) follow(k *known, now time.Time) {
 }
 
 // everything is the set of all n chunks.
-func everything(n int) Bitmap {
-	b := NewBitmap(n)
+func everything(n int) chunk.Bitmap {
+	b := chunk.NewBitmap(n)
 	for i := range n {
 		b.Set(i)
 	}
@@ -193,8 +195,8 @@ func (ev told) apply(e *engine, now time.Time) {
 	if ev.haves.Map != nil {
 		e.uncount(nb)
 		nb.mapped, nb.complete = true, false
-		nb.have = NewBitmap(n)
-		everything(n).and(ev.haves.Map, func(i int) bool { e.holds(nb, i); return true })
+		nb.have = chunk.NewBitmap(n)
+		everything(n).Both(ev.haves.Map, func(i int) bool { e.holds(nb, i); return true })
 	}
 	for _, i := range ev.haves.New {
 		if i >= 0 && i < n {
@@ -220,25 +222,25 @@ func (e *engine) uncount(nb *neighbour) {
 	if nb.complete {
 		return
 	}
-	nb.have.and(nb.have, func(i int) bool { e.copies[i]--; return true })
+	nb.have.Both(nb.have, func(i int) bool { e.copies[i]--; return true })
 }
 
 // lacks: nb does not hold what it was said to. -1 stands for all of it.
-func (e *engine) lacks(nb *neighbour, chunk int) {
+func (e *engine) lacks(nb *neighbour, n int) {
 	if nb.gone {
 		return
 	}
 	switch {
-	case nb.complete && (chunk < 0 || !nb.mapped):
-		nb.complete, nb.have = false, NewBitmap(e.cfg.Chunks.Len())
+	case nb.complete && (n < 0 || !nb.mapped):
+		nb.complete, nb.have = false, chunk.NewBitmap(e.cfg.Chunks.Len())
 	case nb.complete:
 		nb.complete = false
 		nb.have = nb.have.Clone()
-		nb.have.Clear(chunk)
-		nb.have.and(nb.have, func(i int) bool { e.copies[i]++; return true })
-	case nb.have.Has(chunk):
-		nb.have.Clear(chunk)
-		e.copies[chunk]--
+		nb.have.Clear(n)
+		nb.have.Both(nb.have, func(i int) bool { e.copies[i]++; return true })
+	case nb.have.Has(n):
+		nb.have.Clear(n)
+		e.copies[n]--
 	}
 }
 

@@ -1,6 +1,10 @@
 package swarm
 
-import "time"
+import (
+	"time"
+
+	"seeder/store/chunk"
+)
 
 // Asker is who asks for a chunk: the id that its connection proved, and its host.
 // Whoever has the secret can make up any number of ids, but has few addresses.
@@ -25,10 +29,10 @@ const (
 type asker struct {
 	host    string
 	last    time.Time
-	pending int    // requests that wait or are being answered
-	grants  int    // chunks that it was given
-	got     Bitmap // those that it took whole, of a super-seed
-	repeats int    // how often it asked for one of them
+	pending int          // requests that wait or are being answered
+	grants  int          // chunks that it was given
+	got     chunk.Bitmap // those that it took whole, of a super-seed
+	repeats int          // how often it asked for one of them
 }
 
 // makePlace frees a place at a super-seed whose places are taken, for one more asker of
@@ -102,7 +106,7 @@ func (u *Upload) took(peer string, n int) {
 		return
 	}
 	if a.got == nil {
-		a.got = NewBitmap(u.Len())
+		a.got = chunk.NewBitmap(u.Len())
 	}
 	a.got.Set(n)
 	u.askers[peer] = a

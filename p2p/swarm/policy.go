@@ -1,9 +1,10 @@
 package swarm
 
 import (
-	"math/bits"
 	"slices"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 // The numbers of the scheduler. "Simulated" is the simulation of the design at
@@ -143,9 +144,9 @@ func perPeer(useful, requests int) int {
 // both free and have the one with the fewest copies, ties by lowest offset, so
 // that in file order the prefix grows. -1: there is none. (Simulated: random
 // ties 1.08, strictly in order 1.10.)
-func rarest(free, have Bitmap, copies []uint16) int {
+func rarest(free, have chunk.Bitmap, copies []uint16) int {
 	best := -1
-	free.and(have, func(n int) bool {
+	free.Both(have, func(n int) bool {
 		if best < 0 || copies[n] < copies[best] {
 			best = n
 		}
@@ -154,25 +155,15 @@ func rarest(free, have Bitmap, copies []uint16) int {
 	return best
 }
 
-// last is the highest chunk in the set, -1 where it is empty.
-func (b Bitmap) last() int {
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] != 0 {
-			return i<<6 + bits.Len64(b[i]) - 1
-		}
-	}
-	return -1
-}
-
 // classOf is the share of set that complete peer rank of k is asked to choose
 // from, so that two super-seeds do not hand out the same chunk. Every receiver
 // ranks them by name and so divides alike.
-func classOf(set Bitmap, rank, k int) Bitmap {
+func classOf(set chunk.Bitmap, rank, k int) chunk.Bitmap {
 	if k <= 1 {
 		return set.Clone()
 	}
-	out := make(Bitmap, len(set))
-	set.and(set, func(n int) bool {
+	out := make(chunk.Bitmap, len(set))
+	set.Both(set, func(n int) bool {
 		if n%k == rank%k {
 			out.Set(n)
 		}

@@ -4,12 +4,14 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 const ms = time.Millisecond
 
-func bitmapOf(n int, set ...int) Bitmap {
-	b := NewBitmap(n)
+func bitmapOf(n int, set ...int) chunk.Bitmap {
+	b := chunk.NewBitmap(n)
 	for _, i := range set {
 		b.Set(i)
 	}
@@ -17,9 +19,9 @@ func bitmapOf(n int, set ...int) Bitmap {
 }
 
 // chunksOf is the content of b, ascending.
-func chunksOf(b Bitmap) []int {
+func chunksOf(b chunk.Bitmap) []int {
 	out := []int{}
-	b.and(b, func(n int) bool { out = append(out, n); return true })
+	b.Both(b, func(n int) bool { out = append(out, n); return true })
 	return out
 }
 
@@ -70,7 +72,7 @@ func TestDeadlines(t *testing.T) {
 		}
 	}
 	for bytes, want := range map[int64]time.Duration{
-		0: 30 * time.Second, 8 << 10: 31 * time.Second, MaxFrameBytes: 542 * time.Second,
+		0: 30 * time.Second, 8 << 10: 31 * time.Second, chunk.MaxBytes: 542 * time.Second,
 	} {
 		if got := hardDeadline(bytes); got != want {
 			t.Errorf("hard deadline of %d bytes: %v, want %v", bytes, got, want)
@@ -151,11 +153,11 @@ func TestRarest(t *testing.T) {
 	copies[3], copies[70], copies[129] = 2, 2, 1
 	cases := []struct {
 		name       string
-		free, have Bitmap
+		free, have chunk.Bitmap
 		want       int
 	}{
-		{"nothing free", NewBitmap(n), everything(n), -1},
-		{"nothing held", everything(n), NewBitmap(n), -1},
+		{"nothing free", chunk.NewBitmap(n), everything(n), -1},
+		{"nothing held", everything(n), chunk.NewBitmap(n), -1},
 		{"no overlap", bitmapOf(n, 1, 2), bitmapOf(n, 3, 4), -1},
 		{"the rarest, wherever it is", everything(n), everything(n), 129},
 		{"ties by lowest offset", bitmapOf(n, 3, 70), everything(n), 3},
@@ -195,10 +197,10 @@ func TestClassOf(t *testing.T) {
 		}
 	}
 	for k := 1; k <= maxClasses; k++ {
-		union, sum := NewBitmap(130), 0
+		union, sum := chunk.NewBitmap(130), 0
 		for rank := range k {
 			class := classOf(set, rank, k)
-			class.and(class, func(n int) bool { union.Set(n); sum++; return true })
+			class.Both(class, func(n int) bool { union.Set(n); sum++; return true })
 		}
 		if sum != set.Count() || !union.Contains(set) {
 			t.Errorf("%d classes hold %d chunks of %d", k, sum, set.Count())
@@ -226,14 +228,14 @@ func TestEndgame(t *testing.T) {
 
 func TestLast(t *testing.T) {
 	cases := []struct {
-		set  Bitmap
+		set  chunk.Bitmap
 		want int
 	}{
-		{nil, -1}, {NewBitmap(200), -1}, {bitmapOf(200, 0), 0}, {bitmapOf(200, 63), 63},
+		{nil, -1}, {chunk.NewBitmap(200), -1}, {bitmapOf(200, 0), 0}, {bitmapOf(200, 63), 63},
 		{bitmapOf(200, 3, 64), 64}, {bitmapOf(200, 199), 199}, {everything(130), 129},
 	}
 	for _, c := range cases {
-		if got := c.set.last(); got != c.want {
+		if got := c.set.Last(); got != c.want {
 			t.Errorf("last of %v is %d, want %d", chunksOf(c.set), got, c.want)
 		}
 	}

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 // request is one chunk asked of one neighbour.
 type request struct {
 	nb      *neighbour
-	chunk   int    // -1: the peer chooses
-	want    Bitmap // what it may choose from
+	chunk   int          // -1: the peer chooses
+	want    chunk.Bitmap // what it may choose from
 	start   time.Time
 	overdue bool // asked for elsewhere too; does not count as in flight
 	dropped bool // we do not want the answer any more
@@ -103,7 +105,7 @@ func (e *engine) isUseful(nb *neighbour) bool {
 		return true
 	}
 	found := false
-	e.missing.and(nb.have, func(int) bool { found = true; return false })
+	e.missing.Both(nb.have, func(int) bool { found = true; return false })
 	return found
 }
 
@@ -112,7 +114,7 @@ func (e *engine) isUseful(nb *neighbour) bool {
 // once, and the swarm passes it on). Of anybody, complete or not, the rarest is
 // asked of what partial neighbours hold: the two sets do not overlap, so neither
 // do the answers.
-func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want Bitmap, ok bool) {
+func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want chunk.Bitmap, ok bool) {
 	free := e.free
 	if e.free.Count() <= e.openNexts(now) {
 		return 0, nil, false // what is left is being chosen from right now
@@ -123,7 +125,7 @@ func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want Bitmap, ok 
 		if want := classOf(fresh, rank, classes); want.Count() > 0 {
 			return -1, want, true
 		}
-		if n := fresh.last(); n >= 0 && e.openNexts(now) == 0 {
+		if n := fresh.Last(); n >= 0 && e.openNexts(now) == 0 {
 			return n, nil, true
 		} else if n >= 0 {
 			free = free.Without(fresh)
@@ -146,9 +148,9 @@ func (e *engine) superSeeds() bool {
 }
 
 // fresh is what is free and held by no partial neighbour.
-func (e *engine) fresh() Bitmap {
+func (e *engine) fresh() chunk.Bitmap {
 	out := e.free.Clone()
-	e.free.and(e.free, func(n int) bool {
+	e.free.Both(e.free, func(n int) bool {
 		if e.copies[n] > 0 {
 			out.Clear(n)
 		}
@@ -225,7 +227,7 @@ func (e *engine) finish(now time.Time, order []int) (wake time.Time) {
 }
 
 // request asks nb for chunk, or for one of want.
-func (e *engine) request(nb *neighbour, chunk int, want Bitmap, now time.Time) {
+func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.Time) {
 	if len(e.requests) >= min(maxOpen, max(e.cfg.Memory.room(e.bufBytes), minRequests+maxStuck)) {
 		e.dropOldest()
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
 )
 
 // Served is one swarm as a node serves it to its peers. It is safe for concurrent use.
@@ -26,7 +28,7 @@ type Served interface {
 	Chunk(ctx context.Context, by Asker, n int) (Outgoing, error)
 	// Next opens one of the chunks in want for by, of this node's choice.
 	// Errors: ErrNothing, ErrCrowded, *BusyError, ctx.
-	Next(ctx context.Context, by Asker, want Bitmap) (Outgoing, error)
+	Next(ctx context.Context, by Asker, want chunk.Bitmap) (Outgoing, error)
 }
 
 // Outgoing is a chunk that is about to be sent. Whoever got it reads and closes
@@ -34,7 +36,7 @@ type Served interface {
 // the upload slot.
 type Outgoing struct {
 	N int
-	Frame
+	chunk.Frame
 	Done func()
 }
 
@@ -62,7 +64,7 @@ type Upload struct {
 
 	mu        sync.Mutex
 	log       []int         // chunks added since Serve, each once
-	logged    Bitmap        // the set of log
+	logged    chunk.Bitmap  // the set of log
 	changed   chan struct{} // closed and replaced when log grows
 	closed    chan struct{}
 	followers int
@@ -78,7 +80,7 @@ var _ Served = (*Upload)(nil)
 func newUpload(u *Uploader, seed digest.Digest, c Chunks) *Upload {
 	return &Upload{
 		uploader: u, seed: seed, chunks: c,
-		logged:  NewBitmap(c.Len()),
+		logged:  chunk.NewBitmap(c.Len()),
 		changed: make(chan struct{}),
 		closed:  make(chan struct{}),
 		served:  make([]uint32, c.Len()),
@@ -152,7 +154,7 @@ func (u *Upload) Haves(ctx context.Context, fn func(Haves) error) error {
 	}()
 
 	// Read after pos was taken: what comes between is told twice, never not.
-	held := NewBitmap(u.Len())
+	held := chunk.NewBitmap(u.Len())
 	copy(held, u.chunks.Have())
 	if err := fn(Haves{Map: held.Clone(), Complete: held.Count() == u.Len()}); err != nil {
 		return err
@@ -198,7 +200,7 @@ func (u *Upload) wait(ctx context.Context, changed <-chan struct{}, d time.Durat
 
 // since returns what the log has after pos and held lacks, ascending, adds it to
 // held, and moves pos on.
-func (u *Upload) since(pos *int, held Bitmap) (news []int, changed <-chan struct{}) {
+func (u *Upload) since(pos *int, held chunk.Bitmap) (news []int, changed <-chan struct{}) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, n := range u.log[*pos:] {
@@ -221,14 +223,14 @@ func (u *Upload) Chunk(ctx context.Context, by Asker, n int) (Outgoing, error) {
 }
 
 // Next implements Served.
-func (u *Upload) Next(ctx context.Context, by Asker, want Bitmap) (Outgoing, error) {
+func (u *Upload) Next(ctx context.Context, by Asker, want chunk.Bitmap) (Outgoing, error) {
 	if !u.hasAny(want) {
 		return Outgoing{}, ErrNothing
 	}
 	return u.serve(ctx, by, func() int { return u.leastServed(by.ID, want) })
 }
 
-func (u *Upload) hasAny(want Bitmap) bool {
+func (u *Upload) hasAny(want chunk.Bitmap) bool {
 	for i, w := range u.chunks.Have() {
 		if i < len(want) && w&want[i] != 0 {
 			return true
@@ -313,10 +315,10 @@ type outKey struct {
 // by lowest offset, so that what is handed out is in file order and unpacking
 // overlaps with arrival. It skips what is on its way to that peer already. mu is
 // held.
-func (u *Upload) leastServed(peer string, want Bitmap) int {
+func (u *Upload) leastServed(peer string, want chunk.Bitmap) int {
 	have := u.chunks.Have()
 	best := -1
-	want.and(have, func(n int) bool {
+	want.Both(have, func(n int) bool {
 		if n >= u.Len() || (best >= 0 && u.served[n] >= u.served[best]) {
 			return true
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"seeder/store/chunk"
 )
 
 // partial is 100 chunks of which the first 50 are held: whoever has those only
@@ -48,7 +50,7 @@ func mustChunk(t testing.TB, up *Upload, peer string, n int) Outgoing {
 	return o
 }
 
-func mustNext(t testing.TB, up *Upload, peer string, want Bitmap) Outgoing {
+func mustNext(t testing.TB, up *Upload, peer string, want chunk.Bitmap) Outgoing {
 	t.Helper()
 	o, err := up.Next(t.Context(), by(peer), want)
 	if err != nil {
@@ -82,7 +84,7 @@ type brokenChunks struct {
 	err error
 }
 
-func (c *brokenChunks) Frame(context.Context, int) (Frame, error) { return Frame{}, c.err }
+func (c *brokenChunks) Frame(context.Context, int) (chunk.Frame, error) { return chunk.Frame{}, c.err }
 
 func TestRefusals(t *testing.T) {
 	io5 := errors.New("input/output error")

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
 )
 
 // pieceBytes is the length of a simulated chunk; links are as slow as that makes
@@ -25,25 +27,25 @@ const pieceBytes = 64
 type memChunks struct {
 	mu     sync.Mutex
 	len    int
-	have   Bitmap
-	wanted Bitmap
+	have   chunk.Bitmap
+	wanted chunk.Bitmap
 	puts   int
 	failAt int // the put that fails; 0: none
 }
 
 func newMemChunks(n int, full bool) *memChunks {
-	c := &memChunks{len: n, have: NewBitmap(n), wanted: everything(n)}
+	c := &memChunks{len: n, have: chunk.NewBitmap(n), wanted: everything(n)}
 	if full {
 		c.have = everything(n)
 	}
 	return c
 }
 
-func (c *memChunks) Len() int        { return c.len }
-func (c *memChunks) Bytes(int) int64 { return pieceBytes }
-func (c *memChunks) Wanted() Bitmap  { return c.wanted.Clone() }
+func (c *memChunks) Len() int             { return c.len }
+func (c *memChunks) Bytes(int) int64      { return pieceBytes }
+func (c *memChunks) Wanted() chunk.Bitmap { return c.wanted.Clone() }
 
-func (c *memChunks) Have() Bitmap {
+func (c *memChunks) Have() chunk.Bitmap {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.have.Clone()
@@ -55,27 +57,27 @@ func piece(n int) []byte {
 	return b
 }
 
-func (c *memChunks) Put(_ context.Context, n int, enc Encoding, payload []byte) (bool, error) {
+func (c *memChunks) Put(_ context.Context, n int, enc chunk.Encoding, payload []byte) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.puts++
 	if c.puts == c.failAt {
 		return false, errors.New("no space left on device")
 	}
-	if enc != Raw || !bytes.Equal(payload, piece(n)) {
+	if enc != chunk.Raw || !bytes.Equal(payload, piece(n)) {
 		return false, nil
 	}
 	c.have.Set(n)
 	return true, nil
 }
 
-func (c *memChunks) Frame(_ context.Context, n int) (Frame, error) {
+func (c *memChunks) Frame(_ context.Context, n int) (chunk.Frame, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.have.Has(n) {
-		return Frame{}, fs.ErrNotExist
+		return chunk.Frame{}, fs.ErrNotExist
 	}
-	return Frame{Encoding: Raw, Bytes: pieceBytes, Payload: io.NopCloser(bytes.NewReader(piece(n)))}, nil
+	return chunk.Frame{Encoding: chunk.Raw, Bytes: pieceBytes, Payload: io.NopCloser(bytes.NewReader(piece(n)))}, nil
 }
 
 // simNet is a network of nodes whose links are first come, first served, and one
@@ -203,7 +205,7 @@ type staged struct {
 	node *simNode
 }
 
-func (c *staged) Put(ctx context.Context, n int, enc Encoding, payload []byte) (bool, error) {
+func (c *staged) Put(ctx context.Context, n int, enc chunk.Encoding, payload []byte) (bool, error) {
 	if err := c.node.pause(ctx, kindPut, c.node, n, 0); err != nil {
 		return false, err
 	}
@@ -309,10 +311,10 @@ func (n *simNode) Chunk(ctx context.Context, p Peer, _ digest.Digest, c int, buf
 }
 
 // Next implements Transport.
-func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want Bitmap, buf Buffer) (Reply, error) {
+func (n *simNode) Next(ctx context.Context, p Peer, _ digest.Digest, want chunk.Bitmap, buf Buffer) (Reply, error) {
 	return n.get(ctx, p, -1, buf, func(ctx context.Context, o *simNode) (Outgoing, error) {
 		if o.behave != nil {
-			return o.behave(ctx, want.last())
+			return o.behave(ctx, want.Last())
 		}
 		return o.upload.Next(ctx, by(n.name), want)
 	})

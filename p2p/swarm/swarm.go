@@ -20,27 +20,11 @@ package swarm
 import (
 	"context"
 	"errors"
-	"io"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-)
 
-// MaxChunks bounds the number of chunks of one seed index, and with it every
-// have-map: 65,536 chunks are 8 KiB of bitmap and, at 4 MiB a chunk, 256 GiB.
-const MaxChunks = 65536
-
-// MaxFrameBytes bounds the payload of one frame: the largest chunk (4 MiB),
-// which travels raw whenever compressing it would not make it smaller.
-const MaxFrameBytes = 4 << 20
-
-// Encoding says how the payload of a frame is to be read.
-type Encoding uint8
-
-// The encodings of protocol version 1. The numbers are on the wire and on disk.
-const (
-	Raw  Encoding = 0
-	Zstd Encoding = 1
+	"seeder/store/chunk"
 )
 
 // Peer is another node as a fetch sees it.
@@ -58,30 +42,23 @@ type Chunks interface {
 	Bytes(n int) int64
 	// Have is a copy of what is held now and wanted here: chunks that this host
 	// does not need (another platform's) count as neither held nor missing.
-	Have() Bitmap
+	Have() chunk.Bitmap
 	// Wanted is the set of chunks that this host needs, held or not.
-	Wanted() Bitmap
+	Wanted() chunk.Bitmap
 	// Put verifies a frame and stages it. verified is false with a nil error
 	// where the frame does not decode to the chunk's digest: the peer is at
 	// fault. A non-nil error is this host's own trouble (disk full, closed).
 	// payload is not kept after the call.
-	Put(ctx context.Context, n int, enc Encoding, payload []byte) (verified bool, err error)
+	Put(ctx context.Context, n int, enc chunk.Encoding, payload []byte) (verified bool, err error)
 	// Frame opens a held chunk as it travels. The error wraps fs.ErrNotExist
 	// where the chunk is not (or no longer) held.
-	Frame(ctx context.Context, n int) (Frame, error)
-}
-
-// Frame is a chunk on its way out. The reader of it closes Payload.
-type Frame struct {
-	Encoding Encoding
-	Bytes    int64 // length of Payload
-	Payload  io.ReadCloser
+	Frame(ctx context.Context, n int) (chunk.Frame, error)
 }
 
 // Reply is a chunk on its way in. Payload is what Buffer lent.
 type Reply struct {
 	Chunk    int
-	Encoding Encoding
+	Encoding chunk.Encoding
 	Payload  []byte
 	From     string        // id that the connection proved; empty: none
 	Trip     time.Duration // to the peer and back, as the connection knows it; 0: unknown
@@ -109,9 +86,9 @@ func (e *BusyError) Error() string { return "peer is busy, retry after " + e.Ret
 // Haves is one message of a peer's have stream: the first one of a stream
 // carries the whole map, later ones the chunks that came since.
 type Haves struct {
-	Map      Bitmap // nil in later messages
-	New      []int  // chunk numbers, each within Len
-	Complete bool   // holds everything there is
+	Map      chunk.Bitmap // nil in later messages
+	New      []int        // chunk numbers, each within Len
+	Complete bool         // holds everything there is
 }
 
 // Transport reaches peers. Every call is bounded in bytes by the transport and
@@ -125,7 +102,7 @@ type Transport interface {
 	// Chunk fetches chunk n into what buf lends once the frame's length is known.
 	Chunk(ctx context.Context, p Peer, seed digest.Digest, n int, buf Buffer) (Reply, error)
 	// Next lets a complete peer choose one of the chunks in want.
-	Next(ctx context.Context, p Peer, seed digest.Digest, want Bitmap, buf Buffer) (Reply, error)
+	Next(ctx context.Context, p Peer, seed digest.Digest, want chunk.Bitmap, buf Buffer) (Reply, error)
 }
 
 // Buffer lends memory for a frame of so many bytes, once; nil where that is more

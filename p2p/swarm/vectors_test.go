@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/docs"
+	"seeder/store/chunk"
 )
 
 // TestVectors: bitmaps and owners are what docs/protocol.md says.
@@ -23,13 +24,13 @@ func TestVectors(t *testing.T) {
 	if err := json.Unmarshal([]byte(v.Text("set")), &in); err != nil {
 		t.Fatal(err)
 	}
-	b := NewBitmap(in.N)
+	b := chunk.NewBitmap(in.N)
 	for _, c := range in.Chunks {
 		b.Set(c)
 	}
 	v.Is("bytes", hex.EncodeToString(b.AppendBinary(nil, in.N)))
 	v.Is("padded-to-64", hex.EncodeToString(b.AppendBinary(nil, 64*len(b))))
-	if got, err := ParseBitmap(v.Hex("bytes"), in.N); err != nil || !reflect.DeepEqual(got, b) {
+	if got, err := chunk.ParseBitmap(v.Hex("bytes"), in.N); err != nil || !reflect.DeepEqual(got, b) {
 		t.Errorf("parsed as %v, %v", got, err)
 	}
 

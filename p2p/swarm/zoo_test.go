@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
 )
 
 const (
@@ -32,8 +34,8 @@ func crowd(nodes, chunks int) (*simNet, []*simNode) {
 	return s, all
 }
 
-func frameOf(payload []byte) Frame {
-	return Frame{Encoding: Raw, Bytes: int64(len(payload)), Payload: io.NopCloser(bytes.NewReader(payload))}
+func frameOf(payload []byte) chunk.Frame {
+	return chunk.Frame{Encoding: chunk.Raw, Bytes: int64(len(payload)), Payload: io.NopCloser(bytes.NewReader(payload))}
 }
 
 // The zoo: n2 holds everything and behaves badly; the others must finish all the

@@ -17,6 +17,7 @@ import (
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // call is a request of a client, for tables.
@@ -53,7 +54,7 @@ func callChunk(ctx context.Context, c *Client) error {
 }
 
 func callNext(ctx context.Context, c *Client) error {
-	want := swarm.NewBitmap(100)
+	want := chunk.NewBitmap(100)
 	want.Set(3)
 	_, err := c.Next(ctx, swarm.Peer{Address: pipeAddr}, testSeed, want, upTo(1000))
 	return err
@@ -229,7 +230,7 @@ func TestWrongRequests(t *testing.T) {
 		{"a negative number", "GET", swarms + "/chunks/-1", nil, 400},
 		{"a number beyond all", "GET", swarms + "/chunks/65536", nil, 400},
 		{"a map too short", "POST", swarms + "/chunks", make([]byte, 8), 400},
-		{"a map too long", "POST", swarms + "/chunks", make([]byte, swarm.MaxChunks/8+1), 400},
+		{"a map too long", "POST", swarms + "/chunks", make([]byte, chunk.MaxChunks/8+1), 400},
 		{"no JSON", "POST", swarms + "/peers", []byte("x"), 400},
 		{"a long registration", "POST", swarms + "/peers", bytes.Repeat([]byte(" "), maxPeersBytes+1), 400},
 		{"a short summary", "POST", "/v1/catalog", make([]byte, catalog.BucketsBytes-1), 400},
@@ -322,7 +323,7 @@ func TestNoHandshake(t *testing.T) {
 func TestDeafClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &served{n: 100, chunk: make([]byte, swarm.MaxFrameBytes)}
+		s := &served{n: 100, chunk: make([]byte, chunk.MaxBytes)}
 		_, p := pipePair(t, &handler{served: s}, Limits{}, Limits{})
 		nc, err := p.dial(t.Context(), "", "")
 		if err != nil {

@@ -23,6 +23,7 @@ import (
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 // ClientConfig is what a client needs. Sent and Received count bytes, TLS
@@ -348,7 +349,7 @@ func (c *Client) Chunk(ctx context.Context, p swarm.Peer, seed digest.Digest, n 
 }
 
 // Next implements swarm.Transport.
-func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, want swarm.Bitmap, buf swarm.Buffer) (swarm.Reply, error) {
+func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, want chunk.Bitmap, buf swarm.Buffer) (swarm.Reply, error) {
 	path := "/v1/swarms/" + seed.String() + "/chunks"
 	r, err := c.frame(ctx, http.MethodPost, p.Address, path, want.AppendBinary(nil, 64*len(want)), buf)
 	if err == nil && !want.Has(r.Chunk) {
@@ -379,8 +380,8 @@ func (c *Client) frame(ctx context.Context, method, addr, path string, body []by
 	if err != nil {
 		return swarm.Reply{}, err
 	}
-	if resp.ContentLength < 0 || resp.ContentLength > swarm.MaxFrameBytes {
-		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, swarm.MaxFrameBytes)
+	if resp.ContentLength < 0 || resp.ContentLength > chunk.MaxBytes {
+		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, chunk.MaxBytes)
 	}
 	payload := buf(resp.ContentLength)
 	if payload == nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // TestControlUnderBulk: with a low limit in either direction and as many transfers as
@@ -24,13 +25,13 @@ func TestControlUnderBulk(t *testing.T) {
 			"download": {{}, {DownloadBytesPerSec: rate}},
 		} {
 			synctest.Test(t, func(t *testing.T) {
-				s := &served{n: 100, chunk: make([]byte, swarm.MaxFrameBytes)}
+				s := &served{n: 100, chunk: make([]byte, chunk.MaxBytes)}
 				c, _ := pipePair(t, &handler{served: s}, limits[0], limits[1])
 				ctx, cancel := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
 				for range transfers {
 					wg.Go(func() {
-						_, err := c.Chunk(ctx, swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(swarm.MaxFrameBytes))
+						_, err := c.Chunk(ctx, swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(chunk.MaxBytes))
 						if err == nil || ctx.Err() == nil {
 							t.Errorf("%s: a transfer has ended: %v", name, err)
 						}

@@ -17,15 +17,16 @@ import (
 
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 func FuzzReadHaves(f *testing.F) {
-	m := swarm.NewBitmap(70)
+	m := chunk.NewBitmap(70)
 	m.Set(69)
 	f.Add(appendHaves(nil, swarm.Haves{Map: m, New: []int{3, 69}, Complete: true}, 70), 70)
 	f.Add(appendMessage(nil, haveKeepAlive, nil), 1)
 	f.Fuzz(func(t *testing.T, b []byte, n int) {
-		if n < 0 || n > swarm.MaxChunks {
+		if n < 0 || n > chunk.MaxChunks {
 			return
 		}
 		r := bufio.NewReader(bytes.NewReader(b))
@@ -80,7 +81,7 @@ func FuzzPath(f *testing.F) {
 		if got, err := parseDigest(d); err == nil && len(got) != 71 {
 			t.Fatalf("accepted %q", d)
 		}
-		if got, err := parseChunk(n); err == nil && (got < 0 || got >= swarm.MaxChunks) {
+		if got, err := parseChunk(n); err == nil && (got < 0 || got >= chunk.MaxChunks) {
 			t.Fatalf("accepted %q", n)
 		}
 	})
@@ -91,10 +92,10 @@ func FuzzHaves(f *testing.F) {
 	f.Add([]byte{1, 2, 69}, 70)
 	f.Add([]byte{0}, 1)
 	f.Fuzz(func(t *testing.T, b []byte, n int) {
-		if n < 1 || n > swarm.MaxChunks {
+		if n < 1 || n > chunk.MaxChunks {
 			return
 		}
-		m := swarm.NewBitmap(n)
+		m := chunk.NewBitmap(n)
 		var chunks []int
 		for i, x := range b {
 			c := (int(x) + 251*i) % n

@@ -8,20 +8,21 @@ import (
 	"io"
 
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // A have stream is a sequence of messages: kind (1 byte), length (uvarint),
 // body. The first one is the full map; unknown kinds are passed over, so that a
 // later version may say more.
 const (
-	haveMap       = 1 // body: swarm.Bitmap as AppendBinary writes it
+	haveMap       = 1 // body: chunk.Bitmap as AppendBinary writes it
 	haveNew       = 2 // body: chunk numbers, ascending; the first as it is, then differences (uvarints)
 	haveComplete  = 3 // no body: every chunk is held
 	haveKeepAlive = 4 // no body, every 5 s
 
 	// maxHaveBytes bounds a body: a map of MaxChunks has 8 KiB, a list of as many
 	// new chunks at most 3 bytes for each.
-	maxHaveBytes = 3 * swarm.MaxChunks
+	maxHaveBytes = 3 * chunk.MaxChunks
 )
 
 func uvarint(b []byte) (uint64, int) { return binary.Uvarint(b) }
@@ -48,7 +49,7 @@ func appendMessage(dst []byte, kind byte, body []byte) []byte {
 
 // encodeNew sorts the numbers by way of a bitmap.
 func encodeNew(chunks []int, n int) []byte {
-	set := swarm.NewBitmap(n)
+	set := chunk.NewBitmap(n)
 	for _, c := range chunks {
 		set.Set(c)
 	}
@@ -99,7 +100,7 @@ func readHaves(r *bufio.Reader, n int) (h swarm.Haves, ok bool, err error) {
 	}
 	switch kind {
 	case haveMap:
-		h.Map, err = swarm.ParseBitmap(body, n)
+		h.Map, err = chunk.ParseBitmap(body, n)
 	case haveNew:
 		h.New, err = decodeNew(body, n)
 	case haveComplete:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // TestLimits: a limit holds to within 5 % over 5 s, and a new one takes effect on
@@ -69,19 +70,19 @@ func TestTransferLimits(t *testing.T) {
 		{"low download", 128 << 10, Limits{}, Limits{DownloadBytesPerSec: 128 << 10}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := &served{n: 100, chunk: make([]byte, swarm.MaxFrameBytes)}
+			s := &served{n: 100, chunk: make([]byte, chunk.MaxBytes)}
 			c, _ := pipePair(t, &handler{served: s}, tc.server, tc.client)
 			began := time.Now()
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() {
-					if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(swarm.MaxFrameBytes)); err != nil {
+					if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(chunk.MaxBytes)); err != nil {
 						t.Errorf("%s: %v", tc.name, err)
 					}
 				})
 			}
 			wg.Wait()
-			got := 4 * swarm.MaxFrameBytes / time.Since(began).Seconds()
+			got := 4 * chunk.MaxBytes / time.Since(began).Seconds()
 			if got < 0.95*float64(tc.rate) || got > 1.05*float64(tc.rate) {
 				t.Errorf("%s: %.0f bytes/s, want %d within 5 %%", tc.name, got, tc.rate)
 			}
@@ -95,7 +96,7 @@ func TestCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent, received [2]atomic.Int64
 		add := func(n *atomic.Int64) func(int) { return func(b int) { n.Add(int64(b)) } }
-		s := &served{n: 100, chunk: make([]byte, swarm.MaxFrameBytes)}
+		s := &served{n: 100, chunk: make([]byte, chunk.MaxBytes)}
 		p := newPipes()
 		server := NewServer(ServerConfig{
 			Credentials: credentials(t, secret), Handler: &handler{served: s},
@@ -107,14 +108,14 @@ func TestCounted(t *testing.T) {
 			Credentials: credentials(t, secret), DialContext: p.dial,
 			Sent: add(&sent[1]), Received: add(&received[1]),
 		})
-		if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(swarm.MaxFrameBytes)); err != nil {
+		if _, err := c.Chunk(t.Context(), swarm.Peer{Address: pipeAddr}, testSeed, 3, upTo(chunk.MaxBytes)); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		if sent[0].Load() != received[1].Load() || sent[1].Load() != received[0].Load() {
 			t.Errorf("sent %d and %d, received %d and %d", sent[0].Load(), sent[1].Load(), received[1].Load(), received[0].Load())
 		}
-		if over := sent[0].Load() - swarm.MaxFrameBytes; over < 500 || over > swarm.MaxFrameBytes/50 {
+		if over := sent[0].Load() - chunk.MaxBytes; over < 500 || over > chunk.MaxBytes/50 {
 			t.Errorf("%d bytes more than the payload sent", over)
 		}
 		c.Close()

@@ -20,6 +20,7 @@ import (
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 // Handler is what a node answers with. It is called concurrently; errors that
@@ -330,12 +331,12 @@ func (s *Server) next(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	in, err := body(w, r, swarm.MaxChunks/8)
+	in, err := body(w, r, chunk.MaxChunks/8)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	want, err := swarm.ParseBitmap(in, (sw.Len()+63)/64*64)
+	want, err := chunk.ParseBitmap(in, (sw.Len()+63)/64*64)
 	if err != nil {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return

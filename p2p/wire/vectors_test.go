@@ -13,6 +13,7 @@ import (
 	"seeder/docs"
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // TestVectors: streams, registrations and bounds are what docs/protocol.md says.
@@ -20,7 +21,7 @@ func TestVectors(t *testing.T) {
 	t.Parallel()
 	const n = 12
 	v := docs.Protocol(t, "haves")
-	held := swarm.NewBitmap(n)
+	held := chunk.NewBitmap(n)
 	for _, c := range []int{0, 3, 8, 11} {
 		held.Set(c)
 	}
@@ -55,7 +56,7 @@ func TestVectors(t *testing.T) {
 		"answer-of-state": MaxStateBytes, "answer-of-catalog": MaxCatalogBytes, "seed-index": MaxSeedBytes,
 		"registration-and-answer": maxPeersBytes, "peers": maxPeers, "node-name": maxNameBytes, "address": maxAddressBytes,
 		"request-header": maxHeaderBytes, "have-message": maxHaveBytes, "record": catalog.MaxRecordBytes,
-		"frame": swarm.MaxFrameBytes, "chunks": swarm.MaxChunks, "connections": maxConns, "connections-from-one-address": maxConnsPerHost,
+		"frame": chunk.MaxBytes, "chunks": chunk.MaxChunks, "connections": maxConns, "connections-from-one-address": maxConnsPerHost,
 		"unproved-connections": maxStrange, "unproved-connections-from-one-address": maxStrangePerHost, "bytes-of-a-handshake": maxHandshakeBytes,
 		"catalog-request": catalog.BucketsBytes, "echo": EchoBytes, "references-of-held": MaxHeldRefs,
 	} {

@@ -48,13 +48,14 @@ import (
 	"seeder/internal/text"
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // The bounds of what travels.
 const (
 	MaxStateBytes   = 16 << 20
 	MaxCatalogBytes = 16 << 20
-	MaxSeedBytes    = 8 << 20
+	MaxSeedBytes    = chunk.MaxIndexBytes
 	maxPeersBytes   = 64 << 10
 	maxPeers        = 32
 	maxNameBytes    = 128
@@ -82,9 +83,9 @@ const (
 )
 
 // encodingName maps encodings to their names in the header.
-var encodingName = map[swarm.Encoding]string{swarm.Raw: "raw", swarm.Zstd: "zstd"}
+var encodingName = map[chunk.Encoding]string{chunk.Raw: "raw", chunk.Zstd: "zstd"}
 
-func parseEncoding(s string) (swarm.Encoding, error) {
+func parseEncoding(s string) (chunk.Encoding, error) {
 	for enc, name := range encodingName {
 		if name == s {
 			return enc, nil
@@ -105,7 +106,7 @@ func parseDigest(s string) (digest.Digest, error) {
 // parseChunk accepts decimal numbers in their shortest form below MaxChunks.
 func parseChunk(s string) (int, error) {
 	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 || n >= swarm.MaxChunks || strconv.Itoa(n) != s {
+	if err != nil || n < 0 || n >= chunk.MaxChunks || strconv.Itoa(n) != s {
 		return 0, fmt.Errorf("%q is no chunk number", s)
 	}
 	return n, nil

@@ -23,6 +23,7 @@ import (
 	"seeder/p2p/catalog"
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -75,7 +76,7 @@ func (s *served) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 	if s.err != nil {
 		return s.err
 	}
-	m := swarm.NewBitmap(s.n)
+	m := chunk.NewBitmap(s.n)
 	m.Set(1)
 	if err := fn(swarm.Haves{Map: m}); err != nil {
 		return err
@@ -98,13 +99,13 @@ func (s *served) Chunk(_ context.Context, by swarm.Asker, n int) (swarm.Outgoing
 	if s.err != nil {
 		return swarm.Outgoing{}, s.err
 	}
-	f := swarm.Frame{Encoding: swarm.Zstd, Bytes: int64(len(s.chunk)), Payload: io.NopCloser(bytes.NewReader(s.chunk))}
+	f := chunk.Frame{Encoding: chunk.Zstd, Bytes: int64(len(s.chunk)), Payload: io.NopCloser(bytes.NewReader(s.chunk))}
 	if s.short {
 		f.Bytes *= 2
 	}
 	return swarm.Outgoing{N: n, Frame: f, Done: func() { s.done.Add(1) }}, nil
 }
-func (s *served) Next(ctx context.Context, by swarm.Asker, want swarm.Bitmap) (swarm.Outgoing, error) {
+func (s *served) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
 	for n := s.n - 1; n >= 0; n-- {
 		if want.Has(n) {
 			return s.Chunk(ctx, by, n)
@@ -199,15 +200,15 @@ func TestChunks(t *testing.T) {
 	t.Parallel()
 	s := &served{n: 70, chunk: bytes.Repeat([]byte("chunk"), 200_000)}
 	c, addr := pair(t, &handler{served: s})
-	p, buf := swarm.Peer{Name: "n", Address: addr}, upTo(swarm.MaxFrameBytes)
+	p, buf := swarm.Peer{Name: "n", Address: addr}, upTo(chunk.MaxBytes)
 	r, err := c.Chunk(t.Context(), p, testSeed, 3, buf)
-	if err != nil || r.Chunk != 3 || r.Encoding != swarm.Zstd || !bytes.Equal(r.Payload, s.chunk) {
+	if err != nil || r.Chunk != 3 || r.Encoding != chunk.Zstd || !bytes.Equal(r.Payload, s.chunk) {
 		t.Fatalf("chunk: %d %d bytes %v", r.Chunk, len(r.Payload), err)
 	}
 	if r.Trip <= 0 || r.Trip > 5*time.Second {
 		t.Errorf("a trip of %v", r.Trip)
 	}
-	want := swarm.NewBitmap(70)
+	want := chunk.NewBitmap(70)
 	want.Set(5)
 	want.Set(69)
 	if r, err = c.Next(t.Context(), p, testSeed, want, buf); err != nil || r.Chunk != 69 {

@@ -1,5 +1,6 @@
 // Package chunk says how an image is cut for travelling: chunk sizes, the seed
-// index, and frames.
+// index, frames, and sets of chunks. It is what store and p2p have in common, and imports
+// nothing of either.
 //
 // It owns their formats and bounds. It never reads a store and never keeps a
 // byte.
@@ -31,7 +32,8 @@ const (
 	MaxBytes = 4 << 20
 	// MaxIndexBytes bounds an encoded seed index.
 	MaxIndexBytes = 8 << 20
-	// MaxChunks bounds the chunks of a seed index: 256 GiB at 4 MiB.
+	// MaxChunks bounds the chunks of a seed index, and with it every have-map: 65,536
+	// chunks are 8 KiB of bitmap and, at 4 MiB a chunk, 256 GiB.
 	MaxChunks = 65536
 
 	maxBlobs     = 8192

@@ -214,7 +214,7 @@ func FuzzDecodeFrame(f *testing.F) {
 		if size < 0 {
 			return
 		}
-		if out, err := c.Decode(nil, enc, p, size); err == nil && len(out) != size {
+		if out, err := c.Decode(nil, Encoding(enc), p, size); err == nil && len(out) != size {
 			t.Fatalf("%d bytes, want %d", len(out), size)
 		}
 	})

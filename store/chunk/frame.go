@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 
@@ -12,13 +13,20 @@ import (
 
 // Encoding says how the payload of a frame is to be read. The numbers are on the
 // wire and on disk.
-type Encoding = uint8
+type Encoding uint8
 
 // The encodings of frames.
 const (
 	Raw  Encoding = 0
 	Zstd Encoding = 1
 )
+
+// Frame is a chunk on its way out. The reader of it closes Payload.
+type Frame struct {
+	Encoding Encoding
+	Bytes    int64 // length of Payload
+	Payload  io.ReadCloser
+}
 
 // Codec turns chunks into frames and back. It is safe for concurrent use.
 type Codec struct {

@@ -34,7 +34,7 @@ func newHeader(n int, enc chunk.Encoding, payload []byte) header {
 	h := header{chunk: n, enc: enc, length: uint32(len(payload))}
 	copy(h.sealed[:], magic)
 	binary.BigEndian.PutUint32(h.sealed[4:], uint32(n))
-	h.sealed[8] = enc
+	h.sealed[8] = byte(enc)
 	binary.BigEndian.PutUint32(h.sealed[12:], h.length)
 	h.crc = h.sum(payload)
 	return h
@@ -55,7 +55,7 @@ func readHeader(f *os.File, off int64, info chunk.Blob) (header, error) {
 		return header{}, err
 	}
 	h := header{
-		chunk: int(binary.BigEndian.Uint32(p[4:])), enc: p[8],
+		chunk: int(binary.BigEndian.Uint32(p[4:])), enc: chunk.Encoding(p[8]),
 		length: binary.BigEndian.Uint32(p[12:]), crc: binary.BigEndian.Uint32(p[16:]),
 	}
 	copy(h.sealed[:], p[:])

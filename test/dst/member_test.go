@@ -20,6 +20,7 @@ import (
 	"seeder/p2p/swarm"
 	"seeder/p2p/trust"
 	"seeder/p2p/wire"
+	"seeder/store/chunk"
 )
 
 // The hostile kinds: a member that has the secret and runs another program, and hosts
@@ -231,7 +232,7 @@ type zeros struct{}
 func (zeros) Len() int { return 4 }
 
 func (zeros) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
-	b := swarm.NewBitmap(4)
+	b := chunk.NewBitmap(4)
 	for n := range 4 {
 		b.Set(n)
 	}
@@ -244,12 +245,12 @@ func (zeros) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 
 func (zeros) Chunk(_ context.Context, _ swarm.Asker, n int) (swarm.Outgoing, error) {
 	const size = 300
-	return swarm.Outgoing{N: n, Done: func() {}, Frame: swarm.Frame{
+	return swarm.Outgoing{N: n, Done: func() {}, Frame: chunk.Frame{
 		Bytes: size, Payload: io.NopCloser(bytes.NewReader(make([]byte, size))),
 	}}, nil
 }
 
-func (z zeros) Next(ctx context.Context, by swarm.Asker, want swarm.Bitmap) (swarm.Outgoing, error) {
+func (z zeros) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
 	for n := range 4 {
 		if want.Has(n) {
 			return z.Chunk(ctx, by, n)

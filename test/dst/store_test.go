@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p"
-	"seeder/p2p/swarm"
 	"seeder/store"
+	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
 
@@ -248,19 +248,17 @@ type faultyImage struct {
 	store *faultyStore
 }
 
-func (i *faultyImage) Have() swarm.Bitmap {
+func (i *faultyImage) Have() chunk.Bitmap {
 	i.store.mu.Lock()
 	claims := i.store.claims
 	i.store.mu.Unlock()
 	if claims {
 		return i.Wanted()
 	}
-	return swarm.Bitmap(i.Image.Have())
+	return i.Image.Have()
 }
 
-func (i *faultyImage) Wanted() swarm.Bitmap { return swarm.Bitmap(i.Image.Wanted()) }
-
-func (i *faultyImage) Put(ctx context.Context, n int, enc swarm.Encoding, payload []byte) (bool, error) {
+func (i *faultyImage) Put(ctx context.Context, n int, enc chunk.Encoding, payload []byte) (bool, error) {
 	if err := i.store.gate(ctx, "put"); err != nil {
 		return false, err
 	}
@@ -270,20 +268,20 @@ func (i *faultyImage) Put(ctx context.Context, n int, enc swarm.Encoding, payloa
 	if err != nil {
 		return false, err
 	}
-	return i.Image.Put(ctx, n, uint8(enc), payload)
+	return i.Image.Put(ctx, n, enc, payload)
 }
 
-func (i *faultyImage) Frame(ctx context.Context, n int) (swarm.Frame, error) {
+func (i *faultyImage) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	if err := i.store.gate(ctx, "frame"); err != nil {
-		return swarm.Frame{}, err
+		return chunk.Frame{}, err
 	}
-	enc, size, payload, err := i.Image.Frame(ctx, n)
+	f, err := i.Image.Frame(ctx, n)
 	if err != nil {
-		return swarm.Frame{}, err
+		return chunk.Frame{}, err
 	}
+	payload, size := f.Payload, f.Bytes
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
-	f := swarm.Frame{Encoding: swarm.Encoding(enc), Bytes: size, Payload: payload}
 	switch {
 	case i.store.frameErr != nil:
 		f.Payload = &cut{ReadCloser: payload, left: size / 2, err: i.store.frameErr}

@@ -1,4 +1,4 @@
-package swarm
+package chunk
 
 import (
 	"encoding/binary"
@@ -61,9 +61,9 @@ func (b Bitmap) Without(c Bitmap) Bitmap {
 	return out
 }
 
-// and calls fn with each chunk that is in both b and c, ascending, until fn
+// Both calls fn with each chunk that is in both b and c, ascending, until fn
 // returns false.
-func (b Bitmap) and(c Bitmap, fn func(n int) bool) {
+func (b Bitmap) Both(c Bitmap, fn func(n int) bool) {
 	for i := range min(len(b), len(c)) {
 		for w := b[i] & c[i]; w != 0; w &= w - 1 {
 			if !fn(i<<6 + bits.TrailingZeros64(w)) {
@@ -71,6 +71,16 @@ func (b Bitmap) and(c Bitmap, fn func(n int) bool) {
 			}
 		}
 	}
+}
+
+// Last is the highest chunk in the set, -1 where it is empty.
+func (b Bitmap) Last() int {
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] != 0 {
+			return i<<6 + bits.Len64(b[i]) - 1
+		}
+	}
+	return -1
 }
 
 // AppendBinary appends the wire form: ⌈n/8⌉ bytes, chunk i in bit i%8 of byte

@@ -1,4 +1,4 @@
-package swarm
+package chunk
 
 import (
 	"bytes"
@@ -7,6 +7,22 @@ import (
 	"strings"
 	"testing"
 )
+
+// bitmapOf is the set of those of n chunks.
+func bitmapOf(n int, set ...int) Bitmap {
+	b := NewBitmap(n)
+	for _, i := range set {
+		b.Set(i)
+	}
+	return b
+}
+
+// chunksOf is the content of b, ascending.
+func chunksOf(b Bitmap) []int {
+	out := []int{}
+	b.Both(b, func(n int) bool { out = append(out, n); return true })
+	return out
+}
 
 func TestBitmapRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -91,7 +107,7 @@ func TestBitmapSets(t *testing.T) {
 		}
 	}
 	var seen []int
-	a.and(b, func(n int) bool { seen = append(seen, n); return false })
+	a.Both(b, func(n int) bool { seen = append(seen, n); return false })
 	if !slices.Equal(seen, []int{63}) {
 		t.Errorf("stopped late: %v", seen)
 	}
@@ -119,8 +135,8 @@ func FuzzParseBitmap(f *testing.F) {
 			}
 			return
 		}
-		if b.last() >= n || b.Count() > n || len(b) != (n+63)/64 {
-			t.Errorf("%d chunks: last %d, %d in all, %d words", n, b.last(), b.Count(), len(b))
+		if b.Last() >= n || b.Count() > n || len(b) != (n+63)/64 {
+			t.Errorf("%d chunks: last %d, %d in all, %d words", n, b.Last(), b.Count(), len(b))
 		}
 		if wire := b.AppendBinary(nil, n); !bytes.Equal(wire, p) {
 			t.Errorf("% x has another wire form: % x", p, wire)
