@@ -16,6 +16,7 @@ import (
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
+	"seeder/p2p/trust"
 )
 
 // Prepared is an image of this host that is ready to be announced: others fetch it by its
@@ -288,4 +289,25 @@ func (n *Node) Previous(ref string) (digest.Digest, error) {
 		}
 	}
 	return "", fmt.Errorf("roll back %s: this host knows no version before %s; run it on a host that has held one (`images.keep_previous`), or announce REF@sha256:DIGEST", ref, rec.Announcement().Target.Digest)
+}
+
+// MayAnnounce is an error where this node's announcements count for nothing.
+func (n *Node) MayAnnounce() error {
+	for _, c := range n.conflicts() {
+		if c.Second {
+			return fmt.Errorf("this host may not announce: %s; %s", c.Reason(), c.Fix())
+		}
+	}
+	if id := n.identity.ID(); !n.mayAnnounce(id) {
+		return fmt.Errorf("this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", id)
+	}
+	return nil
+}
+
+// mayAnnounce is the rule of Config.Announcers.
+func (n *Node) mayAnnounce(id trust.NodeID) bool {
+	if slices.Contains(n.cfg.Excluded, id) {
+		return false
+	}
+	return len(n.cfg.Announcers) == 0 || slices.Contains(n.cfg.Announcers, id)
 }

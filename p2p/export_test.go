@@ -9,6 +9,7 @@ import (
 	"seeder/p2p/catalog"
 	"seeder/p2p/gossip"
 	"seeder/p2p/swarm"
+	"seeder/p2p/wire"
 )
 
 // CatalogHash and Record let tests compare catalogs without asking over the
@@ -54,4 +55,9 @@ func (n *Node) AskGossip(ctx context.Context, addr string, b []byte) ([]byte, er
 func (n *Node) AnnouncePrepared(ctx context.Context, p Prepared, on ...string) (uint64, error) {
 	a, err := n.announce(ctx, p, on, false)
 	return a.Version, err
+}
+
+// Probe is what another node asks for.
+func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.Answer, error) {
+	return handler{n}.Probe(ctx, from, nonce)
 }

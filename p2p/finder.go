@@ -188,7 +188,8 @@ func (n *Node) selfAddress() string {
 
 // Register serves the owners' side of finding peers (wire.Handler). A node speaks for
 // the member that it is, and for that member's address as gossip knows it.
-func (n *Node) Register(_ context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer {
+func (h handler) Register(_ context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer {
+	n := h.n
 	for _, m := range n.gossip.Members() {
 		switch {
 		case m.Name != p.Name:

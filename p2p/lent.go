@@ -9,8 +9,12 @@ import (
 	"seeder/store/chunk"
 )
 
+// handler answers other nodes (wire.Handler): what they may ask is no method of Node.
+type handler struct{ n *Node }
+
 // Swarm serves the images of this node to peers (wire.Handler).
-func (n *Node) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error) {
+func (h handler) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error) {
+	n := h.n
 	sw, err := n.swarms.lend(ctx, seed)
 	if err != nil {
 		if n.swarms.isServed(seed) {

@@ -25,7 +25,8 @@ const (
 
 // State serves this node's column for refs, all where none is named
 // (wire.Handler).
-func (n *Node) State(_ context.Context, refs []string) ([]byte, error) {
+func (h handler) State(_ context.Context, refs []string) ([]byte, error) {
+	n := h.n
 	return json.Marshal(n.column(refs))
 }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -316,7 +315,7 @@ func (n *Node) openTransfer(context.Context) error {
 		Sent: n.metrics.sent, Received: n.metrics.received, DialContext: n.dialer(), Proved: n.proved,
 	})
 	n.server = wire.NewServer(wire.ServerConfig{
-		Credentials: n.creds, Handler: n, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
+		Credentials: n.creds, Handler: handler{n}, Limiter: n.limiter, Log: n.cfg.Log.With("component", "wire"),
 		Sent: n.metrics.sent, Received: n.metrics.received,
 		Gossip:  func(c net.Conn) { n.gossip.Serve(c) },
 		Strange: func(from net.Addr) { n.gossip.Strange(from) },
@@ -480,24 +479,3 @@ func (n *Node) ID() trust.NodeID { return n.identity.ID() }
 
 // TransferAddress is where this node listens for transfers, host:port.
 func (n *Node) TransferAddress() string { return n.listener.Addr().String() }
-
-// MayAnnounce is an error where this node's announcements count for nothing.
-func (n *Node) MayAnnounce() error {
-	for _, c := range n.conflicts() {
-		if c.Second {
-			return fmt.Errorf("this host may not announce: %s; %s", c.Reason(), c.Fix())
-		}
-	}
-	if id := n.identity.ID(); !n.mayAnnounce(id) {
-		return fmt.Errorf("this node's id %s is not in `announcers`; announce on a host that is, or add the id there on every host", id)
-	}
-	return nil
-}
-
-// mayAnnounce is the rule of Config.Announcers.
-func (n *Node) mayAnnounce(id trust.NodeID) bool {
-	if slices.Contains(n.cfg.Excluded, id) {
-		return false
-	}
-	return len(n.cfg.Announcers) == 0 || slices.Contains(n.cfg.Announcers, id)
-}

@@ -249,7 +249,8 @@ func (n *Node) seedHolders(a catalog.Announcement) []swarm.Peer {
 }
 
 // Seed serves seed indexes to other nodes (wire.Handler).
-func (n *Node) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
+func (h handler) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
+	n := h.n
 	if !n.swarms.isServed(seed) {
 		return nil, fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
 	}

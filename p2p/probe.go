@@ -50,7 +50,8 @@ func (p *probing) leave(id string) {
 
 // Probe connects back to the member with a proved id, at the addresses that gossip
 // knows of it, and says what came of it (wire.Handler).
-func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.Answer, error) {
+func (h handler) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.Answer, error) {
+	n := h.n
 	m, others, ok := n.memberOf(from)
 	if others {
 		return wire.Answer{}, errors.New("two members have this identity: it cannot be told which of them asks")
@@ -96,7 +97,8 @@ func (n *Node) memberOf(id string) (found gossip.Member, others, ok bool) {
 }
 
 // Held are those of refs that this host's store has (wire.Handler).
-func (n *Node) Held(ctx context.Context, refs []string) ([]string, error) {
+func (h handler) Held(ctx context.Context, refs []string) ([]string, error) {
+	n := h.n
 	have, err := n.store.List(ctx)
 	if err != nil {
 		return nil, err

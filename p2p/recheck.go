@@ -34,7 +34,8 @@ func (n *Node) complain(ctx context.Context, a catalog.Announcement, name string
 
 // Recheck is part of wire.Handler. One chunk is read at a time: whoever complains of
 // many costs this node no more than whoever fetches.
-func (n *Node) Recheck(ctx context.Context, seed digest.Digest, chunk int, from string) error {
+func (h handler) Recheck(ctx context.Context, seed digest.Digest, chunk int, from string) error {
+	n := h.n
 	if !n.swarms.isServed(seed) {
 		return fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
 	}

@@ -327,14 +327,11 @@ func (c *cluster) buried(rec catalog.Record) bool {
 }
 
 func (c *cluster) catalogOf(m *machine) (map[string]catalog.Record, error) {
-	recs, err := m.node.CatalogDiff(context.Background(), catalog.Buckets{})
-	if err != nil {
-		return nil, err
-	}
 	out := map[string]catalog.Record{}
-	for _, b := range recs {
+	for _, b := range m.node.Records() {
 		rec, known := c.decoded[string(b)]
 		if !known {
+			var err error
 			if rec, err = catalog.Decode(b); err != nil {
 				return nil, err
 			}
