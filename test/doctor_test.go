@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/p2p/trust"
 )
 
 // checkup is `seeder doctor -o json`.
@@ -161,7 +163,7 @@ func TestDoctorSecrets(t *testing.T) {
 	n := newNetwork(t, "")
 	a, b, c := n.addHost(newest), n.addHost(newest), n.addHost(newest)
 	a.startSeeder(storeNode)
-	b.write("/etc/seeder/secret", "quite another secret than that one\n", 0o600)
+	b.write("/etc/seeder/secret", trust.GenerateSecret()+"\n", 0o600)
 	b.startSeederRaw(storeNode)
 	join := []string{"SEEDER_GOSSIP_JOIN=" + a.address, storeNode}
 	b.finds(join, "problem secret "+a.address+":7951 (from gossip.join)", "warning members ").says(t, "secret", "its secret differs", "seeder reload")

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"seeder/p2p/trust"
 )
 
 // TestRotation: a cluster of five moves from one secret to the next by the written
@@ -15,7 +17,7 @@ import (
 func TestRotation(t *testing.T) {
 	needRoot(t)
 	t.Parallel() // it waits most of the time
-	const next = "another secret, which replaces the first"
+	next := trust.GenerateSecret()
 	n := cluster(t, newest, 5, "100mbit")
 	master := n.hosts[0]
 

@@ -55,6 +55,7 @@ func TestNoCommandWaitsForEver(t *testing.T) {
 	c := n.addHost(newest) // which has no connection to it yet
 	c.startSeeder("SEEDER_GOSSIP_JOIN=" + b.address)
 	eventually(t, 30*time.Second, "another host sees that it does not answer", func() error {
+		a.limitFiles(a.seeder, strconv.Itoa(a.seeder.firstFree(t))) // a connection that has ended leaves one free
 		var members report.Members
 		if err := c.try(&members, "members"); err != nil {
 			return err

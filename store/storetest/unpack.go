@@ -71,9 +71,9 @@ func applyAnew(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	apply := func(i int) {
+	apply := func(ctx context.Context, i int) {
 		s.Helper()
-		if err := u.Apply(s.ctx, i); err != nil {
+		if err := u.Apply(ctx, i); err != nil {
 			s.Fatal(err)
 		}
 		if _, err := sn.Stat(s.ctx, identity.ChainID(m.DiffIDs[:i+1]).String()); err != nil {
@@ -81,21 +81,30 @@ func applyAnew(s *suite) {
 		}
 	}
 	for _, elsewhere := range []bool{false, true} {
+		// An import unpacks under a lease. Without one garbage collection, which the
+		// removals below cause, takes a layer whose image does not refer to it yet.
+		ctx, release, err := s.c.Lease(s.ctx, "storetest-apply")
+		if err != nil {
+			s.Fatal(err)
+		}
 		for i := len(m.Layers); i > 0; i-- {
 			if err := sn.Remove(s.ctx, identity.ChainID(m.DiffIDs[:i]).String()); err != nil {
 				s.Fatal(err)
 			}
 		}
-		apply(0)
+		apply(ctx, 0)
 		if elsewhere {
-			if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+			if err := s.c.Settle(ctx, ref, img.Target); err != nil {
 				s.Fatal(err)
 			}
 		}
 		for i := range m.Layers[1:] {
-			apply(i + 1)
+			apply(ctx, i+1)
 		}
 		s.ready(ref, img.Target.Digest)
+		if err := release(s.ctx); err != nil {
+			s.Fatal(err)
+		}
 	}
 	const label = "containerd.io/uncompressed"
 	for i, l := range m.Layers {
