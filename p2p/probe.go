@@ -54,7 +54,7 @@ func (h handler) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire
 	n := h.n
 	m, others, ok := n.memberOf(from)
 	if others {
-		return wire.Answer{}, errors.New("two members have this identity: it cannot be told which of them asks")
+		return wire.Answer{}, errors.New("two members have this identity: cannot tell which of them is asking")
 	}
 	if !ok {
 		const stranger = "its gossip does not know this node"

@@ -125,14 +125,14 @@ func TestDoctorNetwork(t *testing.T) {
 
 	end := b.refuse("ip saddr " + a.address + " tcp dport 7951 drop")
 	out := a.finds(nil, "problem transfer h1 -> h2")
-	out.says(t, "transfer", b.address+":7951/tcp is not reached: no answer", "on h2 let in 7951/tcp from "+a.address, "ufw allow proto tcp from "+a.address)
+	out.says(t, "transfer", b.address+":7951/tcp cannot be reached: no answer", "on h2 allow 7951/tcp from "+a.address, "ufw allow proto tcp from "+a.address)
 	out.says(t, "transfer", "cannot be asked")
 	b.finds(nil, "problem transfer h1 -> h2")
 	end()
 
 	end = b.refuse("ip saddr " + a.address + " udp dport 7950 drop")
 	out = a.finds(nil, "problem gossip-udp h1 -> h2")
-	out.says(t, "gossip-udp", b.address+":7950/udp is not reached: no packet arrives", "on h2 let in 7950/udp")
+	out.says(t, "gossip-udp", b.address+":7950/udp cannot be reached: no packet arrives", "on h2 allow 7950/udp")
 	b.finds(nil, "problem gossip-udp h1 -> h2")
 	c.finds(nil)
 	end()
@@ -182,7 +182,7 @@ func TestDoctorSecrets(t *testing.T) {
 	eventually(t, 20*time.Second, "the daemon answers", func() error { return c.try(nil, "status") })
 	c.finds(nil)
 	token("the-password-after-its-rotation")
-	c.finds(nil, "problem secret the token in /var/lib/rancher/k3s/server/token").says(t, "secret", "still runs with the secret that it read before", "K3S_TOKEN has to follow", "seeder reload")
+	c.finds(nil, "problem secret the token in /var/lib/rancher/k3s/server/token").says(t, "secret", "still uses the previous secret", "K3S_TOKEN has to follow", "seeder reload")
 	c.run("reload")
 	c.finds(nil)
 }
@@ -280,7 +280,7 @@ state = "/run/containerd"
 	h.finds([]string{address}, "problem daemon /run/seeder/seeder.sock", "problem containerd /run/containerd/containerd.sock").
 		says(t, "containerd", "wrong socket: ", "there is one at "+sockPath)
 	h.finds([]string{"SEEDER_CONTAINERD_ADDRESS=/run/none.sock"}, "problem daemon /run/seeder/seeder.sock", "problem containerd /run/none.sock").
-		says(t, "containerd", "there is no such socket")
+		says(t, "containerd", "the socket does not exist")
 	h.finds([]string{"SEEDER_CONTAINERD_NAMESPACE=other"}, "problem daemon /run/seeder/seeder.sock", "problem namespace other").
 		says(t, "namespace", "wrong namespace: containerd.namespace is other (0 images), the kubelet's images are in k8s.io (1 images)")
 }

@@ -24,7 +24,7 @@ func completionCommand(env *cli.Env) *cobra.Command {
 		case "fish":
 			return root.GenFishCompletion(env.Stdout, true)
 		}
-		return cli.Usagef("no completion for shell %q: bash, zsh or fish", args[0])
+		return cli.Usagef("invalid shell %q: want bash, zsh or fish", args[0])
 	}
 	return cmd
 }

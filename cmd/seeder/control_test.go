@@ -180,12 +180,12 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	base.Reference = "docker.io/library/base:v1"
 	one := f.Steps[0]
 	f.Steps = []report.Images{one, {Images: append(slices.Clone(one.Images), base)}}
-	f.Unnamed = []string{`"UPPER:1", which is no image reference`}
+	f.Unnamed = []string{`"UPPER:1", which is not an image reference`}
 	code, out, errs = seeder(t.Context(), socket, "announce", "--from", file, "--on", "zone=a")
 	if code != cli.ExitDone {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
-	clitest.WantAll(t, out, `left out of the archive: "UPPER:1", which is no image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
+	clitest.WantAll(t, out, `left out of the archive: "UPPER:1", which is not an image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
 	want := []control.Order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
 	if !reflect.DeepEqual(f.Orders, want) {
 		t.Errorf("announced %v, want %v", f.Orders, want)

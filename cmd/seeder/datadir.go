@@ -64,7 +64,7 @@ func readSchema(path string) (int, error) {
 	}
 	n, err := strconv.Atoi(strings.TrimSuffix(string(b), "\n"))
 	if err != nil || n < 1 {
-		return 0, fmt.Errorf("%w: %q is no schema", disk.ErrDamaged, b)
+		return 0, fmt.Errorf("%w: invalid schema %q", disk.ErrDamaged, b)
 	}
 	return n, nil
 }

@@ -140,7 +140,7 @@ func (p *pages) freelist(id uint64) error {
 		count, list = native.Uint64(list), list[8:]
 	}
 	if native.Uint16(b[8:]) != freelistPage || count > uint64(len(list))/8 {
-		return fmt.Errorf("page %d is no list of %d free pages", id, count)
+		return fmt.Errorf("invalid page %d: want a list of %d free pages", id, count)
 	}
 	for k := range count {
 		if free := native.Uint64(list[8*k:]); free < 2 || free >= p.high {
@@ -191,7 +191,7 @@ func (p *pages) leaf(b []byte, root bool) error {
 			return fmt.Errorf("page %d: element %d of %d is not in it", id, k, count)
 		}
 		if flags == 0 && root {
-			return fmt.Errorf("page %d: element %d of the root is no bucket", id, k)
+			return fmt.Errorf("invalid page %d: element %d of the root is not a bucket", id, k)
 		}
 		if flags == 0 {
 			continue

@@ -109,7 +109,7 @@ func (r Record) Encode() []byte {
 }
 
 // errRecord is wrapped by every refusal of Decode.
-var errRecord = errors.New("no valid announcement record")
+var errRecord = errors.New("invalid announcement record")
 
 // Decode reads a record and believes nothing that its signature does not cover.
 func Decode(b []byte) (Record, error) {
@@ -149,7 +149,7 @@ func (a Announcement) validate() error {
 	}
 	for _, d := range []digest.Digest{a.Target.Digest, a.Seed.Digest} {
 		if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
-			return fmt.Errorf("digest %q is no sha256 digest", d)
+			return fmt.Errorf("invalid sha256 digest %q", d)
 		}
 	}
 	switch {

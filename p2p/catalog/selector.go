@@ -17,7 +17,7 @@ func parseSelector(s string) (selector, error) {
 	key, not := strings.CutSuffix(key, "!")
 	switch {
 	case !ok, key == "", strings.HasPrefix(value, "="), strings.ContainsAny(s, " \t,"):
-		return selector{}, fmt.Errorf("label selector %q: want key=value or key!=value, as zone=a or role!=gpu", s)
+		return selector{}, fmt.Errorf("label selector %q: want key=value or key!=value, e.g. zone=a or role!=gpu", s)
 	}
 	return selector{key: key, value: value, not: not}, nil
 }

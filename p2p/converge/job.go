@@ -210,7 +210,7 @@ func (l *Loop) whoReplaced(ctx context.Context, rec catalog.Record, have digest.
 	yes, err := ask(ctx, ref)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("who put %s there: %w", ref, err)
+		return 0, fmt.Errorf("find the origin of %s: %w", ref, err)
 	case yes:
 		return is, nil
 	}

@@ -39,7 +39,7 @@ func (l *Loop) withdraw(ctx context.Context, rec catalog.Record) Outcome {
 func (l *Loop) letGo(ctx context.Context, a catalog.Announcement) (users []string, err error) {
 	have, err := l.cfg.Store.List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("let go of %s: %w", a.Reference, err)
+		return nil, fmt.Errorf("release %s: %w", a.Reference, err)
 	}
 	if d := have[a.Reference]; d != "" && (d == a.Target.Digest || d == l.cfg.Catalog.ReachedTarget(a.Reference)) {
 		if users, err = l.letGoOf(ctx, a, d); err != nil || len(users) > 0 {
@@ -56,7 +56,7 @@ func (l *Loop) letGo(ctx context.Context, a catalog.Announcement) (users []strin
 func (l *Loop) letGoOf(ctx context.Context, a catalog.Announcement, d digest.Digest) (users []string, err error) {
 	if !a.Purge {
 		if err := l.cfg.Keeper.Release(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("let go of %s: %w", a.Reference, err)
+			return nil, fmt.Errorf("release %s: %w", a.Reference, err)
 		}
 		l.cfg.Log.Info("released", "ref", a.Reference, "digest", d)
 		return nil, nil
@@ -64,7 +64,7 @@ func (l *Loop) letGoOf(ctx context.Context, a catalog.Announcement, d digest.Dig
 	if !a.Force {
 		users, err := l.cfg.Remover.InUse(ctx, a.Reference)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("who uses %s: %w", a.Reference, err)
+			return nil, fmt.Errorf("find the containers that use %s: %w", a.Reference, err)
 		}
 		if len(users) > 0 {
 			return users, nil
@@ -72,7 +72,7 @@ func (l *Loop) letGoOf(ctx context.Context, a catalog.Announcement, d digest.Dig
 	}
 	bytes, err := l.cfg.Remover.Remove(ctx, a.Reference)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("let go of %s: %w", a.Reference, err)
+		return nil, fmt.Errorf("release %s: %w", a.Reference, err)
 	}
 	l.cfg.Column.Purged(a.Reference, bytes)
 	l.cfg.Log.Info("purged", "ref", a.Reference, "digest", d, "freed_bytes", bytes)

@@ -143,7 +143,7 @@ const (
 // reference, each with its length (uvarint) in front.
 func (h Hint) encode() ([]byte, error) {
 	if h.Digest.Validate() != nil || h.Digest.Algorithm() != digest.SHA256 {
-		return nil, fmt.Errorf("hint: %q is no sha256 digest", h.Digest)
+		return nil, fmt.Errorf("hint: invalid sha256 digest %q", h.Digest)
 	}
 	with := func(ref string) []byte {
 		b := []byte{hintKind}

@@ -49,7 +49,7 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 func parseIdentity(b []byte) (*Identity, error) {
 	block, rest := pem.Decode(b)
 	if block == nil || block.Type != pemType || len(block.Bytes) != ed25519.SeedSize || len(rest) != 0 {
-		return nil, errors.New("is damaged or no identity of a node")
+		return nil, errors.New("is damaged or not the identity of a node")
 	}
 	return &Identity{private: ed25519.NewKeyFromSeed(block.Bytes)}, nil
 }

@@ -64,10 +64,10 @@ func BindIdentity(path, machine string) (aside string, err error) {
 	if _, err := os.Lstat(path); err == nil && len(was) == len(is) {
 		aside = path + OtherMachine
 		if err := os.Rename(path, aside); err != nil {
-			return "", fmt.Errorf("set the identity of another machine aside: %w", err)
+			return "", fmt.Errorf("rename the identity of another machine: %w", err)
 		}
 		if err := disk.SyncDir(filepath.Dir(path)); err != nil {
-			return "", fmt.Errorf("set the identity of another machine aside: %w", err)
+			return "", fmt.Errorf("rename the identity of another machine: %w", err)
 		}
 	}
 	if err := disk.WriteFile(path+boundSuffix, []byte(is+"\n")); err != nil {

@@ -20,7 +20,7 @@ import (
 var ErrSecretsDiffer = errors.New("the secrets differ: the other host's certificate comes from another secret; give both hosts the same secret file")
 
 // errNotSeeder says that the other side is something else.
-var errNotSeeder = errors.New("the other side is no seeder node: its certificate is of another kind")
+var errNotSeeder = errors.New("the other side is not a seeder node: its certificate is of another kind")
 
 // caName marks certificates as seeder's, so that a foreign secret and a foreign
 // program can be told apart.

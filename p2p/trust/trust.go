@@ -145,7 +145,7 @@ func IDOf(public ed25519.PublicKey) NodeID {
 func ParseNodeID(s string) (NodeID, error) {
 	b, err := idEncoding.DecodeString(strings.ToUpper(s))
 	if err != nil || len(b) != idBytes || strings.ToLower(idEncoding.EncodeToString(b)) != s {
-		return "", fmt.Errorf("%q is no node id: want 32 characters of a-z and 2-7, as `seeder status` shows it", s)
+		return "", fmt.Errorf("invalid node id %q: want 32 characters of a-z and 2-7, as `seeder status` shows it", s)
 	}
 	return NodeID(s), nil
 }

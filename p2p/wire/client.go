@@ -425,7 +425,7 @@ func (c *Client) FollowHaves(ctx context.Context, p swarm.Peer, seed digest.Dige
 	return err
 }
 
-var errSilent = fmt.Errorf("no word for %s", maxSilence)
+var errSilent = fmt.Errorf("no data for %s", maxSilence)
 
 func (c *Client) followHaves(ctx context.Context, p swarm.Peer, seed digest.Digest, chunks int, fn func(swarm.Haves, bool)) error {
 	resp, err := c.do(ctx, c.control, http.MethodGet, p.Address, "/v1/swarms/"+seed.String()+"/haves", nil)

@@ -108,7 +108,7 @@ func decodeHeld(b []byte, asked []string) ([]string, error) {
 func parseEcho(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 0 || n > EchoBytes || strconv.Itoa(n) != s {
-		return 0, fmt.Errorf("%q is no number of bytes up to %d", s, EchoBytes)
+		return 0, fmt.Errorf("invalid number of bytes %q: want at most %d", s, EchoBytes)
 	}
 	return n, nil
 }
@@ -196,10 +196,10 @@ func (c *Client) Echo(ctx context.Context, addr string, there, back int) Echoed 
 	middle := began.Add(time.Duration(wrote.Load()) + out.Trip/2)
 	ns, err := strconv.ParseInt(resp.Header.Get(headerClock), 10, 64)
 	if err != nil {
-		return Echoed{Reason: fmt.Errorf("%s %q is no time", headerClock, resp.Header.Get(headerClock))}
+		return Echoed{Reason: fmt.Errorf("invalid %s %q: want a time", headerClock, resp.Header.Get(headerClock))}
 	}
 	if sec := ns / int64(time.Second); sec < 0 || sec > maxClockSeconds {
-		return Echoed{Reason: fmt.Errorf("%s %d is no time", headerClock, ns)}
+		return Echoed{Reason: fmt.Errorf("invalid %s %d: want a time", headerClock, ns)}
 	}
 	out.Ahead = time.Unix(0, ns).Sub(middle)
 	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, EchoBytes+1))

@@ -86,7 +86,7 @@ func TestEchoOfClock(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	for _, bytes := range []int{2, 3} {
-		if e := c.Echo(t.Context(), addr, 0, bytes); e.Reason == nil || !strings.Contains(e.Reason.Error(), "no time") {
+		if e := c.Echo(t.Context(), addr, 0, bytes); e.Reason == nil || !strings.Contains(e.Reason.Error(), "want a time") {
 			t.Errorf("%+v", e)
 		}
 	}

@@ -98,7 +98,7 @@ func parseEncoding(s string) (chunk.Encoding, error) {
 func parseDigest(s string) (digest.Digest, error) {
 	d := digest.Digest(s)
 	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
-		return "", fmt.Errorf("%q is no sha256 digest", s)
+		return "", fmt.Errorf("invalid sha256 digest %q", s)
 	}
 	return d, nil
 }
@@ -107,7 +107,7 @@ func parseDigest(s string) (digest.Digest, error) {
 func parseChunk(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 0 || n >= chunk.MaxChunks || strconv.Itoa(n) != s {
-		return 0, fmt.Errorf("%q is no chunk number", s)
+		return 0, fmt.Errorf("invalid chunk number %q", s)
 	}
 	return n, nil
 }
@@ -174,10 +174,10 @@ func encodePeers(peers []swarm.Peer) ([]byte, error) {
 func checkAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || !text.Valid(addr, maxAddressBytes) || strings.ContainsAny(host, " /?#@") {
-		return fmt.Errorf("%q is no address of the form host:port", addr)
+		return fmt.Errorf("invalid address %q: want host:port", addr)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		return fmt.Errorf("%q has no port between 1 and 65535", addr)
+		return fmt.Errorf("invalid address %q: want a port between 1 and 65535", addr)
 	}
 	return nil
 }

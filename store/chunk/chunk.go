@@ -126,7 +126,7 @@ func (x *Index) number() error {
 
 func (b Blob) validate() error {
 	if err := b.Digest.Validate(); err != nil || b.Digest.Algorithm() != digest.SHA256 {
-		return errors.New("no sha256 digest")
+		return errors.New("invalid digest: want sha256")
 	}
 	size := b.ChunkBytes
 	switch {

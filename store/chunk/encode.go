@@ -62,7 +62,7 @@ func (s *stringsJSON) UnmarshalJSON(p []byte) error {
 func array[T any](p []byte, most int) ([]T, error) {
 	d := json.NewDecoder(bytes.NewReader(p))
 	if open, err := d.Token(); err != nil || open != json.Delim('[') {
-		return nil, fmt.Errorf("%v where an array shall be", open)
+		return nil, fmt.Errorf("%v where an array is expected", open)
 	}
 	var out []T
 	for d.More() {

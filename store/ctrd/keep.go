@@ -37,7 +37,7 @@ func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error)
 	}
 	info, err := cl.ContentStore().Info(ctx, named.Target.Digest)
 	if err != nil {
-		return false, fmt.Errorf("where %s came from: %w", ref, c.fail(err))
+		return false, fmt.Errorf("find the origin of %s: %w", ref, c.fail(err))
 	}
 	for label := range info.Labels {
 		if strings.HasPrefix(label, labelSource) {
@@ -63,7 +63,7 @@ func (c *Containerd) Preloaded(ctx context.Context, ref string) (bool, error) {
 		return false, nil // k3s gives its images the names that CRI looks for
 	}
 	if err != nil {
-		return false, fmt.Errorf("who brought %s: %w", ref, c.fail(err))
+		return false, fmt.Errorf("find the origin of %s: %w", ref, c.fail(err))
 	}
 	return img.Labels[labelK3s] != "", nil
 }
@@ -85,7 +85,7 @@ func (c *Containerd) InUse(ctx context.Context, ref string) ([]string, error) {
 	}
 	all, err := cl.ImageService().List(ctx, "target.digest=="+target.Digest.String())
 	if err != nil {
-		return nil, fmt.Errorf("who uses %s: %w", ref, c.fail(err))
+		return nil, fmt.Errorf("find the containers that use %s: %w", ref, c.fail(err))
 	}
 	names := map[string]bool{}
 	for _, i := range all {
@@ -96,7 +96,7 @@ func (c *Containerd) InUse(ctx context.Context, ref string) ([]string, error) {
 	}
 	list, err := cl.ContainerService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("who uses %s: %w", ref, c.fail(err))
+		return nil, fmt.Errorf("find the containers that use %s: %w", ref, c.fail(err))
 	}
 	var out []string
 	for _, ctr := range list {
@@ -191,7 +191,7 @@ func (c *Containerd) Discard(ctx context.Context, ref string, target digest.Dige
 	is := cl.ImageService()
 	all, err := is.List(ctx, "target.digest=="+target.String())
 	if err != nil {
-		return fmt.Errorf("let go of %s: %w", target, c.fail(err))
+		return fmt.Errorf("release %s: %w", target, c.fail(err))
 	}
 	gone := false
 	if slices.ContainsFunc(all, func(i images.Image) bool { return i.Name == ref }) {
@@ -264,7 +264,7 @@ func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.De
 	}
 	desc := ocispec.Descriptor{Digest: target, Size: info.Size}
 	if desc.MediaType, err = c.mediaType(ctx, cl, desc); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%s is in containerd, but is no image: %w", target, err)
+		return ocispec.Descriptor{}, fmt.Errorf("%s is in containerd, but is not an image: %w", target, err)
 	}
 	return desc, nil
 }

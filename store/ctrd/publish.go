@@ -360,7 +360,7 @@ func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, cs sto
 		case !r.shared && img.Target.Digest != target.Digest:
 			return "the record " + r.name + " is another one", nil
 		case !hasLabels(img.Labels, r.labels):
-			return fmt.Sprintf("the record %s lacks labels of %v", r.name, r.labels), nil
+			return fmt.Sprintf("labels are missing from the record %s of %v", r.name, r.labels), nil
 		}
 	}
 	return "", nil

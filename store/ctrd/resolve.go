@@ -22,7 +22,7 @@ import (
 func NormalizeRef(ref string) (string, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return "", fmt.Errorf("%q is no image reference: %w; the form is NAME[:TAG] or NAME@sha256:DIGEST, in lower case, e.g. k3s-dashboard:latest", ref, err)
+		return "", fmt.Errorf("invalid image reference %q: %w; the form is NAME[:TAG] or NAME@sha256:DIGEST, in lower case, e.g. k3s-dashboard:latest", ref, err)
 	}
 	return named.String(), nil
 }

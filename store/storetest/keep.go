@@ -228,7 +228,7 @@ func keepPrevious(s *suite) {
 	if _, err := s.c.Find(s.ctx, before.Target.Digest); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("found what is gone: %v", err)
 	}
-	if _, err := s.c.Find(s.ctx, after.Manifests[0].Layers[1].Digest); err == nil || !strings.Contains(err.Error(), "is no image") {
+	if _, err := s.c.Find(s.ctx, after.Manifests[0].Layers[1].Digest); err == nil || !strings.Contains(err.Error(), "is not an image") {
 		s.Errorf("a layer is an image: %v", err)
 	}
 }

@@ -49,9 +49,9 @@ func (t *timeout) Set(s string) error {
 	case err != nil && isNumber(s):
 		return fmt.Errorf("%s of what? write %ss or %sm", s, s, s)
 	case err != nil:
-		return fmt.Errorf("want a time, as 90s or 5m")
+		return fmt.Errorf("want a duration, e.g. 90s or 5m")
 	case d < 0:
-		return errors.New("a time cannot be negative; 0 waits for ever")
+		return errors.New("a duration cannot be negative; 0 waits for ever")
 	}
 	*t = timeout(d)
 	return nil

@@ -20,7 +20,7 @@ func (o *Output) Type() string { return "format" }
 // Set is part of pflag.Value.
 func (o *Output) Set(s string) error {
 	if s != "text" && s != "json" {
-		return fmt.Errorf("%q is not an output format: text or json", s)
+		return fmt.Errorf("invalid output format %q: want text or json", s)
 	}
 	*o = Output(s)
 	return nil

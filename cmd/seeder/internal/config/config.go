@@ -266,7 +266,7 @@ func unknownEnv(env *cli.Env) []string {
 	for _, kv := range env.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, EnvPrefix) && !known[name] {
-			out = append(out, fmt.Sprintf("environment variable %s is no configuration key%s", name, didYouMean(name, names)))
+			out = append(out, fmt.Sprintf("unknown environment variable %s%s", name, didYouMean(name, names)))
 		}
 	}
 	return out

@@ -178,7 +178,7 @@ func parseList(name string, raw any) (any, error) {
 		}
 	case map[string]any:
 		if name != "labels" {
-			return nil, errors.New("want a list, as [a, b]")
+			return nil, errors.New("want a list, e.g. [a, b]")
 		}
 		for key, e := range v {
 			s, ok := scalar(e)
@@ -189,7 +189,7 @@ func parseList(name string, raw any) (any, error) {
 		}
 		slices.Sort(out)
 	default:
-		return nil, errors.New("want a list, as [a, b]")
+		return nil, errors.New("want a list, e.g. [a, b]")
 	}
 	if len(out) > maxListEntries {
 		return nil, fmt.Errorf("%d entries: at most %d", len(out), maxListEntries)

@@ -24,7 +24,7 @@ func ParseRate(s string) (int64, error) {
 		return 0, err
 	}
 	if n > 0 && n < minRate {
-		return 0, fmt.Errorf("%d bytes a second is not meant: the lowest limit is 64KiB; write e.g. 50MiB, or 0 for no limit", n)
+		return 0, fmt.Errorf("invalid limit of %d bytes per second: the lowest is 64KiB; write e.g. 50MiB, or 0 for no limit", n)
 	}
 	return n, nil
 }

@@ -180,7 +180,7 @@ func JoinAddress(s string, defaultPort uint16) (string, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return "", fmt.Errorf("port %q is none; want host or host:port", port)
+		return "", fmt.Errorf("invalid port %q: want host or host:port", port)
 	}
 	if _, err := netip.ParseAddr(host); err != nil && !IsHostName(host) {
 		return "", errors.New("want host or host:port")

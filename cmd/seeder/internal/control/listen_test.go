@@ -30,7 +30,7 @@ func TestBusySocketIsNotReplaced(t *testing.T) {
 			defer conn.Close()
 		}
 	}
-	if l, err := listenPrivate(path); err == nil || !strings.Contains(err.Error(), "cannot be told") {
+	if l, err := listenPrivate(path); err == nil || !strings.Contains(err.Error(), "cannot tell whether") {
 		t.Errorf("%v %v, want an error", l, err)
 	}
 }

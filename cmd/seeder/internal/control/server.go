@@ -177,7 +177,7 @@ func listenPrivate(path string) (net.Listener, error) {
 		conn.Close()
 		return nil, errors.New("another seeder daemon answers there; stop it, or give this one its own api.socket and data_dir")
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("whether another seeder daemon answers there cannot be told: %w; remove it if none does", err)
+		return nil, fmt.Errorf("cannot tell whether another seeder daemon is using the socket: %w; delete the file if none is running", err)
 	}
 	private, err := os.MkdirTemp(dir, ".api")
 	if err != nil {
@@ -346,7 +346,7 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 		return nil, brought, err
 	}
 	if len(brought.Names) == 0 {
-		return nil, brought, cli.Usagef("the archive names no image; say how it is called: seeder announce REF --from FILE")
+		return nil, brought, cli.Usagef("the archive names no image; name it: seeder announce REF --from FILE")
 	}
 	for _, ref := range brought.Names {
 		next := o

@@ -33,12 +33,12 @@ func TestDoctorOfAddresses(t *testing.T) {
 		detail, fix string
 	}{
 		"no address": {report.Diagnosis{Node: "h1", NoAddress: "no address that other hosts could reach was found", Members: []report.MemberReport{{Name: "h2", State: "dead", Ways: closed}}},
-			"", "no address that other hosts could reach", "bring the interface up"},
+			"", "no address that other hosts could reach", "enable the interface"},
 		"one name": {report.Diagnosis{Node: "h1", Conflicts: []report.Conflict{name}, Members: []report.MemberReport{{Name: "node (10.0.0.3:7950)", State: "alive", Reason: name.Reason(), Fix: name.Fix(), Ways: closed}}},
 			"node", "two hosts have the node name node: 10.0.0.2:7950 and 10.0.0.3:7950", "set another node_name"},
 		"one identity": {report.Diagnosis{Node: "h1", Conflicts: []report.Conflict{identity}}, "h3", "h2 (10.0.0.2:7950) and h3 (10.0.0.3:7950) have the same identity", "rm /var/lib/seeder/identity"},
 		"a bridge of containers": {report.Diagnosis{Node: "h1", Gossip: "10.79.0.11:7950", Members: []report.MemberReport{{Name: "h2", State: "alive", Gossip: "172.17.0.1:7950", Transfer: "172.17.0.1:7951", Ways: closed}}},
-			"h2", "it tells others the address 172.17.0.1, which docker0 of this host has, too", "set gossip.advertise"},
+			"h2", "it advertises the address 172.17.0.1, which docker0 of this host has, too", "set gossip.advertise"},
 	} {
 		markForeign(&tc.d, withDocker())
 		out := memberFindings(tc.d)
@@ -48,7 +48,7 @@ func TestDoctorOfAddresses(t *testing.T) {
 			if f.State == stateProblem {
 				problems++
 			}
-			if strings.Contains(f.Fix, "ufw") || strings.Contains(f.Fix, "let in") {
+			if strings.Contains(f.Fix, "ufw") || strings.Contains(f.Fix, " allow ") {
 				t.Errorf("%s: a firewall is accused: %+v", what, f)
 			}
 		}

@@ -82,11 +82,11 @@ func socketWhy(address string, err error) string {
 	case address == ctrd.Auto:
 		return err.Error()
 	case errors.Is(serr, os.ErrNotExist):
-		return "there is no such socket"
+		return "the socket does not exist"
 	case errors.Is(serr, os.ErrPermission), errors.Is(err, os.ErrPermission):
 		return "only root may open it; run this as root"
 	case serr == nil && info.Mode()&os.ModeSocket == 0:
-		return "that is no socket"
+		return "it is not a socket"
 	}
 	return "containerd does not answer on it: " + err.Error()
 }
@@ -150,7 +150,7 @@ func strayed(address, ns, ours string, images, have []string) (finding, bool) {
 		return finding{}, false
 	}
 	f := finding{Name: "namespace", State: StateWarning, Subject: ns,
-		Detail: fmt.Sprintf("%s in it and not in %s, where the kubelet looks: %s", term.Plural(len(lost), "image"), ours, listed(lost, 3)),
+		Detail: fmt.Sprintf("%s in it and not in %s, which the kubelet uses: %s", term.Plural(len(lost), "image"), ours, listed(lost, 3)),
 		Fix:    moveCommand(address, ns, ours, lost[0])}
 	if len(have) == 0 {
 		f.State = stateProblem
@@ -202,7 +202,7 @@ func (e *exam) checkCRI(ctx context.Context) []finding {
 			f.Fix += "; or, if the kubelet uses the containerd at " + other + ", set containerd.address to that"
 		}
 	case !cri.Served:
-		f.State, f.Detail = stateProblem, "the CRI plugin is there but not served: "+cri.Reason
+		f.State, f.Detail = stateProblem, "the CRI plugin is loaded but not serving: "+cri.Reason
 		f.Fix = "`journalctl -u containerd` (or k3s) says why it did not start"
 	case cri.Reason != "":
 		f.State, f.Detail, f.Fix = stateProblem, "the runtime is not ready: "+cri.Reason, "`journalctl -u containerd` (or k3s) says why"
@@ -230,7 +230,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 	var out []finding
 	if criErr == nil && cri.Discards {
 		out = append(out, finding{Name: "layers", State: StateWarning, Subject: "discard_unpacked_layers",
-			Detail: "containerd throws the layers of the images away that it pulls, so they cannot be announced",
+			Detail: "containerd discards the layers of pulled images, so they cannot be announced",
 			Fix:    "set discard_unpacked_layers = false in containerd's configuration (k3s: its config.toml.tmpl), and restart it; then pull or import those images again"})
 	}
 	pulled := 0
@@ -241,7 +241,7 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 		}
 		if len(out) <= maxLacking {
 			out = append(out, finding{Name: "layers", State: stateProblem, Subject: l.Reference,
-				Detail: fmt.Sprintf("%s %s is not in the content store: no other host can get it", l.Why.What, l.Why.Missing.Digest),
+				Detail: fmt.Sprintf("%s %s is missing from the content store: no other host can fetch it", l.Why.What, l.Why.Missing.Digest),
 				Fix:    fmt.Sprintf("import it again (`k3s ctr images import FILE`), then `seeder announce %s`", cli.ShortRef(l.Reference))})
 		}
 	}

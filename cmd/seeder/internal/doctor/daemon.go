@@ -22,11 +22,11 @@ import (
 )
 
 // checkConfig looks at the configuration that the daemon would find, and at what of
-// it is not in force.
+// it is not applied.
 func (e *exam) checkConfig(ctx context.Context) []finding {
 	if e.configErr != nil {
 		return one(finding{Name: "config", State: stateProblem, Detail: e.configErr.Error(),
-			Fix: "`seeder config check` says when it is right; then `systemctl restart seeder`"})
+			Fix: "correct it until `seeder config check` reports no error; then `systemctl restart seeder`"})
 	}
 	var out []finding
 	for _, w := range e.loaded.Warnings {
@@ -35,11 +35,11 @@ func (e *exam) checkConfig(ctx context.Context) []finding {
 	if d, err := e.ask(ctx); err == nil {
 		for _, s := range d.Pending.Reload {
 			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
-				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Fix: "seeder reload"})
+				Detail: fmt.Sprintf("%v (%s) is not applied yet", s.Value, s.Source), Fix: "seeder reload"})
 		}
 		for _, s := range d.Pending.Restart {
 			out = append(out, finding{Name: "config", State: StateWarning, Subject: s.Key,
-				Detail: fmt.Sprintf("%v (%s) is not in force yet", s.Value, s.Source), Fix: "systemctl restart seeder"})
+				Detail: fmt.Sprintf("%v (%s) is not applied yet", s.Value, s.Source), Fix: "systemctl restart seeder"})
 		}
 	}
 	if len(out) == 0 {
@@ -66,12 +66,12 @@ func (e *exam) checkDaemon(ctx context.Context) []finding {
 		f.State, f.Detail = stateProblem, fmt.Sprintf("it hangs: no answer within %s", askedTimeout)
 		f.Fix = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
 	case cli.ExitCode(err) == cli.ExitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
-		f.State, f.Detail, f.Fix = stateProblem, "only root may ask it, and see the rest", "sudo seeder doctor"
+		f.State, f.Detail, f.Fix = stateProblem, "only root may ask it", "sudo seeder doctor"
 	case cli.ExitCode(err) == cli.ExitNoDaemon:
 		f.State = stateProblem
 		f.Detail, f.Fix = e.whyNotRunning(ctx)
 	default:
-		f.State, f.Detail = stateProblem, "it is of another version than this command: "+err.Error()
+		f.State, f.Detail = stateProblem, "it has another version than this command: "+err.Error()
 		f.Fix = "systemctl restart seeder"
 	}
 	return one(f)
@@ -83,9 +83,9 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, fix string) {
 	detail = "the daemon is not running"
 	var whys []string
 	if e.configErr != nil {
-		whys = append(whys, "its configuration is bad (config, above)")
+		whys = append(whys, "its configuration is invalid (see config, above)")
 	} else if _, err := k3s.LoadSecrets(e.loaded.Config, e.root); err != nil {
-		whys = append(whys, "it has no secret that will do (secret, below)")
+		whys = append(whys, "it has no usable secret (see secret, below)")
 	}
 	for _, f := range e.portFindings() {
 		if f.State == stateProblem {
@@ -97,7 +97,7 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, fix string) {
 	}
 	unit := askUnit(ctx)
 	if len(whys) == 0 && unit.status != "" {
-		whys = append(whys, "it said last: "+unit.status)
+		whys = append(whys, "its last status: "+unit.status)
 	}
 	switch {
 	case len(whys) > 0:
@@ -105,7 +105,7 @@ func (e *exam) whyNotRunning(ctx context.Context) (detail, fix string) {
 	case unit.state == "failed":
 		return detail + ": its unit has failed", "journalctl -u seeder -n 50, then `systemctl restart seeder`"
 	case unit.state == "not-found":
-		return detail + ": there is no unit seeder.service", "install seeder's package, or start `seeder daemon`"
+		return detail + ": the unit seeder.service is missing", "install seeder's package, or start `seeder daemon`"
 	}
 	return detail, "systemctl enable --now seeder"
 }
@@ -117,7 +117,7 @@ func usable(dir string) error {
 		return nil // it makes it
 	}
 	if info, serr := os.Stat(dir); serr == nil && !info.IsDir() {
-		err = errors.New("it is no directory")
+		err = errors.New("it is not a directory")
 	}
 	return err
 }
@@ -209,7 +209,7 @@ func tryListen(network, address string) error {
 	return l.Close()
 }
 
-const unknownOwner = "which one is not to be seen from here"
+const unknownOwner = "its name is not visible from here"
 
 // portOwner names the process that has a port: its socket is found in /proc/net, and
 // the process by its open files (proc(5)).

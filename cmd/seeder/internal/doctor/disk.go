@@ -38,18 +38,18 @@ func diskFinding(dir, minFree string, reserve store.Reserve) finding {
 	f := finding{Name: "disk", State: StateOK, Subject: dir}
 	s, err := store.SpaceOf(existing(dir), reserve)
 	if err != nil {
-		f.State, f.Detail, f.Fix = stateProblem, err.Error(), "make the directory, or correct data_dir"
+		f.State, f.Detail, f.Fix = stateProblem, err.Error(), "create the directory, or correct data_dir"
 		return f
 	}
-	f.Detail = fmt.Sprintf("%s of %s free, %s stay free (images.min_free %s)", term.Bytes(s.Free), term.Bytes(s.Total), term.Bytes(s.Reserve), minFree)
-	const fix = "free some (`k3s crictl rmi --prune` removes unused images), or lower images.min_free"
+	f.Detail = fmt.Sprintf("%s of %s free, %s reserved (images.min_free %s)", term.Bytes(s.Free), term.Bytes(s.Total), term.Bytes(s.Reserve), minFree)
+	const fix = "free space (`k3s crictl rmi --prune` removes unused images), or lower images.min_free"
 	switch {
 	case s.Free < s.Reserve:
 		f.State, f.Fix = stateProblem, fix
 		f.Detail += fmt.Sprintf(": seeder fetches nothing before %s more are free", term.Bytes(s.Reserve-s.Free))
 	case s.Files > 0 && s.FreeFiles < s.Files/100:
-		f.State, f.Fix = stateProblem, "remove small files, or make the file system anew with more inodes"
-		f.Detail = fmt.Sprintf("%d of %d inodes are free: files cannot be made any more", s.FreeFiles, s.Files)
+		f.State, f.Fix = stateProblem, "remove small files, or recreate the file system with more inodes"
+		f.Detail = fmt.Sprintf("%d of %d inodes are free: no more files can be created", s.FreeFiles, s.Files)
 	case s.Free < s.Reserve+s.Total/nearReserve:
 		f.State, f.Fix = StateWarning, fix
 	}

@@ -110,7 +110,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	}
 	me := fmt.Sprintf("(pid %d)", os.Getpid())
 	wantFinding(t, r.Checks, "config", "", stateProblem, `log.level: "loud"`, "seeder config check")
-	wantFinding(t, r.Checks, "daemon", "", stateProblem, "not running: its configuration is bad", "systemctl restart seeder")
+	wantFinding(t, r.Checks, "daemon", "", stateProblem, "not running: its configuration is invalid", "systemctl restart seeder")
 	wantFinding(t, r.Checks, "ports", "transfer.bind", stateProblem, me, "set transfer.bind to a free port")
 	wantFinding(t, r.Checks, "ports", u.LocalAddr().String()+"/udp", stateProblem, me, "set gossip.bind to a free port")
 	wantFinding(t, r.Checks, "members", "", StateSkipped, "the daemon does not answer", "")
@@ -152,7 +152,7 @@ func TestDoctorNoSecret(t *testing.T) {
 	t.Parallel()
 	e := newTestExam(t, "")
 	wantFinding(t, e.checkSecret(t.Context()), "secret", "", stateProblem, "no secret: gossip.bind", "systemctl restart seeder")
-	clitest.WantAll(t, e.checkDaemon(t.Context())[0].Detail, "no secret that will do")
+	clitest.WantAll(t, e.checkDaemon(t.Context())[0].Detail, "no usable secret")
 	secret := filepath.Join(e.root, config.DefaultSecretFile)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA"), 0o644)); err != nil {
 		t.Fatal(err)
@@ -210,7 +210,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 
 	write("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
 	out := look().checkSecret(t.Context())
-	wantFinding(t, out, "secret", secret, stateProblem, "the daemon still runs with the secret that it read before", "seeder reload")
+	wantFinding(t, out, "secret", secret, stateProblem, "the daemon still uses the previous secret", "seeder reload")
 	if b, _ := json.Marshal(r.Pending()); bytes.Contains(b, []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")) {
 		t.Errorf("a secret is told: %s", b)
 	}
@@ -295,7 +295,7 @@ func TestDoctorDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	near := newTestExam(t, fmt.Sprintf("images: {min_free: %q}\n", fmt.Sprintf("%dB", s.Free-s.Total/100)))
-	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", StateWarning, "stay free", "free some")
+	wantFinding(t, near.checkDisk(t.Context()), "disk", "data", StateWarning, "reserved", "free space")
 }
 
 func TestDoctorJoinsNobody(t *testing.T) {
@@ -312,8 +312,8 @@ func TestDoctorJoinsNobody(t *testing.T) {
 	}
 	out := e.checkJoin(t.Context())
 	wantFinding(t, out, "join", "127.0.0.1", StateOK, "this host itself", "")
-	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "its transfer port 1/tcp is not reached: connection refused", "ufw allow 1/tcp && ufw allow 7950/udp")
-	wantFinding(t, out, "join", "no-such-host.invalid", stateProblem, "cannot be looked up", "correct the name")
+	wantFinding(t, out, "join", "127.9.9.9", stateProblem, "its transfer port 1/tcp cannot be reached: connection refused", "ufw allow 1/tcp && ufw allow 7950/udp")
+	wantFinding(t, out, "join", "no-such-host.invalid", stateProblem, "failed to look up", "correct the name")
 }
 
 // member is a report of a member to and from which all ways are open.
@@ -353,9 +353,9 @@ func TestDoctorOfMembers(t *testing.T) {
 	d.set(report.WayLargeTransfer, true, report.WayClosed, "no answer")
 	d.set(report.WayLargeGossip, false, report.WayClosed, "small packets arrive, full ones do not")
 	out := memberFindings(d.Diagnosis)
-	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp is not reached: connection refused", "on h2 let in 7951/tcp from 10.0.0.1")
+	wantFinding(t, out, "transfer", "h1 -> h2", stateProblem, "10.0.0.2:7951/tcp cannot be reached: connection refused", "on h2 allow 7951/tcp from 10.0.0.1")
 	wantFinding(t, out, "transfer", "h2 -> h1", StateSkipped, "it cannot be asked", "")
-	wantFinding(t, out, "gossip-udp", "h2 -> h1", stateProblem, "10.0.0.1:7950/udp is not reached: no packet arrives", "on h1 let in 7950/udp from 10.0.0.2: `ufw allow proto udp from 10.0.0.2 to any port 7950`")
+	wantFinding(t, out, "gossip-udp", "h2 -> h1", stateProblem, "10.0.0.1:7950/udp cannot be reached: no packet arrives", "on h1 allow 7950/udp from 10.0.0.2: `ufw allow proto udp from 10.0.0.2 to any port 7950`")
 	wantFinding(t, out, "mtu", "h1 -> h2", stateProblem, "full ones of connections do not", "ping -M do")
 	wantFinding(t, out, "mtu", "h2 -> h1", stateProblem, "full ones of gossip's packets do not", "ping -M do")
 	wantFinding(t, out, "members", "h2", StateOK, "alive", "")
@@ -365,7 +365,7 @@ func TestDoctorOfMembers(t *testing.T) {
 	back.Name, back.Ways = "h4", []report.Way{{What: report.WayTransfer, Out: true, State: report.WayOpen}}
 	out = memberFindings(diagnosis(dead, back, report.MemberReport{Name: "h5", State: "alive", Reason: "speaks protocol 9"}, report.MemberReport{Name: "h6", State: "alive", Differs: true}).Diagnosis)
 	wantFinding(t, out, "members", "h3", stateProblem, "nothing answers at 10.0.0.3:7950", "systemctl status seeder")
-	wantFinding(t, out, "members", "h4", stateProblem, "the host is there (open: transfer)", "7950/udp")
+	wantFinding(t, out, "members", "h4", stateProblem, "the host is up (open: transfer)", "7950/udp")
 	wantFinding(t, out, "members", "h5", stateProblem, "speaks protocol 9", "same version")
 	wantFinding(t, out, "members", "h6", stateProblem, "its secret differs", "same secret")
 

@@ -138,7 +138,7 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 		if err != nil {
 			continue
 		}
-		return place{fmt.Sprintf("is in the namespace %s of this host's containerd, where no kubelet looks", ns),
+		return place{fmt.Sprintf("is in the namespace %s of this host's containerd, which no kubelet uses", ns),
 			fmt.Sprintf("%s -n %s images export - %s | seeder announce --from - %s", ctrCommand(c.Address()), ns, ref, short)}
 	}
 	return place{}
@@ -150,13 +150,13 @@ func engineName(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:
 func (f *imageFinder) fix(w waitingPod) (detail, fix string) {
 	ref, err := cli.NormalizeRef(w.image)
 	if err != nil {
-		return "is no name of an image", "correct it in the pod's template"
+		return "is not a valid image name", "correct it in the pod's template"
 	}
 	ref = f.named(ref)
 	short := cli.ShortRef(ref)
 	detail, fix = f.find(ref, short, w)
 	if w.policy == "Always" {
-		detail += "; its imagePullPolicy is Always, which asks a registry whatever the host has"
+		detail += "; its imagePullPolicy is Always, which asks a registry even if the host has the image"
 		fix = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", fix)
 	}
 	if w.node != "" && f.members != nil && !f.members[w.node] {

@@ -17,11 +17,11 @@ import (
 // checkMembers asks the daemon to try the ways to and from each member.
 func (e *exam) checkMembers(ctx context.Context) []finding {
 	if _, err := e.ask(ctx); err != nil {
-		return one(finding{Name: "members", State: StateSkipped, Detail: "the daemon does not answer (daemon, above): what it knows of the others cannot be told"})
+		return one(finding{Name: "members", State: StateSkipped, Detail: "the daemon does not answer (see daemon, above), so its members are unknown"})
 	}
 	var d report.Diagnosis
 	if err := e.client.Get(ctx, "/v1/diagnosis", nil, &d); err != nil {
-		return one(finding{Name: "members", State: stateProblem, Detail: "the daemon does not say: " + err.Error(), Fix: "systemctl restart seeder"})
+		return one(finding{Name: "members", State: stateProblem, Detail: "failed to ask the daemon: " + err.Error(), Fix: "systemctl restart seeder"})
 	}
 	if s, err := netaddr.Read(nil); err == nil {
 		markForeign(&d, s)
@@ -38,7 +38,7 @@ func markForeign(d *report.Diagnosis, s netaddr.Snapshot) {
 		if err != nil || addr.IsLoopback() || !s.Has(addr) || m.Reason != "" || hostOf(m.Gossip) == hostOf(d.Gossip) {
 			continue
 		}
-		m.Reason = fmt.Sprintf("it tells others the address %s, which %s of this host has, too", addr, s.InterfaceOf(addr))
+		m.Reason = fmt.Sprintf("it advertises the address %s, which %s of this host has, too", addr, s.InterfaceOf(addr))
 		m.Fix = fmt.Sprintf("on %s: set gossip.advertise to its own address or interface, or remove the wrong one, then `systemctl restart seeder`; `seeder config show` says which it is and why", m.Name)
 	}
 }
@@ -48,10 +48,10 @@ func memberFindings(d report.Diagnosis) []finding {
 	var out []finding
 	for _, s := range d.Strangers {
 		out = append(out, finding{Name: "secret", State: stateProblem, Subject: s.Host,
-			Detail: fmt.Sprintf("it tried to connect %s with another secret than this host's", term.Ago(s.At)), Fix: differFix})
+			Detail: fmt.Sprintf("it tried to connect %s with another secret", term.Ago(s.At)), Fix: differFix})
 	}
 	if d.NoAddress != "" {
-		return append(out, finding{Name: "members", State: stateProblem, Detail: d.NoAddress, Fix: "plug the cable in or bring the interface up; seeder takes the address as soon as there is one"})
+		return append(out, finding{Name: "members", State: stateProblem, Detail: d.NoAddress, Fix: "connect the cable or enable the interface; seeder uses the address as soon as there is one"})
 	}
 	for _, c := range d.Conflicts {
 		out = append(out, finding{Name: "members", State: stateProblem, Subject: c.Other, Detail: c.Reason(), Fix: c.Fix()})
@@ -95,13 +95,13 @@ func memberFinding(m report.MemberReport) finding {
 		f.State, f.Detail, f.Fix = stateProblem, "its secret differs from this host's", differFix
 	case m.State != "alive":
 		f.State = stateProblem
-		f.Detail = fmt.Sprintf("it is %s: it went without a word; ", m.State)
+		f.Detail = fmt.Sprintf("it is %s: it is not responding and did not leave cleanly; ", m.State)
 		if open := openWays(m); len(open) > 0 {
-			f.Detail += fmt.Sprintf("the host is there (open: %s), so its gossip port is closed to this one, or its daemon has only just come back", listed(open, 3))
+			f.Detail += fmt.Sprintf("the host is up (open: %s), so its gossip port is closed to this host, or its daemon has only just started", listed(open, 3))
 			f.Fix = fmt.Sprintf("on %s: %s", m.Name, openPort(portOf(m.Gossip)+"/udp"))
 		} else {
 			f.Detail += fmt.Sprintf("nothing answers at %s/udp and %s/tcp", m.Gossip, m.Transfer)
-			f.Fix = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? A host that is gone for good: `seeder members forget %s`", m.Name, m.Name)
+			f.Fix = fmt.Sprintf("is %s up, and `systemctl status seeder` active there? If the host will not come back: `seeder members forget %s`", m.Name, m.Name)
 		}
 	}
 	return f
@@ -168,8 +168,8 @@ func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail,
 		source, target, gossip, at = hostOf(m.Gossip), d.Transfer, d.Gossip, d.Node
 	}
 	closed := func(address, network string) (string, string) {
-		return fmt.Sprintf("%s/%s is not reached: %s", address, network, w.Why),
-			fmt.Sprintf("on %s let in %s/%s from %s: %s", at, portOf(address), network, source, openFor(source, portOf(address), network))
+		return fmt.Sprintf("%s/%s cannot be reached: %s", address, network, w.Why),
+			fmt.Sprintf("on %s allow %s/%s from %s: %s", at, portOf(address), network, source, openFor(source, portOf(address), network))
 	}
 	switch w.What {
 	case report.WayTransfer:
@@ -177,7 +177,7 @@ func closedWay(d report.Diagnosis, m report.MemberReport, w report.Way) (detail,
 	case report.WayGossipUDP:
 		detail, fix = closed(gossip, "udp")
 		if w.Out && slices.ContainsFunc(m.Ways, func(o report.Way) bool { return o.What == w.What && o.State == report.WayUnknown }) {
-			detail += " (it may be the way back)"
+			detail += " (or its answers are blocked)"
 		}
 		return detail, fix
 	}

@@ -193,7 +193,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func decodePods(r io.Reader, fn func(pod)) error {
 	dec := json.NewDecoder(r)
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return errors.Join(errors.New("the list of pods is no JSON object"), err)
+		return errors.Join(errors.New("the list of pods is not a JSON object"), err)
 	}
 	for dec.More() {
 		key, err := dec.Token()

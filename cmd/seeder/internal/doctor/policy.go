@@ -17,7 +17,7 @@ func policyFindings(d report.Diagnosis) []finding {
 			Detail: fmt.Sprintf("%d members were never reached: they are on hosts that this one cannot reach, or a member makes them up; those that do not exist are gone within minutes", d.NeverReached),
 			Fix:    "if they stay, replace the secret on all hosts but the one that makes them up (docs/security.md)"})
 	}
-	out = append(out, differing(d, "announcers", StateWarning, "what one host takes another refuses; make `announcers` the same on all hosts and restart seeder there", func(p report.Policy) []string { return p.Announcers })...)
+	out = append(out, differing(d, "announcers", StateWarning, "one host accepts what another rejects; make `announcers` the same on all hosts and restart seeder there", func(p report.Policy) []string { return p.Announcers })...)
 	out = append(out, protocolFindings(d)...)
 	return append(out, differing(d, "accept", StateOK, "", func(p report.Policy) []string { return p.Accept })...)
 }
@@ -68,10 +68,10 @@ func limitNote(d report.Diagnosis, m report.MemberReport, w report.Way) string {
 	}
 	note := ""
 	if sender != nil && sender.UploadLimit > 0 {
-		note += fmt.Sprintf("; transfer.upload_limit on %s is %s/s, for which chunks alone wait", at, units.BytesSize(float64(sender.UploadLimit)))
+		note += fmt.Sprintf("; transfer.upload_limit on %s is %s/s, which limits chunks only", at, units.BytesSize(float64(sender.UploadLimit)))
 	}
 	if receiver != nil && receiver.DownloadLimit > 0 {
-		note += fmt.Sprintf("; transfer.download_limit on %s is %s/s, for which chunks alone wait", to, units.BytesSize(float64(receiver.DownloadLimit)))
+		note += fmt.Sprintf("; transfer.download_limit on %s is %s/s, which limits chunks only", to, units.BytesSize(float64(receiver.DownloadLimit)))
 	}
 	return note
 }

@@ -42,7 +42,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	switch {
 	case err == nil && d.Pending.Secret != "":
 		out.State, out.Subject = stateProblem, d.Pending.Secret
-		out.Detail = fmt.Sprintf("it has been changed: the daemon still runs with the secret that it read before (from %s), so hosts with the new one refuse it", d.Pending.Held)
+		out.Detail = fmt.Sprintf("it was changed: the daemon still uses the previous secret (from %s), so hosts with the new one reject it", d.Pending.Held)
 		out.Fix = "seeder reload"
 		if f.Alone || d.Pending.Held == "none" {
 			out.Fix = "systemctl restart seeder"
@@ -53,7 +53,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	case err == nil && d.Pending.Error != "":
 		out.State, out.Detail, out.Fix = stateProblem, "the daemon could not reload: "+d.Pending.Error, "see the error above; then `seeder reload`"
 	case f.Alone:
-		out.State, out.Detail = StateWarning, "there is no secret: this node stays alone"
+		out.State, out.Detail = StateWarning, "no secret: this node stays alone"
 		out.Fix = "seeder secret generate > " + config.DefaultSecretFile + " && chmod 600 " + config.DefaultSecretFile + ", the same file on each host"
 	case f.Note != "":
 		out.State, out.Detail, out.Fix = StateWarning, f.Note, "seeder secret generate, and docs/security.md, changing the secret"
@@ -76,7 +76,7 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	hosts, from := k3s.Joins(cfg, e.root)
 	if len(hosts) == 0 {
-		f := finding{Name: "join", State: StateOK, Detail: "there is no address to join; others join this host"}
+		f := finding{Name: "join", State: StateOK, Detail: "no address to join; others join this host"}
 		return one(f)
 	}
 	if from == "" {
@@ -84,7 +84,7 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 	}
 	secrets, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
-		return one(finding{Name: "join", State: StateSkipped, Detail: "without a secret nobody answers"})
+		return one(finding{Name: "join", State: StateSkipped, Detail: "no node answers without a secret"})
 	}
 	client, err := stranger(secrets.Secrets)
 	if err != nil {
@@ -136,7 +136,7 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 	}
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
-		f.Detail, f.Fix = fmt.Sprintf("%q cannot be looked up: %v", host, err), "correct the name in gossip.join, or write the address"
+		f.Detail, f.Fix = fmt.Sprintf("failed to look up %q: %v", host, err), "correct the name in gossip.join, or write the address"
 		return f
 	}
 	if what := known(ips, members); what != "" {
@@ -149,12 +149,12 @@ func tryJoin(ctx context.Context, client *transfer.Client, cfg config.Config, jo
 		f.Detail, f.Fix = "its secret differs from this host's", differFix
 	case err != nil:
 		_, gossipPort, _ := net.SplitHostPort(cfg.Gossip.Bind)
-		f.Detail = fmt.Sprintf("its transfer port %s/tcp is not reached: %s", port, dialWhy(err))
+		f.Detail = fmt.Sprintf("its transfer port %s/tcp cannot be reached: %s", port, dialWhy(err))
 		f.Fix = fmt.Sprintf("is the host up and `systemctl status seeder` active there? Then open the ports there: %s", openPort(port+"/tcp", gossipPort+"/udp"))
 	default:
 		f.State, f.Detail = StateOK, "it answers, with the same secret"
 		if len(members.Members) > 0 {
-			f.State, f.Detail = StateWarning, "it answers, with the same secret, but is no member (yet)"
+			f.State, f.Detail = StateWarning, "it answers, with the same secret, but is not a member (yet)"
 			f.Fix = "wait half a minute and try again; then look at `journalctl -u seeder` on both hosts"
 		}
 	}
@@ -184,7 +184,7 @@ func openPort(ports ...string) string {
 		ufw = append(ufw, "ufw allow "+p)
 		firewalld = append(firewalld, "--add-port="+p)
 	}
-	return fmt.Sprintf("`%s`, or `firewall-cmd --permanent %s && firewall-cmd --reload`, or what your firewall has for it",
+	return fmt.Sprintf("`%s`, or `firewall-cmd --permanent %s && firewall-cmd --reload`, or the equivalent of your firewall",
 		strings.Join(ufw, " && "), strings.Join(firewalld, " "))
 }
 

@@ -183,7 +183,7 @@ func (r *reader) configuration() {
 func parseK3sConfig(b []byte) (map[string]string, error) {
 	var doc map[string]any
 	if yaml.Unmarshal(b, &doc) != nil {
-		return nil, errors.New("it is no YAML mapping")
+		return nil, errors.New("it is not a YAML mapping")
 	}
 	out := map[string]string{}
 	for _, plus := range []bool{false, true} { // NAME+ comes after NAME

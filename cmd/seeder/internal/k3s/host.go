@@ -82,7 +82,7 @@ func (h Host) String() string {
 const Socket = "/run/k3s/containerd/containerd.sock"
 
 // ErrNoContainerd: what the kubelet of this host has is no containerd.
-var ErrNoContainerd = errors.New("no containerd to bring images to")
+var ErrNoContainerd = errors.New("no containerd to import images into")
 
 // PlainSocket is where containerd listens by itself. Docker's is there, too.
 const PlainSocket = "/run/containerd/containerd.sock"

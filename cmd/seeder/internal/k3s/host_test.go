@@ -206,7 +206,7 @@ func TestConfigShowSaysWhy(t *testing.T) {
 	if strings.Contains(out, k3stest.TokenPassword) {
 		t.Errorf("the token is told: %s", out)
 	}
-	clitest.WantAll(t, show(map[string]string{k3stest.ServerUnit: k3stest.ServerRuns + " --docker\n"}), `"source":"default (auto: none now: no containerd to bring images to: k3s of this host runs its pods in Docker`,
+	clitest.WantAll(t, show(map[string]string{k3stest.ServerUnit: k3stest.ServerRuns + " --docker\n"}), `"source":"default (auto: none now: no containerd to import images into: k3s of this host runs its pods in Docker`,
 		"none that can be used: no secret: k3s of this host is a server")
 	clitest.WantAll(t, show(nil, "--containerd-address", "/x.sock", "--containerd-snapshotter", "native"),
 		`"containerd.address","value":"/x.sock","source":"flag --containerd-address"`, `"value":"native","source":"flag --containerd-snapshotter"`)

@@ -156,25 +156,25 @@ func parseToken(token string) ([]byte, error) {
 		return nil, nil
 	}
 	if strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r == 0x7f }) >= 0 {
-		return nil, errors.New("it is of an unknown form: there is white space in it")
+		return nil, errors.New("its format is unknown: there is white space in it")
 	}
 	password := token
 	if rest, ok := strings.CutPrefix(token, "K10"); ok {
 		hash, credentials, ok := strings.Cut(rest, "::")
 		if !ok || !caHash.MatchString(hash) {
-			return nil, errors.New("it is of an unknown form: it begins with K10 and not with K10, 64 hexadecimal digits and two colons")
+			return nil, errors.New("its format is unknown: it begins with K10 and not with K10, 64 hexadecimal digits and two colons")
 		}
 		if password = credentials; !bootstrap.MatchString(credentials) {
 			if _, password, ok = strings.Cut(credentials, ":"); !ok || password == "" {
-				return nil, errors.New("it is of an unknown form: there is no user:password in it")
+				return nil, errors.New("its format is unknown: want user:password")
 			}
 		}
 	}
 	if bootstrap.MatchString(password) {
-		return nil, errors.New("it is a bootstrap token, which ends, and which the other hosts do not have")
+		return nil, errors.New("it is a bootstrap token, which expires and which the other hosts do not have")
 	}
 	if len(password) < trust.MinSecretBytes {
-		return nil, fmt.Errorf("its password has %d bytes, at least %d are needed, since whoever guesses it is in", len(password), trust.MinSecretBytes)
+		return nil, fmt.Errorf("its password has %d bytes, at least %d are needed: anyone who guesses it can join", len(password), trust.MinSecretBytes)
 	}
 	return []byte(password), nil
 }

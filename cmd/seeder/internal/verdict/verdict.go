@@ -148,7 +148,7 @@ func ofMembers(members []report.MemberState) (refused []Finding) {
 		case m.State == "left":
 		case m.State != "alive":
 			away = append(away, Finding{Level: Amber, About: AboutMember, Subject: m.Name, Text: HasNotAnswered, Since: m.Since,
-				Command: "systemctl status seeder  # on " + m.Name + "; gone for good: seeder members forget " + m.Name})
+				Command: "systemctl status seeder  # on " + m.Name + "; if it will not come back: seeder members forget " + m.Name})
 		case m.Reason != "":
 			refused = append(refused, Finding{Level: Amber, About: AboutMember, Subject: m.Name, Text: m.Reason, Since: m.Since, Command: "seeder doctor"})
 		}

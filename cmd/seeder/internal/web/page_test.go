@@ -57,8 +57,8 @@ func TestPageShowsTheCluster(t *testing.T) {
 		want, lacks   []string
 		most          int // bytes
 	}{
-		{nodes: 0, target: "/", want: []string{"Nothing is announced yet", "seeder announce REF", "Nothing is on its way."}, most: 8 << 10},
-		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "Nothing is on its way."}, most: 8 << 10},
+		{nodes: 0, target: "/", want: []string{"Nothing is announced yet", "seeder announce REF", "No transfers in progress."}, most: 8 << 10},
+		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "No transfers in progress."}, most: 8 << 10},
 		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 8 << 10},
 		{nodes: 3, images: 5, target: "/", want: []string{
 			"! k3s-dashboard-proxy:v1 failed on edge-003: import: unpack layer 3", "3 of 5 images are ready on every node. Nodes: 1 failed, 2 fetching seeder images k3s-dashboard-proxy:v1", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
@@ -125,7 +125,7 @@ func TestPageWithADeadMember(t *testing.T) {
 		m    *madeUp
 		want []string
 	}{
-		{m, []string{"! edge-003 has not answered since 2026-01-02 03:04:05 UTC All that is announced is ready on the 2 nodes that are alive. systemctl status seeder # on edge-003; gone for good: seeder members forget edge-003", "2 of 3", "1 dead", "edge-003 ! dead since 2026-01-02 03:04:05 UTC"}},
+		{m, []string{"! edge-003 has not answered since 2026-01-02 03:04:05 UTC All that is announced is ready on the 2 nodes that are alive. systemctl status seeder # on edge-003; if it will not come back: seeder members forget edge-003", "2 of 3", "1 dead", "edge-003 ! dead since 2026-01-02 03:04:05 UTC"}},
 		{alone, []string{"! This host cannot join the cluster: join 10.0.0.2: the secrets differ", "seeder doctor"}},
 	} {
 		said := text(document(t, getPage(t, pageHandler(t, c.m), "/").Body.String()))
