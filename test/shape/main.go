@@ -27,14 +27,14 @@ type limit struct {
 
 // limits are those of docs/design.md, "The parts".
 var limits = []limit{
-	{"lines of the largest package", (*shape).largestPackage, 5400, 3300},
+	{"lines of the largest package", (*shape).largestPackage, 4600, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
-	{"lines of the largest file", (*shape).largestFile, 560, 500},
+	{"lines of the largest file", (*shape).largestFile, 540, 500},
 	{"lines of the longest function", (*shape).longestFunction, 80, 70},
-	{"methods of the largest type", (*shape).mostMethods, 116, 30},
-	{"fields of the largest type", (*shape).mostFields, 40, 15},
-	{"methods of the widest interface", (*shape).widestInterface, 20, 6},
-	{"import depth inside the module", (*shape).depth, 9, 6},
+	{"methods of the largest type", (*shape).mostMethods, 103, 30},
+	{"fields of the largest type", (*shape).mostFields, 36, 15},
+	{"methods of the widest interface", (*shape).widestInterface, 10, 6},
+	{"import depth inside the module", (*shape).depth, 8, 6},
 }
 
 func main() {
