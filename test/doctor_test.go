@@ -226,7 +226,7 @@ func TestDoctorContainerd(t *testing.T) {
 			h.finds(nil)
 			stray := newImage(t, imageSpec{ref: "docker.io/library/stray:1", says: "stray"})
 			h.sh(h.bin + "/ctr -a " + sockPath + " -n default images import " + stray.dockerArchive(t, n.dir))
-			h.finds(nil, "problem namespace default").says(t, "namespace", "1 image in it and not in k8s.io, where the kubelet looks: docker.io/library/stray:1",
+			h.finds(nil, "problem namespace default").says(t, "namespace", "1 image in it and not in k8s.io, which the kubelet uses: docker.io/library/stray:1",
 				"k3s ctr -n default images export - docker.io/library/stray:1 | k3s ctr -n k8s.io images import -")
 			img := newImage(t, imageSpec{ref: short, says: "hello"})
 			layer := digest.FromBytes(img.layers[0]).String()
@@ -236,7 +236,7 @@ func TestDoctorContainerd(t *testing.T) {
 			h.finds(nil)
 
 			h.ctr("content", "rm", layer)
-			h.finds(nil, "problem layers "+full).says(t, "layers", "layer "+layer+" is not in the content store", "seeder announce k3s-dashboard:latest")
+			h.finds(nil, "problem layers "+full).says(t, "layers", "layer "+layer+" is missing from the content store", "seeder announce k3s-dashboard:latest")
 			h.ctr("images", "rm", full)
 			h.ctr("images", "import", img.dockerArchive(t, n.dir))
 			h.finds(nil)
