@@ -20,7 +20,7 @@ import (
 // Reloaded is what a reload came to, by key.
 type Reloaded struct {
 	Applied []config.Setting `json:"applied"`
-	Restart []config.Setting `json:"restart"` // in force after a restart only
+	Restart []config.Setting `json:"restart"` // applied by a restart only
 }
 
 // reloadable is what changes of a node while it runs.
@@ -40,8 +40,8 @@ type Reloader struct {
 	Log     *slog.Logger
 
 	mu      sync.Mutex
-	Last    config.Loaded    // what is in force, or will be after a restart
-	Held    k3s.FoundSecrets // the secrets in force
+	Last    config.Loaded    // what is in use, or will be after a restart
+	Held    k3s.FoundSecrets // the secrets in use
 	pending string           // in what the secret on disk differs from those, empty where it does not
 }
 
@@ -120,10 +120,10 @@ func (r *Reloader) changeSecrets(cfg config.Config, out *Reloaded) error {
 }
 
 // secretInterval is how often it is looked whether the secret on disk is still the one
-// in force. It costs some fifty system calls.
+// in use. It costs some fifty system calls.
 const secretInterval = 30 * time.Second
 
-// WatchSecret says so when the secret on disk becomes another one than that in force,
+// WatchSecret says so when the secret on disk becomes another one than that in use,
 // as when the k3s token was rotated, until ctx ends. It changes nothing: which hosts
 // have the new one already only people know, and a host that goes ahead of the others
 // leaves them. But a host that is restarted does go ahead, so it must not go unseen.
@@ -142,7 +142,7 @@ func (r *Reloader) WatchSecret(ctx context.Context) {
 	}
 }
 
-// SecretChanged reports whether the secret on disk is another one than that in force,
+// SecretChanged reports whether the secret on disk is another one than that in use,
 // as far as watchSecret has seen.
 func (r *Reloader) SecretChanged() bool {
 	r.mu.Lock()
@@ -150,7 +150,7 @@ func (r *Reloader) SecretChanged() bool {
 	return r.pending != ""
 }
 
-// differs reports whether f is another secret than that in force. mu is held.
+// differs reports whether f is another secret than that in use. mu is held.
 func (r *Reloader) differs(f k3s.FoundSecrets) bool {
 	if f.Alone || r.Held.Alone {
 		return f.Alone != r.Held.Alone
@@ -158,7 +158,7 @@ func (r *Reloader) differs(f k3s.FoundSecrets) bool {
 	return !f.Secrets.Equal(r.Held.Secrets)
 }
 
-// compareSecret notes how the secret on disk differs from that in force, and logs it
+// compareSecret notes how the secret on disk differs from that in use, and logs it
 // once. mu is held.
 func (r *Reloader) compareSecret(cfg config.Config) {
 	f, err := r.Secrets(cfg)
@@ -184,14 +184,14 @@ func (r *Reloader) compareSecret(cfg config.Config) {
 	r.Log.Warn("cluster secret changed on disk; still using the previous one", "secret", pending)
 }
 
-// Pending is what differs between the configuration in force and that which is there
+// Pending is what differs between the configuration in use and that which is there
 // now. Nothing of a secret is in it.
 type Pending struct {
-	Config  config.Config    `json:"config"`  // in force
+	Config  config.Config    `json:"config"`  // in use
 	Reload  []config.Setting `json:"reload"`  // a reload brings it into force
 	Restart []config.Setting `json:"restart"` // a restart does
-	Secret  string           `json:"secret"`  // where other secrets than those in force are; empty: they are the same
-	Held    string           `json:"held"`    // where those in force came from
+	Secret  string           `json:"secret"`  // where other secrets than those in use are; empty: they are the same
+	Held    string           `json:"held"`    // where those in use came from
 	Error   string           `json:"error"`   // why a reload would fail
 }
 
