@@ -25,7 +25,7 @@ type limit struct {
 	at, aim int
 }
 
-// limits are those of docs/design.md, "The parts".
+// limits are those of docs/decisions.md, "The shape of the code".
 var limits = []limit{
 	{"lines of the largest package", (*shape).largestPackage, 4600, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
