@@ -2,7 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -39,5 +46,80 @@ func TestDoctorWhereAllIsWell(t *testing.T) {
 		if !names[n] {
 			t.Errorf("nothing of %s", n)
 		}
+	}
+}
+
+// TestDoctorWithoutRoot: who may not look at something is told what was not checked, and
+// that root can; nothing is called wrong for it, and nothing is called right.
+func TestDoctorWithoutRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	dir, err := os.MkdirTemp("", "seeder-nobody-") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	private := filepath.Join(dir, "private")
+	if err := os.Mkdir(private, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sockets := map[string]string{}
+	for _, name := range []string{"api.sock", "containerd.sock"} {
+		sockets[name] = filepath.Join(private, name)
+		l, err := net.Listen("unix", sockets[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		if err := os.Chmod(sockets[name], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret := filepath.Join(private, "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("s", 40)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(dir, "seeder.yaml")
+	text := fmt.Sprintf("secret_file: %s\ndata_dir: %s\ngossip: {join: [192.0.2.1]}\napi: {socket: %s}\ncontainerd: {address: %s}\n", secret, dir, sockets["api.sock"], sockets["containerd.sock"])
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile("/proc/self/exe") // under a name that everybody may run
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "seeder")
+	if err := os.WriteFile(program, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "doctor", "--config", conf, "-o", "json")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != cli.ExitFailed {
+		t.Errorf("%v, want exit code %d: %s", err, cli.ExitFailed, out)
+	}
+	var r doctor.Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	said := false
+	for _, f := range r.Checks {
+		switch {
+		case f.Name == "root":
+			said = true
+			clitest.WantAll(t, f.Detail, "daemon, ports, secret, join, containerd, namespace, cri, layers, members")
+			clitest.WantAll(t, f.Fix, "sudo seeder doctor")
+		case f.State != doctor.StateOK && f.State != doctor.StateSkipped && f.State != doctor.StateWarning:
+			t.Errorf("%+v", f)
+		}
+	}
+	if r.OK || !said {
+		t.Errorf("ok %v, root is named: %v: %s", r.OK, said, out)
 	}
 }

@@ -11,7 +11,12 @@ import (
 func NormalizeRef(typed string) (string, error) {
 	named, err := reference.ParseDockerRef(typed)
 	if err != nil {
-		return "", Usagef("%q is not an image reference: %w; write it as name:tag, as k3s-dashboard:latest or registry.example.com/me/app:v1", typed, err)
+		if name, dgst, ok := strings.Cut(typed, "@"); ok {
+			if _, nameErr := reference.ParseDockerRef(name); nameErr == nil {
+				return "", Usagef("invalid digest %q in %q: want sha256: and 64 hexadecimal digits", dgst, typed)
+			}
+		}
+		return "", Usagef("invalid image reference %q: %w; write it as name:tag, as k3s-dashboard:latest or registry.example.com/me/app:v1", typed, err)
 	}
 	return named.String(), nil
 }

@@ -97,7 +97,9 @@ func (l *Loaded) validateAddresses(p *Problems) {
 	}
 	checkAdvertise(p, "gossip.advertise", l.Gossip.Advertise, gossip, true)
 	checkAdvertise(p, "transfer.advertise", l.Transfer.Advertise, transfer, false)
-	if l.HTTP.Bind != "" {
+	if host, port, err := net.SplitHostPort(l.HTTP.Bind); err == nil && host == "" {
+		p.Add("http.bind", l.HTTP.Bind, "an address is missing; the listener needs no secret: write 127.0.0.1:%[1]s for this host alone, or 0.0.0.0:%[1]s for every host that reaches this one", port)
+	} else if l.HTTP.Bind != "" {
 		checkBind(p, "http.bind", l.HTTP.Bind)
 	}
 	for i, join := range l.Gossip.Join {

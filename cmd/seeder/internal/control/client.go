@@ -163,6 +163,14 @@ func (e notFoundError) Error() string { return string(e) }
 // Is makes errors.Is find fs.ErrNotExist.
 func (e notFoundError) Is(target error) bool { return target == fs.ErrNotExist }
 
+// notAllowedError says that only another user may do it.
+type notAllowedError string
+
+func (e notAllowedError) Error() string { return string(e) }
+
+// Is makes errors.Is find fs.ErrPermission.
+func (e notAllowedError) Is(target error) bool { return target == fs.ErrPermission }
+
 // explain makes a transport error one that says what to do.
 func (c *Client) explain(ctx context.Context, err error) error {
 	var coded *cli.Error
@@ -173,7 +181,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.As(err, &coded):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("not allowed to open the daemon's socket %s; run this as root", c.Socket))
+		return cli.WithCode(cli.ExitNoDaemon, notAllowedError(fmt.Sprintf("not allowed to open the daemon's socket %s; run this as root", c.Socket)))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("no seeder daemon answers on %s; start it with `systemctl start seeder`, or name its socket with --socket", c.Socket))
 	case errors.As(err, &op) && op.Op == "dial":

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -41,6 +42,9 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	address, version, err := c.Health(ctx)
 	f := finding{Name: "containerd", State: StateOK, Subject: address, Detail: "version " + version}
 	set := cfg.Containerd.Address != ctrd.Auto
+	if err != nil && e.forbidden(address) {
+		return one(needsRoot(f.Name, address))
+	}
 	better := e.otherSocket(address)
 	const auto = "remove containerd.address from " + config.DefaultFile + " (auto finds %s), then `systemctl restart seeder`"
 	switch {
@@ -83,17 +87,26 @@ func socketWhy(address string, err error) string {
 		return err.Error()
 	case errors.Is(serr, os.ErrNotExist):
 		return "the socket does not exist"
-	case errors.Is(serr, os.ErrPermission), errors.Is(err, os.ErrPermission):
-		return "only root may open it; run this as root"
 	case serr == nil && info.Mode()&os.ModeSocket == 0:
 		return "it is not a socket"
 	}
 	return "containerd does not answer on it: " + err.Error()
 }
 
+// forbidden reports whether this user may not open a socket.
+func (e *exam) forbidden(address string) bool {
+	if address == ctrd.Auto {
+		address, _ = k3s.SocketFinder(e.root)()
+	}
+	return errors.Is(syscall.Access(address, 2), syscall.EACCES) // W_OK
+}
+
 // unreachable is a finding for what depends on a containerd that does not answer,
 // which checkContainerd has said.
 func (e *exam) unreachable(name string, err error) []finding {
+	if e.ctrd != nil && e.forbidden(e.ctrd.Address()) {
+		return one(needsRoot(name, ""))
+	}
 	return one(finding{Name: name, State: StateSkipped, Detail: "containerd cannot be asked: " + firstLine(err.Error())})
 }
 

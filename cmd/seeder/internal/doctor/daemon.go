@@ -24,6 +24,9 @@ import (
 // checkConfig looks at the configuration that the daemon would find, and at what of
 // it is not applied.
 func (e *exam) checkConfig(ctx context.Context) []finding {
+	if errors.Is(e.configErr, fs.ErrPermission) {
+		return one(needsRoot("config", ""))
+	}
 	if e.configErr != nil {
 		return one(finding{Name: "config", State: stateProblem, Detail: e.configErr.Error(),
 			Fix: "correct it until `seeder config check` reports no error; then `systemctl restart seeder`"})
@@ -65,8 +68,8 @@ func (e *exam) checkDaemon(ctx context.Context) []finding {
 	case errors.Is(err, context.DeadlineExceeded):
 		f.State, f.Detail = stateProblem, fmt.Sprintf("it hangs: no answer within %s", askedTimeout)
 		f.Fix = "systemctl restart seeder; what it did is in `journalctl -u seeder`"
-	case cli.ExitCode(err) == cli.ExitNoDaemon && os.Geteuid() != 0 && strings.Contains(err.Error(), "not allowed"):
-		f.State, f.Detail, f.Fix = stateProblem, "only root may ask it", "sudo seeder doctor"
+	case errors.Is(err, fs.ErrPermission):
+		f = needsRoot(f.Name, f.Subject)
 	case cli.ExitCode(err) == cli.ExitNoDaemon:
 		f.State = stateProblem
 		f.Detail, f.Fix = e.whyNotRunning(ctx)
@@ -154,6 +157,9 @@ func askUnit(ctx context.Context) (u unit) {
 // checkPorts looks for another process on the daemon's ports while it does not run:
 // one that runs has them.
 func (e *exam) checkPorts(ctx context.Context) []finding {
+	if _, err := e.ask(ctx); errors.Is(err, fs.ErrPermission) { // it may run, or not
+		return one(needsRoot("ports", ""))
+	}
 	if e.running(ctx) {
 		return one(finding{Name: "ports", State: StateOK, Detail: "the daemon has them"})
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,13 @@ type finding struct {
 	Subject string `json:"subject"` // the file, socket, host, image or pod; may be empty
 	Detail  string `json:"detail"`
 	Fix     string `json:"fix"` // the command or line that helps; empty where there is nothing to fix
+
+	private bool // only root can look at it
+}
+
+// needsRoot is the finding of a check that only root can make.
+func needsRoot(name, subject string) finding {
+	return finding{Name: name, State: StateSkipped, Subject: subject, Detail: "only root can check this", private: true}
 }
 
 // Report is what all checks found; its JSON is what `seeder doctor -o json` prints.
@@ -113,7 +121,25 @@ func examine(ctx context.Context, checks []check, timeout time.Duration) Report 
 			r.OK = r.OK && f.State != stateProblem
 		}
 	}
+	r.sayWhatNeedsRoot()
 	return r
+}
+
+// sayWhatNeedsRoot adds what could not be checked by this user: nothing that was not looked
+// at counts as well.
+func (r *Report) sayWhatNeedsRoot() {
+	var names []string
+	for _, f := range r.Checks {
+		if f.private && !slices.Contains(names, f.Name) {
+			names = append(names, f.Name)
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	r.OK = false
+	r.Checks = append(r.Checks, finding{Name: "root", State: stateProblem,
+		Detail: "not run as root, so these were not checked: " + strings.Join(names, ", "), Fix: "sudo seeder doctor"})
 }
 
 // within runs the check. One that does not even end with its context, as where a

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"seeder/cmd/seeder/internal/kubelet"
@@ -11,6 +13,9 @@ import (
 // images for pods that must not pull, though they are here.
 func (e *exam) checkKubelet(ctx context.Context) []finding {
 	intents, err := kubelet.Intents(e.root, time.Now())
+	if errors.Is(err, fs.ErrPermission) {
+		return one(needsRoot("kubelet", ""))
+	}
 	if err != nil {
 		return one(finding{Name: "kubelet", State: StateSkipped, Detail: err.Error()})
 	}

@@ -3,7 +3,9 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,7 +18,9 @@ import (
 
 // checkMembers asks the daemon to try the ways to and from each member.
 func (e *exam) checkMembers(ctx context.Context) []finding {
-	if _, err := e.ask(ctx); err != nil {
+	if _, err := e.ask(ctx); errors.Is(err, fs.ErrPermission) {
+		return one(needsRoot("members", ""))
+	} else if err != nil {
 		return one(finding{Name: "members", State: StateSkipped, Detail: "the daemon does not answer (see daemon, above), so its members are unknown"})
 	}
 	var d report.Diagnosis

@@ -31,11 +31,10 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	f, err := k3s.LoadSecrets(cfg, e.root)
 	if err != nil {
-		fix := "see the error above; then `systemctl restart seeder`"
 		if errors.Is(err, os.ErrPermission) {
-			fix = "sudo seeder doctor"
+			return one(needsRoot("secret", ""))
 		}
-		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Fix: fix})
+		return one(finding{Name: "secret", State: stateProblem, Detail: err.Error(), Fix: "see the error above; then `systemctl restart seeder`"})
 	}
 	d, err := e.ask(ctx)
 	out := finding{Name: "secret", State: StateOK, Subject: f.Source}
@@ -83,6 +82,9 @@ func (e *exam) checkJoin(ctx context.Context) []finding {
 		from = "gossip.join"
 	}
 	secrets, err := k3s.LoadSecrets(cfg, e.root)
+	if errors.Is(err, os.ErrPermission) {
+		return one(needsRoot("join", ""))
+	}
 	if err != nil {
 		return one(finding{Name: "join", State: StateSkipped, Detail: "no node answers without a secret"})
 	}

@@ -119,8 +119,9 @@ func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
 // isOurs guards against DNS rebinding, by which a page from elsewhere has the browser
 // of somebody on this host read what is on its loopback addresses: there only an IP
 // address, localhost or the node's name may stand in Host, which no stranger's DNS
-// answers for. On other addresses the page is for whoever reaches them (http.bind),
-// under whatever name.
+// answers for. A request without Host comes from no browser: health probes of HTTP/1.0
+// send none. On other addresses the page is for whoever reaches them (http.bind), under
+// whatever name.
 func (p *page) isOurs(r *http.Request) bool {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if ok && !local.IP.IsLoopback() {
@@ -134,7 +135,7 @@ func (p *page) isOurs(r *http.Request) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || p.node != "" && host == strings.ToLower(p.node)
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || p.node != "" && host == strings.ToLower(p.node)
 }
 
 // serve renders the page of this moment.

@@ -274,7 +274,7 @@ func TestPageHosts(t *testing.T) {
 	}{
 		{"127.0.0.1", "127.0.0.1:7952", true}, {"127.0.0.1", "localhost:7952", true}, {"127.0.0.1", "LOCALHOST", true}, {"::1", "[::1]:7952", true},
 		{"127.0.0.1", "seeder.localhost:7952", true}, {"127.0.0.1", "edge-001:7952", true}, {"127.0.0.1", "localhost.:7952", true},
-		{"127.0.0.1", "evil.example:7952", false}, {"::1", "evil.example", false}, {"127.0.0.1", "localhost.evil.example", false}, {"127.0.0.1", "evillocalhost", false}, {"127.0.0.1", "", false},
+		{"127.0.0.1", "evil.example:7952", false}, {"::1", "evil.example", false}, {"127.0.0.1", "localhost.evil.example", false}, {"127.0.0.1", "evillocalhost", false}, {"127.0.0.1", "", true},
 		{"10.0.0.1", "host1.lan:7952", true},
 	} {
 		for _, path := range []string{"/", "/page.js", "/metrics", "/healthz", "/readyz", "/debug/pprof/"} {
