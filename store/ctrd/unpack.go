@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/labels"
@@ -85,6 +86,11 @@ func (u *Unpacker) Layers() []digest.Digest {
 	return out
 }
 
+// synced makes containerd write what it unpacks to disk before the snapshot counts as
+// there. Without it a power cut within the next half minute leaves a snapshot of empty
+// files, which containerd takes for whole ever after.
+var synced = []diff.ApplyOpt{diff.WithSyncFs(true)}
+
 // Apply unpacks layer i on top of those below it, which are unpacked; a layer
 // that is unpacked already is left as it is. One goroutine applies the layers, from the
 // bottom up.
@@ -101,7 +107,7 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	if i > 0 && u.applied {
 		sn = absent{sn} // there was no snapshot below which it could be
 	}
-	u.applied, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, nil)
+	u.applied, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, synced)
 	if err != nil {
 		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.c.fail(err))
 	}
@@ -190,7 +196,7 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 	// A snapshot that was found may be collected before the one above it is made:
 	// it was nobody's until then. The second try makes it anew, under the lease.
 	for try := 0; ; try++ {
-		err = img.Unpack(nctx, u.snapshotter)
+		err = img.Unpack(nctx, u.snapshotter, client.WithUnpackApplyOpts(synced...))
 		if try == unpackTries || !errdefs.IsNotFound(err) {
 			break
 		}
