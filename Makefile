@@ -124,7 +124,7 @@ bench: build containerds ## seeder against a registry and a loop over hosts, on 
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
 
 chaos: build containerds ## the chaos suite, longer than in `make test`, with CHAOS_SEED (random) and CHAOS_ROUNDS
-	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-3} \
+	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-1} \
 		go test -count=1 -v -timeout 6h -run '^TestChaos$$' ./test
 
 soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES

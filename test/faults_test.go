@@ -20,27 +20,33 @@ const (
 	containerdRoot = "/var/lib/rancher/k3s/agent/containerd"
 )
 
-// disks gives a host file systems of its own that may be filled and broken: ext4
-// for seeder's data_dir, memory for containerd.
+// disks gives a host file systems of its own that may be filled and broken, and whose
+// power can be cut: ext4, one for seeder's data_dir and one for containerd.
 func (h *host) disks(dataMiB, containerdMiB int) {
 	h.t.Helper()
-	file := filepath.Join(h.net.dir, h.name+".ext4")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		h.t.Fatal(err)
+	for file, mib := range map[string]int{h.disk(dataDir): dataMiB, h.disk(containerdRoot): containerdMiB} {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.Truncate(file, int64(mib)<<20); err != nil {
+			h.t.Fatal(err)
+		}
+		h.sh("mkfs.ext4 -q -F -m 0 -N 4096 " + file)
 	}
-	if err := os.Truncate(file, int64(dataMiB)<<20); err != nil {
-		h.t.Fatal(err)
-	}
-	h.sh("mkfs.ext4 -q -F " + file)
 	h.sh("mkdir -p " + dataDir + " " + containerdRoot)
-	h.mountData()
-	h.sh(fmt.Sprintf("mount -t tmpfs -o size=%dm tmpfs %s", containerdMiB, containerdRoot))
+	h.mount(dataDir)
+	h.mount(containerdRoot)
 }
 
-// mountData mounts the data_dir of disks. The loop device goes with the mount.
-func (h *host) mountData() {
+// disk is the file below a file system of disks.
+func (h *host) disk(dir string) string {
+	return filepath.Join(h.net.dir, h.name+"-"+filepath.Base(dir)+".ext4")
+}
+
+// mount mounts a file system of disks. The loop device goes with the mount.
+func (h *host) mount(dir string) {
 	h.t.Helper()
-	h.sh("mount -o loop,errors=remount-ro " + filepath.Join(h.net.dir, h.name+".ext4") + " " + dataDir)
+	h.sh("mount -o loop,errors=remount-ro " + h.disk(dir) + " " + dir)
 }
 
 // sh runs a script on the host.
@@ -61,8 +67,8 @@ func (d *daemon) thaw() {
 // fill leaves no byte free on the file system of a directory; empty ends that.
 func (h *host) fill(dir string) {
 	h.t.Helper()
-	// The first runs until the disk is full, the second takes the last blocks.
-	h.sh("cd " + dir + "; busybox dd if=/dev/zero of=ballast bs=1M 2>/dev/null; busybox dd if=/dev/zero of=ballast.2 bs=1k 2>/dev/null; true")
+	h.fillBut(dir, 1<<20)
+	h.sh("cd " + dir + "; busybox dd if=/dev/zero of=ballast.2 bs=1k 2>/dev/null; true") // the last blocks
 }
 
 func (h *host) empty(dir string) {
@@ -82,8 +88,8 @@ func (h *host) fixData() {
 	h.t.Helper()
 	h.sh("umount " + dataDir)
 	// 1: errors were corrected.
-	h.sh("e2fsck -fy " + filepath.Join(h.net.dir, h.name+".ext4") + " >/dev/null 2>&1 || test $? = 1")
-	h.mountData()
+	h.sh("e2fsck -fy " + h.disk(dataDir) + " >/dev/null 2>&1 || test $? = 1")
+	h.mount(dataDir)
 }
 
 // collect makes containerd collect garbage now.

@@ -76,17 +76,7 @@ func (n *network) addHost(version string) *host {
 	i := len(n.hosts) + 1
 	h := &host{t: n.t, net: n, name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i)}
 	h.dir = filepath.Join(n.dir, h.name)
-	bin, err := filepath.Abs(containerds[version])
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if h.version, err = askVersion(n.t.Context(), filepath.Join(bin, "containerd")); err != nil {
-		n.t.Fatalf("containerd %s: %v; `make containerds` builds it", version, err)
-	}
-	if !strings.HasPrefix(h.version, version+".") {
-		n.t.Fatalf("%s has containerd %s, want %s; `make containerds` builds it", bin, h.version, version)
-	}
-	h.bin = bin
+	h.use(version)
 	for _, d := range []string{"etc", "etc.work", "run", "lib/tmp"} {
 		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
 			n.t.Fatal(err)
@@ -103,6 +93,22 @@ mkdir -p /etc/seeder /var/lib/rancher/k3s/agent/containerd /run/k3s/containerd`,
 	n.plug(h, i)
 	n.hosts = append(n.hosts, h)
 	return h
+}
+
+// use lets the host run a version of containerd from its next start on.
+func (h *host) use(version string) {
+	h.t.Helper()
+	bin, err := filepath.Abs(containerds[version])
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if h.version, err = askVersion(h.t.Context(), filepath.Join(bin, "containerd")); err != nil {
+		h.t.Fatalf("containerd %s: %v; `make containerds` builds it", version, err)
+	}
+	if !strings.HasPrefix(h.version, version+".") {
+		h.t.Fatalf("%s has containerd %s, want %s; `make containerds` builds it", bin, h.version, version)
+	}
+	h.bin = bin
 }
 
 // cgroups makes an own group for a host in each hierarchy and returns the

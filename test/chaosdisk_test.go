@@ -1,0 +1,169 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// smallDiskBytes are what a small disk has for seeder, its cache of frames included:
+	// what it has to leave free (images.min_free), and three builds.
+	smallDiskBytes = 40 << 20
+	fewFiles       = 64 // the same for files
+)
+
+// smallDisk leaves so little of data_dir's file system that the cache has to give way
+// to new builds.
+func smallDisk(_ *chaos, h *host) func() {
+	h.fillBut(dataDir, max(0, smallDiskBytes-int64(treeBytes(h.path(dataDir+"/cache")))))
+	return func() { h.empty(dataDir) }
+}
+
+// fillBut takes all but some bytes of the file system of a directory.
+func (h *host) fillBut(dir string, freeBytes int64) {
+	h.t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(h.path(dir), &st); err != nil {
+		h.t.Fatal(err)
+	}
+	if take := int64(st.Bavail)*st.Bsize - freeBytes; take > 0 {
+		h.sh(fmt.Sprintf("fallocate -l %d %s/ballast 2>/dev/null || true", take, dir))
+	}
+}
+
+// fewInodes leaves so few inodes that the cache has to give way.
+func fewInodes(_ *chaos, h *host) func() {
+	var st unix.Statfs_t
+	if err := unix.Statfs(h.path(dataDir), &st); err != nil {
+		h.t.Fatal(err)
+	}
+	cached, _ := filepath.Glob(h.path(dataDir + "/cache/*"))
+	many := h.path(dataDir + "/ballast.files")
+	if err := os.Mkdir(many, 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+	for i := range max(0, int64(st.Ffree)-max(0, int64(fewFiles-len(cached)))) {
+		if err := os.WriteFile(filepath.Join(many, strconv.FormatInt(i, 10)), nil, 0o600); err != nil {
+			break // somebody else has taken the last
+		}
+	}
+	return func() { h.sh("rm -rf " + dataDir + "/ballast.files") }
+}
+
+// blobsDir is where containerd keeps blobs.
+const blobsDir = containerdRoot + "/io.containerd.content.v1.content/blobs/sha256"
+
+// blobRots flips a bit of a layer that another host has, too. When the fault ends a host
+// whose images are removed has to fetch it, from this one among others.
+func blobRots(c *chaos, h *host) func() {
+	files, _ := os.ReadDir(h.path(blobsDir))
+	var both []string
+	for _, f := range files {
+		for _, o := range c.others(h) {
+			if there, err := os.Stat(o.path(filepath.Join(blobsDir, f.Name()))); err == nil && there.Size() > 1<<16 && !c.isRotten(o, f.Name()) {
+				both = append(both, f.Name())
+				break
+			}
+		}
+	}
+	if len(both) == 0 {
+		return func() {}
+	}
+	name := both[c.rng.IntN(len(both))]
+	c.mu.Lock()
+	c.rotten[h] = append(c.rotten[h], name)
+	c.mu.Unlock()
+	path := h.path(filepath.Join(blobsDir, name))
+	st, err := os.Stat(path)
+	if err == nil {
+		err = flipBit(path, c.rng.Int64N(st.Size()), c.rng.IntN(8))
+	}
+	if err != nil && !os.IsNotExist(err) { // it may have been collected
+		c.t.Fatal(err)
+	}
+	return func() {
+		others := slices.DeleteFunc(c.others(h), func(o *host) bool { return o == c.by || c.pruned.Load() == o })
+		c.removeImages(others[c.rng.IntN(len(others))])
+	}
+}
+
+// isRotten reports whether a fault has changed a blob of a host.
+func (c *chaos) isRotten(h *host, blob string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.rotten[h], blob)
+}
+
+// flipBit changes one bit of a file and keeps its time, as disks do that fail.
+func flipBit(path string, at int64, bit int) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		return err
+	}
+	b[0] ^= 1 << bit
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		return err
+	}
+	return os.Chtimes(path, st.ModTime(), st.ModTime())
+}
+
+// removeImages is what people do who want everything pulled again.
+func (c *chaos) removeImages(h *host) {
+	out, err := h.ctrCmd("images", "ls", "-q").Output()
+	if err != nil {
+		return // containerd is away
+	}
+	for name := range strings.Lines(string(out)) {
+		h.ctrCmd("images", "rm", "--sync", strings.TrimSpace(name)).Run() // it may be gone already
+	}
+}
+
+// kubeletCollects removes all images that are not pinned, as the kubelet does with those
+// that no container uses when the disk is full.
+func (c *chaos) kubeletCollects(h *host) {
+	conn, err := h.cri()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(c.ctx, convergeBound)
+	defer cancel()
+	images := runtime.NewImageServiceClient(conn)
+	list, err := images.ListImages(ctx, &runtime.ListImagesRequest{})
+	if err != nil {
+		return // containerd is away
+	}
+	for _, img := range list.GetImages() {
+		if img.GetPinned() {
+			continue
+		}
+		if _, err := images.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: img.GetId()}}); err == nil {
+			c.collected.Add(1)
+		}
+	}
+}
+
+// upgrade gives a host, whose containerd does not run, the next version with the store
+// that is there; one that has the newest goes back by one.
+func (c *chaos) upgrade(h *host) {
+	order := []string{"1.7", "2.2", "2.3", "2.2"}
+	at := slices.IndexFunc(order, func(v string) bool { return strings.HasPrefix(h.version, v+".") })
+	h.use(order[(at+1)%len(order)])
+}
