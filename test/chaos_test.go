@@ -175,6 +175,7 @@ func (c *chaos) killSeeder(h *host) { h.seeder.stop(c.t, syscall.SIGKILL) }
 // round lets some faults begin on different hosts while an image is announced, and
 // waits until all is well after they ended.
 func (c *chaos) round(which []int, hold float64) {
+	c.kubelets()
 	broken, people := c.victims(which)
 	longest := time.Second
 	for _, k := range which {

@@ -135,6 +135,17 @@ func (c *chaos) removeImages(h *host) {
 	}
 }
 
+// kubelets do what the kubelet does when more of containerd's disk is used than its
+// imageGCHighThresholdPercent. Between rounds, since it spares what has just come.
+func (c *chaos) kubelets() {
+	for _, h := range c.hosts {
+		var st unix.Statfs_t
+		if unix.Statfs(h.path(containerdRoot), &st) == nil && st.Bfree*100 < st.Blocks*40 {
+			c.kubeletCollects(h)
+		}
+	}
+}
+
 // kubeletCollects removes all images that are not pinned, as the kubelet does with those
 // that no container uses when the disk is full.
 func (c *chaos) kubeletCollects(h *host) {
