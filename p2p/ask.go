@@ -47,7 +47,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 			a.gather(answerOf(n.column(refs)))
 		case m.State == gossip.StateLeft:
 		case m.State == gossip.StateDead:
-			a.gather(answer{name: m.Name, away: true, since: m.Since, labels: n.labels.of(m.Name), err: errors.New("no answer to gossip")})
+			a.gather(answer{name: m.Name, away: true, since: m.Since, labels: n.said.of(m.Name).labels, err: errors.New("no answer to gossip")})
 		case m.Reason != "":
 			a.gather(answer{name: m.Name, err: errors.New(reasonOf(m))})
 		default:
@@ -62,7 +62,7 @@ func (n *Node) ask(ctx context.Context, refs []string) []answer {
 	for _, addr := range order {
 		if err := sem.Acquire(ctx, 1); err != nil {
 			for _, name := range byAddress[addr] {
-				a.gather(answer{name: name, err: errors.New("not asked in time")})
+				a.gather(answer{name: name, err: fmt.Errorf("not asked in time: %w", err)})
 			}
 			continue
 		}
@@ -106,7 +106,7 @@ func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 			a.gather(answer{name: name, err: fmt.Errorf("%s answers on its address %s; give each host its own address and node name", text.Clean(ans.says, maxReasonBytes), addr)})
 		default:
 			ans.name = name
-			a.n.labels.note(name, ans.labels)
+			a.n.said.note(name, facts{labels: ans.labels, host: ans.host})
 			a.gather(ans)
 		}
 	}

@@ -23,7 +23,8 @@ type cell struct {
 	liveReason func() string
 	tally      *tally // of the tries to fetch it; nil before the first one, and once it is ready
 	origin     origin // what the tally says, or said when it was ready
-	sentBefore int64  // bytes that went out of its seed before it was announced
+	begun      time.Time
+	sentBefore int64 // bytes that went out of its seed before it was announced
 
 	since   time.Time // when it was ready last, or came to be known; zero: it is, or need not be
 	lacking int64     // bytes of disk, while it waits for those
@@ -50,7 +51,8 @@ func (c *cells) begin(a catalog.Announcement, sent int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x := &cell{version: a.Version, target: a.Target.Digest, state: report.Waiting, reason: "queued", total: a.ImageBytes, sentBefore: sent}
-	if x.since = time.Now(); c.byRef[a.Reference] != nil && !c.byRef[a.Reference].since.IsZero() {
+	x.begun = time.Now()
+	if x.since = x.begun; c.byRef[a.Reference] != nil && !c.byRef[a.Reference].since.IsZero() {
 		x.since = c.byRef[a.Reference].since
 	}
 	c.byRef[a.Reference] = x
@@ -124,7 +126,7 @@ func (c *cells) keepOrigin(ref string, x *cell) {
 		return
 	}
 	x.origin, x.tally = x.tally.origin(time.Now()), nil
-	x.origin.rate = 0
+	x.origin.rate, x.origin.took = 0, time.Since(x.begun)
 	c.kept = append(slices.DeleteFunc(c.kept, func(r string) bool { return r == ref }), ref)
 	if len(c.kept) <= maxOrigins {
 		return

@@ -24,6 +24,8 @@ const (
 	// what each of those adds. Where an image came from is told of the last 64.
 	maxReportBytes = 1 << 20
 	imageBytes     = 1 << 10
+	// maxTook bounds how long another node may say that something took.
+	maxTook = 30 * 24 * time.Hour
 	// maxAnswersBytes bounds the reports of all members together.
 	maxAnswersBytes = 128 << 20
 )
@@ -32,6 +34,7 @@ const (
 type column struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
+	Host   *report.Host      `json:"host,omitempty"`
 	Policy *report.Policy    `json:"policy,omitempty"` // where no image was asked for
 	Images []columnImage     `json:"images"`
 }
@@ -49,6 +52,7 @@ type columnImage struct {
 	Sources            []report.Source `json:"sources,omitempty"`
 	WireBytes          int64           `json:"wire_bytes,omitempty"`
 	SentBytes          int64           `json:"sent_bytes,omitempty"`
+	TookMS             int64           `json:"took_ms,omitempty"`
 	FreedBytes         int64           `json:"freed_bytes,omitempty"`
 	Blocked            string          `json:"blocked,omitempty"`
 
@@ -64,6 +68,7 @@ type answer struct {
 	since  time.Time
 	err    error
 	labels map[string]string
+	host   *report.Host
 	policy *report.Policy
 	images map[string]columnImage
 	// refused are announcements that the member does not take, by reference.
@@ -120,6 +125,11 @@ func decodeReport(r io.Reader, name string, asked func(ref string) bool, total *
 			var labels map[string]string
 			err = d.Decode(&labels)
 			ans.readLabels(labels)
+		case "host":
+			var h report.Host
+			err = d.Decode(&h)
+			h = boundedHost(h)
+			ans.host = &h
 		case "policy":
 			var p report.Policy
 			err = d.Decode(&p)
@@ -196,6 +206,7 @@ func (ans *answer) take(img columnImage) {
 	img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
 	img.Sources = readSources(img.Sources)
 	img.WireBytes, img.SentBytes, img.FreedBytes = max(img.WireBytes, 0), max(img.SentBytes, 0), max(img.FreedBytes, 0)
+	img.TookMS = min(max(img.TookMS, 0), maxTook.Milliseconds())
 	if img.Refused {
 		ans.refused[img.Reference] = img
 	} else {
@@ -207,7 +218,7 @@ func (ans *answer) take(img columnImage) {
 func answerOf(r column) answer {
 	ans := answer{name: r.Name, images: make(map[string]columnImage, len(r.Images)), refused: map[string]columnImage{}, labels: map[string]string{}}
 	ans.readLabels(r.Labels)
-	ans.policy = r.Policy
+	ans.policy, ans.host = r.Policy, r.Host
 	for _, img := range r.Images {
 		ans.take(img)
 	}

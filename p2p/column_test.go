@@ -15,8 +15,8 @@ import (
 func FuzzDecodeReport(f *testing.F) {
 	for _, r := range []column{
 		{Name: "n", Images: []columnImage{{Reference: "a", Version: 1, State: report.Ready, DoneBytes: 5, TotalBytes: 5}}},
-		{Images: []columnImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
-			RateBytesPerSecond: -1, WireBytes: -1, SentBytes: -1, Sources: []report.Source{{Name: "\x1b[2J" + strings.Repeat("x", 600), Bytes: 1}, {Name: "a", Bytes: -1}}}}},
+		{Host: &report.Host{Containerd: "\x1b[2J", FreeBytes: 5, DiskBytes: -1}, Images: []columnImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
+			RateBytesPerSecond: -1, WireBytes: -1, TookMS: -1, SentBytes: -1, Sources: []report.Source{{Name: "\x1b[2J" + strings.Repeat("x", 600), Bytes: 1}, {Name: "a", Bytes: -1}}}}},
 	} {
 		b, err := json.Marshal(r)
 		if err != nil {
@@ -30,7 +30,13 @@ func FuzzDecodeReport(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if h := ans.host; h != nil && (h.FreeBytes < 0 || h.FreeBytes > h.DiskBytes || strings.ContainsFunc(h.Containerd+h.ContainerdAway, func(r rune) bool { return r < ' ' || r == 0x7f })) {
+			t.Fatalf("%+v", h)
+		}
 		for _, img := range ans.images {
+			if img.TookMS < 0 {
+				t.Fatalf("%+v", img)
+			}
 			if !slices.Contains(known, img.State) || img.DoneBytes < 0 || img.DoneBytes > img.TotalBytes {
 				t.Fatalf("%+v", img)
 			}

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"errors"
+	"slices"
 
 	"seeder/p2p/catalog"
 	"seeder/p2p/report"
@@ -33,10 +34,15 @@ func (n *Node) Counts() report.Counts {
 		}
 		c.Images[x.state]++
 		c.LackingBytes = max(c.LackingBytes, x.lacking)
+		if x.state != report.Ready && x.state != report.Excluded {
+			c.Behind = append(c.Behind, report.Behind{Reference: a.Reference, State: x.state, Since: x.since})
+		}
 		if !x.since.IsZero() && (c.UnconvergedSince.IsZero() || x.since.Before(c.UnconvergedSince)) {
 			c.UnconvergedSince = x.since
 		}
 	}
+	slices.SortStableFunc(c.Behind, func(a, b report.Behind) int { return a.Since.Compare(b.Since) })
+	c.Behind = c.Behind[:min(len(c.Behind), report.MaxBehind)]
 	return c
 }
 

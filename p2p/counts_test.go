@@ -91,6 +91,9 @@ func TestCounts(t *testing.T) {
 	announce(t, a, a.store.Add(testRef, blob(1, 1<<20), 256<<10))
 	b.waitFor(t, "the image lacks room", func() bool { return b.Counts().LackingBytes == 1<<30 })
 	first := b.Counts()
+	if len(first.Behind) != 1 || first.Behind[0].Reference != testRef || first.Behind[0].State != report.Waiting || !first.Behind[0].Since.Equal(first.UnconvergedSince) {
+		t.Errorf("behind: %+v", first.Behind)
+	}
 	if first.UnconvergedSince.Before(before) || first.UnconvergedSince.After(time.Now()) ||
 		first.Images[report.Waiting] != 1 || first.Images[report.Ready] != 0 || first.Announced != 1 || first.LastAnnouncedAt.IsZero() {
 		t.Errorf("while it waits: %+v", first)
@@ -105,7 +108,7 @@ func TestCounts(t *testing.T) {
 	}
 	b.store.SetRoom("")
 	b.waitFor(t, "ready", func() bool { return b.Counts().Images[report.Ready] == 1 })
-	if c := b.Counts(); !c.UnconvergedSince.IsZero() || c.LackingBytes != 0 || c.Images[report.Waiting] != 0 {
+	if c := b.Counts(); !c.UnconvergedSince.IsZero() || c.LackingBytes != 0 || c.Images[report.Waiting] != 0 || len(c.Behind) != 0 {
 		t.Errorf("when it is ready: %+v", c)
 	}
 	if got := value(t, reg, "seeder_chunks_verified_total"); got < 4 {

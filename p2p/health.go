@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"seeder/p2p/report"
 )
@@ -168,15 +167,5 @@ func (n *Node) announcedNow() (seeds, targets []digest.Digest) {
 // diskStatus is how full the disk of data_dir is, and what of it is cache.
 func (n *Node) diskStatus() report.DiskStatus {
 	held, limit := n.store.Cache()
-	return report.DiskStatus{FreeBytes: freeBytes(n.cfg.DataDir), CacheBytes: held, CacheLimitBytes: limit}
-}
-
-// freeBytes is the space that is left for this process on dir's file system; 0
-// where it cannot be told.
-func freeBytes(dir string) int64 {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0
-	}
-	return int64(st.Bavail) * st.Bsize
+	return report.DiskStatus{FreeBytes: diskOf(n.cfg.DataDir).free, CacheBytes: held, CacheLimitBytes: limit}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"seeder/p2p/catalog"
@@ -31,7 +30,8 @@ func (h handler) State(_ context.Context, refs []string) ([]byte, error) {
 }
 
 func (n *Node) column(refs []string) column {
-	r := column{Name: n.cfg.Name, Labels: n.cfg.Labels, Images: n.refused(refs)}
+	host := n.host()
+	r := column{Name: n.cfg.Name, Labels: n.cfg.Labels, Host: &host, Images: n.refused(refs)}
 	if slices.Equal(refs, []string{noImage}) {
 		p := n.policy()
 		r.Policy = &p
@@ -63,6 +63,7 @@ func (n *Node) column(refs []string) column {
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
 			RateBytesPerSecond: c.origin.rate, Sources: c.origin.sources, WireBytes: c.origin.wire,
 			Blocked: blocked[a.Reference], SentBytes: max(n.swarms.sentBytes(a.Seed.Digest)-c.sentBefore, 0),
+			TookMS: c.origin.took.Milliseconds(),
 		})
 	}
 	return r
@@ -132,7 +133,7 @@ func (n *Node) row(rec catalog.Record, reports []answer) report.ImageState {
 	a := rec.Announcement()
 	img := report.ImageState{
 		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Size: a.ImageBytes,
-		State: "announced", AnnouncedBy: a.NodeName, AnnouncedAt: a.AnnouncedAt, Nodes: []report.NodeState{},
+		State: "announced", AnnouncedBy: a.NodeName, AnnouncedAt: a.AnnouncedAt, On: a.On, Nodes: []report.NodeState{},
 	}
 	if a.Withdrawn {
 		img.State = "withdrawn"
@@ -183,40 +184,24 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 	ns.RateBytesPerSecond, ns.Sources = img.RateBytesPerSecond, img.Sources
 	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
-	ns.FreedBytes = img.FreedBytes
+	ns.FreedBytes, ns.TookMS = img.FreedBytes, img.TookMS
 	if ns.State != report.Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}
 	return ns
 }
 
-// AskMembers lists the cluster with the labels that the members have now.
-func (n *Node) AskMembers(ctx context.Context) report.Members {
-	silent := map[string]error{}
-	for _, a := range n.ask(ctx, []string{noImage}) { // no image: the labels are enough
-		if a.err != nil && !a.away {
-			silent[a.name] = a.err
-		}
-	}
-	out := n.Members()
-	for i, m := range out.Members {
-		if err := silent[m.Name]; err != nil && m.Reason == "" {
-			out.Members[i].Reason = err.Error()
-		}
-	}
-	return out
-}
-
 // Members lists the cluster. Nobody is asked.
 func (n *Node) Members() report.Members {
 	out := report.Members{Node: n.cfg.Name, Members: []report.MemberState{}}
 	for _, m := range n.gossip.Members() {
-		labels := n.labels.of(m.Name)
+		f := n.said.of(m.Name)
 		if m.Name == n.cfg.Name {
-			labels = n.cfg.Labels
+			host := n.host()
+			f = facts{labels: n.cfg.Labels, host: &host}
 		}
 		out.Members = append(out.Members, report.MemberState{
-			Name: m.Name, Address: m.Address, State: m.State, Reason: reasonOf(m), Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: labels,
+			Name: m.Name, Address: m.Address, State: m.State, Reason: reasonOf(m), Version: m.Version, ID: string(m.ID), Since: m.Since, Labels: f.labels, Host: f.host,
 		})
 	}
 	slices.SortFunc(out.Members, func(a, b report.MemberState) int { return strings.Compare(a.Name, b.Name) })
@@ -255,31 +240,6 @@ func (n *Node) conflicts() (out []report.Conflict) {
 		out = append(out, c.Conflict)
 	}
 	return out
-}
-
-// memberLabels are the labels that members said they had when they were asked last, of as
-// many as gossip keeps.
-type memberLabels struct {
-	mu     sync.Mutex
-	byName map[string]map[string]string
-}
-
-// maxMemberLabels bounds the members whose labels are remembered.
-const maxMemberLabels = 4096
-
-func (l *memberLabels) note(name string, labels map[string]string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.byName == nil || len(l.byName) >= maxMemberLabels {
-		l.byName = map[string]map[string]string{}
-	}
-	l.byName[name] = labels
-}
-
-func (l *memberLabels) of(name string) map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.byName[name]
 }
 
 // Status is this node alone.

@@ -22,6 +22,8 @@ type metrics struct {
 	converge               *prometheus.CounterVec
 	fetchSeconds           prometheus.Histogram
 	importSeconds          prometheus.Histogram
+
+	traffic traffic
 }
 
 // newMetrics registers the node's metrics with reg; nil keeps them private. Every
@@ -76,8 +78,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 }
 
-func (m *metrics) sent(bytes int)     { m.wireSent.Add(float64(bytes)) }
-func (m *metrics) received(bytes int) { m.wireReceived.Add(float64(bytes)) }
+func (m *metrics) sent(bytes int) {
+	m.wireSent.Add(float64(bytes))
+	m.traffic.add(time.Now(), 0, int64(bytes))
+}
+
+func (m *metrics) received(bytes int) {
+	m.wireReceived.Add(float64(bytes))
+	m.traffic.add(time.Now(), int64(bytes), 0)
+}
 
 func (m *metrics) chunks(source string, bytes int64) {
 	m.chunkBytes.WithLabelValues(source).Add(float64(bytes))

@@ -191,7 +191,7 @@ type Node struct {
 	lostSeeds lostSeeds
 
 	health  healthState
-	labels  memberLabels
+	said    memberFacts
 	events  events
 	beats   beats
 	probing probing    // members that are connected back to

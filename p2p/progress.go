@@ -16,9 +16,10 @@ import (
 // origin is where the bytes of an announcement came from, in figures of one moment.
 type origin struct {
 	sources []report.Source
-	peers   []string // that gave bytes, in the order of their first ones
-	wire    int64    // bytes of frames that came
-	rate    int64    // bytes a second from peers
+	peers   []string      // that gave bytes, in the order of their first ones
+	wire    int64         // bytes of frames that came
+	rate    int64         // bytes a second from peers
+	took    time.Duration // until it was ready
 }
 
 // tally counts where the bytes of one announcement come from on this host, over all

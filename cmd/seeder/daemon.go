@@ -141,7 +141,7 @@ func (d *running) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	w.register(d.reload.SecretChanged)
+	w.register(w.node, d.reload.SecretChanged)
 	if err := d.openServers(w, w.registry); err != nil {
 		return err
 	}

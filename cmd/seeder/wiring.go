@@ -171,11 +171,11 @@ func (s storeAdapter) Cache() (heldBytes, limitBytes int64) {
 }
 
 // register adds to the node's counters everything else that /metrics shows.
-func (w *wired) register(secretChanged func() bool) {
+func (w *wired) register(node web.Measured, secretChanged func() bool) {
 	compressed := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "seeder_chunks_compressed_total",
 		Help: "Chunks that this node compressed; those that it received are passed on as they came.",
 	}, func() float64 { return float64(w.store.Compressed()) })
-	w.registry.MustRegister(compressed, web.NewGauges(w.node, w.store.Disks, w.store.Cache, secretChanged), collectors.NewGoCollector(),
+	w.registry.MustRegister(compressed, web.NewGauges(node, w.store.Disks, w.store.Cache, secretChanged), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

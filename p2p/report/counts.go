@@ -11,6 +11,8 @@ type Counts struct {
 	// UnconvergedSince is since when that image is not ready which has not been for
 	// the longest; zero: all are. A newer announcement of it does not begin anew.
 	UnconvergedSince time.Time
+	// Behind are images that are not ready, the longest first: at most MaxBehind of them.
+	Behind []Behind
 	// LackingBytes is the most that the disk lacks for one of the images that wait
 	// for room; 0: none does.
 	LackingBytes int64
@@ -28,6 +30,9 @@ type Counts struct {
 	ContainerdUp bool // answered when it was last asked
 	Alone        bool // there are hosts to join, and none could be
 }
+
+// MaxBehind bounds the images that Counts names.
+const MaxBehind = 100
 
 // The reasons for which a node does not take an announcement.
 const (

@@ -40,6 +40,7 @@ type NodeState struct {
 	Sources            []Source `json:"sources,omitempty"`               // where the done bytes came from; none: it had the image, or forgot
 	WireBytes          int64    `json:"wire_bytes,omitempty"`            // that came for it, as frames, duplicates too
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
+	TookMS             int64    `json:"took_ms,omitempty"`               // until it was ready, since the node heard of it; 0: nothing was fetched, or it forgot
 	FreedBytes         int64    `json:"freed_bytes,omitempty"`           // of disk, by the purge of a withdrawn image, frames too
 
 	// Blocked is why the kubelet there refuses to start a container of the image although
@@ -75,6 +76,7 @@ type ImageState struct {
 	State       string      `json:"state"` // announced | withdrawn
 	AnnouncedBy string      `json:"announced_by"`
 	AnnouncedAt time.Time   `json:"announced_at"`
+	On          []string    `json:"on,omitempty"` // label selectors of the nodes it is for; none: every node
 	Nodes       []NodeState `json:"nodes"`
 	Ready       int         `json:"ready"`          // nodes that are ready
 	Total       int         `json:"total"`          // nodes that are meant to hold it, those that are away too
@@ -106,6 +108,17 @@ type MemberState struct {
 	// Since is when it came into this state, as far as this node saw: a member that was
 	// dead before this node was started, when this node heard of it last.
 	Since time.Time `json:"since,omitzero"`
+	// Host is what it said of its host when it was asked last; nil: it has not been asked.
+	Host *Host `json:"host,omitempty"`
+}
+
+// Host is what a node says of its host.
+type Host struct {
+	Containerd string `json:"containerd,omitempty"` // its version
+	// ContainerdAway is why containerd does not answer, empty while it does.
+	ContainerdAway string `json:"containerd_away,omitempty"`
+	FreeBytes      int64  `json:"free_bytes"` // of the file system of data_dir
+	DiskBytes      int64  `json:"disk_bytes"` // all of it
 }
 
 // Members is `seeder members -o json`.

@@ -13,9 +13,9 @@ import (
 	"seeder/store"
 )
 
-// measured is what the gauges ask of a node. None of it asks another node or
+// Measured is what the gauges ask of a node. None of it asks another node or
 // containerd's image store: the cost of a scrape depends on neither.
-type measured interface {
+type Measured interface {
 	Counts() report.Counts
 	Members() report.Members
 	Status(ctx context.Context) report.Status
@@ -24,7 +24,7 @@ type measured interface {
 // gauges are the metrics that say how things are rather than what was counted:
 // they ask the node at each scrape, so that they cannot be out of date.
 type gauges struct {
-	node  measured
+	node  Measured
 	disks func(context.Context) []store.Disk
 	cache func() store.Cache
 	// secretChanged: the secret on disk is another one than that in force.
@@ -37,21 +37,21 @@ type gauges struct {
 
 type gaugeDescs struct {
 	state, members, unreached, conflicts, refused, images, unconverged, lacking, records, announced *prometheus.Desc
-	uploads, containerd, alone, secret, start, free, reserve                                        *prometheus.Desc
+	uploads, containerd, alone, secret, start, free, reserve, behind                                *prometheus.Desc
 	cache, cacheLimit, inodes, inodesFree                                                           *prometheus.Desc
 }
 
 func (d *gaugeDescs) all() []*prometheus.Desc {
 	return []*prometheus.Desc{
 		d.state, d.members, d.unreached, d.conflicts, d.refused, d.images, d.unconverged, d.lacking, d.records, d.announced,
-		d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
+		d.behind, d.uploads, d.containerd, d.alone, d.secret, d.start, d.free, d.reserve,
 		d.cache, d.cacheLimit, d.inodes, d.inodesFree,
 	}
 }
 
 // NewGauges returns the gauges of a node, its disks, its cache of frames and its
 // secret; each is asked at a scrape.
-func NewGauges(node measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
+func NewGauges(node Measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
@@ -66,6 +66,7 @@ func NewGauges(node measured, disks func(context.Context) []store.Disk, cache fu
 			refused:     desc("seeder_announcements_refused", "References of which this node does not take the newest announcement, by reason: its announcer is not in announcers on this host (announcer), the catalog is full (full), or there cannot be such a version by now (version).", "reason"),
 			conflicts:   desc("seeder_conflicts", "Pairs of hosts with the same name or the same identity, by kind. The second host is excluded until it is changed.", "kind"),
 			images:      desc("seeder_images", "Announced images by their state on this node; excluded images are not to be held by it.", "state"),
+			behind:      desc("seeder_image_behind", "Always 1: an announced image that is not ready on this node, with its state; at most 100, those that have not been ready for the longest.", "image", "state"),
 			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "Unix time since which the longest-unready image has not been ready; 0 if all images are ready."),
 			lacking:     desc("seeder_disk_lacking_bytes", "Largest shortage of disk space of an image that waits for space, in bytes; 0 if none waits."),
 			records:     desc("seeder_catalog_records", "Records of the catalog, by state: announced, or withdrawn and remembered.", "state"),
@@ -127,6 +128,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	for reason, n := range c.Refused {
 		send(g.desc.refused, float64(n), reason)
+	}
+	for _, b := range c.Behind {
+		send(g.desc.behind, 1, cli.ShortRef(b.Reference), string(b.State)) // uncut: series differ in it
 	}
 	send(g.desc.unreached, float64(c.NeverReached))
 	ch <- g.build

@@ -214,8 +214,12 @@ func TestHealthAndMetrics(t *testing.T) {
 	clitest.WantAll(t, body, `seeder_members{state="alive"} 1`, `seeder_members{state="dead"} 1`, `seeder_members{state="left"} 0`,
 		`seeder_images{state="ready"} 1`, `seeder_images{state="waiting"} 2`, `seeder_images{state="failed"} 0`, "seeder_containerd_up 0",
 		"seeder_unconverged_since_timestamp_seconds 1000.5", "seeder_last_announcement_timestamp_seconds 0", "seeder_secret_changed 1",
-		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`)
+		`seeder_disk_free_bytes{dir="/data"} 7`, `seeder_disk_reserve_bytes{dir="/data"} 5`, `seeder_build_info{goversion="`,
+		`seeder_image_behind{image="app:v1",state="failed"} 1`, `seeder_image_behind{image="`+longRef+`2",state="waiting"} 1`)
 }
+
+// longRef begins references that differ behind what the page shows of one.
+var longRef = "registry.example.com/" + strings.Repeat("a", 2*maxReference) + ":v"
 
 // fakeGauges adds what only the gauges ask for.
 type fakeGauges struct{ *controltest.Node }
@@ -224,6 +228,8 @@ func (fakeGauges) Counts() report.Counts {
 	return report.Counts{
 		Images:           map[report.State]int{report.Ready: 1, report.Waiting: 2, report.Fetching: 0, report.Importing: 0, report.Failed: 0, report.Excluded: 0},
 		UnconvergedSince: time.UnixMilli(1000500),
+		Behind: []report.Behind{{Reference: "docker.io/library/app:v1", State: report.Failed},
+			{Reference: longRef + "1", State: report.Waiting}, {Reference: longRef + "2", State: report.Waiting}},
 	}
 }
 
