@@ -48,8 +48,8 @@ type Announced struct {
 // Announce has the store prepare what it has under ref, puts that into the catalog and
 // tells the cluster. Announcing what the catalog already says is not a new version. A
 // digest alone, as REPOSITORY@sha256:…, moves the tag latest of its repository where that
-// is announced. Going back to an earlier target is for the nodes that the announcement
-// before was for, unless o.On says others. Where the target is not here, the error wraps
+// is announced. Going back to an earlier target is for the nodes and platforms that the
+// announcement before was for, unless o.On says others. Where the target is not here, the error wraps
 // fs.ErrNotExist and names the earlier ones that are.
 func (n *Node) Announce(ctx context.Context, ref string, o Options) (Announced, error) {
 	if err := n.MayAnnounce(); err != nil { // before anything is moved here
@@ -68,6 +68,10 @@ func (n *Node) Announce(ctx context.Context, ref string, o Options) (Announced, 
 	} else if repo, _, isDigest := strings.Cut(ref, "@"); isDigest && n.announced(repo+":latest") {
 		ref = repo + ":latest"
 	}
+	keep := o.At != "" // what else the announcement before said
+	if cur, ok := n.catalog.Get(ref); ok && keep {
+		o.AnyPlatform = o.AnyPlatform || cur.Announcement().AnyPlatform
+	}
 	p, err := n.store.Prepare(ctx, ref, o.At, o.AnyPlatform)
 	if err != nil {
 		if o.At != "" && errors.Is(err, fs.ErrNotExist) {
@@ -75,20 +79,23 @@ func (n *Node) Announce(ctx context.Context, ref string, o Options) (Announced, 
 		}
 		return Announced{}, err
 	}
-	return n.announce(ctx, p, o.On, o.At != "" && len(o.On) == 0)
+	return n.announce(ctx, p, o.On, keep && len(o.On) == 0, o.AnyPlatform)
 }
 
-// announceAgain announces what the store has under ref now, for the nodes that the
-// announcement before was for.
+// announceAgain announces what the store has under ref now, for the nodes and platforms
+// that the announcement before was for.
 func (n *Node) announceAgain(ctx context.Context, ref string) error {
 	if err := n.MayAnnounce(); err != nil {
 		return fmt.Errorf("announce %s: %w", ref, err)
 	}
-	p, err := n.store.Prepare(ctx, ref, "", false)
+	cur, _ := n.catalog.Get(ref)
+	a := cur.Announcement()
+	anyPlatform := a.AnyPlatform && !a.Withdrawn
+	p, err := n.store.Prepare(ctx, ref, "", anyPlatform)
 	if err != nil {
 		return err
 	}
-	_, err = n.announce(ctx, p, nil, true)
+	_, err = n.announce(ctx, p, nil, true, anyPlatform)
 	return err
 }
 
@@ -112,7 +119,7 @@ func (n *Node) earlier(ctx context.Context, ref string) string {
 
 // announce puts p into the catalog and tells the cluster. keepOn: for the nodes that the
 // announcement before was for.
-func (n *Node) announce(ctx context.Context, p Prepared, on []string, keepOn bool) (Announced, error) {
+func (n *Node) announce(ctx context.Context, p Prepared, on []string, keepOn, anyPlatform bool) (Announced, error) {
 	out := Announced{Prepared: p}
 	out.Before, _ = n.Standing(p.Reference)
 	on = slices.Compact(slices.Sorted(slices.Values(on)))
@@ -123,10 +130,10 @@ func (n *Node) announce(ctx context.Context, p Prepared, on []string, keepOn boo
 		if keepOn {
 			on = c.On
 		}
-		if n.covers(ctx, c, p) {
+		if c.AnyPlatform == anyPlatform && n.covers(ctx, c, p) {
 			seed, bytes = c.Seed, c.ImageBytes
 		}
-		if !c.Withdrawn && c.Target.Digest == p.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) {
+		if !c.Withdrawn && c.Target.Digest == p.Target.Digest && c.Seed.Digest == seed.Digest && slices.Equal(c.On, on) && c.AnyPlatform == anyPlatform {
 			n.loop.Wake()
 			out.Version = c.Version
 			return out, nil
@@ -139,6 +146,8 @@ func (n *Node) announce(ctx context.Context, p Prepared, on []string, keepOn boo
 		Seed:       seed,
 		ImageBytes: bytes,
 		On:         on,
+
+		AnyPlatform: anyPlatform,
 	})
 	return out, err
 }

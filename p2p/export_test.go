@@ -53,7 +53,7 @@ func (n *Node) AskGossip(ctx context.Context, addr string, b []byte) ([]byte, er
 
 // AnnouncePrepared announces what the store need not have.
 func (n *Node) AnnouncePrepared(ctx context.Context, p Prepared, on ...string) (uint64, error) {
-	a, err := n.announce(ctx, p, on, false)
+	a, err := n.announce(ctx, p, on, false, false)
 	return a.Version, err
 }
 

@@ -368,6 +368,40 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// TestFollowKeepsAnyPlatform: a build that follows is announced for any platform where
+// the one before was, and an announcement without that ends it.
+func TestFollowKeepsAnyPlatform(t *testing.T) {
+	t.Parallel()
+	nodes := following(t)
+	a := nodes[0]
+	first := a.store.Add(testRef, blob(1, 1<<20), 256<<10)
+	if _, err := a.Announce(t.Context(), testRef, p2p.Options{AnyPlatform: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, nd := range nodes {
+		nd.holds(t, first)
+	}
+	second := a.store.Add(testRef, blob(2, 1<<20), 256<<10)
+	for _, nd := range nodes {
+		nd.holds(t, second)
+	}
+	if rec, _ := a.Record(testRef); !rec.Announcement().AnyPlatform || !a.store.ForAll(testRef) {
+		t.Errorf("the build that followed is announced as %+v, prepared for any platform: %v", rec.Announcement(), a.store.ForAll(testRef))
+	}
+	if _, err := a.Announce(t.Context(), testRef, p2p.Options{At: second.Target.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	if rec, _ := a.Record(testRef); !rec.Announcement().AnyPlatform || rec.Announcement().Version != 2 {
+		t.Errorf("going to a target is announced as %+v", rec.Announcement())
+	}
+	if _, err := a.Announce(t.Context(), testRef, p2p.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if rec, _ := a.Record(testRef); rec.Announcement().AnyPlatform || rec.Announcement().Version != 3 {
+		t.Errorf("announced without --any-platform it is %+v", rec.Announcement())
+	}
+}
+
 // following are two nodes that follow what they have announced.
 func following(t *testing.T) []*testNode {
 	t.Helper()

@@ -3,11 +3,13 @@ package test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -157,13 +159,7 @@ func TestMislabelledImage(t *testing.T) {
 		}
 	}
 	img := says(t, "indexed")
-	img.forPlatform(t, "linux", "arm64")
-	m := describe(ocispec.MediaTypeImageManifest, img.manifest)
-	m.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64"}
-	index := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{m}})
-	blobs := img.blobs()
-	blobs[digest.FromBytes(index)] = index
-	file := archiveOf(t, n.dir, blobs, called(ocispec.MediaTypeImageIndex, index, map[string]string{images.AnnotationImageName: img.ref}))
+	file := indexedForArm(t, n.dir, img)
 	err := a.try(nil, "announce", "--from", file)
 	if exitCode(err) != 3 || !strings.Contains(err.Error(), "no node takes it: 2 excluded: the image is for linux/arm64") || !strings.Contains(err.Error(), "--any-platform") {
 		t.Errorf("an index for another platform: %v", err)
@@ -176,6 +172,48 @@ func TestMislabelledImage(t *testing.T) {
 	}
 	for _, h := range n.hosts {
 		if got := h.runContainer(img.ref); got != "indexed" {
+			t.Errorf("a container from %s on %s prints %q", img.ref, h.name, got)
+		}
+	}
+}
+
+// indexedForArm is an archive of img alone in an index, mislabelled as for arm64.
+func indexedForArm(t *testing.T, dir string, img *image) string {
+	t.Helper()
+	img.forPlatform(t, "linux", "arm64")
+	m := describe(ocispec.MediaTypeImageManifest, img.manifest)
+	m.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64"}
+	index := marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{m}})
+	blobs := img.blobs()
+	blobs[digest.FromBytes(index)] = index
+	return archiveOf(t, dir, blobs, called(ocispec.MediaTypeImageIndex, index, map[string]string{images.AnnotationImageName: img.ref}))
+}
+
+// TestFollowedBuildKeepsAnyPlatform: a build that is imported by hand after --any-platform
+// is announced for any platform, too.
+func TestFollowedBuildKeepsAnyPlatform(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, "")
+	for range 2 {
+		h := n.addHost(newest)
+		h.startContainerd()
+		h.startSeeder("SEEDER_IMAGES_FOLLOW=true")
+	}
+	a := n.hosts[0]
+	a.awaitMembers(2)
+	img := newImage(t, imageSpec{ref: "docker.io/library/indexed:v1", says: "first", payload: 10_000})
+	a.run("announce", "indexed:v1", "--any-platform", "--from", indexedForArm(t, n.dir, img))
+	img = newImage(t, imageSpec{ref: img.ref, says: "second", payload: 10_000})
+	a.ctr("images", "import", "--all-platforms", "--no-unpack", indexedForArm(t, n.dir, img))
+	want := digest.FromBytes(img.manifest)
+	for _, h := range n.hosts {
+		eventually(t, 30*time.Second, "the second build on "+h.name, func() error {
+			if got := h.target(img.ref); got != want {
+				return fmt.Errorf("%s stands for %s, want %s", img.ref, got, want)
+			}
+			return h.try(nil, "wait", "indexed:v1")
+		})
+		if got := h.runContainer(img.ref); got != "second" {
 			t.Errorf("a container from %s on %s prints %q", img.ref, h.name, got)
 		}
 	}

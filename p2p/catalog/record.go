@@ -66,6 +66,9 @@ type Announcement struct {
 	AnnouncedAt time.Time          `json:"at"`           // milliseconds; decides nothing but ties
 	NodeName    string             `json:"node"`         // of the announcer, for people
 	On          []string           `json:"on,omitempty"` // label selectors of the nodes it is for; all must hold
+	// AnyPlatform says that the seed index is for every node, whatever platform the image
+	// names, and that a build which follows is to be, too.
+	AnyPlatform bool `json:"any_platform,omitempty"`
 }
 
 // Record is an announcement with its signature. The payload is kept as it was

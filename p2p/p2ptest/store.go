@@ -43,6 +43,7 @@ type Store struct {
 	users   map[string][]string
 	kept    []digest.Digest
 	dropped []digest.Digest // by Discard
+	forAll  map[string]bool // whether Prepare was told any platform last, by reference
 	noPins  bool
 	claims  bool
 	full    string
@@ -60,6 +61,7 @@ func NewStore() *Store {
 		loaded:  map[string]bool{},
 		rules:   map[string]string{},
 		users:   map[string][]string{},
+		forAll:  map[string]bool{},
 	}
 }
 
@@ -99,15 +101,23 @@ func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Prepared {
 }
 
 // Prepare implements p2p.Store: the image that was last added under ref.
-func (s *Store) Prepare(_ context.Context, ref string, at digest.Digest, _ bool) (p2p.Prepared, error) {
+func (s *Store) Prepare(_ context.Context, ref string, at digest.Digest, anyPlatform bool) (p2p.Prepared, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forAll[ref] = anyPlatform
 	p, ok := s.added[ref]
 	if !ok || at != "" && p.Target.Digest != at {
 		return p2p.Prepared{}, fmt.Errorf("prepare %s: %w", ref, fs.ErrNotExist)
 	}
 	s.indexes[digest.FromBytes(p.Index)] = p.Index
 	return p, s.down
+}
+
+// ForAll reports whether Prepare was last told that ref is for any platform.
+func (s *Store) ForAll(ref string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.forAll[ref]
 }
 
 // Has implements p2p.Store.
