@@ -10,13 +10,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
@@ -439,22 +436,6 @@ func TestFollowsNoPull(t *testing.T) {
 		return false
 	})
 	nodes[1].holds(t, first)
-}
-
-// Nothing but what is announced stays pinned on the host where the builds are imported.
-func TestReleasesEarlierBuilds(t *testing.T) {
-	t.Parallel()
-	nodes := following(t)
-	announce(t, nodes[0], nodes[0].store.Add(testRef, blob(1, 1<<18), 256<<10))
-	for i := range uint64(3) {
-		next := nodes[0].store.Add(testRef, blob(2+i, 1<<18), 256<<10)
-		for _, nd := range nodes {
-			nd.holds(t, next)
-			nd.waitFor(t, "only what is announced is wanted", func() bool {
-				return slices.Equal(nd.store.Wanted()[testRef], []digest.Digest{next.Target.Digest})
-			})
-		}
-	}
 }
 
 func TestUnknownReferenceNamesTheNearest(t *testing.T) {
