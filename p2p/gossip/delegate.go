@@ -195,6 +195,10 @@ func (g *Gossip) gone(i instance) {
 		g.log.Warn("member lost: no answer to gossip", "member", i.node, "address", last.gossip)
 	default:
 		g.log.Info("member left", "member", i.node, "address", last.gossip)
+		select {
+		case g.parted <- struct{}{}:
+		default:
+		}
 	}
 	g.tell(i.node, state, "")
 }

@@ -152,6 +152,7 @@ type Gossip struct {
 
 	reconsider chan struct{} // the ranks
 	renewal    chan struct{} // this node needs a new instance
+	parted     chan struct{} // a member has left
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -180,7 +181,7 @@ func New(cfg Config) *Gossip {
 		members:   newMembers(newInstance(cfg.NodeName)),
 		strangers: newStrangers(cfg.Log),
 		events:    make(chan event, maxEvents),
-		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1),
+		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1), parted: make(chan struct{}, 1),
 	}
 }
 

@@ -44,8 +44,25 @@ func (g *Gossip) rejoin(ctx context.Context) {
 			retry = firstRetry
 		}
 		g.savePeers()
-		if !wait(ctx, jitter(pause)) {
+		if !g.pause(ctx, jitter(pause)) {
 			return
+		}
+	}
+}
+
+// pause is wait, in which a farewell is written down at once: nobody would say it again
+// to a host that loses its power before the file is written.
+func (g *Gossip) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-g.parted:
+			g.savePeers()
+		case <-t.C:
+			return true
 		}
 	}
 }

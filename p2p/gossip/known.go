@@ -96,7 +96,7 @@ func (g *Gossip) savePeers() {
 		return
 	}
 	peers := []known{}
-	for _, m := range g.members.list() {
+	for _, m := range g.members.named() {
 		if m.Name == g.cfg.NodeName || len(peers) == maxPeers {
 			continue
 		}

@@ -218,6 +218,20 @@ func (ms *members) forgetLocked(now time.Time) {
 	}
 }
 
+// named is every member that has its name, without the rivals: what list calls those is
+// no name, under which nobody would ever be heard of again.
+func (ms *members) named() []Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	ms.forgetLocked(time.Now())
+	out := make([]Member, 0, len(ms.byName))
+	for _, m := range ms.byName {
+		out = append(out, *m)
+	}
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
 // list is every member by name. A rival is called by its name and its address, and a
 // member that another one excludes has the reason.
 func (ms *members) list() []Member {
