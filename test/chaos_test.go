@@ -62,6 +62,8 @@ type chaos struct {
 	moves     int                // of addresses
 	wasCut    map[*host]bool     // whose power was, since what is unpacked was last looked at
 	rotten    map[*host][]string // blobs that faults changed
+	looked    map[string]bool    // images whose bytes were looked at, by host
+	ended     bool               // all is looked at once more
 
 	mu         sync.Mutex
 	violations []string
@@ -100,7 +102,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("seed %d", seed)
 	c := &chaos{
 		t: t, n: newNetwork(t, "100mbit"), rng: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{},
-		clients: map[*host]*client.Client{}, rotten: map[*host][]string{}, wasCut: map[*host]bool{},
+		clients: map[*host]*client.Client{}, rotten: map[*host][]string{}, wasCut: map[*host]bool{}, looked: map[string]bool{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	defer func() { c.stop(); c.watching.Wait() }()
@@ -314,7 +316,7 @@ func (c *chaos) partition(hold float64) {
 func (c *chaos) importBuild(h *host, ref *chaosRef) (target string) {
 	c.builds++
 	c.needed += c.wireBytes * float64(len(c.hosts)-1)
-	img := newImage(c.t, imageSpec{ref: ref.name, says: fmt.Sprintf("build %d", c.builds), payload: 2 << 20, random: 5 << 20, seed: c.builds})
+	img := newImage(c.t, imageSpec{ref: ref.name, says: fmt.Sprintf("build %d", c.builds), payload: 1 << 20, random: 3 << 20, seed: c.builds})
 	archive := img.dockerArchive(c.t, c.n.dir)
 	h.ctr("images", "import", archive)
 	h.sync(containerdRoot) // ctr does not, and this is about seeder

@@ -24,15 +24,15 @@ import (
 func (c *chaos) converge(after string) {
 	start := time.Now()
 	for _, do := range c.again {
-		eventually(c.t, convergeBound, "what was refused is done", do)
+		c.until(convergeBound, "what was refused is done", do)
 	}
 	c.again = nil
 	for _, h := range c.hosts {
-		eventually(c.t, convergeBound, fmt.Sprintf("after %s: all is well on %s", after, h.name), func() error { return c.well(h) })
+		c.until(convergeBound, fmt.Sprintf("after %s: all is well on %s", after, h.name), func() error { return c.well(h) })
 	}
 	if h := c.pruned.Load(); h != nil { // what nothing protects goes now, and is noticed
 		h.collect()
-		eventually(c.t, convergeBound, fmt.Sprintf("after %s and garbage collection: all is well on %s", after, h.name), func() error { return c.well(h) })
+		c.until(convergeBound, fmt.Sprintf("after %s and garbage collection: all is well on %s", after, h.name), func() error { return c.well(h) })
 		c.pruned.Store(nil)
 	}
 	c.slowest = max(c.slowest, time.Since(start))
@@ -42,6 +42,24 @@ func (c *chaos) converge(after string) {
 		c.converged += len(c.refs)
 	}
 	clear(c.wasCut)
+}
+
+// until waits until ok holds; each try is a command or two, which take the time of what
+// is waited for.
+func (c *chaos) until(limit time.Duration, what string, ok func() error) {
+	c.t.Helper()
+	deadline, pause := time.Now().Add(limit), 50*time.Millisecond
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("not within %s: %s: %v", limit, what, err)
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 400*time.Millisecond)
+	}
 }
 
 // well says what is not as it should be on a host.
@@ -127,8 +145,11 @@ func (c *chaos) invariants(h *host, after string) {
 			c.violate("after %s: on %s the record of %s is %s, %v; want %s", after, h.name, ref.name, img.Target.Digest, err, ref.may[0])
 			continue
 		}
-		if err := c.digests(h, img); err != nil {
-			c.violate("after %s: %s on %s: %v", after, ref.name, h.name, err)
+		if looked := h.name + " " + img.Target.Digest.String(); !c.looked[looked] || c.wasCut[h] || c.ended {
+			if err := c.digests(h, img); err != nil {
+				c.violate("after %s: %s on %s: %v", after, ref.name, h.name, err)
+			}
+			c.looked[looked] = true
 		}
 		if c.wasCut[h] {
 			if err := unpacked(c.t.Context(), h, cl, img); err != nil {
@@ -207,10 +228,26 @@ func whole(ctx context.Context, cl *client.Client, ref string) error {
 	return fmt.Errorf("%s stands for %s, of which is missing: %v %v", ref, img.Target.Digest, digests, err)
 }
 
+// pins says what is pinned on a host that nobody announces: the kubelet could never
+// collect it.
+func (c *chaos) pins(h *host) error {
+	for _, name := range h.pinned() {
+		announced := slices.ContainsFunc(c.refs, func(r *chaosRef) bool {
+			return len(r.may) > 0 && (name == r.name || name == strings.TrimSuffix(r.name, ":latest")+"@"+r.may[0])
+		})
+		if !announced {
+			return fmt.Errorf("%s is pinned", name)
+		}
+	}
+	return nil
+}
+
 // end looks at what is left when everything is over, and says what was done.
 func (c *chaos) end() {
 	c.stop()
 	c.watching.Wait()
+	c.ended = true
+	c.converge("the end")
 	var received float64
 	for _, h := range c.hosts {
 		eventually(c.t, time.Minute, "nothing is left leased or staged on "+h.name, func() error {
@@ -222,7 +259,7 @@ func (c *chaos) end() {
 			if previous > len(c.refs) {
 				return fmt.Errorf("%d earlier versions of %d images", previous, len(c.refs))
 			}
-			return nil
+			return c.pins(h)
 		})
 		if rss := peakRSS(c.t, h.seeder.pid); rss > 192<<20 {
 			c.violate("seeder on %s took %.0f MB", h.name, rss/1e6)
