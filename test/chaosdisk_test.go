@@ -146,29 +146,32 @@ func (c *chaos) kubelets() {
 	}
 }
 
+func (c *chaos) kubeletCollects(h *host) { c.collected.Add(int64(h.kubeletCollects())) }
+
 // kubeletCollects removes all images that are not pinned, as the kubelet does with those
-// that no container uses when the disk is full.
-func (c *chaos) kubeletCollects(h *host) {
+// that no container uses when the disk is full, and says how many that were.
+func (h *host) kubeletCollects() (images int) {
 	conn, err := h.cri()
 	if err != nil {
-		return
+		return 0
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(c.ctx, convergeBound)
+	ctx, cancel := context.WithTimeout(context.Background(), convergeBound)
 	defer cancel()
-	images := runtime.NewImageServiceClient(conn)
-	list, err := images.ListImages(ctx, &runtime.ListImagesRequest{})
+	cri := runtime.NewImageServiceClient(conn)
+	list, err := cri.ListImages(ctx, &runtime.ListImagesRequest{})
 	if err != nil {
-		return // containerd is away
+		return 0 // containerd is away
 	}
 	for _, img := range list.GetImages() {
 		if img.GetPinned() {
 			continue
 		}
-		if _, err := images.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: img.GetId()}}); err == nil {
-			c.collected.Add(1)
+		if _, err := cri.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: img.GetId()}}); err == nil {
+			images++
 		}
 	}
+	return images
 }
 
 // upgrade gives a host, whose containerd does not run, the next version with the store

@@ -14,13 +14,13 @@ import (
 
 // usage is what a host's seeder takes at one moment.
 type usage struct {
-	goroutines, files, leases, previous, staged float64
-	residentMiB, catalogKiB, cacheMiB           float64
+	goroutines, files, leases, previous, pins, staged float64
+	residentMiB, catalogKiB, cacheMiB                 float64
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%.0f goroutines, %.0f files, %.1f MiB resident, %.0f leases, %.0f bytes staged, catalog %.0f KiB, cache %.1f MiB",
-		u.goroutines, u.files, u.residentMiB, u.leases, u.staged, u.catalogKiB, u.cacheMiB)
+	return fmt.Sprintf("%.0f goroutines, %.0f files, %.1f MiB resident, %.0f leases, %.0f earlier versions, %.0f pins, %.0f bytes staged, catalog %.0f KiB, cache %.1f MiB",
+		u.goroutines, u.files, u.residentMiB, u.leases, u.previous, u.pins, u.staged, u.catalogKiB, u.cacheMiB)
 }
 
 func (h *host) usage() usage {
@@ -36,6 +36,7 @@ func (h *host) usage() usage {
 		residentMiB: residentBytes(h.t, h.seeder.pid) / (1 << 20),
 		leases:      float64(len(leased)),
 		previous:    float64(previous),
+		pins:        float64(len(h.pinned())),
 		staged:      treeBytes(h.path(dataDir + "/stage")),
 		catalogKiB:  treeBytes(h.path(dataDir+"/catalog.db")) / (1 << 10),
 		cacheMiB:    treeBytes(h.path(dataDir+"/cache")) / (1 << 20),
@@ -87,7 +88,7 @@ func TestSoak(t *testing.T) {
 		return out
 	}
 	before := quiet()
-	restarts, withdrawals := 0, 0
+	restarts, withdrawals, collected := 0, 0, 0
 	for end := time.Now().Add(time.Duration(minutes * float64(time.Minute))); time.Now().Before(end); {
 		by := n.hosts[rng.IntN(len(n.hosts))]
 		ref := refs[rng.IntN(len(refs))]
@@ -103,15 +104,20 @@ func TestSoak(t *testing.T) {
 			announce(by, ref)
 			withdrawals++
 		}
+		if build%50 == 0 { // else no disk is large enough
+			for _, h := range n.hosts {
+				collected += h.kubeletCollects()
+			}
+		}
 	}
 	after := quiet()
-	t.Logf("%.0f minutes: %d builds announced, %d withdrawn and announced again, %d restarts", minutes, build, withdrawals, restarts)
+	t.Logf("%.0f minutes: %d builds announced, %d withdrawn and announced again, %d restarts, %d images collected as the kubelet does", minutes, build, withdrawals, restarts, collected)
 	for i, h := range n.hosts {
 		b, a := before[i], after[i]
 		t.Logf("%s before: %v", h.name, b)
 		t.Logf("%s after:  %v", h.name, a)
-		if a.leases > 0 || a.staged > 0 || a.previous > float64(len(refs)) {
-			t.Errorf("%s: %.0f leases, %.0f earlier versions and %.0f staged bytes are left", h.name, a.leases, a.previous, a.staged)
+		if a.leases > 0 || a.staged > 0 || a.previous > float64(len(refs)) || a.pins > 2*float64(len(refs)) { // a name and its digest
+			t.Errorf("%s: %.0f leases, %.0f earlier versions, %.0f pins and %.0f staged bytes are left", h.name, a.leases, a.previous, a.pins, a.staged)
 		}
 		if a.goroutines > b.goroutines+10 || a.files > b.files+5 || a.catalogKiB > 2*b.catalogKiB {
 			t.Errorf("%s has grown", h.name)
