@@ -2,15 +2,15 @@
 # Runs FRESH_TARGETS of the last commit (make demo, then make test) on each release of
 # Debian in FRESH_RELEASES, in a root that debootstrap has just made and that has
 # nothing but make, git, certificates and this machine's Go. Uncommitted changes are
-# not tested. Everything lies in one directory and in name spaces of its own, which end
-# with the run, so nothing is left behind. Needs root, the network and some 6 GB, and that
-# nobody else runs the tests of ./test on this machine: they remove the cgroups of runs
-# whose process they do not see.
+# not tested. Everything lies in one directory, in cgroups and in name spaces of its own,
+# which end with the run, so nothing is left behind, and other runs of the tests of ./test
+# on this machine are not disturbed. Needs root, the network and some 6 GB.
 #
 #   FRESH_MIRROR   where debootstrap gets Debian: that of this machine's apt
 #   FRESH_CACHES   1: begin with this machine's Go modules and build results (they are
 #                  not changed); else all is downloaded and built, as on a new machine
 #   FRESH_TIMEOUT  of one release, as timeout(1) has it
+#   FUZZTIME       as make has it
 set -euo pipefail
 
 FRESH_RELEASES=${FRESH_RELEASES:-bookworm trixie}
@@ -18,7 +18,34 @@ FRESH_TARGETS=${FRESH_TARGETS:-demo test}
 FRESH_TIMEOUT=${FRESH_TIMEOUT:-3h}
 FRESH_CACHES=${FRESH_CACHES:-}
 
-if [ "${1-}" != inside ]; then
+# cgroups prints where the hierarchies are mounted: one of cgroup v2, or one for each
+# controller of v1.
+cgroups() { awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/self/mounts; }
+
+# make_cgroups makes the run's own group in each hierarchy, with what new groups lack.
+make_cgroups() {
+	local m f
+	for m in $(cgroups); do
+		mkdir "$m/$1"
+		for f in cpuset.cpus cpuset.mems; do # empty in a new group of v1
+			[ ! -e "$m/$f" ] || cat "$m/$f" >"$m/$1/$f"
+		done
+	done
+}
+
+# remove_cgroups waits for the processes in them, which have been killed, to be gone.
+remove_cgroups() {
+	local m n=0
+	for m in $(cgroups); do
+		while [ -d "$m/$1" ] && ! find "$m/$1" -depth -type d -exec rmdir {} + 2>/dev/null; do
+			n=$((n + 1))
+			[ $n -lt 100 ] || { echo "cgroup $m/$1 is left behind" >&2; break; }
+			sleep 0.1
+		done
+	done
+}
+
+if [ "${1-}" = "" ]; then
 	cd "$(dirname "$0")/.."
 	if [ "$(id -u)" != 0 ]; then
 		echo "fresh.sh needs root: it makes roots and name spaces" >&2
@@ -31,7 +58,9 @@ if [ "${1-}" != inside ]; then
 		exit 1
 	fi
 	dir=$(mktemp -d "${TMPDIR:-/tmp}/seeder-fresh-XXXXXX")
-	trap 'rm -rf --one-file-system "$dir"' EXIT
+	group=$(basename "$dir")
+	trap 'rm -rf --one-file-system "$dir"; remove_cgroups "$group"' EXIT
+	make_cgroups "$group"
 	FRESH_GOROOT=$(go env GOROOT) FRESH_GOMODCACHE=$(go env GOMODCACHE) FRESH_GOCACHE=$(go env GOCACHE)
 	GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB)
 	export FRESH_MIRROR FRESH_RELEASES FRESH_TARGETS FRESH_CACHES FRESH_GOROOT FRESH_GOMODCACHE FRESH_GOCACHE GOPROXY GOSUMDB
@@ -43,10 +72,12 @@ if [ "${1-}" != inside ]; then
 		# In a mount name space: it leaves /proc mounted in the root.
 		timeout 30m unshare --mount debootstrap --variant=minbase --include=make,git,ca-certificates "$release" "$root" "$FRESH_MIRROR" >"$dir/$release.log" 2>&1 ||
 			{ tail -5 "$dir/$release.log"; failed="$failed $release"; continue; }
+		# A root that is removed anyway need not be safe from a power cut.
+		echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
 		git clone -q . "$root/root/seeder"
 		# Ending the first process of the pid name space ends all others, and with the last
 		# one the mounts are gone.
-		timeout --kill-after=1m "$FRESH_TIMEOUT" unshare --mount --pid --fork --kill-child "$0" inside "$root" || failed="$failed $release"
+		timeout --kill-after=1m "$FRESH_TIMEOUT" unshare --mount --pid --fork --kill-child "$0" group "$group" "$root" || failed="$failed $release"
 		rm -rf --one-file-system "$root"
 	done
 	[ -z "$failed" ] || { echo "FAIL:$failed"; exit 1; }
@@ -54,7 +85,17 @@ if [ "${1-}" != inside ]; then
 	exit 0
 fi
 
-root=$2
+# The first process of the pid name space moves into the run's cgroups, and then on to
+# where it sees no others.
+if [ "$1" = group ]; then
+	for m in $(cgroups); do
+		echo 0 >"$m/$2/cgroup.procs"
+	done
+	exec unshare --cgroup "$0" inside "$2" "$3"
+fi
+
+group=$2
+root=$3
 mount --make-rprivate /
 mount --bind "$root" "$root"
 cd "$root"
@@ -63,6 +104,15 @@ mount --bind "$FRESH_GOROOT" usr/local/go
 mount -o remount,bind,ro usr/local/go
 mount -t proc proc proc
 mount --rbind /sys sys
+for m in $(cgroups); do
+	case $m in "$root"/*) continue ;; esac
+	mount --bind "$m/$group" "${m#/}"
+	if [ -e "$m/$group/cgroup.subtree_control" ]; then # v2 has processes in the innermost groups only
+		mkdir -p "$m/$group/run"
+		echo 0 >"$m/$group/run/cgroup.procs"
+		sed 's/[^ ][^ ]*/+&/g' "$m/$group/cgroup.controllers" >"$m/$group/cgroup.subtree_control"
+	fi
+done
 mount --rbind /dev dev
 mount -t tmpfs -o mode=755 tmpfs run
 cp -L /etc/resolv.conf etc/resolv.conf
@@ -82,6 +132,6 @@ exec </dev/null
 for target in $FRESH_TARGETS; do
 	echo "== $(sed -n 's/^PRETTY_NAME=//p' /etc/os-release): make $target"
 	env -i HOME=/root PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-		GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
+		GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" ${FUZZTIME:+FUZZTIME="$FUZZTIME"} ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
 		make -C /root/seeder "$target"
 done
