@@ -107,6 +107,20 @@ bin/containerd-%/containerd: test/tools/containerd-%/go.mod
 	cd test/tools/containerd-$* && CGO_ENABLED=0 go build -trimpath -o ../../../bin/containerd-$*/ tool
 	@touch $@
 
+# The kubelets that `make kubelet` runs with, those of Kubernetes 1.36 and 1.37: their k3s are
+# the newest. Modules below test/tools, too.
+KUBELETS = 1.36 1.37
+
+.PHONY: kubelet
+kubelet: build containerds $(KUBELETS:%=bin/kubelet-%/kubelet) ## real kubelets with each containerd: the table of docs/compatibility.md; they build for 15 minutes; needs root
+	KUBELET=1 KUBELET_REPORT=$(CURDIR)/docs/compatibility.md go test -count=1 -v -timeout 40m -parallel 6 -run '^TestKubelet$$' ./test
+
+bin/kubelet-%/kubelet: test/tools/kubelet-%/go.mod
+	cd test/tools/kubelet-$* && CGO_ENABLED=0 nice -n 10 go build -trimpath \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(awk '$$1 == "k8s.io/kubernetes" { print $$2 }' go.mod)" \
+		-o ../../../bin/kubelet-$*/ tool
+	@touch $@
+
 .PHONY: test-ui
 test-ui: build ## the status page in Debian's Chromium; SCREENSHOTS=1 writes those of docs/images
 	go test -c -o bin/seeder-page ./cmd/seeder/internal/web

@@ -95,6 +95,12 @@ func (h *host) write(inside, content string, mode os.FileMode) {
 // startContainerd starts the host's containerd as k3s does, and waits for it.
 func (h *host) startContainerd() {
 	h.t.Helper()
+	h.startContainerdWith("")
+}
+
+// startContainerdWith is startContainerd with more in the configuration, run by a wrapper.
+func (h *host) startContainerdWith(more string, wrapper ...string) {
+	h.t.Helper()
 	config := fmt.Sprintf(`version = 2
 root = "/var/lib/rancher/k3s/agent/containerd"
 state = "/run/k3s/containerd"
@@ -102,9 +108,9 @@ state = "/run/k3s/containerd"
   address = %q
 [metrics]
   address = %q
-`, sockPath, containerdMetrics)
+%s`, sockPath, containerdMetrics, more)
 	h.write("/etc/containerd-test.toml", config, 0o644)
-	h.containerd = h.start(nil, filepath.Join(h.bin, "containerd"), "-c", "/etc/containerd-test.toml")
+	h.containerd = h.start(nil, append(wrapper, filepath.Join(h.bin, "containerd"), "-c", "/etc/containerd-test.toml")...)
 	eventually(h.t, 30*time.Second, "containerd and its CRI answer on "+h.name, func() error {
 		select {
 		case <-h.containerd.done:
