@@ -17,7 +17,7 @@ const (
 )
 
 // prosePages are the pages that people read from end to end.
-var prosePages = []string{"../README.md", "../CONTRIBUTING.md", "design.md", "behaviour.md", "decisions.md", "rollout.md", "operations.md", "security.md", "compatibility.md", "reliability.md"}
+var prosePages = []string{"../README.md", "../CONTRIBUTING.md", "design.md", "behaviour.md", "decisions.md", "rollout.md", "operations.md", "security.md", "compatibility.md", "reliability.md", "protocol.md"}
 
 // TestSentences: the sentences of each page are short enough to be read once.
 func TestSentences(t *testing.T) {
