@@ -50,12 +50,12 @@ func (l *lent) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 }
 
 // Chunk implements swarm.Served.
-func (l *lent) Chunk(ctx context.Context, by swarm.Asker, chunk int) (swarm.Outgoing, error) {
+func (l *lent) Chunk(ctx context.Context, by swarm.Requester, chunk int) (swarm.Outgoing, error) {
 	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Chunk(ctx, by, chunk) })
 }
 
 // Next implements swarm.Served.
-func (l *lent) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
+func (l *lent) Next(ctx context.Context, by swarm.Requester, want chunk.Bitmap) (swarm.Outgoing, error) {
 	return l.out(ctx, func(u *swarm.Upload) (swarm.Outgoing, error) { return u.Next(ctx, by, want) })
 }
 

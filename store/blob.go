@@ -39,8 +39,7 @@ type blob struct {
 	arrived chan struct{}
 }
 
-// openBlob looks what there is of a blob now, also where another image has it
-// open.
+// openBlob finds out what is here of a blob, also if another image has it open.
 func (s *Store) openBlob(ctx context.Context, info chunk.Blob) (*blob, error) {
 	name := stage.Name(info)
 	s.mu.Lock()
@@ -54,15 +53,15 @@ func (s *Store) openBlob(ctx context.Context, info chunk.Blob) (*blob, error) {
 	}
 	b.users++
 	s.mu.Unlock()
-	if err := b.look(ctx); err != nil {
+	if err := b.check(ctx); err != nil {
 		b.close()
 		return nil, err
 	}
 	return b, nil
 }
 
-// look asks containerd whether it has the blob.
-func (b *blob) look(ctx context.Context) error {
+// check asks containerd whether it has the blob.
+func (b *blob) check(ctx context.Context) error {
 	b.mu.Lock()
 	before := b.changes
 	b.mu.Unlock()
@@ -75,12 +74,12 @@ func (b *blob) look(ctx context.Context) error {
 	if b.frames != nil && b.changes != before { // an import was faster
 		return nil
 	}
-	return b.settle(ok && size == b.info.Bytes)
+	return b.openFrames(ok && size == b.info.Bytes)
 }
 
-// settle opens the frames for a blob that is in the content store, or is not. The
+// openFrames opens the frames for a blob that is in the content store, or is not. The
 // caller holds the mutex.
-func (b *blob) settle(present bool) error {
+func (b *blob) openFrames(present bool) error {
 	frames, err := b.store.stage.Blob(b.info, !present)
 	if err != nil {
 		return err
@@ -105,21 +104,21 @@ func (b *blob) trust(stamp ctrd.Stamp) {
 	}
 }
 
-// lost notes that the content store has lost the blob, or damaged it.
+// lost records that the content store has lost the blob, or damaged it.
 func (b *blob) lost() {
 	b.store.keepSummed(b.name, ctrd.Stamp{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.settle(false); err != nil {
+	if err := b.openFrames(false); err != nil {
 		b.store.log.Warn("failed to stage a blob that was removed", "blob", b.info.Digest, "err", err)
 	}
 }
 
-// finish notes that the content store has the blob. From here on its chunks are
+// markPresent records that the content store has the blob. From here on its chunks are
 // read from there, before that from the frames: no reader meets a gap. written
 // says that it was written from verified chunks just now: they need not be
 // verified again.
-func (b *blob) finish(ctx context.Context, written bool) {
+func (b *blob) markPresent(ctx context.Context, written bool) {
 	var stamp ctrd.Stamp
 	if written {
 		stamp = b.store.ctrd.Stamp(ctx, b.info.Digest)
@@ -354,7 +353,7 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	}
 	if enc == chunk.Raw {
 		b.setPlain(at)
-		return enc, int64(len(raw)), b.store.lend(raw), nil
+		return enc, int64(len(raw)), b.store.pooledReader(raw), nil
 	}
 	b.store.buffers.Put(raw)
 	if err := b.staged().Put(at, enc, payload); err != nil {
@@ -364,7 +363,7 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 		b.store.buffers.Put(payload)
 		return enc, size, r, nil
 	}
-	return enc, int64(len(payload)), b.store.lend(payload), nil
+	return enc, int64(len(payload)), b.store.pooledReader(payload), nil
 }
 
 func (b *blob) setPlain(at int) {
@@ -405,7 +404,7 @@ func (b *blob) open(ctx context.Context, at int) (size int64, _ io.ReadCloser, e
 	if err != nil {
 		return 0, nil, err
 	}
-	return size, b.store.lend(raw), nil
+	return size, b.store.pooledReader(raw), nil
 }
 
 // section is a chunk of a file.
@@ -517,8 +516,8 @@ func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
 	return dst[:len(dst)+copy(tail, raw[skip:])], nil
 }
 
-// lend gives a buffer away as a reader; its Close takes the buffer back.
-func (s *Store) lend(p []byte) io.ReadCloser {
+// pooledReader gives a buffer away as a reader; its Close takes the buffer back.
+func (s *Store) pooledReader(p []byte) io.ReadCloser {
 	return &lent{Reader: bytes.NewReader(p), giveBack: sync.OnceFunc(func() { s.buffers.Put(p) })}
 }
 

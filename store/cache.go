@@ -22,7 +22,7 @@ const (
 	cacheLeavesFree = 0.17
 	// cacheLeavesInodes is the same of the inodes, of which the kubelet wants 5 %.
 	cacheLeavesInodes = 0.07
-	// cacheLook is how often it is looked whether the cache has to give way.
+	// cacheLook is how often the disk is polled, to see whether the cache has to give way.
 	cacheLook = 5 * time.Second
 )
 
@@ -64,7 +64,7 @@ func (s *Store) giveWay() {
 	}
 }
 
-// keeping calls look every few seconds until stop, which waits for it.
+// keeping polls the disk every few seconds until stop, which waits for it.
 type keeping struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup

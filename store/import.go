@@ -174,7 +174,7 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 		begun, err = b.write(ctx, labels)
 	}
 	if errors.Is(err, ctrd.ErrExists) {
-		b.finish(ctx, false)
+		b.markPresent(ctx, false)
 		return true, nil
 	}
 	if errors.Is(err, ctrd.ErrMismatch) {
@@ -182,7 +182,7 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 	}
 	if err == nil {
 		s.log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
-		b.finish(ctx, begun == 0)
+		b.markPresent(ctx, begun == 0)
 	}
 	return false, err
 }

@@ -430,7 +430,7 @@ func (s *Store) Has(ctx context.Context, target digest.Digest) bool {
 	return err == nil && here
 }
 
-// Discard lets go of an earlier target of ref, which stands for another one now.
+// Discard releases an earlier target of ref, which stands for another one now.
 func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) error {
 	return s.ctrd.Discard(ctx, ref, target)
 }

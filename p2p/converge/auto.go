@@ -206,7 +206,7 @@ func (a *auto) begin(ref string, target digest.Digest, now time.Time) bool {
 	return true
 }
 
-// end books a try; news is the first failure in a row.
+// end records a try; news is the first failure in a row.
 func (a *auto) end(ref string, named bool, err error, now time.Time) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

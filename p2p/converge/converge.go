@@ -54,7 +54,7 @@ type Keeper interface {
 	// KeepPrevious protects what is here of these targets from garbage collection
 	// and of no others that it protected before.
 	KeepPrevious(ctx context.Context, targets []digest.Digest) error
-	// Discard lets go of an earlier target of ref, which keeps another one.
+	// Discard releases an earlier target of ref, whose present target stays.
 	Discard(ctx context.Context, ref string, target digest.Digest) error
 	// Release takes the protection from garbage collection off ref.
 	Release(ctx context.Context, ref string) error
@@ -126,7 +126,7 @@ type Config struct {
 	MayAnnounce func() bool
 	// Down is why containerd does not answer, empty while it does: it is asked.
 	Down func(ctx context.Context) string
-	// Note books an event about an announcement.
+	// Note records an event about an announcement.
 	Note func(kind report.EventKind, a catalog.Announcement, reason string)
 	// Failed counts a try that failed, by one of the causes.
 	Failed func(cause string)

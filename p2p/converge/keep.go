@@ -21,7 +21,7 @@ import (
 func (l *Loop) withdraw(ctx context.Context, rec catalog.Record) Outcome {
 	a := rec.Announcement()
 	if !l.cfg.Catalog.Reached(rec) { // else what came back since was imported by somebody
-		by, err := l.letGo(ctx, a)
+		by, err := l.release(ctx, a)
 		switch {
 		case err != nil:
 			o := l.failed(ctx, err)
@@ -35,14 +35,14 @@ func (l *Loop) withdraw(ctx context.Context, rec catalog.Record) Outcome {
 	return Outcome{state: gone}
 }
 
-// letGo returns the containers that use the image and so hold up the purge.
-func (l *Loop) letGo(ctx context.Context, a catalog.Announcement) (users []string, err error) {
+// release returns the containers that use the image and so hold up the purge.
+func (l *Loop) release(ctx context.Context, a catalog.Announcement) (users []string, err error) {
 	have, err := l.cfg.Store.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("release %s: %w", a.Reference, err)
 	}
 	if d := have[a.Reference]; d != "" && (d == a.Target.Digest || d == l.cfg.Catalog.ReachedTarget(a.Reference)) {
-		if users, err = l.letGoOf(ctx, a, d); err != nil || len(users) > 0 {
+		if users, err = l.releaseTarget(ctx, a, d); err != nil || len(users) > 0 {
 			return users, err
 		}
 	}
@@ -52,8 +52,8 @@ func (l *Loop) letGo(ctx context.Context, a catalog.Announcement) (users []strin
 	return nil, nil
 }
 
-// letGoOf lets go of a withdrawn image whose record is at d.
-func (l *Loop) letGoOf(ctx context.Context, a catalog.Announcement, d digest.Digest) (users []string, err error) {
+// releaseTarget releases or purges a withdrawn image whose record is at d.
+func (l *Loop) releaseTarget(ctx context.Context, a catalog.Announcement, d digest.Digest) (users []string, err error) {
 	if !a.Purge {
 		if err := l.cfg.Keeper.Release(ctx, a.Reference); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("release %s: %w", a.Reference, err)
@@ -144,7 +144,7 @@ func (k *keep) tend(ctx context.Context, now time.Time) {
 }
 
 // previous keeps of every announced reference as many earlier targets as
-// images.keep_previous says, and lets go of those before. What fails is tried again
+// images.keep_previous says, and releases those before. What fails is tried again
 // by tend.
 func (k *keep) previous(ctx context.Context) {
 	select { // a containerd that hangs is waited for as long as ctx says

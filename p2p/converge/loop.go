@@ -112,7 +112,7 @@ func (l *Loop) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case done := <-l.results:
-			l.finish(ctx, done)
+			l.jobEnded(ctx, done)
 		case <-l.wake:
 		case _, ok := <-changes:
 			if !ok {
@@ -169,7 +169,7 @@ func (l *Loop) compareStore(ctx context.Context) {
 			continue
 		}
 		if kind, ok := l.observed(askCtx, ref, t, have[ref]); ok {
-			l.tell(ctx, t, event{kind: kind}, now)
+			l.apply(ctx, t, event{kind: kind}, now)
 		}
 	}
 	l.announceNew(ctx, have, now)
@@ -202,7 +202,7 @@ func (l *Loop) observed(ctx context.Context, ref string, t *entry, have digest.D
 func (l *Loop) pass(ctx context.Context, now time.Time) time.Duration {
 	if l.back.CompareAndSwap(true, false) {
 		for _, t := range l.tasks {
-			l.tell(ctx, t, event{kind: recovered}, now)
+			l.apply(ctx, t, event{kind: recovered}, now)
 		}
 	}
 	wait := tick
@@ -222,16 +222,16 @@ func (l *Loop) pass(ctx context.Context, now time.Time) time.Duration {
 			l.supersede(ctx, t, rec, now)
 		}
 		if restores(t.task.state) && l.cfg.Seeds.Lost(a.Seed.Digest) {
-			l.tell(ctx, t, event{kind: differs}, now)
+			l.apply(ctx, t, event{kind: differs}, now)
 		}
-		l.tell(ctx, t, event{kind: looked}, now)
+		l.apply(ctx, t, event{kind: looked}, now)
 		if d, ever := t.task.wait(now); ever {
 			wait = min(wait, max(d, time.Millisecond))
 		}
 	}
 	for ref, t := range l.tasks {
 		if !seen[ref] {
-			l.tell(ctx, t, event{kind: forgotten}, now)
+			l.apply(ctx, t, event{kind: forgotten}, now)
 		}
 	}
 	return wait
@@ -245,12 +245,12 @@ func (l *Loop) supersede(ctx context.Context, t *entry, rec catalog.Record, now 
 	if a.Withdrawn {
 		e.kind = withdrawn
 	}
-	l.tell(ctx, t, e, now)
+	l.apply(ctx, t, e, now)
 	l.cfg.Column.Begin(a)
 }
 
-// tell has a task take an event, and does what comes of it.
-func (l *Loop) tell(ctx context.Context, t *entry, e event, now time.Time) {
+// apply has a task take an event, and does what comes of it.
+func (l *Loop) apply(ctx context.Context, t *entry, e event, now time.Time) {
 	e.random = rand.Float64()
 	heeded := true
 	if e.kind == absent {
@@ -288,15 +288,15 @@ func (l *Loop) start(ctx context.Context, t *entry) {
 	})
 }
 
-// finish books the end of a job.
-func (l *Loop) finish(ctx context.Context, done jobDone) {
+// jobEnded records the end of a job.
+func (l *Loop) jobEnded(ctx context.Context, done jobDone) {
 	l.running--
 	a := done.rec.Announcement()
 	t := l.tasks[a.Reference]
 	if t == nil {
 		return
 	}
-	l.tell(ctx, t, event{kind: ended, of: done.rec.Hash(), outcome: done.outcome}, time.Now())
+	l.apply(ctx, t, event{kind: ended, of: done.rec.Hash(), outcome: done.outcome}, time.Now())
 	if t.rec.Hash() == done.rec.Hash() {
 		l.say(a, done.outcome, t.task.failures)
 	}

@@ -96,7 +96,7 @@ type engine struct {
 	left      int          // how many
 	free      chunk.Bitmap // missing, not asked for, not being verified
 	verifying chunk.Bitmap
-	asked     map[int]int // requests by chunk, overdue ones aside
+	asked     map[int]int // requests by chunk, without those that are overdue
 
 	neighbours []*neighbour
 	copies     []uint16                // partial neighbours that hold each chunk
@@ -104,23 +104,23 @@ type engine struct {
 	lost       map[string]chunk.Bitmap // what peers held that have left us
 	blames     map[string]blame        // by proved id, and by address
 
-	requests  []*request
-	puts      int
-	took      durations // request to reply
-	trips     durations // request to refusal: hardly more than the way there and back
-	gaps      durations // between replies
-	far       durations // the trips that connections know, by reply
-	lastReply time.Time
-	bufBytes  int64 // of the largest chunk
-	nextFind  time.Time
-	finds     int // questions answered
-	dry       int // questions answered since there was a useful neighbour
-	finding   bool
-	nextTick  time.Time
-	lastChunk time.Time // when one was verified last, or the fetch began
-	lastError string    // of a peer, for Progress
-	told      Progress
-	toldOnce  bool
+	requests     []*request
+	puts         int
+	took         durations // request to reply
+	trips        durations // request to refusal: hardly more than the way there and back
+	gaps         durations // between replies
+	far          durations // the trips that connections know, by reply
+	lastReply    time.Time
+	bufBytes     int64 // of the largest chunk
+	nextFind     time.Time
+	finds        int // questions answered
+	dry          int // questions answered since there was a useful neighbour
+	finding      bool
+	nextTick     time.Time
+	lastChunk    time.Time // when one was verified last, or the fetch began
+	lastError    string    // of a peer, for Progress
+	reported     Progress
+	reportedOnce bool
 }
 
 // event is a change of the state that a worker reports.
@@ -141,7 +141,7 @@ func newEngine(cfg FetchConfig) *engine {
 		blames:    map[string]blame{},
 		missing:   chunk.NewBitmap(n),
 	}
-	e.look()
+	e.readHeld()
 	e.free = e.missing.Clone()
 	e.missing.Both(e.missing, func(i int) bool {
 		e.bufBytes = max(e.bufBytes, cfg.Chunks.Bytes(i))
@@ -150,9 +150,9 @@ func newEngine(cfg FetchConfig) *engine {
 	return e
 }
 
-// look reads anew what is held: chunks may come from elsewhere too, and what was
+// readHeld reads again what is held: chunks may come from elsewhere too, and what was
 // held may be gone.
-func (e *engine) look() {
+func (e *engine) readHeld() {
 	n := e.cfg.Chunks.Len()
 	wanted, have := e.cfg.Chunks.Wanted(), e.cfg.Chunks.Have()
 	for i := range n {
@@ -194,7 +194,7 @@ func (e *engine) run() error {
 }
 
 const (
-	// tickEvery is how often a fetch looks at itself.
+	// tickEvery is how often a fetch checks its neighbours and its progress.
 	tickEvery = time.Second
 	minSleep  = time.Millisecond
 )
@@ -223,7 +223,7 @@ func (e *engine) turn(now time.Time) time.Time {
 	wake = earlier(wake, e.connect(now))
 	wake = earlier(wake, e.expire(now))
 	wake = earlier(wake, e.ask(now))
-	e.tell(now)
+	e.reportProgress(now)
 	return wake
 }
 

@@ -34,7 +34,7 @@ type neighbour struct {
 	complete bool // holds everything there is, or is said to
 	gone     bool
 	// unfollowed: complete, as we were told, with no room for another have stream.
-	// It has no news anyway, and may still have a place for us among its askers.
+	// It has no news anyway, and may still have a place for us among its requesters.
 	unfollowed bool
 	have       chunk.Bitmap // counted in copies unless complete
 	requests   []*request
@@ -317,7 +317,7 @@ func (e *engine) tick(now time.Time) {
 	const useless, atOnce = 10 * time.Second, 4
 	e.nextTick = now.Add(tickEvery)
 	before := e.missing.Clone()
-	e.look()
+	e.readHeld()
 	for i := range e.cfg.Chunks.Len() {
 		e.refresh(i)
 		if f := e.cfg.Observe.Have; f != nil && before.Has(i) && !e.missing.Has(i) {
@@ -351,13 +351,13 @@ func (e *engine) tick(now time.Time) {
 	}
 }
 
-// tell reports the progress where it has changed.
-func (e *engine) tell(now time.Time) {
+// reportProgress reports the progress where it has changed.
+func (e *engine) reportProgress(now time.Time) {
 	f := e.cfg.Observe.State
 	if f == nil {
 		return
 	}
-	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Reason: e.told.Reason}
+	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Reason: e.reported.Reason}
 	// A request that is under way says nothing yet: one that is refused ends soon.
 	const while = tickEvery / 2
 	waited := func(r *request) bool { return now.Sub(r.start) >= while }
@@ -367,10 +367,10 @@ func (e *engine) tell(now time.Time) {
 	case len(e.requests) == 0:
 		p.Reason = e.reason(now)
 	}
-	if e.toldOnce && p == e.told {
+	if e.reportedOnce && p == e.reported {
 		return
 	}
-	e.told, e.toldOnce = p, true
+	e.reported, e.reportedOnce = p, true
 	f(p)
 }
 

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// takesAll has an asker take every chunk from a super-seed, and returns how long that
+// takesAll has an requester take every chunk from a super-seed, and returns how long that
 // took. It tries again after each refusal, as a fetch does.
-func takesAll(t *testing.T, up *Upload, a Asker) time.Duration {
+func takesAll(t *testing.T, up *Upload, a Requester) time.Duration {
 	t.Helper()
 	began := time.Now()
 	want := everything(up.Len())
@@ -32,7 +32,7 @@ func takesAll(t *testing.T, up *Upload, a Asker) time.Duration {
 }
 
 // A member makes up identities, which take a chunk again and again so as to keep their
-// places at a super-seed, or take one slowly: an honest asker gets its place, and its
+// places at a super-seed, or take one slowly: an honest requester gets its place, and its
 // chunks in seconds.
 func TestMadeUpIdentities(t *testing.T) {
 	for name, attack := range map[string]struct {
@@ -53,7 +53,7 @@ func TestMadeUpIdentities(t *testing.T) {
 					go func() {
 						defer func() { ended <- struct{}{} }()
 						for ctx.Err() == nil {
-							o, err := up.Chunk(ctx, Asker{ID: fmt.Sprint("id", i), Host: attack.host(i)}, 0)
+							o, err := up.Chunk(ctx, Requester{ID: fmt.Sprint("id", i), Host: attack.host(i)}, 0)
 							switch {
 							case err != nil:
 							case attack.take == nil:
@@ -67,7 +67,7 @@ func TestMadeUpIdentities(t *testing.T) {
 				}
 				time.Sleep(10 * time.Second)
 				if took := takesAll(t, up, by("honest")); took > 20*time.Second {
-					t.Errorf("an honest asker had everything after %v", took)
+					t.Errorf("an honest requester had everything after %v", took)
 				}
 				cancel()
 				for range cap(ended) {
@@ -90,7 +90,7 @@ func TestRepeatsAreForgiven(t *testing.T) {
 			send(t, mustChunk(t, up, fmt.Sprint("p", i), 1))
 		}
 		if _, err := up.Chunk(t.Context(), by("late"), 5); !errors.Is(err, ErrCrowded) {
-			t.Errorf("the 33rd asker: %v", err)
+			t.Errorf("the 33rd requester: %v", err)
 		}
 		for range 2 {
 			send(t, mustChunk(t, up, "p7", 1))
@@ -102,7 +102,7 @@ func TestRepeatsAreForgiven(t *testing.T) {
 		for i := range 2 * maxLost {
 			up.mu.Lock()
 			up.lost[fmt.Sprint(i)] = time.Now().Add(time.Duration(i) * time.Second)
-			up.askers["x"] = asker{host: fmt.Sprint("x", i), got: everything(100), repeats: repeatsAllowed}
+			up.requesters["x"] = requester{host: fmt.Sprint("x", i), got: everything(100), repeats: repeatsAllowed}
 			up.granted("x", 1, time.Now())
 			up.mu.Unlock()
 		}

@@ -61,7 +61,7 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 			flying++
 		}
 	}
-	return earlier(wake, e.finish(now, order))
+	return earlier(wake, e.endgame(now, order))
 }
 
 // limit is how many requests may be in flight. Where nobody refuses there are few
@@ -193,10 +193,10 @@ func (e *engine) oldAt(r *request) time.Time {
 	return r.start.Add(minDeadline)
 }
 
-// finish is the endgame: the last few chunks are asked of a second peer once
-// they take longer than most, and whoever is first wins. It waits that long
+// endgame asks a second peer for each of the last few chunks once they take longer
+// than most, and the first answer wins. It waits that long
 // since a copy that is about to come costs its uplink for nothing.
-func (e *engine) finish(now time.Time, order []int) (wake time.Time) {
+func (e *engine) endgame(now time.Time, order []int) (wake time.Time) {
 	if e.left-e.puts > endgameChunks {
 		return time.Time{}
 	}
@@ -428,7 +428,7 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 // Why a request came to nothing, in one word.
 const (
 	RefusedBusy    = "busy"    // every upload slot of the peer is taken
-	RefusedCrowded = "crowded" // the peer has as many askers as it takes
+	RefusedCrowded = "crowded" // the peer has as many requesters as it takes
 	RefusedAbsent  = "absent"  // the peer does not hold it
 	RefusedError   = "error"   // no answer, or one that makes no sense
 )

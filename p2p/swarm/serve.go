@@ -25,10 +25,10 @@ type Served interface {
 	Haves(ctx context.Context, fn func(Haves) error) error
 	// Chunk opens chunk n for by. It may wait in a short queue. Errors:
 	// ErrNotHeld, ErrCrowded, *BusyError, ctx.
-	Chunk(ctx context.Context, by Asker, n int) (Outgoing, error)
+	Chunk(ctx context.Context, by Requester, n int) (Outgoing, error)
 	// Next opens one of the chunks in want for by, of this node's choice.
 	// Errors: ErrNothing, ErrCrowded, *BusyError, ctx.
-	Next(ctx context.Context, by Asker, want chunk.Bitmap) (Outgoing, error)
+	Next(ctx context.Context, by Requester, want chunk.Bitmap) (Outgoing, error)
 }
 
 // Outgoing is a chunk that is about to be sent. Whoever got it reads and closes
@@ -49,9 +49,9 @@ const (
 	// 32 others, chosen at random, so that few are followed by twice as many;
 	// those who find a node crowded follow another.
 	maxFollowers = 64
-	// askerIdle is how long a complete node keeps the place of an asker that does
+	// requesterIdle is how long a complete node keeps the place of an requester that does
 	// not ask.
-	askerIdle = 3 * time.Second
+	requesterIdle = 3 * time.Second
 )
 
 // Upload is a swarm that this node serves. It implements Served.
@@ -62,17 +62,17 @@ type Upload struct {
 
 	waiters []*waiter // guarded by uploader.mu
 
-	mu        sync.Mutex
-	log       []int         // chunks added since Serve, each once
-	logged    chunk.Bitmap  // the set of log
-	changed   chan struct{} // closed and replaced when log grows
-	closed    chan struct{}
-	followers int
-	complete  bool                 // every chunk was held when last looked at
-	served    []uint32             // how often each chunk was handed out
-	out       map[outKey]int       // chunks on their way
-	askers    map[string]asker     // by id
-	lost      map[string]time.Time // hosts that asked for what they had, and until when they come last
+	mu         sync.Mutex
+	log        []int         // chunks added since Serve, each once
+	logged     chunk.Bitmap  // the set of log
+	changed    chan struct{} // closed and replaced when log grows
+	closed     chan struct{}
+	followers  int
+	complete   bool                 // every chunk was held when last looked at
+	served     []uint32             // how often each chunk was handed out
+	out        map[outKey]int       // chunks on their way
+	requesters map[string]requester // by id
+	lost       map[string]time.Time // hosts that asked for what they had, and until when they come last
 }
 
 var _ Served = (*Upload)(nil)
@@ -80,13 +80,13 @@ var _ Served = (*Upload)(nil)
 func newUpload(u *Uploader, seed digest.Digest, c Chunks) *Upload {
 	return &Upload{
 		uploader: u, seed: seed, chunks: c,
-		logged:  chunk.NewBitmap(c.Len()),
-		changed: make(chan struct{}),
-		closed:  make(chan struct{}),
-		served:  make([]uint32, c.Len()),
-		out:     map[outKey]int{},
-		askers:  map[string]asker{},
-		lost:    map[string]time.Time{},
+		logged:     chunk.NewBitmap(c.Len()),
+		changed:    make(chan struct{}),
+		closed:     make(chan struct{}),
+		served:     make([]uint32, c.Len()),
+		out:        map[outKey]int{},
+		requesters: map[string]requester{},
+		lost:       map[string]time.Time{},
 	}
 }
 
@@ -215,7 +215,7 @@ func (u *Upload) since(pos *int, held chunk.Bitmap) (news []int, changed <-chan 
 }
 
 // Chunk implements Served.
-func (u *Upload) Chunk(ctx context.Context, by Asker, n int) (Outgoing, error) {
+func (u *Upload) Chunk(ctx context.Context, by Requester, n int) (Outgoing, error) {
 	if n < 0 || n >= u.Len() || !u.chunks.Have().Has(n) {
 		return Outgoing{}, ErrNotHeld
 	}
@@ -223,7 +223,7 @@ func (u *Upload) Chunk(ctx context.Context, by Asker, n int) (Outgoing, error) {
 }
 
 // Next implements Served.
-func (u *Upload) Next(ctx context.Context, by Asker, want chunk.Bitmap) (Outgoing, error) {
+func (u *Upload) Next(ctx context.Context, by Requester, want chunk.Bitmap) (Outgoing, error) {
 	if !u.hasAny(want) {
 		return Outgoing{}, ErrNothing
 	}
@@ -241,7 +241,7 @@ func (u *Upload) hasAny(want chunk.Bitmap) bool {
 
 // serve admits by, waits for a slot, and opens the chunk that choose names
 // then (-1: none any more).
-func (u *Upload) serve(ctx context.Context, by Asker, choose func() int) (Outgoing, error) {
+func (u *Upload) serve(ctx context.Context, by Requester, choose func() int) (Outgoing, error) {
 	peer := by.ID
 	place, err := u.admit(by, time.Now())
 	if err != nil {
@@ -271,7 +271,7 @@ func (u *Upload) serve(ctx context.Context, by Asker, choose func() int) (Outgoi
 	f, err := u.chunks.Frame(ctx, n)
 	if err != nil {
 		s.release(false)
-		u.finish(peer, n, false)
+		u.ended(peer, n, false)
 		if errors.Is(err, fs.ErrNotExist) {
 			return Outgoing{}, fmt.Errorf("chunk %d: %w", n, ErrNotHeld)
 		}
@@ -281,9 +281,9 @@ func (u *Upload) serve(ctx context.Context, by Asker, choose func() int) (Outgoi
 	body := &counted{ReadCloser: f.Payload, left: f.Bytes}
 	f.Payload = body
 	return Outgoing{N: n, Frame: f, Done: sync.OnceFunc(func() {
-		// In this order: whoever gets the seat sees what has become of this chunk.
+		// In this order: the next holder of the slot sees what has become of this chunk.
 		sent := body.left <= 0
-		u.finish(peer, n, sent)
+		u.ended(peer, n, sent)
 		s.release(sent)
 		if told := u.uploader.cfg.Sent; sent && told != nil {
 			told(u.seed, u.chunks.Bytes(n))
@@ -330,10 +330,10 @@ func (u *Upload) leastServed(peer string, want chunk.Bitmap) int {
 	return best
 }
 
-// admit gives peer a place among the askers. A complete node takes only so many
-// (simulated at N = 1,000: 32 askers 1.07, everybody 1.09 × the optimum, and
+// admit gives peer a place among the requesters. A complete node takes only so many
+// (simulated at N = 1,000: 32 requesters 1.07, everybody 1.09 × the optimum, and
 // without super-seeding 1.24): what it sends goes to few, who pass it on.
-func (u *Upload) admit(by Asker, now time.Time) (place, error) {
+func (u *Upload) admit(by Requester, now time.Time) (place, error) {
 	peer := by.ID
 	crowdable := u.isComplete()
 	u.mu.Lock()
@@ -343,11 +343,11 @@ func (u *Upload) admit(by Asker, now time.Time) (place, error) {
 		return 0, ErrNotHeld
 	default:
 	}
-	a, known := u.askers[peer]
+	a, known := u.requesters[peer]
 	if !known && crowdable && !u.makePlace(by.Host, now) {
 		return 0, ErrCrowded
 	}
-	if !known && !crowdable && len(u.askers) > 4*u.uploader.cfg.Askers {
+	if !known && !crowdable && len(u.requesters) > 4*u.uploader.cfg.Requesters {
 		u.expireAskers(now)
 	}
 	if !known {
@@ -355,8 +355,8 @@ func (u *Upload) admit(by Asker, now time.Time) (place, error) {
 	}
 	a.last = now
 	a.pending++
-	u.askers[peer] = a
-	for p, o := range u.askers {
+	u.requesters[peer] = a
+	for p, o := range u.requesters {
 		if p != peer && (o.pending > 0 || now.Sub(o.last) < aloneAfter) {
 			if a.pending > 1 {
 				return again, nil
@@ -384,8 +384,8 @@ const aloneAfter = time.Second
 // hadMore reports whether peer has had more from this super-seed than others who ask
 // too: it does not wait here then, so that it is they who come next. Whoever was just
 // served asks again at once while the others wait for their retry time, so that
-// without this rule as few askers as there are places would get everything (simulated:
-// a source asked by 4 peers 1.12 × the optimum, by 32 1.07). A seat that is free it
+// without this rule as few requesters as there are places would get everything (simulated:
+// a source asked by 4 peers 1.12 × the optimum, by 32 1.07). A slot that is free it
 // gets all the same (simulated, means of three: where it is refused that too, 64 nodes
 // with trips of 1 ms 1.055 and of 50 ms 1.45, four of these 1.57; else 1.047, 1.29,
 // 1.28: far peers come back late, and the uplink waits for them).
@@ -396,8 +396,8 @@ func (u *Upload) hadMore(peer string, now time.Time) bool {
 	if !u.complete {
 		return false
 	}
-	a, byHost := u.askers[peer], u.hostGrants()
-	for p, o := range u.askers {
+	a, byHost := u.requesters[peer], u.hostGrants()
+	for p, o := range u.requesters {
 		fewer := byHost[o.host] < byHost[a.host] || o.host == a.host
 		if p != peer && fewer && o.grants < a.grants && (o.pending == 0 && now.Sub(o.last) < recent) {
 			return true
@@ -408,17 +408,17 @@ func (u *Upload) hadMore(peer string, now time.Time) bool {
 
 // expireAskers frees the places of those who stopped asking. mu is held.
 func (u *Upload) expireAskers(now time.Time) {
-	for p, a := range u.askers {
-		if a.pending == 0 && now.Sub(a.last) > askerIdle {
-			delete(u.askers, p)
+	for p, a := range u.requesters {
+		if a.pending == 0 && now.Sub(a.last) > requesterIdle {
+			delete(u.requesters, p)
 		}
 	}
 }
 
-// fewestGrants is where a new asker starts: it is owed nothing from before.
+// fewestGrants is where a new requester starts: it is owed nothing from before.
 func (u *Upload) fewestGrants() int {
 	fewest := -1
-	for _, a := range u.askers {
+	for _, a := range u.requesters {
 		if fewest < 0 || a.grants < fewest {
 			fewest = a.grants
 		}
@@ -426,7 +426,7 @@ func (u *Upload) fewestGrants() int {
 	return max(fewest, 0)
 }
 
-// leave ends one request of an asker.
+// leave ends one request of an requester.
 func (u *Upload) leave(peer string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -434,16 +434,16 @@ func (u *Upload) leave(peer string) {
 }
 
 func (u *Upload) left(peer string) {
-	if a, ok := u.askers[peer]; ok {
+	if a, ok := u.requesters[peer]; ok {
 		a.pending = max(0, a.pending-1)
 		a.last = time.Now()
-		u.askers[peer] = a
+		u.requesters[peer] = a
 	}
 }
 
-// finish ends an upload. What did not arrive does not count as served, and a
-// chunk that could not be opened makes this node look again at what it holds.
-func (u *Upload) finish(peer string, n int, sent bool) {
+// ended ends an upload. What did not arrive does not count as served, and a
+// chunk that could not be opened makes this node read again what it holds.
+func (u *Upload) ended(peer string, n int, sent bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	key := outKey{peer, n}

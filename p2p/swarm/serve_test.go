@@ -59,8 +59,8 @@ func mustNext(t testing.TB, up *Upload, peer string, want chunk.Bitmap) Outgoing
 	return o
 }
 
-// by is an asker on a host of its own.
-func by(name string) Asker { return Asker{ID: name, Host: name} }
+// by is an requester on a host of its own.
+func by(name string) Requester { return Requester{ID: name, Host: name} }
 
 // settle lets d pass and everything that happens until then.
 func settle(d time.Duration) {
@@ -68,7 +68,7 @@ func settle(d time.Duration) {
 	synctest.Wait()
 }
 
-// idle fails where a seat is still taken.
+// idle fails where a slot is still taken.
 func idle(t testing.TB, u *Uploader) {
 	t.Helper()
 	u.mu.Lock()
@@ -160,9 +160,9 @@ func TestDoneOnce(t *testing.T) {
 	if u.holds.n != 0 {
 		t.Error("a chunk that did not arrive tells how long one takes")
 	}
-	if u.active != 1 || up.served[0] != 0 || len(up.out) != 1 || up.askers["a"].pending != 0 {
+	if u.active != 1 || up.served[0] != 0 || len(up.out) != 1 || up.requesters["a"].pending != 0 {
 		t.Errorf("%d active, chunk 0 served %d times, %d on their way, %d pending",
-			u.active, up.served[0], len(up.out), up.askers["a"].pending)
+			u.active, up.served[0], len(up.out), up.requesters["a"].pending)
 	}
 	if again := mustNext(t, up, "c", all); again.N != 0 {
 		t.Errorf("chunk %d was handed out, not the one that did not arrive", again.N)
@@ -237,7 +237,7 @@ func TestQueue(t *testing.T) {
 		if len(retries) < 50 {
 			t.Errorf("100 peers come back at %d different times", len(retries))
 		}
-		if up.askers["e0"].pending != 0 {
+		if up.requesters["e0"].pending != 0 {
 			t.Error("who was refused still counts as waiting")
 		}
 		if _, err := up.Next(t.Context(), by("f"), bitmapOf(100, 99)); !errors.Is(err, ErrNothing) {
@@ -287,8 +287,8 @@ func TestGiveUpWaiting(t *testing.T) {
 				t.Fatalf("given up: %v", err)
 			}
 		}
-		if len(up.waiters) != 0 || up.askers["b0"].pending != 0 {
-			t.Errorf("%d wait, b0 has %d pending", len(up.waiters), up.askers["b0"].pending)
+		if len(up.waiters) != 0 || up.requesters["b0"].pending != 0 {
+			t.Errorf("%d wait, b0 has %d pending", len(up.waiters), up.requesters["b0"].pending)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go up.Chunk(ctx, by("b"), 1)
@@ -402,7 +402,7 @@ func TestSlowIsRelative(t *testing.T) {
 	})
 }
 
-// A complete node takes 32 askers and keeps their places while they ask.
+// A complete node takes 32 requesters and keeps their places while they ask.
 func TestCrowded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newTestUploader(2, 2).Serve(simSeed, newMemChunks(100, true))
@@ -412,14 +412,14 @@ func TestCrowded(t *testing.T) {
 		}
 		for range 3 {
 			if _, err := up.Next(t.Context(), by("late"), all); !errors.Is(err, ErrCrowded) {
-				t.Fatalf("the 33rd asker: %v", err)
+				t.Fatalf("the 33rd requester: %v", err)
 			}
 			if _, err := up.Chunk(t.Context(), by("late"), 5); !errors.Is(err, ErrCrowded) {
-				t.Fatalf("the 33rd asker: %v", err)
+				t.Fatalf("the 33rd requester: %v", err)
 			}
 		}
 		held := mustNext(t, up, "p0", all)
-		time.Sleep(askerIdle)
+		time.Sleep(requesterIdle)
 		for i := 1; i < 31; i++ { // p0 waits for its chunk, p31 has gone
 			send(t, mustNext(t, up, fmt.Sprint("p", i), all))
 		}
@@ -443,14 +443,14 @@ func TestPartialIsNotCrowded(t *testing.T) {
 			send(t, mustChunk(t, up, fmt.Sprint("p", i), i%50))
 			time.Sleep(100 * ms)
 		}
-		if len(up.askers) > 4*32+1 {
-			t.Errorf("%d askers are remembered", len(up.askers))
+		if len(up.requesters) > 4*32+1 {
+			t.Errorf("%d requesters are remembered", len(up.requesters))
 		}
 	})
 }
 
 // A super-seed lets the one that had more wait for those who ask too, but not for
-// those who have stopped, and never while a seat is free: far peers take too long to
+// those who have stopped, and never while a slot is free: far peers take too long to
 // come back.
 func TestSuperSeedIsEven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -459,13 +459,13 @@ func TestSuperSeedIsEven(t *testing.T) {
 		send(t, mustNext(t, up, "a", all))
 		send(t, mustNext(t, up, "a", all))
 		send(t, mustNext(t, up, "b", all)) // starts where a was
-		send(t, mustNext(t, up, "b", all)) // has had more, and nobody else wants the seat
+		send(t, mustNext(t, up, "b", all)) // has had more, and nobody else wants the slot
 		taken := []Outgoing{mustNext(t, up, "c", all), mustNext(t, up, "c", all)}
 		var busy *BusyError
 		if _, err := up.Next(t.Context(), by("b"), all); !errors.As(err, &busy) || busy.RetryAfter > time.Second {
 			t.Errorf("b has had more than a: %v", err)
 		}
-		if up.askers["b"].pending != 0 {
+		if up.requesters["b"].pending != 0 {
 			t.Error("who was told to wait counts as waiting here")
 		}
 		waits := func(peer string) {
@@ -475,13 +475,13 @@ func TestSuperSeedIsEven(t *testing.T) {
 			synctest.Wait()
 			select {
 			case <-ended:
-				t.Errorf("%s got a seat where none is free", peer)
+				t.Errorf("%s got a slot where none is free", peer)
 			default:
 			}
 			t.Cleanup(func() { <-ended })
 		}
 		waits("a")
-		settle(200 * ms) // nobody asks any more, and the seats are not lent yet
+		settle(200 * ms) // nobody asks any more, and the slots are not lent yet
 		waits("b")
 		for _, o := range taken {
 			send(t, o)

@@ -69,9 +69,9 @@ type Reply struct {
 var (
 	// ErrNotHeld: the peer does not hold that chunk or does not know the seed.
 	ErrNotHeld = errors.New("peer does not hold it")
-	// ErrCrowded: a complete peer that already has as many askers as it takes;
+	// ErrCrowded: a complete peer that already has as many requesters as it takes;
 	// ask others.
-	ErrCrowded = errors.New("peer has enough askers")
+	ErrCrowded = errors.New("peer has enough requesters")
 	// ErrNothing: none of the wanted chunks can be had from this peer.
 	ErrNothing = errors.New("peer has none of the wanted chunks")
 )

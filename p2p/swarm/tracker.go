@@ -16,7 +16,7 @@ import (
 const MaxPeersReturned = 32
 
 // completeReturned is how many complete peers an answer holds at most while
-// there are others: each of them takes only so many askers, and partial holders
+// there are others: each of them takes only so many requesters, and partial holders
 // are what a flash crowd lives on.
 const completeReturned = 8
 

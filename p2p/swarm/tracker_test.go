@@ -49,7 +49,7 @@ func TestTrackerAnswers(t *testing.T) {
 				register(tr, simSeed, testPeer(i, i < c.complete), now)
 			}
 			for range 20 {
-				got := register(tr, simSeed, Peer{Name: "asker", Complete: true}, now)
+				got := register(tr, simSeed, Peer{Name: "requester", Complete: true}, now)
 				names := map[string]bool{}
 				complete := 0
 				for _, p := range got {
@@ -57,7 +57,7 @@ func TestTrackerAnswers(t *testing.T) {
 						complete++
 					}
 				}
-				if complete != c.wantC || len(got)-complete != c.wantP || len(names) != len(got) || names["asker"] {
+				if complete != c.wantC || len(got)-complete != c.wantP || len(names) != len(got) || names["requester"] {
 					t.Fatalf("%d complete and %d partial peers: %v", complete, len(got)-complete, peerNames(got))
 				}
 			}

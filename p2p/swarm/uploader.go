@@ -18,10 +18,10 @@ type UploaderConfig struct {
 	// receivers wait at one peer for what another could send (simulated at
 	// N = 1,000: queue 2 1.07, 4 1.14 × the optimum).
 	Queue int
-	// Askers is how many peers a complete node serves in one swarm; 32
+	// Requesters is how many peers a complete node serves in one swarm; 32
 	// (simulated: 4 1.12, 16 1.07, 64 1.07, everybody 1.09 × the optimum).
-	Askers int
-	Rand   rand.Source // spreads retry times; a random one
+	Requesters int
+	Rand       rand.Source // spreads retry times; a random one
 	// Sent is told of each chunk of so many raw bytes that a peer took whole. It may
 	// be nil, is called by many goroutines and must not block.
 	Sent func(seed digest.Digest, rawBytes int64)
@@ -52,11 +52,11 @@ type Uploader struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
 	active int
-	slow   map[string]int // slow seats by id
+	slow   map[string]int // slow slots by id
 	slowBy map[string]int // and by host
 	slowN  int
 	turn   []*Upload // swarms with waiters, next turn first
-	holds  durations // how long a seat was held
+	holds  durations // how long a slot was held
 }
 
 // NewUploader returns an uploader without swarms.
@@ -67,8 +67,8 @@ func NewUploader(cfg UploaderConfig) *Uploader {
 	if cfg.Queue <= 0 {
 		cfg.Queue = 2
 	}
-	if cfg.Askers <= 0 {
-		cfg.Askers = 32
+	if cfg.Requesters <= 0 {
+		cfg.Requesters = 32
 	}
 	return &Uploader{cfg: cfg, rng: newRand(cfg.Rand), slow: map[string]int{}, slowBy: map[string]int{}}
 }
@@ -85,10 +85,10 @@ func (u *Uploader) Serve(seed digest.Digest, c Chunks) *Upload {
 	return newUpload(u, seed, c)
 }
 
-// seat is the right to send one chunk, from acquire until release.
-type seat struct {
+// slot is the right to send one chunk, from acquire until release.
+type slot struct {
 	u     *Uploader
-	by    Asker
+	by    Requester
 	since time.Time
 	timer *time.Timer
 	slow  bool
@@ -105,7 +105,7 @@ type waiter struct {
 // where the queue is full, where the peer is still busy with a chunk that it
 // takes too slowly, or its host with a few, where it has had more than others, and where it asks again while
 // others wait: the first copies of a chunk should go to different peers.
-func (u *Uploader) acquire(ctx context.Context, up *Upload, by Asker, where place) (*seat, error) {
+func (u *Uploader) acquire(ctx context.Context, up *Upload, by Requester, where place) (*slot, error) {
 	u.mu.Lock()
 	if u.slow[by.ID] > 0 || u.slowBy[by.Host] >= maxSlowPerHost {
 		defer u.mu.Unlock()
@@ -114,7 +114,7 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, by Asker, where plac
 	if u.active < u.cfg.Active && len(u.turn) == 0 {
 		u.active++
 		u.mu.Unlock()
-		return u.sit(by), nil
+		return u.newSlot(by), nil
 	}
 	queue := u.cfg.Queue
 	switch {
@@ -136,16 +136,16 @@ func (u *Uploader) acquire(ctx context.Context, up *Upload, by Asker, where plac
 
 	select {
 	case <-w.ready:
-		return u.sit(by), nil
+		return u.newSlot(by), nil
 	case <-ctx.Done():
 		u.abandon(up, w)
 		return nil, context.Cause(ctx)
 	}
 }
 
-// sit starts the time of a seat whose slot is already counted.
-func (u *Uploader) sit(by Asker) *seat {
-	return &seat{u: u, by: by, since: time.Now()}
+// newSlot is a slot that is already counted as active; its time starts now.
+func (u *Uploader) newSlot(by Requester) *slot {
+	return &slot{u: u, by: by, since: time.Now()}
 }
 
 // abandon takes w out of the queue, or gives its slot on if it was granted.
@@ -191,7 +191,7 @@ func (u *Uploader) grant() {
 	}
 }
 
-// chunkTime is about how long a chunk holds its seat.
+// chunkTime is about how long a chunk holds its slot.
 func (u *Uploader) chunkTime() time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -213,9 +213,9 @@ func (u *Uploader) retryAfter() time.Duration {
 	return min(max(d, minRetry), maxRetry)
 }
 
-// watch lends the slot of a seat to others once its peer takes bytes too slowly,
-// so that two slow peers do not stop an uploader. The chunk itself goes on.
-func (s *seat) watch(bytes int64) {
+// watch gives the place of a slot to others once its peer takes bytes too slowly,
+// so that two slow peers do not stop an uploader. The chunk itself continues.
+func (s *slot) watch(bytes int64) {
 	u := s.u
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -226,7 +226,7 @@ func (s *seat) watch(bytes int64) {
 	s.timer = time.AfterFunc(limit, s.overdue)
 }
 
-func (s *seat) overdue() {
+func (s *slot) overdue() {
 	u := s.u
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -241,9 +241,9 @@ func (s *seat) overdue() {
 	u.grant()
 }
 
-// release frees the seat; again does nothing. sent says that the payload was
+// release frees the slot. A second call does nothing. sent says that the payload was
 // read to its end, so that its time tells something about the link.
-func (s *seat) release(sent bool) {
+func (s *slot) release(sent bool) {
 	u := s.u
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -34,7 +34,7 @@ type Handler interface {
 	Seed(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Swarm is a swarm to serve from.
 	Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error)
-	// Register books p, for which the node with the proved id from speaks, for a
+	// Register records p, for which the node with the proved id from speaks, for a
 	// seed that this node owns and returns others.
 	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
 	// Recheck reads chunk n of a swarm again: the node with the proved id from got other
@@ -297,7 +297,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, b []byte, err erro
 }
 
 // swarmOf resolves the swarm in the path and who asks.
-func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, by swarm.Asker, err error) {
+func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, by swarm.Requester, err error) {
 	seed, err := parseDigest(r.PathValue("seed"))
 	if err != nil {
 		return nil, by, fmt.Errorf("%w: %w", errBadRequest, err)

@@ -31,7 +31,7 @@
 //
 // A frame's answer has Content-Length and the headers Seeder-Chunk (its number)
 // and Seeder-Encoding (raw or zstd). Refusals are 404 not held, 204 nothing of
-// it here, 409 enough askers already, 503 busy with Seeder-Retry-After-Ms.
+// it here, 409 enough requesters already, 503 busy with Seeder-Retry-After-Ms.
 package wire
 
 import (

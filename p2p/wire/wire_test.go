@@ -95,7 +95,7 @@ func (s *served) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 		}
 	}
 }
-func (s *served) Chunk(_ context.Context, by swarm.Asker, n int) (swarm.Outgoing, error) {
+func (s *served) Chunk(_ context.Context, by swarm.Requester, n int) (swarm.Outgoing, error) {
 	if s.err != nil {
 		return swarm.Outgoing{}, s.err
 	}
@@ -105,7 +105,7 @@ func (s *served) Chunk(_ context.Context, by swarm.Asker, n int) (swarm.Outgoing
 	}
 	return swarm.Outgoing{N: n, Frame: f, Done: func() { s.done.Add(1) }}, nil
 }
-func (s *served) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
+func (s *served) Next(ctx context.Context, by swarm.Requester, want chunk.Bitmap) (swarm.Outgoing, error) {
 	for n := s.n - 1; n >= 0; n-- {
 		if want.Has(n) {
 			return s.Chunk(ctx, by, n)

@@ -152,7 +152,7 @@ func (b *Blob) scan() error {
 		}
 		p := payload[:h.length]
 		if _, err := b.file.ReadAt(p, b.end+headerBytes); err == nil && b.verify(h, p, scratch) {
-			b.book(h.chunk, span{b.end + headerBytes, h.length, h.enc, true, h.crc})
+			b.record(h.chunk, span{b.end + headerBytes, h.length, h.enc, true, h.crc})
 		} else {
 			damaged++
 		}
@@ -177,8 +177,8 @@ func (b *Blob) verify(h header, payload, scratch []byte) bool {
 	return err == nil && sha256.Sum256(raw) == b.info.Sums[h.chunk]
 }
 
-// book notes where a frame lies.
-func (b *Blob) book(n int, s span) {
+// record notes where a frame lies.
+func (b *Blob) record(n int, s span) {
 	if !b.at[n].held {
 		b.held++
 		if s.enc == chunk.Zstd {
@@ -254,7 +254,7 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, b.file.Truncate(b.end))
 	}
-	b.book(n, span{b.end + headerBytes, h.length, enc, true, h.crc})
+	b.record(n, span{b.end + headerBytes, h.length, enc, true, h.crc})
 	b.end += int64(headerBytes + len(payload))
 	return nil
 }

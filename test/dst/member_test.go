@@ -243,14 +243,14 @@ func (zeros) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
 	return nil
 }
 
-func (zeros) Chunk(_ context.Context, _ swarm.Asker, n int) (swarm.Outgoing, error) {
+func (zeros) Chunk(_ context.Context, _ swarm.Requester, n int) (swarm.Outgoing, error) {
 	const size = 300
 	return swarm.Outgoing{N: n, Done: func() {}, Frame: chunk.Frame{
 		Bytes: size, Payload: io.NopCloser(bytes.NewReader(make([]byte, size))),
 	}}, nil
 }
 
-func (z zeros) Next(ctx context.Context, by swarm.Asker, want chunk.Bitmap) (swarm.Outgoing, error) {
+func (z zeros) Next(ctx context.Context, by swarm.Requester, want chunk.Bitmap) (swarm.Outgoing, error) {
 	for n := range 4 {
 		if want.Has(n) {
 			return z.Chunk(ctx, by, n)

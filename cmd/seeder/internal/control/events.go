@@ -106,7 +106,7 @@ func (w *watcher) wait(ctx context.Context) error {
 		// A reference that nobody has announced yet is waited for like any other:
 		// a host that has just joined does not know the catalog.
 		if err == nil {
-			if done, err := w.look(images.Images); done || err != nil {
+			if done, err := w.poll(images.Images); done || err != nil {
 				return errors.Join(err, w.onNobody())
 			}
 		}
@@ -119,8 +119,8 @@ func (w *watcher) wait(ctx context.Context) error {
 	}
 }
 
-// look takes the matrix as it is now and reports whether all of it is converged.
-func (w *watcher) look(rows []report.ImageState) (done bool, err error) {
+// poll takes the matrix as it is now and reports whether all of it is converged.
+func (w *watcher) poll(rows []report.ImageState) (done bool, err error) {
 	first := !w.looked && len(w.versions) == 0 // what is ready now nobody has to wait for
 	w.looked = true
 	done = len(rows) >= len(w.refs)

@@ -49,7 +49,7 @@ func newLiveView(w io.Writer, terminal func() term.Terminal) *liveView {
 }
 
 func (v *liveView) show(e control.Event) {
-	v.note(e)
+	v.record(e)
 	if v.board != nil || e.Event == control.EventDone || e.Event == control.EventReady && e.Already {
 		return
 	}
@@ -89,8 +89,8 @@ func (v *liveView) close() {
 	}
 }
 
-// note takes what an event says.
-func (v *liveView) note(e control.Event) {
+// record takes what an event says.
+func (v *liveView) record(e control.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e.Event {

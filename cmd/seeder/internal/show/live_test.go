@@ -23,10 +23,10 @@ func liveFrames(t *testing.T, width, height int, steps ...report.Images) *termte
 	for _, images := range steps {
 		for i := range images.Images {
 			img := &images.Images[i]
-			v.note(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: img})
+			v.record(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: img})
 			if control.Converged(*img) {
 				sum := control.Savings(*img)
-				v.note(control.Event{Event: control.EventReady, Ref: img.Reference, Image: img, Saved: &sum, Time: time.Now()})
+				v.record(control.Event{Event: control.EventReady, Ref: img.Reference, Image: img, Saved: &sum, Time: time.Now()})
 				v.took[img.Reference] = 6100 * time.Millisecond
 			}
 		}
@@ -129,7 +129,7 @@ func TestLiveFollowsTheTerminal(t *testing.T) {
 	screen := termtest.New(120, 20)
 	v := newLiveView(screen, func() term.Terminal { return term.Terminal{Live: true, Width: screen.Width, Height: screen.Height} })
 	v.board = term.NewBoard(screen, v.term)
-	v.note(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: &img})
+	v.record(control.Event{Event: control.EventProgress, Ref: img.Reference, Image: &img})
 	for _, size := range [][2]int{{120, 20}, {45, 20}, {45, 8}, {100, 8}, {100, 30}, {30, 30}} {
 		screen.Resize(size[0], size[1])
 		v.board.Show(v.boardRows())
