@@ -22,43 +22,43 @@ const (
 
 // renumber replaces the addresses and routes of the host's interfaces. eth1 is a second
 // card on the same switch.
-func (h *host) renumber(script string) {
-	h.t.Helper()
+func renumber(h *Host, script string) {
+	h.T.Helper()
 	if strings.Contains(script, "eth1") {
-		run(h.t, exec.CommandContext(h.t.Context(), "ip", "link", "add", h.port+"b", "netns", strconv.Itoa(h.net.switched.pid),
-			"type", "veth", "peer", "name", "eth1", "netns", strconv.Itoa(h.pid)))
-		run(h.t, h.net.switched.in(h.t.Context(), "ip", "link", "set", h.port+"b", "master", "br0", "up"))
-		run(h.t, h.in(h.t.Context(), "ip", "link", "set", "eth1", "up"))
+		Run(h.T, exec.CommandContext(h.T.Context(), "ip", "link", "add", h.Port+"b", "netns", strconv.Itoa(h.Net.Switched.PID),
+			"type", "veth", "peer", "name", "eth1", "netns", strconv.Itoa(h.PID)))
+		Run(h.T, h.Net.Switched.In(h.T.Context(), "ip", "link", "set", h.Port+"b", "master", "br0", "up"))
+		Run(h.T, h.In(h.T.Context(), "ip", "link", "set", "eth1", "up"))
 	}
-	run(h.t, h.in(h.t.Context(), "sh", "-ec", "ip addr flush dev eth0\n"+script))
+	Run(h.T, h.In(h.T.Context(), "sh", "-ec", "ip addr flush dev eth0\n"+script))
 }
 
 // toldAddress is the address that others are told of the host.
-func (h *host) toldAddress() (string, error) {
+func toldAddress(h *Host) (string, error) {
 	var out report.Members
-	if err := h.try(&out, "members"); err != nil {
+	if err := h.Try(&out, "members"); err != nil {
 		return "", err
 	}
 	for _, m := range out.Members {
-		if m.Name == h.name {
+		if m.Name == h.Name {
 			addr, _, err := net.SplitHostPort(m.Address)
 			return addr, err
 		}
 	}
-	return "", fmt.Errorf("%s is not among %+v", h.name, out.Members)
+	return "", fmt.Errorf("%s is not among %+v", h.Name, out.Members)
 }
 
 // sees waits until h sees another host alive at an address.
-func (h *host) sees(o *host, address string, limit time.Duration) {
-	h.t.Helper()
-	eventually(h.t, limit, fmt.Sprintf("%s sees %s at %s", h.name, o.name, address), func() error {
+func sees(h *Host, o *Host, address string, limit time.Duration) {
+	h.T.Helper()
+	Eventually(h.T, limit, fmt.Sprintf("%s sees %s at %s", h.Name, o.Name, address), func() error {
 		var out report.Members
-		if err := h.try(&out, "members"); err != nil {
+		if err := h.Try(&out, "members"); err != nil {
 			return err
 		}
 		for _, m := range out.Members {
 			addr, _, err := net.SplitHostPort(m.Address)
-			if err == nil && m.Name == o.name && addr == address && m.State == "alive" && m.Reason == "" {
+			if err == nil && m.Name == o.Name && addr == address && m.State == "alive" && m.Reason == "" {
 				return nil
 			}
 		}
@@ -71,7 +71,7 @@ func (h *host) sees(o *host, address string, limit time.Duration) {
 // two that have to meet do.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, "")
+	n := NewNetwork(t, "")
 	for _, row := range []struct {
 		name   string
 		script string
@@ -101,40 +101,40 @@ func TestAddresses(t *testing.T) {
 			script: "ip addr add fd00:79::19/64 dev eth0 nodad; ip addr add 2a01:4f8::19/64 dev eth0 nodad; ip -6 route add default via fd00:79::1\n",
 			env:    []string{"SEEDER_GOSSIP_ADVERTISE=2a01:4f8::/32"}},
 	} {
-		h := n.addHost(newest)
-		h.renumber(row.script)
+		h := n.AddHost(Newest)
+		renumber(h, row.script)
 		for path, content := range row.files {
-			run(t, h.in(t.Context(), "mkdir", "-p", path[:strings.LastIndexByte(path, '/')]))
-			h.write(path, content, 0o600)
+			Run(t, h.In(t.Context(), "mkdir", "-p", path[:strings.LastIndexByte(path, '/')]))
+			h.Write(path, content, 0o600)
 		}
 		join := "SEEDER_GOSSIP_JOIN="
 		if row.meets >= 0 {
-			joined, err := n.hosts[row.meets].toldAddress()
+			joined, err := toldAddress(n.Hosts[row.meets])
 			if err != nil {
 				t.Fatal(err)
 			}
 			join += joined
 		}
-		h.write("/etc/seeder/secret", secret+"\n", 0o600)
-		h.startSeederRaw(append([]string{storeNode, join, "PATH=/nowhere"}, row.env...)...)
-		eventually(t, 20*time.Second, row.name, func() error {
+		h.Write("/etc/seeder/secret", Secret+"\n", 0o600)
+		h.StartSeederRaw(append([]string{StoreNode, join, "PATH=/nowhere"}, row.env...)...)
+		Eventually(t, 20*time.Second, row.name, func() error {
 			select {
-			case <-h.seeder.done:
-				t.Fatalf("%s: seeder ended:\n%s", row.name, h.seeder.log.tail(5))
+			case <-h.Seeder.Done:
+				t.Fatalf("%s: seeder ended:\n%s", row.name, h.Seeder.Log.Tail(5))
 			default:
 			}
-			got, err := h.toldAddress()
+			got, err := toldAddress(h)
 			if err == nil && got != row.want {
 				err = fmt.Errorf("it tells the others %s, want %s", got, row.want)
 			}
 			return err
 		})
 		if row.meets >= 0 && row.want != "2a01:4f8::19" { // those are on different networks
-			n.hosts[row.meets].sees(h, row.want, 20*time.Second)
-			joined, _ := n.hosts[row.meets].toldAddress()
-			h.sees(n.hosts[row.meets], joined, 20*time.Second)
+			sees(n.Hosts[row.meets], h, row.want, 20*time.Second)
+			joined, _ := toldAddress(n.Hosts[row.meets])
+			sees(h, n.Hosts[row.meets], joined, 20*time.Second)
 		}
-		if shown := h.run("config", "show"); !strings.Contains(shown, row.want) && row.env == nil && row.meets < 0 {
+		if shown := h.Run("config", "show"); !strings.Contains(shown, row.want) && row.env == nil && row.meets < 0 {
 			t.Errorf("%s: config show does not say %s:\n%s", row.name, row.want, shown)
 		}
 	}

@@ -16,22 +16,22 @@ import (
 // hosts announces becomes runnable on all, whichever host announces, also one
 // that received the image; a new build moves them all.
 func TestAnnounceEverywhere(t *testing.T) {
-	for version := range containerds {
+	for version := range Containerds {
 		t.Run("containerd-"+version, func(t *testing.T) {
-			n := cluster(t, version, 3, "")
-			first, last := n.hosts[0], n.hosts[2]
-			first.importImage(imageSpec{ref: short, says: "hello one", payload: 6 << 20, random: 1 << 20, seed: 1})
-			t.Log(first.run("announce", short))
-			for _, h := range n.hosts {
-				h.ready("hello one")
-				h.complete()
+			n := NewCluster(t, version, 3, "")
+			first, last := n.Hosts[0], n.Hosts[2]
+			first.ImportImage(ImageSpec{Ref: ShortName, Says: "hello one", Payload: 6 << 20, Random: 1 << 20, Seed: 1})
+			t.Log(first.Run("announce", ShortName))
+			for _, h := range n.Hosts {
+				h.Ready("hello one")
+				complete(h)
 			}
-			last.run("announce", short)
-			last.importImage(imageSpec{ref: short, says: "hello two", payload: 6 << 20, random: 2 << 20, seed: 2})
-			last.run("announce", short)
-			for _, h := range n.hosts {
-				h.ready("hello two")
-				h.complete()
+			last.Run("announce", ShortName)
+			last.ImportImage(ImageSpec{Ref: ShortName, Says: "hello two", Payload: 6 << 20, Random: 2 << 20, Seed: 2})
+			last.Run("announce", ShortName)
+			for _, h := range n.Hosts {
+				h.Ready("hello two")
+				complete(h)
 			}
 		})
 	}
@@ -39,102 +39,102 @@ func TestAnnounceEverywhere(t *testing.T) {
 
 // complete checks what containerd itself has of the image: names, pin, nothing
 // leased any more; and that CRI finds it by each form of its name.
-func (h *host) complete() {
-	h.t.Helper()
-	h.named()
-	if leases, _ := h.leasedForWork(); len(leases) > 0 {
-		h.t.Errorf("%s has leases left: %s", h.name, leases)
+func complete(h *Host) {
+	h.T.Helper()
+	named(h)
+	if leases, _ := leasedForWork(h); len(leases) > 0 {
+		h.T.Errorf("%s has leases left: %s", h.Name, leases)
 	}
 }
 
 // named is complete where an import may be at work, which holds a lease.
-func (h *host) named() {
-	h.t.Helper()
-	list := h.ctr("images", "ls")
-	for _, want := range []string{full, "docker.io/library/k3s-dashboard@sha256:", "io.cri-containerd.pinned=pinned"} {
+func named(h *Host) {
+	h.T.Helper()
+	list := h.Ctr("images", "ls")
+	for _, want := range []string{FullName, "docker.io/library/k3s-dashboard@sha256:", "io.cri-containerd.pinned=pinned"} {
 		if !strings.Contains(list, want) {
-			h.t.Errorf("ctr images ls on %s lacks %s:\n%s", h.name, want, list)
+			h.T.Errorf("ctr images ls on %s lacks %s:\n%s", h.Name, want, list)
 		}
 	}
-	if check := h.ctr("images", "check", "name=="+full); !strings.Contains(check, "complete") {
-		h.t.Errorf("ctr images check on %s:\n%s", h.name, check)
+	if check := h.Ctr("images", "check", "name=="+FullName); !strings.Contains(check, "complete") {
+		h.T.Errorf("ctr images check on %s:\n%s", h.Name, check)
 	}
-	row, err := h.image(short)
+	row, err := h.Image(ShortName)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	byName, err := h.imageStatus(full)
+	byName, err := h.ImageStatus(FullName)
 	if err != nil || byName == nil {
-		h.t.Fatalf("CRI on %s: %v %v", h.name, byName, err)
+		h.T.Fatalf("CRI on %s: %v %v", h.Name, byName, err)
 	}
-	for _, form := range []string{short, "k3s-dashboard", "docker.io/library/k3s-dashboard@" + row.Digest, byName.Id} {
-		if got, err := h.imageStatus(form); err != nil || got.GetId() != byName.Id {
-			h.t.Errorf("ImageStatus of %s on %s: %v, %v; want %s", form, h.name, got, err, byName.Id)
+	for _, form := range []string{ShortName, "k3s-dashboard", "docker.io/library/k3s-dashboard@" + row.Digest, byName.Id} {
+		if got, err := h.ImageStatus(form); err != nil || got.GetId() != byName.Id {
+			h.T.Errorf("ImageStatus of %s on %s: %v, %v; want %s", form, h.Name, got, err, byName.Id)
 		}
 	}
-	if !slices.Contains(byName.RepoTags, full) || !slices.Contains(byName.RepoDigests, "docker.io/library/k3s-dashboard@"+row.Digest) {
-		h.t.Errorf("CRI on %s knows it as %v and %v", h.name, byName.RepoTags, byName.RepoDigests)
+	if !slices.Contains(byName.RepoTags, FullName) || !slices.Contains(byName.RepoDigests, "docker.io/library/k3s-dashboard@"+row.Digest) {
+		h.T.Errorf("CRI on %s knows it as %v and %v", h.Name, byName.RepoTags, byName.RepoDigests)
 	}
 }
 
 // TestAnnounceArchive: announce --from FILE brings an image into containerd and
 // to every host.
 func TestAnnounceArchive(t *testing.T) {
-	n := cluster(t, newest, 2, "")
-	plain := imageSpec{ref: short, says: "from docker save", payload: 2 << 20, seed: 1}
-	n.hosts[0].run("announce", "--from", newImage(t, plain).dockerArchive(t, n.dir))
-	for _, h := range n.hosts {
-		h.ready(plain.says)
+	n := NewCluster(t, Newest, 2, "")
+	plain := ImageSpec{Ref: ShortName, Says: "from docker save", Payload: 2 << 20, Seed: 1}
+	n.Hosts[0].Run("announce", "--from", NewImage(t, plain).DockerArchive(t, n.Dir))
+	for _, h := range n.Hosts {
+		h.Ready(plain.Says)
 	}
-	packed := imageSpec{ref: short, says: "from an OCI layout", payload: 2 << 20, gzip: true, seed: 2}
-	layout := writeFile(t, n.dir, "oci-*.tar.gz", gzipped(t, tarOf(t, newImage(t, packed).ociLayout(t))))
-	n.hosts[1].run("announce", "--from", layout, short)
-	for _, h := range n.hosts {
-		h.ready(packed.says)
-		h.complete()
+	packed := ImageSpec{Ref: ShortName, Says: "from an OCI layout", Payload: 2 << 20, Gzip: true, Seed: 2}
+	layout := WriteFile(t, n.Dir, "oci-*.tar.gz", Gzipped(t, TarOf(t, NewImage(t, packed).OCILayout(t))))
+	n.Hosts[1].Run("announce", "--from", layout, ShortName)
+	for _, h := range n.Hosts {
+		h.Ready(packed.Says)
+		complete(h)
 	}
 }
 
 // TestWithdraw: withdraw stops the seeding and keeps the image; --purge removes
 // it from every host.
 func TestWithdraw(t *testing.T) {
-	n := cluster(t, newest, 2, "")
-	a, b := n.hosts[0], n.hosts[1]
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
-	a.run("announce", short)
-	b.ready("hello")
-	b.run("withdraw", short)
-	late := n.addHost(newest)
-	late.startContainerd()
-	late.startSeeder()
-	eventually(t, 30*time.Second, "the late host knows that it is withdrawn", func() error {
-		row, err := late.image(short)
+	n := NewCluster(t, Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
+	a.Run("announce", ShortName)
+	b.Ready("hello")
+	b.Run("withdraw", ShortName)
+	late := n.AddHost(Newest)
+	late.StartContainerd()
+	late.StartSeeder()
+	Eventually(t, 30*time.Second, "the late host knows that it is withdrawn", func() error {
+		row, err := late.Image(ShortName)
 		if err == nil && row.State != "withdrawn" {
 			err = errors.New(row.State)
 		}
 		return err
 	})
-	if got := b.runContainer(full); got != "hello" {
+	if got := b.RunContainer(FullName); got != "hello" {
 		t.Errorf("a withdrawn image prints %q", got)
 	}
-	eventually(t, 10*time.Second, "the kubelet may collect the withdrawn image", func() error {
-		if list := b.ctr("images", "ls"); strings.Contains(list, "pinned") {
+	Eventually(t, 10*time.Second, "the kubelet may collect the withdrawn image", func() error {
+		if list := b.Ctr("images", "ls"); strings.Contains(list, "pinned") {
 			return errors.New(list)
 		}
 		return nil
 	})
-	a.run("announce", short)
-	late.ready("hello")
-	a.run("withdraw", "--purge", short)
-	for _, h := range n.hosts {
-		eventually(t, 30*time.Second, "the image is gone from "+h.name, func() error {
-			if list := h.ctr("images", "ls", "-q"); strings.Contains(list, "k3s-dashboard") {
+	a.Run("announce", ShortName)
+	late.Ready("hello")
+	a.Run("withdraw", "--purge", ShortName)
+	for _, h := range n.Hosts {
+		Eventually(t, 30*time.Second, "the image is gone from "+h.Name, func() error {
+			if list := h.Ctr("images", "ls", "-q"); strings.Contains(list, "k3s-dashboard") {
 				return errors.New(list)
 			}
 			return nil
 		})
-		if img, err := h.imageStatus(full); img != nil || err != nil {
-			t.Errorf("CRI on %s: %v %v", h.name, img, err)
+		if img, err := h.ImageStatus(FullName); img != nil || err != nil {
+			t.Errorf("CRI on %s: %v %v", h.Name, img, err)
 		}
 	}
 }
@@ -142,43 +142,43 @@ func TestWithdraw(t *testing.T) {
 // TestBadAnnounce: what cannot be announced is refused with what is near or
 // lacks, and leaves nothing.
 func TestBadAnnounce(t *testing.T) {
-	n := cluster(t, newest, 1, "")
-	h := n.hosts[0]
-	h.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
-	if err := h.try(nil, "announce", "k3s-dashbord:latest"); exitCode(err) != 1 || !strings.Contains(err.Error(), "k3s-dashboard:latest") {
+	n := NewCluster(t, Newest, 1, "")
+	h := n.Hosts[0]
+	h.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
+	if err := h.Try(nil, "announce", "k3s-dashbord:latest"); ExitCode(err) != 1 || !strings.Contains(err.Error(), "k3s-dashboard:latest") {
 		t.Errorf("unknown reference: %v, want the nearest named", err)
 	}
-	layer := newImage(t, imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1}).layers[1]
-	dgst := describe("", layer).Digest.String()
-	h.ctr("content", "rm", dgst)
-	err := h.try(nil, "announce", short)
-	if exitCode(err) != 1 || !strings.Contains(err.Error(), dgst) || !strings.Contains(err.Error(), "discard_unpacked_layers") {
+	layer := NewImage(t, ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1}).Layers[1]
+	dgst := Describe("", layer).Digest.String()
+	h.Ctr("content", "rm", dgst)
+	err := h.Try(nil, "announce", ShortName)
+	if ExitCode(err) != 1 || !strings.Contains(err.Error(), dgst) || !strings.Contains(err.Error(), "discard_unpacked_layers") {
 		t.Errorf("layer %s missing: %v, want it named", dgst, err)
 	}
-	before := h.ctr("content", "ls", "-q")
-	junk := filepath.Join(n.dir, "junk.tar")
-	run(t, exec.Command("sh", "-c", "head -c 100000 /dev/urandom > "+junk))
-	if err := h.try(nil, "announce", "--from", junk, "junk:latest"); exitCode(err) != 1 || !strings.Contains(err.Error(), "docker-archive or OCI-layout") {
+	before := h.Ctr("content", "ls", "-q")
+	junk := filepath.Join(n.Dir, "junk.tar")
+	Run(t, exec.Command("sh", "-c", "head -c 100000 /dev/urandom > "+junk))
+	if err := h.Try(nil, "announce", "--from", junk, "junk:latest"); ExitCode(err) != 1 || !strings.Contains(err.Error(), "docker-archive or OCI-layout") {
 		t.Errorf("not an archive: %v", err)
 	}
-	whole := tarOf(t, newImage(t, imageSpec{ref: "cut:latest", says: "hello", payload: 1 << 20, seed: 9}).ociLayout(t))
-	cut := writeFile(t, n.dir, "cut-*.tar", whole[:len(whole)/2])
-	if err := h.try(nil, "announce", "--from", cut); exitCode(err) != 1 {
+	whole := TarOf(t, NewImage(t, ImageSpec{Ref: "cut:latest", Says: "hello", Payload: 1 << 20, Seed: 9}).OCILayout(t))
+	cut := WriteFile(t, n.Dir, "cut-*.tar", whole[:len(whole)/2])
+	if err := h.Try(nil, "announce", "--from", cut); ExitCode(err) != 1 {
 		t.Errorf("half an archive: %v", err)
 	}
-	eventually(t, 10*time.Second, "containerd collects what bad archives brought", func() error {
-		for d := range strings.Lines(h.ctr("content", "ls", "-q")) {
+	Eventually(t, 10*time.Second, "containerd collects what bad archives brought", func() error {
+		for d := range strings.Lines(h.Ctr("content", "ls", "-q")) {
 			if !strings.Contains(before, d) {
 				return errors.New("left behind: " + d)
 			}
 		}
 		return nil
 	})
-	if names := h.ctr("images", "ls", "-q"); strings.Contains(names, "junk") || strings.Contains(names, "cut") {
+	if names := h.Ctr("images", "ls", "-q"); strings.Contains(names, "junk") || strings.Contains(names, "cut") {
 		t.Errorf("bad archives left names behind: %s", names)
 	}
 	var images report.Images
-	if err := h.try(&images, "images"); err != nil || len(images.Images) != 0 {
+	if err := h.Try(&images, "images"); err != nil || len(images.Images) != 0 {
 		t.Errorf("announced in spite of errors: %+v %v", images, err)
 	}
 }

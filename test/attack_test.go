@@ -38,9 +38,9 @@ const (
 // arena is where attacks happen: h1 is attacked, h2 is another member of its cluster,
 // h3 is a host of the network without the secret.
 type arena struct {
-	*network
+	*Network
 	t                         *testing.T
-	victim, member, stranger  *host
+	victim, member, stranger  *Host
 	full                      bool // in full size, as `make attack` does
 	sniffed                   func() [][]byte
 	worst                     time.Duration
@@ -50,15 +50,15 @@ type arena struct {
 
 func newArena(t *testing.T) *arena {
 	t.Helper()
-	n := newNetwork(t, "")
-	a := &arena{network: n, t: t, full: os.Getenv("ATTACK") == "full"}
-	a.victim, a.member, a.stranger = n.addHost(newest), n.addHost(newest), n.addHost(newest)
-	a.sniffed = n.sniffUDP(7950)
-	for _, h := range n.hosts[:2] {
-		h.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
-		h.startSeeder(storeNode)
+	n := NewNetwork(t, "")
+	a := &arena{Network: n, t: t, full: os.Getenv("ATTACK") == "full"}
+	a.victim, a.member, a.stranger = n.AddHost(Newest), n.AddHost(Newest), n.AddHost(Newest)
+	a.sniffed = sniffUDP(n, 7950)
+	for _, h := range n.Hosts[:2] {
+		h.Sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
+		h.StartSeeder(StoreNode)
 	}
-	a.victim.awaitMembers(2)
+	a.victim.AwaitMembers(2)
 	return a
 }
 
@@ -73,24 +73,24 @@ func (a *arena) times(full int) int {
 // watch asks the daemon who its members are, again and again, while fn runs, and notes
 // what that costs it.
 func (a *arena) watch(fn func() string) (did string) {
-	pid := a.victim.seeder.pid
+	pid := a.victim.Seeder.PID
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
 		a.t.Fatal(err) // the peak begins anew
 	}
-	a.before, a.linesBefore, a.worst, a.files = residentBytes(a.t, pid), a.logLines(), 0, 0
-	filesBefore := countFiles(a.victim.seeder)
+	a.before, a.linesBefore, a.worst, a.files = ResidentBytes(a.t, pid), a.logLines(), 0, 0
+	filesBefore := countFiles(a.victim.Seeder)
 	ctx, cancel := context.WithCancel(a.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for last := false; ; {
 			began := time.Now()
 			var m report.Members
-			err := a.victim.try(&m, "members")
+			err := a.victim.Try(&m, "members")
 			a.worst = max(a.worst, time.Since(began))
 			if err != nil || alive(m) != 2 {
 				a.t.Errorf("members under attack: %+v, %v", m.Members, err)
 			}
-			a.files = max(a.files, countFiles(a.victim.seeder)-filesBefore)
+			a.files = max(a.files, countFiles(a.victim.Seeder)-filesBefore)
 			if last {
 				return
 			}
@@ -104,7 +104,7 @@ func (a *arena) watch(fn func() string) (did string) {
 	did = fn()
 	cancel()
 	wg.Wait()
-	a.rss, a.lines = peakRSS(a.t, pid)-a.before, a.logLines()-a.linesBefore
+	a.rss, a.lines = PeakRSS(a.t, pid)-a.before, a.logLines()-a.linesBefore
 	return did
 }
 
@@ -124,14 +124,14 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-func countFiles(d *daemon) (n int) {
-	for _, k := range openFiles(d) {
+func countFiles(d *Daemon) (n int) {
+	for _, k := range OpenFiles(d) {
 		n += k
 	}
 	return n
 }
 
-func (a *arena) logLines() int { return strings.Count(a.victim.seeder.log.String(), "\n") }
+func (a *arena) logLines() int { return strings.Count(a.victim.Seeder.Log.String(), "\n") }
 
 // TestAttack does each attack to a daemon that is one of two members, and holds what
 // that costs it to its bounds. `make attack` does them in full size and prints a table.
@@ -153,21 +153,21 @@ func TestAttack(t *testing.T) {
 					t.Errorf("the daemon's memory grew by %.1f MiB, at most %d are meant", a.rss/(1<<20), attackRSS>>20)
 				}
 				if a.lines > attackLines {
-					t.Errorf("%d lines of log, at most %d are meant:\n%s", a.lines, attackLines, a.victim.seeder.log.tail(30))
+					t.Errorf("%d lines of log, at most %d are meant:\n%s", a.lines, attackLines, a.victim.Seeder.Log.Tail(30))
 				}
 				if a.files > attackFiles {
 					t.Errorf("%d more files are open, at most %d are meant", a.files, attackFiles)
 				}
 				select {
-				case <-a.victim.seeder.done:
-					t.Fatalf("the daemon has ended:\n%s", a.victim.seeder.log.tail(30))
+				case <-a.victim.Seeder.Done:
+					t.Fatalf("the daemon has ended:\n%s", a.victim.Seeder.Log.Tail(30))
 				default:
 				}
 			})
 		}
 	}
 	a.t = t
-	a.victim.awaitMembers(2)
+	a.victim.AwaitMembers(2)
 	t.Logf("\n%s", table.String())
 }
 

@@ -40,10 +40,10 @@ func wallAttacks() []attack {
 }
 
 // sniffUDP collects the payloads of packets to a port that cross the switch.
-func (n *network) sniffUDP(port uint16) func() [][]byte {
+func sniffUDP(n *Network, port uint16) func() [][]byte {
 	var mu sync.Mutex
 	var out [][]byte
-	stop := n.frames(func(f []byte) {
+	stop := n.Frames(func(f []byte) {
 		const ethernet, ip, udp = 14, 20, 8
 		if len(f) < ethernet+ip+udp || f[12] != 8 || f[13] != 0 || f[ethernet+9] != syscall.IPPROTO_UDP {
 			return
@@ -54,7 +54,7 @@ func (n *network) sniffUDP(port uint16) func() [][]byte {
 			out = append(out, bytes.Clone(h[udp:]))
 		}
 	})
-	n.t.Cleanup(stop)
+	n.T.Cleanup(stop)
 	return func() [][]byte {
 		mu.Lock()
 		defer mu.Unlock()
@@ -63,10 +63,10 @@ func (n *network) sniffUDP(port uint16) func() [][]byte {
 }
 
 // packets sends payloads from the stranger to a host's gossip port.
-func (a *arena) packets(to *host, payloads [][]byte) {
+func (a *arena) packets(to *Host, payloads [][]byte) {
 	a.t.Helper()
-	err := a.stranger.inNet(func() error {
-		conn, err := net.Dial("udp4", to.address+":7950")
+	err := a.stranger.InNet(func() error {
+		conn, err := net.Dial("udp4", to.Address+":7950")
 		if err != nil {
 			return err
 		}
@@ -85,9 +85,9 @@ func (a *arena) packets(to *host, payloads [][]byte) {
 
 // connect opens a stream from the stranger, from its nth address.
 func (a *arena) connect(n int, port string) (conn net.Conn, err error) {
-	err = a.stranger.inNet(func() error {
+	err = a.stranger.InNet(func() error {
 		d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 77, 0, byte(100+n%100))}}
-		conn, err = d.Dial("tcp4", a.victim.address+":"+port)
+		conn, err = d.Dial("tcp4", a.victim.Address+":"+port)
 		return err
 	})
 	return conn, err
@@ -95,13 +95,13 @@ func (a *arena) connect(n int, port string) (conn net.Conn, err error) {
 
 // addresses gives the stranger a hundred addresses.
 func (a *arena) addresses() {
-	a.stranger.sh("for i in $(seq 100 199); do ip addr replace 10.77.0.$i/24 dev eth0; done")
+	a.stranger.Sh("for i in $(seq 100 199); do ip addr replace 10.77.0.$i/24 dev eth0; done")
 }
 
 // forgedPackets: one changed byte in a packet that was recorded ended a daemon whose
 // packets memberlist opened itself.
 func (a *arena) forgedPackets() string {
-	eventually(a.t, 20*time.Second, "packets were recorded", func() error {
+	Eventually(a.t, 20*time.Second, "packets were recorded", func() error {
 		if n := len(a.sniffed()); n < 20 {
 			return fmt.Errorf("%d packets", n)
 		}
@@ -153,9 +153,9 @@ func (a *arena) exchange(port string, b []byte) []byte {
 
 // restart ends the other member, which says farewell, and starts it again.
 func (a *arena) restart() {
-	a.member.seeder.stop(a.t, syscall.SIGTERM)
-	a.member.startSeeder(storeNode)
-	a.victim.awaitMembers(2)
+	a.member.Seeder.Stop(a.t, syscall.SIGTERM)
+	a.member.StartSeeder(StoreNode)
+	a.victim.AwaitMembers(2)
 }
 
 // replays sends everything that was recorded again: the farewell of the other member's
@@ -165,7 +165,7 @@ func (a *arena) replays() string {
 	n := 0
 	for n < a.times(20_000) {
 		part := recorded[:min(len(recorded), 500)]
-		for _, h := range []*host{a.victim, a.member} {
+		for _, h := range []*Host{a.victim, a.member} {
 			a.packets(h, part)
 			n += len(part)
 		}
@@ -302,7 +302,7 @@ func (a *arena) knock() error {
 
 // withSecret is a connection of somebody who has stolen the secret.
 func (a *arena) withSecret(protocol string) (*tls.Conn, error) {
-	secrets, err := trust.ParseSecrets([]byte(secret))
+	secrets, err := trust.ParseSecrets([]byte(Secret))
 	if err != nil {
 		return nil, err
 	}
@@ -326,13 +326,13 @@ func (a *arena) withSecret(protocol string) (*tls.Conn, error) {
 // junk sends packets with forged source addresses, as anybody on the network can.
 func (a *arena) junk() string {
 	packets := a.times(10_000)
-	err := a.stranger.inNet(func() error {
+	err := a.stranger.InNet(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		to := &unix.SockaddrInet4{Addr: [4]byte(net.ParseIP(a.victim.address).To4())}
+		to := &unix.SockaddrInet4{Addr: [4]byte(net.ParseIP(a.victim.Address).To4())}
 		for i := range packets {
 			if err := unix.Sendto(fd, forgedUDP(i%3000, to.Addr, junkPayload(i)), 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
 				return err
@@ -370,7 +370,7 @@ func forgedUDP(n int, to [4]byte, payload []byte) []byte {
 // empties sends, with the secret, messages that memberlist does not expect: among them
 // the empty one that ended a daemon.
 func (a *arena) empties() string {
-	secrets, err := trust.ParseSecrets([]byte(secret))
+	secrets, err := trust.ParseSecrets([]byte(Secret))
 	if err != nil {
 		a.t.Fatal(err)
 	}

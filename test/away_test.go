@@ -15,9 +15,9 @@ import (
 // said which image the kubelet of a host refuses though it is ready.
 func TestAwayIsSaid(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 3, "")
-	a, b, lost := n.hosts[0], n.hosts[1], n.hosts[2]
-	pulling := b.path("/var/lib/kubelet/image_manager/pulling")
+	n := NewCluster(t, Newest, 3, "")
+	a, b, lost := n.Hosts[0], n.Hosts[1], n.Hosts[2]
+	pulling := b.Path("/var/lib/kubelet/image_manager/pulling")
 	if err := os.MkdirAll(pulling, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -29,21 +29,21 @@ func TestAwayIsSaid(t *testing.T) {
 	if err := os.Chtimes(note, hourAgo, hourAgo); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range n.hosts { // each has talked to each: one of which nothing is known but a packet does not count
-		h.awaitMembers(3)
-		h.run("images")
-		h.run("members")
+	for _, h := range n.Hosts { // each has talked to each: one of which nothing is known but a packet does not count
+		h.AwaitMembers(3)
+		h.Run("images")
+		h.Run("members")
 	}
-	lost.seeder.stop(t, syscall.SIGKILL)
-	for _, h := range []*host{a, b} {
-		eventually(t, time.Minute, "h3 is dead on "+h.name, func() error {
-			if s := h.memberState(lost); s != "dead" {
+	lost.Seeder.Stop(t, syscall.SIGKILL)
+	for _, h := range []*Host{a, b} {
+		Eventually(t, time.Minute, "h3 is dead on "+h.Name, func() error {
+			if s := h.MemberState(lost); s != "dead" {
 				return errors.New(s)
 			}
 			return nil
 		})
 	}
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
 	contains := func(what, out string, wants ...string) {
 		t.Helper()
 		for _, want := range wants {
@@ -52,40 +52,40 @@ func TestAwayIsSaid(t *testing.T) {
 			}
 		}
 	}
-	contains("announce", a.run("announce", short), "is ready on 2 of 3 nodes (1 away)", "h3 has been away since ",
+	contains("announce", a.Run("announce", ShortName), "is ready on 2 of 3 nodes (1 away)", "h3 has been away since ",
 		"k3s-dashboard:latest is ready on h2, but the kubelet refuses it for imagePullPolicy Never",
 		"rm /var/lib/kubelet/image_manager/pulling/sha256-6ce5 && systemctl restart kubelet")
-	contains("images", a.run("images"), "2/3", "unreachable", "ready, blocked", "no answer to gossip since ")
-	contains("status", a.run("status"), "amber", "h3 has not answered since ", "seeder members forget h3", "2 alive, 1 away: h3 (since ")
-	if err := a.try(nil, "wait", "--all", "--timeout", "2s"); exitCode(err) != 3 || !strings.Contains(err.Error(), "k3s-dashboard:latest on h3: unreachable") {
+	contains("images", a.Run("images"), "2/3", "unreachable", "ready, blocked", "no answer to gossip since ")
+	contains("status", a.Run("status"), "amber", "h3 has not answered since ", "seeder members forget h3", "2 alive, 1 away: h3 (since ")
+	if err := a.Try(nil, "wait", "--all", "--timeout", "2s"); ExitCode(err) != 3 || !strings.Contains(err.Error(), "k3s-dashboard:latest on h3: unreachable") {
 		t.Errorf("wait --all: %v", err)
 	}
-	if err := b.try(nil, "doctor"); exitCode(err) != 1 {
+	if err := b.Try(nil, "doctor"); ExitCode(err) != 1 {
 		t.Errorf("doctor beside a note of the kubelet: %v", err)
 	}
 
-	a.seeder.stop(t, syscall.SIGTERM)
-	a.startSeeder()
-	a.awaitMembers(2)
-	eventually(t, time.Minute, "h3 counts after a restart", func() error {
-		if out := a.run("images", short); !strings.Contains(out, "ready on 2 of 3 nodes (1 away)") {
+	a.Seeder.Stop(t, syscall.SIGTERM)
+	a.StartSeeder()
+	a.AwaitMembers(2)
+	Eventually(t, time.Minute, "h3 counts after a restart", func() error {
+		if out := a.Run("images", ShortName); !strings.Contains(out, "ready on 2 of 3 nodes (1 away)") {
 			return errors.New(out)
 		}
 		return nil
 	})
-	if err := a.try(nil, "members", "forget", "h2"); exitCode(err) != 2 || !strings.Contains(err.Error(), "h2 is alive") {
+	if err := a.Try(nil, "members", "forget", "h2"); ExitCode(err) != 2 || !strings.Contains(err.Error(), "h2 is alive") {
 		t.Errorf("forgetting who is there: %v", err)
 	}
 	if err := os.Remove(note); err != nil {
 		t.Fatal(err)
 	}
-	contains("members forget", b.run("members", "forget", "h3"), "h3 is forgotten")
-	for _, h := range []*host{a, b} {
-		eventually(t, time.Minute, "h3 is forgotten, and all is green on "+h.name, func() error {
-			if out := h.run("status"); !strings.Contains(out, "green") || !strings.Contains(out, "nothing is wrong") {
+	contains("members forget", b.Run("members", "forget", "h3"), "h3 is forgotten")
+	for _, h := range []*Host{a, b} {
+		Eventually(t, time.Minute, "h3 is forgotten, and all is green on "+h.Name, func() error {
+			if out := h.Run("status"); !strings.Contains(out, "green") || !strings.Contains(out, "nothing is wrong") {
 				return errors.New(out)
 			}
-			if out := h.run("wait"); out != fmt.Sprintln("1 image is ready on 2 nodes") {
+			if out := h.Run("wait"); out != fmt.Sprintln("1 image is ready on 2 nodes") {
 				return errors.New(out)
 			}
 			return nil

@@ -21,16 +21,16 @@ import (
 // The matrix of TestBench, one environment variable for each side. `make bench`
 // has the defaults.
 var (
-	benchHosts  = benchList("BENCH_HOSTS", "2 4 8 16")
-	benchRates  = benchList("BENCH_RATES", "100mbit 200mbit unshaped")
-	benchImages = benchList("BENCH_IMAGES", "raw gzip random tiny huge")
-	benchWays   = benchList("BENCH_WAYS", "seeder registry loop tls")
-	benchRuns   = benchList("BENCH_RUNS", "5")
-	benchMB     = benchList("BENCH_MB", "100")
+	benchHosts  = EnvList("BENCH_HOSTS", "2 4 8 16")
+	benchRates  = EnvList("BENCH_RATES", "100mbit 200mbit unshaped")
+	benchImages = EnvList("BENCH_IMAGES", "raw gzip random tiny huge")
+	benchWays   = EnvList("BENCH_WAYS", "seeder registry loop tls")
+	benchRuns   = EnvList("BENCH_RUNS", "5")
+	benchMB     = EnvList("BENCH_MB", "100")
 	// benchAtOnce is how many runs of a rival share the machine, each on a network of
 	// its own: on shaped links it waits for the link nearly all the time.
 	// Each containerd takes one or two of fs.inotify.max_user_instances, mostly 128.
-	benchAtOnce = benchList("BENCH_AT_ONCE", "1")
+	benchAtOnce = EnvList("BENCH_AT_ONCE", "1")
 )
 
 // benchWait is when a run counts as failed.
@@ -49,7 +49,9 @@ func leftOut(image, rate, way string, hosts int) string {
 	return ""
 }
 
-func benchList(name, fallback string) []string {
+// EnvList is a list of words from an environment variable, or from fallback where that is
+// empty.
+func EnvList(name, fallback string) []string {
 	if v := os.Getenv(name); v != "" {
 		return strings.Fields(v)
 	}
@@ -244,50 +246,50 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 	if rate == "unshaped" {
 		shape = ""
 	}
-	n := newNetwork(t, shape)
+	n := NewNetwork(t, shape)
 	for range hosts {
-		h := n.addHost(newest)
-		h.startContainerd()
+		h := n.AddHost(Newest)
+		h.StartContainerd()
 		if way == "seeder" {
-			h.startSeeder()
+			h.StartSeeder()
 		}
 	}
-	first := n.hosts[0]
+	first := n.Hosts[0]
 	if way == "seeder" {
-		first.awaitMembers(hosts)
+		first.AwaitMembers(hosts)
 	}
-	archive := load.archive(t, n.dir)
-	first.ctr("images", "import", archive)
+	archive := load.archive(t, n.Dir)
+	first.Ctr("images", "import", archive)
 	if err := os.Remove(archive); err != nil {
 		t.Fatal(err)
 	}
 	ready()
 	b.begin(c.apart(t, way, b.runs))
-	before, busy := n.counters(), busySeconds(t)
+	before, busy := countersOf(n), busySeconds(t)
 	start := time.Now()
 	switch way {
 	case "seeder":
 		for _, ref := range load.refs[1:] {
-			first.run("announce", "--detach", ref)
+			first.Run("announce", "--detach", ref)
 		}
 		// 2,000 layers on sixteen hosts take minutes.
-		first.runWithin(benchWait+time.Minute, "announce", "--timeout", benchWait.String(), load.refs[0])
-		first.runWithin(benchWait+time.Minute, "wait", "--timeout", benchWait.String())
-		s.Announced, s.LastByte, s.Ready = n.fromLogs(t, load, start)
+		first.RunWithin(benchWait+time.Minute, "announce", "--timeout", benchWait.String(), load.refs[0])
+		first.RunWithin(benchWait+time.Minute, "wait", "--timeout", benchWait.String())
+		s.Announced, s.LastByte, s.Ready = fromLogs(n, t, load, start)
 	case "registry":
-		n.byRegistry(t, load)
+		byRegistry(n, t, load)
 		s.Ready = time.Since(start).Seconds()
 	case "loop":
-		n.byLoop(t, load)
+		byLoop(n, t, load)
 		s.Ready = time.Since(start).Seconds()
 	case "tls":
-		n.byTLS(t, load)
+		byTLS(n, t, load)
 		s.LastByte = time.Since(start).Seconds()
 		s.Ready = s.LastByte
 	default:
 		t.Fatalf("no such way: %s", way)
 	}
-	after := n.counters()
+	after := countersOf(n)
 	s.CPU = (busySeconds(t) - busy) / float64(b.runs)
 	done()
 	b.done.Wait()
@@ -306,10 +308,10 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		k := float64(s.Chunks)
 		s.Optimum = (k + math.Ceil(math.Log2(float64(hosts))) - 1) / k * s.Wire * 8 / (bits * 1e6)
 	}
-	for _, h := range n.hosts[1:] {
+	for _, h := range n.Hosts[1:] {
 		for _, ref := range load.refs {
-			if img, err := h.imageStatus(fullName(ref)); way == "seeder" && (err != nil || img == nil) {
-				t.Errorf("%s does not have %s: %v", h.name, ref, err)
+			if img, err := h.ImageStatus(fullName(ref)); way == "seeder" && (err != nil || img == nil) {
+				t.Errorf("%s does not have %s: %v", h.Name, ref, err)
 			}
 		}
 	}
@@ -318,11 +320,11 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 
 // fromLogs are the moments at which the images were announced, and at which the
 // last host had every byte and was ready.
-func (n *network) fromLogs(t *testing.T, load benchSet, start time.Time) (announced, lastByte, ready float64) {
+func fromLogs(n *Network, t *testing.T, load benchSet, start time.Time) (announced, lastByte, ready float64) {
 	t.Helper()
-	last := func(h *host, msg string) (latest float64) {
+	last := func(h *Host, msg string) (latest float64) {
 		found := map[string]bool{}
-		for line := range strings.Lines(h.seeder.log.String()) {
+		for line := range strings.Lines(h.Seeder.Log.String()) {
 			if !strings.Contains(line, " msg="+msg+" ") {
 				continue
 			}
@@ -341,15 +343,15 @@ func (n *network) fromLogs(t *testing.T, load benchSet, start time.Time) (announ
 		}
 		for _, ref := range load.refs {
 			if !found[fullName(ref)] {
-				t.Errorf("%s never said %s of %s", h.name, msg, ref)
+				t.Errorf("%s never said %s of %s", h.Name, msg, ref)
 			}
 		}
 		return latest
 	}
-	for _, h := range n.hosts[1:] {
+	for _, h := range n.Hosts[1:] {
 		lastByte, ready = max(lastByte, last(h, "fetched")), max(ready, last(h, "ready"))
 	}
-	return last(n.hosts[0], "announced"), lastByte, ready
+	return last(n.Hosts[0], "announced"), lastByte, ready
 }
 
 // fullName is the reference as CRI writes it.
@@ -362,25 +364,25 @@ type counters struct {
 	seederRSS      float64 // peak, bytes
 }
 
-func (n *network) counters() []counters {
+func countersOf(n *Network) []counters {
 	var out []counters
-	for _, h := range n.hosts {
+	for _, h := range n.Hosts {
 		var c counters
-		c.received, c.sent = h.linkBytes()
-		if h.seeder != nil {
-			c.seederCPU, c.seederRSS = cpuSeconds(n.t, h.seeder.pid), peakRSS(n.t, h.seeder.pid)
+		c.received, c.sent = LinkBytes(h)
+		if h.Seeder != nil {
+			c.seederCPU, c.seederRSS = cpuSeconds(n.T, h.Seeder.PID), PeakRSS(n.T, h.Seeder.PID)
 		}
 		out = append(out, c)
 	}
 	return out
 }
 
-// linkBytes counts what came and went on the host's link.
-func (h *host) linkBytes() (received, sent float64) {
-	h.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", h.pid))
+// LinkBytes counts what came and went on the host's link.
+func LinkBytes(h *Host) (received, sent float64) {
+	h.T.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", h.PID))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
 		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "eth0:"); ok {
@@ -424,12 +426,14 @@ func busySeconds(t *testing.T) float64 {
 	return ticks / 100
 }
 
-func peakRSS(t *testing.T, pid int) float64 {
+// PeakRSS is the most memory that a process has had resident, in bytes.
+func PeakRSS(t *testing.T, pid int) float64 {
 	t.Helper()
 	return statusBytes(t, pid, "VmHWM:")
 }
 
-func residentBytes(t *testing.T, pid int) float64 {
+// ResidentBytes is the memory that a process has resident.
+func ResidentBytes(t *testing.T, pid int) float64 {
 	t.Helper()
 	return statusBytes(t, pid, "VmRSS:")
 }

@@ -33,23 +33,23 @@ func (l benchSet) names() []string {
 }
 
 // setOf is a set of images in memory.
-func setOf(imgs ...*image) benchSet {
+func setOf(imgs ...*Image) benchSet {
 	l := benchSet{}
 	seen := map[digest.Digest]bool{}
 	for _, img := range imgs {
-		l.refs = append(l.refs, img.ref)
-		for d, b := range img.blobs() {
+		l.refs = append(l.refs, img.Ref)
+		for d, b := range img.Blobs() {
 			if !seen[d] {
 				l.blobs = append(l.blobs, int64(len(b)))
 			}
 			seen[d] = true
 		}
 	}
-	l.archive = func(t *testing.T, dir string) string { return dockerArchive(t, dir, imgs...) }
+	l.archive = func(t *testing.T, dir string) string { return DockerArchive(t, dir, imgs...) }
 	l.content = func() []byte {
 		var all [][]byte
 		for _, img := range imgs {
-			all = append(all, img.layers...)
+			all = append(all, img.Layers...)
 		}
 		return bytes.Join(all, nil)
 	}
@@ -76,23 +76,23 @@ func benchLoad(t *testing.T, kind string, size int) benchSet {
 		}
 		var layers [][]byte
 		for _, files := range rootFiles(t, size, 4) {
-			layers = append(layers, tarOf(t, files))
+			layers = append(layers, TarOf(t, files))
 		}
-		l = setOf(packImage(t, short, kind == "gzip", layers...))
+		l = setOf(PackImage(t, ShortName, kind == "gzip", layers...))
 	case "random":
 		var layers [][]byte
 		for i := range 4 {
-			layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("noise-%d", i): noise(uint64(i), size/4)}))
+			layers = append(layers, TarOf(t, map[string][]byte{fmt.Sprintf("noise-%d", i): Noise(uint64(i), size/4)}))
 		}
-		l = setOf(packImage(t, short, false, layers...))
+		l = setOf(PackImage(t, ShortName, false, layers...))
 	case "tiny":
-		var imgs []*image
+		var imgs []*Image
 		for i := range 100 {
 			var layers [][]byte
 			for k := range 20 {
-				layers = append(layers, tarOf(t, map[string][]byte{fmt.Sprintf("tiny-%d", k): words(uint64(100*i+k), 1000)}))
+				layers = append(layers, TarOf(t, map[string][]byte{fmt.Sprintf("tiny-%d", k): Words(uint64(100*i+k), 1000)}))
 			}
-			imgs = append(imgs, packImage(t, fmt.Sprintf("tiny-%02d:latest", i), false, layers...))
+			imgs = append(imgs, PackImage(t, fmt.Sprintf("tiny-%02d:latest", i), false, layers...))
 		}
 		l = setOf(imgs...)
 	case "huge":
@@ -107,19 +107,19 @@ func benchLoad(t *testing.T, kind string, size int) benchSet {
 // hugeImage has one layer with a file that does not compress.
 func hugeImage(t *testing.T, size int64) benchSet {
 	t.Helper()
-	img := newStreamed(t, size, func() io.Reader { return rand.NewChaCha8([32]byte{1}) })
+	img := NewStreamed(t, size, func() io.Reader { return rand.NewChaCha8([32]byte{1}) })
 	archive := func(t *testing.T, dir string) string {
 		t.Helper()
 		f, err := os.CreateTemp(dir, "huge-*.tar")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(img.write(f), f.Close()); err != nil {
+		if err := errors.Join(img.Write(f), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return f.Name()
 	}
-	return benchSet{refs: []string{short}, blobs: []int64{img.layerBytes, int64(len(img.config)), 500}, archive: archive}
+	return benchSet{refs: []string{ShortName}, blobs: []int64{img.LayerBytes, int64(len(img.Config)), 500}, archive: archive}
 }
 
 // rootFiles are files of this machine's /usr, as a root file system has them, in

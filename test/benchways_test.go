@@ -18,25 +18,25 @@ import (
 
 // byLoop does what people do by hand: export once, copy to one host after the
 // other, import there. The copy has no ssh to slow it down.
-func (n *network) byLoop(t *testing.T, load benchSet) {
+func byLoop(n *Network, t *testing.T, load benchSet) {
 	t.Helper()
-	first := n.hosts[0]
-	file := first.path("/var/lib/tmp/image.tar")
-	first.ctr(append([]string{"images", "export", "/var/lib/tmp/image.tar"}, load.names()...)...)
-	for _, h := range n.hosts[1:] {
-		if err := first.copyTo(h, file); err != nil {
+	first := n.Hosts[0]
+	file := first.Path("/var/lib/tmp/image.tar")
+	first.Ctr(append([]string{"images", "export", "/var/lib/tmp/image.tar"}, load.names()...)...)
+	for _, h := range n.Hosts[1:] {
+		if err := copyTo(first, h, file); err != nil {
 			t.Fatal(err)
 		}
-		h.ctr("images", "import", "/var/lib/tmp/image.tar")
-		if err := os.Remove(h.path("/var/lib/tmp/image.tar")); err != nil {
+		h.Ctr("images", "import", "/var/lib/tmp/image.tar")
+		if err := os.Remove(h.Path("/var/lib/tmp/image.tar")); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
 // copyTo sends a file over the network to the same place of another host.
-func (h *host) copyTo(to *host, file string) error {
-	l := to.listen(to.address + ":9")
+func copyTo(h *Host, to *Host, file string) error {
+	l := Listen(to, to.Address+":9")
 	defer l.Close()
 	got := make(chan error, 1)
 	go func() {
@@ -46,7 +46,7 @@ func (h *host) copyTo(to *host, file string) error {
 				return err
 			}
 			defer conn.Close()
-			f, err := os.Create(to.path("/var/lib/tmp/image.tar"))
+			f, err := os.Create(to.Path("/var/lib/tmp/image.tar"))
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,7 @@ func (h *host) copyTo(to *host, file string) error {
 			return errors.Join(err, f.Close())
 		}()
 	}()
-	conn, err := h.dial(l.Addr().String())
+	conn, err := Dial(h, l.Addr().String())
 	if err != nil {
 		return err
 	}
@@ -68,36 +68,36 @@ func (h *host) copyTo(to *host, file string) error {
 
 // byRegistry pushes to a registry on the first host, from which all others pull
 // at once.
-func (n *network) byRegistry(t *testing.T, load benchSet) {
+func byRegistry(n *Network, t *testing.T, load benchSet) {
 	t.Helper()
-	first := n.hosts[0]
-	first.write("/etc/registry.yml", `version: 0.1
+	first := n.Hosts[0]
+	first.Write("/etc/registry.yml", `version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: /var/lib/registry}}
 http: {addr: "0.0.0.0:5000"}
 `, 0o644)
-	d := first.start(nil, "docker-registry", "serve", "/etc/registry.yml")
-	defer func() { <-d.done }()
-	defer d.cmd.Process.Kill()
-	defer syscall.Kill(d.pid, syscall.SIGKILL)
-	eventually(t, 20*time.Second, "the registry answers", func() error {
-		conn, err := first.dial(first.address + ":5000")
+	d := first.Start(nil, "docker-registry", "serve", "/etc/registry.yml")
+	defer func() { <-d.Done }()
+	defer d.Cmd.Process.Kill()
+	defer syscall.Kill(d.PID, syscall.SIGKILL)
+	Eventually(t, 20*time.Second, "the registry answers", func() error {
+		conn, err := Dial(first, first.Address+":5000")
 		if err != nil {
 			return err
 		}
 		return conn.Close()
 	})
-	remote := func(ref string) string { return first.address + ":5000/library/" + ref }
+	remote := func(ref string) string { return first.Address + ":5000/library/" + ref }
 	for _, ref := range load.refs {
-		first.ctr("images", "push", "--plain-http", remote(ref), fullName(ref))
+		first.Ctr("images", "push", "--plain-http", remote(ref), fullName(ref))
 	}
 	var wg sync.WaitGroup
-	errs := make([]error, len(n.hosts))
-	for i, h := range n.hosts[1:] {
+	errs := make([]error, len(n.Hosts))
+	for i, h := range n.Hosts[1:] {
 		wg.Go(func() {
 			for _, ref := range load.refs {
-				if out, err := h.ctrCmd("images", "pull", "--plain-http", remote(ref)).CombinedOutput(); err != nil {
-					errs[i] = fmt.Errorf("pull on %s: %w: %s", h.name, err, out)
+				if out, err := h.CtrCmd("images", "pull", "--plain-http", remote(ref)).CombinedOutput(); err != nil {
+					errs[i] = fmt.Errorf("pull on %s: %w: %s", h.Name, err, out)
 				}
 			}
 		})
@@ -110,25 +110,25 @@ http: {addr: "0.0.0.0:5000"}
 
 // byTLS moves the image's bytes to each other host and does nothing with them:
 // HTTP/1.1 over TLS, four connections to each, as a measure of the machine.
-func (n *network) byTLS(t *testing.T, load benchSet) {
+func byTLS(n *Network, t *testing.T, load benchSet) {
 	t.Helper()
 	const conns = 4
 	if load.content == nil {
 		t.Fatal("tls has all bytes in memory: not with this image")
 	}
 	all := load.content()
-	first := n.hosts[0]
+	first := n.Hosts[0]
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(all))
 	}))
 	srv.Listener.Close()
-	srv.Listener = first.listen(first.address + ":8443")
+	srv.Listener = Listen(first, first.Address+":8443")
 	srv.StartTLS()
 	defer srv.Close()
 	var wg sync.WaitGroup
-	for _, h := range n.hosts[1:] {
+	for _, h := range n.Hosts[1:] {
 		tr := srv.Client().Transport.(*http.Transport).Clone()
-		tr.DialContext = func(context.Context, string, string) (net.Conn, error) { return h.dial(first.address + ":8443") }
+		tr.DialContext = func(context.Context, string, string) (net.Conn, error) { return Dial(h, first.Address+":8443") }
 		tr.TLSClientConfig.ServerName = "example.com" // what the certificate is for
 		tr.ReadBufferSize = 64 << 10
 		for i := range conns {

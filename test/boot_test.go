@@ -18,7 +18,7 @@ import (
 // systemd of its own: the packages, the unit, and what happens to either. The steps
 // go on from each other, since a host takes longer to set up than any of them.
 func TestBooted(t *testing.T) {
-	needSystemd(t)
+	NeedSystemd(t)
 	old := builtPackages(t, "../bin/packages", "amd64", "x86_64")
 	b := newBooted(t)
 	b.step("make the next version", func() { b.next = nextPackages(t) })
@@ -26,22 +26,22 @@ func TestBooted(t *testing.T) {
 	b.step("make a release", func() { first = makeRelease(t, "0.0.1"); first.check() })
 	b.step("boot", func() {
 		for _, m := range b.all {
-			m.boot()
+			m.Boot()
 		}
 		for _, m := range b.all {
-			m.awaitBoot()
-			m.hand(old, b.next)
+			m.AwaitBoot()
+			hand(m, old, b.next)
 		}
 	})
 	b.step("install", func() {
 		for _, m := range b.all {
-			m.before = m.seederFiles()
+			m.Before = seederFiles(m)
 			if m == b.c {
-				m.installByApt(first) // and what follows upgrades it
+				installByApt(m, first) // and what follows upgrades it
 			}
-			m.op("dpkg -i " + inHost(old.deb))
-			m.is("disabled", "inactive")
-			if out := m.op("seeder version"); !strings.HasPrefix(out, "seeder ") {
+			m.Op("dpkg -i " + inHost(old.deb))
+			m.Is("disabled", "inactive")
+			if out := m.Op("seeder version"); !strings.HasPrefix(out, "seeder ") {
 				t.Errorf("seeder version: %s", out)
 			}
 		}
@@ -65,16 +65,16 @@ func TestBooted(t *testing.T) {
 // booted are three hosts of k3s: a server and two agents.
 type booted struct {
 	t       *testing.T
-	all     []*machine
-	a, b, c *machine
+	all     []*Machine
+	a, b, c *Machine
 	next    packageFiles
 }
 
 func newBooted(t *testing.T) *booted {
-	n := newNetwork(t, "40mbit")
+	n := NewNetwork(t, "40mbit")
 	b := &booted{t: t}
 	for range 3 {
-		b.all = append(b.all, n.addMachine())
+		b.all = append(b.all, n.AddMachine())
 	}
 	b.a, b.b, b.c = b.all[0], b.all[1], b.all[2]
 	return b
@@ -109,93 +109,94 @@ func nextPackages(t *testing.T) packageFiles {
 func inHost(file string) string { return "'/packages/" + filepath.Base(file) + "'" }
 
 // hand copies packages to the machine.
-func (m *machine) hand(all ...packageFiles) {
-	m.t.Helper()
-	m.op("mkdir -p /packages")
+func hand(m *Machine, all ...packageFiles) {
+	m.T.Helper()
+	m.Op("mkdir -p /packages")
 	for _, p := range all {
 		for _, file := range []string{p.deb, p.rpm} {
 			b, err := os.ReadFile(file)
 			if err != nil {
-				m.t.Fatal(err)
+				m.T.Fatal(err)
 			}
-			m.write("/packages/"+filepath.Base(file), string(b), 0o644)
+			m.Write("/packages/"+filepath.Base(file), string(b), 0o644)
 		}
 	}
 }
 
-// is checks whether seeder is enabled and active.
-func (m *machine) is(enabled, active string) {
-	m.t.Helper()
+// Is checks whether seeder is enabled and active.
+func (m *Machine) Is(enabled, active string) {
+	m.T.Helper()
 	for verb, want := range map[string]string{"is-enabled": enabled, "is-active": active} {
-		out, _ := m.tryOp("systemctl " + verb + " seeder") // fails unless it is
+		out, _ := m.TryOp("systemctl " + verb + " seeder") // fails unless it is
 		if got := strings.TrimSpace(out); got != want {
-			m.t.Fatalf("on %s seeder is %q, want %q", m.name, got, want)
+			m.T.Fatalf("on %s seeder is %q, want %q", m.Name, got, want)
 		}
 	}
 }
 
-func (m *machine) mainPID() int {
-	m.t.Helper()
-	pid, err := strconv.Atoi(m.show("seeder", "MainPID"))
+// MainPID is the process that systemd has for seeder; 0 for none.
+func (m *Machine) MainPID() int {
+	m.T.Helper()
+	pid, err := strconv.Atoi(m.Show("seeder", "MainPID"))
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	return pid
 }
 
-// restarted waits until seeder is another process than pid, and ready in systemd's
+// Restarted waits until seeder is another process than pid, and ready in systemd's
 // sense.
-func (m *machine) restarted(pid int) {
-	m.t.Helper()
-	eventually(m.t, 60*time.Second, "seeder runs anew on "+m.name, func() error {
-		if now := m.mainPID(); now == pid || now == 0 {
+func (m *Machine) Restarted(pid int) {
+	m.T.Helper()
+	Eventually(m.T, 60*time.Second, "seeder runs anew on "+m.Name, func() error {
+		if now := m.MainPID(); now == pid || now == 0 {
 			return fmt.Errorf("process %d", now)
 		}
 		return nil
 	})
-	m.showing("ActiveState", "active")
-	m.showing("SubState", "running")
+	m.Showing("ActiveState", "active")
+	m.Showing("SubState", "running")
 }
 
 // daemonVersion is that of the program that runs.
-func (m *machine) daemonVersion() string {
-	m.t.Helper()
+func daemonVersion(m *Machine) string {
+	m.T.Helper()
 	var s report.Status
-	eventually(m.t, 30*time.Second, "the daemon answers on "+m.name, func() error { return m.try(&s, "status") })
+	Eventually(m.T, 30*time.Second, "the daemon answers on "+m.Name, func() error { return m.Try(&s, "status") })
 	return s.Version
 }
 
 // seederFiles are the files that are called after seeder, links in systemd's
 // directories among them, without those of dpkg and the logs.
-func (m *machine) seederFiles() string {
-	m.t.Helper()
-	return m.op("find /etc /usr /lib/systemd /opt /run /srv /var -xdev -name '*seeder*' -not -path '/var/log/*' -not -path '/var/lib/rpm/*' | LC_ALL=C sort")
+func seederFiles(m *Machine) string {
+	m.T.Helper()
+	return m.Op("find /etc /usr /lib/systemd /opt /run /srv /var -xdev -name '*seeder*' -not -path '/var/log/*' -not -path '/var/lib/rpm/*' | LC_ALL=C sort")
 }
 
 // enable: a host whose k3s is not there yet says so and goes on trying; the others
 // need nothing but one command.
 func (b *booted) enable() {
-	if out, err := b.c.tryOp("systemctl enable --now seeder"); err == nil {
+	if out, err := b.c.TryOp("systemctl enable --now seeder"); err == nil {
 		b.t.Errorf("seeder starts on a host without a secret:\n%s", out)
 	}
-	for _, m := range []*machine{b.a, b.b} {
-		m.installK3s()
-		m.op("systemctl enable --now seeder")
-		m.is("enabled", "active")
+	for _, m := range []*Machine{b.a, b.b} {
+		m.InstallK3s()
+		m.Op("systemctl enable --now seeder")
+		m.Is("enabled", "active")
 	}
-	b.c.showing("ActiveState", "activating")
-	if status := b.c.show("seeder", "ExecMainStatus"); status != "2" && status != "0" { // 0 at the moment of a try
+	b.c.Showing("ActiveState", "activating")
+	if status := b.c.Show("seeder", "ExecMainStatus"); status != "2" && status != "0" { // 0 at the moment of a try
 		b.t.Errorf("the daemon without a secret ends with exit code %s", status)
 	}
-	if out := b.c.journal("seeder"); !strings.Contains(out, "seeder secret generate") {
+	if out := b.c.Journal("seeder"); !strings.Contains(out, "seeder secret generate") {
 		b.t.Errorf("no word of what lacks in the journal:\n%s", out)
 	}
-	b.c.installK3s()
-	b.c.showing("ActiveState", "active")
+	b.c.InstallK3s()
+	b.c.Showing("ActiveState", "active")
 	for _, m := range b.all {
-		m.awaitMembers(3)
-		if out := m.op("seeder config check && seeder config show"); !strings.Contains(out, "the token in /") || strings.Contains(out, k3sPassword) {
-			b.t.Errorf("%s:\n%s", m.name, out)
+		m.AwaitMembers(3)
+		if out := m.Op("seeder config check && seeder config show"); !strings.Contains(out, "the token in /") || strings.Contains(out, K3sPassword) {
+			b.t.Errorf("%s:\n%s", m.Name, out)
 		}
 	}
 }
@@ -203,17 +204,17 @@ func (b *booted) enable() {
 // announce on the server: the image is on every host, in the words of systemctl too.
 // The daemon has no capability.
 func (b *booted) announce() {
-	b.a.k3sImport(imageSpec{ref: short, says: "hello", payload: 4 << 20, seed: 1})
-	if out := b.a.op("seeder announce " + short); !strings.Contains(out, "ready on 3 of 3 nodes") {
+	b.a.K3sImport(ImageSpec{Ref: ShortName, Says: "hello", Payload: 4 << 20, Seed: 1})
+	if out := b.a.Op("seeder announce " + ShortName); !strings.Contains(out, "ready on 3 of 3 nodes") {
 		b.t.Error(out)
 	}
 	for _, m := range b.all {
-		m.ready("hello")
-		status, err := os.ReadFile(m.path(fmt.Sprintf("/proc/%d/status", m.mainPID())))
+		m.Ready("hello")
+		status, err := os.ReadFile(m.Path(fmt.Sprintf("/proc/%d/status", m.MainPID())))
 		if err != nil || !bytes.Contains(status, []byte("\nCapEff:\t0000000000000000\n")) || !bytes.Contains(status, []byte("\nCapBnd:\t0000000000000000\n")) {
-			b.t.Errorf("%s: %v, capabilities in\n%s", m.name, err, status)
+			b.t.Errorf("%s: %v, capabilities in\n%s", m.Name, err, status)
 		}
-		m.showing("StatusText", "3 members, 1 of 1 image ready")
+		m.Showing("StatusText", "3 members, 1 of 1 image ready")
 	}
 }
 
@@ -222,63 +223,63 @@ func (b *booted) order() {
 	for _, m := range b.all {
 		for _, unit := range []string{"seeder", "k3s", "k3s-agent"} {
 			other := map[bool]string{true: "k3s", false: "seeder"}[unit == "seeder"]
-			deps := m.op("systemctl show -p Before,After,Requires,Wants,BindsTo,PartOf,Requisite,Conflicts,PropagatesStopTo,StopPropagatedFrom,RequiredBy,WantedBy,BoundBy,ConflictedBy " + unit)
+			deps := m.Op("systemctl show -p Before,After,Requires,Wants,BindsTo,PartOf,Requisite,Conflicts,PropagatesStopTo,StopPropagatedFrom,RequiredBy,WantedBy,BoundBy,ConflictedBy " + unit)
 			if strings.Contains(deps, other) {
-				b.t.Errorf("%s: %s has to do with %s:\n%s", m.name, unit, other, deps)
+				b.t.Errorf("%s: %s has to do with %s:\n%s", m.Name, unit, other, deps)
 			}
 		}
-		if after := m.show("seeder", "After"); !strings.Contains(after, "network-online.target") {
-			b.t.Errorf("%s: seeder comes after %s", m.name, after)
+		if after := m.Show("seeder", "After"); !strings.Contains(after, "network-online.target") {
+			b.t.Errorf("%s: seeder comes after %s", m.Name, after)
 		}
 	}
 }
 
 // reload returns when the new configuration is in force, and fails where it is bad.
 func (b *booted) reload() {
-	pid := b.b.mainPID()
-	b.b.op("sed -i 's/^  level: info/  level: debug/' /etc/seeder/seeder.yaml && systemctl reload seeder")
-	if log := b.b.journal("seeder"); !strings.Contains(log, "configuration changed") || !strings.Contains(log, "log.level is now debug") {
+	pid := b.b.MainPID()
+	b.b.Op("sed -i 's/^  level: info/  level: debug/' /etc/seeder/seeder.yaml && systemctl reload seeder")
+	if log := b.b.Journal("seeder"); !strings.Contains(log, "configuration changed") || !strings.Contains(log, "log.level is now debug") {
 		b.t.Errorf("the reload has changed nothing:\n%s", log)
 	}
-	out, err := b.b.tryOp("echo 'nonsense: 1' >> /etc/seeder/seeder.yaml; systemctl reload seeder")
-	if log := b.b.journal("seeder"); err == nil || !strings.Contains(log, `unknown key "nonsense"`) {
+	out, err := b.b.TryOp("echo 'nonsense: 1' >> /etc/seeder/seeder.yaml; systemctl reload seeder")
+	if log := b.b.Journal("seeder"); err == nil || !strings.Contains(log, `unknown key "nonsense"`) {
 		b.t.Errorf("a bad configuration: %v %s\n%s", err, out, log)
 	}
-	b.b.op("sed -i '$d' /etc/seeder/seeder.yaml && systemctl reload seeder")
-	b.b.is("enabled", "active")
-	if now := b.b.mainPID(); now != pid {
+	b.b.Op("sed -i '$d' /etc/seeder/seeder.yaml && systemctl reload seeder")
+	b.b.Is("enabled", "active")
+	if now := b.b.MainPID(); now != pid {
 		b.t.Errorf("the daemon was process %d and is %d", pid, now)
 	}
 }
 
 // signal sends a signal to the machine's daemon.
-func (m *machine) signal(name string) {
-	m.t.Helper()
-	m.op(fmt.Sprintf("kill -%s %d", name, m.mainPID()))
+func signal(m *Machine, name string) {
+	m.T.Helper()
+	m.Op(fmt.Sprintf("kill -%s %d", name, m.MainPID()))
 }
 
 func (b *booted) kill() {
-	pid := b.b.mainPID()
-	b.b.signal("KILL")
-	b.b.restarted(pid)
-	b.b.ready("hello")
-	b.a.awaitMembers(3)
+	pid := b.b.MainPID()
+	signal(b.b, "KILL")
+	b.b.Restarted(pid)
+	b.b.Ready("hello")
+	b.a.AwaitMembers(3)
 }
 
 // k3sRestarts: containerd comes and goes with k3s; the daemon stays.
 func (b *booted) k3sRestarts() {
-	pid, containerd := b.c.mainPID(), b.c.show("k3s-agent", "MainPID")
-	b.c.op("systemctl restart k3s-agent")
-	if b.c.show("k3s-agent", "MainPID") == containerd {
+	pid, containerd := b.c.MainPID(), b.c.Show("k3s-agent", "MainPID")
+	b.c.Op("systemctl restart k3s-agent")
+	if b.c.Show("k3s-agent", "MainPID") == containerd {
 		b.t.Fatal("k3s has not restarted")
 	}
-	b.c.criAnswers()
-	b.c.ready("hello")
-	if now := b.c.mainPID(); now != pid {
+	b.c.AwaitCRI()
+	b.c.Ready("hello")
+	if now := b.c.MainPID(); now != pid {
 		b.t.Errorf("seeder was process %d and is %d", pid, now)
 	}
-	b.c.op("systemctl restart seeder")
-	b.c.ready("hello")
+	b.c.Op("systemctl restart seeder")
+	b.c.Ready("hello")
 }
 
 // watchdogTest is a WatchdogSec that a test can wait for, on a machine under load.
@@ -287,46 +288,46 @@ const watchdogTest = 9 * time.Second
 // hangs: on one host the daemon hangs and is started again; on another one
 // containerd is away for longer than the watchdog waits, and the daemon stays.
 func (b *booted) hangs() {
-	for _, m := range []*machine{b.b, b.c} {
-		m.dropIn("watchdog", fmt.Sprintf("WatchdogSec=%.0f", watchdogTest.Seconds()))
-		m.op("systemctl restart seeder")
-		m.inState(m.host, report.Ready, "")
+	for _, m := range []*Machine{b.b, b.c} {
+		m.DropIn("watchdog", fmt.Sprintf("WatchdogSec=%.0f", watchdogTest.Seconds()))
+		m.Op("systemctl restart seeder")
+		m.InState(m.Host, report.Ready, "")
 	}
-	hung, waits := b.b.mainPID(), b.c.mainPID()
-	b.c.op("systemctl stop k3s-agent")
-	b.b.signal("STOP")
-	gone := b.c.watchdogFed()
-	b.b.restarted(hung)
-	log := b.b.journal("seeder")
+	hung, waits := b.b.MainPID(), b.c.MainPID()
+	b.c.Op("systemctl stop k3s-agent")
+	signal(b.b, "STOP")
+	gone := watchdogFed(b.c)
+	b.b.Restarted(hung)
+	log := b.b.Journal("seeder")
 	for _, want := range []string{"Watchdog timeout", "SIGABRT", "goroutine "} {
 		if !strings.Contains(log, want) {
 			b.t.Errorf("no %q in the journal of a daemon that hung", want)
 		}
 	}
-	b.c.showing("StatusText", "waiting for containerd: "+b.c.why()+"; 3 members, 0 of 1 image ready")
-	eventually(b.t, 60*time.Second, "the watchdog is fed while containerd is away", func() error {
-		if d := b.c.watchdogFed() - gone; d < watchdogTest {
+	b.c.Showing("StatusText", "waiting for containerd: "+why(b.c)+"; 3 members, 0 of 1 image ready")
+	Eventually(b.t, 60*time.Second, "the watchdog is fed while containerd is away", func() error {
+		if d := watchdogFed(b.c) - gone; d < watchdogTest {
 			return fmt.Errorf("last fed %s after it went", d)
 		}
 		return nil
 	})
-	if now := b.c.mainPID(); now != waits || b.c.show("seeder", "NRestarts") != "0" {
+	if now := b.c.MainPID(); now != waits || b.c.Show("seeder", "NRestarts") != "0" {
 		b.t.Errorf("the daemon without containerd was process %d and is %d", waits, now)
 	}
-	b.c.op("systemctl start k3s-agent")
-	for _, m := range []*machine{b.b, b.c} {
-		m.criAnswers()
-		m.ready("hello")
-		m.dropIn("watchdog", "")
+	b.c.Op("systemctl start k3s-agent")
+	for _, m := range []*Machine{b.b, b.c} {
+		m.AwaitCRI()
+		m.Ready("hello")
+		m.DropIn("watchdog", "")
 	}
 }
 
 // why is the reason for which the daemon waits for containerd.
-func (m *machine) why() string {
-	m.t.Helper()
+func why(m *Machine) string {
+	m.T.Helper()
 	var s report.Status
-	eventually(m.t, 30*time.Second, m.name+" says that containerd is away", func() error {
-		if err := m.try(&s, "status"); err != nil {
+	Eventually(m.T, 30*time.Second, m.Name+" says that containerd is away", func() error {
+		if err := m.Try(&s, "status"); err != nil {
 			return err
 		}
 		if s.Containerd.OK || s.Containerd.Reason == "" {
@@ -338,65 +339,65 @@ func (m *machine) why() string {
 }
 
 // watchdogFed is when the watchdog was fed last, on the monotonic clock.
-func (m *machine) watchdogFed() time.Duration {
-	m.t.Helper()
-	fed, err := strconv.ParseInt(m.show("seeder", "WatchdogTimestampMonotonic"), 10, 64)
+func watchdogFed(m *Machine) time.Duration {
+	m.T.Helper()
+	fed, err := strconv.ParseInt(m.Show("seeder", "WatchdogTimestampMonotonic"), 10, 64)
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	return time.Duration(fed) * time.Microsecond
 }
 
-// dropIn sets something of seeder's unit as systemctl edit does; "" takes it away.
-func (m *machine) dropIn(name, setting string) {
-	m.t.Helper()
+// DropIn sets something of seeder's unit as systemctl edit does; "" takes it away.
+func (m *Machine) DropIn(name, setting string) {
+	m.T.Helper()
 	file := "/etc/systemd/system/seeder.service.d/" + name + ".conf"
 	command := "rm " + file + "; rmdir --ignore-fail-on-non-empty $(dirname " + file + ")"
 	if setting != "" {
 		command = fmt.Sprintf("mkdir -p $(dirname %[1]s) && printf '[Service]\\n%[2]s\\n' > %[1]s", file, setting)
 	}
-	m.op(command + "; systemctl daemon-reload")
+	m.Op(command + "; systemctl daemon-reload")
 }
 
 // crashLoop: a daemon that ends at once is started as often as it takes, and comes up
 // by itself when what kept it from that is fixed.
 func (b *booted) crashLoop() {
 	m := b.b
-	m.dropIn("fast", "RestartSec=100ms") // so that it need not take minutes
-	m.op("cp -p /etc/seeder/seeder.yaml /root/good.yaml && sed -i 's/^  bind: .*7950.*/  bind: nonsense/' /etc/seeder/seeder.yaml")
-	if out, err := m.tryOp("systemctl restart seeder"); err == nil {
+	m.DropIn("fast", "RestartSec=100ms") // so that it need not take minutes
+	m.Op("cp -p /etc/seeder/seeder.yaml /root/good.yaml && sed -i 's/^  bind: .*7950.*/  bind: nonsense/' /etc/seeder/seeder.yaml")
+	if out, err := m.TryOp("systemctl restart seeder"); err == nil {
 		b.t.Errorf("a start with a bad configuration does not fail: %s", out)
 	}
-	eventually(b.t, 60*time.Second, "systemd goes on after the five starts that it has patience for elsewhere", func() error {
-		if n, err := strconv.Atoi(m.show("seeder", "NRestarts")); err != nil || n < 12 {
+	Eventually(b.t, 60*time.Second, "systemd goes on after the five starts that it has patience for elsewhere", func() error {
+		if n, err := strconv.Atoi(m.Show("seeder", "NRestarts")); err != nil || n < 12 {
 			return fmt.Errorf("%d, %v", n, err)
 		}
 		return nil
 	})
-	if log := m.journal("seeder"); !strings.Contains(log, "gossip.bind") || !strings.Contains(log, "nonsense") {
+	if log := m.Journal("seeder"); !strings.Contains(log, "gossip.bind") || !strings.Contains(log, "nonsense") {
 		b.t.Errorf("no word of what is wrong in the journal:\n%s", log)
 	}
-	m.op("cp -p /root/good.yaml /etc/seeder/seeder.yaml")
-	m.showing("ActiveState", "active")
-	m.dropIn("fast", "")
-	m.ready("hello")
+	m.Op("cp -p /root/good.yaml /etc/seeder/seeder.yaml")
+	m.Showing("ActiveState", "active")
+	m.DropIn("fast", "")
+	m.Ready("hello")
 }
 
 // reboot: what is announced while a host is down is on it after the boot, without a
 // command.
 func (b *booted) reboot() {
-	if _, err := b.c.tryOp("systemctl reboot"); err != nil { // the connection may end first
+	if _, err := b.c.TryOp("systemctl reboot"); err != nil { // the connection may end first
 		b.t.Log(err)
 	}
-	b.c.waitOff()
-	b.a.k3sImport(imageSpec{ref: short, says: "hello again", payload: 4 << 20, seed: 2})
-	b.a.op("seeder announce --detach " + short)
-	b.c.boot()
-	b.c.awaitBoot()
-	b.c.showing("ActiveState", "active")
-	b.c.criAnswers()
+	b.c.WaitOff()
+	b.a.K3sImport(ImageSpec{Ref: ShortName, Says: "hello again", Payload: 4 << 20, Seed: 2})
+	b.a.Op("seeder announce --detach " + ShortName)
+	b.c.Boot()
+	b.c.AwaitBoot()
+	b.c.Showing("ActiveState", "active")
+	b.c.AwaitCRI()
 	for _, m := range b.all {
-		m.ready("hello again")
+		m.Ready("hello again")
 	}
 }
 
@@ -404,12 +405,12 @@ func (b *booted) reboot() {
 // with it or is removed by the next run.
 func TestBootedNothingIsLeft(t *testing.T) {
 	if os.Getenv("SEEDER_TEST_TO_BE_KILLED") != "" {
-		m := newNetwork(t, "100mbit").addMachine()
-		m.boot()
-		m.awaitBoot()
+		m := NewNetwork(t, "100mbit").AddMachine()
+		m.Boot()
+		m.AwaitBoot()
 		fmt.Println("up")
 		time.Sleep(time.Hour) // is killed here
 	}
-	needSystemd(t)
-	nothingIsLeft(t)
+	NeedSystemd(t)
+	NothingIsLeft(t)
 }

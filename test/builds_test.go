@@ -14,11 +14,11 @@ import (
 const pinLabel = "io.cri-containerd.pinned"
 
 // pinned are the names that the kubelet's garbage collection leaves alone.
-func (h *host) pinned() []string {
-	h.t.Helper()
-	list, err := h.client().ImageService().List(h.t.Context(), fmt.Sprintf("labels.%q", pinLabel))
+func pinned(h *Host) []string {
+	h.T.Helper()
+	list, err := h.Client().ImageService().List(h.T.Context(), fmt.Sprintf("labels.%q", pinLabel))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	out := []string{}
 	for _, img := range list {
@@ -31,11 +31,11 @@ func (h *host) pinned() []string {
 }
 
 // wantPinned waits until exactly these names are pinned.
-func (h *host) wantPinned(want ...string) {
-	h.t.Helper()
+func wantPinned(h *Host, want ...string) {
+	h.T.Helper()
 	slices.Sort(want)
-	eventually(h.t, 90*time.Second, "the pins on "+h.name, func() error {
-		if got := h.pinned(); !slices.Equal(got, want) {
+	Eventually(h.T, 90*time.Second, "the pins on "+h.Name, func() error {
+		if got := pinned(h); !slices.Equal(got, want) {
 			return fmt.Errorf("%q, want %q", got, want)
 		}
 		return nil
@@ -48,36 +48,36 @@ func (h *host) wantPinned(want ...string) {
 // left pinned is released at the start, and so is all with images.pin: false.
 func TestTwentyBuilds(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 2, "")
-	a, b := n.hosts[0], n.hosts[1]
-	byDigest := func(d digest.Digest) string { return strings.TrimSuffix(full, ":latest") + "@" + d.String() }
+	n := NewCluster(t, Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
+	byDigest := func(d digest.Digest) string { return strings.TrimSuffix(FullName, ":latest") + "@" + d.String() }
 	var targets []digest.Digest
 	for i := range 21 {
 		says := fmt.Sprint("build ", i)
-		a.importImage(imageSpec{ref: short, says: says, payload: 1 << 16, seed: uint64(i)})
+		a.ImportImage(ImageSpec{Ref: ShortName, Says: says, Payload: 1 << 16, Seed: uint64(i)})
 		if i == 0 {
-			a.run("announce", short)
+			a.Run("announce", ShortName)
 		}
-		for _, h := range n.hosts {
-			h.becomes(says)
+		for _, h := range n.Hosts {
+			becomes(h, says)
 		}
-		targets = append(targets, a.target(full))
+		targets = append(targets, a.Target(FullName))
 	}
 	last, before := targets[20], targets[19]
-	for _, h := range n.hosts {
-		h.wantPinned(full, byDigest(last))
-		h.wantLeases(before)
+	for _, h := range n.Hosts {
+		wantPinned(h, FullName, byDigest(last))
+		wantLeases(h, before)
 	}
-	for _, h := range n.hosts {
-		h.seeder.stop(t, syscall.SIGTERM)
+	for _, h := range n.Hosts {
+		h.Seeder.Stop(t, syscall.SIGTERM)
 	}
 	for _, d := range targets[:5] { // as an earlier seeder left them
-		a.ctr("images", "label", byDigest(d), pinLabel+"=pinned")
+		a.Ctr("images", "label", byDigest(d), pinLabel+"=pinned")
 	}
-	a.startSeeder()
-	b.startSeeder("SEEDER_IMAGES_PIN=false")
-	a.wantPinned(full, byDigest(last))
-	b.wantPinned()
-	a.ready("build 20")
-	b.ready("build 20")
+	a.StartSeeder()
+	b.StartSeeder("SEEDER_IMAGES_PIN=false")
+	wantPinned(a, FullName, byDigest(last))
+	wantPinned(b)
+	a.Ready("build 20")
+	b.Ready("build 20")
 }

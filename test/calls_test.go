@@ -12,19 +12,19 @@ import (
 // asks for the blob. An image of many small layers takes hardly more than its calls.
 func TestCallsOfContainerd(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 2, "")
-	first, other := n.hosts[0], n.hosts[1]
+	n := NewCluster(t, Newest, 2, "")
+	first, other := n.Hosts[0], n.Hosts[1]
 	calls := func(layers int) float64 {
 		t.Helper()
 		var tars [][]byte
 		for k := range layers {
-			tars = append(tars, tarOf(t, map[string][]byte{fmt.Sprintf("file-%d", k): words(uint64(1000*layers+k), 1000)}))
+			tars = append(tars, TarOf(t, map[string][]byte{fmt.Sprintf("file-%d", k): Words(uint64(1000*layers+k), 1000)}))
 		}
-		img := packImage(t, fmt.Sprintf("layers-%d:latest", layers), false, tars...)
-		first.ctr("images", "import", dockerArchive(t, n.dir, img))
-		before := other.containerdCalls("content", "snapshots", "diff")
-		first.run("announce", img.ref)
-		return other.containerdCalls("content", "snapshots", "diff") - before
+		img := PackImage(t, fmt.Sprintf("layers-%d:latest", layers), false, tars...)
+		first.Ctr("images", "import", DockerArchive(t, n.Dir, img))
+		before := containerdCalls(other, "content", "snapshots", "diff")
+		first.Run("announce", img.Ref)
+		return containerdCalls(other, "content", "snapshots", "diff") - before
 	}
 	few, many := calls(2), calls(42)
 	t.Logf("%v calls for 2 layers, %v for 42", few, many)
@@ -35,9 +35,9 @@ func TestCallsOfContainerd(t *testing.T) {
 
 // containerdCalls is how many calls of these services the host's containerd has
 // answered.
-func (h *host) containerdCalls(services ...string) (calls float64) {
-	h.t.Helper()
-	out := run(h.t, h.in(h.t.Context(), "busybox", "wget", "-q", "-O", "-", "http://"+containerdMetrics+"/v1/metrics"))
+func containerdCalls(h *Host, services ...string) (calls float64) {
+	h.T.Helper()
+	out := Run(h.T, h.In(h.T.Context(), "busybox", "wget", "-q", "-O", "-", "http://"+ContainerdMetrics+"/v1/metrics"))
 	for line := range strings.Lines(out) {
 		labels, value, ok := strings.Cut(line, "} ")
 		if !ok || !strings.HasPrefix(labels, "grpc_server_handled_total{") {
@@ -47,7 +47,7 @@ func (h *host) containerdCalls(services ...string) (calls float64) {
 			if strings.Contains(labels, `grpc_service="containerd.services.`+s+`.v1.`) {
 				v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 				if err != nil {
-					h.t.Fatalf("metric %q: %v", line, err)
+					h.T.Fatalf("metric %q: %v", line, err)
 				}
 				calls += v
 			}

@@ -19,9 +19,9 @@ import (
 
 // The size of the chaos suite: `make chaos` makes it longer.
 var (
-	chaosSeed   = benchList("CHAOS_SEED", "1")
-	chaosRounds = benchList("CHAOS_ROUNDS", "0") // 0: until each fault was there once
-	chaosHold   = benchList("CHAOS_HOLD", "1")   // times the shortest that a fault lasts
+	chaosSeed   = EnvList("CHAOS_SEED", "1")
+	chaosRounds = EnvList("CHAOS_ROUNDS", "0") // 0: until each fault was there once
+	chaosHold   = EnvList("CHAOS_HOLD", "1")   // times the shortest that a fault lasts
 )
 
 // convergeBound is how long after the last fault has ended everything must be as
@@ -32,14 +32,14 @@ const convergeBound = 100 * time.Second
 // chaos is a cluster in which things go wrong.
 type chaos struct {
 	t     *testing.T
-	n     *network
-	hosts []*host
-	spare *host // of twins
+	n     *Network
+	hosts []*Host
+	spare *Host // of twins
 	rng   *rand.Rand
 	refs  []*chaosRef
-	by    *host // who announces in this round
+	by    *Host // who announces in this round
 
-	clients   map[*host]*client.Client
+	clients   map[*Host]*client.Client
 	builds    uint64
 	converged int // images on hosts, over all rounds
 	announced int
@@ -47,7 +47,7 @@ type chaos struct {
 	withdrawn int
 	faults    map[string]int
 	again     []func() error  // what failed while a fault was there
-	logs      []*lockedBuffer // of every daemon that ever ran
+	logs      []*LockedBuffer // of every daemon that ever ran
 	wireBytes float64         // what a host receives for a build
 	needed    float64         // what all hosts receive for the builds that they had to get
 	slowest   time.Duration   // to converge after a fault
@@ -56,12 +56,12 @@ type chaos struct {
 	stop     context.CancelFunc
 	watching sync.WaitGroup
 	looks    atomic.Int64
-	pruned   atomic.Pointer[host] // where the layers of unpacked images are thrown away
+	pruned   atomic.Pointer[Host] // where the layers of unpacked images are thrown away
 
 	collected atomic.Int64       // images that the kubelet removed
 	moves     int                // of addresses
-	wasCut    map[*host]bool     // whose power was, since what is unpacked was last looked at
-	rotten    map[*host][]string // blobs that faults changed
+	wasCut    map[*Host]bool     // whose power was, since what is unpacked was last looked at
+	rotten    map[*Host][]string // blobs that faults changed
 	looked    map[string]bool    // images whose bytes were looked at, by host
 	ended     bool               // all is looked at once more
 
@@ -91,7 +91,7 @@ func (c *chaos) violate(format string, args ...any) {
 // everything breaks that can: after each fault the invariants hold on every host
 // and the cluster converges.
 func TestChaos(t *testing.T) {
-	needRoot(t)
+	NeedRoot(t)
 	t.Parallel() // it waits most of the time
 	seed, err := strconv.ParseUint(chaosSeed[0], 10, 64)
 	if err != nil {
@@ -101,19 +101,19 @@ func TestChaos(t *testing.T) {
 	hold, _ := strconv.ParseFloat(chaosHold[0], 64)
 	t.Logf("seed %d", seed)
 	c := &chaos{
-		t: t, n: newNetwork(t, "100mbit"), rng: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{},
-		clients: map[*host]*client.Client{}, rotten: map[*host][]string{}, wasCut: map[*host]bool{}, looked: map[string]bool{},
+		t: t, n: NewNetwork(t, "100mbit"), rng: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{},
+		clients: map[*Host]*client.Client{}, rotten: map[*Host][]string{}, wasCut: map[*Host]bool{}, looked: map[string]bool{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	defer func() { c.stop(); c.watching.Wait() }()
-	c.n.program = jumpProgram(t)
+	c.n.Program = jumpProgram(t)
 	for range 4 {
 		c.addHost()
 	}
-	c.spare = c.n.addHost(newest)
-	c.spare.write("/etc/seeder/secret", secret+"\n", 0o600)
-	c.spare.sh("mkdir -p " + dataDir)
-	c.hosts[0].awaitMembers(4)
+	c.spare = c.n.AddHost(Newest)
+	c.spare.Write("/etc/seeder/secret", Secret+"\n", 0o600)
+	c.spare.Sh("mkdir -p " + dataDir)
+	c.hosts[0].AwaitMembers(4)
 	for i := range 3 {
 		c.refs = append(c.refs, &chaosRef{name: fmt.Sprintf("docker.io/library/app%d:latest", i)})
 		c.build(c.hosts[0], c.refs[i])
@@ -146,33 +146,33 @@ func TestChaos(t *testing.T) {
 }
 
 // firstVersions are the containerds of the hosts until they are upgraded.
-var firstVersions = []string{newest, "1.7", "2.2", "1.7", newest}
+var firstVersions = []string{Newest, "1.7", "2.2", "1.7", Newest}
 
-func (c *chaos) addHost() *host {
-	h := c.n.addHost(firstVersions[len(c.hosts)])
+func (c *chaos) addHost() *Host {
+	h := c.n.AddHost(firstVersions[len(c.hosts)])
 	c.hosts = append(c.hosts, h)
-	h.disks(160, 640)
-	h.startContainerd()
-	c.clients[h] = h.client()
+	disks(h, 160, 640)
+	h.StartContainerd()
+	c.clients[h] = h.Client()
 	c.startSeeder(h)
 	return h
 }
 
 // measure takes what one host receives for one build, from the builds at the start.
 func (c *chaos) measure() {
-	received, _ := c.hosts[1].linkBytes()
+	received, _ := LinkBytes(c.hosts[1])
 	c.wireBytes = received / float64(len(c.refs))
 	c.needed = float64(c.builds) * float64(len(c.hosts)-1) * c.wireBytes
 }
 
 const chaosLog = "SEEDER_LOG_LEVEL=debug"
 
-func (c *chaos) startSeeder(h *host) {
-	h.startSeeder(chaosLog)
-	c.logs = append(c.logs, h.seeder.log)
+func (c *chaos) startSeeder(h *Host) {
+	h.StartSeeder(chaosLog)
+	c.logs = append(c.logs, h.Seeder.Log)
 }
 
-func (c *chaos) killSeeder(h *host) { h.seeder.stop(c.t, syscall.SIGKILL) }
+func (c *chaos) killSeeder(h *Host) { h.Seeder.Stop(c.t, syscall.SIGKILL) }
 
 // round lets some faults begin on different hosts while an image is announced, and
 // waits until all is well after they ended.
@@ -192,7 +192,7 @@ func (c *chaos) round(which []int, hold float64) {
 	target := c.importBuild(by, ref)
 	begin := time.Duration(c.rng.Int64N(int64(1500 * time.Millisecond)))
 	what := c.describe(which, broken)
-	c.t.Logf("%s is announced by %s; after %v: %s", ref.name, by.name, begin.Round(time.Millisecond), what)
+	c.t.Logf("%s is announced by %s; after %v: %s", ref.name, by.Name, begin.Round(time.Millisecond), what)
 
 	done := make(chan error, 1)
 	go func() { done <- c.try(by, nil, "announce", "--detach", ref.name) }() // received below
@@ -223,13 +223,13 @@ func (c *chaos) round(which []int, hold float64) {
 }
 
 // victims chooses a host for each fault, and says on which hosts people import images.
-func (c *chaos) victims(which []int) (broken, people []*host) {
-	var rest []*host
+func (c *chaos) victims(which []int) (broken, people []*Host) {
+	var rest []*Host
 	for _, i := range c.rng.Perm(len(c.hosts)) {
 		rest = append(rest, c.hosts[i])
 	}
 	for _, k := range which {
-		at := slices.IndexFunc(rest, func(h *host) bool { return faults[k].able == nil || faults[k].able(c, h) })
+		at := slices.IndexFunc(rest, func(h *Host) bool { return faults[k].able == nil || faults[k].able(c, h) })
 		h := rest[at] // only one host is not able
 		rest = slices.Delete(rest, at, at+1)
 		broken = append(broken, h)
@@ -241,7 +241,7 @@ func (c *chaos) victims(which []int) (broken, people []*host) {
 }
 
 // withdraw is done again later where a fault is in its way.
-func (c *chaos) withdraw(by *host, ref *chaosRef, purge bool) {
+func (c *chaos) withdraw(by *Host, ref *chaosRef, purge bool) {
 	args := []string{"withdraw", ref.name}
 	if purge {
 		args = append(args, "--purge")
@@ -259,24 +259,24 @@ func (c *chaos) withdraw(by *host, ref *chaosRef, purge bool) {
 const commandBound = 25 * time.Second
 
 // try runs the command line on a host. One that hangs is a violation.
-func (c *chaos) try(h *host, out any, args ...string) error {
+func (c *chaos) try(h *Host, out any, args ...string) error {
 	start := time.Now()
-	err := h.try(out, args...)
+	err := h.Try(out, args...)
 	if took := time.Since(start); took > commandBound {
-		c.violate("seeder %v on %s took %s: %v", args, h.name, took.Round(time.Second), err)
+		c.violate("seeder %v on %s took %s: %v", args, h.Name, took.Round(time.Second), err)
 	}
 	return err
 }
 
 // others are all hosts but one.
-func (c *chaos) others(h *host) []*host {
-	return slices.DeleteFunc(slices.Clone(c.hosts), func(o *host) bool { return o == h })
+func (c *chaos) others(h *Host) []*Host {
+	return slices.DeleteFunc(slices.Clone(c.hosts), func(o *Host) bool { return o == h })
 }
 
-func (c *chaos) describe(which []int, broken []*host) string {
+func (c *chaos) describe(which []int, broken []*Host) string {
 	var out []string
 	for i, k := range which {
-		out = append(out, faults[k].name+" on "+broken[i].name)
+		out = append(out, faults[k].name+" on "+broken[i].Name)
 	}
 	return strings.Join(out, ", ")
 }
@@ -288,17 +288,17 @@ func (c *chaos) partition(hold float64) {
 	hosts := slices.Clone(c.hosts)
 	c.rng.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
 	left, right := hosts[:len(hosts)/2], hosts[len(hosts)/2:]
-	c.t.Logf("partition: %s on one side; both announce", left[0].name)
+	c.t.Logf("partition: %s on one side; both announce", left[0].Name)
 	for _, h := range left {
-		h.drop(100, right...)
+		drop(h, 100, right...)
 	}
 	for _, h := range right {
-		h.drop(100, left...)
+		drop(h, 100, left...)
 	}
 	until := time.Now().Add(time.Duration(float64(12*time.Second) * hold))
 	ref := c.refs[c.rng.IntN(len(c.refs))]
 	var may []string
-	for _, h := range []*host{left[0], right[0]} {
+	for _, h := range []*Host{left[0], right[0]} {
 		target := c.importBuild(h, ref)
 		c.book(ref, h, target, c.try(h, nil, "announce", "--detach", ref.name))
 		may = append(may, ref.may...)
@@ -307,19 +307,19 @@ func (c *chaos) partition(hold float64) {
 	c.needed -= c.wireBytes * float64(len(right)) // the one that loses stays on its side
 	time.Sleep(time.Until(until))                 // the length of the fault
 	for _, h := range hosts {
-		h.dropNothing()
+		dropNothing(h)
 	}
 	c.converge("partition")
 }
 
 // importBuild imports a new build of a reference on a host.
-func (c *chaos) importBuild(h *host, ref *chaosRef) (target string) {
+func (c *chaos) importBuild(h *Host, ref *chaosRef) (target string) {
 	c.builds++
 	c.needed += c.wireBytes * float64(len(c.hosts)-1)
-	img := newImage(c.t, imageSpec{ref: ref.name, says: fmt.Sprintf("build %d", c.builds), payload: 1 << 20, random: 3 << 20, seed: c.builds})
-	archive := img.dockerArchive(c.t, c.n.dir)
-	h.ctr("images", "import", archive)
-	h.sync(containerdRoot) // ctr does not, and this is about seeder
+	img := NewImage(c.t, ImageSpec{Ref: ref.name, Says: fmt.Sprintf("build %d", c.builds), Payload: 1 << 20, Random: 3 << 20, Seed: c.builds})
+	archive := img.DockerArchive(c.t, c.n.Dir)
+	h.Ctr("images", "import", archive)
+	syncFS(h, containerdRoot) // ctr does not, and this is about seeder
 	if err := os.Remove(archive); err != nil {
 		c.t.Fatal(err)
 	}
@@ -331,14 +331,14 @@ func (c *chaos) importBuild(h *host, ref *chaosRef) (target string) {
 }
 
 // book notes what an announcement means for what ref may become.
-func (c *chaos) book(ref *chaosRef, by *host, target string, err error) {
+func (c *chaos) book(ref *chaosRef, by *Host, target string, err error) {
 	if err == nil {
 		c.announced++
 		ref.may = []string{target}
 		return
 	}
 	c.refused++
-	c.t.Logf("%s could not announce: %v", by.name, err)
+	c.t.Logf("%s could not announce: %v", by.Name, err)
 	// Somebody who reads that tries again when it works; the node may as well have
 	// noticed the import by itself.
 	ref.may = append(ref.may, target)
@@ -349,6 +349,6 @@ func (c *chaos) book(ref *chaosRef, by *host, target string, err error) {
 func (c *chaos) later(do func() error) { c.again = append(c.again, do) }
 
 // build imports and announces with nothing wrong.
-func (c *chaos) build(h *host, ref *chaosRef) {
+func (c *chaos) build(h *Host, ref *chaosRef) {
 	c.book(ref, h, c.importBuild(h, ref), c.try(h, nil, "announce", ref.name))
 }

@@ -22,40 +22,40 @@ const (
 
 // smallDisk leaves so little of data_dir's file system that the cache has to give way
 // to new builds.
-func smallDisk(_ *chaos, h *host) func() {
-	h.fillBut(dataDir, max(0, smallDiskBytes-int64(treeBytes(h.path(dataDir+"/cache")))))
-	return func() { h.empty(dataDir) }
+func smallDisk(_ *chaos, h *Host) func() {
+	fillBut(h, dataDir, max(0, smallDiskBytes-int64(treeBytes(h.Path(dataDir+"/cache")))))
+	return func() { empty(h, dataDir) }
 }
 
 // fillBut takes all but some bytes of the file system of a directory.
-func (h *host) fillBut(dir string, freeBytes int64) {
-	h.t.Helper()
+func fillBut(h *Host, dir string, freeBytes int64) {
+	h.T.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(h.path(dir), &st); err != nil {
-		h.t.Fatal(err)
+	if err := unix.Statfs(h.Path(dir), &st); err != nil {
+		h.T.Fatal(err)
 	}
 	if take := int64(st.Bavail)*st.Bsize - freeBytes; take > 0 {
-		h.sh(fmt.Sprintf("fallocate -l %d %s/ballast 2>/dev/null || true", take, dir))
+		h.Sh(fmt.Sprintf("fallocate -l %d %s/ballast 2>/dev/null || true", take, dir))
 	}
 }
 
 // fewInodes leaves so few inodes that the cache has to give way.
-func fewInodes(_ *chaos, h *host) func() {
+func fewInodes(_ *chaos, h *Host) func() {
 	var st unix.Statfs_t
-	if err := unix.Statfs(h.path(dataDir), &st); err != nil {
-		h.t.Fatal(err)
+	if err := unix.Statfs(h.Path(dataDir), &st); err != nil {
+		h.T.Fatal(err)
 	}
-	cached, _ := filepath.Glob(h.path(dataDir + "/cache/*"))
-	many := h.path(dataDir + "/ballast.files")
+	cached, _ := filepath.Glob(h.Path(dataDir + "/cache/*"))
+	many := h.Path(dataDir + "/ballast.files")
 	if err := os.Mkdir(many, 0o700); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for i := range max(0, int64(st.Ffree)-max(0, int64(fewFiles-len(cached)))) {
 		if err := os.WriteFile(filepath.Join(many, strconv.FormatInt(i, 10)), nil, 0o600); err != nil {
 			break // somebody else has taken the last
 		}
 	}
-	return func() { h.sh("rm -rf " + dataDir + "/ballast.files") }
+	return func() { h.Sh("rm -rf " + dataDir + "/ballast.files") }
 }
 
 // blobsDir is where containerd keeps blobs.
@@ -63,12 +63,12 @@ const blobsDir = containerdRoot + "/io.containerd.content.v1.content/blobs/sha25
 
 // blobRots flips a bit of a layer that another host has, too. When the fault ends a host
 // whose images are removed has to fetch it, from this one among others.
-func blobRots(c *chaos, h *host) func() {
-	files, _ := os.ReadDir(h.path(blobsDir))
+func blobRots(c *chaos, h *Host) func() {
+	files, _ := os.ReadDir(h.Path(blobsDir))
 	var both []string
 	for _, f := range files {
 		for _, o := range c.others(h) {
-			if there, err := os.Stat(o.path(filepath.Join(blobsDir, f.Name()))); err == nil && there.Size() > 1<<16 && !c.isRotten(o, f.Name()) {
+			if there, err := os.Stat(o.Path(filepath.Join(blobsDir, f.Name()))); err == nil && there.Size() > 1<<16 && !c.isRotten(o, f.Name()) {
 				both = append(both, f.Name())
 				break
 			}
@@ -81,7 +81,7 @@ func blobRots(c *chaos, h *host) func() {
 	c.mu.Lock()
 	c.rotten[h] = append(c.rotten[h], name)
 	c.mu.Unlock()
-	path := h.path(filepath.Join(blobsDir, name))
+	path := h.Path(filepath.Join(blobsDir, name))
 	st, err := os.Stat(path)
 	if err == nil {
 		err = flipBit(path, c.rng.Int64N(st.Size()), c.rng.IntN(8))
@@ -90,13 +90,13 @@ func blobRots(c *chaos, h *host) func() {
 		c.t.Fatal(err)
 	}
 	return func() {
-		others := slices.DeleteFunc(c.others(h), func(o *host) bool { return o == c.by || c.pruned.Load() == o })
+		others := slices.DeleteFunc(c.others(h), func(o *Host) bool { return o == c.by || c.pruned.Load() == o })
 		c.removeImages(others[c.rng.IntN(len(others))])
 	}
 }
 
 // isRotten reports whether a fault has changed a blob of a host.
-func (c *chaos) isRotten(h *host, blob string) bool {
+func (c *chaos) isRotten(h *Host, blob string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Contains(c.rotten[h], blob)
@@ -125,13 +125,13 @@ func flipBit(path string, at int64, bit int) error {
 }
 
 // removeImages is what people do who want everything pulled again.
-func (c *chaos) removeImages(h *host) {
-	out, err := h.ctrCmd("images", "ls", "-q").Output()
+func (c *chaos) removeImages(h *Host) {
+	out, err := h.CtrCmd("images", "ls", "-q").Output()
 	if err != nil {
 		return // containerd is away
 	}
 	for name := range strings.Lines(string(out)) {
-		h.ctrCmd("images", "rm", "--sync", strings.TrimSpace(name)).Run() // it may be gone already
+		h.CtrCmd("images", "rm", "--sync", strings.TrimSpace(name)).Run() // it may be gone already
 	}
 }
 
@@ -140,18 +140,18 @@ func (c *chaos) removeImages(h *host) {
 func (c *chaos) kubelets() {
 	for _, h := range c.hosts {
 		var st unix.Statfs_t
-		if unix.Statfs(h.path(containerdRoot), &st) == nil && st.Bfree*100 < st.Blocks*40 {
+		if unix.Statfs(h.Path(containerdRoot), &st) == nil && st.Bfree*100 < st.Blocks*40 {
 			c.kubeletCollects(h)
 		}
 	}
 }
 
-func (c *chaos) kubeletCollects(h *host) { c.collected.Add(int64(h.kubeletCollects())) }
+func (c *chaos) kubeletCollects(h *Host) { c.collected.Add(int64(kubeletCollects(h))) }
 
 // kubeletCollects removes all images that are not pinned, as the kubelet does with those
 // that no container uses when the disk is full, and says how many that were.
-func (h *host) kubeletCollects() (images int) {
-	conn, err := h.cri()
+func kubeletCollects(h *Host) (images int) {
+	conn, err := h.CRI()
 	if err != nil {
 		return 0
 	}
@@ -176,8 +176,8 @@ func (h *host) kubeletCollects() (images int) {
 
 // upgrade gives a host, whose containerd does not run, the next version with the store
 // that is there; one that has the newest goes back by one.
-func (c *chaos) upgrade(h *host) {
+func (c *chaos) upgrade(h *Host) {
 	order := []string{"1.7", "2.2", "2.3", "2.2"}
-	at := slices.IndexFunc(order, func(v string) bool { return strings.HasPrefix(h.version, v+".") })
-	h.use(order[(at+1)%len(order)])
+	at := slices.IndexFunc(order, func(v string) bool { return strings.HasPrefix(h.Version, v+".") })
+	h.Use(order[(at+1)%len(order)])
 }

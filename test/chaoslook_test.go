@@ -28,11 +28,11 @@ func (c *chaos) converge(after string) {
 	}
 	c.again = nil
 	for _, h := range c.hosts {
-		c.until(convergeBound, fmt.Sprintf("after %s: all is well on %s", after, h.name), func() error { return c.well(h) })
+		c.until(convergeBound, fmt.Sprintf("after %s: all is well on %s", after, h.Name), func() error { return c.well(h) })
 	}
 	if h := c.pruned.Load(); h != nil { // what nothing protects goes now, and is noticed
-		h.collect()
-		c.until(convergeBound, fmt.Sprintf("after %s and garbage collection: all is well on %s", after, h.name), func() error { return c.well(h) })
+		collect(h)
+		c.until(convergeBound, fmt.Sprintf("after %s and garbage collection: all is well on %s", after, h.Name), func() error { return c.well(h) })
 		c.pruned.Store(nil)
 	}
 	c.slowest = max(c.slowest, time.Since(start))
@@ -63,7 +63,7 @@ func (c *chaos) until(limit time.Duration, what string, ok func() error) {
 }
 
 // well says what is not as it should be on a host.
-func (c *chaos) well(h *host) error {
+func (c *chaos) well(h *Host) error {
 	var out report.Images
 	if err := c.try(h, &out, "images"); err != nil {
 		return err
@@ -106,9 +106,9 @@ func (c *chaos) sameCatalogs(after string) {
 		ref.ours.Store(len(ref.may) > 0)
 		var first report.ImageState
 		for i, h := range c.hosts {
-			row, err := h.image(ref.name)
+			row, err := h.Image(ref.name)
 			if err != nil {
-				c.violate("after %s: %s does not show %s: %v", after, h.name, ref.name, err)
+				c.violate("after %s: %s does not show %s: %v", after, h.Name, ref.name, err)
 				continue
 			}
 			if i == 0 {
@@ -119,7 +119,7 @@ func (c *chaos) sameCatalogs(after string) {
 			}
 			if row.Digest != first.Digest || row.Version != first.Version || row.State != first.State {
 				c.violate("after %s: %s has %s at %s version %d, %s has %s version %d", after,
-					c.hosts[0].name, ref.name, first.Digest, first.Version, h.name, row.Digest, row.Version)
+					c.hosts[0].Name, ref.name, first.Digest, first.Version, h.Name, row.Digest, row.Version)
 			}
 		}
 	}
@@ -127,7 +127,7 @@ func (c *chaos) sameCatalogs(after string) {
 
 // invariants looks at what a host has: every byte of every announced image by its
 // digest, what CRI says, what is staged and leased.
-func (c *chaos) invariants(h *host, after string) {
+func (c *chaos) invariants(h *Host, after string) {
 	cl := c.clients[h]
 	for _, ref := range c.refs {
 		if len(ref.may) == 0 {
@@ -135,39 +135,39 @@ func (c *chaos) invariants(h *host, after string) {
 		}
 		var img images.Image
 		var err error
-		eventually(c.t, 30*time.Second, "containerd answers on "+h.name, func() error { // gRPC tries again in its own time
+		Eventually(c.t, 30*time.Second, "containerd answers on "+h.Name, func() error { // gRPC tries again in its own time
 			if img, err = cl.ImageService().Get(c.t.Context(), ref.name); errdefs.IsUnavailable(err) {
 				return err
 			}
 			return nil
 		})
 		if err != nil || img.Target.Digest.String() != ref.may[0] {
-			c.violate("after %s: on %s the record of %s is %s, %v; want %s", after, h.name, ref.name, img.Target.Digest, err, ref.may[0])
+			c.violate("after %s: on %s the record of %s is %s, %v; want %s", after, h.Name, ref.name, img.Target.Digest, err, ref.may[0])
 			continue
 		}
-		if looked := h.name + " " + img.Target.Digest.String(); !c.looked[looked] || c.wasCut[h] || c.ended {
+		if looked := h.Name + " " + img.Target.Digest.String(); !c.looked[looked] || c.wasCut[h] || c.ended {
 			if err := c.digests(h, img); err != nil {
-				c.violate("after %s: %s on %s: %v", after, ref.name, h.name, err)
+				c.violate("after %s: %s on %s: %v", after, ref.name, h.Name, err)
 			}
 			c.looked[looked] = true
 		}
 		if c.wasCut[h] {
 			if err := unpacked(c.t.Context(), h, cl, img); err != nil {
-				c.violate("after %s: %s on %s: %v", after, ref.name, h.name, err)
+				c.violate("after %s: %s on %s: %v", after, ref.name, h.Name, err)
 			}
 		}
-		if status, err := h.imageStatus(ref.name); err != nil || status == nil {
-			c.violate("after %s: CRI on %s does not know %s: %v", after, h.name, ref.name, err)
+		if status, err := h.ImageStatus(ref.name); err != nil || status == nil {
+			c.violate("after %s: CRI on %s does not know %s: %v", after, h.Name, ref.name, err)
 		}
 	}
-	if files := openFiles(h.seeder); files["anon_inode:inotify"] > 0 {
-		c.violate("seeder on %s watches files: a full inotify limit is a fault of its own then", h.name)
+	if files := OpenFiles(h.Seeder); files["anon_inode:inotify"] > 0 {
+		c.violate("seeder on %s watches files: a full inotify limit is a fault of its own then", h.Name)
 	}
 }
 
 // digests reads every blob of an image and compares it with its digest: invariants
 // 1 and 2. What a fault has changed is found when somebody asks for it.
-func (c *chaos) digests(h *host, img images.Image) error {
+func (c *chaos) digests(h *Host, img images.Image) error {
 	ctx, cs := c.t.Context(), c.clients[h].ContentStore()
 	read := func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		ra, err := cs.ReaderAt(ctx, desc)
@@ -189,7 +189,7 @@ func (c *chaos) digests(h *host, img images.Image) error {
 
 // watch looks at the records of a host all the time until the suite ends: each
 // stands for something that is there, whatever goes on (invariant 2).
-func (c *chaos) watch(h *host) {
+func (c *chaos) watch(h *Host) {
 	cl := c.clients[h]
 	c.watching.Go(func() {
 		for c.ctx.Err() == nil {
@@ -199,7 +199,7 @@ func (c *chaos) watch(h *host) {
 				}
 				pruned := c.pruned.Load() == h // somebody else takes away its layers
 				if err := whole(c.ctx, cl, ref.name); err != nil && c.ctx.Err() == nil && !pruned && c.pruned.Load() != h {
-					c.violate("on %s: %v", h.name, err)
+					c.violate("on %s: %v", h.Name, err)
 				}
 			}
 			c.looks.Add(1)
@@ -230,8 +230,8 @@ func whole(ctx context.Context, cl *client.Client, ref string) error {
 
 // pins says what is pinned on a host that nobody announces: the kubelet could never
 // collect it.
-func (c *chaos) pins(h *host) error {
-	for _, name := range h.pinned() {
+func (c *chaos) pins(h *Host) error {
+	for _, name := range pinned(h) {
 		announced := slices.ContainsFunc(c.refs, func(r *chaosRef) bool {
 			return len(r.may) > 0 && (name == r.name || name == strings.TrimSuffix(r.name, ":latest")+"@"+r.may[0])
 		})
@@ -250,9 +250,9 @@ func (c *chaos) end() {
 	c.converge("the end")
 	var received float64
 	for _, h := range c.hosts {
-		eventually(c.t, time.Minute, "nothing is left leased or staged on "+h.name, func() error {
-			leased, previous := h.leasedForWork()
-			staged, _ := filepath.Glob(h.path(dataDir + "/stage/*"))
+		Eventually(c.t, time.Minute, "nothing is left leased or staged on "+h.Name, func() error {
+			leased, previous := leasedForWork(h)
+			staged, _ := filepath.Glob(h.Path(dataDir + "/stage/*"))
 			if len(leased) > 0 || len(staged) > 0 {
 				return fmt.Errorf("%q %q", leased, staged)
 			}
@@ -261,10 +261,10 @@ func (c *chaos) end() {
 			}
 			return c.pins(h)
 		})
-		if rss := peakRSS(c.t, h.seeder.pid); rss > 192<<20 {
-			c.violate("seeder on %s took %.0f MB", h.name, rss/1e6)
+		if rss := PeakRSS(c.t, h.Seeder.PID); rss > 192<<20 {
+			c.violate("seeder on %s took %.0f MB", h.Name, rss/1e6)
 		}
-		in, _ := h.linkBytes()
+		in, _ := LinkBytes(h)
 		received += in
 	}
 	for _, log := range c.logs {

@@ -2,16 +2,16 @@ package test
 
 // powerFaults lose what was not synced.
 var powerFaults = []fault{
-	{name: "power cut", spare: true, begin: func(c *chaos, h *host) func() {
-		h.cutPower()
+	{name: "power cut", spare: true, begin: func(c *chaos, h *Host) func() {
+		cutPower(h)
 		c.wasCut[h] = true
 		return func() { c.powerOn(h) }
 	}},
 }
 
-func (c *chaos) powerOn(h *host) {
-	h.powerOn(chaosLog)
-	c.logs = append(c.logs, h.seeder.log)
+func (c *chaos) powerOn(h *Host) {
+	powerOn(h, chaosLog)
+	c.logs = append(c.logs, h.Seeder.Log)
 }
 
 // blackout cuts the power of all hosts at once, just when all is well.
@@ -19,7 +19,7 @@ func (c *chaos) blackout() {
 	c.faults["power cut of all"]++
 	c.t.Log("power cut of all hosts")
 	for _, h := range c.hosts {
-		h.cutPower()
+		cutPower(h)
 		c.wasCut[h] = true
 	}
 	for _, h := range c.hosts {

@@ -51,7 +51,7 @@ func init() {
 	}()
 }
 `
-	root := strings.TrimSpace(run(t, exec.Command("go", "env", "GOROOT")))
+	root := strings.TrimSpace(Run(t, exec.Command("go", "env", "GOROOT")))
 	source := filepath.Join(root, "src/time/time.go")
 	b, err := os.ReadFile(source)
 	if err != nil {
@@ -87,16 +87,16 @@ func init() {
 	build := exec.Command("go", "build", "-trimpath", "-overlay", write("overlay.json", string(overlay)), "-o", out, "./cmd/seeder")
 	build.Dir = ".."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	run(t, build)
+	Run(t, build)
 	return out
 }
 
 // jump sets the host's wall clock off from the machine's, for the seeder that runs
 // and those that are started later.
-func (h *host) jump(by time.Duration) {
-	h.t.Helper()
-	h.write(clockFile, strconv.Itoa(int(by.Seconds())), 0o644)
-	if h.seeder != nil {
-		syscall.Kill(h.seeder.pid, syscall.SIGUSR2)
+func jump(h *Host, by time.Duration) {
+	h.T.Helper()
+	h.Write(clockFile, strconv.Itoa(int(by.Seconds())), 0o644)
+	if h.Seeder != nil {
+		syscall.Kill(h.Seeder.PID, syscall.SIGUSR2)
 	}
 }

@@ -16,49 +16,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dial connects from the host to a TCP address.
-func (h *host) dial(address string) (conn net.Conn, err error) {
-	err = h.inNet(func() error {
+// Dial connects from the host to a TCP address.
+func Dial(h *Host, address string) (conn net.Conn, err error) {
+	err = h.InNet(func() error {
 		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp4", address)
 		return err
 	})
 	return conn, err
 }
 
-// listen listens on the host.
-func (h *host) listen(address string) net.Listener {
-	h.t.Helper()
+// Listen listens on the host.
+func Listen(h *Host, address string) net.Listener {
+	h.T.Helper()
 	var l net.Listener
-	err := h.inNet(func() (err error) {
+	err := h.InNet(func() (err error) {
 		l, err = net.Listen("tcp4", address)
 		return err
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	h.t.Cleanup(func() { l.Close() })
+	h.T.Cleanup(func() { l.Close() })
 	return l
 }
 
 // send sends bytes to another host and returns how long it took.
-func (h *host) send(to *host, size int) time.Duration {
-	h.t.Helper()
-	l := to.listen(to.address + ":9")
+func send(h *Host, to *Host, size int) time.Duration {
+	h.T.Helper()
+	l := Listen(to, to.Address+":9")
 	defer l.Close()
-	conn, err := h.dial(l.Addr().String())
+	conn, err := Dial(h, l.Addr().String())
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer conn.Close()
 	there, err := l.Accept()
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer there.Close()
 	start := time.Now()
 	go conn.Write(make([]byte, size)) // ends with the connection
 	if _, err := io.CopyN(io.Discard, there, int64(size)); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	return time.Since(start)
 }
@@ -66,21 +66,21 @@ func (h *host) send(to *host, size int) time.Duration {
 // TestNothingInTheClear: neither names nor bytes of an image cross the network
 // in the clear, by gossip or by transfer.
 func TestNothingInTheClear(t *testing.T) {
-	n := cluster(t, newest, 2, "")
-	img := newImage(t, imageSpec{ref: short, says: "hello", random: 2 << 20, seed: 1})
-	data := img.layers[1]
+	n := NewCluster(t, Newest, 2, "")
+	img := NewImage(t, ImageSpec{Ref: ShortName, Says: "hello", Random: 2 << 20, Seed: 1})
+	data := img.Layers[1]
 	sample := data[len(data)/2:][:24] // does not compress: it travels raw
-	tap := n.tap()
-	n.hosts[0].ctr("images", "import", img.dockerArchive(t, n.dir))
-	n.hosts[0].run("announce", short)
-	n.hosts[1].ready("hello")
-	if err := n.hosts[1].plainSend(n.hosts[0].address+":7951", sample); err != nil {
+	tap := n.Tap()
+	n.Hosts[0].Ctr("images", "import", img.DockerArchive(t, n.Dir))
+	n.Hosts[0].Run("announce", ShortName)
+	n.Hosts[1].Ready("hello")
+	if err := plainSend(n.Hosts[1], n.Hosts[0].Address+":7951", sample); err != nil {
 		t.Fatal(err)
 	}
 	seen := tap()
 	t.Logf("%.1f MB crossed the switch", float64(len(seen))/1e6)
 	if len(seen) < 2<<20 {
-		t.Errorf("only %d bytes were seen of an image of %d", len(seen), img.bytes())
+		t.Errorf("only %d bytes were seen of an image of %d", len(seen), img.Bytes())
 	}
 	// The one sample is the one that was sent in the clear just now.
 	if found := bytes.Count(seen, sample); found != 1 {
@@ -94,8 +94,8 @@ func TestNothingInTheClear(t *testing.T) {
 }
 
 // plainSend writes bytes to a port without TLS.
-func (h *host) plainSend(address string, b []byte) error {
-	conn, err := h.dial(address)
+func plainSend(h *Host, address string, b []byte) error {
+	conn, err := Dial(h, address)
 	if err != nil {
 		return err
 	}
@@ -104,23 +104,23 @@ func (h *host) plainSend(address string, b []byte) error {
 	return err
 }
 
-// tap records what crosses the switch until the returned function is called.
-func (n *network) tap() (stop func() []byte) {
-	n.t.Helper()
+// Tap records what crosses the switch until the returned function is called.
+func (n *Network) Tap() (stop func() []byte) {
+	n.T.Helper()
 	var seen bytes.Buffer
-	end := n.frames(func(frame []byte) { seen.Write(frame) })
+	end := n.Frames(func(frame []byte) { seen.Write(frame) })
 	return func() []byte {
 		end()
 		return seen.Bytes()
 	}
 }
 
-// frames calls fn, from one goroutine, with each frame that enters the switch until
+// Frames calls fn, from one goroutine, with each frame that enters the switch until
 // the returned function is called.
-func (n *network) frames(fn func(frame []byte)) (stop func()) {
-	n.t.Helper()
+func (n *Network) Frames(fn func(frame []byte)) (stop func()) {
+	n.T.Helper()
 	fd := -1
-	err := n.switched.inNet(func() (err error) {
+	err := n.Switched.InNet(func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, allProtocols)
 		return err
 	})
@@ -131,7 +131,7 @@ func (n *network) frames(fn func(frame []byte)) (stop func()) {
 		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
 	}
 	if err != nil {
-		n.t.Fatalf("record what crosses the switch: %v", err)
+		n.T.Fatalf("record what crosses the switch: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -155,12 +155,12 @@ func (n *network) frames(fn func(frame []byte)) (stop func()) {
 // TestTransferPortIsClosed: the transfer port answers nobody who has no
 // certificate of the cluster, nor without TLS.
 func TestTransferPortIsClosed(t *testing.T) {
-	n := cluster(t, newest, 2, "")
-	a, b := n.hosts[0], n.hosts[1]
+	n := NewCluster(t, Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
 	strangers := map[string]*http.Transport{
-		"without TLS": {DialContext: func(context.Context, string, string) (net.Conn, error) { return b.dial(a.address + ":7951") }},
+		"without TLS": {DialContext: func(context.Context, string, string) (net.Conn, error) { return Dial(b, a.Address+":7951") }},
 		"without a certificate": {DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := b.dial(a.address + ":7951")
+			conn, err := Dial(b, a.Address+":7951")
 			if err != nil {
 				return nil, err
 			}
@@ -181,23 +181,23 @@ func TestTransferPortIsClosed(t *testing.T) {
 		}
 		t.Logf("%s: %v", name, err)
 	}
-	a.awaitMembers(2)
+	a.AwaitMembers(2)
 }
 
 // TestWrongSecret: a host with another secret does not get in, and its log says
 // that the secrets differ.
 func TestWrongSecret(t *testing.T) {
-	n := newNetwork(t, "")
-	a, b := n.addHost(newest), n.addHost(newest)
-	a.startSeeder("SEEDER_CONTAINERD_ADDRESS=embedded")
-	b.write("/etc/seeder/secret", "quite another secret than that one\n", 0o600)
-	b.startSeederRaw("SEEDER_CONTAINERD_ADDRESS=embedded")
-	eventually(t, 20*time.Second, "the log says that the secrets differ", func() error {
-		if !strings.Contains(b.seeder.log.String(), "secrets differ") {
-			return fmt.Errorf("log: %s", b.seeder.log.tail(10))
+	n := NewNetwork(t, "")
+	a, b := n.AddHost(Newest), n.AddHost(Newest)
+	a.StartSeeder("SEEDER_CONTAINERD_ADDRESS=embedded")
+	b.Write("/etc/seeder/secret", "quite another secret than that one\n", 0o600)
+	b.StartSeederRaw("SEEDER_CONTAINERD_ADDRESS=embedded")
+	Eventually(t, 20*time.Second, "the log says that the secrets differ", func() error {
+		if !strings.Contains(b.Seeder.Log.String(), "secrets differ") {
+			return fmt.Errorf("log: %s", b.Seeder.Log.Tail(10))
 		}
 		return nil
 	})
-	a.awaitMembers(1)
-	b.awaitMembers(1)
+	a.AwaitMembers(1)
+	b.AwaitMembers(1)
 }

@@ -78,11 +78,11 @@ func (c *compatibility) report(t *testing.T) {
 }
 
 // protocol is that which the host's seeder speaks to others.
-func (h *host) protocol() string {
-	h.t.Helper()
+func protocol(h *Host) string {
+	h.T.Helper()
 	var out struct{ Protocol string }
-	if err := h.try(&out, "version"); err != nil {
-		h.t.Fatal(err)
+	if err := h.Try(&out, "version"); err != nil {
+		h.T.Fatal(err)
 	}
 	return out.Protocol
 }

@@ -12,14 +12,14 @@ import (
 // TestConformance: what seeder needs of a containerd is so on every version.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	for version := range containerds {
+	for version := range Containerds {
 		t.Run("containerd-"+version, func(t *testing.T) {
-			h := newNetwork(t, "").addHost(version)
-			h.startContainerd()
-			cl := h.client()
+			h := NewNetwork(t, "").AddHost(version)
+			h.StartContainerd()
+			cl := h.Client()
 			storetest.Run(t, storetest.Subject{
 				Open: func(t *testing.T, cfg ctrd.Config) *ctrd.Containerd {
-					cfg.Address = h.path(sockPath)
+					cfg.Address = h.Path(Socket)
 					c, err := ctrd.Open(cfg)
 					if err != nil {
 						t.Fatal(err)

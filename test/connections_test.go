@@ -26,16 +26,16 @@ const watchOutput = `table inet watch {
 
 // recordOutput begins to record; the host gets a route to everywhere, so that packets to
 // anywhere are recorded.
-func (h *host) recordOutput() {
-	h.t.Helper()
-	h.write("/etc/watch.nft", watchOutput, 0o644)
-	h.sh("ip route add default dev eth0 && nft -f /etc/watch.nft")
+func recordOutput(h *Host) {
+	h.T.Helper()
+	h.Write("/etc/watch.nft", watchOutput, 0o644)
+	h.Sh("ip route add default dev eth0 && nft -f /etc/watch.nft")
 }
 
 // sent lists what was recorded, as ADDRESS/PROTOCOL SOURCE DESTINATION of the ports that
 // seeder or the kernel do not choose at random.
-func (h *host) sent() []string {
-	h.t.Helper()
+func sent(h *Host) []string {
+	h.T.Helper()
 	var out []string
 	for _, set := range []string{"v4", "v6"} {
 		var list struct {
@@ -43,13 +43,13 @@ func (h *host) sent() []string {
 				Set struct{ Elem []json.RawMessage }
 			}
 		}
-		b := run(h.t, h.in(h.t.Context(), "nft", "-n", "-j", "list", "set", "inet", "watch", set))
+		b := Run(h.T, h.In(h.T.Context(), "nft", "-n", "-j", "list", "set", "inet", "watch", set))
 		if err := json.Unmarshal([]byte(b), &list); err != nil {
-			h.t.Fatalf("nft printed %q: %v", b, err)
+			h.T.Fatalf("nft printed %q: %v", b, err)
 		}
 		for _, n := range list.Nftables {
 			for _, raw := range n.Set.Elem {
-				out = append(out, packetFlow(h.t, raw))
+				out = append(out, packetFlow(h.T, raw))
 			}
 		}
 	}
@@ -85,9 +85,9 @@ var socketLine = regexp.MustCompile(`^\S+\s+ESTAB\s+\d+\s+\d+\s+(\S+)\s+(\d+)\s+
 
 // unixPeers are the paths of the unix sockets that the host's daemon is connected to, and
 // those of its own that others are connected to.
-func (h *host) unixPeers() []string {
-	h.t.Helper()
-	out := run(h.t, h.in(h.t.Context(), "ss", "-xpnH"))
+func unixPeers(h *Host) []string {
+	h.T.Helper()
+	out := Run(h.T, h.In(h.T.Context(), "ss", "-xpnH"))
 	paths, mine := map[string]string{}, map[string]string{} // by inode; own inode -> peer's
 	for line := range strings.Lines(out) {
 		m := socketLine.FindStringSubmatch(strings.TrimSpace(line))
@@ -95,7 +95,7 @@ func (h *host) unixPeers() []string {
 			continue
 		}
 		paths[m[2]] = m[1]
-		if strings.Contains(m[4], fmt.Sprintf("pid=%d,", h.pidInside(h.seeder))) {
+		if strings.Contains(m[4], fmt.Sprintf("pid=%d,", pidInside(h, h.Seeder))) {
 			mine[m[2]] = m[3]
 		}
 	}
@@ -112,12 +112,12 @@ func (h *host) unixPeers() []string {
 }
 
 // pidInside is a daemon's pid as the host counts.
-func (h *host) pidInside(d *daemon) int {
-	h.t.Helper()
+func pidInside(h *Host, d *Daemon) int {
+	h.T.Helper()
 	var pid int
-	out := run(h.t, h.in(h.t.Context(), "sh", "-c", "grep -l '^seeder$' /proc/[0-9]*/comm | head -1"))
+	out := Run(h.T, h.In(h.T.Context(), "sh", "-c", "grep -l '^seeder$' /proc/[0-9]*/comm | head -1"))
 	if _, err := fmt.Sscanf(out, "/proc/%d/comm", &pid); err != nil {
-		h.t.Fatalf("find seeder among %q: %v", out, err)
+		h.T.Fatalf("find seeder among %q: %v", out, err)
 	}
 	return pid
 }
@@ -128,63 +128,63 @@ func (h *host) pidInside(d *daemon) int {
 // has ended.
 func TestConnections(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, "")
+	n := NewNetwork(t, "")
 	const stranger = "203.0.113.9"
 	for range 3 {
-		h := n.addHost(newest)
-		h.startContainerd()
-		h.recordOutput()
-		h.in(t.Context(), "timeout", "1", "busybox", "nc", stranger, "80").Run() // nobody is there
-		if got := h.sent(); !slices.Contains(got, stranger+"/tcp *>80") {
+		h := n.AddHost(Newest)
+		h.StartContainerd()
+		recordOutput(h)
+		h.In(t.Context(), "timeout", "1", "busybox", "nc", stranger, "80").Run() // nobody is there
+		if got := sent(h); !slices.Contains(got, stranger+"/tcp *>80") {
 			t.Fatalf("the watch does not see packets to %s: %q", stranger, got)
 		}
-		h.sh("nft flush set inet watch v4")
-		h.startSeeder()
+		h.Sh("nft flush set inet watch v4")
+		h.StartSeeder()
 	}
-	a, b := n.hosts[0], n.hosts[1]
-	a.awaitMembers(3)
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, random: 8 << 20, seed: 1})
-	a.run("announce", short)
-	for _, h := range n.hosts {
-		h.ready("hello")
-		if out := h.doctor(); !out.OK {
-			t.Errorf("doctor on %s:\n%s", h.name, out)
+	a, b := n.Hosts[0], n.Hosts[1]
+	a.AwaitMembers(3)
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Random: 8 << 20, Seed: 1})
+	a.Run("announce", ShortName)
+	for _, h := range n.Hosts {
+		h.Ready("hello")
+		if out := doctor(h); !out.OK {
+			t.Errorf("doctor on %s:\n%s", h.Name, out)
 		}
-		if got := h.unixPeers(); !slices.Equal(got, []string{sockPath}) {
-			t.Errorf("%s's daemon has connections to %q, want containerd's socket alone", h.name, got)
+		if got := unixPeers(h); !slices.Equal(got, []string{Socket}) {
+			t.Errorf("%s's daemon has connections to %q, want containerd's socket alone", h.Name, got)
 		}
 	}
-	b.seeder.stop(t, syscall.SIGKILL) // it is looked for, and found again
-	eventually(t, time.Minute, "h2 is dead on h1", func() error {
-		if s := a.memberState(b); s != "dead" {
+	b.Seeder.Stop(t, syscall.SIGKILL) // it is looked for, and found again
+	Eventually(t, time.Minute, "h2 is dead on h1", func() error {
+		if s := a.MemberState(b); s != "dead" {
 			return errors.New(s)
 		}
 		return nil
 	})
-	b.startSeeder()
-	a.awaitMembers(3)
-	a.run("withdraw", "--purge", short)
-	for _, h := range n.hosts {
-		h.seeder.stop(t, syscall.SIGTERM)
-		got := h.sent()
+	b.StartSeeder()
+	a.AwaitMembers(3)
+	a.Run("withdraw", "--purge", ShortName)
+	for _, h := range n.Hosts {
+		h.Seeder.Stop(t, syscall.SIGTERM)
+		got := sent(h)
 		for _, flow := range got {
-			if !h.isExpected(flow) {
-				t.Errorf("%s sent %s", h.name, flow)
+			if !isExpected(h, flow) {
+				t.Errorf("%s sent %s", h.Name, flow)
 			}
 		}
-		if other := n.hosts[(slices.Index(n.hosts, h)+1)%3].address; !slices.Contains(got, other+"/udp 7950>7950") {
-			t.Errorf("%s sent no gossip to %s: %q", h.name, other, got)
+		if other := n.Hosts[(slices.Index(n.Hosts, h)+1)%3].Address; !slices.Contains(got, other+"/udp 7950>7950") {
+			t.Errorf("%s sent no gossip to %s: %q", h.Name, other, got)
 		}
 	}
 }
 
 // isExpected reports whether a flow goes to seeder on a member, is an answer to one, or
 // stays on the host: the command line and the test ask for metrics and the page there.
-func (h *host) isExpected(flow string) bool {
+func isExpected(h *Host, flow string) bool {
 	address, ports, _ := strings.Cut(flow, "/")
 	switch ports {
 	case "tcp *>7951", "tcp 7951>*", "udp 7950>7950":
-		return slices.ContainsFunc(h.net.hosts, func(m *host) bool { return m.address == address })
+		return slices.ContainsFunc(h.Net.Hosts, func(m *Host) bool { return m.Address == address })
 	case "tcp *>7952", "tcp 7952>*":
 		return address == "127.0.0.1"
 	}

@@ -55,29 +55,29 @@ type status struct {
 // every containerd. What differs on purpose: the pin, and the label that says
 // which registry a blob came from.
 func TestImportEqualsPull(t *testing.T) {
-	for version := range containerds {
+	for version := range Containerds {
 		t.Run("containerd-"+version, func(t *testing.T) {
-			n := cluster(t, version, 2, "")
-			puller := n.addHost(version)
-			puller.startContainerd()
-			img := newImage(t, imageSpec{ref: pulledRef, says: "hello", payload: 1 << 20, gzip: true, seed: 1})
-			puller.criPull(img)
-			want := puller.left(img)
+			n := NewCluster(t, version, 2, "")
+			puller := n.AddHost(version)
+			puller.StartContainerd()
+			img := NewImage(t, ImageSpec{Ref: pulledRef, Says: "hello", Payload: 1 << 20, Gzip: true, Seed: 1})
+			criPull(puller, img)
+			want := leftOn(puller, img)
 			for name, labels := range want.Content {
 				maps.DeleteFunc(labels, func(k, _ string) bool { return strings.HasPrefix(k, "containerd.io/distribution.source.") })
 				want.Content[name] = labels
 			}
 
-			a, b := n.hosts[0], n.hosts[1]
-			a.ctr("images", "import", img.ociArchive(t, n.dir))
-			imported := a.left(img)
+			a, b := n.Hosts[0], n.Hosts[1]
+			a.Ctr("images", "import", img.OCIArchive(t, n.Dir))
+			imported := leftOn(a, img)
 			t.Logf("ctr images import alone leaves %q", slices.Sorted(maps.Keys(imported.Images)))
-			a.run("announce", pulledRef)
-			for _, h := range []*host{a, b} {
-				got := h.left(img)
+			a.Run("announce", pulledRef)
+			for _, h := range []*Host{a, b} {
+				got := leftOn(h, img)
 				got.unpin(t, h)
 				if d := cmp.Diff(want, got); d != "" {
-					t.Errorf("%s is not as after a CRI pull (- pull, + seeder):\n%s", h.name, d)
+					t.Errorf("%s is not as after a CRI pull (- pull, + seeder):\n%s", h.Name, d)
 				}
 			}
 		})
@@ -85,17 +85,17 @@ func TestImportEqualsPull(t *testing.T) {
 }
 
 // unpin takes away the pins, which have to be there on the names and in what CRI says.
-func (l *left) unpin(t *testing.T, h *host) {
+func (l *left) unpin(t *testing.T, h *Host) {
 	t.Helper()
 	for name, r := range l.Images {
 		if pin := r.Labels["io.cri-containerd.pinned"]; pin != "pinned" && !strings.HasPrefix(name, "sha256:") {
-			t.Errorf("%s is not pinned on %s", name, h.name)
+			t.Errorf("%s is not pinned on %s", name, h.Name)
 		}
 		delete(r.Labels, "io.cri-containerd.pinned")
 	}
 	for form, s := range l.Status {
 		if !s.Pinned {
-			t.Errorf("CRI does not show %s as pinned on %s", form, h.name)
+			t.Errorf("CRI does not show %s as pinned on %s", form, h.Name)
 		}
 		s.Pinned = false
 		l.Status[form] = s
@@ -103,39 +103,39 @@ func (l *left) unpin(t *testing.T, h *host) {
 }
 
 // criPull pulls the image as the kubelet does, from a registry on the host.
-func (h *host) criPull(img *image) {
-	h.t.Helper()
+func criPull(h *Host, img *Image) {
+	h.T.Helper()
 	srv := &http.Server{Handler: img}
-	l := h.listen(registry)
+	l := Listen(h, registry)
 	go srv.Serve(l) // ends with Close
-	h.t.Cleanup(func() { srv.Close() })
-	conn, err := h.cri()
+	h.T.Cleanup(func() { srv.Close() })
+	conn, err := h.CRI()
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer conn.Close()
-	_, err = runtime.NewImageServiceClient(conn).PullImage(h.t.Context(), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: pulledRef}})
+	_, err = runtime.NewImageServiceClient(conn).PullImage(h.T.Context(), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: pulledRef}})
 	if err != nil {
-		h.t.Fatalf("CRI pull on %s: %v", h.name, err)
+		h.T.Fatalf("CRI pull on %s: %v", h.Name, err)
 	}
 }
 
-// left reads what is on a host of an image.
-func (h *host) left(img *image) left {
-	h.t.Helper()
-	ctx, cl := h.t.Context(), h.client()
+// leftOn reads what is on a host of an image.
+func leftOn(h *Host, img *Image) left {
+	h.T.Helper()
+	ctx, cl := h.T.Context(), h.Client()
 	out := left{Images: map[string]record{}, Content: map[digest.Digest]map[string]string{}, Snapshots: map[string]snapshot{}, Status: map[string]status{}}
 	list, err := cl.ImageService().List(ctx)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for _, i := range list {
 		out.Images[i.Name] = record{i.Target.Digest, i.Target.MediaType, i.Labels}
 	}
-	for d := range img.blobs() {
+	for d := range img.Blobs() {
 		info, err := cl.ContentStore().Info(ctx, d)
 		if err != nil {
-			h.t.Errorf("blob %s on %s: %v", d, h.name, err)
+			h.T.Errorf("blob %s on %s: %v", d, h.Name, err)
 		}
 		out.Content[d] = info.Labels
 	}
@@ -145,25 +145,25 @@ func (h *host) left(img *image) left {
 		return nil
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	leases, err := cl.LeasesService().List(ctx)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	out.Leases = len(leases)
 	repo, _, _ := strings.Cut(pulledRef, ":latest")
-	for _, form := range []string{pulledRef, repo, repo + "@" + digest.FromBytes(img.manifest).String(), digest.FromBytes(img.config).String()} {
-		out.Status[form] = h.criStatus(form)
+	for _, form := range []string{pulledRef, repo, repo + "@" + digest.FromBytes(img.Manifest).String(), digest.FromBytes(img.Config).String()} {
+		out.Status[form] = criStatus(h, form)
 	}
 	return out
 }
 
-func (h *host) criStatus(form string) status {
-	h.t.Helper()
-	s, err := h.imageStatus(form)
+func criStatus(h *Host, form string) status {
+	h.T.Helper()
+	s, err := h.ImageStatus(form)
 	if err != nil {
-		h.t.Fatalf("ImageStatus of %s on %s: %v", form, h.name, err)
+		h.T.Fatalf("ImageStatus of %s on %s: %v", form, h.Name, err)
 	}
 	if s == nil {
 		return status{}

@@ -12,36 +12,36 @@ import (
 	"time"
 )
 
-// daemon is a program that runs on a host.
-type daemon struct {
-	cmd  *exec.Cmd
-	pid  int
-	log  *lockedBuffer
-	done chan struct{}
+// Daemon is a program that runs on a host.
+type Daemon struct {
+	Cmd  *exec.Cmd
+	PID  int
+	Log  *LockedBuffer
+	Done chan struct{}
 }
 
-// start runs a program on the host.
-func (h *host) start(env []string, args ...string) *daemon {
-	h.t.Helper()
-	d := &daemon{log: &lockedBuffer{}, done: make(chan struct{})}
-	d.cmd = h.in(context.Background(), args...)
-	d.cmd.Env = append(h.env(), env...)
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
-		h.t.Fatalf("start %v on %s: %v", args, h.name, err)
+// Start runs a program on the host.
+func (h *Host) Start(env []string, args ...string) *Daemon {
+	h.T.Helper()
+	d := &Daemon{Log: &LockedBuffer{}, Done: make(chan struct{})}
+	d.Cmd = h.In(context.Background(), args...)
+	d.Cmd.Env = append(h.Env(), env...)
+	d.Cmd.Stdout, d.Cmd.Stderr = d.Log, d.Log
+	d.Cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.Cmd.Start(); err != nil {
+		h.T.Fatalf("start %v on %s: %v", args, h.Name, err)
 	}
-	go func() { d.cmd.Wait(); close(d.done) }() // network.close waits for it
-	d.pid = ended
-	eventually(h.t, 5*time.Second, "the process has a child", func() error {
+	go func() { d.Cmd.Wait(); close(d.Done) }() // Network.close waits for it
+	d.PID = ended
+	Eventually(h.T, 5*time.Second, "the process has a child", func() error {
 		select {
-		case <-d.done: // it ended at once, and was nobody's child by the time it was looked for
+		case <-d.Done: // it ended at once, and was nobody's child by the time it was looked for
 			return nil
 		default:
 		}
-		child, err := childOf(d.cmd.Process.Pid)
+		child, err := childOf(d.Cmd.Process.Pid)
 		if err == nil {
-			d.pid = child
+			d.PID = child
 		}
 		return err
 	})
@@ -52,39 +52,39 @@ func (h *host) start(env []string, args ...string) *daemon {
 // above 4,194,304, so that nothing is sent a signal.
 const ended = 1 << 30
 
-// stop sends a signal and waits for the end.
-func (d *daemon) stop(t *testing.T, sig syscall.Signal) {
+// Stop sends a signal and waits for the end.
+func (d *Daemon) Stop(t *testing.T, sig syscall.Signal) {
 	t.Helper()
-	syscall.Kill(d.pid, sig)
-	d.wait(t, 15*time.Second)
+	syscall.Kill(d.PID, sig)
+	d.Wait(t, 15*time.Second)
 }
 
-// wait waits for the end and returns the exit code.
-func (d *daemon) wait(t *testing.T, limit time.Duration) int {
+// Wait waits for the end and returns the exit code.
+func (d *Daemon) Wait(t *testing.T, limit time.Duration) int {
 	t.Helper()
 	select {
-	case <-d.done:
+	case <-d.Done:
 	case <-time.After(limit):
-		t.Fatalf("process %d does not end; its log ends:\n%s", d.pid, d.log.tail(20))
+		t.Fatalf("process %d does not end; its log ends:\n%s", d.PID, d.Log.Tail(20))
 	}
-	return d.cmd.ProcessState.ExitCode()
+	return d.Cmd.ProcessState.ExitCode()
 }
 
-// env is the environment of what runs on the host: temporary files belong to
+// Env is the environment of what runs on the host: temporary files belong to
 // the host too.
-func (h *host) env() []string {
-	return append(os.Environ(), "PATH="+h.bin+":"+os.Getenv("PATH"), "TMPDIR=/var/lib/tmp")
+func (h *Host) Env() []string {
+	return append(os.Environ(), "PATH="+h.Bin+":"+os.Getenv("PATH"), "TMPDIR=/var/lib/tmp")
 }
 
-// lockedBuffer is a buffer that a process writes while a test reads.
-type lockedBuffer struct {
+// LockedBuffer is a buffer that a process writes while a test reads.
+type LockedBuffer struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
 	text []byte // then is called where a write has it
 	then func()
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
+func (b *LockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.then != nil && bytes.Contains(p, b.text) {
@@ -94,27 +94,28 @@ func (b *lockedBuffer) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
-// when calls f once, as soon as a text is written.
-func (b *lockedBuffer) when(text string, f func()) {
+// When calls f once, as soon as a text is written.
+func (b *LockedBuffer) When(text string, f func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.text, b.then = []byte(text), f
 }
 
-func (b *lockedBuffer) String() string {
+// String is all that was written.
+func (b *LockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
 
-// tail is the last n lines.
-func (b *lockedBuffer) tail(n int) string {
+// Tail is the last n lines.
+func (b *LockedBuffer) Tail(n int) string {
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// eventually waits until ok returns nil.
-func eventually(t *testing.T, d time.Duration, what string, ok func() error) {
+// Eventually waits until ok returns nil.
+func Eventually(t *testing.T, d time.Duration, what string, ok func() error) {
 	t.Helper()
 	deadline := time.Now().Add(d)
 	for {
@@ -129,7 +130,8 @@ func eventually(t *testing.T, d time.Duration, what string, ok func() error) {
 	}
 }
 
-func run(t *testing.T, cmd *exec.Cmd) string {
+// Run runs a command to its end and returns what it printed, to either output.
+func Run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -142,9 +144,9 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 // daemon is that finds its port taken.
 func TestStartOfWhatEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	h := newNetwork(t, "").addHost(newest)
+	h := NewNetwork(t, "").AddHost(Newest)
 	for range 20 {
-		if code := h.start(nil, "true").wait(t, 10*time.Second); code != 0 {
+		if code := h.Start(nil, "true").Wait(t, 10*time.Second); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
 	}

@@ -9,18 +9,18 @@ import (
 
 // waitingPods gives the host a k3s whose kubectl knows pods that wait, each for one of
 // the images, on the second host.
-func (h *host) waitingPods(images ...string) (env []string) {
-	h.t.Helper()
+func waitingPods(h *Host, images ...string) (env []string) {
+	h.T.Helper()
 	var pods []string
 	for i, image := range images {
 		pods = append(pods, fmt.Sprintf(`{"metadata":{"namespace":"web","name":"p%d"},"spec":{"nodeName":"h2","containers":[{"name":"c","image":%q,"imagePullPolicy":"Never"}]},"status":{"containerStatuses":[{"name":"c","state":{"waiting":{"reason":"ErrImageNeverPull"}}}]}}`, i, image))
 	}
-	h.sh("mkdir -p /etc/standin /etc/rancher/k3s && touch /etc/rancher/k3s/k3s.yaml")
-	h.write("/etc/standin/pods.json", `{"apiVersion":"v1","items":[`+strings.Join(pods, ",")+`],"kind":"List"}`, 0o644)
-	h.write("/etc/standin/k3s", "#!/bin/sh\n[ \"$1 $2 $3\" = 'kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml' ] && exec cat /etc/standin/pods.json\nexit 9\n", 0o755)
+	h.Sh("mkdir -p /etc/standin /etc/rancher/k3s && touch /etc/rancher/k3s/k3s.yaml")
+	h.Write("/etc/standin/pods.json", `{"apiVersion":"v1","items":[`+strings.Join(pods, ",")+`],"kind":"List"}`, 0o644)
+	h.Write("/etc/standin/k3s", "#!/bin/sh\n[ \"$1 $2 $3\" = 'kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml' ] && exec cat /etc/standin/pods.json\nexit 9\n", 0o755)
 	// What the fixes say is k3s's ctr is containerd's own.
-	h.write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec ctr -a "+sockPath+" \"$@\"\n", 0o755)
-	return []string{"PATH=/etc/standin:" + h.bin + ":" + os.Getenv("PATH")}
+	h.Write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec ctr -a "+Socket+" \"$@\"\n", 0o755)
+	return []string{"PATH=/etc/standin:" + h.Bin + ":" + os.Getenv("PATH")}
 }
 
 // fixOf is what the finding about a pod says to do.
@@ -42,16 +42,16 @@ func (c checkup) fixOf(t *testing.T, pod, detail string) string {
 // command fixes it; the commands are run as they are, and do.
 func TestDoctorPods(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 2, "")
-	a, b := n.hosts[0], n.hosts[1]
+	n := NewCluster(t, Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
 	archive := func(name string) string {
-		return newImage(t, imageSpec{ref: "docker.io/library/" + name + ":1", says: name}).dockerArchive(t, n.dir)
+		return NewImage(t, ImageSpec{Ref: "docker.io/library/" + name + ":1", Says: name}).DockerArchive(t, n.Dir)
 	}
-	a.ctr("images", "import", archive("near"))
-	b.ctr("images", "import", archive("far"))
-	a.sh("ctr -a " + sockPath + " -n default images import " + archive("stray"))
-	env := a.waitingPods("near:1", "far:1", "stray:1", "none:1")
-	out := a.doctor(env...)
+	a.Ctr("images", "import", archive("near"))
+	b.Ctr("images", "import", archive("far"))
+	a.Sh("ctr -a " + Socket + " -n default images import " + archive("stray"))
+	env := waitingPods(a, "near:1", "far:1", "stray:1", "none:1")
+	out := doctor(a, env...)
 	near := out.fixOf(t, "web/p0", "ErrImageNeverPull on h2: image near:1 is in this host's containerd and not announced")
 	far := out.fixOf(t, "web/p1", "image far:1 is on h2 and not announced")
 	stray := out.fixOf(t, "web/p2", "image stray:1 is in the namespace default of this host's containerd")
@@ -64,30 +64,30 @@ func TestDoctorPods(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	shell := func(h *host, command string) {
+	shell := func(h *Host, command string) {
 		t.Helper()
-		command = strings.NewReplacer("k3s ctr", "/etc/standin/k3s-ctr", "seeder ", seederBin(t)+" ").Replace(command)
+		command = strings.NewReplacer("k3s ctr", "/etc/standin/k3s-ctr", "seeder ", SeederBin(t)+" ").Replace(command)
 		// ctr of containerd 2 ends now and then before all of an export is written, one in
 		// some sixty on a loaded machine; seeder says so, and whoever reads that tries again.
 		for try := 1; ; try++ {
-			out, err := h.in(t.Context(), "sh", "-c", "PATH="+h.bin+":$PATH; "+command).CombinedOutput()
+			out, err := h.In(t.Context(), "sh", "-c", "PATH="+h.Bin+":$PATH; "+command).CombinedOutput()
 			if err == nil {
 				return
 			}
 			if try == 5 || !strings.Contains(string(out), "it is cut off") {
-				t.Fatalf("%s on %s: %v\n%s", command, h.name, err, out)
+				t.Fatalf("%s on %s: %v\n%s", command, h.Name, err, out)
 			}
 		}
 	}
 	shell(a, near)
 	shell(b, strings.TrimPrefix(far, "on h2: "))
 	shell(a, stray)
-	out = a.doctor(env...)
+	out = doctor(a, env...)
 	for _, pod := range []string{"web/p0", "web/p1", "web/p2"} {
 		out.fixOf(t, pod, "is announced, and ready there")
 	}
 	for _, ref := range []string{"near", "far", "stray"} {
-		if got := b.runContainer("docker.io/library/" + ref + ":1"); got != ref {
+		if got := b.RunContainer("docker.io/library/" + ref + ":1"); got != ref {
 			t.Errorf("a container from %s prints %q", ref, got)
 		}
 	}

@@ -21,21 +21,22 @@ import (
 )
 
 const (
-	sockPath = "/run/k3s/containerd/containerd.sock"
-	// containerdMetrics is where a host's containerd says what it was asked.
-	containerdMetrics = "127.0.0.1:7959"
+	// Socket is where containerd listens on a host.
+	Socket = "/run/k3s/containerd/containerd.sock"
+	// ContainerdMetrics is where a host's containerd says what it was asked.
+	ContainerdMetrics = "127.0.0.1:7959"
 )
 
-// containerds are the versions to test with, by the first two numbers of what they
-// call themselves (addHost asks them): where their programs are. k3s ships 2.2 and 2.3.
-var containerds = map[string]string{
+// Containerds are the versions to test with, by the first two numbers of what they
+// call themselves (AddHost asks them): where their programs are. k3s ships 2.2 and 2.3.
+var Containerds = map[string]string{
 	"1.7": "../bin/containerd-1.7",
 	"2.2": "../bin/containerd-2.2",
 	"2.3": "../bin/containerd-2.3",
 }
 
-// newest is the version that tests use which are not about versions.
-const newest = "2.3"
+// Newest is the version that tests use which are not about versions.
+const Newest = "2.3"
 
 // askVersion is what a containerd calls itself, e.g. 2.3.7+unknown.
 func askVersion(ctx context.Context, program string) (string, error) {
@@ -52,7 +53,7 @@ func askVersion(ctx context.Context, program string) (string, error) {
 
 // TestContainerdVersions: each containerd is the version that the tests call it.
 func TestContainerdVersions(t *testing.T) {
-	for version, dir := range containerds {
+	for version, dir := range Containerds {
 		asked, err := askVersion(t.Context(), filepath.Join(dir, "containerd"))
 		if err != nil {
 			t.Error(err)
@@ -65,42 +66,43 @@ func TestContainerdVersions(t *testing.T) {
 	}
 }
 
-// host is one machine of the cluster.
-type host struct {
-	*space
-	t       *testing.T
-	net     *network
-	name    string
-	address string
-	port    string // of the switch
-	dir     string
-	version string // of containerd, as it calls itself
-	bin     string
-	program string // the command line; "" for bin/seeder
+// Host is one machine of the cluster.
+type Host struct {
+	*Space
+	T       *testing.T
+	Net     *Network
+	Name    string
+	Address string
+	Port    string // of the switch
+	Dir     string
+	Version string // of containerd, as it calls itself
+	Bin     string
+	Program string // the command line; "" for bin/seeder
 
-	containerd *daemon
-	seeder     *daemon
+	Containerd *Daemon
+	Seeder     *Daemon
 }
 
-// path is where the host's file is seen from outside.
-func (h *host) path(inside string) string { return fmt.Sprintf("/proc/%d/root%s", h.pid, inside) }
+// Path is where the host's file is seen from outside.
+func (h *Host) Path(inside string) string { return fmt.Sprintf("/proc/%d/root%s", h.PID, inside) }
 
-func (h *host) write(inside, content string, mode os.FileMode) {
-	h.t.Helper()
-	if err := os.WriteFile(h.path(inside), []byte(content), mode); err != nil {
-		h.t.Fatal(err)
+// Write writes a file of the host.
+func (h *Host) Write(inside, content string, mode os.FileMode) {
+	h.T.Helper()
+	if err := os.WriteFile(h.Path(inside), []byte(content), mode); err != nil {
+		h.T.Fatal(err)
 	}
 }
 
-// startContainerd starts the host's containerd as k3s does, and waits for it.
-func (h *host) startContainerd() {
-	h.t.Helper()
-	h.startContainerdWith("")
+// StartContainerd starts the host's containerd as k3s does, and waits for it.
+func (h *Host) StartContainerd() {
+	h.T.Helper()
+	h.StartContainerdWith("")
 }
 
-// startContainerdWith is startContainerd with more in the configuration, run by a wrapper.
-func (h *host) startContainerdWith(more string, wrapper ...string) {
-	h.t.Helper()
+// StartContainerdWith is StartContainerd with more in the configuration, run by a wrapper.
+func (h *Host) StartContainerdWith(more string, wrapper ...string) {
+	h.T.Helper()
 	config := fmt.Sprintf(`version = 2
 root = "/var/lib/rancher/k3s/agent/containerd"
 state = "/run/k3s/containerd"
@@ -108,61 +110,62 @@ state = "/run/k3s/containerd"
   address = %q
 [metrics]
   address = %q
-%s`, sockPath, containerdMetrics, more)
-	h.write("/etc/containerd-test.toml", config, 0o644)
-	h.containerd = h.start(nil, append(wrapper, filepath.Join(h.bin, "containerd"), "-c", "/etc/containerd-test.toml")...)
-	eventually(h.t, 30*time.Second, "containerd and its CRI answer on "+h.name, func() error {
+%s`, Socket, ContainerdMetrics, more)
+	h.Write("/etc/containerd-test.toml", config, 0o644)
+	h.Containerd = h.Start(nil, append(wrapper, filepath.Join(h.Bin, "containerd"), "-c", "/etc/containerd-test.toml")...)
+	Eventually(h.T, 30*time.Second, "containerd and its CRI answer on "+h.Name, func() error {
 		select {
-		case <-h.containerd.done:
-			h.t.Fatalf("containerd ended on %s:\n%s", h.name, h.containerd.log.tail(30))
+		case <-h.Containerd.Done:
+			h.T.Fatalf("containerd ended on %s:\n%s", h.Name, h.Containerd.Log.Tail(30))
 		default:
 		}
-		_, err := h.imageStatus("none:latest")
+		_, err := h.ImageStatus("none:latest")
 		return err
 	})
 }
 
-// ctr runs containerd's own client in the kubelet's namespace.
-func (h *host) ctr(args ...string) string {
-	h.t.Helper()
-	cmd := h.ctrCmd(args...)
+// Ctr runs containerd's own client in the kubelet's namespace.
+func (h *Host) Ctr(args ...string) string {
+	h.T.Helper()
+	cmd := h.CtrCmd(args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr // its own warnings
 	out, err := cmd.Output()
 	if err != nil {
-		h.t.Fatalf("ctr %s on %s: %v\n%s", strings.Join(args, " "), h.name, err, stderr.String())
+		h.T.Fatalf("ctr %s on %s: %v\n%s", strings.Join(args, " "), h.Name, err, stderr.String())
 	}
 	return string(out)
 }
 
-func (h *host) ctrCmd(args ...string) *exec.Cmd {
-	cmd := h.in(h.t.Context(), append([]string{filepath.Join(h.bin, "ctr"), "-a", sockPath, "-n", "k8s.io"}, args...)...)
-	cmd.Env = h.env()
+// CtrCmd is a command of containerd's own client, not started yet.
+func (h *Host) CtrCmd(args ...string) *exec.Cmd {
+	cmd := h.In(h.T.Context(), append([]string{filepath.Join(h.Bin, "ctr"), "-a", Socket, "-n", "k8s.io"}, args...)...)
+	cmd.Env = h.Env()
 	return cmd
 }
 
-// client is containerd's API as Go programs use it.
-func (h *host) client() *client.Client {
-	h.t.Helper()
-	c, err := client.New(h.path(sockPath), client.WithDefaultNamespace("k8s.io"), client.WithTimeout(5*time.Second))
+// Client is containerd's API as Go programs use it.
+func (h *Host) Client() *client.Client {
+	h.T.Helper()
+	c, err := client.New(h.Path(Socket), client.WithDefaultNamespace("k8s.io"), client.WithTimeout(5*time.Second))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	h.t.Cleanup(func() { c.Close() })
+	h.T.Cleanup(func() { c.Close() })
 	return c
 }
 
-// cri is a connection to the host's CRI from outside.
-func (h *host) cri() (*grpc.ClientConn, error) {
+// CRI is a connection to the host's CRI from outside.
+func (h *Host) CRI() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///cri", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", h.path(sockPath))
+			return (&net.Dialer{}).DialContext(ctx, "unix", h.Path(Socket))
 		}))
 }
 
-// imageStatus asks CRI as the kubelet does; nil where it does not know ref.
-func (h *host) imageStatus(ref string) (*runtime.Image, error) {
-	conn, err := h.cri()
+// ImageStatus asks CRI as the kubelet does; nil where it does not know ref.
+func (h *Host) ImageStatus(ref string) (*runtime.Image, error) {
+	conn, err := h.CRI()
 	if err != nil {
 		return nil, err
 	}
@@ -176,33 +179,33 @@ func (h *host) imageStatus(ref string) (*runtime.Image, error) {
 	return resp.GetImage(), nil
 }
 
-// importImage does what people do: ctr images import on one host.
-func (h *host) importImage(spec imageSpec) {
-	h.t.Helper()
-	h.ctr("images", "import", newImage(h.t, spec).dockerArchive(h.t, h.net.dir))
+// ImportImage does what people do: ctr images import on one host.
+func (h *Host) ImportImage(spec ImageSpec) {
+	h.T.Helper()
+	h.Ctr("images", "import", NewImage(h.T, spec).DockerArchive(h.T, h.Net.Dir))
 }
 
-// runContainer starts a container from ref and returns what it printed.
-func (h *host) runContainer(ref string) string {
-	h.t.Helper()
+// RunContainer starts a container from ref and returns what it printed.
+func (h *Host) RunContainer(ref string) string {
+	h.T.Helper()
 	name := "c" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	return strings.TrimSpace(h.ctr("run", "--rm", ref, name))
+	return strings.TrimSpace(h.Ctr("run", "--rm", ref, name))
 }
 
 // dump prints what helps to understand a failure.
-func (h *host) dump() {
-	h.t.Logf("--- %s (%s, containerd %s)", h.name, h.address, h.version)
-	if h.seeder != nil {
-		h.t.Logf("seeder:\n%s", h.seeder.log.tail(40))
+func (h *Host) dump() {
+	h.T.Logf("--- %s (%s, containerd %s)", h.Name, h.Address, h.Version)
+	if h.Seeder != nil {
+		h.T.Logf("seeder:\n%s", h.Seeder.Log.Tail(40))
 		for _, what := range []string{"images", "members"} {
 			var out json.RawMessage
-			if err := h.try(&out, what); err != nil {
+			if err := h.Try(&out, what); err != nil {
 				out = json.RawMessage(err.Error())
 			}
-			h.t.Logf("%s: %s", what, out)
+			h.T.Logf("%s: %s", what, out)
 		}
 	}
-	if h.containerd != nil {
-		h.t.Logf("containerd:\n%s", h.containerd.log.tail(8))
+	if h.Containerd != nil {
+		h.T.Logf("containerd:\n%s", h.Containerd.Log.Tail(8))
 	}
 }

@@ -14,23 +14,23 @@ func TestIdle(t *testing.T) {
 	}
 	const calm, watched = time.Minute, time.Minute
 	load := benchLoad(t, "tiny", 0)
-	n := cluster(t, newest, 16, "")
-	archive := load.archive(t, n.dir)
-	for _, h := range n.hosts { // nothing to fetch: what counts is what is there
-		h.ctr("images", "import", archive)
+	n := NewCluster(t, Newest, 16, "")
+	archive := load.archive(t, n.Dir)
+	for _, h := range n.Hosts { // nothing to fetch: what counts is what is there
+		h.Ctr("images", "import", archive)
 	}
 	for _, ref := range load.refs {
-		n.hosts[0].run("announce", "--detach", ref)
+		n.Hosts[0].Run("announce", "--detach", ref)
 	}
-	n.hosts[0].run("wait", "--timeout", "10m")
+	n.Hosts[0].Run("wait", "--timeout", "10m")
 	time.Sleep(calm) // what follows the last announcement is no idleness
-	before := n.counters()
+	before := countersOf(n)
 	time.Sleep(watched)
-	after := n.counters()
+	after := countersOf(n)
 	var cpu, rss []float64
-	for i, h := range n.hosts {
+	for i, h := range n.Hosts {
 		cpu = append(cpu, (after[i].seederCPU-before[i].seederCPU)/watched.Seconds())
-		rss = append(rss, residentBytes(t, h.seeder.pid))
+		rss = append(rss, ResidentBytes(t, h.Seeder.PID))
 	}
 	t.Logf("16 hosts with 100 images, idle: %s %% of a core, %s MiB resident",
 		spread(scaled(cpu, 100), "%.2f"), spread(scaled(rss, 1.0/(1<<20)), "%.1f"))

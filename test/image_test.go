@@ -23,68 +23,70 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// imageSpec says what a test image holds.
-type imageSpec struct {
-	ref     string
-	says    string // what a container from it prints
-	payload int    // bytes of compressible payload, in a layer of its own
-	random  int    // bytes of payload that does not compress
-	gzip    bool   // layers as gzip blobs
-	seed    uint64 // of the payload
+// ImageSpec says what a test image holds.
+type ImageSpec struct {
+	Ref     string
+	Says    string // what a container from it prints
+	Payload int    // bytes of compressible payload, in a layer of its own
+	Random  int    // bytes of payload that does not compress
+	Gzip    bool   // layers as gzip blobs
+	Seed    uint64 // of the payload
 }
 
-// image is an image in memory, in the form of OCI.
-type image struct {
-	ref      string
-	layers   [][]byte // as stored, the lowest first
-	config   []byte
-	manifest []byte
+// Image is an image in memory, in the form of OCI.
+type Image struct {
+	Ref      string
+	Layers   [][]byte // as stored, the lowest first
+	Config   []byte
+	Manifest []byte
 }
 
-// newImage packs an image that runs: Debian's static busybox, payload, and a
+// NewImage packs an image that runs: Debian's static busybox, payload, and a
 // script.
-func newImage(t *testing.T, spec imageSpec) *image {
+func NewImage(t *testing.T, spec ImageSpec) *Image {
 	t.Helper()
 	shell, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatalf("busybox-static is not installed: %v; `make test` installs it", err)
 	}
-	return packImage(t, spec.ref, spec.gzip,
-		tarOf(t, map[string][]byte{"bin/busybox": shell, "bin/sh": shell}),
-		tarOf(t, map[string][]byte{"data/text": words(spec.seed, spec.payload), "data/random": noise(spec.seed, spec.random)}),
-		tarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.says + "\n")}))
+	return PackImage(t, spec.Ref, spec.Gzip,
+		TarOf(t, map[string][]byte{"bin/busybox": shell, "bin/sh": shell}),
+		TarOf(t, map[string][]byte{"data/text": Words(spec.Seed, spec.Payload), "data/random": Noise(spec.Seed, spec.Random)}),
+		TarOf(t, map[string][]byte{"say": []byte("#!/bin/sh\necho " + spec.Says + "\n")}))
 }
 
-// packImage makes an image of layers that are tar files, plain or gzip.
-func packImage(t *testing.T, ref string, gzip bool, layers ...[]byte) *image {
+// PackImage makes an image of layers that are tar files, plain or gzip.
+func PackImage(t *testing.T, ref string, gzip bool, layers ...[]byte) *Image {
 	t.Helper()
-	img := &image{ref: ref}
+	img := &Image{Ref: ref}
 	var diffIDs []digest.Digest
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	for _, layer := range layers {
 		diffIDs = append(diffIDs, digest.FromBytes(layer))
 		mediaType := ocispec.MediaTypeImageLayer
 		if gzip {
-			layer, mediaType = gzipped(t, layer), ocispec.MediaTypeImageLayerGzip
+			layer, mediaType = Gzipped(t, layer), ocispec.MediaTypeImageLayerGzip
 		}
-		img.layers = append(img.layers, layer)
-		manifest.Layers = append(manifest.Layers, describe(mediaType, layer))
+		img.Layers = append(img.Layers, layer)
+		manifest.Layers = append(manifest.Layers, Describe(mediaType, layer))
 	}
-	img.config = marshal(t, ocispec.Image{
+	img.Config = Marshal(t, ocispec.Image{
 		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
 		Config:   ocispec.ImageConfig{Cmd: []string{"/say"}, Env: []string{"PATH=/bin"}},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: diffIDs},
 	})
-	manifest.Config = describe(ocispec.MediaTypeImageConfig, img.config)
-	img.manifest = marshal(t, manifest)
+	manifest.Config = Describe(ocispec.MediaTypeImageConfig, img.Config)
+	img.Manifest = Marshal(t, manifest)
 	return img
 }
 
-func describe(mediaType string, blob []byte) ocispec.Descriptor {
+// Describe is the descriptor of a blob.
+func Describe(mediaType string, blob []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
 }
 
-func marshal(t *testing.T, v any) []byte {
+// Marshal is a value as JSON.
+func Marshal(t *testing.T, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -93,71 +95,73 @@ func marshal(t *testing.T, v any) []byte {
 	return b
 }
 
-// bytes is the size of all blobs as stored.
-func (img *image) bytes() int {
-	n := len(img.config) + len(img.manifest)
-	for _, l := range img.layers {
+// Bytes is the size of all blobs as stored.
+func (img *Image) Bytes() int {
+	n := len(img.Config) + len(img.Manifest)
+	for _, l := range img.Layers {
 		n += len(l)
 	}
 	return n
 }
 
-// blobs are all blobs by digest.
-func (img *image) blobs() map[digest.Digest][]byte {
+// Blobs are all blobs by digest.
+func (img *Image) Blobs() map[digest.Digest][]byte {
 	out := map[digest.Digest][]byte{}
-	for _, b := range append([][]byte{img.manifest, img.config}, img.layers...) {
+	for _, b := range append([][]byte{img.Manifest, img.Config}, img.Layers...) {
 		out[digest.FromBytes(b)] = b
 	}
 	return out
 }
 
-// dockerArchive writes the file that `docker save` writes.
-func (img *image) dockerArchive(t *testing.T, dir string) string {
+// DockerArchive writes the file that `docker save` writes.
+func (img *Image) DockerArchive(t *testing.T, dir string) string {
 	t.Helper()
-	return dockerArchive(t, dir, img)
+	return DockerArchive(t, dir, img)
 }
 
-// dockerArchive writes the file that `docker save` of several images writes.
-func dockerArchive(t *testing.T, dir string, imgs ...*image) string {
+// DockerArchive writes the file that `docker save` of several images writes.
+func DockerArchive(t *testing.T, dir string, imgs ...*Image) string {
 	t.Helper()
 	files := map[string][]byte{}
 	var manifest []map[string]any
 	for _, img := range imgs {
-		config := digest.FromBytes(img.config).Encoded() + ".json"
-		files[config] = img.config
+		config := digest.FromBytes(img.Config).Encoded() + ".json"
+		files[config] = img.Config
 		var names []string
-		for _, l := range img.layers {
+		for _, l := range img.Layers {
 			name := digest.FromBytes(l).Encoded() + "/layer.tar"
 			names = append(names, name)
 			files[name] = l
 		}
-		manifest = append(manifest, map[string]any{"Config": config, "RepoTags": []string{img.ref}, "Layers": names})
+		manifest = append(manifest, map[string]any{"Config": config, "RepoTags": []string{img.Ref}, "Layers": names})
 	}
-	files["manifest.json"] = marshal(t, manifest)
-	return writeFile(t, dir, "docker-*.tar", tarOf(t, files))
+	files["manifest.json"] = Marshal(t, manifest)
+	return WriteFile(t, dir, "docker-*.tar", TarOf(t, files))
 }
 
-// ociArchive writes an OCI layout, as buildah and `docker buildx` do.
-func (img *image) ociArchive(t *testing.T, dir string) string {
+// OCIArchive writes an OCI layout, as buildah and `docker buildx` do.
+func (img *Image) OCIArchive(t *testing.T, dir string) string {
 	t.Helper()
-	return writeFile(t, dir, "oci-*.tar", tarOf(t, img.ociLayout(t)))
+	return WriteFile(t, dir, "oci-*.tar", TarOf(t, img.OCILayout(t)))
 }
 
-func (img *image) ociLayout(t *testing.T) map[string][]byte {
+// OCILayout is the files of an OCI layout.
+func (img *Image) OCILayout(t *testing.T) map[string][]byte {
 	t.Helper()
-	top := describe(ocispec.MediaTypeImageManifest, img.manifest)
-	top.Annotations = map[string]string{"io.containerd.image.name": img.ref}
+	top := Describe(ocispec.MediaTypeImageManifest, img.Manifest)
+	top.Annotations = map[string]string{"io.containerd.image.name": img.Ref}
 	files := map[string][]byte{
 		"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`),
-		"index.json": marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{top}}),
+		"index.json": Marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{top}}),
 	}
-	for d, b := range img.blobs() {
+	for d, b := range img.Blobs() {
 		files["blobs/sha256/"+d.Encoded()] = b
 	}
 	return files
 }
 
-func writeFile(t *testing.T, dir, pattern string, content []byte) string {
+// WriteFile writes a new file with a name like pattern and returns its path.
+func WriteFile(t *testing.T, dir, pattern string, content []byte) string {
 	t.Helper()
 	f, err := os.CreateTemp(dir, pattern)
 	if err != nil {
@@ -173,16 +177,16 @@ func writeFile(t *testing.T, dir, pattern string, content []byte) string {
 }
 
 // ServeHTTP is a registry that has this image under any name.
-func (img *image) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (img *Image) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, last := path.Split(r.URL.Path)
 	switch {
 	case r.URL.Path == "/v2/":
 	case strings.Contains(r.URL.Path, "/manifests/"):
 		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-		w.Header().Set("Docker-Content-Digest", digest.FromBytes(img.manifest).String())
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(img.manifest))
+		w.Header().Set("Docker-Content-Digest", digest.FromBytes(img.Manifest).String())
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(img.Manifest))
 	default:
-		b, ok := img.blobs()[digest.Digest(last)]
+		b, ok := img.Blobs()[digest.Digest(last)]
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -192,7 +196,8 @@ func (img *image) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func tarOf(t *testing.T, files map[string][]byte) []byte {
+// TarOf is a tar file of these files, in the order of their names, with their directories.
+func TarOf(t *testing.T, files map[string][]byte) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -217,7 +222,8 @@ func tarOf(t *testing.T, files map[string][]byte) []byte {
 	return buf.Bytes()
 }
 
-func gzipped(t *testing.T, b []byte) []byte {
+// Gzipped is b as one member of gzip.
+func Gzipped(t *testing.T, b []byte) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := gzip.NewWriter(&buf)
@@ -230,8 +236,8 @@ func gzipped(t *testing.T, b []byte) []byte {
 	return buf.Bytes()
 }
 
-// words compress to about a third, as program files do.
-func words(seed uint64, n int) []byte {
+// Words compress to about a third, as program files do.
+func Words(seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 2))
 	var b strings.Builder
 	for b.Len() < n {
@@ -240,8 +246,8 @@ func words(seed uint64, n int) []byte {
 	return []byte(b.String()[:n])
 }
 
-// noise does not compress.
-func noise(seed uint64, n int) []byte {
+// Noise does not compress.
+func Noise(seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 3))
 	b := make([]byte, n)
 	for i := range b {

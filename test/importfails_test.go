@@ -15,36 +15,36 @@ import (
 // before is what it stands for.
 func TestImportThatFailsLater(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 1, "")
-	h := n.hosts[0]
+	n := NewCluster(t, Newest, 1, "")
+	h := n.Hosts[0]
 	before := says(t, "good")
-	h.run("announce", "--from", before.ociArchive(t, n.dir))
-	records, leases := h.ctr("images", "ls"), h.leases() // with targets and labels
+	h.Run("announce", "--from", before.OCIArchive(t, n.Dir))
+	records, leases := h.Ctr("images", "ls"), leasesOn(h) // with targets and labels
 
-	good := newImage(t, imageSpec{ref: before.ref, says: "a later build", payload: 10_000})
-	bad := packImage(t, "docker.io/library/bad:v1", false, tarOf(t, map[string][]byte{"a": []byte("a")}), []byte(strings.Repeat("not a tar file. ", 64)))
-	if err := h.try(nil, "announce", "--from", twoImages(t, n.dir, good, bad)); exitCode(err) != 1 || !strings.Contains(err.Error(), "unpack") {
+	good := NewImage(t, ImageSpec{Ref: before.Ref, Says: "a later build", Payload: 10_000})
+	bad := PackImage(t, "docker.io/library/bad:v1", false, TarOf(t, map[string][]byte{"a": []byte("a")}), []byte(strings.Repeat("not a tar file. ", 64)))
+	if err := h.Try(nil, "announce", "--from", twoImages(t, n.Dir, good, bad)); ExitCode(err) != 1 || !strings.Contains(err.Error(), "unpack") {
 		t.Errorf("a layer that is not a tar file: %v", err)
 	}
-	if got := h.ctr("images", "ls"); got != records {
+	if got := h.Ctr("images", "ls"); got != records {
 		t.Errorf("the images are\n%s\nwant\n%s", got, records)
 	}
-	if got := h.leases(); !slices.Equal(got, leases) {
+	if got := leasesOn(h); !slices.Equal(got, leases) {
 		t.Errorf("the leases are %q, want %q", got, leases)
 	}
-	if got := h.runContainer(before.ref); got != "good" {
-		t.Errorf("a container from %s prints %q", before.ref, got)
+	if got := h.RunContainer(before.Ref); got != "good" {
+		t.Errorf("a container from %s prints %q", before.Ref, got)
 	}
 }
 
 // twoImages is an OCI archive of two images by their names.
-func twoImages(t *testing.T, dir string, a, b *image) string {
+func twoImages(t *testing.T, dir string, a, b *Image) string {
 	t.Helper()
-	blobs := a.blobs()
-	maps.Copy(blobs, b.blobs())
+	blobs := a.Blobs()
+	maps.Copy(blobs, b.Blobs())
 	var tops []ocispec.Descriptor
-	for _, img := range []*image{a, b} {
-		tops = append(tops, called(ocispec.MediaTypeImageManifest, img.manifest, map[string]string{images.AnnotationImageName: img.ref}))
+	for _, img := range []*Image{a, b} {
+		tops = append(tops, called(ocispec.MediaTypeImageManifest, img.Manifest, map[string]string{images.AnnotationImageName: img.Ref}))
 	}
 	return archiveOf(t, dir, blobs, tops...)
 }

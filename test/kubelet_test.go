@@ -39,7 +39,7 @@ const (
 // there is.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-containerRuntimeEndpoint: unix://` + sockPath + `
+containerRuntimeEndpoint: unix://` + Socket + `
 staticPodPath: ` + podDir + `
 podLogsDir: /var/lib/kubelet/logs
 volumePluginDir: /var/lib/kubelet/plugins-exec
@@ -75,26 +75,26 @@ const criConfig = `
 
 // kubeletHost is a host with a kubelet.
 type kubeletHost struct {
-	*host
+	*Host
 	program string
-	kubelet *daemon
+	kubelet *Daemon
 }
 
 // inCgroups runs a program in the host's cgroups, which are the whole hierarchies to it:
 // the containers of pods mount theirs. In v2 processes are in the innermost groups only.
 func inCgroups() []string {
-	mounts := strings.Join(cgroupMounts(), " ")
+	mounts := strings.Join(CgroupMounts(), " ")
 	return []string{"sh", "-ec", "for m in " + mounts + `; do echo 0 >$m/cgroup.procs; done
 exec unshare --cgroup sh -ec 'for m in ` + mounts + `; do [ ! -e $m/cgroup.controllers ] || { mkdir -p $m/run; echo 0 >$m/run/cgroup.procs; }; done
 exec "$@"' - "$@"`, "-"}
 }
 
 // prepareKubelet makes the host ready for a kubelet, and starts its containerd.
-func (h *host) prepareKubelet(program string) *kubeletHost {
-	h.t.Helper()
+func prepareKubelet(h *Host, program string) *kubeletHost {
+	h.T.Helper()
 	// The kernel's settings are not those of a name space: the kubelet shall find them as it
 	// wants them, and set none.
-	h.sh(`set -e
+	h.Sh(`set -e
 mount -t tmpfs tmpfs /var/log
 mkdir -p ` + podDir + ` /etc/containerd-certs.d/docker.io /run/sysctl /var/lib/kubelet/plugins-exec
 for s in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -102,21 +102,21 @@ for s in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_o
 	echo ${s#*=} >$f
 	mount --bind $f /proc/sys/${s%=*}
 done`)
-	h.write("/etc/containerd-certs.d/docker.io/hosts.toml", "server = \"http://"+silentRegistry+"\"\n", 0o644)
-	h.write("/etc/kubelet/config.yaml", kubeletConfig, 0o644)
-	h.startContainerdWith(criConfig, inCgroups()...)
-	h.importImage(imageSpec{ref: pauseRef, says: "pause\nexec busybox sleep 86400", seed: 1})
-	h.ctr("images", "label", pauseRef, "io.cri-containerd.pinned=pinned")
-	return &kubeletHost{host: h, program: program}
+	h.Write("/etc/containerd-certs.d/docker.io/hosts.toml", "server = \"http://"+silentRegistry+"\"\n", 0o644)
+	h.Write("/etc/kubelet/config.yaml", kubeletConfig, 0o644)
+	h.StartContainerdWith(criConfig, inCgroups()...)
+	h.ImportImage(ImageSpec{Ref: pauseRef, Says: "pause\nexec busybox sleep 86400", Seed: 1})
+	h.Ctr("images", "label", pauseRef, "io.cri-containerd.pinned=pinned")
+	return &kubeletHost{Host: h, program: program}
 }
 
 func (k *kubeletHost) startKubelet() {
-	k.t.Helper()
-	k.kubelet = k.start(nil, append(inCgroups(), k.program, "--config", "/etc/kubelet/config.yaml", "--root-dir", "/var/lib/kubelet", "--hostname-override", k.name, "-v", "2")...)
-	eventually(k.t, time.Minute, "the kubelet answers on "+k.name, func() error {
+	k.T.Helper()
+	k.kubelet = k.Start(nil, append(inCgroups(), k.program, "--config", "/etc/kubelet/config.yaml", "--root-dir", "/var/lib/kubelet", "--hostname-override", k.Name, "-v", "2")...)
+	Eventually(k.T, time.Minute, "the kubelet answers on "+k.Name, func() error {
 		select {
-		case <-k.kubelet.done:
-			k.t.Fatalf("the kubelet ended on %s:\n%s", k.name, k.kubelet.log.tail(30))
+		case <-k.kubelet.Done:
+			k.T.Fatalf("the kubelet ended on %s:\n%s", k.Name, k.kubelet.Log.Tail(30))
 		default:
 		}
 		_, err := k.pods()
@@ -125,48 +125,48 @@ func (k *kubeletHost) startKubelet() {
 }
 
 func (k *kubeletHost) restartKubelet() {
-	k.t.Helper()
-	k.kubelet.stop(k.t, syscall.SIGKILL)
+	k.T.Helper()
+	k.kubelet.Stop(k.T, syscall.SIGKILL)
 	k.startKubelet()
 }
 
 // dumpKubelet prints the end of the kubelet's log where the test has failed.
 func (k *kubeletHost) dumpKubelet() {
-	if k.t.Failed() && k.kubelet != nil {
-		k.t.Logf("kubelet:\n%s", k.kubelet.log.tail(60))
+	if k.T.Failed() && k.kubelet != nil {
+		k.T.Logf("kubelet:\n%s", k.kubelet.Log.Tail(60))
 	}
 }
 
 // addPod gives the kubelet a pod by a file. It uses the host's network, since there is no
 // CNI plugin.
 func (k *kubeletHost) addPod(name, image, policy string) {
-	k.t.Helper()
+	k.T.Helper()
 	spec := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":"default"},"spec":{"hostNetwork":true,"terminationGracePeriodSeconds":1,"containers":[{"name":"c","image":%q,"imagePullPolicy":%q}]}}`, name, image, policy)
 	k.addManifest(name, spec)
 }
 
 func (k *kubeletHost) addManifest(name, spec string) {
-	k.t.Helper()
-	k.write("/etc/kubelet/"+name, spec, 0o644)
-	if err := os.Rename(k.path("/etc/kubelet/"+name), k.path(podDir+"/"+name+".json")); err != nil {
-		k.t.Fatal(err)
+	k.T.Helper()
+	k.Write("/etc/kubelet/"+name, spec, 0o644)
+	if err := os.Rename(k.Path("/etc/kubelet/"+name), k.Path(podDir+"/"+name+".json")); err != nil {
+		k.T.Fatal(err)
 	}
 }
 
 func (k *kubeletHost) removePod(name string) {
-	k.t.Helper()
-	if err := os.Remove(k.path(podDir + "/" + name + ".json")); err != nil {
-		k.t.Fatal(err)
+	k.T.Helper()
+	if err := os.Remove(k.Path(podDir + "/" + name + ".json")); err != nil {
+		k.T.Fatal(err)
 	}
 	k.inPhase(name, "gone")
 }
 
 // manifest is a pod's file.
 func (k *kubeletHost) manifest(name string) string {
-	k.t.Helper()
-	b, err := os.ReadFile(k.path(podDir + "/" + name + ".json"))
+	k.T.Helper()
+	b, err := os.ReadFile(k.Path(podDir + "/" + name + ".json"))
 	if err != nil {
-		k.t.Fatal(err)
+		k.T.Fatal(err)
 	}
 	return string(b)
 }
@@ -180,7 +180,7 @@ type pod struct {
 
 // pods asks the kubelet for its pods, by the names of their files.
 func (k *kubeletHost) pods() (map[string]pod, error) {
-	out, err := k.in(k.t.Context(), "timeout", "5", "busybox", "wget", "-q", "-O", "-", "http://"+readOnly+"/pods").Output()
+	out, err := k.In(k.T.Context(), "timeout", "5", "busybox", "wget", "-q", "-O", "-", "http://"+readOnly+"/pods").Output()
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func (k *kubeletHost) pods() (map[string]pod, error) {
 				p.Phase = "ended: " + s.Terminated.Reason
 			}
 		}
-		pods[strings.TrimSuffix(i.Metadata.Name, "-"+k.name)] = p
+		pods[strings.TrimSuffix(i.Metadata.Name, "-"+k.Name)] = p
 	}
 	return pods, nil
 }
@@ -225,9 +225,9 @@ func (k *kubeletHost) pods() (map[string]pod, error) {
 // inPhase waits until the kubelet says of a pod what begins with one of phases; gone stands
 // for no such pod.
 func (k *kubeletHost) inPhase(name string, phases ...string) pod {
-	k.t.Helper()
+	k.T.Helper()
 	var p pod
-	eventually(k.t, 3*time.Minute, fmt.Sprintf("pod %s on %s is %s", name, k.name, strings.Join(phases, " or ")), func() error {
+	Eventually(k.T, 3*time.Minute, fmt.Sprintf("pod %s on %s is %s", name, k.Name, strings.Join(phases, " or ")), func() error {
 		pods, err := k.pods()
 		if err != nil {
 			return err
@@ -248,9 +248,9 @@ func (k *kubeletHost) inPhase(name string, phases ...string) pod {
 
 // prints is what a pod's container printed.
 func (k *kubeletHost) prints(name, want string) {
-	k.t.Helper()
-	eventually(k.t, 30*time.Second, "the container of "+name+" has printed", func() error {
-		out, err := k.in(k.t.Context(), "sh", "-c", "cat /var/lib/kubelet/logs/default_"+name+"-*/c/*.log").CombinedOutput()
+	k.T.Helper()
+	Eventually(k.T, 30*time.Second, "the container of "+name+" has printed", func() error {
+		out, err := k.In(k.T.Context(), "sh", "-c", "cat /var/lib/kubelet/logs/default_"+name+"-*/c/*.log").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), " F "+want+"\n") {
 			return fmt.Errorf("%v: %s", err, out)
 		}
@@ -261,7 +261,7 @@ func (k *kubeletHost) prints(name, want string) {
 // askKubelet is what a kubelet calls itself, e.g. v1.36.3.
 func askKubelet(t *testing.T, program string) string {
 	t.Helper()
-	out := strings.Fields(run(t, exec.CommandContext(t.Context(), program, "--version")))
+	out := strings.Fields(Run(t, exec.CommandContext(t.Context(), program, "--version")))
 	if len(out) != 2 || out[0] != "Kubernetes" {
 		t.Fatalf("%s --version printed %q", program, out)
 	}
@@ -269,8 +269,8 @@ func askKubelet(t *testing.T, program string) string {
 }
 
 // sleeper says a word and sleeps.
-func sleeper(ref, says string, seed uint64) imageSpec {
-	return imageSpec{ref: ref, says: says + "\nexec busybox sleep 86400", payload: 1 << 20, seed: seed}
+func sleeper(ref, says string, seed uint64) ImageSpec {
+	return ImageSpec{Ref: ref, Says: says + "\nexec busybox sleep 86400", Payload: 1 << 20, Seed: seed}
 }
 
 // TestKubelet: pods of a real kubelet start from what seeder brought, for each policy, by
@@ -284,7 +284,7 @@ func TestKubelet(t *testing.T) {
 	var rows compatibility
 	t.Cleanup(func() { rows.report(t) })
 	for minor, dir := range kubelets {
-		for version := range containerds {
+		for version := range Containerds {
 			t.Run(minor+"/containerd-"+version, func(t *testing.T) {
 				t.Parallel() // it waits for the kubelet's collection most of the time
 				program, err := filepath.Abs(filepath.Join(dir, "kubelet"))
@@ -295,15 +295,15 @@ func TestKubelet(t *testing.T) {
 				if !strings.HasPrefix(asked, "v"+minor+".") {
 					t.Fatalf("%s is kubelet %s, the tests call it %s", program, asked, minor)
 				}
-				n := newNetwork(t, "")
-				a, b := n.addHost(version), n.addHost(version)
-				a.startContainerd()
-				k := b.prepareKubelet(program)
+				n := NewNetwork(t, "")
+				a, b := n.AddHost(version), n.AddHost(version)
+				a.StartContainerd()
+				k := prepareKubelet(b, program)
 				t.Cleanup(k.dumpKubelet)
-				a.startSeeder()
-				b.startSeeder()
-				a.awaitMembers(2)
-				r := rows.begin(asked, b.version, a.protocol())
+				a.StartSeeder()
+				b.StartSeeder()
+				a.AwaitMembers(2)
+				r := rows.begin(asked, b.Version, protocol(a))
 				k.startKubelet()
 
 				k.policies(a)
@@ -318,18 +318,18 @@ func TestKubelet(t *testing.T) {
 }
 
 // policies: pods wait for an image, it is announced, and they start.
-func (k *kubeletHost) policies(a *host) {
-	img := newImage(k.t, sleeper(full, "one", 1))
-	k.addPod("never", short, "Never")
-	k.addPod("long", full, "Never")
-	k.addPod("ifnp", short, "IfNotPresent")
-	k.addPod("digest", "docker.io/library/k3s-dashboard@"+digest.FromBytes(img.manifest).String(), "Never")
+func (k *kubeletHost) policies(a *Host) {
+	img := NewImage(k.T, sleeper(FullName, "one", 1))
+	k.addPod("never", ShortName, "Never")
+	k.addPod("long", FullName, "Never")
+	k.addPod("ifnp", ShortName, "IfNotPresent")
+	k.addPod("digest", "docker.io/library/k3s-dashboard@"+digest.FromBytes(img.Manifest).String(), "Never")
 	for _, name := range []string{"never", "long", "digest"} {
 		k.inPhase(name, "ErrImageNeverPull")
 	}
 	k.inPhase("ifnp", "ErrImagePull", "ImagePullBackOff")
-	a.ctr("images", "import", img.ociArchive(k.t, a.net.dir))
-	a.run("announce", short)
+	a.Ctr("images", "import", img.OCIArchive(k.T, a.Net.Dir))
+	a.Run("announce", ShortName)
 	for _, name := range []string{"never", "long", "ifnp", "digest"} {
 		k.inPhase(name, "Running")
 		k.prints(name, "one")
@@ -337,14 +337,14 @@ func (k *kubeletHost) policies(a *host) {
 }
 
 // secondBuild: a new pod by tag gets the new build, one by digest still that which it names.
-func (k *kubeletHost) secondBuild(a *host) {
-	a.importImage(sleeper(full, "two", 2))
-	a.run("announce", short)
+func (k *kubeletHost) secondBuild(a *Host) {
+	a.ImportImage(sleeper(FullName, "two", 2))
+	a.Run("announce", ShortName)
 	byDigest := k.manifest("digest")
 	for _, name := range []string{"never", "digest"} {
 		k.removePod(name)
 	}
-	k.addPod("never", short, "Never")
+	k.addPod("never", ShortName, "Never")
 	k.addManifest("digest", byDigest)
 	for name, says := range map[string]string{"never": "two", "digest": "one"} {
 		k.inPhase(name, "Running")
@@ -356,26 +356,26 @@ func (k *kubeletHost) secondBuild(a *host) {
 func (k *kubeletHost) restart() {
 	before, err := k.pods()
 	if err != nil {
-		k.t.Fatal(err)
+		k.T.Fatal(err)
 	}
 	k.restartKubelet()
 	for name, p := range before {
 		if now := k.inPhase(name, "Running"); now.Container != p.Container || now.Restarts != p.Restarts {
-			k.t.Errorf("pod %s was %+v before the kubelet's restart and is %+v", name, p, now)
+			k.T.Errorf("pod %s was %+v before the kubelet's restart and is %+v", name, p, now)
 		}
 	}
-	k.addPod("after", short, "Never")
+	k.addPod("after", ShortName, "Never")
 	k.inPhase("after", "Running")
 	k.prints("after", "two")
 }
 
 // unfinishedPull: a pull that did not end when the kubelet did blocks its image for Never.
-func (k *kubeletHost) unfinishedPull(a *host) {
-	l := k.listen(silentRegistry)
+func (k *kubeletHost) unfinishedPull(a *Host) {
+	l := Listen(k.Host, silentRegistry)
 	k.addPod("slow", "slow:1", "IfNotPresent")
 	var note string
-	eventually(k.t, time.Minute, "the kubelet notes that it pulls slow:1", func() error {
-		notes, err := filepath.Glob(k.path(pullingDir + "/sha256-*"))
+	Eventually(k.T, time.Minute, "the kubelet notes that it pulls slow:1", func() error {
+		notes, err := filepath.Glob(k.Path(pullingDir + "/sha256-*"))
 		if err != nil || len(notes) != 1 {
 			return fmt.Errorf("%v, %w", notes, err)
 		}
@@ -386,59 +386,59 @@ func (k *kubeletHost) unfinishedPull(a *host) {
 		}
 		return err
 	})
-	k.kubelet.stop(k.t, syscall.SIGKILL)
-	if err := os.Remove(k.path(podDir + "/slow.json")); err != nil {
-		k.t.Fatal(err)
+	k.kubelet.Stop(k.T, syscall.SIGKILL)
+	if err := os.Remove(k.Path(podDir + "/slow.json")); err != nil {
+		k.T.Fatal(err)
 	}
 	l.Close()
 	hourAgo := time.Now().Add(-time.Hour) // seeder takes young notes for pulls under way
 	if err := os.Chtimes(note, hourAgo, hourAgo); err != nil {
-		k.t.Fatal(err)
+		k.T.Fatal(err)
 	}
 	k.startKubelet()
-	a.importImage(sleeper("docker.io/library/slow:1", "slow", 3))
+	a.ImportImage(sleeper("docker.io/library/slow:1", "slow", 3))
 	fix := "rm " + pullingDir + "/" + filepath.Base(note)
-	if out := a.run("announce", "slow:1"); !strings.Contains(out, "slow:1 is ready on h2, but the kubelet refuses it for imagePullPolicy Never") || !strings.Contains(out, fix+" && systemctl restart kubelet") {
-		k.t.Errorf("announce printed no word of %s:\n%s", note, out)
+	if out := a.Run("announce", "slow:1"); !strings.Contains(out, "slow:1 is ready on h2, but the kubelet refuses it for imagePullPolicy Never") || !strings.Contains(out, fix+" && systemctl restart kubelet") {
+		k.T.Errorf("announce printed no word of %s:\n%s", note, out)
 	}
 	k.addPod("blocked", "slow:1", "Never")
 	k.inPhase("blocked", "ErrImageNeverPull")
 	k.restartKubelet()
 	k.inPhase("blocked", "ErrImageNeverPull") // a restart alone does not help
-	k.sh(fix)
+	k.Sh(fix)
 	k.restartKubelet()
 	k.inPhase("blocked", "Running")
 	k.prints("blocked", "slow")
-	if out := a.run("images", "slow:1"); strings.Contains(out, "blocked") {
-		k.t.Errorf("images after the fix:\n%s", out)
+	if out := a.Run("images", "slow:1"); strings.Contains(out, "blocked") {
+		k.T.Errorf("images after the fix:\n%s", out)
 	}
 }
 
 // collection: the kubelet removes what nobody uses, and leaves what seeder brought.
 func (k *kubeletHost) collection() {
 	const control = "docker.io/library/control:1"
-	k.importImage(imageSpec{ref: control, says: "control", payload: 1 << 20, seed: 4})
+	k.ImportImage(ImageSpec{Ref: control, Says: "control", Payload: 1 << 20, Seed: 4})
 	for _, name := range []string{"never", "long", "ifnp", "digest", "after", "blocked"} {
 		k.removePod(name) // nothing is in use any more
 	}
 	k.restartKubelet()
-	fetched := k.metric("seeder_chunk_bytes_total")
-	eventually(k.t, 12*time.Minute, "the kubelet has removed "+control, func() error {
+	fetched := k.Metric("seeder_chunk_bytes_total")
+	Eventually(k.T, 12*time.Minute, "the kubelet has removed "+control, func() error {
 		time.Sleep(time.Second) // it collects once in five minutes
-		if img, err := k.imageStatus(control); err != nil || img != nil {
+		if img, err := k.ImageStatus(control); err != nil || img != nil {
 			return fmt.Errorf("%v, %w", img, err)
 		}
 		return nil
 	})
-	for _, ref := range []string{full, "docker.io/library/slow:1", pauseRef} {
-		if img, err := k.imageStatus(ref); err != nil || img == nil {
-			k.t.Errorf("%s after the collection: %v, %v", ref, img, err)
+	for _, ref := range []string{FullName, "docker.io/library/slow:1", pauseRef} {
+		if img, err := k.ImageStatus(ref); err != nil || img == nil {
+			k.T.Errorf("%s after the collection: %v, %v", ref, img, err)
 		}
 	}
-	if now := k.metric("seeder_chunk_bytes_total"); now != fetched {
-		k.t.Errorf("%.0f bytes were fetched again after the collection", now-fetched)
+	if now := k.Metric("seeder_chunk_bytes_total"); now != fetched {
+		k.T.Errorf("%.0f bytes were fetched again after the collection", now-fetched)
 	}
-	k.addPod("late", short, "Never")
+	k.addPod("late", ShortName, "Never")
 	k.inPhase("late", "Running")
 	k.prints("late", "two")
 }

@@ -10,31 +10,31 @@ import (
 // TestLimits: upload_limit and download_limit hold to within 5 % over 5 s, shared
 // by all transfers, and a reload changes them while they run.
 func TestLimits(t *testing.T) {
-	n := cluster(t, newest, 3, "")
-	a, b := n.hosts[0], n.hosts[1]
-	configure := func(h *host, yaml string) {
-		h.write("/etc/seeder/seeder.yaml", yaml+"\n", 0o600)
-		t.Logf("%s: %s", h.name, strings.TrimSpace(h.run("reload")))
+	n := NewCluster(t, Newest, 3, "")
+	a, b := n.Hosts[0], n.Hosts[1]
+	configure := func(h *Host, yaml string) {
+		h.Write("/etc/seeder/seeder.yaml", yaml+"\n", 0o600)
+		t.Logf("%s: %s", h.Name, strings.TrimSpace(h.Run("reload")))
 	}
-	measure := func(h *host, metric string, want float64) {
+	measure := func(h *Host, metric string, want float64) {
 		t.Helper()
 		time.Sleep(time.Second) // what the limit before it let through; the measurement is of a rate
-		before, start := h.metric(metric), time.Now()
+		before, start := h.Metric(metric), time.Now()
 		time.Sleep(5 * time.Second)
-		got := (h.metric(metric) - before) / time.Since(start).Seconds()
-		t.Logf("%s on %s: %.2f MB/s, limit %.2f", metric, h.name, got/1e6, want/1e6)
+		got := (h.Metric(metric) - before) / time.Since(start).Seconds()
+		t.Logf("%s on %s: %.2f MB/s, limit %.2f", metric, h.Name, got/1e6, want/1e6)
 		if got < 0.95*want || got > 1.05*want {
-			t.Errorf("%s on %s: %.0f bytes/s, want %.0f within 5 %%", metric, h.name, got, want)
+			t.Errorf("%s on %s: %.0f bytes/s, want %.0f within 5 %%", metric, h.Name, got, want)
 		}
 	}
 	const mb = 1_000_000
 	configure(a, "transfer: {upload_limit: 4MB}")
-	a.importImage(imageSpec{ref: short, says: "hello", random: 160 << 20, seed: 1})
-	a.run("announce", "--detach", short)
-	eventually(t, 20*time.Second, "both fetch", func() error {
-		for _, h := range n.hosts[1:] {
-			if got := h.metric("seeder_wire_received_bytes_total"); got < mb {
-				return fmt.Errorf("%s has %.0f bytes", h.name, got)
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Random: 160 << 20, Seed: 1})
+	a.Run("announce", "--detach", ShortName)
+	Eventually(t, 20*time.Second, "both fetch", func() error {
+		for _, h := range n.Hosts[1:] {
+			if got := h.Metric("seeder_wire_received_bytes_total"); got < mb {
+				return fmt.Errorf("%s has %.0f bytes", h.Name, got)
 			}
 		}
 		return nil
@@ -45,12 +45,12 @@ func TestLimits(t *testing.T) {
 	configure(b, "transfer: {download_limit: 3MB}")
 	measure(b, "seeder_wire_received_bytes_total", 3*mb)
 	start := time.Now()
-	if err := b.try(nil, "members"); err != nil { // gossip lives through it
+	if err := b.Try(nil, "members"); err != nil { // gossip lives through it
 		t.Error(err)
 	}
-	b.awaitMembers(3)
+	b.AwaitMembers(3)
 	configure(a, "transfer: {upload_limit: 0}")
 	configure(b, "transfer: {download_limit: 0}")
-	b.ready("hello")
+	b.Ready("hello")
 	t.Logf("without limits ready after %v", time.Since(start).Round(time.Millisecond))
 }

@@ -17,8 +17,8 @@ import (
 const vnetHeader = 10
 
 // packetSocket is bound to one interface of a network namespace.
-func (s *space) packetSocket(name string) (fd int, err error) {
-	err = s.inNet(func() error {
+func (s *Space) packetSocket(name string) (fd int, err error) {
+	err = s.InNet(func() error {
 		var index int
 		if index, err = interfaceIndex(name); err != nil {
 			return err
@@ -65,7 +65,7 @@ type delayed struct {
 
 // connect passes frames between two interfaces, each after a delay, until ctx
 // ends. The returned function waits for the end.
-func (s *space) connect(ctx context.Context, a, b string, delay time.Duration) (wait func(), err error) {
+func (s *Space) connect(ctx context.Context, a, b string, delay time.Duration) (wait func(), err error) {
 	left, err := s.packetSocket(a)
 	if err != nil {
 		return nil, err
@@ -112,13 +112,13 @@ func sendFrames(fd int, queue <-chan delayed) {
 // TestSlowLink: the harness's slow link delays what it is said to delay, in both
 // directions, and passes large segments and checksums on.
 func TestSlowLink(t *testing.T) {
-	n := newNetwork(t, "100mbit")
-	a, b := n.addHost(newest), n.addHost(newest)
+	n := NewNetwork(t, "100mbit")
+	a, b := n.AddHost(Newest), n.AddHost(Newest)
 	connect := func() time.Duration {
-		l := b.listen(b.address + ":9")
+		l := Listen(b, b.Address+":9")
 		defer l.Close()
 		start := time.Now()
-		conn, err := a.dial(l.Addr().String())
+		conn, err := Dial(a, l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,9 +126,9 @@ func TestSlowLink(t *testing.T) {
 		return time.Since(start)
 	}
 	before := connect()
-	end := b.slowLink(100 * time.Millisecond)
+	end := SlowLink(b, 100*time.Millisecond)
 	slow := connect() // one round trip
-	took := a.send(b, 2<<20)
+	took := send(a, b, 2<<20)
 	end()
 	after := connect()
 	t.Logf("a TCP connection takes %v, %v over the slow link, %v after it; 2 MiB over it %v", before, slow, after, took)

@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// machine is a host that boots a real systemd on a copy-on-write view of this
+// Machine is a host that boots a real systemd on a copy-on-write view of this
 // machine's root. Its files and its network outlive a reboot; what runs does not.
-type machine struct {
-	*host          // what runs: its space is that of the machine's first process
-	holder  *space // holds the files and the network
-	console *lockedBuffer
-	before  string // the files that were called after seeder before it was installed
+type Machine struct {
+	*Host          // what runs: its space is that of the machine's first process
+	holder  *Space // holds the files and the network
+	console *LockedBuffer
+	Before  string // the files that were called after seeder before it was installed
 }
 
 // root is where the machine's root is, for holder.
-func (m *machine) root() string { return filepath.Join(m.dir, "up", "root") }
+func (m *Machine) root() string { return filepath.Join(m.Dir, "up", "root") }
 
 // masked are units of Debian that have no business in a machine like this: they
 // would ask this machine's kernel for something, or wait for hardware.
@@ -38,23 +38,23 @@ var masked = []string{
 	"ldconfig.service", "modprobe@.service", "systemd-sysusers.service", "systemd-hwdb-update.service", "dbus.socket", "dbus.service",
 }
 
-// addMachine plugs a machine that is switched off into the switch.
-func (n *network) addMachine() *machine {
-	n.t.Helper()
-	i := len(n.hosts) + 1
-	h := &host{t: n.t, net: n, program: "/usr/bin/seeder", name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i), version: newest, bin: k3sBin}
-	h.dir = filepath.Join(n.dir, h.name)
-	m := &machine{host: h}
+// AddMachine plugs a machine that is switched off into the switch.
+func (n *Network) AddMachine() *Machine {
+	n.T.Helper()
+	i := len(n.Hosts) + 1
+	h := &Host{T: n.T, Net: n, Program: "/usr/bin/seeder", Name: fmt.Sprintf("h%d", i), Address: fmt.Sprintf("10.77.0.%d", i), Version: Newest, Bin: k3sBin}
+	h.Dir = filepath.Join(n.Dir, h.Name)
+	m := &Machine{Host: h}
 	for _, d := range []string{"up", "rancher"} {
-		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
-			n.t.Fatal(err)
+		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
+			n.T.Fatal(err)
 		}
 	}
-	m.holder = n.newSpace(h.name, m.filesScript(n.cgroups(h.name)))
-	h.space = m.holder // whose the network is
+	m.holder = n.newSpace(h.Name, m.filesScript(n.cgroups(h.Name)))
+	h.Space = m.holder // whose the network is
 	n.plug(h, i)
-	n.hosts = append(n.hosts, h)
-	n.t.Cleanup(m.dumpJournal)
+	n.Hosts = append(n.Hosts, h)
+	n.T.Cleanup(m.dumpJournal)
 	return m
 }
 
@@ -63,10 +63,10 @@ const k3sBin = "/var/lib/rancher/k3s/data/current/bin"
 
 // filesScript makes the machine's files, of which no index of man pages is kept. They are in memory, but for those of
 // containerd, whose snapshots cannot lie on an overlay. The machine's /tmp is its own.
-func (m *machine) filesScript(cgroups string) string {
-	containerd, err := filepath.Abs(containerds[newest])
+func (m *Machine) filesScript(cgroups string) string {
+	containerd, err := filepath.Abs(Containerds[Newest])
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	id := make([]byte, 16)
 	for i := range id {
@@ -95,17 +95,17 @@ mount --bind %[7]s ./%[6]s
 mkdir -p tmp
 mount -t tmpfs -o mode=1777 tmpfs tmp
 hostname %[5]s
-ip link set lo up`, cgroups, m.dir, mask.String(), hex.EncodeToString(id), m.name, k3sBin, containerd)
+ip link set lo up`, cgroups, m.Dir, mask.String(), hex.EncodeToString(id), m.Name, k3sBin, containerd)
 }
 
 // bootScript is what the first process does before it is systemd: it moves into the
 // machine's cgroups, and takes the machine's root. The kernel's own settings cannot
 // be written there. What is mounted is shared, as systemd has it: else credentials
 // and private directories of units stay empty.
-func (m *machine) bootScript() string {
+func (m *Machine) bootScript() string {
 	var script strings.Builder
 	script.WriteString("set -e\n")
-	for _, h := range cgroupMounts() { // each is the machine's own group, see network.cgroups
+	for _, h := range CgroupMounts() { // each is the machine's own group, see Network.cgroups
 		fmt.Fprintf(&script, "echo 0 > %s/cgroup.procs\n", h)
 	}
 	fmt.Fprintf(&script, "exec unshare --cgroup sh -c '\nset -e\nroot=%s\n", m.root())
@@ -119,7 +119,7 @@ for f in sys sysrq-trigger; do
 done
 mount -t sysfs -o ro sysfs $root/sys
 `)
-	for i, h := range cgroupMounts() {
+	for i, h := range CgroupMounts() {
 		if i == 0 && h != "/sys/fs/cgroup" {
 			script.WriteString("mount -t tmpfs -o mode=755 tmpfs $root/sys/fs/cgroup\n")
 		}
@@ -150,96 +150,98 @@ exec env -i container=seeder PATH=/usr/sbin:/usr/bin:/sbin:/bin setpriv --boundi
 	return script.String()
 }
 
-// boot switches the machine on; awaitBoot waits for systemd.
-func (m *machine) boot() {
-	m.t.Helper()
-	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.holder.pid), "--mount", "--net", "--uts", "--ipc", "--",
+// Boot switches the machine on; AwaitBoot waits for systemd.
+func (m *Machine) Boot() {
+	m.T.Helper()
+	cmd := exec.Command("nsenter", "-t", fmt.Sprint(m.holder.PID), "--mount", "--net", "--uts", "--ipc", "--",
 		"unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--", "sh", "-c", m.bootScript())
-	m.console = &lockedBuffer{}
+	m.console = &LockedBuffer{}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		m.t.Fatalf("boot %s: %v", m.name, err)
+		m.T.Fatalf("boot %s: %v", m.Name, err)
 	}
-	s := &space{cmd: cmd, ended: make(chan struct{})}
-	m.net.spaces = append(m.net.spaces, s)
-	go func() { cmd.Wait(); close(s.ended) }() // space.end waits for it
-	s.pid = awaitChild(m.t, cmd.Process.Pid)
-	m.host.space = s
+	s := &Space{cmd: cmd, ended: make(chan struct{})}
+	m.Net.spaces = append(m.Net.spaces, s)
+	go func() { cmd.Wait(); close(s.ended) }() // Space.end waits for it
+	s.PID = awaitChild(m.T, cmd.Process.Pid)
+	m.Host.Space = s
 }
 
-func (m *machine) awaitBoot() {
-	m.t.Helper()
-	eventually(m.t, 60*time.Second, m.name+" has booted", func() error {
+// AwaitBoot waits until systemd has started what it starts at boot.
+func (m *Machine) AwaitBoot() {
+	m.T.Helper()
+	Eventually(m.T, 60*time.Second, m.Name+" has booted", func() error {
 		select {
-		case <-m.host.space.ended:
-			m.t.Fatalf("%s does not boot:\n%s", m.name, m.console.tail(20))
+		case <-m.Host.Space.ended:
+			m.T.Fatalf("%s does not boot:\n%s", m.Name, m.console.Tail(20))
 		default:
 		}
-		ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(m.T.Context(), 10*time.Second)
 		defer cancel()
-		out, err := m.in(ctx, "systemctl", "is-system-running").CombinedOutput()
+		out, err := m.In(ctx, "systemctl", "is-system-running").CombinedOutput()
 		if state := strings.TrimSpace(string(out)); state != "running" && state != "degraded" {
-			return fmt.Errorf("%q, %v\n%s", state, err, m.console.tail(20))
+			return fmt.Errorf("%q, %v\n%s", state, err, m.console.Tail(20))
 		}
 		return nil
 	})
 }
 
-// waitOff waits until the machine is off, as after systemctl reboot or poweroff.
-func (m *machine) waitOff() {
-	m.t.Helper()
+// WaitOff waits until the machine is off, as after systemctl reboot or poweroff.
+func (m *Machine) WaitOff() {
+	m.T.Helper()
 	select {
-	case <-m.host.space.ended:
+	case <-m.Host.Space.ended:
 	case <-time.After(60 * time.Second):
-		m.t.Fatalf("%s does not go down", m.name)
+		m.T.Fatalf("%s does not go down", m.Name)
 	}
-	m.host.space.pid = 0 // might be another's before long
+	m.Host.Space.PID = 0 // might be another's before long
 }
 
-// op runs a shell command as an operator would and returns what it printed.
-func (m *machine) op(command string) string {
-	m.t.Helper()
-	out, err := m.tryOp(command)
+// Op runs a shell command as an operator would and returns what it printed.
+func (m *Machine) Op(command string) string {
+	m.T.Helper()
+	out, err := m.TryOp(command)
 	if err != nil {
-		m.t.Fatalf("%s on %s: %v\n%s", command, m.name, err, out)
+		m.T.Fatalf("%s on %s: %v\n%s", command, m.Name, err, out)
 	}
 	return out
 }
 
-func (m *machine) tryOp(command string) (string, error) {
-	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
+// TryOp is op for a command that may fail.
+func (m *Machine) TryOp(command string) (string, error) {
+	ctx, cancel := context.WithTimeout(m.T.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := m.in(ctx, "env", "-i", "-C", "/root", "HOME=/root", "LC_ALL=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", command)
+	cmd := m.In(ctx, "env", "-i", "-C", "/root", "HOME=/root", "LC_ALL=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", command)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
-// show is a property of a unit.
-func (m *machine) show(unit, property string) string {
-	m.t.Helper()
-	return strings.TrimSpace(m.op(fmt.Sprintf("systemctl show --value -p %s %s", property, unit)))
+// Show is a property of a unit.
+func (m *Machine) Show(unit, property string) string {
+	m.T.Helper()
+	return strings.TrimSpace(m.Op(fmt.Sprintf("systemctl show --value -p %s %s", property, unit)))
 }
 
-// showing waits until a property of seeder's unit is as wanted.
-func (m *machine) showing(property, want string) {
-	m.t.Helper()
-	eventually(m.t, 60*time.Second, fmt.Sprintf("%s of seeder on %s is %s", property, m.name, want), func() error {
-		if got := m.show("seeder", property); got != want {
+// Showing waits until a property of seeder's unit is as wanted.
+func (m *Machine) Showing(property, want string) {
+	m.T.Helper()
+	Eventually(m.T, 60*time.Second, fmt.Sprintf("%s of seeder on %s is %s", property, m.Name, want), func() error {
+		if got := m.Show("seeder", property); got != want {
 			return fmt.Errorf("%q", got)
 		}
 		return nil
 	})
 }
 
-// journal is what a unit has logged since the machine has booted for the first time.
-func (m *machine) journal(unit string) string {
-	out, _ := m.tryOp("journalctl --no-pager -o cat -u " + unit)
+// Journal is what a unit has logged since the machine has booted for the first time.
+func (m *Machine) Journal(unit string) string {
+	out, _ := m.TryOp("journalctl --no-pager -o cat -u " + unit)
 	return out
 }
 
-func (m *machine) dumpJournal() {
-	if !m.t.Failed() || m.host.space == m.holder {
+func (m *Machine) dumpJournal() {
+	if !m.T.Failed() || m.Host.Space == m.holder {
 		return
 	}
 	for _, command := range []string{
@@ -247,16 +249,16 @@ func (m *machine) dumpJournal() {
 		"systemctl --no-pager --failed", "seeder images; seeder members",
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		out, err := m.in(ctx, "sh", "-c", command).CombinedOutput()
+		out, err := m.In(ctx, "sh", "-c", command).CombinedOutput()
 		cancel()
-		m.t.Logf("--- %s: %s: %v\n%s", m.name, command, err, out)
+		m.T.Logf("--- %s: %s: %v\n%s", m.Name, command, err, out)
 	}
 }
 
-// needSystemd says what lacks where systemd is not installed.
-func needSystemd(t *testing.T) {
+// NeedSystemd says what lacks where systemd is not installed.
+func NeedSystemd(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	NeedRoot(t)
 	for _, program := range []string{"/lib/systemd/systemd", "/usr/bin/systemd-analyze", "/usr/bin/dpkg", "/usr/bin/rpm"} {
 		if _, err := os.Stat(program); err != nil {
 			t.Fatalf("%v; `make deps` installs it", err)

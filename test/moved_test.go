@@ -15,14 +15,14 @@ import (
 // wrong. A host that has no address for a while says so, and accuses no firewall.
 func TestAddressChanges(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, "")
+	n := NewNetwork(t, "")
 	for range 3 {
-		n.addHost(newest).startSeeder(storeNode)
+		n.AddHost(Newest).StartSeeder(StoreNode)
 	}
-	a, b, c := n.hosts[0], n.hosts[1], n.hosts[2]
-	a.awaitMembers(3)
-	b.awaitMembers(3)
-	pid := b.seeder.pid
+	a, b, c := n.Hosts[0], n.Hosts[1], n.Hosts[2]
+	a.AwaitMembers(3)
+	b.AwaitMembers(3)
+	pid := b.Seeder.PID
 	for i, step := range []struct{ name, script, address string }{
 		{"another lease", "ip addr del 10.77.0.2/24 dev eth0; ip addr add 10.77.0.22/24 dev eth0", "10.77.0.22"},
 		{"the new one first", "ip addr add 10.77.0.23/24 dev eth0; ip addr del 10.77.0.22/24 dev eth0; ip addr add 10.77.0.23/24 dev eth0 2>/dev/null || true", "10.77.0.23"},
@@ -30,28 +30,28 @@ func TestAddressChanges(t *testing.T) {
 		{"no address, and the same one again", "ip addr del 10.77.0.23/24 dev lan0; sleep 15; ip addr add 10.77.0.23/24 dev lan0", "10.77.0.23"},
 		{"no address, and another one", "ip addr del 10.77.0.23/24 dev lan0; sleep 15; ip addr add 10.77.0.24/24 dev lan0", "10.77.0.24"},
 	} {
-		run(t, b.in(t.Context(), "sh", "-c", step.script))
+		Run(t, b.In(t.Context(), "sh", "-c", step.script))
 		began := time.Now()
-		for _, h := range n.hosts {
-			h.sees(b, step.address, 10*time.Second)
-			h.awaitMembers(3)
+		for _, h := range n.Hosts {
+			sees(h, b, step.address, 10*time.Second)
+			h.AwaitMembers(3)
 		}
 		t.Logf("%s: known by all %s after the change", step.name, time.Since(began).Round(100*time.Millisecond))
-		for from, h := range map[string]*host{"moved": b, "other": a} {
+		for from, h := range map[string]*Host{"moved": b, "other": a} {
 			ref := fmt.Sprintf("app-%s-%d:1", from, i)
-			h.runWithin(30*time.Second, "announce", "--from", newImage(t, imageSpec{ref: ref, says: ref, random: 1 << 20, seed: uint64(i)}).dockerArchive(t, n.dir))
+			h.RunWithin(30*time.Second, "announce", "--from", NewImage(t, ImageSpec{Ref: ref, Says: ref, Random: 1 << 20, Seed: uint64(i)}).DockerArchive(t, n.Dir))
 		}
 	}
-	for _, h := range n.hosts {
-		h.finds(nil)
+	for _, h := range n.Hosts {
+		finds(h, nil)
 	}
-	if b.seeder.pid != pid || c.seeder.log.String() == "" {
+	if b.Seeder.PID != pid || c.Seeder.Log.String() == "" {
 		t.Error("the daemon was restarted")
 	}
 
-	run(t, b.in(t.Context(), "ip", "addr", "flush", "dev", "lan0"))
-	eventually(t, 20*time.Second, "the host says that it has no address", func() error {
-		out, err := b.in(t.Context(), seederBin(t), "doctor").CombinedOutput()
+	Run(t, b.In(t.Context(), "ip", "addr", "flush", "dev", "lan0"))
+	Eventually(t, 20*time.Second, "the host says that it has no address", func() error {
+		out, err := b.In(t.Context(), SeederBin(t), "doctor").CombinedOutput()
 		if !strings.Contains(string(out), "no address that other hosts could reach") || strings.Contains(string(out), "ufw") {
 			return fmt.Errorf("%s %w", out, err)
 		}
@@ -64,19 +64,19 @@ func TestAddressChanges(t *testing.T) {
 // or identity all is well.
 func TestEqualNames(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, "")
-	a, b, c, d := n.addHost(newest), n.addHost(newest), n.addHost(newest), n.addHost(newest)
-	a.startSeeder(storeNode)
-	b.startSeeder(storeNode, "SEEDER_NODE_NAME=node")
-	a.awaitMembers(2)
-	c.startSeeder(storeNode, "SEEDER_NODE_NAME=node")
-	hosts := []*host{a, b, c}
+	n := NewNetwork(t, "")
+	a, b, c, d := n.AddHost(Newest), n.AddHost(Newest), n.AddHost(Newest), n.AddHost(Newest)
+	a.StartSeeder(StoreNode)
+	b.StartSeeder(StoreNode, "SEEDER_NODE_NAME=node")
+	a.AwaitMembers(2)
+	c.StartSeeder(StoreNode, "SEEDER_NODE_NAME=node")
+	hosts := []*Host{a, b, c}
 	told := func(texts ...string) {
 		t.Helper()
 		for _, h := range hosts {
 			for _, args := range [][]string{{"status"}, {"doctor"}} {
-				eventually(t, 10*time.Second, fmt.Sprintf("%s says it in %s", h.name, args), func() error {
-					out, _ := h.in(t.Context(), append([]string{seederBin(t)}, args...)...).CombinedOutput()
+				Eventually(t, 10*time.Second, fmt.Sprintf("%s says it in %s", h.Name, args), func() error {
+					out, _ := h.In(t.Context(), append([]string{SeederBin(t)}, args...)...).CombinedOutput()
 					for _, text := range texts {
 						if !strings.Contains(string(out), text) {
 							return fmt.Errorf("no %q in %s", text, out)
@@ -88,57 +88,57 @@ func TestEqualNames(t *testing.T) {
 					return nil
 				})
 			}
-			if h.metric("seeder_conflicts") != 1 {
-				t.Errorf("%s counts %v conflicts", h.name, h.metric("seeder_conflicts"))
+			if h.Metric("seeder_conflicts") != 1 {
+				t.Errorf("%s counts %v conflicts", h.Name, h.Metric("seeder_conflicts"))
 			}
-			page := run(t, h.in(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/"))
+			page := Run(t, h.In(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/"))
 			if !strings.Contains(page, texts[0]) {
-				t.Errorf("the page of %s does not have %q", h.name, texts[0])
+				t.Errorf("the page of %s does not have %q", h.Name, texts[0])
 			}
 		}
 	}
 	told("two hosts have the node name node", "10.77.0.2:7950 and 10.77.0.3:7950", "node_name")
-	for _, h := range []*host{a, b} {
-		if out := h.run("members"); !strings.Contains(out, "node (10.77.0.3:7950)") {
-			t.Errorf("members of %s: %s", h.name, out)
+	for _, h := range []*Host{a, b} {
+		if out := h.Run("members"); !strings.Contains(out, "node (10.77.0.3:7950)") {
+			t.Errorf("members of %s: %s", h.Name, out)
 		}
 	}
-	archive := newImage(t, imageSpec{ref: "app:1", says: "hello", random: 1 << 20, seed: 1}).dockerArchive(t, n.dir)
-	if err := c.try(nil, "announce", "--from", archive); err == nil || !strings.Contains(err.Error(), "two hosts have the node name") || !strings.Contains(err.Error(), "node_name") {
+	archive := NewImage(t, ImageSpec{Ref: "app:1", Says: "hello", Random: 1 << 20, Seed: 1}).DockerArchive(t, n.Dir)
+	if err := c.Try(nil, "announce", "--from", archive); err == nil || !strings.Contains(err.Error(), "two hosts have the node name") || !strings.Contains(err.Error(), "node_name") {
 		t.Errorf("the second announces: %v", err)
 	}
-	for _, h := range []*host{b, c} {
-		out, err := h.in(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/readyz").CombinedOutput()
+	for _, h := range []*Host{b, c} {
+		out, err := h.In(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/readyz").CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) {
-			t.Errorf("%s is ready: %s", h.name, out)
+			t.Errorf("%s is ready: %s", h.Name, out)
 		}
 	}
-	if out := run(t, a.in(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/readyz")); !strings.Contains(out, "ok") {
+	if out := Run(t, a.In(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/readyz")); !strings.Contains(out, "ok") {
 		t.Errorf("the third host is not ready: %s", out)
 	}
-	c.seeder.stop(t, 15)
-	c.startSeeder(storeNode, "SEEDER_NODE_NAME=h3")
-	a.awaitMembers(3)
+	c.Seeder.Stop(t, 15)
+	c.StartSeeder(StoreNode, "SEEDER_NODE_NAME=h3")
+	a.AwaitMembers(3)
 	for _, h := range hosts {
-		h.finds(nil)
+		finds(h, nil)
 	}
 
 	// A copy of the identity.
-	run(t, d.in(t.Context(), "mkdir", "-p", "/var/lib/seeder"))
-	run(t, exec.CommandContext(t.Context(), "cp", b.path("/var/lib/seeder/identity"), d.path("/var/lib/seeder/identity")))
-	d.startSeeder(storeNode)
+	Run(t, d.In(t.Context(), "mkdir", "-p", "/var/lib/seeder"))
+	Run(t, exec.CommandContext(t.Context(), "cp", b.Path("/var/lib/seeder/identity"), d.Path("/var/lib/seeder/identity")))
+	d.StartSeeder(StoreNode)
 	hosts = append(hosts, d)
 	told("node (10.77.0.2:7950) and h4 (10.77.0.4:7950) have the same identity", "rm /var/lib/seeder/identity")
-	if err := d.try(nil, "announce", "--from", archive); err == nil || !strings.Contains(err.Error(), "have the same identity") {
+	if err := d.Try(nil, "announce", "--from", archive); err == nil || !strings.Contains(err.Error(), "have the same identity") {
 		t.Errorf("the copy announces: %v", err)
 	}
-	d.seeder.stop(t, 15)
-	run(t, d.in(t.Context(), "rm", "/var/lib/seeder/identity"))
-	d.startSeeder(storeNode)
-	a.awaitMembers(4)
+	d.Seeder.Stop(t, 15)
+	Run(t, d.In(t.Context(), "rm", "/var/lib/seeder/identity"))
+	d.StartSeeder(StoreNode)
+	a.AwaitMembers(4)
 	for _, h := range hosts {
-		h.finds(nil)
+		finds(h, nil)
 	}
-	d.run("announce", "--from", archive)
+	d.Run("announce", "--from", archive)
 }

@@ -10,33 +10,33 @@ import (
 	"testing"
 )
 
-// network is a switch with hosts on it.
-type network struct {
-	t        *testing.T
+// Network is a switch with hosts on it.
+type Network struct {
+	T        *testing.T
 	name     string
-	dir      string
+	Dir      string
 	rate     string // of each link in both directions, e.g. 200mbit; "" for unshaped
-	program  string // the seeder that the daemons are; "" for bin/seeder
+	Program  string // the seeder that the daemons are; "" for bin/seeder
 	lock     *os.File
-	spaces   []*space
-	switched *space
-	hosts    []*host
+	spaces   []*Space
+	Switched *Space
+	Hosts    []*Host
 }
 
-// newNetwork makes a switch; everything ends with the test.
-func newNetwork(t *testing.T, rate string) *network {
+// NewNetwork makes a switch; everything ends with the test.
+func NewNetwork(t *testing.T, rate string) *Network {
 	t.Helper()
-	needRoot(t)
+	NeedRoot(t)
 	dir, err := os.MkdirTemp("", networkPrefix())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, name: filepath.Base(dir), dir: dir, rate: rate}
+	n := &Network{T: t, name: filepath.Base(dir), Dir: dir, rate: rate}
 	t.Cleanup(n.close)
 	if n.lock, err = lockNetwork(dir); err != nil {
 		t.Fatal(err)
 	}
-	n.switched = n.newSpace("switch", fmt.Sprintf(`
+	n.Switched = n.newSpace("switch", fmt.Sprintf(`
 mount --bind %s /mnt
 ip link set lo up
 ip link add br0 type bridge
@@ -46,19 +46,19 @@ ip link set br0 up`, dir))
 
 // close ends everything on the network, having printed what helps to understand
 // a failure.
-func (n *network) close() {
-	if n.t.Failed() {
-		for _, h := range n.hosts {
+func (n *Network) close() {
+	if n.T.Failed() {
+		for _, h := range n.Hosts {
 			h.dump()
 		}
 	}
 	for _, s := range n.spaces {
 		s.end()
 	}
-	for _, h := range n.hosts { // their output is read to the end
-		for _, d := range []*daemon{h.seeder, h.containerd} {
+	for _, h := range n.Hosts { // their output is read to the end
+		for _, d := range []*Daemon{h.Seeder, h.Containerd} {
 			if d != nil {
-				<-d.done
+				<-d.Done
 			}
 		}
 	}
@@ -66,65 +66,65 @@ func (n *network) close() {
 		n.lock.Close()
 	}
 	if err := remove(n.name); err != nil {
-		n.t.Error(err)
+		n.T.Error(err)
 	}
 }
 
-// addHost plugs a host with a version of containerd into the switch.
-func (n *network) addHost(version string) *host {
-	n.t.Helper()
-	i := len(n.hosts) + 1
-	h := &host{t: n.t, net: n, name: fmt.Sprintf("h%d", i), address: fmt.Sprintf("10.77.0.%d", i)}
-	h.dir = filepath.Join(n.dir, h.name)
-	h.use(version)
+// AddHost plugs a host with a version of containerd into the switch.
+func (n *Network) AddHost(version string) *Host {
+	n.T.Helper()
+	i := len(n.Hosts) + 1
+	h := &Host{T: n.T, Net: n, Name: fmt.Sprintf("h%d", i), Address: fmt.Sprintf("10.77.0.%d", i)}
+	h.Dir = filepath.Join(n.Dir, h.Name)
+	h.Use(version)
 	for _, d := range []string{"etc", "etc.work", "run", "lib/tmp"} {
-		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
-			n.t.Fatal(err)
+		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
+			n.T.Fatal(err)
 		}
 	}
-	h.space = n.newSpace(h.name, fmt.Sprintf(`
+	h.Space = n.newSpace(h.Name, fmt.Sprintf(`
 mount -t overlay overlay -o lowerdir=/etc,upperdir=%[1]s/etc,workdir=%[1]s/etc.work /etc
 mount --bind %[1]s/lib /var/lib
 mount --bind %[1]s/run /run
 %[3]s
 hostname %[2]s
 ip link set lo up
-mkdir -p /etc/seeder /var/lib/rancher/k3s/agent/containerd /run/k3s/containerd`, h.dir, h.name, n.cgroups(h.name)))
+mkdir -p /etc/seeder /var/lib/rancher/k3s/agent/containerd /run/k3s/containerd`, h.Dir, h.Name, n.cgroups(h.Name)))
 	n.plug(h, i)
-	n.hosts = append(n.hosts, h)
+	n.Hosts = append(n.Hosts, h)
 	return h
 }
 
-// use lets the host run a version of containerd from its next start on.
-func (h *host) use(version string) {
-	h.t.Helper()
-	bin, err := filepath.Abs(containerds[version])
+// Use lets the host run a version of containerd from its next start on.
+func (h *Host) Use(version string) {
+	h.T.Helper()
+	bin, err := filepath.Abs(Containerds[version])
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	if h.version, err = askVersion(h.t.Context(), filepath.Join(bin, "containerd")); err != nil {
-		h.t.Fatalf("containerd %s: %v; `make containerds` builds it", version, err)
+	if h.Version, err = askVersion(h.T.Context(), filepath.Join(bin, "containerd")); err != nil {
+		h.T.Fatalf("containerd %s: %v; `make containerds` builds it", version, err)
 	}
-	if !strings.HasPrefix(h.version, version+".") {
-		h.t.Fatalf("%s has containerd %s, want %s; `make containerds` builds it", bin, h.version, version)
+	if !strings.HasPrefix(h.Version, version+".") {
+		h.T.Fatalf("%s has containerd %s, want %s; `make containerds` builds it", bin, h.Version, version)
 	}
-	h.bin = bin
+	h.Bin = bin
 }
 
 // cgroups makes an own group for a host in each hierarchy and returns the
 // commands that put it in place of the machine's.
-func (n *network) cgroups(host string) string {
-	n.t.Helper()
+func (n *Network) cgroups(host string) string {
+	n.T.Helper()
 	var script strings.Builder
-	for _, m := range cgroupMounts() {
+	for _, m := range CgroupMounts() {
 		group := filepath.Join(m, n.name+"_"+host)
 		if err := os.Mkdir(group, 0o755); err != nil {
-			n.t.Fatal(err)
+			n.T.Fatal(err)
 		}
 		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // empty in a new group of cgroup v1
 			if v, err := os.ReadFile(filepath.Join(m, f)); err == nil {
 				if err := os.WriteFile(filepath.Join(group, f), v, 0o644); err != nil {
-					n.t.Fatal(err)
+					n.T.Fatal(err)
 				}
 			}
 		}
@@ -134,29 +134,30 @@ func (n *network) cgroups(host string) string {
 }
 
 // plug connects a host by a veth pair, shaped at both ends.
-func (n *network) plug(h *host, i int) {
-	n.t.Helper()
-	ctx := n.t.Context()
-	h.port = fmt.Sprintf("p%d", i)
-	run(n.t, exec.CommandContext(ctx, "ip", "link", "add", h.port, "netns", strconv.Itoa(n.switched.pid),
-		"type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(h.pid)))
-	run(n.t, n.switched.in(ctx, "ip", "link", "set", h.port, "master", "br0", "up"))
-	run(n.t, h.in(ctx, "ip", "addr", "add", h.address+"/24", "dev", "eth0"))
-	run(n.t, h.in(ctx, "ip", "link", "set", "eth0", "up"))
+func (n *Network) plug(h *Host, i int) {
+	n.T.Helper()
+	ctx := n.T.Context()
+	h.Port = fmt.Sprintf("p%d", i)
+	Run(n.T, exec.CommandContext(ctx, "ip", "link", "add", h.Port, "netns", strconv.Itoa(n.Switched.PID),
+		"type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(h.PID)))
+	Run(n.T, n.Switched.In(ctx, "ip", "link", "set", h.Port, "master", "br0", "up"))
+	Run(n.T, h.In(ctx, "ip", "addr", "add", h.Address+"/24", "dev", "eth0"))
+	Run(n.T, h.In(ctx, "ip", "link", "set", "eth0", "up"))
 	if n.rate != "" {
 		shape := []string{"root", "tbf", "rate", n.rate, "burst", "256kb", "latency", "50ms"}
-		run(n.t, n.switched.in(ctx, append([]string{"tc", "qdisc", "add", "dev", h.port}, shape...)...))
-		run(n.t, h.in(ctx, append([]string{"tc", "qdisc", "add", "dev", "eth0"}, shape...)...))
+		Run(n.T, n.Switched.In(ctx, append([]string{"tc", "qdisc", "add", "dev", h.Port}, shape...)...))
+		Run(n.T, h.In(ctx, append([]string{"tc", "qdisc", "add", "dev", "eth0"}, shape...)...))
 	}
 }
 
-// pull pulls the host's cable at the switch; push puts it back.
-func (h *host) pull() {
-	h.t.Helper()
-	run(h.t, h.net.switched.in(h.t.Context(), "ip", "link", "set", h.port, "down"))
+// Unplug pulls the host's cable at the switch.
+func (h *Host) Unplug() {
+	h.T.Helper()
+	Run(h.T, h.Net.Switched.In(h.T.Context(), "ip", "link", "set", h.Port, "down"))
 }
 
-func (h *host) push() {
-	h.t.Helper()
-	run(h.t, h.net.switched.in(h.t.Context(), "ip", "link", "set", h.port, "up"))
+// Replug puts the cable back.
+func (h *Host) Replug() {
+	h.T.Helper()
+	Run(h.T, h.Net.Switched.In(h.T.Context(), "ip", "link", "set", h.Port, "up"))
 }

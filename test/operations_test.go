@@ -18,32 +18,32 @@ func TestFirewallRules(t *testing.T) {
 	if len(rules) != 2 {
 		t.Fatalf("docs/operations.md has %d rules for nftables: %q", len(rules), rules)
 	}
-	n := newNetwork(t, "")
+	n := NewNetwork(t, "")
 	for range 2 {
-		n.addHost(newest)
+		n.AddHost(Newest)
 	}
-	a, b := n.hosts[0], n.hosts[1]
-	for _, h := range n.hosts {
-		h.sh(`nft add table inet filter
+	a, b := n.Hosts[0], n.Hosts[1]
+	for _, h := range n.Hosts {
+		h.Sh(`nft add table inet filter
 nft add chain inet filter input '{ type filter hook input priority 0; policy drop; }'
 nft add rule inet filter input iif lo accept
 nft add rule inet filter input ct state established,related accept`)
-		h.startContainerd()
-		h.startSeeder()
+		h.StartContainerd()
+		h.StartSeeder()
 	}
-	if _, err := a.dial(b.address + ":7951"); err == nil {
+	if _, err := Dial(a, b.Address+":7951"); err == nil {
 		t.Fatal("the hosts drop nothing")
 	}
-	for _, h := range n.hosts {
+	for _, h := range n.Hosts {
 		for _, rule := range rules {
-			h.sh(strings.NewReplacer("10.0.0.0/24", "10.77.0.0/24", " accept", " counter accept").Replace(rule))
+			h.Sh(strings.NewReplacer("10.0.0.0/24", "10.77.0.0/24", " accept", " counter accept").Replace(rule))
 		}
 	}
-	a.awaitMembers(2)
-	b.awaitMembers(2)
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
-	a.run("announce", short)
-	b.ready("hello")
+	a.AwaitMembers(2)
+	b.AwaitMembers(2)
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
+	a.Run("announce", ShortName)
+	b.Ready("hello")
 	for i, rule := range rules { // what a host has begun itself comes back without one
 		used := regexp.MustCompile(`dport \S+ counter packets [1-9]`)
 		if lists := listed(a, i) + listed(b, i); !used.MatchString(lists) {
@@ -53,7 +53,7 @@ nft add rule inet filter input ct state established,related accept`)
 }
 
 // listed is the i-th of the rules that were added last.
-func listed(h *host, i int) string {
-	lines := strings.Split(strings.TrimSpace(h.sh("nft list chain inet filter input | grep 'dport '")), "\n")
+func listed(h *Host, i int) string {
+	lines := strings.Split(strings.TrimSpace(h.Sh("nft list chain inet filter input | grep 'dport '")), "\n")
 	return lines[i] + "\n"
 }

@@ -36,7 +36,7 @@ func builtPackages(t *testing.T, dir, deb, rpm string) packageFiles {
 func copyTree(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "elsewhere")
-	run(t, exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(
+	Run(t, exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(
 		"umask 077 && mkdir -p %[1]s/bin && cp -R --no-preserve=all ../cmd ../configs ../docs ../internal ../p2p ../store ../systemd ../go.mod ../go.sum ../LICENSE ../README*.md %[1]s && "+
 			"mkdir -p %[1]s/test/tools && cp -R --no-preserve=all tools/sbom %[1]s/test/tools && "+
 			"chmod -R u+x %[1]s/systemd && cp -R ../bin/share ../bin/nfpm %[1]s/bin", dir)))
@@ -47,18 +47,18 @@ func copyTree(t *testing.T) string {
 func packagesOf(t *testing.T, dir, version, arches string) string {
 	t.Helper()
 	out := filepath.Join(dir, "bin", "packages")
-	epoch := strings.TrimSpace(run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
+	epoch := strings.TrimSpace(Run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release="+version)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+out, "ARCHES="+arches, "SOURCE_DATE_EPOCH="+epoch, "TZ=Pacific/Chatham", "LC_ALL=C")
-	run(t, cmd)
+	Run(t, cmd)
 	return out
 }
 
 // TestPackagesAreReproducible: the same sources in another directory, another umask,
 // time zone and time make the same bytes.
 func TestPackagesAreReproducible(t *testing.T) {
-	version := strings.TrimSpace(strings.Fields(run(t, exec.CommandContext(t.Context(), "../bin/seeder", "version")))[1])
+	version := strings.TrimSpace(strings.Fields(Run(t, exec.CommandContext(t.Context(), "../bin/seeder", "version")))[1])
 	again := packagesOf(t, copyTree(t), version, "amd64 arm64")
 	for _, arch := range [][2]string{{"amd64", "x86_64"}, {"arm64", "aarch64"}} {
 		a, b := builtPackages(t, "../bin/packages", arch[0], arch[1]), builtPackages(t, again, arch[0], arch[1])
@@ -88,18 +88,18 @@ func TestPackageContents(t *testing.T) {
 	machines := map[string]byte{"amd64": 0x3e, "arm64": 0xb7} // e_machine of ELF
 	for deb, rpm := range map[string]string{"amd64": "x86_64", "arm64": "aarch64"} {
 		p := builtPackages(t, "../bin/packages", deb, rpm)
-		for _, line := range strings.Split(strings.TrimSpace(run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-c", p.deb))), "\n") {
+		for _, line := range strings.Split(strings.TrimSpace(Run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-c", p.deb))), "\n") {
 			if f := strings.Fields(line); f[1] != "root/root" || f[0][5] == 'w' || f[0][8] == 'w' {
 				t.Errorf("%s: %s", deb, line)
 			}
 		}
 		dir := t.TempDir()
-		run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-x", p.deb, dir))
+		Run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-x", p.deb, dir))
 		var inDeb []string
 		for _, f := range filesIn(t, dir) {
 			inDeb = append(inDeb, strings.Replace("/"+f, "/zsh/vendor-completions/", "/zsh/site-functions/", 1))
 		}
-		inRPM := strings.Fields(run(t, exec.CommandContext(t.Context(), "rpm", "-qp", "--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]", p.rpm)))
+		inRPM := strings.Fields(Run(t, exec.CommandContext(t.Context(), "rpm", "-qp", "--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]", p.rpm)))
 		var files []string
 		for i := 0; i+1 < len(inRPM); i += 2 {
 			if inRPM[i][0] == '-' {
@@ -135,7 +135,7 @@ func TestPackageContents(t *testing.T) {
 		if err != nil || program[18] != machines[deb] {
 			t.Errorf("%s: %v, the program is for machine %#x", deb, err, program[18])
 		}
-		if out := run(t, exec.CommandContext(t.Context(), "rpm", "-qp", "--configfiles", p.rpm)); out != "/etc/seeder/seeder.yaml\n" {
+		if out := Run(t, exec.CommandContext(t.Context(), "rpm", "-qp", "--configfiles", p.rpm)); out != "/etc/seeder/seeder.yaml\n" {
 			t.Errorf("%s: configuration files of the .rpm: %q", rpm, out)
 		}
 	}
@@ -163,7 +163,7 @@ func filesIn(t *testing.T, dir string) []string {
 func TestMakeInstall(t *testing.T) {
 	makeIn := func(target, dest string) {
 		t.Helper()
-		run(t, exec.CommandContext(t.Context(), "make", "-C", "..", "-o", "build", "-o", "man", target, "DESTDIR="+dest))
+		Run(t, exec.CommandContext(t.Context(), "make", "-C", "..", "-o", "build", "-o", "man", target, "DESTDIR="+dest))
 	}
 	dest := t.TempDir()
 	makeIn("install", dest)

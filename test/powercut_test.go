@@ -30,35 +30,35 @@ import (
 // it afterwards, unpacked as it was, and fetches nothing again.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 1, "")
-	a := n.hosts[0]
-	for _, version := range slices.Sorted(maps.Keys(containerds)) {
-		h := n.addHost(version)
-		h.disks(160, 640)
-		h.startContainerd()
-		h.startSeeder()
+	n := NewCluster(t, Newest, 1, "")
+	a := n.Hosts[0]
+	for _, version := range slices.Sorted(maps.Keys(Containerds)) {
+		h := n.AddHost(version)
+		disks(h, 160, 640)
+		h.StartContainerd()
+		h.StartSeeder()
 	}
-	a.awaitMembers(len(n.hosts))
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 2 << 20, random: 5 << 20, seed: 1})
-	a.run("announce", short)
-	for _, h := range n.hosts[1:] {
-		h.cutPower()
+	a.AwaitMembers(len(n.Hosts))
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 2 << 20, Random: 5 << 20, Seed: 1})
+	a.Run("announce", ShortName)
+	for _, h := range n.Hosts[1:] {
+		cutPower(h)
 	}
-	for _, h := range n.hosts[1:] {
-		h.powerOn()
-		h.inState(h, report.Ready, "")
-		cl := h.client()
-		img, err := cl.ImageService().Get(t.Context(), full)
+	for _, h := range n.Hosts[1:] {
+		powerOn(h)
+		h.InState(h, report.Ready, "")
+		cl := h.Client()
+		img, err := cl.ImageService().Get(t.Context(), FullName)
 		if err == nil {
 			err = unpacked(t.Context(), h, cl, img)
 		}
 		if err != nil {
-			t.Errorf("with containerd %s: %v", h.version, err)
+			t.Errorf("with containerd %s: %v", h.Version, err)
 			continue
 		}
-		h.ready("hello")
-		if got := h.metric("seeder_wire_received_bytes_total"); got > 1<<20 {
-			t.Errorf("with containerd %s %.0f bytes were fetched again", h.version, got)
+		h.Ready("hello")
+		if got := h.Metric("seeder_wire_received_bytes_total"); got > 1<<20 {
+			t.Errorf("with containerd %s %.0f bytes were fetched again", h.Version, got)
 		}
 	}
 }
@@ -71,60 +71,60 @@ const (
 
 // cutPower ends everything on a host at one instant. What its file systems had not
 // written is gone: the kernel drops it.
-func (h *host) cutPower() {
-	h.t.Helper()
-	for _, d := range []*daemon{h.containerd, h.seeder} {
-		d.freeze()
+func cutPower(h *Host) {
+	h.T.Helper()
+	for _, d := range []*Daemon{h.Containerd, h.Seeder} {
+		d.Freeze()
 	}
 	for _, dir := range []string{containerdRoot, dataDir} {
-		f, err := os.Open(h.path(dir))
+		f, err := os.Open(h.Path(dir))
 		if err == nil {
 			err = errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), ioctlShutdown, noLogFlush), f.Close())
 		}
 		if err != nil {
-			h.t.Fatalf("cut the power of %s on %s: %v", dir, h.name, err)
+			h.T.Fatalf("cut the power of %s on %s: %v", dir, h.Name, err)
 		}
 	}
-	for _, d := range []*daemon{h.containerd, h.seeder} {
-		syscall.Kill(d.cmd.Process.Pid, syscall.SIGCONT) // nsenter, which stops with it
-		d.stop(h.t, syscall.SIGKILL)
+	for _, d := range []*Daemon{h.Containerd, h.Seeder} {
+		syscall.Kill(d.Cmd.Process.Pid, syscall.SIGCONT) // nsenter, which stops with it
+		d.Stop(h.T, syscall.SIGKILL)
 	}
 }
 
-// sync writes what was written to the file system of a directory to its disk.
-func (h *host) sync(dir string) {
-	h.t.Helper()
-	f, err := os.Open(h.path(dir))
+// syncFS writes what was written to the file system of a directory to its disk.
+func syncFS(h *Host, dir string) {
+	h.T.Helper()
+	f, err := os.Open(h.Path(dir))
 	if err == nil {
 		err = errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 	}
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 }
 
 // powerOn mounts what is on the disks and starts what ran.
-func (h *host) powerOn(env ...string) {
-	h.t.Helper()
+func powerOn(h *Host, env ...string) {
+	h.T.Helper()
 	// Whatever containerd had mounted is on its file system.
-	h.sh(`findmnt -rn -o TARGET | grep -e containerd-mount -e /run/k3s | busybox tac | xargs -r -n1 umount -l; rm -rf /run/k3s/containerd/* /run/seeder/*`)
+	h.Sh(`findmnt -rn -o TARGET | grep -e containerd-mount -e /run/k3s | busybox tac | xargs -r -n1 umount -l; rm -rf /run/k3s/containerd/* /run/seeder/*`)
 	for _, dir := range []string{dataDir, containerdRoot} {
-		eventually(h.t, 10*time.Second, "nobody uses "+dir, func() error {
-			out, err := h.in(h.t.Context(), "umount", dir).CombinedOutput()
+		Eventually(h.T, 10*time.Second, "nobody uses "+dir, func() error {
+			out, err := h.In(h.T.Context(), "umount", dir).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 			return nil
 		})
 	}
-	h.mount(dataDir)
-	h.mount(containerdRoot)
-	h.startContainerd()
-	h.startSeeder(env...)
+	mount(h, dataDir)
+	mount(h, containerdRoot)
+	h.StartContainerd()
+	h.StartSeeder(env...)
 }
 
 // unpacked compares what containerd has unpacked of an image with its layers.
-func unpacked(ctx context.Context, h *host, cl *client.Client, img images.Image) error {
+func unpacked(ctx context.Context, h *Host, cl *client.Client, img images.Image) error {
 	cs := cl.ContentStore()
 	manifest, err := images.Manifest(ctx, cs, img.Target, platforms.Default())
 	if err != nil {
@@ -158,7 +158,7 @@ func unpacked(ctx context.Context, h *host, cl *client.Client, img images.Image)
 		if err != nil {
 			return err
 		}
-		err = sameTree(io.NewSectionReader(ra, 0, ra.Size()), h.path(dirs[len(dirs)-1-i]))
+		err = sameTree(io.NewSectionReader(ra, 0, ra.Size()), h.Path(dirs[len(dirs)-1-i]))
 		if err = errors.Join(err, ra.Close()); err != nil {
 			return fmt.Errorf("layer %s in %s: %w", l.Digest, dirs[len(dirs)-1-i], err)
 		}

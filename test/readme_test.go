@@ -25,7 +25,7 @@ type step struct {
 // hosts. README.ko.md shows the same ones (docs.TestTranslation). A line that is
 // not listed here fails, and so does one that README.md has no more.
 func TestReadme(t *testing.T) {
-	r := &readme{t: t, network: newNetwork(t, "")}
+	r := &readme{t: t, Network: NewNetwork(t, "")}
 	steps := []step{
 		{"make demo", r.demo},
 		{"make test", r.thisTest},
@@ -81,11 +81,11 @@ func shownCommands(page string) (out []string) {
 // readme is what the commands of README.md are run on: this machine, booted hosts,
 // and two hosts with containerd and Docker.
 type readme struct {
-	*network
+	*Network
 	t    *testing.T
-	k3s  *machine // a server of k3s that the packages are installed on
-	a, b *host
-	e    engine
+	k3s  *Machine // a server of k3s that the packages are installed on
+	a, b *Host
+	e    Engine
 }
 
 // demo runs what make demo runs, once bin/seeder is built.
@@ -99,7 +99,7 @@ func (r *readme) demo(line string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bin/seeder", "demo")
 	cmd.Dir = ".."
-	if out := run(r.t, cmd); !strings.Contains(out, "4 nodes are up") || !strings.Contains(out, "4/4") {
+	if out := Run(r.t, cmd); !strings.Contains(out, "4 nodes are up") || !strings.Contains(out, "4/4") {
 		r.t.Errorf("%s printed:\n%s", line, out)
 	}
 }
@@ -114,7 +114,7 @@ func (r *readme) make(line string) string {
 	// The make that runs this test has its own flags in the environment.
 	cmd := exec.CommandContext(r.t.Context(), "env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "-n", target)
 	cmd.Dir = ".."
-	return run(r.t, cmd)
+	return Run(r.t, cmd)
 }
 
 // thisTest: make test is what runs this very test, among others.
@@ -134,97 +134,97 @@ func (r *readme) packages(line string) {
 	r.t.Helper()
 	r.wants(r.make(line), "systemd/package.sh", `OUT="bin/packages"`, `ARCHES="amd64 arm64"`)
 	files := builtPackages(r.t, "../bin/packages", "amd64", "x86_64")
-	n := newNetwork(r.t, "")
-	r.k3s = n.addMachine()
-	r.k3s.boot()
-	r.k3s.awaitBoot()
-	r.k3s.installK3s()
-	r.k3s.hand(files)
-	r.k3s.op("mkdir bin && ln -s /packages bin/packages")
+	n := NewNetwork(r.t, "")
+	r.k3s = n.AddMachine()
+	r.k3s.Boot()
+	r.k3s.AwaitBoot()
+	r.k3s.InstallK3s()
+	hand(r.k3s, files)
+	r.k3s.Op("mkdir bin && ln -s /packages bin/packages")
 }
 
 func (r *readme) install(line string) {
 	r.t.Helper()
-	r.k3s.op(line)
-	r.k3s.is("disabled", "inactive")
+	r.k3s.Op(line)
+	r.k3s.Is("disabled", "inactive")
 }
 
 // enable: on a host of k3s that is all there is to do.
 func (r *readme) enable(line string) {
 	r.t.Helper()
-	r.k3s.op(line)
-	r.k3s.is("enabled", "active")
-	r.k3s.awaitMembers(1)
+	r.k3s.Op(line)
+	r.k3s.Is("enabled", "active")
+	r.k3s.AwaitMembers(1)
 }
 
 // secret makes two hosts without k3s a cluster: the secret is made on one and copied.
 func (r *readme) secret(line string) {
 	r.t.Helper()
-	r.a, r.b = r.addHost(newest), r.addHost(newest)
-	r.a.shell(line)
-	info, err := os.Stat(r.a.path("/etc/seeder/secret"))
+	r.a, r.b = r.AddHost(Newest), r.AddHost(Newest)
+	shell(r.a, line)
+	info, err := os.Stat(r.a.Path("/etc/seeder/secret"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		r.t.Fatalf("%s: %v, %v", line, info, err)
 	}
-	content, err := os.ReadFile(r.a.path("/etc/seeder/secret"))
+	content, err := os.ReadFile(r.a.Path("/etc/seeder/secret"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.b.write("/etc/seeder/secret", string(content), 0o600)
+	r.b.Write("/etc/seeder/secret", string(content), 0o600)
 }
 
 // join tells the second host of the first and starts both.
 func (r *readme) join(line string) {
 	r.t.Helper()
-	r.b.shell(strings.Replace(line, "10.0.0.1", r.a.address, 1))
-	r.b.shell("seeder config check")
-	r.b.shell(`echo 'labels: {zone: a}' >> /etc/seeder/seeder.yaml`)
-	for _, h := range []*host{r.a, r.b} {
-		h.startContainerd()
-		h.seeder = h.start(nil, seederBin(r.t), "daemon")
+	shell(r.b, strings.Replace(line, "10.0.0.1", r.a.Address, 1))
+	shell(r.b, "seeder config check")
+	shell(r.b, `echo 'labels: {zone: a}' >> /etc/seeder/seeder.yaml`)
+	for _, h := range []*Host{r.a, r.b} {
+		h.StartContainerd()
+		h.Seeder = h.Start(nil, SeederBin(r.t), "daemon")
 	}
-	r.a.awaitMembers(2)
-	r.e = r.a.docker()
+	r.a.AwaitMembers(2)
+	r.e = Docker(r.a)
 }
 
 // announce: the image was built with Docker a moment ago.
 func (r *readme) announce(line string) {
 	r.t.Helper()
-	r.e.build(r.e.context("one"), short)
-	r.wants(r.a.shell(line), "comes from docker", "is ready on 2 of 2 nodes")
-	r.b.ready("one")
+	r.e.Build(r.e.BuildContext("one"), ShortName)
+	r.wants(shell(r.a, line), "comes from docker", "is ready on 2 of 2 nodes")
+	r.b.Ready("one")
 }
 
 func (r *readme) announceFile(line string) {
 	r.t.Helper()
-	archive := newImage(r.t, imageSpec{ref: short, says: "two", payload: 1 << 20, seed: 2}).dockerArchive(r.t, r.dir)
-	if err := os.Rename(archive, filepath.Join(r.dir, "k3s-dashboard.tar")); err != nil {
+	archive := NewImage(r.t, ImageSpec{Ref: ShortName, Says: "two", Payload: 1 << 20, Seed: 2}).DockerArchive(r.t, r.Dir)
+	if err := os.Rename(archive, filepath.Join(r.Dir, "k3s-dashboard.tar")); err != nil {
 		r.t.Fatal(err)
 	}
-	r.wants(r.a.shell(line), "version 2 is ready on 2 of 2 nodes")
-	r.b.ready("two")
+	r.wants(shell(r.a, line), "version 2 is ready on 2 of 2 nodes")
+	r.b.Ready("two")
 }
 
 func (r *readme) announceStream(line string) {
 	r.t.Helper()
 	for _, tag := range []string{"app:v1", "app:v2"} {
-		r.e.build(r.e.context(tag), tag)
+		r.e.Build(r.e.BuildContext(tag), tag)
 	}
-	r.wants(r.a.shell(line), "app:v1: version 1 is ready on 2 of 2 nodes", "app:v2: version 1 is ready on 2 of 2 nodes")
+	r.wants(shell(r.a, line), "app:v1: version 1 is ready on 2 of 2 nodes", "app:v2: version 1 is ready on 2 of 2 nodes")
 }
 
 // announceOn: of the two hosts one has the label.
 func (r *readme) announceOn(line string) {
 	r.t.Helper()
-	r.wants(r.a.shell(line), "is ready on 1 of 1 nodes")
+	r.wants(shell(r.a, line), "is ready on 1 of 1 nodes")
 }
 
 func (r *readme) rollback(line string) {
 	r.t.Helper()
-	before := r.b.metric("seeder_wire_received_bytes_total")
-	r.wants(r.a.shell(line), "version 3 is ready on 2 of 2 nodes")
-	r.b.ready("one")
-	if came := r.b.metric("seeder_wire_received_bytes_total") - before; came > 300_000 {
+	before := r.b.Metric("seeder_wire_received_bytes_total")
+	r.wants(shell(r.a, line), "version 3 is ready on 2 of 2 nodes")
+	r.b.Ready("one")
+	if came := r.b.Metric("seeder_wire_received_bytes_total") - before; came > 300_000 {
 		r.t.Errorf("%s: %.0f bytes came over the wire", line, came)
 	}
 }
@@ -233,15 +233,15 @@ func (r *readme) rollback(line string) {
 func (r *readme) prints(words ...string) func(string) {
 	return func(line string) {
 		r.t.Helper()
-		r.wants(r.a.shell(line), words...)
+		r.wants(shell(r.a, line), words...)
 	}
 }
 
 // wait returns 0; where something is missing it says 3.
 func (r *readme) wait(line string) {
 	r.t.Helper()
-	r.a.shell(line)
-	if err := r.a.try(nil, "wait", "none:v1", "--timeout", "100ms"); exitCode(err) != 3 {
+	shell(r.a, line)
+	if err := r.a.Try(nil, "wait", "none:v1", "--timeout", "100ms"); ExitCode(err) != 3 {
 		r.t.Errorf("wait for what is not there: %v", err)
 	}
 }
@@ -249,29 +249,29 @@ func (r *readme) wait(line string) {
 // doctor finds nothing that is wrong.
 func (r *readme) doctor(line string) {
 	r.t.Helper()
-	r.a.shell(line)
+	shell(r.a, line)
 }
 
 func (r *readme) withdraw(line string) {
 	r.t.Helper()
-	r.a.shell(line)
-	if got := r.b.runContainer("docker.io/library/app:v1"); got != "app:v1" {
+	shell(r.a, line)
+	if got := r.b.RunContainer("docker.io/library/app:v1"); got != "app:v1" {
 		r.t.Errorf("a withdrawn image prints %q", got)
 	}
 }
 
 func (r *readme) purge(line string) {
 	r.t.Helper()
-	r.a.shell(line)
-	for _, h := range []*host{r.a, r.b} {
-		eventually(r.t, 30*time.Second, "app:v2 is gone from "+h.name, func() error {
-			if h.target("docker.io/library/app:v2") != "" {
+	shell(r.a, line)
+	for _, h := range []*Host{r.a, r.b} {
+		Eventually(r.t, 30*time.Second, "app:v2 is gone from "+h.Name, func() error {
+			if h.Target("docker.io/library/app:v2") != "" {
 				return errors.New("it is there")
 			}
 			return nil
 		})
 	}
-	if cell := r.b.cell(short); cell.State != report.Ready {
+	if cell := cellOf(r.b, ShortName); cell.State != report.Ready {
 		r.t.Errorf("the other image is %+v", cell)
 	}
 }
@@ -285,27 +285,27 @@ func (r *readme) wants(out string, parts ...string) {
 	}
 }
 
-// cell is this host's own cell of the row of ref.
-func (h *host) cell(ref string) report.NodeState {
-	h.t.Helper()
-	cells, err := h.states(ref)
+// cellOf is this host's own cell of the row of ref.
+func cellOf(h *Host, ref string) report.NodeState {
+	h.T.Helper()
+	cells, err := h.States(ref)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	return cells[h.name]
+	return cells[h.Name]
 }
 
 // shell runs a line as somebody would who is logged in to the host, with seeder
 // and docker in the PATH.
-func (h *host) shell(line string) string {
-	h.t.Helper()
+func shell(h *Host, line string) string {
+	h.T.Helper()
 	docker, err := filepath.Abs("../bin/docker/usr/bin")
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(h.T.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := h.in(ctx, "sh", "-euc", "cd "+h.net.dir+"\n"+line)
-	cmd.Env = append(h.env(), "PATH="+filepath.Dir(seederBin(h.t))+":"+docker+":"+os.Getenv("PATH"))
-	return run(h.t, cmd)
+	cmd := h.In(ctx, "sh", "-euc", "cd "+h.Net.Dir+"\n"+line)
+	cmd.Env = append(h.Env(), "PATH="+filepath.Dir(SeederBin(h.T))+":"+docker+":"+os.Getenv("PATH"))
+	return Run(h.T, cmd)
 }

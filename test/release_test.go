@@ -35,11 +35,11 @@ func makeRelease(t *testing.T, version string) *released {
 	})
 	const key = "seeder tests <tests@seeder.invalid>"
 	r.command(tree, "gpg", "--batch", "--passphrase", "", "--quick-generate-key", key, "ed25519", "sign", "never")
-	epoch := strings.TrimSpace(run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
+	epoch := strings.TrimSpace(Run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "systemd", "release.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release=v"+version)
 	cmd.Dir = tree
 	cmd.Env = append(os.Environ(), "VERSION=v"+version, "OUT="+r.dir, "ARCHES=amd64", "SOURCE_DATE_EPOCH="+epoch, "SIGNING_KEY=tests@seeder.invalid", "GNUPGHOME="+r.keys)
-	run(t, cmd)
+	Run(t, cmd)
 	return r
 }
 
@@ -48,7 +48,7 @@ func (r *released) command(dir, name string, args ...string) string {
 	r.t.Helper()
 	cmd := exec.CommandContext(r.t.Context(), name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GNUPGHOME="+r.keys)
-	return run(r.t, cmd)
+	return Run(r.t, cmd)
 }
 
 // check looks at the release as somebody would who downloaded it.
@@ -89,8 +89,8 @@ func (r *released) checkTarball() {
 	root := r.t.TempDir()
 	cmd := exec.CommandContext(r.t.Context(), filepath.Join(dir, name, "systemd", "install.sh"), "install")
 	cmd.Env = append(os.Environ(), "DESTDIR="+root)
-	run(r.t, cmd)
-	if out := run(r.t, exec.CommandContext(r.t.Context(), filepath.Join(root, "usr/local/bin/seeder"), "version")); !strings.HasPrefix(out, "seeder v"+r.version+" ") {
+	Run(r.t, cmd)
+	if out := Run(r.t, exec.CommandContext(r.t.Context(), filepath.Join(root, "usr/local/bin/seeder"), "version")); !strings.HasPrefix(out, "seeder v"+r.version+" ") {
 		r.t.Errorf("the installed program is %q", out)
 	}
 }
@@ -125,24 +125,24 @@ func (r *released) checkSBOM() {
 
 // installByApt installs the release on a machine the way its documentation says, and
 // checks that apt refuses a repository that was changed after it was signed.
-func (m *machine) installByApt(r *released) {
-	m.t.Helper()
-	repository := filepath.Join(m.dir, "rancher", "apt")
-	run(m.t, exec.CommandContext(m.t.Context(), "cp", "-R", filepath.Join(r.dir, "apt"), repository))
+func installByApt(m *Machine, r *released) {
+	m.T.Helper()
+	repository := filepath.Join(m.Dir, "rancher", "apt")
+	Run(m.T, exec.CommandContext(m.T.Context(), "cp", "-R", filepath.Join(r.dir, "apt"), repository))
 	key, err := os.ReadFile(filepath.Join(r.dir, "seeder.asc"))
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
-	m.op("mkdir -p /etc/apt/keyrings; rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*") // this machine's own are out of reach
-	m.write("/etc/apt/keyrings/seeder.asc", string(key), 0o644)
-	m.write("/etc/apt/sources.list.d/seeder.list", "deb [signed-by=/etc/apt/keyrings/seeder.asc] file:/var/lib/rancher/apt ./\n", 0o644)
-	m.op("cp -R /var/lib/rancher/apt /root/signed && sed -i s/Label:.seeder/Label:.else/ /var/lib/rancher/apt/InRelease /var/lib/rancher/apt/Release")
-	if out, err := m.tryOp("apt-get update -o APT::Update::Error-Mode=any 2>&1"); err == nil {
-		m.t.Errorf("apt takes a repository that was changed: %s", out)
+	m.Op("mkdir -p /etc/apt/keyrings; rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*") // this machine's own are out of reach
+	m.Write("/etc/apt/keyrings/seeder.asc", string(key), 0o644)
+	m.Write("/etc/apt/sources.list.d/seeder.list", "deb [signed-by=/etc/apt/keyrings/seeder.asc] file:/var/lib/rancher/apt ./\n", 0o644)
+	m.Op("cp -R /var/lib/rancher/apt /root/signed && sed -i s/Label:.seeder/Label:.else/ /var/lib/rancher/apt/InRelease /var/lib/rancher/apt/Release")
+	if out, err := m.TryOp("apt-get update -o APT::Update::Error-Mode=any 2>&1"); err == nil {
+		m.T.Errorf("apt takes a repository that was changed: %s", out)
 	}
-	m.op("rm -rf /var/lib/rancher/apt && cp -R /root/signed /var/lib/rancher/apt && apt-get update -qq -o APT::Update::Error-Mode=any && apt-get install -qq -y seeder")
-	if out := m.op("dpkg-query -W -f '${Version}' seeder"); out != r.version+"-1" {
-		m.t.Errorf("apt has installed version %q, want %s-1", out, r.version)
+	m.Op("rm -rf /var/lib/rancher/apt && cp -R /root/signed /var/lib/rancher/apt && apt-get update -qq -o APT::Update::Error-Mode=any && apt-get install -qq -y seeder")
+	if out := m.Op("dpkg-query -W -f '${Version}' seeder"); out != r.version+"-1" {
+		m.T.Errorf("apt has installed version %q, want %s-1", out, r.version)
 	}
-	m.op("rm -rf /etc/apt/keyrings/seeder.asc /etc/apt/sources.list.d/seeder.list /var/lib/rancher/apt /root/signed")
+	m.Op("rm -rf /etc/apt/keyrings/seeder.asc /etc/apt/sources.list.d/seeder.list /var/lib/rancher/apt /root/signed")
 }

@@ -16,29 +16,29 @@ import (
 // loop over ssh, the playbook, and what cloud-init runs at the first boot. Afterwards
 // the hosts are one cluster.
 func TestBootedRollout(t *testing.T) {
-	needSystemd(t)
+	NeedSystemd(t)
 	page, err := os.ReadFile("../docs/rollout.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	deb := builtPackages(t, "../bin/packages", "amd64", "x86_64").deb
-	n := newNetwork(t, "")
-	machines := []*machine{n.addMachine(), n.addMachine(), n.addMachine()}
+	n := NewNetwork(t, "")
+	machines := []*Machine{n.AddMachine(), n.AddMachine(), n.AddMachine()}
 	for _, m := range machines {
-		m.boot()
+		m.Boot()
 	}
 	for _, m := range machines {
-		m.awaitBoot()
-		m.installK3s()
+		m.AwaitBoot()
+		m.InstallK3s()
 	}
 	loop, ansible, cloud := machines[0], machines[1], machines[2]
 	rolloutLoop(t, codeBlock(t, string(page), "sh"), deb, loop)
-	ansible.rolloutAnsible(codeBlock(t, string(page), "yaml"), deb)
-	cloud.rolloutCloudInit(page, deb)
+	rolloutAnsible(ansible, codeBlock(t, string(page), "yaml"), deb)
+	rolloutCloudInit(cloud, page, deb)
 	for _, m := range machines {
-		m.is("enabled", "active")
+		m.Is("enabled", "active")
 	}
-	loop.awaitMembers(len(machines))
+	loop.AwaitMembers(len(machines))
 }
 
 // codeBlock is the first block of a language on a page.
@@ -53,63 +53,63 @@ func codeBlock(t *testing.T, page, language string) string {
 
 // rolloutLoop runs the loop on this machine. kubectl, ssh and scp are scripts that
 // reach the host by its namespaces, since no host of the tests has a network out.
-func rolloutLoop(t *testing.T, script, deb string, m *machine) {
+func rolloutLoop(t *testing.T, script, deb string, m *Machine) {
 	t.Helper()
 	dir := t.TempDir()
-	enter := fmt.Sprintf("nsenter -t %d -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin", m.pid)
+	enter := fmt.Sprintf("nsenter -t %d -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin", m.PID)
 	for name, text := range map[string]string{
-		"kubectl": "echo " + m.address,
-		"ssh":     fmt.Sprintf(`[ "$1 $2" = "-n root@%s" ] && exec %s sh -c "$3" </dev/null`, m.address, enter),
-		"scp":     fmt.Sprintf(`[ "$1 $3" = "-q root@%s:/tmp/seeder.deb" ] && exec %s sh -c 'cat > /tmp/seeder.deb' < "$2"`, m.address, enter),
+		"kubectl": "echo " + m.Address,
+		"ssh":     fmt.Sprintf(`[ "$1 $2" = "-n root@%s" ] && exec %s sh -c "$3" </dev/null`, m.Address, enter),
+		"scp":     fmt.Sprintf(`[ "$1 $3" = "-q root@%s:/tmp/seeder.deb" ] && exec %s sh -c 'cat > /tmp/seeder.deb' < "$2"`, m.Address, enter),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	run(t, exec.CommandContext(t.Context(), "cp", deb, filepath.Join(dir, "seeder.deb")))
+	Run(t, exec.CommandContext(t.Context(), "cp", deb, filepath.Join(dir, "seeder.deb")))
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-	if out := run(t, cmd); strings.Contains(out, "failed:") {
+	if out := Run(t, cmd); strings.Contains(out, "failed:") {
 		t.Errorf("the loop of docs/rollout.md:\n%s", out)
 	}
 }
 
 // rolloutAnsible runs the playbook on the host itself, twice: the second run changes
 // nothing.
-func (m *machine) rolloutAnsible(playbook, deb string) {
-	m.t.Helper()
-	m.give(deb, "/root/seeder.deb")
-	m.write("/root/seeder.yaml", playbook, 0o644)
+func rolloutAnsible(m *Machine, playbook, deb string) {
+	m.T.Helper()
+	m.Give(deb, "/root/seeder.deb")
+	m.Write("/root/seeder.yaml", playbook, 0o644)
 	const command = "ansible-playbook -i localhost, -c local seeder.yaml"
-	m.op(command)
-	if out := m.op(command); !strings.Contains(out, "changed=0") {
-		m.t.Errorf("the second run of the playbook changes something:\n%s", out)
+	m.Op(command)
+	if out := m.Op(command); !strings.Contains(out, "changed=0") {
+		m.T.Errorf("the second run of the playbook changes something:\n%s", out)
 	}
 }
 
 // rolloutCloudInit runs what cloud-init would run at the first boot.
-func (m *machine) rolloutCloudInit(page []byte, deb string) {
-	m.t.Helper()
+func rolloutCloudInit(m *Machine, page []byte, deb string) {
+	m.T.Helper()
 	_, section, _ := strings.Cut(string(page), "\n## cloud-init\n")
 	var config struct{ Runcmd [][]string }
-	if err := yaml.Unmarshal([]byte(codeBlock(m.t, section, "yaml")), &config); err != nil || len(config.Runcmd) == 0 {
-		m.t.Fatalf("the user data of docs/rollout.md: %v, %d commands", err, len(config.Runcmd))
+	if err := yaml.Unmarshal([]byte(codeBlock(m.T, section, "yaml")), &config); err != nil || len(config.Runcmd) == 0 {
+		m.T.Fatalf("the user data of docs/rollout.md: %v, %d commands", err, len(config.Runcmd))
 	}
-	m.give(deb, "/srv/seeder.deb")
+	m.Give(deb, "/srv/seeder.deb")
 	for _, words := range config.Runcmd {
 		for i, w := range words {
 			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
-		m.op(strings.Join(words, " "))
+		m.Op(strings.Join(words, " "))
 	}
 }
 
-// give copies a file to the machine.
-func (m *machine) give(file, to string) {
-	m.t.Helper()
+// Give copies a file to the machine.
+func (m *Machine) Give(file, to string) {
+	m.T.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
-	m.write(to, string(b), 0o644)
+	m.Write(to, string(b), 0o644)
 }

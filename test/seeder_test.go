@@ -17,63 +17,66 @@ import (
 )
 
 const (
-	secret = "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" // as generated
+	Secret = "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" // as generated
 
-	short = "k3s-dashboard:latest"
-	full  = "docker.io/library/k3s-dashboard:latest"
+	// ShortName is the reference that most tests announce, as people type it.
+	ShortName = "k3s-dashboard:latest"
+	// FullName is ShortName as CRI and containerd have it.
+	FullName = "docker.io/library/k3s-dashboard:latest"
 )
 
-// cluster is hosts with containerd and seeder running, which know each other.
-func cluster(t *testing.T, version string, hosts int, rate string) *network {
+// NewCluster is hosts with containerd and seeder running, which know each other.
+func NewCluster(t *testing.T, version string, hosts int, rate string) *Network {
 	t.Helper()
-	n := newNetwork(t, rate)
+	n := NewNetwork(t, rate)
 	for range hosts {
-		h := n.addHost(version)
-		h.startContainerd()
-		h.startSeeder()
+		h := n.AddHost(version)
+		h.StartContainerd()
+		h.StartSeeder()
 	}
-	n.hosts[0].awaitMembers(hosts)
+	n.Hosts[0].AwaitMembers(hosts)
 	return n
 }
 
-// startSeeder starts the daemon with nothing but a secret and a join address.
-func (h *host) startSeeder(env ...string) {
-	h.t.Helper()
-	h.write("/etc/seeder/secret", secret+"\n", 0o600)
-	h.startSeederRaw(env...)
-	eventually(h.t, 20*time.Second, "the daemon answers on "+h.name, func() error {
+// StartSeeder starts the daemon with nothing but a secret and a join address.
+func (h *Host) StartSeeder(env ...string) {
+	h.T.Helper()
+	h.Write("/etc/seeder/secret", Secret+"\n", 0o600)
+	h.StartSeederRaw(env...)
+	Eventually(h.T, 20*time.Second, "the daemon answers on "+h.Name, func() error {
 		select {
-		case <-h.seeder.done:
-			h.t.Fatalf("seeder ended on %s:\n%s", h.name, h.seeder.log.tail(30))
+		case <-h.Seeder.Done:
+			h.T.Fatalf("seeder ended on %s:\n%s", h.Name, h.Seeder.Log.Tail(30))
 		default:
 		}
-		return h.try(nil, "status")
+		return h.Try(nil, "status")
 	})
 }
 
-// startSeederRaw starts the daemon with the secret that is there or none, and
+// StartSeederRaw starts the daemon with the secret that is there or none, and
 // waits for nothing. The hosts join the first; env comes last and wins.
-func (h *host) startSeederRaw(env ...string) {
-	h.t.Helper()
-	if h != h.net.hosts[0] {
-		env = append([]string{"SEEDER_GOSSIP_JOIN=" + h.net.hosts[0].address}, env...)
+func (h *Host) StartSeederRaw(env ...string) {
+	h.T.Helper()
+	if h != h.Net.Hosts[0] {
+		env = append([]string{"SEEDER_GOSSIP_JOIN=" + h.Net.Hosts[0].Address}, env...)
 	}
-	program := h.net.program
+	program := h.Net.Program
 	if program == "" {
-		program = seederBin(h.t)
+		program = SeederBin(h.T)
 	}
-	h.seeder = h.start(env, program, "daemon")
+	h.Seeder = h.Start(env, program, "daemon")
 }
 
 // cli is the command line's program.
-func (h *host) cli() string {
-	if h.program != "" {
-		return h.program
+func (h *Host) cli() string {
+	if h.Program != "" {
+		return h.Program
 	}
-	return seederBin(h.t)
+	return SeederBin(h.T)
 }
 
-func seederBin(t *testing.T) string {
+// SeederBin is bin/seeder, which `make build` makes.
+func SeederBin(t *testing.T) string {
 	t.Helper()
 	bin, err := filepath.Abs("../bin/seeder")
 	if err != nil {
@@ -82,28 +85,28 @@ func seederBin(t *testing.T) string {
 	return bin
 }
 
-// run runs the command line on the host and returns what it printed.
-func (h *host) run(args ...string) string {
-	h.t.Helper()
-	return h.runWithin(2*time.Minute, args...)
+// Run runs the command line on the host and returns what it printed.
+func (h *Host) Run(args ...string) string {
+	h.T.Helper()
+	return h.RunWithin(2*time.Minute, args...)
 }
 
-// runWithin is run for what may take longer.
-func (h *host) runWithin(most time.Duration, args ...string) string {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), most)
+// RunWithin is run for what may take longer.
+func (h *Host) RunWithin(most time.Duration, args ...string) string {
+	h.T.Helper()
+	ctx, cancel := context.WithTimeout(h.T.Context(), most)
 	defer cancel()
-	return run(h.t, h.in(ctx, append([]string{h.cli()}, args...)...))
+	return Run(h.T, h.In(ctx, append([]string{h.cli()}, args...)...))
 }
 
-// try runs the command line; out, where it is not nil, receives its JSON.
-func (h *host) try(out any, args ...string) error {
+// Try runs the command line; out, where it is not nil, receives its JSON.
+func (h *Host) Try(out any, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if out != nil {
 		args = append(args, "-o", "json")
 	}
-	cmd := h.in(ctx, append([]string{h.cli()}, args...)...)
+	cmd := h.In(ctx, append([]string{h.cli()}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -115,8 +118,8 @@ func (h *host) try(out any, args ...string) error {
 	return nil
 }
 
-// exitCode is that of a command whose error try returned.
-func exitCode(err error) int {
+// ExitCode is that of a command whose error Try returned.
+func ExitCode(err error) int {
 	var e *exec.ExitError
 	if errors.As(err, &e) {
 		return e.ExitCode()
@@ -124,9 +127,9 @@ func exitCode(err error) int {
 	return 0
 }
 
-// states are the cells of the row of ref in the matrix that h sees, by host.
-func (h *host) states(ref string) (map[string]report.NodeState, error) {
-	img, err := h.image(ref)
+// States are the cells of the row of ref in the matrix that h sees, by host.
+func (h *Host) States(ref string) (map[string]report.NodeState, error) {
+	img, err := h.Image(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +140,10 @@ func (h *host) states(ref string) (map[string]report.NodeState, error) {
 	return cells, nil
 }
 
-// image is the row of ref in the matrix that h sees.
-func (h *host) image(ref string) (report.ImageState, error) {
+// Image is the row of ref in the matrix that h sees.
+func (h *Host) Image(ref string) (report.ImageState, error) {
 	var out report.Images
-	if err := h.try(&out, "images", ref); err != nil {
+	if err := h.Try(&out, "images", ref); err != nil {
 		return report.ImageState{}, err
 	}
 	if len(out.Images) != 1 {
@@ -149,42 +152,42 @@ func (h *host) image(ref string) (report.ImageState, error) {
 	return out.Images[0], nil
 }
 
-// inState waits until h says of another host (or itself) that it is in a state
+// InState waits until h says of another host (or itself) that it is in a state
 // for the image, with a reason that holds a text.
-func (h *host) inState(of *host, want report.State, reason string) {
-	h.t.Helper()
-	eventually(h.t, 60*time.Second, fmt.Sprintf("%s says that %s is %s", h.name, of.name, want), func() error {
-		cells, err := h.states(short)
+func (h *Host) InState(of *Host, want report.State, reason string) {
+	h.T.Helper()
+	Eventually(h.T, 60*time.Second, fmt.Sprintf("%s says that %s is %s", h.Name, of.Name, want), func() error {
+		cells, err := h.States(ShortName)
 		if err != nil {
 			return err
 		}
-		if c := cells[of.name]; c.State != want || !strings.Contains(c.Reason, reason) {
+		if c := cells[of.Name]; c.State != want || !strings.Contains(c.Reason, reason) {
 			return fmt.Errorf("%s: %q", c.State, c.Reason)
 		}
 		return nil
 	})
 }
 
-// ready waits until seeder says that the host has the image, and the host's own
+// Ready waits until seeder says that the host has the image, and the host's own
 // CRI answers for it; a container from it prints says.
-func (h *host) ready(says string) {
-	h.t.Helper()
-	h.inState(h, report.Ready, "")
-	img, err := h.imageStatus(full)
+func (h *Host) Ready(says string) {
+	h.T.Helper()
+	h.InState(h, report.Ready, "")
+	img, err := h.ImageStatus(FullName)
 	if err != nil || img == nil {
-		h.t.Fatalf("%s is ready on %s, but CRI says %v, %v", full, h.name, img, err)
+		h.T.Fatalf("%s is ready on %s, but CRI says %v, %v", FullName, h.Name, img, err)
 	}
-	if got := h.runContainer(full); got != says {
-		h.t.Fatalf("a container from %s on %s prints %q, want %q", full, h.name, got, says)
+	if got := h.RunContainer(FullName); got != says {
+		h.T.Fatalf("a container from %s on %s prints %q, want %q", FullName, h.Name, got, says)
 	}
 }
 
-// awaitMembers waits until h sees n alive members.
-func (h *host) awaitMembers(n int) {
-	h.t.Helper()
-	eventually(h.t, 30*time.Second, fmt.Sprintf("%d members alive on %s", n, h.name), func() error {
+// AwaitMembers waits until h sees n alive members.
+func (h *Host) AwaitMembers(n int) {
+	h.T.Helper()
+	Eventually(h.T, 30*time.Second, fmt.Sprintf("%d members alive on %s", n, h.Name), func() error {
 		var out report.Members
-		if err := h.try(&out, "members"); err != nil {
+		if err := h.Try(&out, "members"); err != nil {
 			return err
 		}
 		alive := 0
@@ -200,16 +203,16 @@ func (h *host) awaitMembers(n int) {
 	})
 }
 
-// metric reads a counter of the host's seeder, all label values together.
-func (h *host) metric(name string) float64 {
-	h.t.Helper()
-	out := run(h.t, h.in(h.t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/metrics"))
+// Metric reads a counter of the host's seeder, all label values together.
+func (h *Host) Metric(name string) float64 {
+	h.T.Helper()
+	out := Run(h.T, h.In(h.T.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7952/metrics"))
 	var sum float64
 	for line := range strings.Lines(out) {
 		if rest, ok := strings.CutPrefix(line, name); ok && (rest[0] == ' ' || rest[0] == '{') {
 			v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' '):]), 64)
 			if err != nil {
-				h.t.Fatalf("metric %q: %v", line, err)
+				h.T.Fatalf("metric %q: %v", line, err)
 			}
 			sum += v
 		}

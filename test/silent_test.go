@@ -13,9 +13,9 @@ import (
 )
 
 // firstFree is the lowest descriptor that a daemon has not open.
-func (d *daemon) firstFree(t *testing.T) int {
+func firstFree(d *Daemon, t *testing.T) int {
 	t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,45 +39,45 @@ func (d *daemon) firstFree(t *testing.T) int {
 // command says so. Each ends with exit code 4, and all is well afterwards.
 func TestNoCommandWaitsForEver(t *testing.T) {
 	t.Parallel()
-	n := cluster(t, newest, 2, "")
-	a, b := n.hosts[0], n.hosts[1]
-	a.importImage(imageSpec{ref: short, says: "hello", payload: 1 << 20, seed: 1})
-	a.run("announce", short)
+	n := NewCluster(t, Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
+	a.Run("announce", ShortName)
 	commands := [][]string{{"status"}, {"images"}, {"members"}, {"withdraw", "--purge", "other:v1"}, {"wait"}}
 
-	before := a.limitFiles(a.seeder, strconv.Itoa(a.seeder.firstFree(t)))
+	before := limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t)))
 	for _, args := range commands {
-		err := a.try(nil, args...)
-		if exitCode(err) != 4 || !strings.Contains(err.Error(), "no free file descriptor") {
+		err := a.Try(nil, args...)
+		if ExitCode(err) != 4 || !strings.Contains(err.Error(), "no free file descriptor") {
 			t.Errorf("%v without descriptors: %v", args, err)
 		}
 	}
-	c := n.addHost(newest) // which has no connection to it yet
-	c.startSeeder("SEEDER_GOSSIP_JOIN=" + b.address)
-	eventually(t, 30*time.Second, "another host sees that it does not answer", func() error {
-		a.limitFiles(a.seeder, strconv.Itoa(a.seeder.firstFree(t))) // a connection that has ended leaves one free
+	c := n.AddHost(Newest) // which has no connection to it yet
+	c.StartSeeder("SEEDER_GOSSIP_JOIN=" + b.Address)
+	Eventually(t, 30*time.Second, "another host sees that it does not answer", func() error {
+		limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t))) // a connection that has ended leaves one free
 		var members report.Members
-		if err := c.try(&members, "members"); err != nil {
+		if err := c.Try(&members, "members"); err != nil {
 			return err
 		}
 		for _, m := range members.Members {
-			if m.Name == a.name && strings.Contains(m.Reason, "is alive, but does not answer") {
+			if m.Name == a.Name && strings.Contains(m.Reason, "is alive, but does not answer") {
 				return nil
 			}
 		}
 		return fmt.Errorf("members: %+v", members)
 	})
-	a.limitFiles(a.seeder, before)
-	a.awaitMembers(3)
+	limitFiles(a, a.Seeder, before)
+	a.AwaitMembers(3)
 
-	a.seeder.freeze()
+	a.Seeder.Freeze()
 	for _, args := range commands {
-		err := a.try(nil, args...)
-		if exitCode(err) != 4 || !strings.Contains(err.Error(), "does not answer; it last did at") || !strings.Contains(err.Error(), "is stopped") {
+		err := a.Try(nil, args...)
+		if ExitCode(err) != 4 || !strings.Contains(err.Error(), "does not answer; it last did at") || !strings.Contains(err.Error(), "is stopped") {
 			t.Errorf("%v of a stopped daemon: %v", args, err)
 		}
 	}
-	a.seeder.thaw()
-	a.awaitMembers(3)
-	b.ready("hello")
+	a.Seeder.Thaw()
+	a.AwaitMembers(3)
+	b.Ready("hello")
 }

@@ -17,21 +17,21 @@ func TestSmallDisk(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := cluster(t, newest, 1, "")
-			a := n.hosts[0]
-			h := n.addHost(newest)
-			h.sh("mkdir -p " + dataDir + "; " + mount)
-			h.startContainerd()
-			h.startSeeder("SEEDER_TRANSFER_CACHE=10GiB") // no bound but what the disk has
-			a.awaitMembers(2)
+			n := NewCluster(t, Newest, 1, "")
+			a := n.Hosts[0]
+			h := n.AddHost(Newest)
+			h.Sh("mkdir -p " + dataDir + "; " + mount)
+			h.StartContainerd()
+			h.StartSeeder("SEEDER_TRANSFER_CACHE=10GiB") // no bound but what the disk has
+			a.AwaitMembers(2)
 			for i := range 12 {
 				ref := fmt.Sprintf("app%d:latest", i)
-				a.importImage(imageSpec{ref: ref, says: "hello", payload: 8 << 20, seed: uint64(i)})
-				a.run("announce", "--timeout", "60s", ref)
+				a.ImportImage(ImageSpec{Ref: ref, Says: "hello", Payload: 8 << 20, Seed: uint64(i)})
+				a.Run("announce", "--timeout", "60s", ref)
 			}
-			t.Logf("%s: %s", name, h.run("status"))
-			t.Logf("%s", h.sh("df -m "+dataDir+"; df -i "+dataDir+"; ls "+dataDir+"/cache | busybox wc -l"))
-			if h.metric("seeder_cache_bytes") > h.metric("seeder_cache_limit_bytes") {
+			t.Logf("%s: %s", name, h.Run("status"))
+			t.Logf("%s", h.Sh("df -m "+dataDir+"; df -i "+dataDir+"; ls "+dataDir+"/cache | busybox wc -l"))
+			if h.Metric("seeder_cache_bytes") > h.Metric("seeder_cache_limit_bytes") {
 				t.Error("the cache is beyond its bound")
 			}
 		})

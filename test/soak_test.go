@@ -23,23 +23,23 @@ func (u usage) String() string {
 		u.goroutines, u.files, u.residentMiB, u.leases, u.previous, u.pins, u.staged, u.catalogKiB, u.cacheMiB)
 }
 
-func (h *host) usage() usage {
-	h.t.Helper()
-	leased, previous := h.leasedForWork()
+func usageOf(h *Host) usage {
+	h.T.Helper()
+	leased, previous := leasedForWork(h)
 	files := 0
-	for _, k := range openFiles(h.seeder) {
+	for _, k := range OpenFiles(h.Seeder) {
 		files += k
 	}
 	return usage{
-		goroutines:  h.metric("go_goroutines"),
+		goroutines:  h.Metric("go_goroutines"),
 		files:       float64(files),
-		residentMiB: residentBytes(h.t, h.seeder.pid) / (1 << 20),
+		residentMiB: ResidentBytes(h.T, h.Seeder.PID) / (1 << 20),
 		leases:      float64(len(leased)),
 		previous:    float64(previous),
-		pins:        float64(len(h.pinned())),
-		staged:      treeBytes(h.path(dataDir + "/stage")),
-		catalogKiB:  treeBytes(h.path(dataDir+"/catalog.db")) / (1 << 10),
-		cacheMiB:    treeBytes(h.path(dataDir+"/cache")) / (1 << 20),
+		pins:        float64(len(pinned(h))),
+		staged:      treeBytes(h.Path(dataDir + "/stage")),
+		catalogKiB:  treeBytes(h.Path(dataDir+"/catalog.db")) / (1 << 10),
+		cacheMiB:    treeBytes(h.Path(dataDir+"/cache")) / (1 << 20),
 	}
 }
 
@@ -67,63 +67,63 @@ func TestSoak(t *testing.T) {
 		t.Skip("it takes an hour; `make soak` runs it, SOAK_MINUTES=10 makes it shorter")
 	}
 	rng := rand.New(rand.NewPCG(1, 0))
-	n := cluster(t, newest, 4, "200mbit")
+	n := NewCluster(t, Newest, 4, "200mbit")
 	refs := make([]string, 6)
 	build := 0
-	announce := func(by *host, ref string) {
+	announce := func(by *Host, ref string) {
 		build++
-		by.importImage(imageSpec{ref: ref, says: fmt.Sprintf("build %d", build), payload: 1 << 20, random: 2 << 20, seed: uint64(build)})
-		by.run("announce", "--detach", ref)
+		by.ImportImage(ImageSpec{Ref: ref, Says: fmt.Sprintf("build %d", build), Payload: 1 << 20, Random: 2 << 20, Seed: uint64(build)})
+		by.Run("announce", "--detach", ref)
 	}
 	for i := range refs {
 		refs[i] = fmt.Sprintf("app%d:latest", i)
-		announce(n.hosts[0], refs[i])
+		announce(n.Hosts[0], refs[i])
 	}
 	quiet := func() (out []usage) {
-		n.hosts[0].run("wait", "--timeout", "2m")
+		n.Hosts[0].Run("wait", "--timeout", "2m")
 		time.Sleep(settle) // nothing happens: that is what is measured
-		for _, h := range n.hosts {
-			out = append(out, h.usage())
+		for _, h := range n.Hosts {
+			out = append(out, usageOf(h))
 		}
 		return out
 	}
 	before := quiet()
 	restarts, withdrawals, collected := 0, 0, 0
 	for end := time.Now().Add(time.Duration(minutes * float64(time.Minute))); time.Now().Before(end); {
-		by := n.hosts[rng.IntN(len(n.hosts))]
+		by := n.Hosts[rng.IntN(len(n.Hosts))]
 		ref := refs[rng.IntN(len(refs))]
 		announce(by, ref)
 		switch rng.IntN(10) {
 		case 0: // the first two run all the time: theirs is the figure
-			h := n.hosts[2+rng.IntN(2)]
-			h.seeder.stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[rng.IntN(2)])
-			h.startSeeder()
+			h := n.Hosts[2+rng.IntN(2)]
+			h.Seeder.Stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[rng.IntN(2)])
+			h.StartSeeder()
 			restarts++
 		case 1:
-			by.run("withdraw", ref)
+			by.Run("withdraw", ref)
 			announce(by, ref)
 			withdrawals++
 		}
 		if build%50 == 0 { // else no disk is large enough
-			for _, h := range n.hosts {
-				collected += h.kubeletCollects()
+			for _, h := range n.Hosts {
+				collected += kubeletCollects(h)
 			}
 		}
 	}
 	after := quiet()
 	t.Logf("%.0f minutes: %d builds announced, %d withdrawn and announced again, %d restarts, %d images collected as the kubelet does", minutes, build, withdrawals, restarts, collected)
-	for i, h := range n.hosts {
+	for i, h := range n.Hosts {
 		b, a := before[i], after[i]
-		t.Logf("%s before: %v", h.name, b)
-		t.Logf("%s after:  %v", h.name, a)
+		t.Logf("%s before: %v", h.Name, b)
+		t.Logf("%s after:  %v", h.Name, a)
 		if a.leases > 0 || a.staged > 0 || a.previous > float64(len(refs)) || a.pins > 2*float64(len(refs)) { // a name and its digest
-			t.Errorf("%s: %.0f leases, %.0f earlier versions, %.0f pins and %.0f staged bytes are left", h.name, a.leases, a.previous, a.pins, a.staged)
+			t.Errorf("%s: %.0f leases, %.0f earlier versions, %.0f pins and %.0f staged bytes are left", h.Name, a.leases, a.previous, a.pins, a.staged)
 		}
 		if a.goroutines > b.goroutines+10 || a.files > b.files+5 || a.catalogKiB > 2*b.catalogKiB {
-			t.Errorf("%s has grown", h.name)
+			t.Errorf("%s has grown", h.Name)
 		}
 		if a.residentMiB > b.residentMiB*1.5+8 { // the runtime gives pages back in its own time
-			t.Errorf("%s: %.1f MiB resident, %.1f before", h.name, a.residentMiB, b.residentMiB)
+			t.Errorf("%s: %.1f MiB resident, %.1f before", h.Name, a.residentMiB, b.residentMiB)
 		}
 	}
 }

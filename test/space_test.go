@@ -18,15 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// space is a set of namespaces, held by one process.
-type space struct {
+// Space is a set of namespaces, held by one process.
+type Space struct {
 	cmd *exec.Cmd
-	pid int // of the process inside
+	PID int // of the process inside
 
 	ended chan struct{} // where somebody else waits for cmd: closed when it has ended
 }
 
-func needRoot(t *testing.T) {
+// NeedRoot skips a test without root, with the reason.
+func NeedRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("real hosts are namespaces and need root; run `make test` as root")
@@ -35,34 +36,34 @@ func needRoot(t *testing.T) {
 
 // newSpace starts a process in new namespaces that runs setup and then sleeps.
 // It dies with this process, and everything inside with it.
-func (n *network) newSpace(name, setup string) *space {
-	n.t.Helper()
-	ready := filepath.Join(n.dir, name+".ready")
+func (n *Network) newSpace(name, setup string) *Space {
+	n.T.Helper()
+	ready := filepath.Join(n.Dir, name+".ready")
 	script := fmt.Sprintf("set -e\n%s\ntouch %s\nexec sleep 86400", setup, ready)
 	cmd := exec.Command("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL",
 		"--propagation", "private", "--mount-proc", "sh", "-c", script)
-	out := &lockedBuffer{}
+	out := &LockedBuffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		n.t.Fatalf("make host %s: %v", name, err)
+		n.T.Fatalf("make host %s: %v", name, err)
 	}
-	s := &space{cmd: cmd}
+	s := &Space{cmd: cmd}
 	n.spaces = append(n.spaces, s)
-	eventually(n.t, 10*time.Second, "host "+name+" is set up", func() error {
+	Eventually(n.T, 10*time.Second, "host "+name+" is set up", func() error {
 		if _, err := os.Stat(ready); err != nil {
 			return fmt.Errorf("%w: %s", err, out.String())
 		}
 		return nil
 	})
-	s.pid = awaitChild(n.t, cmd.Process.Pid)
+	s.PID = awaitChild(n.T, cmd.Process.Pid)
 	return s
 }
 
 // end kills the first process of the pid namespace, and the kernel the rest.
-func (s *space) end() {
-	if s.pid != 0 {
-		syscall.Kill(s.pid, syscall.SIGKILL)
+func (s *Space) end() {
+	if s.PID != 0 {
+		syscall.Kill(s.PID, syscall.SIGKILL)
 	}
 	s.cmd.Process.Kill()
 	if s.ended != nil {
@@ -72,15 +73,15 @@ func (s *space) end() {
 	s.cmd.Wait()
 }
 
-// in is a command inside the namespaces.
-func (s *space) in(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.pid), "-a", "--"}, args...)...)
+// In is a command inside the namespaces.
+func (s *Space) In(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.PID), "-a", "--"}, args...)...)
 }
 
-// inNet calls f on a thread that is in the network namespace: sockets that f
+// InNet calls f on a thread that is in the network namespace: sockets that f
 // makes stay there. f must not start goroutines that make sockets.
-func (s *space) inNet(f func() error) error {
-	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.pid))
+func (s *Space) InNet(f func() error) error {
+	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.PID))
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (s *space) inNet(f func() error) error {
 // awaitChild is the one child of a process that lives on.
 func awaitChild(t *testing.T, pid int) (child int) {
 	t.Helper()
-	eventually(t, 5*time.Second, "the process has a child", func() (err error) {
+	Eventually(t, 5*time.Second, "the process has a child", func() (err error) {
 		child, err = childOf(pid)
 		return err
 	})
@@ -127,14 +128,14 @@ func killInTheMiddle(t *testing.T) (prefix string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), "SEEDER_TEST_TO_BE_KILLED=1")
-	out := &lockedBuffer{}
+	out := &LockedBuffer{}
 	cmd.Stdout, cmd.Stderr = out, io.Discard
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the run to be killed is up", func() error {
+	Eventually(t, 30*time.Second, "the run to be killed is up", func() error {
 		if !strings.Contains(out.String(), "up\n") {
-			return errors.New(out.tail(20))
+			return errors.New(out.Tail(20))
 		}
 		return nil
 	})

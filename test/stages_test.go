@@ -9,24 +9,24 @@ import (
 )
 
 // killAt kills the daemon as soon as it logs a text; the channel closes then.
-func (d *daemon) killAt(text string) <-chan struct{} {
+func killAt(d *Daemon, text string) <-chan struct{} {
 	done := make(chan struct{})
-	d.log.when(text, func() {
-		syscall.Kill(d.pid, syscall.SIGKILL)
+	d.Log.When(text, func() {
+		syscall.Kill(d.PID, syscall.SIGKILL)
 		close(done)
 	})
 	return done
 }
 
 // follows waits until the host knows of the announcement that another one has.
-func (h *host) follows(of *host) {
-	h.t.Helper()
-	eventually(h.t, 30*time.Second, h.name+" has the announcement of "+of.name, func() error {
-		want, err := of.image(short)
+func follows(h *Host, of *Host) {
+	h.T.Helper()
+	Eventually(h.T, 30*time.Second, h.Name+" has the announcement of "+of.Name, func() error {
+		want, err := of.Image(ShortName)
 		if err != nil {
 			return err
 		}
-		if got, err := h.image(short); err != nil || got.Digest != want.Digest {
+		if got, err := h.Image(ShortName); err != nil || got.Digest != want.Digest {
 			return fmt.Errorf("%s, want %s, %w", got.Digest, want.Digest, err)
 		}
 		return nil
@@ -37,12 +37,12 @@ func (h *host) follows(of *host) {
 // stages of bringing an image goes on from there: the image gets ready, what was
 // verified does not come again, no lease and nothing staged is left.
 func TestKilledAtEachStage(t *testing.T) {
-	needRoot(t)
+	NeedRoot(t)
 	t.Parallel() // it waits most of the time
-	n := cluster(t, newest, 2, "100mbit")
-	a, b := n.hosts[0], n.hosts[1]
-	b.seeder.stop(t, syscall.SIGTERM)
-	b.startSeeder("SEEDER_LOG_LEVEL=debug")
+	n := NewCluster(t, Newest, 2, "100mbit")
+	a, b := n.Hosts[0], n.Hosts[1]
+	b.Seeder.Stop(t, syscall.SIGTERM)
+	b.StartSeeder("SEEDER_LOG_LEVEL=debug")
 	const size = 4 << 20
 	for i, stage := range []string{
 		`msg="catalog updated"`,
@@ -55,51 +55,51 @@ func TestKilledAtEachStage(t *testing.T) {
 		`msg=ready component=node`,
 	} {
 		says := fmt.Sprintf("build %d", i)
-		killed := b.seeder.killAt(stage)
-		a.importImage(imageSpec{ref: short, says: says, random: size, seed: uint64(i)})
-		a.run("announce", "--detach", short)
+		killed := killAt(b.Seeder, stage)
+		a.ImportImage(ImageSpec{Ref: ShortName, Says: says, Random: size, Seed: uint64(i)})
+		a.Run("announce", "--detach", ShortName)
 		select {
 		case <-killed:
 		case <-time.After(30 * time.Second):
 			t.Fatalf("never logged: %s", stage)
 		}
-		b.seeder.wait(t, 10*time.Second)
-		before, _ := b.linkBytes()
-		b.startSeeder("SEEDER_LOG_LEVEL=debug")
-		b.follows(a)
-		b.ready(says)
-		after, _ := b.linkBytes()
+		b.Seeder.Wait(t, 10*time.Second)
+		before, _ := LinkBytes(b)
+		b.StartSeeder("SEEDER_LOG_LEVEL=debug")
+		follows(b, a)
+		b.Ready(says)
+		after, _ := LinkBytes(b)
 		t.Logf("killed at %s: %.1f MB came after it", stage, (after-before)/1e6)
 		if late := strings.Contains(stage, "fetched") || strings.Contains(stage, "named") || strings.Contains(stage, "ready"); late && after-before > size/4 {
 			t.Errorf("killed at %s: %.0f bytes came after it, though all was here", stage, after-before)
 		}
 	}
-	eventually(t, time.Minute, "no lease of the work is left, nothing is staged", func() error {
-		leases, previous := b.leasedForWork()
-		staged := strings.TrimSpace(b.sh("ls " + dataDir + "/stage"))
+	Eventually(t, time.Minute, "no lease of the work is left, nothing is staged", func() error {
+		leases, previous := leasedForWork(b)
+		staged := strings.TrimSpace(b.Sh("ls " + dataDir + "/stage"))
 		if len(leases) > 0 || previous != 1 || staged != "" {
 			return fmt.Errorf("leases %q, %d earlier versions, staged %q", leases, previous, staged)
 		}
 		return nil
 	})
-	b.complete()
+	complete(b)
 
 	// The announcer, killed while it reads the image and as soon as it has announced.
 	for i, stage := range []string{`msg="image cut"`, `msg=announced`} {
 		says := fmt.Sprintf("announced build %d", i)
-		a.seeder.stop(t, syscall.SIGTERM)
-		a.startSeeder("SEEDER_LOG_LEVEL=debug")
-		killed := a.seeder.killAt(stage)
-		a.importImage(imageSpec{ref: short, says: says, random: size, seed: uint64(100 + i)})
-		err := a.try(nil, "announce", "--detach", short)
+		a.Seeder.Stop(t, syscall.SIGTERM)
+		a.StartSeeder("SEEDER_LOG_LEVEL=debug")
+		killed := killAt(a.Seeder, stage)
+		a.ImportImage(ImageSpec{Ref: ShortName, Says: says, Random: size, Seed: uint64(100 + i)})
+		err := a.Try(nil, "announce", "--detach", ShortName)
 		<-killed
-		a.seeder.wait(t, 10*time.Second)
-		a.startSeeder()
+		a.Seeder.Wait(t, 10*time.Second)
+		a.StartSeeder()
 		if err != nil { // somebody reads that and tries again
-			a.run("announce", "--detach", short)
+			a.Run("announce", "--detach", ShortName)
 		}
-		b.follows(a)
-		b.ready(says)
-		a.ready(says)
+		follows(b, a)
+		b.Ready(says)
+		a.Ready(says)
 	}
 }

@@ -12,27 +12,27 @@ import (
 
 // hang stops a daemon as it is: its sockets accept and nothing answers, until
 // goOn.
-func (d *daemon) hang(t *testing.T) (goOn func()) {
+func hang(d *Daemon, t *testing.T) (goOn func()) {
 	t.Helper()
-	if err := syscall.Kill(d.pid, syscall.SIGSTOP); err != nil {
+	if err := syscall.Kill(d.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	goOn = func() { // nsenter stops and goes on with its child
-		syscall.Kill(d.cmd.Process.Pid, syscall.SIGCONT)
-		syscall.Kill(d.pid, syscall.SIGCONT)
+		syscall.Kill(d.Cmd.Process.Pid, syscall.SIGCONT)
+		syscall.Kill(d.PID, syscall.SIGCONT)
 	}
 	t.Cleanup(goOn)
 	return goOn
 }
 
-// memberState is what h says of another member.
-func (h *host) memberState(of *host) string {
+// MemberState is what h says of another member.
+func (h *Host) MemberState(of *Host) string {
 	var out report.Members
-	if err := h.try(&out, "members"); err != nil {
+	if err := h.Try(&out, "members"); err != nil {
 		return err.Error()
 	}
 	for _, m := range out.Members {
-		if m.Name == of.name {
+		if m.Name == of.Name {
 			return m.State
 		}
 	}
@@ -41,18 +41,18 @@ func (h *host) memberState(of *host) string {
 
 // leaves tells the seeder of h to end: it does within ten seconds, and the others
 // hear that it left.
-func (h *host) leaves(others ...*host) {
-	h.t.Helper()
+func leaves(h *Host, others ...*Host) {
+	h.T.Helper()
 	began := time.Now()
-	syscall.Kill(h.seeder.pid, syscall.SIGTERM)
-	code := h.seeder.wait(h.t, 15*time.Second)
-	h.t.Logf("%s ended after %s", h.name, time.Since(began).Round(time.Millisecond))
-	if log := h.seeder.log.String(); code != 0 || time.Since(began) > 10*time.Second || strings.Contains(log, "level=ERROR") {
-		h.t.Errorf("%s ended after %s with exit code %d:\n%s", h.name, time.Since(began), code, h.seeder.log.tail(10))
+	syscall.Kill(h.Seeder.PID, syscall.SIGTERM)
+	code := h.Seeder.Wait(h.T, 15*time.Second)
+	h.T.Logf("%s ended after %s", h.Name, time.Since(began).Round(time.Millisecond))
+	if log := h.Seeder.Log.String(); code != 0 || time.Since(began) > 10*time.Second || strings.Contains(log, "level=ERROR") {
+		h.T.Errorf("%s ended after %s with exit code %d:\n%s", h.Name, time.Since(began), code, h.Seeder.Log.Tail(10))
 	}
 	for _, o := range others {
-		eventually(h.t, 5*time.Second, o.name+" says that "+h.name+" has left", func() error {
-			if s := o.memberState(h); s != "left" {
+		Eventually(h.T, 5*time.Second, o.Name+" says that "+h.Name+" has left", func() error {
+			if s := o.MemberState(h); s != "left" {
 				return fmt.Errorf("%s", s)
 			}
 			return nil
@@ -64,28 +64,28 @@ func (h *host) leaves(others ...*host) {
 // hangs, end in time and leave the cluster; nothing that had arrived is fetched
 // again.
 func TestGracefulStop(t *testing.T) {
-	n := cluster(t, newest, 3, "40mbit")
-	a, b, c := n.hosts[0], n.hosts[1], n.hosts[2]
+	n := NewCluster(t, Newest, 3, "40mbit")
+	a, b, c := n.Hosts[0], n.Hosts[1], n.Hosts[2]
 	const size = 24 << 20
-	a.importImage(imageSpec{ref: short, says: "hello", random: size, seed: 1})
-	a.run("announce", "--detach", short)
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Random: size, Seed: 1})
+	a.Run("announce", "--detach", ShortName)
 	var before float64
-	eventually(t, 30*time.Second, "a third has arrived", func() error {
-		if before = b.metric("seeder_chunk_bytes_total"); before < size/3 {
+	Eventually(t, 30*time.Second, "a third has arrived", func() error {
+		if before = b.Metric("seeder_chunk_bytes_total"); before < size/3 {
 			return fmt.Errorf("%.0f bytes", before)
 		}
 		return nil
 	})
-	a.leaves(b, c)
-	goOn := b.containerd.hang(t)
-	b.leaves(c)
+	leaves(a, b, c)
+	goOn := hang(b.Containerd, t)
+	leaves(b, c)
 	goOn()
-	a.startSeeder("SEEDER_GOSSIP_JOIN=" + c.address)
-	b.startSeeder("SEEDER_GOSSIP_JOIN=" + c.address)
-	for _, h := range n.hosts {
-		h.ready("hello")
+	a.StartSeeder("SEEDER_GOSSIP_JOIN=" + c.Address)
+	b.StartSeeder("SEEDER_GOSSIP_JOIN=" + c.Address)
+	for _, h := range n.Hosts {
+		h.Ready("hello")
 	}
-	received := b.metric("seeder_wire_received_bytes_total")
+	received := b.Metric("seeder_wire_received_bytes_total")
 	t.Logf("before the end %.1f MB of chunks, after it %.1f MB on the wire, of %.1f MB", before/1e6, received/1e6, size/1e6)
 	if received > size-before+4<<20 {
 		t.Errorf("%.0f bytes came after the restart: what was verified before was fetched again", received)
@@ -95,26 +95,26 @@ func TestGracefulStop(t *testing.T) {
 // TestStopWhileAnnouncing: an announcement that hangs in containerd does not hold
 // up the end, nor does a host that is being joined and says nothing.
 func TestStopWhileAnnouncing(t *testing.T) {
-	n := newNetwork(t, "")
-	a, b := n.addHost(newest), n.addHost(newest)
-	a.startContainerd()
-	a.startSeeder()
-	b.startSeeder("SEEDER_CONTAINERD_ADDRESS=embedded")
-	a.awaitMembers(2)
-	a.importImage(imageSpec{ref: short, says: "hello", random: 1 << 20, seed: 1})
-	a.containerd.hang(t)
-	looking := a.start(nil, seederBin(t), "announce", short) // asks what containerd has first
-	preparing := a.start(nil, seederBin(t), "announce", short, "--from", "containerd")
-	eventually(t, 10*time.Second, "the announcement is being prepared", func() error {
-		if log := preparing.log.String(); !strings.Contains(log, "preparing") {
+	n := NewNetwork(t, "")
+	a, b := n.AddHost(Newest), n.AddHost(Newest)
+	a.StartContainerd()
+	a.StartSeeder()
+	b.StartSeeder("SEEDER_CONTAINERD_ADDRESS=embedded")
+	a.AwaitMembers(2)
+	a.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Random: 1 << 20, Seed: 1})
+	hang(a.Containerd, t)
+	looking := a.Start(nil, SeederBin(t), "announce", ShortName) // asks what containerd has first
+	preparing := a.Start(nil, SeederBin(t), "announce", ShortName, "--from", "containerd")
+	Eventually(t, 10*time.Second, "the announcement is being prepared", func() error {
+		if log := preparing.Log.String(); !strings.Contains(log, "preparing") {
 			return fmt.Errorf("%q", log)
 		}
 		return nil
 	})
-	a.leaves(b)
-	for _, command := range []*daemon{looking, preparing} {
-		if code := command.wait(t, 5*time.Second); code != 4 {
-			t.Errorf("the command ended with exit code %d, want 4 (the daemon is not reachable):\n%s", code, command.log.tail(5))
+	leaves(a, b)
+	for _, command := range []*Daemon{looking, preparing} {
+		if code := command.Wait(t, 5*time.Second); code != 4 {
+			t.Errorf("the command ended with exit code %d, want 4 (the daemon is not reachable):\n%s", code, command.Log.Tail(5))
 		}
 	}
 }

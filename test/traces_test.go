@@ -41,7 +41,7 @@ func lockNetwork(dir string) (*os.File, error) {
 // deadNetworks names the networks whose process is gone.
 func deadNetworks() []string {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), namePrefix+"*"))
-	for _, m := range cgroupMounts() {
+	for _, m := range CgroupMounts() {
 		more, _ := filepath.Glob(filepath.Join(m, namePrefix+"*"))
 		dirs = append(dirs, more...)
 	}
@@ -78,7 +78,7 @@ func remove(name string) error {
 	var err error
 	for range 100 { // the kernel takes a moment to unmount what a dead namespace had
 		err = os.RemoveAll(filepath.Join(os.TempDir(), name))
-		for _, m := range cgroupMounts() {
+		for _, m := range CgroupMounts() {
 			groups, _ := filepath.Glob(filepath.Join(m, name+"_*"))
 			for _, g := range groups {
 				err = errors.Join(err, removeCgroup(g))
@@ -112,7 +112,7 @@ func removeCgroup(group string) error {
 // directories, cgroups, mounts, processes.
 func traces(prefix string) []string {
 	var found []string
-	for _, parent := range append(cgroupMounts(), os.TempDir()) {
+	for _, parent := range append(CgroupMounts(), os.TempDir()) {
 		paths, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
 		found = append(found, paths...)
 	}
@@ -148,9 +148,9 @@ func processesIn(prefix string) []int {
 	return pids
 }
 
-// cgroupMounts are the hierarchies of this machine: one with cgroup v2, one for
+// CgroupMounts are the hierarchies of this machine: one with cgroup v2, one for
 // each controller with v1.
-func cgroupMounts() []string {
+func CgroupMounts() []string {
 	f, err := os.Open("/proc/self/mounts")
 	if err != nil {
 		return nil
@@ -169,23 +169,23 @@ func cgroupMounts() []string {
 // with it or is removed by the next run.
 func TestNothingIsLeft(t *testing.T) {
 	if os.Getenv("SEEDER_TEST_TO_BE_KILLED") != "" {
-		h := newNetwork(t, "100mbit").addHost(newest)
-		h.startContainerd()
-		h.startSeeder()
-		h.importImage(imageSpec{ref: short, says: "hello", seed: 1})
-		h.ctr("run", "--detach", full, "forever", "/bin/sh", "-c", "while :; do busybox sleep 1; done")
+		h := NewNetwork(t, "100mbit").AddHost(Newest)
+		h.StartContainerd()
+		h.StartSeeder()
+		h.ImportImage(ImageSpec{Ref: ShortName, Says: "hello", Seed: 1})
+		h.Ctr("run", "--detach", FullName, "forever", "/bin/sh", "-c", "while :; do busybox sleep 1; done")
 		fmt.Println("up")
 		time.Sleep(time.Hour) // is killed here
 	}
-	needRoot(t)
-	nothingIsLeft(t)
+	NeedRoot(t)
+	NothingIsLeft(t)
 }
 
-// nothingIsLeft kills this test in the middle and looks at what is left.
-func nothingIsLeft(t *testing.T) {
+// NothingIsLeft kills this test in the middle and looks at what is left.
+func NothingIsLeft(t *testing.T) {
 	t.Helper()
 	prefix := killInTheMiddle(t)
-	eventually(t, 15*time.Second, "no process is left", func() error {
+	Eventually(t, 15*time.Second, "no process is left", func() error {
 		if pids := processesIn(prefix); len(pids) > 0 {
 			return fmt.Errorf("%q", traces(prefix))
 		}

@@ -10,16 +10,16 @@ import (
 
 // TestUnit: systemd finds nothing wrong with the unit, and little exposed.
 func TestUnit(t *testing.T) {
-	needSystemd(t)
+	NeedSystemd(t)
 	b, err := os.ReadFile("../systemd/seeder.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	unit := filepath.Join(t.TempDir(), "seeder.service") // verify wants the program to be there
-	if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(b), "/usr/local/bin/seeder", seederBin(t))), 0o644); err != nil {
+	if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(b), "/usr/local/bin/seeder", SeederBin(t))), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out := run(t, exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", unit)); out != "" {
+	if out := Run(t, exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", unit)); out != "" {
 		t.Error(out)
 	}
 	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=20", unit).CombinedOutput()

@@ -40,91 +40,91 @@ func earlier(ctx context.Context) (commit string, err error) {
 func buildAt(t *testing.T, commit string) string {
 	t.Helper()
 	dir := t.TempDir()
-	run(t, exec.CommandContext(t.Context(), "sh", "-ec", fmt.Sprintf("git -C .. archive %s | tar -x -C %s", commit, dir)))
+	Run(t, exec.CommandContext(t.Context(), "sh", "-ec", fmt.Sprintf("git -C .. archive %s | tar -x -C %s", commit, dir)))
 	program := filepath.Join(dir, "seeder-"+commit)
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release="+commit, "-o", program, "./cmd/seeder")
 	build.Dir = dir
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	run(t, build)
+	Run(t, build)
 	return program
 }
 
 // restartAs ends the host's daemon and starts that of another program on the same data.
-func (h *host) restartAs(program string) {
-	h.t.Helper()
-	h.seeder.stop(h.t, syscall.SIGTERM)
-	h.program, h.net.program = program, program
-	h.startSeeder()
+func restartAs(h *Host, program string) {
+	h.T.Helper()
+	h.Seeder.Stop(h.T, syscall.SIGTERM)
+	h.Program, h.Net.Program = program, program
+	h.StartSeeder()
 }
 
 // TestUpgradeFromEarlier: hosts are upgraded from an earlier build one after the other, in
 // the middle of a transfer too. Builds of both kinds give images to each other, nothing
 // that was there is fetched again, and the earlier build takes its place back.
 func TestUpgradeFromEarlier(t *testing.T) {
-	needRoot(t)
+	NeedRoot(t)
 	commit, err := earlier(t.Context())
 	if err != nil {
 		t.Skipf("there is no earlier build to upgrade from, as in a shallow clone or without git: %v", err)
 	}
-	before, now := buildAt(t, commit), seederBin(t)
-	n := newNetwork(t, "100mbit")
-	n.program = before
+	before, now := buildAt(t, commit), SeederBin(t)
+	n := NewNetwork(t, "100mbit")
+	n.Program = before
 	for range 3 {
-		h := n.addHost(newest)
-		h.program = before
-		h.startContainerd()
-		h.startSeeder()
+		h := n.AddHost(Newest)
+		h.Program = before
+		h.StartContainerd()
+		h.StartSeeder()
 	}
-	a, b, c := n.hosts[0], n.hosts[1], n.hosts[2]
-	a.awaitMembers(3)
-	t.Logf("from %s to %s", strings.TrimSpace(a.run("version")), strings.TrimSpace(run(t, exec.CommandContext(t.Context(), now, "version"))))
-	spread := func(from *host, says string, seed uint64) {
+	a, b, c := n.Hosts[0], n.Hosts[1], n.Hosts[2]
+	a.AwaitMembers(3)
+	t.Logf("from %s to %s", strings.TrimSpace(a.Run("version")), strings.TrimSpace(Run(t, exec.CommandContext(t.Context(), now, "version"))))
+	spread := func(from *Host, says string, seed uint64) {
 		t.Helper()
-		from.importImage(imageSpec{ref: full, says: says, random: 8 << 20, seed: seed})
-		from.run("announce", short)
-		for _, h := range n.hosts {
-			h.ready(says)
+		from.ImportImage(ImageSpec{Ref: FullName, Says: says, Random: 8 << 20, Seed: seed})
+		from.Run("announce", ShortName)
+		for _, h := range n.Hosts {
+			h.Ready(says)
 		}
 	}
 	spread(a, "all earlier", 1)
 
-	b.restartAs(now)
-	a.awaitMembers(3)
-	b.ready("all earlier")
-	if got := b.metric("seeder_chunk_bytes_total"); got != 0 {
+	restartAs(b, now)
+	a.AwaitMembers(3)
+	b.Ready("all earlier")
+	if got := b.Metric("seeder_chunk_bytes_total"); got != 0 {
 		t.Errorf("%.0f bytes were fetched again after the upgrade", got)
 	}
 	spread(a, "from an earlier one", 2)
 	spread(b, "from the new one", 3)
 
 	const size = 24 << 20
-	had := c.metric("seeder_chunk_bytes_total")
-	b.importImage(imageSpec{ref: full, says: "in the middle", random: size, seed: 4})
-	b.run("announce", "--detach", short)
+	had := c.Metric("seeder_chunk_bytes_total")
+	b.ImportImage(ImageSpec{Ref: FullName, Says: "in the middle", Random: size, Seed: 4})
+	b.Run("announce", "--detach", ShortName)
 	var part float64
-	eventually(t, time.Minute, "a third has arrived", func() error {
-		if part = c.metric("seeder_chunk_bytes_total") - had; part < size/3 {
+	Eventually(t, time.Minute, "a third has arrived", func() error {
+		if part = c.Metric("seeder_chunk_bytes_total") - had; part < size/3 {
 			return fmt.Errorf("%.0f bytes", part)
 		}
 		return nil
 	})
-	c.restartAs(now)
-	a.restartAs(now)
-	for _, h := range n.hosts {
-		h.ready("in the middle")
+	restartAs(c, now)
+	restartAs(a, now)
+	for _, h := range n.Hosts {
+		h.Ready("in the middle")
 	}
-	if got := c.metric("seeder_wire_received_bytes_total"); got > size-part+4<<20 {
+	if got := c.Metric("seeder_wire_received_bytes_total"); got > size-part+4<<20 {
 		t.Errorf("%.0f bytes came after the upgrade and %.0f before it, of %d: what was verified was fetched again", got, part, size)
 	}
 	spread(c, "all new", 5)
 
-	c.restartAs(before) // somebody takes it back
-	a.awaitMembers(3)
-	c.ready("all new")
+	restartAs(c, before) // somebody takes it back
+	a.AwaitMembers(3)
+	c.Ready("all new")
 	spread(a, "taken back", 6)
-	for _, h := range n.hosts {
-		if m, err := h.states(short); err != nil || m[c.name].State != report.Ready {
-			t.Errorf("%s on %s: %+v, %v", c.name, h.name, m, err)
+	for _, h := range n.Hosts {
+		if m, err := h.States(ShortName); err != nil || m[c.Name].State != report.Ready {
+			t.Errorf("%s on %s: %+v, %v", c.Name, h.Name, m, err)
 		}
 	}
 }
