@@ -63,14 +63,11 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 	test/vuln.sh
 
 hosts: build containerds ## real hosts with real containerd; needs root
-	go test -count=1 -timeout 20m -parallel 3 -skip '$(BOOT)' ./test
-
-# The tests of ./test that need the packages.
-BOOT = ^Test(Booted|Unit|Package|MakeInstall|Readme)
+	go test -count=1 -timeout 20m -p 1 -parallel 3 ./test/harness ./test/attack ./test/hosts
 
 .PHONY: boot
 boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
-	go test -count=1 -v -timeout 10m -run '$(BOOT)' ./test
+	go test -count=1 -v -timeout 10m ./test/boot
 
 .PHONY: install uninstall
 install: build man ## to PREFIX (/usr/local), below DESTDIR where that is set; starts nothing
@@ -96,7 +93,7 @@ RELEASE ?= bin/release
 release: man nfpm ## packages, static tarballs, SBOM, SHA256SUMS and an apt repository in RELEASE (bin/release); SIGNING_KEY signs them
 	VERSION="$(VERSION)" OUT="$(RELEASE)" ARCHES="$(ARCHES)" systemd/release.sh $(GOFLAGS_BUILD)
 
-# The versions of containerd that the tests of ./test run with: those that k3s ships
+# The versions of containerd that hosts of the tests run: those that k3s ships
 # today, and 1.7. Each is a module of its own below test/tools.
 CONTAINERDS = 1.7 2.2 2.3
 
@@ -134,25 +131,25 @@ sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
 	test/install.sh docker-registry
 	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
-	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -parallel 16 -run '^TestBench$$' ./test
-	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -parallel 16 -run '^TestBench$$' ./test/bench
+	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test/bench
 
 chaos: build containerds ## the chaos suite, longer than in `make test`, with CHAOS_SEED (random) and CHAOS_ROUNDS
 	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-1} \
-		go test -count=1 -v -timeout 6h -run '^TestChaos$$' ./test
+		go test -count=1 -v -timeout 6h -run '^TestChaos$$' ./test/hosts
 
 soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
-	SOAK_MINUTES=$${SOAK_MINUTES:-60} go test -count=1 -v -timeout 24h -run '^TestSoak$$' ./test
+	SOAK_MINUTES=$${SOAK_MINUTES:-60} go test -count=1 -v -timeout 24h -run '^TestSoak$$' ./test/hosts
 
 .PHONY: attack
 attack: build containerds ## attacks on a daemon in network namespaces, in full size, with a table; needs root
-	ATTACK=full go test -count=1 -v -timeout 10m -run '^TestAttack$$' ./test
+	ATTACK=full go test -count=1 -v -timeout 10m -run '^TestAttack$$' ./test/attack
 
 .PHONY: producers
 producers: build containerds ## what podman, buildah, skopeo, umoci, Docker, crane and ko write, announced and run; a table
 	test/install.sh buildah skopeo umoci bzip2
 	cd test/tools/producers && CGO_ENABLED=0 go build -trimpath -o ../../../bin/producers/ tool
-	PRODUCERS=1 go test -count=1 -v -timeout 30m -run '^TestProducers$$' ./test
+	PRODUCERS=1 go test -count=1 -v -timeout 30m -run '^TestProducers$$' ./test/hosts
 
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path
@@ -160,11 +157,11 @@ bench-data: ## throughput and allocations of the data path
 
 .PHONY: bench-profile
 bench-profile: containerds ## where seeder's CPU seconds go, by perf, in one cell of bench
-	test/profile.sh
+	test/bench/profile.sh
 
 .PHONY: bench-idle
 bench-idle: build containerds ## what a host's seeder takes while nothing happens; five minutes
-	BENCH_IDLE=1 go test -count=1 -v -run '^TestIdle$$' ./test
+	BENCH_IDLE=1 go test -count=1 -v -run '^TestIdle$$' ./test/bench
 
 .PHONY: man
 man: ## man pages and completions below bin/share, with the date of SOURCE_DATE_EPOCH (that of the last commit)

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
-// TestEmbedded runs the suite on the in-process store; test/ runs it on daemons.
+// TestEmbedded runs the suite on the in-process store; test/hosts runs it on daemons.
 func TestEmbedded(t *testing.T) {
 	store, err := ctrd.Open(ctrd.Config{Address: ctrd.Embedded, Root: t.TempDir()})
 	if err != nil {

@@ -1,0 +1,59 @@
+package hosts
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"seeder/test/harness"
+)
+
+// TestCallsOfContainerd: a layer costs the host that gets it five calls of containerd's
+// API: one writes, labels and commits its blob, three unpack it, and the look at the end
+// asks for the blob. An image of many small layers takes hardly more than its calls.
+func TestCallsOfContainerd(t *testing.T) {
+	t.Parallel()
+	n := harness.NewCluster(t, harness.Newest, 2, "")
+	first, other := n.Hosts[0], n.Hosts[1]
+	calls := func(layers int) float64 {
+		t.Helper()
+		var tars [][]byte
+		for k := range layers {
+			tars = append(tars, harness.TarOf(t, map[string][]byte{fmt.Sprintf("file-%d", k): harness.Words(uint64(1000*layers+k), 1000)}))
+		}
+		img := harness.PackImage(t, fmt.Sprintf("layers-%d:latest", layers), false, tars...)
+		first.Ctr("images", "import", harness.DockerArchive(t, n.Dir, img))
+		before := containerdCalls(other, "content", "snapshots", "diff")
+		first.Run("announce", img.Ref)
+		return containerdCalls(other, "content", "snapshots", "diff") - before
+	}
+	few, many := calls(2), calls(42)
+	t.Logf("%v calls for 2 layers, %v for 42", few, many)
+	if perLayer := (many - few) / 40; perLayer < 4 || perLayer > 5.2 {
+		t.Errorf("%.1f calls for each layer, want 5", perLayer)
+	}
+}
+
+// containerdCalls is how many calls of these services the host's containerd has
+// answered.
+func containerdCalls(h *harness.Host, services ...string) (calls float64) {
+	h.T.Helper()
+	out := harness.Run(h.T, h.In(h.T.Context(), "busybox", "wget", "-q", "-O", "-", "http://"+harness.ContainerdMetrics+"/v1/metrics"))
+	for line := range strings.Lines(out) {
+		labels, value, ok := strings.Cut(line, "} ")
+		if !ok || !strings.HasPrefix(labels, "grpc_server_handled_total{") {
+			continue
+		}
+		for _, s := range services {
+			if strings.Contains(labels, `grpc_service="containerd.services.`+s+`.v1.`) {
+				v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+				if err != nil {
+					h.T.Fatalf("metric %q: %v", line, err)
+				}
+				calls += v
+			}
+		}
+	}
+	return calls
+}

@@ -1,0 +1,141 @@
+package hosts
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"seeder/p2p/report"
+	"seeder/test/harness"
+)
+
+// k3sFiles are what k3s leaves on a server, or on an agent that has joined servers.
+func k3sFiles(role string, servers ...*harness.Host) map[string]string {
+	if role == "server" {
+		return map[string]string{
+			"/etc/systemd/system/k3s.service":    "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n",
+			"/var/lib/rancher/k3s/server/token":  "K10" + strings.Repeat("a1", 32) + "::server:" + harness.K3sPassword + "\n",
+			"/var/lib/rancher/k3s/agent/etc/pad": "",
+		}
+	}
+	return map[string]string{
+		"/etc/systemd/system/k3s-agent.service":     "[Service]\nExecStart=/usr/local/bin/k3s \\\n    agent \\\n",
+		"/etc/systemd/system/k3s-agent.service.env": "K3S_TOKEN='" + harness.K3sPassword + "'\nK3S_URL='https://" + servers[0].Address + ":6443'\n",
+		balancerFile: balancer(servers...),
+	}
+}
+
+const balancerFile = "/var/lib/rancher/k3s/agent/etc/k3s-agent-load-balancer.json"
+
+// balancer is the list of servers as an agent keeps it.
+func balancer(servers ...*harness.Host) string {
+	var addresses []string
+	for _, s := range servers {
+		addresses = append(addresses, `"`+s.Address+`:6443"`)
+	}
+	return fmt.Sprintf(`{"ServerURL":"https://%s:6443","ServerAddresses":[%s]}`, servers[0].Address, strings.Join(addresses, ","))
+}
+
+// addK3s adds a host that k3s has made a server or an agent of, with seeder as it is
+// installed: without any configuration.
+func addK3s(n *harness.Network, files map[string]string) *harness.Host {
+	h := n.AddHost(harness.Newest)
+	for path, content := range files {
+		harness.Run(n.T, h.In(n.T.Context(), "mkdir", "-p", filepath.Dir(path)))
+		h.Write(path, content, 0o600)
+	}
+	h.StartContainerd()
+	h.Seeder = h.Start(nil, harness.SeederBin(n.T), "daemon")
+	return h
+}
+
+// TestNoConfiguration: on hosts that k3s has made servers and agents of, seeder needs no
+// configuration at all: the secret comes from the cluster's token, the agents join the
+// servers that they know, and follow their list of them while they run. A token that is
+// rotated is noticed, and changes nothing by itself.
+func TestNoConfiguration(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	n := harness.NewNetwork(t, "")
+	server := addK3s(n, k3sFiles("server"))
+	agent := addK3s(n, k3sFiles("agent", server))
+	other := addK3s(n, k3sFiles("agent", server))
+	server.AwaitMembers(3)
+	server.ImportImage(harness.ImageSpec{Ref: harness.ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
+	server.Run("announce", harness.ShortName)
+	for _, h := range []*harness.Host{agent, other} {
+		h.InState(h, report.Ready, "")
+	}
+	for _, h := range n.Hosts {
+		if log := h.Seeder.Log.String(); strings.Contains(log, harness.K3sPassword) || strings.Contains(log, "level=WARN") {
+			t.Errorf("%s: %s", h.Name, log)
+		}
+	}
+	out := agent.Run("config", "show")
+	for _, want := range []string{
+		"the token in /etc/systemd/system/k3s-agent.service.env", harness.Socket, "auto: k3s agent, by /etc/systemd/system/k3s-agent.service",
+		"overlayfs", "that of CRI", server.Address, "the servers in " + balancerFile,
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("config show has no %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, harness.K3sPassword) {
+		t.Error("config show tells the token")
+	}
+
+	// Another server, which knows nobody: it is there once an agent hears of it.
+	second := addK3s(n, k3sFiles("server"))
+	second.AwaitMembers(1)
+	agent.Write(balancerFile, balancer(server, second), 0o600)
+	other.Write("/etc/systemd/system/k3s-agent.service.env", "K3S_TOKEN='"+strings.Repeat("f", 32)+"'\n", 0o600)
+	harness.Eventually(t, time.Minute, "the new server is a member, and has the image", func() error {
+		cells, err := second.States(harness.ShortName)
+		if c := cells[second.Name]; err != nil || len(cells) != 4 || c.State != report.Ready {
+			return fmt.Errorf("%d hosts, %s (%s): %v", len(cells), c.State, c.Reason, err)
+		}
+		return nil
+	})
+	if log := agent.Seeder.Log.String(); !strings.Contains(log, "servers to join") || !strings.Contains(log, second.Address) {
+		t.Errorf("the agent does not say that it knows another server: %s", log)
+	}
+	harness.Eventually(t, time.Minute, "the rotated token is noticed", func() error {
+		if got := other.Metric("seeder_secret_changed"); got != 1 {
+			return fmt.Errorf("seeder_secret_changed is %v", got)
+		}
+		return nil
+	})
+	if log := other.Seeder.Log.String(); !strings.Contains(log, "has a different one") || server.Metric("seeder_secret_changed") != 0 {
+		t.Errorf("the rotated token: %s", log)
+	}
+	other.AwaitMembers(4)
+}
+
+// TestReadiness: /readyz says that containerd is away, and that it is back.
+func TestReadiness(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	n := harness.NewNetwork(t, "")
+	h := addK3s(n, k3sFiles("server"))
+	answers := func(want ...string) {
+		t.Helper()
+		harness.Eventually(t, 30*time.Second, fmt.Sprintf("/readyz says %q", want), func() error {
+			out, err := h.In(t.Context(), "sh", "-c", `printf 'GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n' | busybox nc 127.0.0.1 7952`).Output()
+			for _, w := range want {
+				if !strings.Contains(string(out), w) {
+					return fmt.Errorf("%q %v", out, err)
+				}
+			}
+			return nil
+		})
+	}
+	answers("200 OK", "\r\n\r\nok\n")
+	h.Containerd.Stop(t, syscall.SIGKILL)
+	answers("503", "this host waits for containerd: ")
+	h.StartContainerd()
+	answers("200 OK", "\r\n\r\nok\n")
+	if got := h.Metric("seeder_containerd_up"); got != 1 {
+		t.Errorf("seeder_containerd_up is %v", got)
+	}
+}
