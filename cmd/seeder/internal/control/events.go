@@ -52,13 +52,12 @@ type Event struct {
 	Code    int       `json:"code,omitempty"` // exit code that the error asks for
 }
 
-// Cluster is what the control API and the status page ask of the node.
+// Cluster is what the control API asks of the node.
 type Cluster interface {
 	Images(ctx context.Context, refs ...string) (report.Images, error)
 	Members() report.Members
 	AskMembers(ctx context.Context) report.Members
 	Status(ctx context.Context) report.Status
-	Events() []report.Event
 	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
 	Forget(name string) error

@@ -18,6 +18,7 @@ type behindRow struct {
 	State         mark
 	Nodes, Images names
 	Reason        string
+	Do, Else      string // the command that helps; where there is none, what to do
 }
 
 // maxReasonGroups bounds the different reasons that are told apart.
@@ -32,7 +33,11 @@ func newBehindView(rows []report.ImageState) behindView {
 	for i, g := range groups {
 		row := behindRow{
 			State: markOf(report.NodeState{State: g.state}), Reason: cleanText(g.reason, maxReason),
+			Do:    cleanText(doAbout(report.NodeState{Name: g.nodes[0], State: g.state, Reason: g.reason, Away: g.away}, g.images[0], len(g.nodes)), maxReason),
 			Nodes: namesOf(g.nodes, len(g.nodes), 3, cleanName), Images: namesOf(g.images, len(g.images), 3, cleanRef),
+		}
+		if row.Else = "wait"; g.state == report.Excluded {
+			row.Else = "nothing"
 		}
 		switch {
 		case i < maxFirst:
@@ -49,6 +54,7 @@ func newBehindView(rows []report.ImageState) behindView {
 type behindGroup struct {
 	state         report.State
 	reason        string
+	away          bool
 	nodes, images []string
 	seen          map[string]bool // nodes
 }
@@ -79,7 +85,7 @@ func groupBehind(rows []report.ImageState) (groups []*behindGroup, left int) {
 				continue
 			}
 			if g == nil {
-				g = &behindGroup{state: n.State, reason: n.Reason, seen: map[string]bool{}}
+				g = &behindGroup{state: n.State, reason: n.Reason, away: n.Away, seen: map[string]bool{}}
 				byKey[k], groups = g, append(groups, g)
 			}
 			if !g.seen[n.Name] {

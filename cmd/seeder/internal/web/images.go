@@ -30,16 +30,20 @@ type imageTable struct {
 
 type imageRow struct {
 	Name, About  string // About: version, size, who announced it
-	Digest       string
 	At           stamp
 	Ready, Total int
 	Done         bool
 	Bar          []barPart
+	Width        int    // of the bar
 	Behind       string // "3 fetching, 1 failed"
 	Cells        []cellView
+	Detail       detailView
 }
 
-// barPart is a part of a bar of Total nodes.
+// barUnits is how many units of a bar one node has.
+const barUnits = 100
+
+// barPart is a part of a bar of Total nodes, in units.
 type barPart struct {
 	Class     string
 	From, Len int
@@ -61,7 +65,7 @@ type matrixView struct {
 	Prev, Next string
 }
 
-func newImagesView(rows []report.ImageState, q pageQuery) imagesView {
+func newImagesView(rows []report.ImageState, q pageQuery, detail func(report.ImageState) report.ImageDetail) imagesView {
 	nodes := show.NodeNames(rows)
 	v := imagesView{NodesIn: len(nodes)}
 	few := len(nodes) <= maxWideNodes
@@ -95,7 +99,9 @@ func newImagesView(rows []report.ImageState, q pageQuery) imagesView {
 		if i >= maxFirst+2 { // two more or one that unfolds two take the same room
 			part = &v.Rest
 		}
-		part.Rows = append(part.Rows, newImageRow(img, columns))
+		row := newImageRow(img, columns)
+		row.Detail = newDetailView(img, detail(img))
+		part.Rows = append(part.Rows, row)
 	}
 	if few {
 		return v
@@ -170,11 +176,11 @@ func paged(all, at, shown, most int, link func(at int) string) (text, prev, next
 // newImageRow is one image with a cell for each of columns.
 func newImageRow(img report.ImageState, columns map[string]int) imageRow {
 	row := imageRow{
-		Name: cleanRef(img.Reference), Digest: cleanText(img.Digest, 80),
+		Name:  cleanRef(img.Reference),
 		About: fmt.Sprintf("version %d, %s, announced by %s", img.Version, term.Bytes(img.Size), cleanName(img.AnnouncedBy)),
 		At:    stampOf(img.AnnouncedAt, img.AnnouncedAt), Ready: img.Ready, Total: img.Total, Done: img.Everywhere(),
 	}
-	states, gone := map[report.State]int{}, 0
+	states, gone, percent := map[report.State]int{}, 0, 0
 	row.Cells = make([]cellView, len(columns))
 	for i := range row.Cells {
 		row.Cells[i].mark = mark{"–", "excluded", "not known"}
@@ -185,20 +191,40 @@ func newImageRow(img report.ImageState, columns map[string]int) imageRow {
 		} else {
 			states[n.State]++
 		}
+		if n.State == report.Fetching && !n.Away {
+			percent += int(term.Percent(n.DoneBytes, n.TotalBytes))
+		}
 		if i, ok := columns[n.Name]; ok {
 			row.Cells[i] = cellView{markOf(n), cleanName(n.Name), n.State == report.Fetching, term.Percent(n.DoneBytes, n.TotalBytes)}
 		}
 	}
 	row.Behind = stateCounts(states, gone)
-	at := 0
-	for _, s := range []report.State{report.Ready, report.Importing, report.Fetching, report.Waiting, report.Failed} {
-		if n := min(states[s], img.Total-at); n > 0 {
-			row.Bar = append(row.Bar, barPart{string(s), at, n})
-			at += n
-		}
-	}
-	if at < img.Total {
-		row.Bar = append(row.Bar, barPart{string(report.Unreachable), at, img.Total - at})
-	}
+	row.Width = img.Total * barUnits
+	row.Bar = barOf(states, img.Total, percent)
 	return row
 }
+
+// barOf is the bar of an image: how many of total nodes are how far. Of those that fetch it
+// only as much is filled as they have, percent in all.
+func barOf(states map[report.State]int, total, percent int) (bar []barPart) {
+	at := 0
+	add := func(class string, units int) {
+		if units = min(units, total*barUnits-at); units > 0 {
+			bar = append(bar, barPart{class, at, units})
+			at += units
+		}
+	}
+	for _, s := range []report.State{report.Ready, report.Importing, report.Fetching, report.Waiting, report.Failed} {
+		if s == report.Fetching {
+			add(string(s), percent)
+			add("rest", states[s]*barUnits-percent)
+			continue
+		}
+		add(string(s), states[s]*barUnits)
+	}
+	add(string(report.Unreachable), total*barUnits)
+	return bar
+}
+
+// readyOf is "2 of 3".
+func readyOf(img report.ImageState) string { return fmt.Sprintf("%d of %d", img.Ready, img.Total) }

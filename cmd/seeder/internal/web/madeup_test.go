@@ -31,7 +31,8 @@ type madeUp struct {
 	members           report.Members
 	status            report.Status
 	events            []report.Event
-	asked             atomic.Int32
+	traffic           report.Traffic
+	asked, described  atomic.Int32
 	hold              chan struct{} // not nil: an answer comes when it is closed
 }
 
@@ -50,6 +51,23 @@ func (m *madeUp) Members() report.Members              { return m.members }
 func (m *madeUp) Status(context.Context) report.Status { return m.status }
 func (m *madeUp) Events() []report.Event               { return m.events }
 
+func (m *madeUp) Traffic() report.Traffic { return m.traffic }
+
+// Describe makes up three layers, the first image more than are shown, and two versions
+// before.
+func (m *madeUp) Describe(_ context.Context, ref string) report.ImageDetail {
+	m.described.Add(1)
+	d := report.ImageDetail{Kept: []string{"sha256:" + strings.Repeat("b", 64), "sha256:" + strings.Repeat("c", 64)}, Platforms: []string{"linux/amd64", "linux/arm64"}}
+	layers := 3
+	if len(m.images.Images) > 0 && ref == m.images.Images[0].Reference {
+		layers = maxLayerRows + 2
+	}
+	for i := range layers {
+		d.Layers = append(d.Layers, report.Layer{Digest: fmt.Sprintf("sha256:%064x", i+1), Bytes: int64(i+1) << 20, Platforms: d.Platforms[i%2 : i%2+1]})
+	}
+	return d
+}
+
 // makeUp is a cluster of so many nodes that hold so many images, or are on the way
 // there. The same figures come from the same numbers.
 func makeUp(nodes, images int) *madeUp {
@@ -58,6 +76,8 @@ func makeUp(nodes, images int) *madeUp {
 	now := time.Now()
 	for i := range nodes {
 		ms := report.MemberState{Name: name(i), Address: fmt.Sprintf("10.0.%d.%d:7951", i/250, 1+i%250), State: "alive", Version: "0.9.0", ID: fmt.Sprintf("%032x", i+1)}
+		ms.Since = now.Add(-time.Duration(i%9) * time.Hour)
+		ms.Host = &report.Host{Containerd: "2.0.5-k3s1", FreeBytes: int64(9+i%50) << 30, DiskBytes: 252 << 30}
 		switch {
 		case nodes > 20 && i == 11, nodes > 20 && i == 170:
 			ms.State, ms.Since = "dead", now.Add(-time.Hour)
@@ -101,6 +121,14 @@ func makeUp(nodes, images int) *madeUp {
 	}
 	slices.SortFunc(m.images.Images, func(a, b report.ImageState) int { return strings.Compare(a.Reference, b.Reference) })
 	m.events = madeUpEvents(m, now)
+	m.traffic = report.Traffic{Slot: 5 * time.Second}
+	for i := range 120 {
+		bytes := int64(0)
+		if i > 40 && i < 110 {
+			bytes = int64(20+r.IntN(40)) << 20
+		}
+		m.traffic.In, m.traffic.Out = append(m.traffic.In, bytes), append(m.traffic.Out, bytes/3)
+	}
 	return m
 }
 
@@ -110,6 +138,12 @@ func name(i int) string { return fmt.Sprintf("edge-%03d", max(i, 0)+1) }
 // fifth has failed here and there.
 func madeUpCell(r *rand.Rand, m report.MemberState, i, j, nodes int, bytes int64) report.NodeState {
 	c := report.NodeState{Name: m.Name, State: report.Ready, DoneBytes: bytes, TotalBytes: bytes}
+	if first := i % max(nodes, 1); j == first {
+		c.SentBytes = bytes * 12 / 10
+	} else {
+		c.TookMS, c.WireBytes = int64(4000+100*i+10*j), bytes*4/10
+		c.Sources = []report.Source{{Name: name(first), Bytes: bytes * 6 / 10}, {Name: name((j + 1) % max(nodes, 1)), Bytes: bytes * 4 / 10}}
+	}
 	switch {
 	case m.State == "dead":
 		c.State, c.DoneBytes, c.Reason, c.Away, c.Since = report.Unreachable, 0, "no answer to gossip", true, m.Since
@@ -177,11 +211,12 @@ func makeHostile(nodes, images int) *madeUp {
 	for i := range m.members.Members {
 		ms := &m.members.Members[i]
 		names[ms.Name] = next()
+		ms.Host.Containerd, ms.Host.ContainerdAway = next(), []string{"", next()}[i%2]
 		ms.Name, ms.Address, ms.Version, ms.Reason, ms.State = names[ms.Name], next(), next(), next(), []string{"alive", "dead", next()}[i%3]
 	}
 	for i := range m.images.Images {
 		img := &m.images.Images[i]
-		img.Reference, img.Digest, img.AnnouncedBy = next(), next(), next()
+		img.Reference, img.Digest, img.AnnouncedBy, img.On = next(), next(), next(), []string{next()}
 		for j := range img.Nodes {
 			c := &img.Nodes[j]
 			c.Name, c.Reason = names[c.Name], next()

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"seeder/cmd/seeder/internal/control"
+	"seeder/p2p/report"
 )
 
 // page is the status page of the http listener:
@@ -32,9 +32,10 @@ import (
 // freed of what turns text about, and escaped, and the policy of the answer lets no
 // script run but page.js.
 type page struct {
-	looks *looks
-	node  string
-	log   *slog.Logger
+	looks   *looks
+	details *details
+	node    string
+	log     *slog.Logger
 }
 
 //go:embed page/page.html
@@ -59,8 +60,8 @@ var pageVersion = tagOf([]byte(pageHTML), pageCSS, pageJS, pageIcon)
 // usual with 300 nodes, a sixth with their matrix.
 const maxPageBytes = 4 << 20
 
-func newPage(c control.Cluster, log *slog.Logger) *page {
-	return &page{looks: newLooks(c), node: c.Status(context.Background()).Node, log: log}
+func newPage(c Cluster, log *slog.Logger) *page {
+	return &page{looks: newLooks(c), details: &details{cluster: c}, node: c.Status(context.Background()).Node, log: log}
 }
 
 // Close ends what is being asked.
@@ -145,7 +146,11 @@ func (p *page) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the node is being asked, or stops: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	v := newPageView(l, parsePageQuery(r.URL.Query()))
+	ctx, cancel := context.WithTimeout(r.Context(), detailTimeout)
+	defer cancel()
+	v := newPageView(l, parsePageQuery(r.URL.Query()), func(img report.ImageState) report.ImageDetail {
+		return p.details.of(ctx, img, l.at)
+	})
 	var main, whole bytes.Buffer
 	if err := pageTemplate.ExecuteTemplate(&main, "main", v); err != nil {
 		p.fail(w, err)

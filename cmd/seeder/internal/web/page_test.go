@@ -24,13 +24,12 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
-	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/p2p/report"
 )
 
 // pageHandler serves the status page of c until the test ends.
-func pageHandler(t testing.TB, c control.Cluster) http.Handler {
+func pageHandler(t testing.TB, c Cluster) http.Handler {
 	t.Helper()
 	mux := http.NewServeMux()
 	p := newPage(c, slog.New(slog.DiscardHandler))
@@ -57,20 +56,20 @@ func TestPageShowsTheCluster(t *testing.T) {
 		want, lacks   []string
 		most          int // bytes
 	}{
-		{nodes: 0, target: "/", want: []string{"Nothing is announced yet", "seeder announce REF", "No transfers in progress."}, most: 8 << 10},
-		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "No transfers in progress."}, most: 8 << 10},
-		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 8 << 10},
+		{nodes: 0, target: "/", want: []string{"Nothing is announced yet", "seeder announce REF", "All quiet: nothing waits"}, most: 12 << 10},
+		{nodes: 1, target: "/", want: []string{"Nothing is announced yet", "edge-001 this node", "containerd answers", "1 alive", "none announced", "All quiet: nothing waits"}, most: 12 << 10},
+		{nodes: 1, images: 1, target: "/", want: []string{"The image is ready on this node, the only member", "1 of 1"}, most: 12 << 10},
 		{nodes: 3, images: 5, target: "/", want: []string{
-			"! k3s-dashboard-proxy:v1 failed on edge-003: import: unpack layer 3", "3 of 5 images are ready on every node. Nodes: 1 failed, 2 fetching seeder images k3s-dashboard-proxy:v1", "4 of 5 ready", "k3s-dashboard:v1 version 3, 240 MiB, announced by edge-001, about a minute ago",
+			"! k3s-dashboard-proxy:v1 failed on edge-003: import: unpack layer 3", "3 of 5 images are ready on every node. Nodes: 1 failed, 2 fetching seeder images k3s-dashboard-proxy:v1", "4 of 5 ready", "version 3, 240 MiB, announced by edge-001, about a minute ago",
 			"↓ fetching 78%", "no space left on device", "31 MiB/s in all", "edge-001 56.9 MiB, edge-003 37.9 MiB, here already 3 MiB", "/s 1 s left", "7 times.", "! 2 members do not answer", "10.0.0.3:7951",
-		}, lacks: []string{"Show the matrix", " more"}, most: 32 << 10},
+		}, lacks: []string{"Show the matrix", "All quiet"}, most: 40 << 10},
 		{nodes: 300, images: 40, target: "/", want: []string{
 			"0 of 40 images are ready on every node", "297 alive", "2 dead, 1 left", "28 more", "293 of 299", "edge-012 has not answered since", "3 failed, 1 unreachable, 2 dead", "Show the matrix of 299 nodes",
 			"edge-003, edge-197, edge-294 k3s-dashboard-proxy:v1 ! failed", "and 37 more ? unreachable speaks protocol 0 to 0", "All members", "edge-005 and 295 more",
-		}, lacks: []string{"Hide the matrix"}, most: 192 << 10},
+		}, lacks: []string{"Hide the matrix"}, most: 288 << 10},
 		{nodes: 300, images: 40, target: "/?show=matrix", want: []string{"Hide the matrix", "edge-300"}, lacks: []string{"Show the matrix"}, most: 640 << 10},
 		{nodes: 450, images: 250, target: "/?show=matrix&at=31&nodes=401", want: []string{"31–60 of 250", "401–449 of 449", "edge-450"}, most: 640 << 10},
-		{nodes: 12, images: 250, target: "/?at=101", want: []string{"101–200 of 250 Before After"}, most: 192 << 10},
+		{nodes: 12, images: 250, target: "/?at=101", want: []string{"101–200 of 250 Before After"}, most: 288 << 10},
 	} {
 		t.Run(fmt.Sprintf("%d nodes, %d images%s", c.nodes, c.images, c.target), func(t *testing.T) {
 			t.Parallel()
@@ -125,7 +124,7 @@ func TestPageWithADeadMember(t *testing.T) {
 		m    *madeUp
 		want []string
 	}{
-		{m, []string{"! edge-003 has not answered since 2026-01-02 03:04:05 UTC All that is announced is ready on the 2 nodes that are alive. systemctl status seeder # on edge-003; if it will not come back: seeder members forget edge-003", "2 of 3", "1 dead", "edge-003 ! dead since 2026-01-02 03:04:05 UTC"}},
+		{m, []string{"! edge-003 has not answered since 2026-01-02 03:04:05 UTC All that is announced is ready on the 2 nodes that are alive. systemctl status seeder # on edge-003; if it will not come back: seeder members forget edge-003", "2 of 3", "1 dead", "edge-003 ! dead 2026-01-02 03:04:05"}},
 		{alone, []string{"! This host cannot join the cluster: join 10.0.0.2: the secrets differ", "seeder doctor"}},
 	} {
 		said := text(document(t, getPage(t, pageHandler(t, c.m), "/").Body.String()))
@@ -147,7 +146,7 @@ func TestPageMatrix(t *testing.T) {
 	doc := document(t, getPage(t, pageHandler(t, m), "/?show=matrix").Body.String())
 	var matrix *html.Node
 	for n := range doc.Descendants() {
-		if n.Type == html.ElementNode && attr(n, "class") == "scroll matrix" {
+		if n.Type == html.ElementNode && attr(n, "class") == "scroll grid matrix" {
 			matrix = n
 		}
 	}
@@ -448,7 +447,7 @@ func BenchmarkPage(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				var out bytes.Buffer
-				if err := pageTemplate.ExecuteTemplate(&out, "main", newPageView(l, parsePageQuery(q.Query()))); err != nil {
+				if err := pageTemplate.ExecuteTemplate(&out, "main", newPageView(l, parsePageQuery(q.Query()), func(img report.ImageState) report.ImageDetail { return m.Describe(b.Context(), img.Reference) })); err != nil {
 					b.Fatal(err)
 				}
 				b.SetBytes(int64(out.Len()))

@@ -25,7 +25,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/config"
-	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
 )
@@ -44,7 +43,7 @@ type Server struct {
 
 // NewServer returns the listener of cfg for the page of c and the metrics of g; it
 // serves after Open.
-func NewServer(cfg config.HTTP, c control.Cluster, reg prometheus.Gatherer, log *slog.Logger) *Server {
+func NewServer(cfg config.HTTP, c Cluster, reg prometheus.Gatherer, log *slog.Logger) *Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -5,9 +5,18 @@ import (
 	"sync"
 	"time"
 
-	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p/report"
 )
+
+// Cluster is what the page asks of the node.
+type Cluster interface {
+	Images(ctx context.Context, refs ...string) (report.Images, error)
+	Members() report.Members
+	Status(ctx context.Context) report.Status
+	Events() []report.Event
+	Traffic() report.Traffic
+	Describe(ctx context.Context, ref string) report.ImageDetail
+}
 
 // look is the cluster as it was at one moment.
 type look struct {
@@ -16,6 +25,7 @@ type look struct {
 	members report.Members
 	status  report.Status
 	events  []report.Event
+	traffic report.Traffic
 	err     error // why images is empty
 }
 
@@ -34,7 +44,7 @@ const (
 // looks shares one look at the cluster among all who ask at about the same time.
 // While nobody asks, no member is asked.
 type looks struct {
-	cluster control.Cluster
+	cluster Cluster
 	ctx     context.Context
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
@@ -46,7 +56,7 @@ type looks struct {
 	forget *time.Timer
 }
 
-func newLooks(c control.Cluster) *looks {
+func newLooks(c Cluster) *looks {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &looks{cluster: c, ctx: ctx, cancel: cancel}
 }
@@ -98,7 +108,7 @@ func (s *looks) take() {
 	start := time.Now()
 	l := &look{}
 	l.images, l.err = s.cluster.Images(ctx)
-	l.members, l.status, l.events = s.cluster.Members(), s.cluster.Status(ctx), s.cluster.Events()
+	l.members, l.status, l.events, l.traffic = s.cluster.Members(), s.cluster.Status(ctx), s.cluster.Events(), s.cluster.Traffic()
 	l.at = time.Now()
 
 	s.mu.Lock()

@@ -55,7 +55,8 @@ func newTransfersView(rows []report.ImageState, here string) transfersView {
 	return v
 }
 
-// transfersOf are those to this node first, then those that are furthest behind.
+// transfersOf are those to this node first, then by node and image: rows keep their places
+// while the figures change.
 func transfersOf(rows []report.ImageState, here string) []arrival {
 	var all []arrival
 	for _, img := range rows {
@@ -65,13 +66,15 @@ func transfersOf(rows []report.ImageState, here string) []arrival {
 			}
 		}
 	}
-	order := func(t arrival) int64 {
-		if t.node.Name == here {
-			return -1
+	slices.SortStableFunc(all, func(a, b arrival) int {
+		if aHere, bHere := a.node.Name == here, b.node.Name == here; aHere != bHere {
+			if aHere {
+				return -1
+			}
+			return 1
 		}
-		return term.Percent(t.node.DoneBytes, t.node.TotalBytes)
-	}
-	slices.SortStableFunc(all, func(a, b arrival) int { return cmp.Compare(order(a), order(b)) })
+		return cmp.Or(cmp.Compare(a.node.Name, b.node.Name), cmp.Compare(a.ref, b.ref))
+	})
 	return all
 }
 

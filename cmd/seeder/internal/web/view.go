@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"html/template"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +74,10 @@ type pageView struct {
 	Images        imagesView
 	Behind        behindView
 	Transfers     transfersView
+	Quiet         bool // nothing waits and nothing is on its way
+	Rollouts      rolloutsView
+	Flows         flowsView
+	Traffic       trafficView
 	Members       membersView
 	Events        []eventRow
 
@@ -92,14 +95,16 @@ type headline struct {
 
 type fact struct{ Name, Value, Detail, Class string }
 
-func newPageView(l *look, q pageQuery) *pageView {
+func newPageView(l *look, q pageQuery, detail func(report.ImageState) report.ImageDetail) *pageView {
 	rows := announcedRows(l.images.Images)
 	v := &pageView{
 		Node: cleanName(l.status.Node), Program: cleanText(l.status.Version, maxName), At: stampOf(l.at, l.at),
-		Images: newImagesView(rows, q), Behind: newBehindView(rows),
-		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID),
+		Images: newImagesView(rows, q, detail), Behind: newBehindView(rows),
+		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID, l.at),
+		Rollouts: newRolloutsView(rows, l.at), Flows: newFlowsView(rows), Traffic: newTrafficView(l.traffic),
 		Events: newEventRows(l),
 	}
+	v.Quiet = len(v.Behind.First) == 0 && v.Transfers.Count == 0
 	v.Head = newHeadline(l, rows)
 	v.Facts = newFacts(l, v.Members)
 	v.Busy = v.Transfers.Count > 0 || v.Head.Class == "busy"
@@ -253,88 +258,4 @@ func newFacts(l *look, members membersView) []fact {
 		alive.Class = "warn"
 	}
 	return []fact{alive, images, containerd, {"Free on disk", term.Bytes(s.Disk.FreeBytes), "data_dir; frame cache " + term.Bytes(s.Disk.CacheBytes) + " of " + term.Bytes(s.Disk.CacheLimitBytes), ""}}
-}
-
-// membersView is the cluster.
-type membersView struct {
-	Summary string // "3 alive, 1 dead"
-	Gone    string // of it, those who are not alive
-	Rows    []memberRow
-	Folded  bool // there are many: those in trouble are in Rows too, the others unfold
-	Trouble []memberRow
-	More    int
-}
-
-type memberRow struct {
-	Name, Address, Version, Reason string
-	State                          mark
-	Here                           bool // this node
-}
-
-func newMembersView(members []report.MemberState, self string) membersView {
-	var v membersView
-	states := map[string]int{}
-	members = slices.Clone(members)
-	slices.SortStableFunc(members, func(a, b report.MemberState) int { return memberRank(a) - memberRank(b) })
-	for _, m := range members {
-		states[m.State]++
-		row := memberRow{
-			Name: cleanName(m.Name), Address: cleanText(m.Address, maxName), Version: cleanText(m.Version, maxName),
-			Reason: memberReason(m), State: memberMark(m), Here: m.ID == self && self != "",
-		}
-		if row.State.Class != "ready" && len(v.Trouble) < maxFirst {
-			v.Trouble = append(v.Trouble, row)
-		}
-		if len(v.Rows) < maxMemberRows {
-			v.Rows = append(v.Rows, row)
-		}
-	}
-	var parts, gone []string
-	for _, s := range []string{"alive", "suspect", "dead", "left"} {
-		if n := states[s]; n > 0 {
-			part := fmt.Sprintf("%d %s", n, s)
-			parts = append(parts, part)
-			if s != "alive" {
-				gone = append(gone, part)
-			}
-		}
-	}
-	v.Summary, v.Gone = strings.Join(parts, ", "), strings.Join(gone, ", ")
-	v.More = len(members) - len(v.Rows)
-	v.Folded = len(members) > 2*maxFirst
-	return v
-}
-
-// memberRank puts first who is away, then who cannot be talked to.
-func memberRank(m report.MemberState) int {
-	switch {
-	case m.State != "alive" && m.State != "left":
-		return 0
-	case m.State == "alive" && m.Reason != "":
-		return 1
-	}
-	return 2
-}
-
-// memberReason is what is the matter with a member, of one that is gone since when.
-func memberReason(m report.MemberState) string {
-	reason := cleanText(m.Reason, maxReference)
-	if m.State != "alive" && !m.Since.IsZero() {
-		reason = strings.TrimPrefix(reason+", since "+m.Since.UTC().Format(time.DateTime)+" UTC", ", ")
-	}
-	return reason
-}
-
-func memberMark(m report.MemberState) mark {
-	switch {
-	case m.State == "alive" && m.Reason == "":
-		return mark{"✓", "ready", "alive"}
-	case m.State == "alive":
-		return mark{"!", "failed", "alive, but"}
-	case m.State == "dead":
-		return mark{"!", "failed", "dead"}
-	case m.State == "left":
-		return mark{"–", "excluded", "left"}
-	}
-	return mark{"?", "unreachable", cleanText(m.State, maxName)}
 }

@@ -194,3 +194,9 @@ func (f *Node) Holders(_ context.Context, refs []string) map[string][]string {
 
 // Events is part of cluster.
 func (f *Node) Events() []report.Event { return nil }
+
+// Traffic is part of what the status page asks of a node.
+func (f *Node) Traffic() report.Traffic { return report.Traffic{} }
+
+// Describe is part of what the status page asks of a node.
+func (f *Node) Describe(context.Context, string) report.ImageDetail { return report.ImageDetail{} }

@@ -25,13 +25,38 @@
     for (const { name, value } of want.attributes) {
       if (have.getAttribute(name) !== value) have.setAttribute(name, value);
     }
+    // A row that has a key is the same row wherever it stands: what is unfolded stays so.
     const wanted = [...want.childNodes];
-    while (have.childNodes.length > wanted.length) have.lastChild.remove();
     wanted.forEach((child, i) => {
+      const key = child.dataset?.key, at = have.childNodes[i];
+      if (key && at?.dataset?.key !== key) {
+        const same = [...have.childNodes].slice(i + 1).find((e) => e.dataset?.key === key);
+        have.insertBefore(same ?? child, at ?? null);
+        if (!same) return;
+      }
       if (i < have.childNodes.length) put(have.childNodes[i], child);
       else have.append(child);
     });
+    while (have.childNodes.length > wanted.length) have.lastChild.remove();
   }
+
+  // What is copied is on the button. Without a clipboard, as on a page that did not come by
+  // TLS or from this host, the text beside it is selected.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.(".copy");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    } catch {
+      getSelection().selectAllChildren(button.previousElementSibling);
+    }
+  });
+  document.addEventListener("mouseover", (event) => {
+    const time = event.target.closest?.("time");
+    if (time) time.title = new Date(time.dateTime).toLocaleString() + ", local time";
+  });
 
   async function ask() {
     const answer = await fetch(location.href.split("#")[0], {
@@ -85,6 +110,7 @@
     if (!document.hidden && !paused) look();
     else clearTimeout(timer);
   });
+  document.documentElement.classList.add("script");
   document.getElementById("reload").hidden = true;
   pause.hidden = false;
   next();
