@@ -292,7 +292,7 @@ func TestErrorsOfTheNode(t *testing.T) {
 		clitest.WantAll(t, errs, "nearest: app:v1")
 	}
 	for _, args := range [][]string{{"images", "A B"}, {"withdraw", "A B"}, {"wait", "A B"}} {
-		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitUsage || !strings.Contains(errs, "not an image reference") {
+		if code, _, errs := seeder(t.Context(), socket, args...); code != cli.ExitUsage || !strings.Contains(errs, "invalid image reference") {
 			t.Errorf("%v: exit code %d: %s", args, code, errs)
 		}
 	}
