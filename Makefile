@@ -110,7 +110,7 @@ KUBELETS = 1.36 1.37
 
 .PHONY: kubelet
 kubelet: build containerds $(KUBELETS:%=bin/kubelet-%/kubelet) ## real kubelets with each containerd: the table of docs/compatibility.md; they build for 15 minutes; needs root
-	KUBELET=1 KUBELET_REPORT=$(CURDIR)/docs/compatibility.md go test -count=1 -v -timeout 40m -parallel 6 -run '^TestKubelet$$' ./test
+	KUBELET=1 KUBELET_REPORT=$(CURDIR)/docs/compatibility.md go test -count=1 -v -timeout 40m -parallel 6 -run '^TestKubelet$$' ./test/hosts
 
 bin/kubelet-%/kubelet: test/tools/kubelet-%/go.mod
 	cd test/tools/kubelet-$* && CGO_ENABLED=0 nice -n 10 go build -trimpath \
