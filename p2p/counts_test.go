@@ -114,7 +114,7 @@ func TestCounts(t *testing.T) {
 	if got := value(t, reg, "seeder_chunks_verified_total"); got < 4 {
 		t.Errorf("%v chunks verified, want the image's 4 at least", got)
 	}
-	if err := a.Withdraw(context.Background(), testRef, p2p.Withdrawal{}); err != nil {
+	if err := a.Withdraw(context.Background(), testRef, report.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
 	b.waitFor(t, "withdrawn", func() bool {

@@ -31,7 +31,7 @@ type events struct {
 	members []report.Event
 }
 
-// add books what happened to an image or to this host. The same as before moves to
+// add records what happened to an image or to this host. The same as before moves to
 // the end and counts.
 func (es *events) add(e report.Event) {
 	e = bounded(e)
@@ -44,7 +44,7 @@ func (es *events) add(e report.Event) {
 	es.work = push(es.work, e)
 }
 
-// member books that a member came or went.
+// member records that a member came or went.
 func (es *events) member(kind report.EventKind, name, reason string, now time.Time) {
 	e := bounded(report.Event{Time: now, Kind: kind, Nodes: []string{name}, Reason: reason})
 	es.mu.Lock()
@@ -76,7 +76,7 @@ func push(to []report.Event, e report.Event) []report.Event {
 // bounded is e as it may be kept.
 func bounded(e report.Event) report.Event {
 	e.Count = 1
-	e.Reference, e.Reason = text.Clean(e.Reference, maxEventName), text.Clean(e.Reason, maxReasonBytes)
+	e.Reference, e.Reason = text.Clean(e.Reference, maxEventName), text.Clean(e.Reason, report.MaxTextBytes)
 	nodes := make([]string, 0, 1)
 	for _, name := range e.Nodes[:min(len(e.Nodes), maxEventNodes)] {
 		nodes = append(nodes, text.Clean(name, maxEventName))
@@ -97,30 +97,26 @@ func (es *events) list() []report.Event {
 	return out
 }
 
-// Events are the last events of this node, newest first: at most 2 × 128, since it
-// was opened.
-func (n *Node) Events() []report.Event { return n.events.list() }
-
-// note books an event of this moment about an announcement.
-func (n *Node) note(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string) {
-	n.events.add(report.Event{Time: time.Now(), Kind: kind, Reference: a.Reference, Version: a.Version, Nodes: nodes, Reason: reason})
+// note records an event of this moment about an announcement.
+func (es *events) note(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string) {
+	es.add(report.Event{Time: time.Now(), Kind: kind, Reference: a.Reference, Version: a.Version, Nodes: nodes, Reason: reason})
 }
 
-// noteNews books what this node has learnt from the catalog of another one, or
+// news records what this node has learnt from the catalog of another one, or
 // published itself.
-func (n *Node) noteNews(recs ...catalog.Record) {
+func (es *events) news(recs ...catalog.Record) {
 	for _, rec := range recs[max(0, len(recs)-maxEvents):] {
 		a := rec.Announcement()
 		kind := report.EventAnnounced
 		if a.Withdrawn {
 			kind = report.EventWithdrawn
 		}
-		n.note(kind, a, "", a.NodeName)
+		es.note(kind, a, "", a.NodeName)
 	}
 }
 
-// onMember is called by gossip when a member comes or goes.
-func (n *Node) onMember(name, state, reason string) {
+// onMember records what gossip says of a member that comes or goes.
+func (es *events) onMember(name, state, reason string) {
 	kind := report.EventJoined
 	switch state {
 	case "left":
@@ -128,5 +124,5 @@ func (n *Node) onMember(name, state, reason string) {
 	case "dead":
 		kind = report.EventLost
 	}
-	n.events.member(kind, name, reason, time.Now())
+	es.member(kind, name, reason, time.Now())
 }

@@ -30,7 +30,7 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Error("not newest first")
 	}
 	for _, e := range list[:maxEvents] {
-		if len(e.Nodes) != 1 || len(e.Nodes[0]) > maxEventName+len("…") || len(e.Reason) > maxReasonBytes+len("…") || strings.Contains(e.Nodes[0], "\x1b") {
+		if len(e.Nodes) != 1 || len(e.Nodes[0]) > maxEventName+len("…") || len(e.Reason) > report.MaxTextBytes+len("…") || strings.Contains(e.Nodes[0], "\x1b") {
 			t.Fatalf("%+v", e)
 		}
 	}

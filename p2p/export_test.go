@@ -20,15 +20,15 @@ func (n *Node) Record(ref string) (catalog.Record, bool) { return n.catalog.Get(
 
 // Book registers p at the owner with that address, as a member that lies might.
 func (n *Node) Book(ctx context.Context, owner string, seed digest.Digest, p swarm.Peer) error {
-	_, err := n.client.Register(ctx, owner, seed, p)
+	_, err := n.port.client.Register(ctx, owner, seed, p)
 	return err
 }
 
 // Hear hands the node a hint as gossip does.
-func (n *Node) Hear(h gossip.Hint) { n.onHint(h) }
+func (n *Node) Hear(h gossip.Hint) { n.exchange.Hint(h) }
 
 // Pulled is how often others asked this node for its catalog.
-func (n *Node) Pulled() int64 { return n.asked.Load() }
+func (n *Node) Pulled() int64 { return n.exchange.Pulled() }
 
 // SendGossip sends bytes on a stream of gossip, as a member that lies might, and waits
 // for its end.
@@ -39,7 +39,7 @@ func (n *Node) SendGossip(ctx context.Context, addr string, b []byte) error {
 
 // AskGossip is SendGossip, and returns what the other member answered until it closed.
 func (n *Node) AskGossip(ctx context.Context, addr string, b []byte) ([]byte, error) {
-	conn, _, err := n.client.DialGossip(ctx, addr)
+	conn, _, err := n.port.client.DialGossip(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -53,11 +53,11 @@ func (n *Node) AskGossip(ctx context.Context, addr string, b []byte) ([]byte, er
 
 // AnnouncePrepared announces what the store need not have.
 func (n *Node) AnnouncePrepared(ctx context.Context, p Prepared, on ...string) (uint64, error) {
-	a, err := n.announce(ctx, p, on, false, false)
+	a, err := n.announcer.Publish(ctx, p, on, false, false)
 	return a.Version, err
 }
 
 // Probe is what another node asks for.
 func (n *Node) Probe(ctx context.Context, from string, nonce wire.Nonce) (wire.Answer, error) {
-	return handler{n}.Probe(ctx, from, nonce)
+	return n.diagnoser.Probe(ctx, from, nonce)
 }

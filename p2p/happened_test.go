@@ -74,7 +74,7 @@ func TestEventsTellWhatHappened(t *testing.T) {
 	last.store.SetDown(nil)
 	last.waitFor(t, "containerd twice", func() bool { e := happened(last, report.EventUp, ""); return e != nil && e.Count == 2 })
 
-	if err := first.Withdraw(t.Context(), testRef, p2p.Withdrawal{}); err != nil {
+	if err := first.Withdraw(t.Context(), testRef, report.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
 	saw(first, report.EventWithdrawn, testRef, "n0")

@@ -46,7 +46,7 @@ func TestLabelsSelectNodes(t *testing.T) {
 	nodes[2].reopen(t, func(c *p2p.Config) { c.Labels = map[string]string{"zone": "a"} })
 	nodes[0].waitFor(t, "both nodes back", func() bool { return alive(nodes[0]) == 3 })
 
-	var none *p2p.NoNodeError
+	var none *report.NoNodeError
 	if err := nodes[0].CheckOn(t.Context(), []string{"zone=b"}); !errors.As(err, &none) || !strings.Contains(err.Error(), "zone=a") {
 		t.Errorf("a selector that matches nothing: %v, want an error with the labels that there are", err)
 	}
@@ -122,7 +122,7 @@ func TestAutoAnnounces(t *testing.T) {
 		t.Errorf("an earlier build was announced by itself as version %d", v)
 	}
 	// A withdrawn image stays where it is, and stays withdrawn.
-	if err := nodes[1].Withdraw(t.Context(), byPattern, p2p.Withdrawal{}); err != nil {
+	if err := nodes[1].Withdraw(t.Context(), byPattern, report.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
 	third := nodes[1].store.Add("docker.io/library/third:1", blob(3, 1<<10), 256<<10)
@@ -165,7 +165,7 @@ func TestPreviousVersionsAreKept(t *testing.T) {
 	if d, err := nodes[1].Previous(testRef); err != nil || d != targets[3] {
 		t.Errorf("previous version after a rollback: %s %v, want %s", d, err, targets[3])
 	}
-	if err := nodes[0].Withdraw(t.Context(), testRef, p2p.Withdrawal{}); err != nil {
+	if err := nodes[0].Withdraw(t.Context(), testRef, report.Withdrawal{}); err != nil {
 		t.Fatal(err)
 	}
 	nodes[1].waitFor(t, "nothing is kept of what is withdrawn", func() bool {
@@ -189,7 +189,7 @@ func TestPurgeWaitsForContainers(t *testing.T) {
 	nodes[1].holds(t, a)
 	nodes[0].readyOn(t, testRef, 1, 2)
 	nodes[1].store.SetUsers(testRef, "web-1")
-	if err := nodes[0].Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true}); err != nil {
+	if err := nodes[0].Withdraw(t.Context(), testRef, report.Withdrawal{Purge: true}); err != nil {
 		t.Fatal(err)
 	}
 	nodes[0].waitFor(t, "n1 says what holds it up, n0 has removed it", func() bool {
@@ -199,7 +199,7 @@ func TestPurgeWaitsForContainers(t *testing.T) {
 	if have, _ := nodes[1].store.List(t.Context()); have[testRef] == "" {
 		t.Fatal("n1 has removed an image that is in use")
 	}
-	if err := nodes[0].Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true, Force: true}); err != nil {
+	if err := nodes[0].Withdraw(t.Context(), testRef, report.Withdrawal{Purge: true, Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	nodes[1].waitFor(t, "removed by force", func() bool {

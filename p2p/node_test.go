@@ -245,7 +245,7 @@ func TestWithdrawAndPurge(t *testing.T) {
 	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nodes[0], a)
 	nodes[1].holds(t, a)
-	if err := nodes[1].Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true}); err != nil {
+	if err := nodes[1].Withdraw(t.Context(), testRef, report.Withdrawal{Purge: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, nd := range nodes {
@@ -254,7 +254,7 @@ func TestWithdrawAndPurge(t *testing.T) {
 			return len(have) == 0
 		})
 	}
-	err := nodes[0].Withdraw(t.Context(), "docker.io/library/k3s-dashbord:latest", p2p.Withdrawal{})
+	err := nodes[0].Withdraw(t.Context(), "docker.io/library/k3s-dashbord:latest", report.Withdrawal{})
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("withdraw of an unknown reference: %v", err)
 	}
@@ -267,7 +267,7 @@ func TestPurgeIsDoneOnce(t *testing.T) {
 	nd := nodes[0]
 	a := nd.store.Add(testRef, blob(1, 1<<20), 256<<10)
 	announce(t, nd, a)
-	if err := nd.Withdraw(t.Context(), testRef, p2p.Withdrawal{Purge: true}); err != nil {
+	if err := nd.Withdraw(t.Context(), testRef, report.Withdrawal{Purge: true}); err != nil {
 		t.Fatal(err)
 	}
 	nd.waitFor(t, "image purged", func() bool {

@@ -16,6 +16,7 @@ import (
 	"seeder/p2p"
 	"seeder/p2p/catalog"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -170,7 +171,7 @@ func (c *simCluster) announce(nd *simNode, ref string) {
 // withdraw publishes the withdrawal of ref on nd.
 func (c *simCluster) withdraw(nd *simNode, ref string) {
 	c.t.Helper()
-	if err := nd.Withdraw(context.Background(), ref, p2p.Withdrawal{Purge: true}); err != nil {
+	if err := nd.Withdraw(context.Background(), ref, report.Withdrawal{Purge: true}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.published(nd, ref)

@@ -22,7 +22,7 @@ type traffic struct {
 	in, out [trafficSlots]int64
 }
 
-// add books bytes of this moment.
+// add records bytes of this moment.
 func (t *traffic) add(now time.Time, in, out int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -51,6 +51,3 @@ func (t *traffic) report(now time.Time) report.Traffic {
 	}
 	return r
 }
-
-// Traffic is what went over this node's transfer connections in the last ten minutes.
-func (n *Node) Traffic() report.Traffic { return n.metrics.traffic.report(time.Now()) }

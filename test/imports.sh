@@ -24,7 +24,7 @@ forbid 'seeder/internal/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing 
 forbid 'seeder/internal/[^ ]*' 'seeder/' 'internal/ knows nothing of seeder'
 forbid 'seeder/p2p/report' 'seeder/' 'p2p/report is plain data'
 forbid 'seeder/p2p/converge' 'seeder/p2p/(gossip|swarm|wire|netaddr)' 'converge knows no peers'
-forbid 'seeder/p2p/(converge|trust|catalog|gossip|netaddr|swarm|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
+forbid 'seeder/p2p/(announce|catalog|converge|diagnose|exchange|fetch|gossip|images|matrix|members|netaddr|report|swarm|tally|trust|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
 forbid 'seeder/cmd/seeder/internal/(cli|term)' 'seeder/(p2p|store)' 'what commands share knows no node'
 forbid 'seeder/cmd/seeder/internal/(doctor|show|verdict|web)' 'seeder/p2p$' 'what shows a cluster knows p2p/report, not the node'
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'

@@ -16,7 +16,6 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/p2p"
 	"seeder/p2p/report"
 )
 
@@ -39,7 +38,7 @@ nodes that have not.`,
 		Args:    cli.ArgCount(1, 1, "one reference"),
 	}
 	control.Flags(env, cmd)
-	var how p2p.Withdrawal
+	var how report.Withdrawal
 	cmd.Flags().BoolVar(&how.Purge, "purge", false, "also remove the image from all nodes")
 	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: remove it even while a container uses it")
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)

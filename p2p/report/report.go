@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// MaxTextBytes bounds a text of another node that is kept or shown: a reason, a label.
+const MaxTextBytes = 512
+
 // State is how far one node is with one announcement.
 type State string
 

@@ -159,7 +159,7 @@ func TestGossipStreams(t *testing.T) {
 	var strangers []net.Addr
 	creds := credentials(t, secret)
 	s := NewServer(ServerConfig{
-		Credentials: creds, Handler: &handler{}, Limiter: limits,
+		Credentials: creds, Handlers: handlers(&handler{}), Limiter: limits,
 		Gossip: func(c net.Conn) {
 			b := make([]byte, 200<<10)
 			if _, err := io.ReadFull(c, b); err == nil {

@@ -177,7 +177,7 @@ func FuzzRequest(f *testing.F) {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{{PublicKey: id.Public()}}}
 		h := anyHandler{&handler{seed: []byte("seed"), recs: [][]byte{{1}}, served: s}, t}
 		w := httptest.NewRecorder()
-		NewServer(ServerConfig{Credentials: &trust.Credentials{}, Handler: h}).routes().ServeHTTP(deadlines{w}, r.WithContext(ctx))
+		NewServer(ServerConfig{Credentials: &trust.Credentials{}, Handlers: handlers(h)}).routes().ServeHTTP(deadlines{w}, r.WithContext(ctx))
 		if !slices.Contains(known, w.Code) {
 			t.Fatalf("answered %d", w.Code)
 		}

@@ -99,7 +99,7 @@ func TestCounted(t *testing.T) {
 		s := &served{n: 100, chunk: make([]byte, chunk.MaxBytes)}
 		p := newPipes()
 		server := NewServer(ServerConfig{
-			Credentials: credentials(t, secret), Handler: &handler{served: s},
+			Credentials: credentials(t, secret), Handlers: handlers(&handler{served: s}),
 			Sent: add(&sent[0]), Received: add(&received[0]),
 		})
 		ended := make(chan error, 1)

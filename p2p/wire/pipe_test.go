@@ -55,7 +55,7 @@ const pipeAddr = "node:7951"
 func pipePair(t testing.TB, h *handler, server, client Limits) (*Client, *pipes) {
 	t.Helper()
 	p := newPipes()
-	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handler: h, Limiter: NewLimiter(server)})
+	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: handlers(h), Limiter: NewLimiter(server)})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(p) }()
 	c := NewClient(ClientConfig{Credentials: credentials(t, secret), Limiter: NewLimiter(client), DialContext: p.dial})

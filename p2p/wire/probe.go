@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -143,7 +142,7 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	a, err := s.cfg.Handler.Probe(r.Context(), from, nonce)
+	a, err := s.cfg.Handlers.Prober.Probe(r.Context(), from, nonce)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -159,7 +158,7 @@ func (s *Server) held(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %d references, at most %d", errBadRequest, len(refs), MaxHeldRefs))
 		return
 	}
-	held, err := s.cfg.Handler.Held(r.Context(), refs)
+	held, err := s.cfg.Handlers.Prober.Held(r.Context(), refs)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -172,7 +171,6 @@ func (s *Server) held(w http.ResponseWriter, r *http.Request) {
 type Echoed struct {
 	Trip   time.Duration // there and back, without the handshakes
 	Ahead  time.Duration // how far the other clock is ahead of ours, half a trip more or less
-	Old    bool          // the node knows no echo: it answered, and that is all
 	Reason error         // why it did not answer
 }
 
@@ -185,9 +183,6 @@ func (c *Client) Echo(ctx context.Context, addr string, there, back int) Echoed 
 		WroteHeaders: func() { wrote.Store(int64(time.Since(began))) },
 	})
 	resp, err := c.do(ctx, c.fresh, http.MethodPost, addr, "/v1/echo?bytes="+strconv.Itoa(back), make([]byte, there))
-	if errors.Is(err, errNotFound) {
-		return Echoed{Old: true}
-	}
 	if err != nil {
 		return Echoed{Reason: err}
 	}
@@ -210,8 +205,7 @@ func (c *Client) Echo(ctx context.Context, addr string, there, back int) Echoed 
 	return out
 }
 
-// AskBack asks a node to connect back to this one and say what it saw. The error
-// wraps fs.ErrNotExist where it does not know the question.
+// AskBack asks a node to connect back to this one and say what it saw.
 func (c *Client) AskBack(ctx context.Context, addr string, n Nonce) (Answer, error) {
 	b, err := json.Marshal(probeJSON{Nonce: hex.EncodeToString(n[:])})
 	if err != nil {
@@ -225,8 +219,7 @@ func (c *Client) AskBack(ctx context.Context, addr string, n Nonce) (Answer, err
 }
 
 // Held asks a node which of these references its store has, whoever announced
-// them or nobody. The error wraps fs.ErrNotExist where it does not know the
-// question.
+// them or nobody.
 func (c *Client) Held(ctx context.Context, addr string, refs []string) ([]string, error) {
 	q := url.Values{}
 	size := 0

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io/fs"
 	"net"
 	"net/http"
 	"slices"
@@ -37,7 +36,7 @@ func TestEcho(t *testing.T) {
 	c, addr := pair(t, &handler{})
 	for _, size := range []struct{ there, back int }{{0, 0}, {EchoBytes, 0}, {0, EchoBytes}, {EchoBytes, EchoBytes}} {
 		e := c.Echo(t.Context(), addr, size.there, size.back)
-		if e.Reason != nil || e.Old || e.Trip <= 0 || e.Ahead.Abs() > e.Trip+time.Millisecond {
+		if e.Reason != nil || e.Trip <= 0 || e.Ahead.Abs() > e.Trip+time.Millisecond {
 			t.Errorf("%+v: %+v", size, e)
 		}
 	}
@@ -109,22 +108,6 @@ func other(t *testing.T, answer http.HandlerFunc) (c *Client, addr string) {
 	c = NewClient(ClientConfig{Credentials: credentials(t, secret)})
 	t.Cleanup(c.Close)
 	return c, l.Addr().String()
-}
-
-// TestOlderNodes: a node from before these questions answers, and is not thought
-// to be out of reach.
-func TestOlderNodes(t *testing.T) {
-	t.Parallel()
-	c, addr := other(t, http.NotFound)
-	if e := c.Echo(t.Context(), addr, 0, 0); !e.Old || e.Reason != nil {
-		t.Errorf("echo: %+v", e)
-	}
-	if _, err := c.AskBack(t.Context(), addr, Nonce{}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("probe: %v", err)
-	}
-	if _, err := c.Held(t.Context(), addr, []string{"a"}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("held: %v", err)
-	}
 }
 
 // TestSmallHandshake: the first packet of an echo fits any network, so that lost

@@ -26,7 +26,7 @@ func (s *Server) recheck(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	s.send(w, r, nil, s.cfg.Handler.Recheck(r.Context(), seed, n, from))
+	s.send(w, r, nil, s.cfg.Handlers.Images.Recheck(r.Context(), seed, n, from))
 }
 
 // Recheck tells the node at addr that chunk n of seed came damaged from there.

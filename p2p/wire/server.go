@@ -23,23 +23,48 @@ import (
 	"seeder/store/chunk"
 )
 
-// Handler is what a node answers with. It is called concurrently; errors that
+// Handlers are what a node answers with. They are called concurrently; errors that
 // wrap fs.ErrNotExist become 404.
-type Handler interface {
+type Handlers struct {
+	Matrix  Matrix
+	Catalog Catalog
+	Images  Images
+	Owner   Owner
+	Prober  Prober
+}
+
+// Matrix says how far this node is.
+type Matrix interface {
 	// State is this node's column of the matrix for refs (none: all), as JSON.
 	State(ctx context.Context, refs []string) ([]byte, error)
+}
+
+// Catalog gives away what is announced.
+type Catalog interface {
 	// CatalogDiff are the encoded records of the buckets that differ.
 	CatalogDiff(ctx context.Context, remote catalog.Buckets) ([][]byte, error)
+}
+
+// Images gives away what this host has.
+type Images interface {
 	// Seed is a seed index.
 	Seed(ctx context.Context, seed digest.Digest) ([]byte, error)
 	// Swarm is a swarm to serve from.
 	Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error)
-	// Register records p, for which the node with the proved id from speaks, for a
-	// seed that this node owns and returns others.
-	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
 	// Recheck reads chunk n of a swarm again: the node with the proved id from got other
 	// bytes.
 	Recheck(ctx context.Context, seed digest.Digest, n int, from string) error
+}
+
+// Owner keeps track of who has and who fetches what.
+type Owner interface {
+	// Register records p, for which the node with the proved id from speaks, for a
+	// seed that this node owns and returns others.
+	Register(ctx context.Context, seed digest.Digest, from string, p swarm.Peer) []swarm.Peer
+}
+
+// Prober answers those who look for what is wrong.
+type Prober interface {
 	// Probe connects back to the node with the proved id from.
 	Probe(ctx context.Context, from string, n Nonce) (Answer, error)
 	// Held are those of refs that the store has.
@@ -50,7 +75,7 @@ type Handler interface {
 // included.
 type ServerConfig struct {
 	Credentials    *trust.Credentials
-	Handler        Handler
+	Handlers       Handlers
 	Limiter        *Limiter
 	Log            *slog.Logger
 	Sent, Received func(bytes int)
@@ -219,7 +244,7 @@ func body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 }
 
 func (s *Server) state(w http.ResponseWriter, r *http.Request) {
-	b, err := s.cfg.Handler.State(r.Context(), r.URL.Query()["ref"])
+	b, err := s.cfg.Handlers.Matrix.State(r.Context(), r.URL.Query()["ref"])
 	if err == nil && len(b) > MaxStateBytes {
 		err = fmt.Errorf("state of %d bytes, at most %d", len(b), MaxStateBytes)
 	}
@@ -237,7 +262,7 @@ func (s *Server) catalog(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return
 	}
-	records, err := s.cfg.Handler.CatalogDiff(r.Context(), buckets)
+	records, err := s.cfg.Handlers.Catalog.CatalogDiff(r.Context(), buckets)
 	var out []byte
 	for _, rec := range records {
 		if len(out)+len(rec)+binary.MaxVarintLen32 > MaxCatalogBytes {
@@ -255,7 +280,7 @@ func (s *Server) seed(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
 		return
 	}
-	b, err := s.cfg.Handler.Seed(r.Context(), d)
+	b, err := s.cfg.Handlers.Images.Seed(r.Context(), d)
 	s.send(w, r, b, err)
 }
 
@@ -280,7 +305,7 @@ func (s *Server) peers(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	b, err := encodePeers(s.cfg.Handler.Register(r.Context(), seed, from, p))
+	b, err := encodePeers(s.cfg.Handlers.Owner.Register(r.Context(), seed, from, p))
 	s.send(w, r, b, err)
 }
 
@@ -306,7 +331,7 @@ func (s *Server) swarmOf(r *http.Request) (sw swarm.Served, by swarm.Requester, 
 		return nil, by, err
 	}
 	by.Host = askerHost(r.RemoteAddr)
-	sw, err = s.cfg.Handler.Swarm(r.Context(), seed)
+	sw, err = s.cfg.Handlers.Images.Swarm(r.Context(), seed)
 	return sw, by, err
 }
 

@@ -38,6 +38,17 @@ type handler struct {
 	asked  chan swarm.Peer
 }
 
+// handlers answers everything by h.
+func handlers(h interface {
+	Matrix
+	Catalog
+	Images
+	Owner
+	Prober
+}) Handlers {
+	return Handlers{Matrix: h, Catalog: h, Images: h, Owner: h, Prober: h}
+}
+
 func (h *handler) State(_ context.Context, refs []string) ([]byte, error) {
 	return []byte(strings.Join(refs, ",")), nil
 }
@@ -145,7 +156,7 @@ func pair(t testing.TB, h *handler) (c *Client, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handler: h})
+	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: handlers(h)})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	c = NewClient(ClientConfig{Credentials: credentials(t, secret)})
@@ -282,7 +293,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
-		s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handler: &handler{served: &served{n: 100}}})
+		s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: handlers(&handler{served: &served{n: 100}})})
 		ended := make(chan error, 2)
 		go func() { ended <- s.Serve(p) }()
 		c := NewClient(ClientConfig{Credentials: credentials(t, secret), DialContext: p.dial})
@@ -314,7 +325,7 @@ func TestSecretsChangeWhileItRuns(t *testing.T) {
 	t.Parallel()
 	const next = "the secret that comes after"
 	mine, theirs := credentials(t, secret), credentials(t, secret)
-	s := NewServer(ServerConfig{Credentials: mine, Handler: &handler{served: &served{n: 100}}})
+	s := NewServer(ServerConfig{Credentials: mine, Handlers: handlers(&handler{served: &served{n: 100}})})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

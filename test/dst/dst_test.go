@@ -93,7 +93,7 @@ func TestSimulation(t *testing.T) {
 				i+1, len(courses), c.Seed, c.Nodes, len(c.Rounds), c.Events(), faults, len(r.Violations))
 			sum.add(r)
 			if len(r.Violations) > 0 {
-				report(t, c, r)
+				showFailure(t, c, r)
 			}
 		})
 	}
@@ -225,8 +225,8 @@ func TestCourse(t *testing.T) {
 	})
 }
 
-// report says what failed, in as few events as still show it.
-func report(t *testing.T, c Course, r Result) {
+// showFailure says what failed, in as few events as still show it.
+func showFailure(t *testing.T, c Course, r Result) {
 	t.Helper()
 	for _, v := range r.Violations {
 		t.Errorf("seed %d: %s", c.Seed, v)

@@ -92,7 +92,7 @@ func (v *villain) open() (end func(), err error) {
 		return nil, err
 	}
 	client := wire.NewClient(wire.ClientConfig{Credentials: creds, DialContext: v.host.Dial})
-	server := wire.NewServer(wire.ServerConfig{Credentials: creds, Handler: v, Gossip: func(conn net.Conn) { v.gossip.Serve(conn) }})
+	server := wire.NewServer(wire.ServerConfig{Credentials: creds, Handlers: wire.Handlers{Matrix: v, Catalog: v, Images: v, Owner: v, Prober: v}, Gossip: func(conn net.Conn) { v.gossip.Serve(conn) }})
 	v.gossip = gossip.New(gossip.Config{
 		NodeName: v.name, BindAddr: v.host.IP() + ":" + gossipPort, JoinPort: 7951, Keys: secrets.GossipKeys(),
 		Join:   func() []string { return []string{v.c.machines[0].ip(), v.c.machines[1].ip()} },

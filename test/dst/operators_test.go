@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p"
+	"seeder/p2p/report"
 )
 
 func reader(b []byte) io.Reader { return bytes.NewReader(b) }
@@ -16,8 +17,8 @@ func reader(b []byte) io.Reader { return bytes.NewReader(b) }
 var operatorKinds = []kind{
 	{name: "announce", group: operators, weight: 14, begin: announce},
 	{name: "announce again", group: operators, weight: 3, begin: announceAgain},
-	{name: "withdraw", group: operators, weight: 2, begin: withdraw(p2p.Withdrawal{})},
-	{name: "purge", group: operators, weight: 3, begin: withdraw(p2p.Withdrawal{Purge: true})},
+	{name: "withdraw", group: operators, weight: 2, begin: withdraw(report.Withdrawal{})},
+	{name: "purge", group: operators, weight: 3, begin: withdraw(report.Withdrawal{Purge: true})},
 	{name: "rollback", group: operators, weight: 3, begin: rollback},
 	{name: "import by hand", group: operators, weight: 2, begin: importByHand},
 	{name: "reload limits", group: operators, weight: 2, begin: reload},
@@ -69,7 +70,7 @@ func announceAgain(c *cluster, m *machine, e Event) (func(), bool) {
 	return nil, true
 }
 
-func withdraw(w p2p.Withdrawal) func(c *cluster, m *machine, e Event) (func(), bool) {
+func withdraw(w report.Withdrawal) func(c *cluster, m *machine, e Event) (func(), bool) {
 	return func(c *cluster, m *machine, e Event) (func(), bool) {
 		if rec, ok := m.last[refOf(e)]; !m.up || !ok || rec.Announcement().Withdrawn {
 			return nil, false

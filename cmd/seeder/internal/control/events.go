@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/p2p"
 	"seeder/p2p/report"
 	"seeder/store"
 )
@@ -58,7 +57,7 @@ type Cluster interface {
 	Members() report.Members
 	AskMembers(ctx context.Context) report.Members
 	Status(ctx context.Context) report.Status
-	Withdraw(ctx context.Context, ref string, w p2p.Withdrawal) error
+	Withdraw(ctx context.Context, ref string, w report.Withdrawal) error
 	CheckOn(ctx context.Context, on []string) error
 	Forget(name string) error
 	Diagnose(ctx context.Context) report.Diagnosis

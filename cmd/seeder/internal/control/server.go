@@ -32,7 +32,6 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p"
 	"seeder/p2p/gossip"
 	"seeder/p2p/report"
 	"seeder/store"
@@ -264,7 +263,7 @@ func (c *Server) handleWithdraw(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ref, err := cli.NormalizeRef(q.Get("ref"))
 	if err == nil {
-		err = c.cluster.Withdraw(r.Context(), ref, p2p.Withdrawal{Purge: q.Get("purge") == "true", Force: q.Get("force") == "true"})
+		err = c.cluster.Withdraw(r.Context(), ref, report.Withdrawal{Purge: q.Get("purge") == "true", Force: q.Get("force") == "true"})
 	}
 	c.answer(w, struct{}{}, err)
 }
@@ -286,7 +285,7 @@ type Selected struct {
 
 func (c *Server) handleSelected(w http.ResponseWriter, r *http.Request) {
 	err := c.cluster.CheckOn(r.Context(), r.URL.Query()["on"])
-	var none *p2p.NoNodeError
+	var none *report.NoNodeError
 	switch {
 	case errors.As(err, &none):
 		c.answer(w, Selected{None: none.Error()}, nil)

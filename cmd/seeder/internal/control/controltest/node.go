@@ -19,7 +19,6 @@ import (
 
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
-	"seeder/p2p"
 	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 	"seeder/store"
@@ -83,7 +82,7 @@ func (f *Node) Forget(name string) error {
 // CheckOn is part of what a control.Server asks of a node.
 func (f *Node) CheckOn(_ context.Context, on []string) error {
 	if slices.Contains(on, "zone=nowhere") {
-		return &p2p.NoNodeError{On: on, Labels: []string{"zone=a"}}
+		return &report.NoNodeError{On: on, Labels: []string{"zone=a"}}
 	}
 	for _, s := range on {
 		if err := catalog.CheckSelector(s); err != nil {
@@ -109,7 +108,7 @@ func (f *Node) References(context.Context) control.References {
 }
 
 // Withdraw is part of what a control.Server asks of a node.
-func (f *Node) Withdraw(_ context.Context, ref string, w p2p.Withdrawal) error {
+func (f *Node) Withdraw(_ context.Context, ref string, w report.Withdrawal) error {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	if f.Err != nil {

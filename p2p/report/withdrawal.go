@@ -1,0 +1,7 @@
+package report
+
+// Withdrawal says what shall become of an image that nobody seeds any more.
+type Withdrawal struct {
+	Purge bool // every node removes it
+	Force bool // also where a container uses it; else once none does
+}

@@ -1,0 +1,98 @@
+// Package tally counts where the bytes of one announced image come from: which peers gave
+// how many, what was on this host already, and how fast they come.
+//
+// It owns these figures for one image over all tries to fetch it. It never knows a peer
+// but by its name, and decides nothing by what it counts.
+//
+// Invariant: no byte counts twice: what an earlier try has staged is not taken for local
+// by the next one.
+package tally
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"seeder/p2p/report"
+)
+
+// Origin is where the bytes of an announcement came from, in figures of one moment.
+type Origin struct {
+	Sources []report.Source
+	Peers   []string      // that gave bytes, in the order of their first ones
+	Wire    int64         // bytes of frames that came
+	Rate    int64         // bytes a second from peers
+	Took    time.Duration // until it was ready
+}
+
+// Tally counts where the bytes of one announcement come from on this host, over all
+// tries to fetch it, so that what an earlier try has staged is not taken for local.
+// It is safe for concurrent use.
+type Tally struct {
+	mu    sync.Mutex
+	raw   map[string]int64 // by peer
+	order []string
+	local int64
+	wire  int64
+	rate  rate
+}
+
+// New returns a tally that counts from now on.
+func New(now time.Time) *Tally {
+	return &Tally{raw: map[string]int64{}, rate: rate{start: now}}
+}
+
+// Received records a verified chunk of so many raw bytes, which travelled as wire.
+func (t *Tally) Received(now time.Time, peer string, raw, wire int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.raw[peer]; !known {
+		t.order = append(t.order, peer)
+	}
+	t.raw[peer] += raw
+	t.wire += wire
+	t.rate.add(now, raw)
+}
+
+// Travelled records a frame that came in vain.
+func (t *Tally) Travelled(wire int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wire += wire
+}
+
+// Holds records how many of the wanted bytes are here: those that no peer gave are
+// local.
+func (t *Tally) Holds(bytes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.local = bytes
+	for _, raw := range t.raw {
+		t.local -= raw
+	}
+	t.local = max(t.local, 0)
+}
+
+// Restart begins a new rate.
+func (t *Tally) Restart(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rate = rate{start: now}
+}
+
+// Names are the peers that gave bytes, in the order of their first ones.
+func (t *Tally) Names() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string(nil), t.order...)
+}
+
+// Origin is what has been counted until now.
+func (t *Tally) Origin(now time.Time) Origin {
+	t.mu.Lock()
+	raw, local := maps.Clone(t.raw), t.local
+	o := Origin{Peers: append([]string(nil), t.order...), Wire: t.wire, Rate: t.rate.perSecond(now)}
+	t.mu.Unlock()
+	o.Sources = sources(raw, local)
+	return o
+}
