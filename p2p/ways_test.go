@@ -120,7 +120,7 @@ func TestFollowsNewBuilds(t *testing.T) {
 		nd.store.Add(ref, []byte("two"), 16)
 		c.within(20*time.Second, "what k3s did is told", func() error {
 			got := c.cell(nd, ref)
-			if got.State != report.Excluded || !strings.Contains(got.Reason, "k3s has put the earlier build") {
+			if got.State != report.Excluded || !strings.Contains(got.Reason, "k3s imported the earlier build") {
 				return fmt.Errorf("%s (%s)", got.State, got.Reason)
 			}
 			return nil
@@ -176,7 +176,7 @@ func TestAutoAnnouncesWhatK3sImports(t *testing.T) {
 	})
 }
 
-// A host that a rule excludes from now on lets go of what it held, once: the pin, and
+// A host that a rule excludes from now on releases what it held, once: the pin, and
 // the earlier versions. The host that announced keeps what it announced.
 func TestRuleLetsGo(t *testing.T) {
 	simulate(t, []int{3}, func(c *simCluster) {
@@ -211,7 +211,7 @@ func TestRuleLetsGo(t *testing.T) {
 			if i == 2 {
 				freed, kept = 1, 0
 			}
-			c.within(60*time.Second, "let go of on "+nd.cfg.Name, func() error {
+			c.within(60*time.Second, "released on "+nd.cfg.Name, func() error {
 				if f, k := nd.store.Released(), nd.store.Kept(); len(f) != freed || len(k) != kept {
 					return fmt.Errorf("released %v, kept %v; want %d and %d", f, k, freed, kept)
 				}

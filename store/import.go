@@ -45,7 +45,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 
 // errLeaseOld is why an import is interrupted: a lease can only be renewed while
 // nobody uses it.
-var errLeaseOld = errors.New("the lease has to be renewed")
+var errLeaseOld = errors.New("the lease must be renewed")
 
 // importOnce is Import for as long as a lease may be used.
 func (i *Image) importOnce(ctx context.Context, ref string) error {
@@ -248,7 +248,7 @@ func (b *blob) explain(begun int64, err error) error {
 	case lost > 0 || rerr != nil:
 		return fmt.Errorf("%d of its frames were damaged on disk and are fetched again: %w", lost, errors.Join(err, rerr))
 	case begun > 0:
-		return fmt.Errorf("what an earlier try wrote was damaged; it is written anew: %w", err)
+		return fmt.Errorf("what an earlier try wrote was damaged; it is written again: %w", err)
 	}
 	return fmt.Errorf("the chunks of its seed index make another blob; the image has to be announced again: %w", err)
 }

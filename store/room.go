@@ -34,10 +34,10 @@ type RoomError struct {
 func (e *RoomError) Waiting() string {
 	var s string
 	if e.Lacking > 0 {
-		s = fmt.Sprintf("the disk of %s lacks %s: %s are needed and %s are reserved (images.min_free)",
+		s = fmt.Sprintf("the disk of %s needs %s more: %s are needed and %s are reserved (images.min_free)",
 			e.Dir, humanBytes(e.Lacking), humanBytes(e.Needed), humanBytes(e.Reserve))
 	} else {
-		s = fmt.Sprintf("the disk of %s lacks %d inodes: %d of %d are free, and 5%% are reserved", e.Dir, e.LackingFiles, e.FreeFiles, e.Files)
+		s = fmt.Sprintf("the disk of %s needs %d more inodes: %d of %d are free, and 5%% are reserved", e.Dir, e.LackingFiles, e.FreeFiles, e.Files)
 	}
 	s += "; the frame cache was already emptied. To free space: `k3s crictl rmi --prune` removes the images that no container uses"
 	if e.Kept > 0 {

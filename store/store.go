@@ -186,7 +186,7 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 		target = named.Target
 		switch {
 		case named.As != "":
-			said = fmt.Sprintf("containerd has it as %s, for which the kubelet does not look; it is announced as %s", named.As, ref)
+			said = fmt.Sprintf("containerd has it as %s, which the kubelet does not look up; it is announced as %s", named.As, ref)
 		case named.Other != "":
 			said = fmt.Sprintf("containerd has an older build as %s, which is not announced", named.Other)
 		}

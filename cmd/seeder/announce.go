@@ -34,12 +34,9 @@ type announcing struct {
 	timeout  time.Duration
 }
 
-func announceCommand(env *cli.Env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
-		Short: "Distribute an image from this host to all nodes",
-		Long: `Announce an image to the cluster and wait until it is ready on every alive node that
-is to hold it. Ctrl-C stops the waiting, not the seeding. Nodes that are down are listed
+// announceHelp is the help of `seeder announce`.
+const announceHelp = `Announce an image to the cluster and wait until it is ready on every alive node that
+should hold it. Ctrl-C stops the waiting, not the seeding. Nodes that are down are listed
 at the end and not waited for, except with --all.
 
 SOURCE is where the image is:
@@ -49,33 +46,39 @@ SOURCE is where the image is:
                   zstd, bzip2 or lz4; - reads it from standard input. Without REF
                   all images in it are announced
   DIR             an OCI layout
-  auto            containerd; else, or where theirs is another build and newer, Docker
-                  or Podman
-What is not in containerd is imported into it first. Images of an archive that have
-no valid name are left out, and named, as are charts, signatures and other artifacts.
+  auto            containerd; Docker or Podman if containerd does not have the image,
+                  or if their build is newer
+An image that is not in containerd is imported into it first. Of an archive, images
+without a valid name, charts, signatures and other artifacts are left out and listed.
 
 Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
-announces a build that this host still has, --rollback the one that it had before the
-announced one, so that a second --rollback undoes the first; how many are kept is
-images.keep_previous.
+announces a build that this host still has. --rollback announces the build that this host
+had before the announced one, so a second --rollback undoes the first.
+images.keep_previous sets how many builds are kept.
 
 Each node fetches what its platform needs. This host need not run the image itself.
-Of an index that is the image for its platform. An image of a single manifest goes to
-the nodes of its platform; where its config names another platform than this host's,
-or none, to every node, since containerd runs it whatever the config says. The same is
-asked for with --any-platform, for a config that names the wrong one. An image that no
-node takes is exit code 3.
+Of an index, each node takes the image for its platform. An image with a single manifest
+goes to the nodes of its platform. If its config names another platform than this host's,
+or none, it goes to every node, because containerd runs it whatever the config says.
+--any-platform asks for the same if the config names the wrong platform. If no node takes
+the image, the exit code is 3.
 
---on says by labels (key ` + "`labels`" + ` of a node's configuration) for which nodes the image
-is; all selectors have to match. Other nodes fetch nothing of it; what one has from
-before is no longer protected from the kubelet's garbage collection. Builds that
-follow by themselves, --rollback and REF@sha256:DIGEST without --on stay with the same
-nodes; announcing REF without --on is for every node.
+--on selects nodes by the labels in their configuration (key ` + "`labels`" + `). All
+selectors must match. Other nodes do not fetch the image; a node that has it already no
+longer protects it from the kubelet's garbage collection. images.follow, --rollback and
+REF@sha256:DIGEST keep the selectors of the announcement before, unless --on is given;
+announcing REF without --on is for every node.
 
-With -o json, one object per line: source (where the image comes from, and why),
-sending, preparing, announced (ref, digest, version), progress and ready (with
-"image", a row of ` + "`seeder images -o json`" + `; of ready also "saved", what the nodes
-measured), and at the end done or error.`,
+With -o json, the output is one object per line: source (where the image comes from, and
+why), sending, preparing, announced (ref, digest, version), progress and ready (with
+"image", a row of ` + "`seeder images -o json`" + `; ready also has "saved", what the nodes
+measured), and at the end done or error.`
+
+func announceCommand(env *cli.Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
+		Short: "Distribute an image from this host to all nodes",
+		Long:  announceHelp,
 		Example: `  seeder announce k3s-dashboard:latest
   seeder announce --from k3s-dashboard.tar
   docker save app:v1 app:v2 | seeder announce --from -
@@ -199,11 +202,11 @@ func checkOn(ctx context.Context, env *cli.Env, c *control.Client, flags announc
 	if s.None == "" || flags.yes {
 		return s.None, nil
 	}
-	const fix = "with --yes it is announced all the same, for nodes that get the labels later"
+	const fix = "--yes announces it anyway, for nodes that get the labels later"
 	if flags.from == engines.FromStdin || !term.IsTerminal(env.Stdin) || !term.IsTerminal(env.Stdout) {
 		return "", cli.Usagef("%s; %s", s.None, fix)
 	}
-	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it all the same, for nodes that get the labels later? [y/N] ", term.Clean(s.None))
+	fmt.Fprintf(env.Stdout, "%s.\nAnnounce it anyway, for nodes that get the labels later? [y/N] ", term.Clean(s.None))
 	answer, err := bufio.NewReader(io.LimitReader(env.Stdin, 100)).ReadString('\n')
 	if err != nil || !strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
 		return "", cli.Usagef("not announced; %s", fix)

@@ -87,7 +87,7 @@ func configCheckCommand(env *cli.Env) *cobra.Command {
 				return cli.Usagef("containerd.address: %q: %w", cfg.Containerd.Address, err)
 			}
 		}
-		_, err = fmt.Fprintln(env.Stdout, "the configuration is good")
+		_, err = fmt.Fprintln(env.Stdout, "the configuration is valid")
 		return err
 	}
 	return cmd

@@ -118,7 +118,7 @@ func TestInterruptStopsOnlyTheWaiting(t *testing.T) {
 	if code != cli.ExitNotConverged {
 		t.Errorf("exit code %d, want %d", code, cli.ExitNotConverged)
 	}
-	clitest.WantAll(t, errs.String(), "stopped waiting; the seeding goes on", "seeder wait app:v1")
+	clitest.WantAll(t, errs.String(), "stopped waiting; seeding continues", "seeder wait app:v1")
 }
 
 // cancelOn ends the context when text is written: the user at Ctrl-C.
@@ -195,7 +195,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 		t.Errorf("with REF: exit code %d: %s", code, errs)
 	}
 	f.Archive = nil
-	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitUsage || !strings.Contains(errs, "names no image") {
+	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitUsage || !strings.Contains(errs, "has no name for its image") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	// The archive is refused while most of it is not sent yet: the answer arrives
@@ -254,7 +254,7 @@ func TestNoSuchNode(t *testing.T) {
 	if code != cli.ExitUsage || len(f.Orders) > 0 {
 		t.Errorf("exit code %d, announced %v", code, f.Orders)
 	}
-	clitest.WantAll(t, errs, "--on zone=nowhere matches no node that is there; the nodes have zone=a", "--yes")
+	clitest.WantAll(t, errs, "--on zone=nowhere matches no alive node; the nodes have zone=a", "--yes")
 	if code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "--on", "zone=nowhere", "--yes"); code != cli.ExitDone || len(f.Orders) != 1 {
 		t.Errorf("with --yes: exit code %d, announced %v: %s", code, f.Orders, errs)
 	}

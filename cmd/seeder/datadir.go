@@ -29,7 +29,7 @@ func (d *running) openDataDir() error {
 	}
 	dir := d.cfg.DataDir
 	if err := disk.RemoveUnfinished(dir); err != nil {
-		return fmt.Errorf("data_dir %s: remove what was left half written: %w", dir, err)
+		return fmt.Errorf("data_dir %s: remove unfinished files: %w", dir, err)
 	}
 	found, err := readSchema(filepath.Join(dir, schemaFile))
 	switch {

@@ -108,7 +108,7 @@ func TestTerminalInterrupted(t *testing.T) {
 	socket := controltest.Serve(t, f)
 	time.AfterFunc(500*time.Millisecond, cancel)
 	code, screen, errs := onTerminal(t, ctx, map[string]string{"TERM": "xterm"}, socket, "announce", "app:v1")
-	if code != cli.ExitNotConverged || !strings.Contains(errs, "the seeding goes on") {
+	if code != cli.ExitNotConverged || !strings.Contains(errs, "seeding continues") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	if strings.Count(screen.Text(), "app:v1: ready on") > 1 {

@@ -24,7 +24,7 @@ func waitCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait [REF...]",
 		Short: "Wait until images are ready on all nodes",
-		Long: `Wait until the images are ready on every alive node that is to hold them. Without REF:
+		Long: `Wait until the images are ready on every alive node that should hold them. Without REF:
 all images that are announced now. A REF that is not announced yet is waited for, too.
 Nodes that are down are listed and not waited for, except with --all.
 Exit code 3: not ready within the timeout.

@@ -116,7 +116,7 @@ func showPurge(ctx context.Context, env *cli.Env, c *control.Client, ref string)
 	return nil
 }
 
-// keepers are the nodes that have not let go of a purged image.
+// keepers are the nodes that have not removed a purged image.
 func keepers(row report.ImageState) []report.NodeState {
 	var out []report.NodeState
 	for _, n := range row.Nodes {

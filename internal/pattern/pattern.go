@@ -52,7 +52,7 @@ func Parse(s string) (Pattern, error) {
 	expr.WriteString(`)\z`)
 	re, err := regexp.Compile(expr.String())
 	if err != nil {
-		return Pattern{}, fmt.Errorf("invalid pattern %q: want sets as [ab] or [a-z]", s)
+		return Pattern{}, fmt.Errorf("invalid pattern %q: want sets, e.g. [ab] or [a-z]", s)
 	}
 	p := Pattern{text: s, re: re}
 	if !p.matchesSomething(tokens) {
@@ -134,7 +134,7 @@ func set(s string) (token, int, error) {
 		body, not = strings.CutPrefix(inner, "^")
 	}
 	if body == "" || strings.ContainsAny(body, `[\^`) {
-		return token{}, 0, errors.New("want sets as [ab] or [a-z]")
+		return token{}, 0, errors.New("want sets, e.g. [ab] or [a-z]")
 	}
 	expr := "[" + body + "]"
 	if not {
@@ -142,7 +142,7 @@ func set(s string) (token, int, error) {
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
-		return token{}, 0, errors.New("want sets as [ab] or [a-z]")
+		return token{}, 0, errors.New("want sets, e.g. [ab] or [a-z]")
 	}
 	t := token{expr: expr}
 	for _, r := range "a0bcdefghijklmnopqrstuvwxyz123456789:./_-@ABCDEFGHIJKLMNOPQRSTUVWXYZ" {

@@ -50,7 +50,7 @@ type VersionError struct {
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("version %d of %s is refused: there cannot be more than %d versions by now; its announcer, or a clock, is wrong",
+	return fmt.Sprintf("refused version %d of %s: at most %d versions are possible by now; the announcer or a clock is wrong",
 		e.Version, e.Reference, e.Newest)
 }
 

@@ -103,7 +103,7 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 		case have[named.String()] != target && !strings.Contains(name, "@"):
 			mayMean := l.cfg.AutoLocal || l.cfg.Auto.Match(named.String())
 			if mayMean && l.auto.begin(name, target, time.Now()) {
-				l.cfg.Log.Info("ignored a build under a name for which the kubelet does not look: its reference stands for another build (images.auto); run the command to announce the later of them",
+				l.cfg.Log.Info("ignored an image whose name the kubelet does not look up: its reference stands for another build (images.auto); run the command to announce the newer one",
 					"name", name, "ref", named.String(), "digest", target, "command", "seeder announce "+named.String())
 				l.auto.end(name, true, nil, time.Now())
 			}

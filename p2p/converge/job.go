@@ -181,11 +181,11 @@ const (
 func (r replacer) reason(ref string, have digest.Digest) string {
 	switch r {
 	case byK3s:
-		return fmt.Sprintf("on this host k3s has put the earlier build %s under that name again, from agent/images: take that file away and remove the image here, which brings back the announced one; seeder announce %s makes the earlier one the announced one", have, ref)
+		return fmt.Sprintf("k3s imported the earlier build %s under that name again on this host, from agent/images: remove that file and the image here to restore the announced one, or announce the earlier one: seeder announce %s", have, ref)
 	case byPull:
-		return fmt.Sprintf("on this host %s was pulled from a registry under that name, as the kubelet does; seeder announce %s makes that the announced one, removing the image here restores the announced one", have, ref)
+		return fmt.Sprintf("%s was pulled from a registry under that name on this host, as the kubelet does; announce it: seeder announce %s, or remove the image here to restore the announced one", have, ref)
 	}
-	return fmt.Sprintf("on this host somebody has since put %s under that name; seeder announce %s makes that the announced one, removing the image here brings back the announced one", have, ref)
+	return fmt.Sprintf("%s was later put under that name on this host; announce it: seeder announce %s, or remove the image here to restore the announced one", have, ref)
 }
 
 // whoReplaced finds out whose build have is, as far as it matters.

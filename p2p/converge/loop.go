@@ -327,7 +327,7 @@ func (l *Loop) say(a catalog.Announcement, o Outcome, tries int) {
 
 // sayRemoved shows and logs that somebody has removed a ready image.
 func (l *Loop) sayRemoved(a catalog.Announcement, t task, heeded bool, now time.Time) {
-	reason, wait := "somebody has removed it from this host", t.due.Sub(now)
+	reason, wait := "it was removed from this host", t.due.Sub(now)
 	if wait > 0 {
 		reason = fmt.Sprintf("it was removed from this host %d times; it is fetched again in %s", t.removals, wait.Round(time.Second))
 		switch {

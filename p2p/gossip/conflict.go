@@ -144,7 +144,7 @@ func (g *Gossip) rank(ctx context.Context) {
 		if changed {
 			g.members.setSecond(second)
 			if err := g.list.Load().UpdateNode(leaveTimeout); err != nil {
-				g.log.Debug("failed to settle a conflict of two hosts", "err", err)
+				g.log.Debug("failed to resolve a conflict of two hosts", "err", err)
 			}
 		}
 		now := map[string]Conflict{}

@@ -43,12 +43,12 @@ func (i instance) String() string { return fmt.Sprintf("%s/%s.%d", i.node, i.pro
 func parseInstance(s string) (instance, error) {
 	at := strings.LastIndexByte(s, '/')
 	if at < 1 || !validName(s[:at]) || !instanceSuffix.MatchString(s[at+1:]) {
-		return instance{}, fmt.Errorf("%q is not a name of an instance", s)
+		return instance{}, fmt.Errorf("invalid instance name %q: want NAME/PROCESS.MOVES", s)
 	}
 	process, count, _ := strings.Cut(s[at+1:], ".")
 	moved, err := strconv.Atoi(count)
 	if err != nil {
-		return instance{}, fmt.Errorf("%q is not a name of an instance: %w", s, err)
+		return instance{}, fmt.Errorf("invalid instance name %q: %w", s, err)
 	}
 	return instance{node: s[:at], process: process, moved: moved}, nil
 }

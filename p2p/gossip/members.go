@@ -283,7 +283,7 @@ func (ms *members) byInstance(name string) (Member, error) {
 	if m := ms.alive[i]; m != nil {
 		return *m, nil
 	}
-	return Member{}, fmt.Errorf("gossip knows no member %q", name)
+	return Member{}, fmt.Errorf("unknown member %q", name)
 }
 
 // aliveCount counts alive members, this node among them; at least 1.

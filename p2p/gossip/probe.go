@@ -150,5 +150,5 @@ func (g *Gossip) member(name string) (Member, error) {
 			return m, nil
 		}
 	}
-	return Member{}, fmt.Errorf("gossip knows no member %q", name)
+	return Member{}, fmt.Errorf("unknown member %q", name)
 }

@@ -16,5 +16,5 @@ func (e *NoNodeError) Error() string {
 	if len(e.Labels) > 0 {
 		has = "the nodes have " + strings.Join(e.Labels, ", ")
 	}
-	return fmt.Sprintf("--on %s matches no node that is there; %s", strings.Join(e.On, " --on "), has)
+	return fmt.Sprintf("--on %s matches no alive node; %s", strings.Join(e.On, " --on "), has)
 }

@@ -44,7 +44,7 @@ const (
 )
 
 // ErrNoSecret is returned for a secret file without a secret.
-var ErrNoSecret = errors.New("there is no secret in it; make one with `seeder secret generate`")
+var ErrNoSecret = errors.New("no secret in it; make one with `seeder secret generate`")
 
 // ParseSecrets reads a secret file, as Stretcher.Parse does, and remembers nothing.
 func ParseSecrets(data []byte) (Secrets, error) { return new(Stretcher).Parse(data) }

@@ -353,7 +353,7 @@ func (c *Client) Next(ctx context.Context, p swarm.Peer, seed digest.Digest, wan
 	path := "/v1/swarms/" + seed.String() + "/chunks"
 	r, err := c.frame(ctx, http.MethodPost, p.Address, path, want.AppendBinary(nil, 64*len(want)), buf)
 	if err == nil && !want.Has(r.Chunk) {
-		err = fmt.Errorf("chunk %d came, which was not asked for", r.Chunk)
+		err = fmt.Errorf("got chunk %d, which was not requested", r.Chunk)
 	}
 	return r, err
 }

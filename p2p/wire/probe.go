@@ -199,7 +199,7 @@ func (c *Client) Echo(ctx context.Context, addr string, there, back int) Echoed 
 	out.Ahead = time.Unix(0, ns).Sub(middle)
 	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, EchoBytes+1))
 	if err == nil && n != int64(back) {
-		err = fmt.Errorf("%d bytes came where %d were asked for", n, back)
+		err = fmt.Errorf("got %d bytes, want %d", n, back)
 	}
 	out.Reason = err
 	return out

@@ -135,7 +135,7 @@ func inArchive(err error) error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	if images.IsNonDistributable(missing.Missing.MediaType) {
-		return absentf("the archive leaves out the foreign layer %s (%d bytes) of image %s, as its builder was told to; save the image with it",
+		return absentf("the archive leaves out the foreign layer %s (%d bytes) of image %s, as its builder was configured to do; save the image with it",
 			missing.Missing.Digest, missing.Missing.Size, missing.Target)
 	}
 	return absentf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it",
@@ -254,13 +254,13 @@ func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return fmt.Errorf("%w: %w", ErrNotArchive, tarError(s.entries, err))
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: it is cut off, so make it once more", ErrNotArchive)
+		return fmt.Errorf("%w: it is cut off; create it again", ErrNotArchive)
 	case s.refusal() != nil:
 		return fmt.Errorf("%w: %w", ErrNotArchive, s.refusal())
 	case errors.Is(err, reference.ErrNameContainsUppercase), strings.Contains(err.Error(), "must be lowercase"):
 		return fmt.Errorf("%w: a tag in its manifest.json has a repository with capitals; tag the image in lower case and save it again", ErrNotArchive)
 	case errors.Is(err, reference.ErrReferenceInvalidFormat), errors.Is(err, reference.ErrTagInvalidFormat):
-		return fmt.Errorf("%w: a tag in its manifest.json is not an image reference (the form is NAME[:TAG], a tag of at most 128 characters); tag the image anew and save it again", ErrNotArchive)
+		return fmt.Errorf("%w: a tag in its manifest.json is not an image reference (the form is NAME[:TAG], a tag of at most 128 characters); tag the image again and save it", ErrNotArchive)
 	case errors.As(err, &syntax), errors.As(err, &types):
 		return fmt.Errorf("%w: its manifest.json or oci-layout is not what docker save or an OCI layout has there", ErrNotArchive)
 	case strings.HasPrefix(err.Error(), "unrecognized image format"):

@@ -139,7 +139,7 @@ func choose(found []archived, ref string) (chosen []archived, leftOut []string, 
 	case len(imgs) == 1:
 		return nil, nil, fmt.Errorf("the archive has no name for its image; %s", callIt)
 	}
-	return nil, nil, fmt.Errorf("the archive has %d images and a name for none, so that they cannot be told apart; make an archive of one, and %s", len(imgs), callIt)
+	return nil, nil, fmt.Errorf("the archive has %d images and no names, so they cannot be told apart; make an archive of one, and %s", len(imgs), callIt)
 }
 
 // split separates images from what is left out of the archive.

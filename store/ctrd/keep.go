@@ -257,7 +257,7 @@ func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.De
 	}
 	info, err := cl.ContentStore().Info(ctx, target)
 	if errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, absentf("this host has no image %s, nor does it keep it as an earlier version (images.keep_previous says how many are kept)", target)
+		return ocispec.Descriptor{}, absentf("this host has no image %s and does not keep it as an earlier version (images.keep_previous says how many are kept)", target)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, c.fail(err))

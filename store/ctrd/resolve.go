@@ -158,7 +158,7 @@ func (e *MissingError) Error() string {
 	}
 	s := fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is not in containerd's content store", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
 	if e.What == "layer" {
-		s += "; if containerd's CRI plugin has discard_unpacked_layers = true it throws layers away after unpacking: set it to false and import the image again"
+		s += "; if containerd's CRI plugin has discard_unpacked_layers = true it discards layers after unpacking: set it to false and import the image again"
 	}
 	return s
 }

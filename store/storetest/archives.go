@@ -59,7 +59,7 @@ func badArchives(s *suite) {
 		{"layer missing", img.OCIArchive(s, img.Manifests[0].Layers[1].Digest), "", img.Manifests[0].Layers[1].Digest.String()},
 		{"cut off in gzip", packed(s, whole)[:len(packed(s, whole))/2], "", "it is cut off"},
 		{"cut off in zstd", zstdOf(s, whole)[:len(zstdOf(s, whole))/2], "", "it is cut off"},
-		{"two without names", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), "", "2 images and a name for none"},
+		{"two without names", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), "", "2 images and no names"},
 		{"none of that name", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), ref, img.Target.Digest.String() + ", which has no name"},
 		{"no name", unnamed.OCIArchive(s), "", "seeder announce REF --from FILE"},
 	} {

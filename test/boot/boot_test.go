@@ -209,7 +209,7 @@ func (b *booted) reload() {
 	}
 	out, err := b.b.TryOp("echo 'nonsense: 1' >> /etc/seeder/seeder.yaml; systemctl reload seeder")
 	if log := b.b.Journal("seeder"); err == nil || !strings.Contains(log, `unknown key "nonsense"`) {
-		b.t.Errorf("a bad configuration: %v %s\n%s", err, out, log)
+		b.t.Errorf("an invalid configuration: %v %s\n%s", err, out, log)
 	}
 	b.b.Op("sed -i '$d' /etc/seeder/seeder.yaml && systemctl reload seeder")
 	b.b.Is("enabled", "active")
@@ -321,7 +321,7 @@ func (b *booted) crashLoop() {
 	m.DropIn("fast", "RestartSec=100ms") // so that it need not take minutes
 	m.Op("cp -p /etc/seeder/seeder.yaml /root/good.yaml && sed -i 's/^  bind: .*7950.*/  bind: nonsense/' /etc/seeder/seeder.yaml")
 	if out, err := m.TryOp("systemctl restart seeder"); err == nil {
-		b.t.Errorf("a start with a bad configuration does not fail: %s", out)
+		b.t.Errorf("a start with an invalid configuration does not fail: %s", out)
 	}
 	harness.Eventually(b.t, 60*time.Second, "systemd goes on after the five starts that it has patience for elsewhere", func() error {
 		if n, err := strconv.Atoi(m.Show("seeder", "NRestarts")); err != nil || n < 12 {

@@ -130,7 +130,7 @@ func TestRepointed(t *testing.T) {
 	a.Run("announce", harness.ShortName)
 	b.ImportImage(harness.ImageSpec{Ref: "mine:v1", Says: "mine", Payload: 1 << 20, Seed: 2})
 	b.Ctr("images", "tag", "--force", "docker.io/library/mine:v1", harness.FullName)
-	a.InState(b, report.Excluded, "on this host somebody has since put "+b.Target("docker.io/library/mine:v1").String())
+	a.InState(b, report.Excluded, b.Target("docker.io/library/mine:v1").String()+" was later put under that name on this host")
 	if got := b.RunContainer(harness.FullName); got != "mine" {
 		t.Errorf("the record was put back: a container prints %q", got)
 	}

@@ -180,7 +180,7 @@ func TestDoctorSecrets(t *testing.T) {
 	harness.Eventually(t, 20*time.Second, "the daemon answers", func() error { return c.Try(nil, "status") })
 	finds(c, nil)
 	token("2c26b46b68ffc68ff99b453c1d304134")
-	finds(c, nil, "problem secret the token in /var/lib/rancher/k3s/server/token").says(t, "secret", "still uses the previous secret", "K3S_TOKEN has to follow", "seeder reload")
+	finds(c, nil, "problem secret the token in /var/lib/rancher/k3s/server/token").says(t, "secret", "still uses the previous secret", "as K3S_TOKEN on each agent", "seeder reload")
 	c.Run("reload")
 	finds(c, nil)
 }
@@ -287,7 +287,7 @@ state = "/run/containerd"
 func noCRI(t *testing.T, h *harness.Host) {
 	t.Helper()
 	h.Containerd.Stop(t, syscall.SIGTERM)
-	finds(h, nil, "problem daemon /run/seeder/seeder.sock", "problem containerd auto").says(t, "containerd", "there is no socket at", "systemctl start k3s")
+	finds(h, nil, "problem daemon /run/seeder/seeder.sock", "problem containerd auto").says(t, "containerd", "no socket at", "systemctl start k3s")
 	h.Write("/etc/docker-like.toml", fmt.Sprintf("disabled_plugins = [\"cri\"]\nroot = \"/var/lib/rancher/k3s/agent/containerd\"\nstate = \"/run/k3s/containerd\"\n[grpc]\n  address = %q\n", harness.Socket), 0o644)
 	h.Containerd = h.Start(nil, h.Bin+"/containerd", "-c", "/etc/docker-like.toml")
 	finds(h, nil, "problem daemon /run/seeder/seeder.sock", "problem cri "+harness.Socket).says(t, "cri", "CRI is off", `disabled_plugins = ["cri"]`)

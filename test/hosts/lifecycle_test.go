@@ -104,7 +104,7 @@ func end(h *harness.Host, task client.Task, name string) {
 
 // TestVersions: a new build moves every host in one step and leaves containers
 // alone; the build before is kept, can be gone back to without a transfer, also
-// where the kubelet has removed its names, and is let go of in its turn.
+// where the kubelet has removed its names, and is released in its turn.
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	n := harness.NewCluster(t, harness.Newest, 3, "")
@@ -426,7 +426,7 @@ func TestForWhom(t *testing.T) {
 	becomes(zoneB, "again")
 	a.InState(picky, report.Excluded, `no pattern of images.accept ["other/*"] on this host matches`)
 	err := a.Try(nil, "announce", harness.ShortName, "--on", "zone=c")
-	if harness.ExitCode(err) != 2 || !strings.Contains(err.Error(), "--on zone=c matches no node that is there; the nodes have role=gpu, role=web, zone=a, zone=b") {
+	if harness.ExitCode(err) != 2 || !strings.Contains(err.Error(), "--on zone=c matches no alive node; the nodes have role=gpu, role=web, zone=a, zone=b") {
 		t.Errorf("a selector with no match: %v", err)
 	}
 	// Going back is for the same nodes.
@@ -566,8 +566,8 @@ func TestNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s: %s", h.Name, cells[h.Name].Reason)
-	if want := "the disk of " + containerdRoot; !strings.HasPrefix(cells[h.Name].Reason, want) || !strings.Contains(cells[h.Name].Reason, "lacks") {
-		t.Errorf("%q, want %q … lacks …", cells[h.Name].Reason, want)
+	if want := "the disk of " + containerdRoot; !strings.HasPrefix(cells[h.Name].Reason, want) || !strings.Contains(cells[h.Name].Reason, " more: ") {
+		t.Errorf("%q, want %q … more: …", cells[h.Name].Reason, want)
 	}
 	if got := h.Metric(`seeder_chunk_bytes_total{source="peer"}`); got != 0 {
 		t.Errorf("%v bytes were fetched all the same", got)

@@ -253,7 +253,7 @@ func TestShortNameInContainerd(t *testing.T) {
 	// By hand.
 	hand := short(a, "video_list_caddy")
 	out := a.Run("announce", "video_list_caddy:v1")
-	for _, want := range []string{"containerd has it as video_list_caddy:v1, for which the kubelet does not look", "is ready on 2 of 2 nodes"} {
+	for _, want := range []string{"containerd has it as video_list_caddy:v1, which the kubelet does not look up", "is ready on 2 of 2 nodes"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("printed %q, want %q", out, want)
 		}

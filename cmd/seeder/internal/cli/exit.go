@@ -9,7 +9,7 @@ import (
 const (
 	ExitDone         = 0
 	ExitFailed       = 1
-	ExitUsage        = 2 // wrong usage or bad configuration
+	ExitUsage        = 2 // invalid usage or configuration
 	ExitNotConverged = 3 // not converged within the timeout
 	ExitNoDaemon     = 4 // the daemon is not reachable
 )

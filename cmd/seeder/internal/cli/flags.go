@@ -51,7 +51,7 @@ func (t *timeout) Set(s string) error {
 	case err != nil:
 		return fmt.Errorf("want a duration, e.g. 90s or 5m")
 	case d < 0:
-		return errors.New("a duration cannot be negative; 0 waits for ever")
+		return errors.New("a duration cannot be negative; 0 means no limit")
 	}
 	*t = timeout(d)
 	return nil

@@ -16,7 +16,7 @@ func NormalizeRef(typed string) (string, error) {
 				return "", Usagef("invalid digest %q in %q: want sha256: and 64 hexadecimal digits", dgst, typed)
 			}
 		}
-		return "", Usagef("invalid image reference %q: %w; write it as name:tag, as k3s-dashboard:latest or registry.example.com/me/app:v1", typed, err)
+		return "", Usagef("invalid image reference %q: %w; write it as name:tag, e.g. k3s-dashboard:latest or registry.example.com/me/app:v1", typed, err)
 	}
 	return named.String(), nil
 }

@@ -177,7 +177,7 @@ func TestConfigProblems(t *testing.T) {
 		{"advertise loopback", "gossip: {advertise: 127.0.0.1}", []string{"gossip.advertise", "127.0.0.1", "no other host"}},
 		{"advertise link-local", "transfer: {advertise: 169.254.1.1}", []string{"transfer.advertise", "169.254.1.1", "no other host"}},
 		{"advertise half an address", "gossip: {advertise: 10.0.0}", []string{"gossip.advertise", "10.0.0", "CIDR"}},
-		{"advertise a long name", "gossip: {advertise: \"interface-of-which\"}", []string{"gossip.advertise", "an interface of it as eth1"}},
+		{"advertise a long name", "gossip: {advertise: \"interface-of-which\"}", []string{"gossip.advertise", "an interface of it, e.g. eth1"}},
 		{"http without an address", "http: {bind: \":7952\"}", []string{"http.bind", ":7952", "127.0.0.1:7952", "0.0.0.0:7952", "no secret"}},
 		{"join", "gossip: {join: [\"a b\"]}", []string{"gossip.join", "a b", "host:port"}},
 		{"join port", "gossip: {join: [\"host:0\"]}", []string{"gossip.join", "host:0"}},

@@ -33,16 +33,16 @@ func (p *Problems) Add(key string, value any, format string, args ...any) {
 	*p = append(*p, fmt.Sprintf("%s: %s: %s", key, quoted(value), text))
 }
 
-// Err is all problems as one error with the exit code of bad configuration; nil where
+// Err is all problems as one error with the exit code of an invalid configuration; nil where
 // there are none.
 func (p Problems) Err() error {
 	switch len(p) {
 	case 0:
 		return nil
 	case 1:
-		return cli.Usagef("bad configuration: %s", p[0])
+		return cli.Usagef("invalid configuration: %s", p[0])
 	}
-	return cli.Usagef("bad configuration, %d problems:\n  %s", len(p), strings.Join(p, "\n  "))
+	return cli.Usagef("invalid configuration, %d problems:\n  %s", len(p), strings.Join(p, "\n  "))
 }
 
 func quoted(v any) string {

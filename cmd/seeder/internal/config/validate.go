@@ -127,7 +127,7 @@ func checkBind(p *Problems, key, value string) netip.AddrPort {
 	addr, err := netip.ParseAddrPort(value)
 	if err != nil {
 		example := map[string]string{"http.bind": "127.0.0.1:7952", "transfer.bind": "0.0.0.0:7951"}[key]
-		p.Add(key, value, "want ip:port, as %s", cmp.Or(example, fmt.Sprintf("0.0.0.0:%d", DefaultGossipPort)))
+		p.Add(key, value, "want ip:port, e.g. %s", cmp.Or(example, fmt.Sprintf("0.0.0.0:%d", DefaultGossipPort)))
 		return netip.AddrPort{}
 	}
 	return addr
@@ -141,7 +141,7 @@ func checkAdvertise(p *Problems, key, value string, bind netip.AddrPort, named b
 	case value == "":
 	case err != nil && named && (validPrefix(value) || interfaceName.MatchString(value) && !looksLikeAddress.MatchString(value)):
 	case err != nil && named:
-		p.Add(key, value, "want an address of this host, an interface of it as eth1, a CIDR as 10.0.0.0/24, or ip:port where another host forwards that port to this one")
+		p.Add(key, value, "want an address of this host, an interface of it, e.g. eth1, a CIDR, e.g. 10.0.0.0/24, or ip:port if another host forwards that port to this one")
 	case err != nil:
 		p.Add(key, value, "want ip or ip:port at which other hosts reach this one")
 	case addr.IsLoopback() && bind.Addr().IsLoopback(): // a node that stays alone
@@ -202,10 +202,10 @@ func (l *Loaded) validateContainerd(p *Problems) {
 		p.Add("containerd.namespace", c.Namespace, "want a namespace of containerd; the kubelet's is k8s.io")
 	}
 	if !identifier.MatchString(c.Snapshotter) {
-		p.Add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, as overlayfs")
+		p.Add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, e.g. overlayfs")
 	}
 	if _, err := platforms.Parse(c.Platform); err != nil && c.Platform != ctrd.Auto {
-		p.Add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant] as linux/arm64")
+		p.Add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant], e.g. linux/arm64")
 	}
 }
 
@@ -262,7 +262,7 @@ func (l *Loaded) validateLabels(p *Problems) {
 		case !ok || !labelKey.MatchString(k) || !labelValue.MatchString(v):
 			p.Add("labels", label, "want key=value, as Kubernetes writes labels")
 		case seen[k]:
-			p.Add("labels", k, "it is there twice")
+			p.Add("labels", k, "duplicate label")
 		}
 		seen[k] = true
 	}

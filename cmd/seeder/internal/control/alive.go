@@ -91,7 +91,7 @@ func (c *Server) beat(ctx context.Context) error {
 // bounded is ctx for a question whose answer is bounded.
 func (c *Client) bounded(ctx context.Context, path string) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, c.answer, cli.WithCode(cli.ExitNoDaemon, fmt.Errorf(
-		"the seeder daemon on %s is there, but has not answered %s within %s; look at `journalctl -u seeder`", c.Socket, path, c.answer)))
+		"the seeder daemon on %s accepts connections, but has not answered %s within %s; look at `journalctl -u seeder`", c.Socket, path, c.answer)))
 }
 
 // guard ends a request to a daemon that does not answer. It asks on a connection of its
@@ -196,11 +196,11 @@ func (c *Client) silent() string {
 		s += fmt.Sprintf("; it last did at %s, %s ago", info.ModTime().Format(time.TimeOnly), time.Since(info.ModTime()).Round(time.Second))
 	}
 	if pid, state := c.process(); strings.HasPrefix(state, "T") {
-		return s + fmt.Sprintf("; its process %d is stopped: `kill -CONT %d` lets it go on", pid, pid)
+		return s + fmt.Sprintf("; its process %d is stopped: `kill -CONT %d` continues it", pid, pid)
 	} else if pid > 0 {
 		s += fmt.Sprintf("; its process is %d (state %s)", pid, state)
 	}
-	return s + "; look at `journalctl -u seeder` and `systemctl status seeder`; `systemctl restart seeder` starts it anew"
+	return s + "; look at `journalctl -u seeder` and `systemctl status seeder`; `systemctl restart seeder` restarts it"
 }
 
 // process is who listens on the socket, and its state as the kernel names it: R, S, D,

@@ -187,7 +187,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.As(err, &op) && op.Op == "dial":
 		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("reach the seeder daemon: %w; name its socket with --socket", err))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s went away before it had answered (%w); look at `journalctl -u seeder`", c.Socket, err))
+		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s ended before it answered (%w); look at `journalctl -u seeder`", c.Socket, err))
 	}
 	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.Socket, err)
 }

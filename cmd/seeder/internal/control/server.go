@@ -345,7 +345,7 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 		return nil, brought, err
 	}
 	if len(brought.Names) == 0 {
-		return nil, brought, cli.Usagef("the archive names no image; name it: seeder announce REF --from FILE")
+		return nil, brought, cli.Usagef("the archive has no name for its image; give one: seeder announce REF --from FILE")
 	}
 	for _, ref := range brought.Names {
 		next := o
@@ -486,7 +486,7 @@ func (s *stream) end(err error) {
 	last := Event{Event: EventDone}
 	switch {
 	case errors.Is(err, context.Canceled): // by the client, which does not read this, or by Close
-		last = Event{Event: EventError, Error: "the daemon is stopping; the seeding goes on once it runs again", Code: cli.ExitNoDaemon}
+		last = Event{Event: EventError, Error: "the daemon is stopping; seeding continues once it runs again", Code: cli.ExitNoDaemon}
 	case err != nil:
 		_, code := refusal(err)
 		last = Event{Event: EventError, Error: err.Error(), Code: code}

@@ -141,7 +141,7 @@ func (e *exam) findKubectl() (conf string, kubectl []string, why string) {
 			return conf, append([]string{path}, k[1:]...), ""
 		}
 	}
-	return "", nil, "there is no kubectl: neither k3s nor rke2 nor kubectl is installed here"
+	return "", nil, "kubectl is missing: neither k3s nor rke2 nor kubectl is installed here"
 }
 
 // waitingPods asks the cluster.

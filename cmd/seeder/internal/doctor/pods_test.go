@@ -89,7 +89,7 @@ current-context: x
 // named, finds the pods that wait for an image, page by page, and no others.
 func TestDoctorAsksTheCluster(t *testing.T) {
 	if _, err := exec.LookPath("kubectl"); err != nil {
-		t.Skip("there is no kubectl; `make deps` installs it")
+		t.Skip("kubectl is missing; `make deps` installs it")
 	}
 	t.Setenv("HOME", t.TempDir()) // kubectl caches what it discovers there
 	kubeconfig, asked := apiServer(t,
@@ -136,7 +136,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	if err := os.WriteFile(k3s, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "there is no kubectl", "")
+	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "kubectl is missing", "")
 	script := "#!/bin/sh\necho \"$@\" >&2\nexit 3\n"
 	for _, name := range []string{"kubectl", "k3s"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700); err != nil {

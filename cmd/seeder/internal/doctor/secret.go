@@ -47,7 +47,7 @@ func (e *exam) checkSecret(ctx context.Context) []finding {
 			out.Fix = "systemctl restart seeder"
 		}
 		if strings.HasPrefix(d.Pending.Secret, k3s.TokenSource) {
-			out.Detail += "; where the k3s token was rotated, each agent's K3S_TOKEN has to follow"
+			out.Detail += "; if the k3s token was rotated, set the new one as K3S_TOKEN on each agent"
 		}
 	case err == nil && d.Pending.Error != "":
 		out.State, out.Detail, out.Fix = stateProblem, "the daemon could not reload: "+d.Pending.Error, "see the error above; then `seeder reload`"

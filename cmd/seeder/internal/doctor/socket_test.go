@@ -38,8 +38,8 @@ func TestDoctorExaminesTheKubeletsContainerd(t *testing.T) {
 	defer docker.Close()
 	e := newTestExam(t, "")
 	e.root, e.loaded.Containerd.Address = root, ctrd.Auto
-	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "there is no socket at "+k3s.Socket+" (k3s server, by", "systemctl start k3s")
-	wantFinding(t, e.checkCRI(t.Context()), "cri", "", StateSkipped, "containerd cannot be asked: containerd is not available: there is no socket at "+k3s.Socket, "")
+	wantFinding(t, e.checkContainerd(t.Context()), "containerd", ctrd.Auto, stateProblem, "no socket at "+k3s.Socket+" (k3s server, by", "systemctl start k3s")
+	wantFinding(t, e.checkCRI(t.Context()), "cri", "", StateSkipped, "containerd cannot be asked: containerd is not available: no socket at "+k3s.Socket, "")
 }
 
 // TestAutoNeedsAFinder: nothing but its opener says which containerd auto is.

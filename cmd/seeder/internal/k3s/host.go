@@ -93,7 +93,7 @@ const PlainSocket = "/run/containerd/containerd.sock"
 func FindSocket(root string) (socket, why string, err error) {
 	if h, ok := Find(root); ok {
 		if s, docker := h.set.docker(); docker {
-			return "", "", fmt.Errorf("%w: %s of this host runs its pods in Docker (docker in %s), so that no image of containerd is of use to them: take that option out, or set containerd.address to embedded to let this host only pass images on", ErrNoContainerd, h.name, s.from)
+			return "", "", fmt.Errorf("%w: %s of this host runs its pods in Docker (docker in %s), so images in containerd are of no use to them: remove that option, or set containerd.address to embedded, so that this host only passes images on", ErrNoContainerd, h.name, s.from)
 		}
 		socket, why = Socket, h.String()
 		if endpoint := h.set["container-runtime-endpoint"]; len(endpoint) > 0 {
@@ -101,7 +101,7 @@ func FindSocket(root string) (socket, why string, err error) {
 			socket, why = strings.TrimPrefix(s.value, "unix://"), "container-runtime-endpoint in "+s.from
 		}
 		if _, err := os.Stat(filepath.Join(root, socket)); err != nil {
-			return socket, why, fmt.Errorf("there is no socket at %s (%s); is %s running? Set containerd.address if it is elsewhere", socket, why, h.name)
+			return socket, why, fmt.Errorf("no socket at %s (%s); is %s running? Set containerd.address if it is elsewhere", socket, why, h.name)
 		}
 		return socket, why, nil
 	}
@@ -110,7 +110,7 @@ func FindSocket(root string) (socket, why string, err error) {
 			return s, "it is there, and there is no k3s", nil
 		}
 	}
-	return "", "", fmt.Errorf("there is no socket at %s or %s; is k3s running? Set containerd.address if it is elsewhere", Socket, PlainSocket)
+	return "", "", fmt.Errorf("no socket at %s or %s; is k3s running? Set containerd.address if it is elsewhere", Socket, PlainSocket)
 }
 
 // SocketFinder is FindSocket as ctrd asks it: the one answer to which containerd auto is,

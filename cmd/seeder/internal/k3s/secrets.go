@@ -52,7 +52,7 @@ func (l *SecretLoader) Load(cfg config.Config, root string) (FoundSecrets, error
 		}
 		return FoundSecrets{Secrets: secrets, Source: path, Note: notes(exposedNote(path), weakNote(data))}, nil
 	case cfg.SecretFile != "" && errors.Is(err, fs.ErrNotExist):
-		return FoundSecrets{}, cli.Usagef("secret_file: %q is not there; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
+		return FoundSecrets{}, cli.Usagef("secret_file: %q does not exist; copy it from another node, or make the first one with `seeder secret generate > %s`", path, path)
 	case !errors.Is(err, fs.ErrNotExist):
 		return FoundSecrets{}, cli.Usagef("secret file: %w; the daemon must be able to read it", err)
 	}

@@ -105,7 +105,7 @@ func (f *Follower) unfinished(cause error) error {
 	}
 	lines := []string{what}
 	if f.Announcing {
-		lines[0] += fmt.Sprintf("; the seeding goes on, follow it with `seeder wait %s`", cli.ShortRef(f.ref))
+		lines[0] += fmt.Sprintf("; seeding continues, follow it with `seeder wait %s`", cli.ShortRef(f.ref))
 	}
 	lines = append(lines, unready(f.rows)...)
 	if len(f.rows) == 0 && !f.Announcing {

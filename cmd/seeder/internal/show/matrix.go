@@ -97,7 +97,7 @@ func imagesLine(rows []report.ImageState, nodes int) string {
 			ready++
 		}
 	}
-	return fmt.Sprintf("%s, %d of them ready on every node that is meant to hold them; %s", term.Plural(len(rows), "image"), ready, term.Plural(nodes, "node"))
+	return fmt.Sprintf("%s, %d of them ready on every node that should hold them; %s", term.Plural(len(rows), "image"), ready, term.Plural(nodes, "node"))
 }
 
 // matrixTable has a column for each node.

@@ -65,7 +65,7 @@ func NewGauges(node Measured, disks func(context.Context) []store.Disk, cache fu
 			unreached:   desc("seeder_members_never_reached", "Alive members that have answered this node nothing yet: they are new, this node cannot reach them, or a member makes them up."),
 			refused:     desc("seeder_announcements_refused", "References of which this node does not take the newest announcement, by reason: its announcer is not in announcers on this host (announcer), the catalog is full (full), or there cannot be such a version by now (version).", "reason"),
 			conflicts:   desc("seeder_conflicts", "Pairs of hosts with the same name or the same identity, by kind. The second host is excluded until it is changed.", "kind"),
-			images:      desc("seeder_images", "Announced images by their state on this node; excluded images are not to be held by it.", "state"),
+			images:      desc("seeder_images", "Announced images by their state on this node; excluded images are not for this node.", "state"),
 			behind:      desc("seeder_image_behind", "Always 1: an announced image that is not ready on this node, with its state; at most 100, those that have not been ready for the longest.", "image", "state"),
 			unconverged: desc("seeder_unconverged_since_timestamp_seconds", "Unix time since which the longest-unready image has not been ready; 0 if all images are ready."),
 			lacking:     desc("seeder_disk_lacking_bytes", "Largest shortage of disk space of an image that waits for space, in bytes; 0 if none waits."),

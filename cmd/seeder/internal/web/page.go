@@ -143,7 +143,7 @@ func (p *page) isOurs(r *http.Request) bool {
 func (p *page) serve(w http.ResponseWriter, r *http.Request) {
 	l, err := p.looks.get(r.Context())
 	if err != nil {
-		http.Error(w, "the node is being asked, or stops: "+err.Error(), http.StatusServiceUnavailable)
+		http.Error(w, "the node is busy or stopping: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), detailTimeout)
