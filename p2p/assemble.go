@@ -92,6 +92,7 @@ func (n *Node) gossipConfig(id *trust.Identity) gossip.Config {
 		Join:          n.cfg.Join,
 		JoinPort:      n.port.listener.Addr().(*net.TCPAddr).Port,
 		Keys:          n.cfg.Secrets.GossipKeys(),
+		Identity:      id,
 		Meta: gossip.Meta{
 			ID:              id.ID(),
 			TransferAddress: n.port.advertised(n.cfg.TransferBind, n.cfg.TransferAdvertise),

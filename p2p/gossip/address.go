@@ -109,7 +109,7 @@ func (g *Gossip) start(ctx context.Context, p place) error {
 	}
 	g.place = p
 	g.mu.Unlock()
-	d := &delegate{Gossip: g, of: p.instance}
+	d := &delegate{Gossip: g, of: p.instance, transport: t}
 	conf.Name, conf.Delegate, conf.Events, conf.Conflict, conf.Alive = p.instance.String(), d, d, d, d
 	list, err := memberlist.Create(conf)
 	if err != nil {

@@ -55,25 +55,30 @@ func (c contact) known() bool { return c.proved || c.reached }
 
 var _ memberlist.AliveDelegate = (*delegate)(nil)
 
-var errTooMany = errors.New("there are too many members that were never reached")
+var (
+	errNotItself = errors.New("it is not signed by the node that it is about, and would take its place")
+	errTooMany   = errors.New("there are too many members that were never reached")
+)
 
 // NotifyAlive implements memberlist.AliveDelegate.
 func (d *delegate) NotifyAlive(n *memberlist.Node) error {
-	id := trust.NodeID("")
-	if m, err := decodeMeta(n.Meta); err == nil {
-		id = m.ID
-	}
-	return d.members.admit(n.Name, id)
-}
-
-// admit says why an instance that is not known is not taken, nil where it is.
-func (ms *members) admit(name string, id trust.NodeID) error {
-	i, err := parseInstance(name)
+	i, err := parseInstance(n.Name)
 	if err != nil {
 		return err
 	}
+	if i == d.of {
+		return nil // memberlist objects to what others say of this node
+	}
+	return d.members.admit(n, i, claimedID(n.Meta))
+}
+
+// admit says why what is told of an instance is not taken, nil where it is.
+func (ms *members) admit(n *memberlist.Node, i instance, id trust.NodeID) error {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
+	if ms.atStakeLocked(n, i, id) && !verifyMeta(string(n.Meta), n.Name, addressOf(n), id) {
+		return errNotItself
+	}
 	if ms.alive[i] != nil || i.process == ms.self.process {
 		return nil
 	}
@@ -106,15 +111,20 @@ func (ms *members) prove(id trust.NodeID, now time.Time) {
 		return
 	}
 	if ms.ids[id] > 0 {
-		var first *Member // the others that say that they have the identity may be made up
+		var of []*Member
 		for _, m := range ms.alive {
-			if m.ID == id && (first == nil || m.order < first.order) {
-				first = m
+			if m.ID == id {
+				of = append(of, m)
 			}
 		}
+		of = onlyGenuine(of) // what others say of the identity proves nothing
+		first := slices.MinFunc(of, func(a, b *Member) int { return a.order - b.order })
 		c := ms.contacts[first.instance]
 		c.proved = true
 		ms.contacts[first.instance] = c
+		if m := ms.byName[first.Name]; m.instance == first.instance && m.owner.id == "" {
+			m.owner = owner{id: id, seen: now}
+		}
 		return
 	}
 	if _, ok := ms.proved[id]; !ok && len(ms.proved) >= maxProved {
@@ -144,6 +154,9 @@ func (ms *members) answered(i instance, ok bool) (suspect bool) {
 		c.tries++
 	}
 	ms.contacts[i] = c
+	if ok {
+		ms.settle(i.node)
+	}
 	return !ok && !c.known() && c.tries >= reachTries
 }
 

@@ -43,7 +43,7 @@ func (ms *members) conflictsLocked() []Conflict {
 		}
 	}
 	for _, same := range byID {
-		if len(same) < 2 {
+		if same = onlyGenuine(same); len(same) < 2 {
 			continue
 		}
 		slices.SortFunc(same, func(a, b *Member) int { return cmp.Or(compare(a.second, b.second), a.order-b.order) })
@@ -216,6 +216,7 @@ func (g *Gossip) confirm() (left bool) {
 		g.members.mu.Lock()
 		if g.members.alive[m.instance] != nil {
 			g.members.confirmed[m.instance] = true
+			g.members.settle(m.Name)
 		}
 		g.members.mu.Unlock()
 	}

@@ -61,7 +61,7 @@ func TestTwoHostsOfOneIdentity(t *testing.T) {
 	a := start(t, "a", 1, nil)
 	first := start(t, "b", 1, nil, a.addr)
 	eventually(t, "a and b know each other", func() bool { return len(a.Peers()) == 2 && len(first.Peers()) == 2 })
-	second := start(t, "c", 1, func(c *Config) { c.Meta.ID = first.cfg.Meta.ID }, a.addr)
+	second := start(t, "c", 1, func(c *Config) { c.Meta.ID, c.Identity = first.cfg.Meta.ID, first.cfg.Identity }, a.addr)
 	for _, n := range []*node{a, first, second} {
 		eventually(t, "a node sees the conflict", func() bool {
 			c := n.Conflicts()

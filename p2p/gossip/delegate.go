@@ -15,7 +15,18 @@ import (
 // nothing: its timers outlive it.
 type delegate struct {
 	*Gossip
-	of instance
+	of        instance
+	transport *transport
+}
+
+// during runs what a callback does, unless this node was closed: then nobody is there to be
+// told any more.
+func (d *delegate) during(f func()) {
+	d.callbacks.RLock()
+	defer d.callbacks.RUnlock()
+	if !d.ended {
+		f()
+	}
 }
 
 // current reports whether the instance is the one that runs.
@@ -39,11 +50,17 @@ func (d *delegate) NodeMeta(int) []byte {
 	if err != nil {
 		return nil // config has checked it; only a longer version could do this
 	}
+	if at := d.transport.advertised.Load(); d.cfg.Identity != nil && at != nil {
+		b = signMeta(b, d.of, *at, d.cfg.Identity)
+	}
 	return b
 }
 
 // NotifyMsg implements memberlist.Delegate. msg is used again after the call.
-func (d *delegate) NotifyMsg(msg []byte) {
+func (d *delegate) NotifyMsg(msg []byte) { d.during(func() { d.message(msg) }) }
+
+// message takes one of the messages that are seeder's own.
+func (d *delegate) message(msg []byte) {
 	if len(msg) > 0 && msg[0] == summaryKind {
 		d.summary(msg[1:])
 		return
@@ -91,7 +108,7 @@ func (d *delegate) LocalState(bool) []byte {
 }
 
 // MergeRemoteState implements memberlist.Delegate.
-func (d *delegate) MergeRemoteState(buf []byte, _ bool) { d.summary(buf) }
+func (d *delegate) MergeRemoteState(buf []byte, _ bool) { d.during(func() { d.summary(buf) }) }
 
 // summary hands over a member's catalog summary where it is other than ours.
 func (d *delegate) summary(buf []byte) {
@@ -106,10 +123,10 @@ func (d *delegate) summary(buf []byte) {
 }
 
 // NotifyJoin implements memberlist.EventDelegate.
-func (d *delegate) NotifyJoin(n *memberlist.Node) { d.seen(n) }
+func (d *delegate) NotifyJoin(n *memberlist.Node) { d.during(func() { d.seen(n) }) }
 
 // NotifyUpdate implements memberlist.EventDelegate.
-func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.seen(n) }
+func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.during(func() { d.seen(n) }) }
 
 func (d *delegate) seen(n *memberlist.Node) {
 	i, err := parseInstance(n.Name)
@@ -172,15 +189,17 @@ func memberOf(n *memberlist.Node, i instance, meta Meta, reason, fix string) *Me
 	return &Member{
 		Protocols: protocols,
 		Name:      i.node, Address: addr, State: StateAlive, Reason: reason, Fix: fix, Version: meta.Version, ID: meta.ID,
-		gossip: n.Address(), instance: i, leaving: meta.Leaving, second: meta.Second,
+		gossip: n.Address(), instance: i, told: string(n.Meta), leaving: meta.Leaving, second: meta.Second,
 	}
 }
 
 // NotifyLeave implements memberlist.EventDelegate.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
-	if i, err := parseInstance(n.Name); err == nil && d.current() {
-		d.gone(i)
-	}
+	d.during(func() {
+		if i, err := parseInstance(n.Name); err == nil && d.current() {
+			d.gone(i)
+		}
+	})
 }
 
 // gone books the end of an instance.
@@ -213,6 +232,10 @@ func (g *Gossip) tell(name, state, reason string) {
 // chance, so that two addresses of one are those of a member that lies, or has a copy of
 // another one's memory.
 func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.during(func() { d.conflict(existing, other) })
+}
+
+func (d *delegate) conflict(existing, other *memberlist.Node) {
 	d.log.Debug("two addresses of one instance", "instance", existing.Name, "address", existing.Address(), "other_address", other.Address())
 }
 

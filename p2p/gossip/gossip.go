@@ -49,6 +49,7 @@ type Config struct {
 	JoinPort int             // where Join names none
 	Keys     [][]byte        // 32 bytes each, the one to seal with first
 	Meta     Meta
+	Identity *trust.Identity // signs what this node says of itself; its id is that of Meta
 	// Advertise chooses the address at which others reach this node, given those of the
 	// members that are known; nil: that of BindAddr. AdvertisePort is the port there; 0:
 	// that of BindAddr.
@@ -102,6 +103,9 @@ type Member struct {
 	gossip   string   // gossip address, ip:port
 	instance instance // what memberlist knows it by; zero: it was not seen since this node runs
 	contact  contact
+	told     string // its metadata as it came
+	proven   proven // whether the node says itself what told has
+	owner    owner
 	order    int  // in which instances were seen
 	leaving  bool // it said that it was leaving
 	second   bool // it said that another host has its name or identity
@@ -153,6 +157,9 @@ type Gossip struct {
 	reconsider chan struct{} // the ranks
 	renewal    chan struct{} // this node needs a new instance
 	parted     chan struct{} // a member has left
+
+	callbacks sync.RWMutex // held by memberlist's callbacks; Close takes it to end them
+	ended     bool
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -402,6 +409,9 @@ func (g *Gossip) leave() error {
 		}
 	}
 	err := list.Shutdown()
+	g.callbacks.Lock()
+	g.ended = true // memberlist's timers of suspicion outlive its Shutdown
+	g.callbacks.Unlock()
 	g.lines.close()
 	if err != nil {
 		return fmt.Errorf("close gossip: %w", err)

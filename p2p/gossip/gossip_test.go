@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -439,5 +440,34 @@ func TestLogEnds(t *testing.T) {
 	fmt.Fprintln(w, "[INFO] memberlist: Marking a as failed, suspect timeout reached")
 	if buf.String() != before {
 		t.Errorf("written after the end: %s", buf.String())
+	}
+}
+
+// TestNothingAfterClose: what memberlist's timers find out after Close is told to nobody:
+// whoever handed in the log and the callbacks may be gone.
+func TestNothingAfterClose(t *testing.T) {
+	t.Parallel()
+	var told atomic.Int64
+	a := start(t, "a", 1, func(c *Config) { c.OnMember = func(string, string, string) { told.Add(1) } })
+	b := start(t, "b", 1, nil, a.addr)
+	eventually(t, "both are there", func() bool { return a.state("b") == StateAlive && b.state("a") == StateAlive })
+	m, err := a.member("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := a.place.instance
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, lines := told.Load(), a.log.String()
+	n := &memberlist.Node{Name: m.instance.String(), Addr: net.IP{127, 0, 0, 1}, Port: 7950}
+	d := &delegate{Gossip: a.Gossip, of: of, transport: a.transport.Load()}
+	d.NotifyLeave(n)
+	d.NotifyJoin(n)
+	d.NotifyUpdate(n)
+	d.NotifyConflict(n, n)
+	d.NotifyMsg([]byte{forgetKind, 'b'})
+	if after := a.log.String(); told.Load() != before || after != lines {
+		t.Errorf("told %d times after Close, and logged %s", told.Load()-before, after[len(lines):])
 	}
 }

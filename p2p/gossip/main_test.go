@@ -22,6 +22,7 @@ type node struct {
 	addr  string // of its transfer port, where it is joined
 	shut  func()
 	creds *trust.Credentials
+	ident *trust.Identity
 	log   *syncBuffer
 
 	mu    sync.Mutex
@@ -62,6 +63,7 @@ func (n *node) listen(t *testing.T, addr string, keys [][]byte) (dial Dial, serv
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.ident = id
 	if n.creds, err = trust.NewCredentials(id, secretsOf(keys)); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +131,7 @@ func startAt(t *testing.T, name, addr string, keys [][]byte, change func(*Config
 	dial, serve := n.listen(t, addr, keys)
 	_, port, _ := net.SplitHostPort(n.addr)
 	cfg := Config{
-		NodeName: name, BindAddr: "127.0.0.1:0", Join: func() []string { return join }, Dial: dial, Keys: keys,
+		NodeName: name, BindAddr: "127.0.0.1:0", Join: func() []string { return join }, Dial: dial, Keys: keys, Identity: n.ident,
 		Meta: Meta{ID: n.id(), TransferAddress: ":" + port, Protocol: 1, Version: "test"},
 		Log:  slog.New(slog.NewTextHandler(n.log, nil)),
 		OnHint: func(h Hint) {

@@ -18,7 +18,8 @@ import (
 // the newest, and of several processes at one address the one that came last, since the
 // others were ended there. Instances of a name that are left are other hosts, which have
 // the name, too: rivals. The one that was seen first keeps the name, unless it says itself
-// that it came second.
+// that it came second. An instance takes the place of another one only where the same
+// identity signed both, or where it has answered at the address that both have.
 type members struct {
 	self instance // this process; its count does not matter
 
@@ -72,8 +73,8 @@ func (ms *members) seen(m *Member) (before, after Member) {
 		}
 	}
 	confirmed, known, met := ms.confirmed[m.instance], ms.contacts[before.instance], ms.contacts[m.instance]
-	if before.ID == m.ID {
-		met.proved = met.proved || known.proved || before.contact.proved
+	if before.ID == m.ID && (known.proved || before.contact.proved) && m.genuine() {
+		met.proved = true
 	}
 	if _, ok := ms.proved[m.ID]; ok && m.ID != "" {
 		met.proved = true
@@ -122,9 +123,10 @@ func (ms *members) settle(name string) bool {
 			of = append(of, m)
 		}
 	}
+	of = onlyGenuine(of)
 	slices.SortFunc(of, func(a, b *Member) int { return a.order - b.order })
 	candidates := slices.DeleteFunc(slices.Clone(of), func(m *Member) bool {
-		return slices.ContainsFunc(of, func(o *Member) bool { return o.replaces(m) })
+		return slices.ContainsFunc(of, func(o *Member) bool { return ms.replacesLocked(o, m) })
 	})
 	delete(ms.rivals, name)
 	if len(candidates) == 0 {
@@ -134,12 +136,14 @@ func (ms *members) settle(name string) bool {
 	slices.SortStableFunc(candidates, func(a, b *Member) int {
 		return cmp.Or(compare(b.instance.process == ms.self.process, a.instance.process == ms.self.process),
 			compare(a.second, b.second),
+			compare(b.owns(holder), a.owns(holder)),
 			compare(b.continues(holder), a.continues(holder)))
 	})
 	winner := *candidates[0]
 	if holder != nil && holder.State == StateAlive {
 		winner.Since = holder.Since
 	}
+	winner.owner = ms.ownerLocked(holder, &winner, time.Now())
 	ms.byName[name] = &winner
 	if len(candidates) > 1 {
 		ms.rivals[name] = candidates[1:]
@@ -147,13 +151,45 @@ func (ms *members) settle(name string) bool {
 	return true
 }
 
-// replaces reports whether m stands for the same host as o, at a later time. Of several
-// processes at one address the last is the one that is there.
-func (m *Member) replaces(o *Member) bool {
+// replacesLocked reports whether m stands for the same host as o, at a later time. Of
+// several processes at one address the last is the one that is there; one with another
+// identity has to answer first. mu is held.
+func (ms *members) replacesLocked(m, o *Member) bool {
+	same := m.ID == o.ID
 	if m.instance.process == o.instance.process {
-		return m.instance.moved > o.instance.moved
+		return m.instance.moved > o.instance.moved && same
 	}
-	return m.gossip == o.gossip && m.order > o.order
+	return m.gossip == o.gossip && m.order > o.order && (same || ms.contacts[m.instance].reached || ms.confirmed[m.instance])
+}
+
+// owner is the identity that a handshake has proved of a member: while it is there, or was
+// not long ago, a rival with another one does not keep the name.
+type owner struct {
+	id   trust.NodeID
+	seen time.Time
+}
+
+// ownerFor is how long after it was seen last the owner of a name gets it back.
+const ownerFor = 10 * time.Minute
+
+// owns reports whether m has the identity that owns the name of holder.
+func (m *Member) owns(holder *Member) bool {
+	return holder != nil && m.ID != "" && m.ID == holder.owner.id
+}
+
+// ownerLocked is the owner of a name that goes from holder to winner. mu is held.
+func (ms *members) ownerLocked(holder, winner *Member, now time.Time) owner {
+	var before owner
+	if holder != nil {
+		before = holder.owner
+	}
+	switch {
+	case winner.owns(holder):
+		return owner{winner.ID, now}
+	case ms.contacts[winner.instance].proved && (before.id == "" || now.Sub(before.seen) > ownerFor):
+		return owner{winner.ID, now}
+	}
+	return before
 }
 
 // continues reports whether m is the member that was known as holder.
@@ -178,8 +214,11 @@ func (ms *members) gone(i instance) (state string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	met := ms.contacts[i]
-	ms.drop(i)
 	m := ms.byName[i.node]
+	if last := ms.alive[i]; last != nil && last.owns(m) {
+		m.owner.seen = time.Now()
+	}
+	ms.drop(i)
 	if ms.settle(i.node) || m == nil || m.State != StateAlive || i.process == ms.self.process {
 		return ""
 	}

@@ -92,8 +92,8 @@ func (p Protocols) foreign(b []byte) string {
 
 func (m Meta) encode() ([]byte, error) {
 	b, err := json.Marshal(m)
-	if err == nil && len(b) > maxMetaBytes {
-		err = fmt.Errorf("node metadata of %d bytes, at most %d: shorten transfer.advertise", len(b), maxMetaBytes)
+	if limit := maxMetaBytes - proofSuffix; err == nil && len(b) > limit {
+		err = fmt.Errorf("node metadata of %d bytes, at most %d: shorten transfer.advertise", len(b), limit)
 	}
 	return b, err
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -47,6 +48,7 @@ type transport struct {
 	log     *slog.Logger
 
 	incarnations incarnations
+	advertised   atomic.Pointer[netip.AddrPort] // what others are told
 
 	packetCh chan *memberlist.Packet
 	streamCh chan net.Conn
@@ -100,6 +102,9 @@ func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error)
 	if v4 := parsed.To4(); v4 != nil {
 		parsed = v4
 	}
+	addr, _ := netip.AddrFromSlice(parsed)
+	at := netip.AddrPortFrom(addr.Unmap(), uint16(port))
+	t.advertised.Store(&at)
 	return parsed, port, nil
 }
 

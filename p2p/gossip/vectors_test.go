@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"encoding/pem"
 	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"seeder/docs"
+	"seeder/p2p/trust"
 )
 
 // TestVectors: what gossip carries is what docs/protocol.md says.
@@ -40,6 +45,15 @@ func TestVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.Is("json", string(b))
+	i, err := parseInstance(v.Text("instance"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(v.Text("address"))
+	v.Is("signed", string(signMeta(b, i, at, vectorIdentity(t))))
+	if !verifyMeta(v.Text("signed"), i.String(), at, m.ID) {
+		t.Error("the signed metadata does not verify")
+	}
 
 	v = docs.Protocol(t, "summary")
 	g := New(Config{NodeName: v.Text("node")})
@@ -66,6 +80,21 @@ func TestVectors(t *testing.T) {
 			t.Errorf("a probe of %d bytes: %t, %t", size, small, large)
 		}
 	}
+}
+
+// vectorIdentity is the identity of docs/protocol.md.
+func vectorIdentity(t *testing.T) *trust.Identity {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "identity")
+	b := pem.EncodeToMemory(&pem.Block{Type: "SEEDER NODE IDENTITY", Bytes: docs.Protocol(t, "identity").Hex("seed")})
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id, err := trust.LoadOrCreateIdentity(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 // TestPacketVector: the packet of docs/protocol.md is what sealing makes, it opens as

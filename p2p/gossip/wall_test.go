@@ -92,12 +92,12 @@ func newBehind(t testing.TB) *behind {
 		t.Fatal(err)
 	}
 	b.place.instance = b.members.self
-	d := &delegate{Gossip: b.Gossip, of: b.place.instance}
-	conf.Name, conf.Delegate, conf.Events, conf.Conflict = "a", d, d, d // the name that the messages are for
 	tr, err := b.openTransport(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := &delegate{Gossip: b.Gossip, of: b.place.instance, transport: tr}
+	conf.Name, conf.Delegate, conf.Events, conf.Conflict = "a", d, d, d // the name that the messages are for
 	conf.Transport = tr
 	conf.ProbeInterval, conf.GossipInterval, conf.PushPullInterval = time.Hour, time.Hour, time.Hour
 	b.transport.Store(tr)
