@@ -277,22 +277,24 @@ func (in *incarnations) message(msg []byte) {
 	}
 }
 
-// stream notes what an exchange of states says. It has passed checkStream.
-func (in *incarnations) stream(msg []byte) {
+// stream notes what an exchange of states says, and returns what is in it besides, nil
+// where msg is none. It has passed checkStream.
+func (in *incarnations) stream(msg []byte) (user []byte) {
 	if len(msg) == 0 || msg[0] != kindPushPull {
-		return
+		return nil
 	}
 	header, b, err := msgpackMap(msg[1:])
 	if err != nil {
-		return
+		return nil
 	}
 	for range header["Nodes"].number {
 		var got map[string]value
 		if got, b, err = msgpackMap(b); err != nil {
-			return
+			return nil
 		}
 		in.note(got["Name"], got["Incarnation"])
 	}
+	return b
 }
 
 func (in *incarnations) note(name, number value) {

@@ -62,7 +62,7 @@ func (d *delegate) NotifyMsg(msg []byte) { d.during(func() { d.message(msg) }) }
 // message takes one of the messages that are seeder's own.
 func (d *delegate) message(msg []byte) {
 	if len(msg) > 0 && msg[0] == summaryKind {
-		d.summary(msg[1:])
+		d.summary(msg[1:], maxMetaBytes)
 		return
 	}
 	if len(msg) > 0 && msg[0] == probeKind {
@@ -104,15 +104,17 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 
 // LocalState implements memberlist.Delegate.
 func (d *delegate) LocalState(bool) []byte {
-	return d.Gossip.state()
+	return d.exchanged()
 }
 
 // MergeRemoteState implements memberlist.Delegate.
-func (d *delegate) MergeRemoteState(buf []byte, _ bool) { d.during(func() { d.summary(buf) }) }
+func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
+	d.during(func() { d.summary(buf, maxStateBytes) })
+}
 
 // summary hands over a member's catalog summary where it is other than ours.
-func (d *delegate) summary(buf []byte) {
-	s, err := decodeState(buf)
+func (d *delegate) summary(buf []byte, limit int) {
+	s, err := decodeState(buf, limit)
 	if err != nil {
 		d.log.Debug("dropped a catalog summary", "err", err)
 		return

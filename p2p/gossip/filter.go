@@ -84,7 +84,7 @@ var stateFields = map[string]check{
 }
 
 var headerFields = map[string]check{
-	"Nodes": atMost(maxStates), "UserStateLen": atMost(maxMetaBytes), "Join": boolean,
+	"Nodes": atMost(maxStates), "UserStateLen": atMost(maxStateBytes), "Join": boolean,
 }
 
 // required are the checks that a field that is missing does not pass.

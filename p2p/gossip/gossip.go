@@ -106,9 +106,10 @@ type Member struct {
 	told     string // its metadata as it came
 	proven   proven // whether the node says itself what told has
 	owner    owner
-	order    int  // in which instances were seen
-	leaving  bool // it said that it was leaving
-	second   bool // it said that another host has its name or identity
+	voucher  trust.NodeID // the identity on whose word it counts as dead; empty: this node's own
+	order    int          // in which instances were seen
+	leaving  bool         // it said that it was leaving
+	second   bool         // it said that another host has its name or identity
 }
 
 const (
@@ -230,7 +231,7 @@ func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
 		return nil, err
 	}
 	t := &transport{
-		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, member: g.members.byInstance, strange: g.strangers.packet, log: g.log,
+		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, vouched: g.vouched, member: g.members.byInstance, strange: g.strangers.packet, log: g.log,
 	}
 	t.incarnations.outdone = g.outdone
 	t.start(ctx)

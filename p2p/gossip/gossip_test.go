@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -268,7 +269,7 @@ func TestWhatALaterBuildAdds(t *testing.T) {
 	for _, msg := range []string{"", "\x02", "\x07 what nobody knows yet", strings.Repeat("x", 4000)} {
 		d.NotifyMsg([]byte(msg))
 	}
-	if s, err := decodeState([]byte(`{"n":"b","h":1,"c":2,"new":[1,2]}`)); err != nil || s.Name != "b" {
+	if s, err := decodeState([]byte(`{"n":"b","h":1,"c":2,"new":[1,2]}`), maxMetaBytes); err != nil || s.Name != "b" {
 		t.Errorf("%+v %v", s, err)
 	}
 	meta := `{"id":"` + testID + `","t":":7951","p":1,"v":"9","h":1,"new":{"x":1}}`
@@ -345,19 +346,27 @@ func FuzzDecodeMeta(f *testing.F) {
 func FuzzDecodeState(f *testing.F) {
 	f.Add([]byte(`{"n":"a","h":1}`))
 	f.Add([]byte(`{"n":"\u001b[2J"}`))
+	f.Add([]byte(`{"n":"a","h":1,"a":[{"n":"b","g":"10.0.0.1:7950","t":"10.0.0.1:7951","v":"1","id":"` + testID + `","s":60},{"n":"\u001b","s":-1}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := decodeState(b)
+		s, err := decodeState(b, maxStateBytes)
 		if err != nil {
 			return
 		}
 		if !validName(s.Name) {
 			t.Fatalf("accepted %+v", s)
 		}
+		ms := newMembers(newInstance("self"))
+		ms.vouch(testID, s.Away, time.Now())
+		for name, m := range ms.byName {
+			if !validName(name) || m.State != StateDead || time.Since(m.Since) > deadFor+time.Minute {
+				t.Fatalf("took %+v", m)
+			}
+		}
 		again, err := json.Marshal(s)
-		if err != nil || len(again) > maxMetaBytes {
+		if err != nil || len(again) > maxStateBytes {
 			return
 		}
-		if back, err := decodeState(again); err != nil || back != s {
+		if back, err := decodeState(again, maxStateBytes); err != nil || !reflect.DeepEqual(back, s) {
 			t.Fatalf("%+v becomes %+v %v", s, back, err)
 		}
 	})

@@ -76,7 +76,7 @@ func (g *Gossip) missing(ctx context.Context, known []string) []string {
 		if m.State == StateAlive {
 			there[m.Address], there[m.joinAddress()] = true, true
 		}
-		if m.State == StateDead {
+		if m.State == StateDead && m.voucher == "" { // whoever is there and was never reached joins by itself
 			gone = append(gone, m.joinAddress())
 		}
 	}

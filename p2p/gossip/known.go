@@ -34,6 +34,7 @@ type known struct {
 	ID      trust.NodeID `json:"id,omitempty"`
 	Dead    time.Time    `json:"dead_since,omitzero"` // one of both, or none: it was alive
 	Left    time.Time    `json:"left_since,omitzero"`
+	Voucher trust.NodeID `json:"told_by,omitempty"` // on whose word it is dead
 }
 
 // valid reports whether k may be shown and dialled: the file is this node's own, but
@@ -64,6 +65,9 @@ func (g *Gossip) loadPeers() (addresses []string) {
 	}
 	g.members.restore(peers, time.Now())
 	for _, k := range peers {
+		if k.Voucher != "" {
+			continue
+		}
 		addresses = append(addresses, Member{Address: k.Address, gossip: k.Gossip}.joinAddress())
 	}
 	return addresses
@@ -96,11 +100,13 @@ func (g *Gossip) savePeers() {
 		return
 	}
 	peers := []known{}
-	for _, m := range g.members.named() {
+	list := g.members.named()
+	slices.SortStableFunc(list, func(a, b Member) int { return compare(a.voucher != "", b.voucher != "") })
+	for _, m := range list {
 		if m.Name == g.cfg.NodeName || len(peers) == maxPeers {
 			continue
 		}
-		k := known{Name: m.Name, Gossip: m.gossip, Address: m.Address, Version: m.Version, ID: m.ID}
+		k := known{Name: m.Name, Gossip: m.gossip, Address: m.Address, Version: m.Version, ID: m.ID, Voucher: m.voucher}
 		switch since := m.Since.UTC().Truncate(time.Second); m.State {
 		case StateDead:
 			k.Dead = since
@@ -160,6 +166,9 @@ func (ms *members) forget(name string) error {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	m := ms.byName[name]
+	if m == nil || m.State != StateAlive {
+		ms.noteForgottenLocked(name, time.Now())
+	}
 	switch {
 	case m == nil:
 		var gone []string
@@ -188,7 +197,7 @@ func (ms *members) restore(list []known, now time.Time) {
 		if ms.byName[k.Name] != nil || k.Name == ms.self.node {
 			continue
 		}
-		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip}
+		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip, voucher: k.Voucher}
 		if !k.Left.IsZero() {
 			m.State, m.Since = StateLeft, k.Left
 		}

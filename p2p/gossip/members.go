@@ -31,6 +31,7 @@ type members struct {
 	confirmed map[instance]bool          // that have answered by their own name; see doubts
 	contacts  map[instance]contact       // of instances that are alive
 	proved    map[trust.NodeID]time.Time // identities that are no member's yet
+	forgotten map[string]time.Time       // names that somebody had forgotten, until they are alive again
 	count     int                        // of instances ever seen
 }
 
@@ -45,7 +46,7 @@ const (
 
 func newMembers(self instance) *members {
 	return &members{self: self, byName: map[string]*Member{}, alive: map[instance]*Member{}, rivals: map[string][]*Member{}, ids: map[trust.NodeID]int{}, confirmed: map[instance]bool{},
-		contacts: map[instance]contact{}, proved: map[trust.NodeID]time.Time{}}
+		contacts: map[instance]contact{}, proved: map[trust.NodeID]time.Time{}, forgotten: map[string]time.Time{}}
 }
 
 // seen books an instance that is alive, and returns what was known of the node by its name
@@ -67,6 +68,7 @@ func (ms *members) seen(m *Member) (before, after Member) {
 		m.order = ms.count
 		ms.count++
 	}
+	delete(ms.forgotten, m.Name)
 	for name, o := range ms.byName { // the host has another name now
 		if o.State == StateDead && o.gossip == m.gossip && name != m.Name {
 			delete(ms.byName, name)

@@ -202,12 +202,13 @@ func cutString(b []byte) (s string, rest []byte, ok bool) {
 type state struct {
 	Name string `json:"n"`
 	Hash uint64 `json:"h"`
+	Away []away `json:"a,omitempty"` // members that died; in an exchange of states alone
 }
 
-func decodeState(b []byte) (state, error) {
+func decodeState(b []byte, limit int) (state, error) {
 	var s state
-	if len(b) > maxMetaBytes {
-		return s, fmt.Errorf("catalog summary of %d bytes, at most %d", len(b), maxMetaBytes)
+	if len(b) > limit {
+		return s, fmt.Errorf("catalog summary of %d bytes, at most %d", len(b), limit)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return state{}, fmt.Errorf("catalog summary: %w", err)

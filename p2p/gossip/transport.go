@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,7 @@ type transport struct {
 	seal    *sealer
 	dial    Dial
 	proved  func(id trust.NodeID) // of the other side of a stream
+	vouched func(by trust.NodeID, user []byte)
 	member  func(name string) (Member, error)
 	strange func(from net.Addr) // a packet came that no key opens
 	log     *slog.Logger
@@ -198,12 +200,36 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		return nil, fmt.Errorf("the host at %s proves the identity %s, member %q has %s", addr, proved, a.Name, id)
 	}
 	t.proved(proved)
-	s := &stream{Conn: conn, answer: true, heard: t.incarnations.stream}
+	s := &stream{Conn: conn, answer: true, heard: t.heard(proved)}
 	if !t.enter(s, "") {
 		conn.Close()
 		return nil, net.ErrClosed
 	}
 	return s, nil
+}
+
+// heard takes what concerns this package from the messages of a stream whose other side has
+// proved an identity.
+func (t *transport) heard(from trust.NodeID) func(msg []byte) {
+	return func(msg []byte) {
+		if user := t.incarnations.stream(msg); len(user) > 0 {
+			t.vouched(from, user)
+		}
+	}
+}
+
+// identityOf is the identity that the other side of a connection has proved, empty where it
+// has proved none.
+func identityOf(conn net.Conn) trust.NodeID {
+	c, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return ""
+	}
+	id, err := trust.PeerID(c.ConnectionState())
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 // enter books a stream, which ends with the transport, until it is closed. With a
@@ -245,7 +271,7 @@ func (t *transport) leave(host string) {
 // and returns once memberlist has closed it. conn is closed in any case.
 func (t *transport) serve(conn net.Conn) {
 	done := make(chan struct{})
-	s := &stream{Conn: conn, heard: t.incarnations.stream}
+	s := &stream{Conn: conn, heard: t.heard(identityOf(conn))}
 	if !t.enter(s, hostOf(conn.RemoteAddr())) {
 		conn.Close()
 		t.log.Debug("refused a stream: too many are open", "from", conn.RemoteAddr())
