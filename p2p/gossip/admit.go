@@ -76,7 +76,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 func (ms *members) admit(n *memberlist.Node, i instance, id trust.NodeID) error {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if ms.atStakeLocked(n, i, id) && !verifyMeta(string(n.Meta), n.Name, addressOf(n), id) {
+	if ms.atStakeLocked(n, i, id) && !verifyMeta(n.Meta, n.Name, addressOf(n)) {
 		return errNotItself
 	}
 	if ms.alive[i] != nil || i.process == ms.self.process {

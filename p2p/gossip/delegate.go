@@ -46,11 +46,16 @@ var (
 func (d *delegate) NodeMeta(int) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	b, err := d.meta.encode()
+	meta, at := d.meta, d.transport.advertised.Load()
+	sign := d.cfg.Identity != nil && at != nil
+	if sign {
+		meta.ID = "" // follows from the key of the proof
+	}
+	b, err := meta.encode()
 	if err != nil {
 		return nil // config has checked it; only a longer version could do this
 	}
-	if at := d.transport.advertised.Load(); d.cfg.Identity != nil && at != nil {
+	if sign {
 		b = signMeta(b, d.of, *at, d.cfg.Identity)
 	}
 	return b

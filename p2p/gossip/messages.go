@@ -27,13 +27,13 @@ const (
 
 // Meta is what a node says of itself to every member.
 type Meta struct {
-	ID              trust.NodeID `json:"id"`
-	TransferAddress string       `json:"t"`           // host:port; an empty host stands for the gossip address
-	Protocol        uint8        `json:"p"`           // the newest that it speaks, see Protocols
-	Oldest          uint8        `json:"o,omitempty"` // the oldest; 0: it speaks one only
-	Version         string       `json:"v"`           // of the program
-	Leaving         bool         `json:"l,omitempty"` // tells a farewell from a failure
-	Second          bool         `json:"s,omitempty"` // another host has the name or the identity, and had it first
+	ID              trust.NodeID `json:"id,omitempty"` // left out where a proof has it, see proof.go
+	TransferAddress string       `json:"t"`            // host:port; an empty host stands for the gossip address
+	Protocol        uint8        `json:"p"`            // the newest that it speaks, see Protocols
+	Oldest          uint8        `json:"o,omitempty"`  // the oldest; 0: it speaks one only
+	Version         string       `json:"v"`            // of the program
+	Leaving         bool         `json:"l,omitempty"`  // tells a farewell from a failure
+	Second          bool         `json:"s,omitempty"`  // another host has the name or the identity, and had it first
 }
 
 // Protocols are the versions that a build speaks of what nodes say to each other:
@@ -74,7 +74,8 @@ func spoken(b []byte) (p Protocols, ok bool) {
 		Protocol uint8 `json:"p"`
 		Oldest   uint8 `json:"o"`
 	}
-	if len(b) > maxMetaBytes || json.Unmarshal(b, &m) != nil {
+	body, _ := splitMeta(b)
+	if len(b) > maxMetaBytes || json.Unmarshal(body, &m) != nil {
 		return Protocols{}, false // of no protocol at all, which decodeMeta says
 	}
 	return Meta{Protocol: m.Protocol, Oldest: m.Oldest}.protocols(), true
@@ -104,9 +105,11 @@ func decodeMeta(b []byte) (Meta, error) {
 	if len(b) > maxMetaBytes {
 		return m, fmt.Errorf("node metadata of %d bytes, at most %d", len(b), maxMetaBytes)
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	body, _ := splitMeta(b)
+	if err := json.Unmarshal(body, &m); err != nil {
 		return Meta{}, fmt.Errorf("node metadata: %w", err)
 	}
+	m.ID = claimedID(b)
 	if _, err := trust.ParseNodeID(string(m.ID)); err != nil {
 		return Meta{}, fmt.Errorf("node metadata: %w", err)
 	}

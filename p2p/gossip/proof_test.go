@@ -3,6 +3,7 @@ package gossip
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func newIdentity(t testing.TB) *trust.Identity {
 // said is a member as it says itself that it is.
 func said(t testing.TB, id *trust.Identity, i instance, at string) *Member {
 	t.Helper()
-	meta, err := Meta{ID: id.ID(), TransferAddress: ":7951", Protocol: 1, Version: "test"}.encode()
+	meta, err := Meta{TransferAddress: ":7951", Protocol: 1, Version: "test"}.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,26 +44,30 @@ func TestProof(t *testing.T) {
 	t.Parallel()
 	id, other := newIdentity(t), newIdentity(t)
 	i, at := newInstance("b"), netip.MustParseAddrPort("10.0.0.2:7950")
-	meta := said(t, id, i, at.String()).told
-	if len(meta) > maxMetaBytes || !verifyMeta(meta, i.String(), at, id.ID()) {
+	meta := []byte(said(t, id, i, at.String()).told)
+	if len(meta) > maxMetaBytes || !verifyMeta(meta, i.String(), at) || claimedID(meta) != id.ID() {
 		t.Fatalf("%d bytes are not the node's own: %s", len(meta), meta)
 	}
+	text, proof := splitMeta(meta)
+	with := func(text string, proof []byte) []byte { return slices.Concat([]byte(text), []byte{0}, proof) }
 	for what, ok := range map[string]bool{
-		"a newer instance":   verifyMeta(meta, i.next().String(), at, id.ID()),
-		"another process":    verifyMeta(meta, newInstance("b").String(), at, id.ID()),
-		"another address":    verifyMeta(meta, i.String(), netip.MustParseAddrPort("10.0.0.3:7950"), id.ID()),
-		"another port":       verifyMeta(meta, i.String(), netip.MustParseAddrPort("10.0.0.2:7951"), id.ID()),
-		"another identity":   verifyMeta(meta, i.String(), at, other.ID()),
-		"other content":      verifyMeta(strings.Replace(meta, ":7951", ":7952", 1), i.String(), at, id.ID()),
-		"a field more":       verifyMeta(strings.Replace(meta, `,"k"`, `,"l":true,"k"`, 1), i.String(), at, id.ID()),
-		"a field behind":     verifyMeta(meta[:len(meta)-1]+`,"l":true}`, i.String(), at, id.ID()),
-		"no proof":           verifyMeta(`{"id":"`+string(id.ID())+`"}`, i.String(), at, id.ID()),
-		"nothing":            verifyMeta("", i.String(), at, ""),
-		"a proof of nothing": verifyMeta(meta[len(meta)-proofSuffix:], i.String(), at, id.ID()),
+		"a newer instance": verifyMeta(meta, i.next().String(), at),
+		"another process":  verifyMeta(meta, newInstance("b").String(), at),
+		"another address":  verifyMeta(meta, i.String(), netip.MustParseAddrPort("10.0.0.3:7950")),
+		"another port":     verifyMeta(meta, i.String(), netip.MustParseAddrPort("10.0.0.2:7951")),
+		"another identity": verifyMeta(with(string(text), slices.Concat(other.Public(), proof[32:])), i.String(), at),
+		"other content":    verifyMeta(with(strings.Replace(string(text), ":7951", ":7952", 1), proof), i.String(), at),
+		"a field more":     verifyMeta(with(string(text[:len(text)-1])+`,"l":true}`, proof), i.String(), at),
+		"no proof":         verifyMeta(text, i.String(), at),
+		"nothing":          verifyMeta(nil, i.String(), at),
+		"a proof alone":    verifyMeta(with("", proof), i.String(), at),
 	} {
 		if ok {
 			t.Errorf("%s passes", what)
 		}
+	}
+	if m, err := decodeMeta(with(`{"id":"`+string(other.ID())+`","t":":7951","p":1,"v":"x"}`, proof)); err != nil || m.ID != id.ID() {
+		t.Errorf("the id beside a proof counts: %+v, %v", m, err)
 	}
 }
 
