@@ -1,38 +1,110 @@
 #!/bin/sh
-# Fails where a package imports what it must not: p2p and store meet in cmd/seeder
-# alone, and each outside library that others lean on has one importer. Tests are
-# free.
+# Fails where a package imports one of this module that its line below does not name, and
+# where an outside library has more importers than it is meant to have. Tests, and packages
+# whose name ends in test, are free.
+#
+# Rules behind the table: p2p never imports store but its leaf store/chunk, and store never
+# p2p; they meet in cmd/seeder/wiring.go alone. A room never imports the house that it is in.
+# What shows a cluster (doctor, show, verdict, web) knows p2p/report and control, never the
+# node; doctor alone also tries ways of its own (wire, trust, netaddr). internal/ and the
+# leaves p2p/report and store/chunk know nothing of seeder.
 set -eu
+cd "$(dirname "$0")/.."
 
-imports=$(go list -f '{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}
+table() { # room: the packages of this module that it may import
+	cat <<-'EOF'
+	internal/disk:
+	internal/figure:
+	internal/pattern:
+	internal/reserve:
+	internal/text:
+
+	store: internal/disk internal/figure store/chunk store/ctrd store/stage
+	store/chunk:
+	store/ctrd: internal/disk internal/text
+	store/source:
+	store/stage: store/chunk
+
+	p2p: internal/pattern internal/reserve internal/text p2p/announce p2p/catalog p2p/converge p2p/diagnose p2p/exchange p2p/fetch p2p/gossip p2p/images p2p/matrix p2p/members p2p/netaddr p2p/report p2p/swarm p2p/trust p2p/wire
+	p2p/announce: p2p/catalog p2p/report p2p/trust
+	p2p/catalog: internal/disk internal/text p2p/trust store/chunk
+	p2p/converge: internal/pattern p2p/catalog p2p/report p2p/trust
+	p2p/diagnose: internal/text p2p/gossip p2p/members p2p/report p2p/swarm p2p/trust p2p/wire
+	p2p/exchange: p2p/catalog p2p/gossip p2p/members p2p/wire
+	p2p/fetch: internal/figure p2p/catalog p2p/converge p2p/gossip p2p/images p2p/members p2p/report p2p/swarm p2p/tally p2p/trust store/chunk
+	p2p/gossip: internal/disk internal/text p2p/netaddr p2p/report p2p/trust
+	p2p/images: p2p/swarm store/chunk
+	p2p/matrix: internal/text p2p/catalog p2p/gossip p2p/images p2p/members p2p/report p2p/tally p2p/trust store/chunk
+	p2p/members: p2p/gossip p2p/report p2p/swarm p2p/trust
+	p2p/netaddr:
+	p2p/report:
+	p2p/swarm: store/chunk
+	p2p/tally: p2p/report
+	p2p/trust: internal/disk
+	p2p/wire: internal/text p2p/catalog p2p/swarm p2p/trust store/chunk
+
+	cmd/seeder: cmd/seeder/internal/* internal/disk internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd
+	cmd/seeder/internal/cli: internal/text
+	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust store/ctrd
+	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text p2p/report store
+	cmd/seeder/internal/demo: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term p2p/report p2p/trust
+	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
+	cmd/seeder/internal/engines: cmd/seeder/internal/cli store/source
+	cmd/seeder/internal/k3s: cmd/seeder/internal/cli cmd/seeder/internal/config p2p/netaddr p2p/trust store/ctrd
+	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli
+	cmd/seeder/internal/reload: cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/k3s p2p/trust
+	cmd/seeder/internal/show: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report
+	cmd/seeder/internal/term: cmd/seeder/internal/cli internal/figure internal/text
+	cmd/seeder/internal/verdict: cmd/seeder/internal/cli internal/text p2p/report
+	cmd/seeder/internal/web: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report store
+	EOF
+}
+
+imports=$(go list -f '{{$p := .ImportPath}}{{$p}}
+{{range .Imports}}{{$p}} {{.}}
 {{end}}' ./cmd/... ./internal/... ./p2p/... ./store/...)
 bad=0
 
-forbid() { # package pattern, import pattern, rule
-	found=$(printf '%s\n' "$imports" | grep -E "^$1 $2" || true)
-	[ -z "$found" ] || { echo "$3:"; echo "$found"; bad=1; }
-}
+arrows=$(printf '%s\n' "$imports" | awk -v table="$(table)" '
+	BEGIN {
+		n = split(table, lines, "\n")
+		for (i = 1; i <= n; i++) {
+			if (split(lines[i], parts, ":") < 2) continue
+			room[parts[1]] = 1
+			m = split(parts[2], may, " ")
+			for (j = 1; j <= m; j++) allowed[parts[1] " " may[j]] = 1
+		}
+	}
+	{ sub("^seeder/", "", $1) }
+	$1 ~ /test$/ { next }
+	NF == 1 { if (!room[$1]) print $1 " has no line in the table of test/imports.sh: add what it may import"; next }
+	NF == 2 && $2 ~ /^seeder\// {
+		sub("^seeder/", "", $2)
+		inside = $2; sub("[^/]*$", "*", inside)
+		if (!allowed[$1 " " $2] && !allowed[$1 " " inside]) print $1 " must not import " $2
+	}')
+[ -z "$arrows" ] || { echo "$arrows"; bad=1; }
+
 only() { # import pattern, the package that may
 	found=$(printf '%s\n' "$imports" | grep -E " $1" | grep -vE "^$2 " || true)
 	[ -z "$found" ] || { echo "only $2 imports $1:"; echo "$found"; bad=1; }
 }
 
-forbid 'seeder/p2p[^ ]*' 'seeder/(cmd|store(/(ctrd|source|stage|storetest).*)?$)' 'p2p imports nothing of store but store/chunk'
-forbid 'seeder/store/chunk' 'seeder/' 'store/chunk is a leaf: formats and bounds that both sides share'
-forbid 'seeder/store[^ ]*' 'seeder/(p2p|cmd)' 'store never imports p2p'
-forbid 'seeder/internal/disk[^ ]*' 'seeder/(p2p|store|cmd)' 'disk knows nothing of what is in the files'
-forbid 'seeder/internal/[^ ]*' 'seeder/' 'internal/ knows nothing of seeder'
-forbid 'seeder/p2p/report' 'seeder/' 'p2p/report is plain data'
-forbid 'seeder/p2p/converge' 'seeder/p2p/(gossip|swarm|wire|netaddr)' 'converge knows no peers'
-forbid 'seeder/p2p/(announce|catalog|converge|diagnose|exchange|fetch|gossip|images|matrix|members|netaddr|report|swarm|tally|trust|wire)' 'seeder/p2p$' 'a room of p2p never imports the house'
-forbid 'seeder/cmd/seeder/internal/(cli|term)' 'seeder/(p2p|store)' 'what commands share knows no node'
-forbid 'seeder/cmd/seeder/internal/(doctor|show|verdict|web)' 'seeder/p2p$' 'what shows a cluster knows p2p/report, not the node'
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/containerd/containerd' 'seeder/store/(ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'
 
-viper=$(grep -rl --include='*.go' spf13/viper cmd | grep -v _test.go)
-[ "$viper" = cmd/seeder/internal/config/config.go ] || { echo "viper is imported by $viper, not by cmd/seeder/internal/config/config.go alone"; bad=1; }
+# file NAME DIR PATTERN...: only that file of DIR imports all of the patterns.
+file() {
+	want=$1 found=$(ls "$2"/*.go | grep -v _test.go)
+	shift 2
+	for pattern; do
+		found=$(printf '%s\n' "$found" | xargs -r grep -lE "$pattern" || true)
+	done
+	[ "$found" = "$want" ] || { echo "$* is imported by $found, not by $want alone"; bad=1; }
+}
+file cmd/seeder/wiring.go cmd/seeder '"seeder/p2p"' '"seeder/store"'
+file cmd/seeder/internal/config/config.go cmd/seeder/internal/config 'spf13/viper'
 exit $bad

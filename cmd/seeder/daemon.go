@@ -18,6 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/reload"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/web"
 	"seeder/p2p/trust"
@@ -52,7 +53,7 @@ the file, the file over the default. ` + "`seeder config show`" + ` prints the e
 			log.Warn(w)
 		}
 		d := &running{cfg: cfg.Config, log: log}
-		d.reload = &control.Reloader{
+		d.reload = &reload.Reloader{
 			Load: func() (config.Loaded, error) { return config.Load(env, cmd.Flags()) }, Level: level, Log: log, Last: cfg,
 			Secrets: func(cfg config.Config) (k3s.FoundSecrets, error) { return d.secrets.Load(cfg, "/") },
 		}
@@ -75,7 +76,7 @@ const heapBytes = 136 << 20
 type running struct {
 	cfg    config.Config
 	log    *slog.Logger
-	reload *control.Reloader
+	reload *reload.Reloader
 	// secrets remembers what it derived: the file is read every half minute.
 	secrets k3s.SecretLoader
 	open    []part

@@ -8,6 +8,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 )
 
 const statusInterval = 5 * time.Second
@@ -25,7 +26,7 @@ func notifyStatus(ctx context.Context, log *slog.Logger, c control.Cluster) {
 	defer tick.Stop()
 	last := ""
 	for {
-		if line := control.StatusLine(c.Status(ctx)); line != last {
+		if line := show.StatusLine(c.Status(ctx)); line != last {
 			notify(log, "STATUS="+line)
 			last = line
 		}

@@ -76,8 +76,8 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 			Find: k3s.SocketFinder("/"),
 			Pin:  cfg.Images.Pin, Platform: platform, Log: log.With("component", "containerd"),
 		},
-		Cache:   cache,
-		MinFree: minFree,
+		Cache:   store.Reserve(cache),
+		MinFree: store.Reserve(minFree),
 		Log:     log.With("component", "store"),
 	})
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"seeder/internal/text"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -419,10 +420,10 @@ func TestForget(t *testing.T) {
 			t.Fatalf("c is %q", n.state("c"))
 		}
 	}
-	if err := a.Forget("b"); !errors.Is(err, ErrNotForgotten) || !strings.Contains(err.Error(), "b is alive") {
+	if err := a.Forget("b"); !errors.Is(err, report.ErrNotForgotten) || !strings.Contains(err.Error(), "b is alive") {
 		t.Errorf("forgetting who is there: %v", err)
 	}
-	if err := a.Forget("x"); !errors.Is(err, ErrNotForgotten) || !strings.Contains(err.Error(), `"x"; away are c`) {
+	if err := a.Forget("x"); !errors.Is(err, report.ErrNotForgotten) || !strings.Contains(err.Error(), `"x"; away are c`) {
 		t.Errorf("forgetting nobody: %v", err)
 	}
 	if err := a.Forget("c"); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"seeder/internal/disk"
 	"seeder/internal/text"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -140,9 +141,6 @@ func (g *Gossip) writePeers(b []byte) error {
 	return nil
 }
 
-// ErrNotForgotten is why Forget does nothing: the member is alive, or not known.
-var ErrNotForgotten = errors.New("the member cannot be forgotten")
-
 // Forget drops a member that is dead or has left, here and, by gossip, on every node
 // that is there: nobody waits for it any more. One that comes back is a member again.
 func (g *Gossip) Forget(name string) error {
@@ -179,11 +177,11 @@ func (ms *members) forget(name string) error {
 		}
 		slices.Sort(gone)
 		if len(gone) == 0 {
-			return fmt.Errorf("%w: no member is called %q, and none is away", ErrNotForgotten, name)
+			return fmt.Errorf("%w: no member is called %q, and none is away", report.ErrNotForgotten, name)
 		}
-		return fmt.Errorf("%w: no member is called %q; away are %s", ErrNotForgotten, name, strings.Join(gone, ", "))
+		return fmt.Errorf("%w: no member is called %q; away are %s", report.ErrNotForgotten, name, strings.Join(gone, ", "))
 	case m.State == StateAlive:
-		return fmt.Errorf("%w: %s is alive; stop seeder there first", ErrNotForgotten, name)
+		return fmt.Errorf("%w: %s is alive; stop seeder there first", report.ErrNotForgotten, name)
 	}
 	delete(ms.byName, name)
 	return nil

@@ -33,8 +33,8 @@ var limits = []limit{
 	{"lines of the longest function", (*shape).longestFunction, 80, 70},
 	{"methods of the largest type", (*shape).mostMethods, 103, 30},
 	{"fields of the largest type", (*shape).mostFields, 34, 15},
-	{"methods of the widest interface", (*shape).widestInterface, 10, 6},
-	{"import depth inside the module", (*shape).depth, 8, 6},
+	{"methods of the widest interface", (*shape).widestInterface, 6, 6},
+	{"import depth inside the module", (*shape).depth, 6, 6},
 }
 
 func main() {

@@ -10,7 +10,6 @@ import (
 	"github.com/docker/go-units"
 
 	"seeder/p2p/trust"
-	"seeder/store"
 )
 
 // minRate is the lowest limit of transfers, in bytes per second. Below it a chunk of
@@ -29,20 +28,26 @@ func ParseRate(s string) (int64, error) {
 	return n, nil
 }
 
+// Free is what is to stay free of a disk: the larger of both.
+type Free struct {
+	Share float64 // of the disk, from 0 to 1
+	Bytes int64
+}
+
 // ParseMinFree reads a share of a disk or a size.
-func ParseMinFree(s string) (store.Reserve, error) {
+func ParseMinFree(s string) (Free, error) {
 	if percent, ok := strings.CutSuffix(s, "%"); ok {
 		f, err := strconv.ParseFloat(percent, 64)
 		if err != nil || !(f >= 0 && f < 100) {
-			return store.Reserve{}, errors.New("want a share from 0% to 99%, or a size, e.g. 5GiB")
+			return Free{}, errors.New("want a share from 0% to 99%, or a size, e.g. 5GiB")
 		}
-		return store.Reserve{Share: f / 100}, nil
+		return Free{Share: f / 100}, nil
 	}
 	n, err := parseBytes(s)
 	if err != nil {
-		return store.Reserve{}, errors.New("want a share, e.g. 10%, or a size with its unit, e.g. 5GiB")
+		return Free{}, errors.New("want a share, e.g. 10%, or a size with its unit, e.g. 5GiB")
 	}
-	return store.Reserve{Bytes: n}, nil
+	return Free{Bytes: n}, nil
 }
 
 // parseBytes reads a size as people write it: 50MiB is 50·2²⁰, 50MB is 50·10⁶. Other

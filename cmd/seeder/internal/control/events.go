@@ -53,13 +53,34 @@ type Event struct {
 
 // Cluster is what the control API asks of the node.
 type Cluster interface {
-	Images(ctx context.Context, refs ...string) (report.Images, error)
+	Viewer
+	Operator
+	Examiner
+}
+
+// Viewer shows how the cluster is.
+type Viewer interface {
+	matrix
 	Members() report.Members
 	AskMembers(ctx context.Context) report.Members
 	Status(ctx context.Context) report.Status
+}
+
+// matrix shows how far which node is with which image.
+type matrix interface {
+	Images(ctx context.Context, refs ...string) (report.Images, error)
+}
+
+// Operator changes what the cluster shall hold.
+type Operator interface {
 	Withdraw(ctx context.Context, ref string, w report.Withdrawal) error
+	// CheckOn is an error where an order for these label selectors would be for no node.
 	CheckOn(ctx context.Context, on []string) error
 	Forget(name string) error
+}
+
+// Examiner finds out what is wrong.
+type Examiner interface {
 	Diagnose(ctx context.Context) report.Diagnosis
 	Holders(ctx context.Context, refs []string) map[string][]string
 }
@@ -73,7 +94,7 @@ const (
 
 // watcher follows images until they are converged.
 type watcher struct {
-	cluster Cluster
+	cluster matrix
 	refs    []string // none: everything announced
 	// versions are those of the refs that were announced just now; of others it is
 	// whichever there is.

@@ -1,5 +1,5 @@
 // Package control is the control API of the daemon on a unix socket: its types, its
-// server, its client, and what a reload changes.
+// server and its client.
 //
 // It owns the paths, documents and events of the API, and who may open the socket. It
 // never decides anything about an image or a peer: it asks a Cluster and an Announcer.
@@ -32,7 +32,6 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
-	"seeder/p2p/gossip"
 	"seeder/p2p/report"
 	"seeder/store"
 )
@@ -214,7 +213,7 @@ func (c *Server) routes() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/forget", func(w http.ResponseWriter, r *http.Request) {
 		err := c.cluster.Forget(r.URL.Query().Get("name"))
-		if errors.Is(err, gossip.ErrNotForgotten) {
+		if errors.Is(err, report.ErrNotForgotten) {
 			err = cli.WithCode(cli.ExitUsage, err)
 		}
 		c.answer(w, struct{}{}, err)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/p2p/report"
 )
 
@@ -123,7 +124,7 @@ func (n *demoNode) waitMembers(ctx context.Context, count int) error {
 			return nil
 		}
 		if err == nil {
-			known = control.StatusLine(s)
+			known = show.StatusLine(s)
 		}
 		select {
 		case <-n.done:

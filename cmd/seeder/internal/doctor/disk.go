@@ -15,10 +15,11 @@ import (
 // checkDisk looks at the space below data_dir and below containerd's content store.
 func (e *exam) checkDisk(ctx context.Context) []finding {
 	cfg := e.config(ctx)
-	reserve, err := config.ParseMinFree(cfg.Images.MinFree)
+	free, err := config.ParseMinFree(cfg.Images.MinFree)
 	if err != nil {
 		return one(finding{Name: "disk", State: StateSkipped, Detail: "images.min_free: " + err.Error()})
 	}
+	reserve := store.Reserve(free)
 	out := one(diskFinding(cfg.DataDir, cfg.Images.MinFree, reserve))
 	if c, err := e.containerd(ctx); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, containerdTimeout)

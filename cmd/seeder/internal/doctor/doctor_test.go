@@ -24,6 +24,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/reload"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/report"
 	"seeder/p2p/trust"
@@ -193,7 +194,7 @@ func TestDoctorSecretRotated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &control.Reloader{
+	r := &reload.Reloader{
 		Load:    func() (config.Loaded, error) { return config.Load(e.env, nil) },
 		Secrets: func(c config.Config) (k3s.FoundSecrets, error) { return k3s.LoadSecrets(c, "/") },
 		Last:    first, Held: held, Level: &slog.LevelVar{}, Log: slog.New(slog.DiscardHandler), Node: anyNode{},

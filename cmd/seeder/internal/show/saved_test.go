@@ -33,7 +33,7 @@ func TestSavings(t *testing.T) {
 	if got != want {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}
-	lines := got.Lines(6123*time.Millisecond, true)
+	lines := SavedLines(got, 6123*time.Millisecond, true)
 	if want := []string{
 		"3 nodes got 270 MiB in all, 80 MiB to 100 MiB each in 6.12s, compressed to 41 %; 20 MiB were there already; 2 other nodes fetched nothing",
 		"this host sent 1.1 × the image before compression, the other nodes gave each other the rest (59 %)",
@@ -62,7 +62,7 @@ func TestSavedLines(t *testing.T) {
 			"1 node got 1 MiB|this host sent 3.0 × the image"},
 		{"the announcer is gone", control.Saved{Announcer: "h0", Nodes: 2, ImageBytes: mib, FetchedBytes: 2 * mib, LeastBytes: mib, MostBytes: mib}, 0, false, "2 nodes got 1 MiB each"},
 	} {
-		if got := strings.Join(c.s.Lines(c.took, c.here), "|"); got != c.want {
+		if got := strings.Join(SavedLines(c.s, c.took, c.here), "|"); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
@@ -78,7 +78,7 @@ func TestSavingsOfLiars(t *testing.T) {
 	if s.FetchedBytes != math.MaxInt64 || s.LocalBytes != math.MaxInt64 || s.SentBytes != math.MaxInt64 {
 		t.Errorf("%+v", s)
 	}
-	text := strings.Join(s.Lines(time.Second, true), "\n") + imageLine(row)
+	text := strings.Join(SavedLines(s, time.Second, true), "\n") + imageLine(row)
 	for i := range row.Nodes {
 		row.Nodes[i].State = report.Fetching
 	}

@@ -96,7 +96,7 @@ func (t *tally) lines() []string {
 	}
 	for _, x := range last(t.images, maxTallied) {
 		_, here := t.at[x.ref]
-		for _, line := range x.what.Lines(x.took, here) {
+		for _, line := range SavedLines(x.what, x.took, here) {
 			if len(t.images) > 1 {
 				line = short(x.ref) + ": " + line
 			}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/p2p/report"
 )
 
@@ -70,6 +71,6 @@ func newRolloutRow(img report.ImageState, now time.Time) (rolloutRow, bool) {
 	}
 	return rolloutRow{
 		Image: cleanRef(img.Reference), Version: img.Version, By: cleanName(img.AnnouncedBy), At: stampOf(img.AnnouncedAt, now),
-		Took: took.Round(precision).String(), Nodes: readyOf(img), Saved: cleanText(strings.Join(saved.Lines(0, false), "; "), maxReason),
+		Took: took.Round(precision).String(), Nodes: readyOf(img), Saved: cleanText(strings.Join(show.SavedLines(saved, 0, false), "; "), maxReason),
 	}, true
 }

@@ -1,4 +1,4 @@
-package control
+package reload
 
 import (
 	"encoding/json"
