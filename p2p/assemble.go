@@ -46,14 +46,14 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 	})
 	fetcher := fetch.New(fetch.Config{
 		ID: id.ID(), Images: n.images, Store: n.store, Column: column, Members: n.members, Client: n.port.client,
-		Metrics: fetch.NewMetrics(n.cfg.Registerer), Note: n.events.note, Announce: n.announcer.Again,
+		Metrics: fetch.NewMetrics(n.cfg.Registerer), Note: n.events.record, Announce: n.announcer.Again,
 		Log: n.log, SwarmLog: n.cfg.Log.With("component", "swarm"),
 	})
 	converging = converge.New(converge.Config{
 		Catalog: n.catalog, Store: n.store, Keeper: n.store, Remover: n.store, Column: column, Seeds: fetcher,
 		Fetch: fetcher.Fetch, Announce: n.announcer.Again, MayAnnounce: func() bool { return rule.Allows(id.ID()) },
 		Down:   health.stillDown,
-		Note:   func(kind report.EventKind, a catalog.Announcement, reason string) { n.events.note(kind, a, reason) },
+		Note:   func(kind report.EventKind, a catalog.Announcement, reason string) { n.events.record(kind, a, reason) },
 		Failed: func(cause string) { counters.converge.WithLabelValues(cause).Inc() },
 		Beat:   func() { n.run.beat("converge") },
 		Self:   id.ID(), Labels: n.cfg.Labels, Accept: n.cfg.Accept, Follow: n.cfg.Follow, Auto: n.cfg.Auto, AutoLocal: n.cfg.AutoLocal,

@@ -1,10 +1,10 @@
 // Package p2p keeps this node converged with its cluster: what the catalog says
-// is what this host holds, for every announced reference, for ever.
+// is what this host holds, for every announced reference, forever.
 //
 // It owns the order in which the rooms of a node are opened and closed, which of them hears
 // what from which (assemble.go), the transfer port (port.go), the watch over containerd
 // (health.go), and what has happened (events.go). The rooms below own the rest: announce
-// (what this host tells), catalog (what shall be), exchange (how catalogs become equal),
+// (what this host tells), catalog (what should be), exchange (how catalogs become equal),
 // converge (what this host does about each announcement), fetch (how an image gets here),
 // images (what is open and served), matrix (how far which node is), tally (where bytes came
 // from), members (who is there, by what name), diagnose (which ways are open), report (what

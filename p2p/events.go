@@ -97,8 +97,8 @@ func (es *events) list() []report.Event {
 	return out
 }
 
-// note records an event of this moment about an announcement.
-func (es *events) note(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string) {
+// record records an event of this moment about an announcement.
+func (es *events) record(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string) {
 	es.add(report.Event{Time: time.Now(), Kind: kind, Reference: a.Reference, Version: a.Version, Nodes: nodes, Reason: reason})
 }
 
@@ -111,7 +111,7 @@ func (es *events) news(recs ...catalog.Record) {
 		if a.Withdrawn {
 			kind = report.EventWithdrawn
 		}
-		es.note(kind, a, "", a.NodeName)
+		es.record(kind, a, "", a.NodeName)
 	}
 }
 

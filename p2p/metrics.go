@@ -12,7 +12,7 @@ import (
 )
 
 // metrics are what a node counts beside its fetches. How things are at the moment of a
-// scrape is Counts, which whoever registers the gauges asks for. No label has a value that
+// scrape is Counts, which the owner of the gauges asks for. No label has a value that
 // a peer or an image chooses.
 type metrics struct {
 	wireSent, wireReceived prometheus.Counter

@@ -151,7 +151,7 @@ func (n *Node) Close() error {
 // which part.
 func (n *Node) Wait() error { return n.run.group.Wait() }
 
-// Stuck is an error that names a loop of the node that has not come by for a minute,
+// Stuck is an error that names a loop of the node that has not made a turn for a minute,
 // nil where all do. A containerd that is away or hangs, a member that is silent and a
 // full disk make none stuck: what asks them gives up in time.
 func (n *Node) Stuck() error { return n.run.stuck() }
@@ -235,7 +235,7 @@ func (n *Node) Forget(name string) error {
 // takes some ten seconds at most.
 func (n *Node) Diagnose(ctx context.Context) report.Diagnosis { return n.diagnoser.All(ctx) }
 
-// Holders are the members whose stores have these references, whoever announced
+// Holders are the members whose stores have these references, no matter who announced
 // them or nobody: by reference, the members' names. Who does not answer in time is
 // none.
 func (n *Node) Holders(ctx context.Context, refs []string) map[string][]string {

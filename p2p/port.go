@@ -17,7 +17,7 @@ import (
 )
 
 // port is this node's transfer port and its connections to those of others: who may
-// connect, how fast bytes go, and which connections shall end.
+// connect, how fast bytes go, and which connections must end.
 type port struct {
 	id       trust.NodeID // of this node
 	network  Network      // nil: this host's
@@ -29,7 +29,7 @@ type port struct {
 	counters *metrics
 	log      *slog.Logger
 
-	expired   chan time.Time // connections from before then shall end, capacity 1
+	expired   chan time.Time // connections from before then must end, capacity 1
 	secretsMu sync.Mutex     // held around the locks of credentials and of gossip
 	secrets   trust.Secrets  // in use
 }
@@ -174,7 +174,7 @@ func (p *port) expire(ctx context.Context) {
 	}
 }
 
-// answerGrace is what the answers that are being sent have at the end. Whoever
+// answerGrace is what the answers that are being sent have at the end. Anyone who
 // asked for one that is cut off asks another node.
 const answerGrace = 3 * time.Second
 

@@ -67,7 +67,7 @@ func TestProtocols(t *testing.T) {
 	}
 	a := old.store.Add(testRef, blob(1, 3<<20), 256<<10)
 	announce(t, old, a)
-	for _, nd := range []*testNode{old2, both} { // which say that they hold it to whoever asks
+	for _, nd := range []*testNode{old2, both} { // which say that they hold it to anyone who asks
 		nd.waitFor(t, "ready", func() bool { return cellOf(t, nd, nd.cfg.Name).State == report.Ready })
 	}
 

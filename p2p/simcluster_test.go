@@ -45,7 +45,7 @@ type simCluster struct {
 // allHold is how many nodes, the first ones, hold everything. The others hold what
 // has the tag all, and nothing in a cluster of more than 50, so that a large one is
 // not mostly TLS handshakes: a fetch makes some thirty. What is announced they know
-// all the same.
+// anyway.
 const allHold = 10
 
 // patterns are those of the configuration.

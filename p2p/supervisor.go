@@ -57,14 +57,14 @@ func (s *supervisor) start(ctx context.Context, name string, loop func(context.C
 	})
 }
 
-// beat says that a loop has come by. The time begins with the first one.
+// beat says that a loop has made a turn. The time begins with the first one.
 func (s *supervisor) beat(loop string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last[loop] = time.Now()
 }
 
-// stuck is an error that names a loop that has not come by for a minute, nil where all do.
+// stuck is an error that names a loop that has not made a turn for a minute, nil where all do.
 func (s *supervisor) stuck() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -60,7 +60,7 @@ func TestExcludedStaysExcluded(t *testing.T) {
 				c.t.Fatal(err)
 			}
 		}
-		// Somebody brings it all the same, and takes it away again.
+		// Somebody brings it anyway, and takes it away again.
 		other.store.SetExcluded(a.Target.Digest, "")
 		other.store.Add(ref, []byte("for arm64"), 16)
 		c.within(time.Second, "held", func() error {

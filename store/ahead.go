@@ -56,7 +56,7 @@ func (a *ahead) stop() {
 }
 
 // want asks for the chunks from at on. What the queue has no room for is left to
-// whoever asks for it.
+// anyone who asks for it.
 func (a *ahead) want(b *blob, at int) {
 	for end := min(at+aheadChunks, len(b.info.Sums)); at < end; at++ {
 		if !b.worthAhead(at) || !b.hold() {
@@ -78,7 +78,7 @@ func (b *blob) worthAhead(at int) bool {
 	return b.present && !b.full && !b.plain[at] && !b.frames.Have(at)
 }
 
-// compressAhead makes the frame of chunk at for the cache. Whoever asks for the
+// compressAhead makes the frame of chunk at for the cache. Anyone who asks for the
 // chunk itself is told what went wrong.
 func (b *blob) compressAhead(ctx context.Context, at int) {
 	if !b.worthAhead(at) {

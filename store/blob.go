@@ -34,7 +34,7 @@ type blob struct {
 	stamp   ctrd.Stamp     // of the file in which they were; none where it was read through containerd
 	plain   []bool         // chunks that do not shrink
 	full    bool           // the cache has no room for its frames
-	near    map[int][]byte // chunks for the import that runs, nil while none does
+	near    map[int][]byte // chunks for the import that runs, nil while none runs
 	nearAt  int            // which one it wants next
 	arrived chan struct{}
 }
@@ -173,7 +173,7 @@ func (b *blob) staged() *stage.Blob {
 	return b.frames
 }
 
-// signal wakes whoever waits for chunks.
+// signal wakes those that wait for chunks.
 func (b *blob) signal() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -225,7 +225,7 @@ func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, e
 }
 
 // handOver gives a verified chunk to the import that will want it next, so that it
-// need not be read and decompressed again. It is staged all the same. False: there
+// need not be read and decompressed again. It is staged anyway. False: there
 // is no such import, or it has enough.
 func (b *blob) handOver(at int, raw []byte) bool {
 	b.mu.Lock()
@@ -300,7 +300,7 @@ func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort) (chunk.En
 	if b.isPlain(at) {
 		return b.openPlain(ctx, at)
 	}
-	unlock, err := b.encode.lock(ctx, at) // whoever comes second finds the frame
+	unlock, err := b.encode.lock(ctx, at) // the second finds the frame
 	if err != nil {
 		return 0, 0, nil, err
 	}

@@ -23,16 +23,16 @@ type Image struct {
 	index  chunk.Index
 	blobs  []*blob
 	wanted []bool // by blob: this host needs it
-	// excluded is why this host is not meant to hold the image; empty where it is. It
-	// serves what it has of it all the same.
+	// excluded is why this host should not hold the image; empty where it is. It
+	// serves what it has of it anyway.
 	excluded string
 	closed   sync.Once
 }
 
-// OtherPlatform begins why a host is not meant to hold an image of other platforms.
+// OtherPlatform begins why a host should not hold an image of other platforms.
 const OtherPlatform = "the image is for "
 
-// Excluded is why this host is not meant to hold the image, empty where it is.
+// Excluded is why this host should not hold the image, empty where it is.
 func (i *Image) Excluded() string { return i.excluded }
 
 // Image opens the image that a seed index describes and keeps the index. Frames

@@ -230,7 +230,7 @@ const archiveRoom = 128 << 20
 // Space is what is left of the file system with a directory on it.
 type Space struct {
 	Dir                  string
-	Free, Total, Reserve int64 // bytes; Reserve is what shall stay free
+	Free, Total, Reserve int64 // bytes; Reserve is what must stay free
 	FreeFiles, Files     uint64
 }
 

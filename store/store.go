@@ -160,7 +160,7 @@ type Prepared struct {
 
 // Prepare makes the seed index of an image that this host's containerd has, keeps
 // it, and makes the image here what it will be elsewhere: unpacked, named,
-// labelled. at is the target that ref shall have, as of an earlier version that is
+// labelled. at is the target that ref gets, as of an earlier version that is
 // still here; empty: the one that it has. An unknown reference or target, and an
 // incomplete image, are errors that name what is near and what lacks; they wrap
 // fs.ErrNotExist. An image that containerd has under another way to write ref is
@@ -169,7 +169,7 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Pr
 	return s.prepare(ctx, ref, at, false)
 }
 
-// PrepareForAll is Prepare of an image that every host shall take, whatever platform its
+// PrepareForAll is Prepare of an image that every host takes, whatever platform its
 // config names. Of an index of one image that is its manifest, among which containerd
 // does not choose by platform.
 func (s *Store) PrepareForAll(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {

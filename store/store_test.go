@@ -206,7 +206,7 @@ func TestImageTravels(t *testing.T) {
 }
 
 // TestFramesAreCompressedOnceAndKept: however many ask for a chunk at once, it is
-// compressed for one of them; whoever received it compresses nothing.
+// compressed for one of them; anyone who received it compresses nothing.
 func TestFramesAreCompressedOnceAndKept(t *testing.T) {
 	t.Parallel()
 	a, p := announceSide(t, layer(t, "base", 4<<20))

@@ -199,7 +199,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 	// The archive is refused while most of it is not sent yet: the answer arrives
-	// all the same.
+	// anyway.
 	f.Err = errors.New("image.tar is not an image archive")
 	if code, _, errs = seeder(t.Context(), socket, "announce", "--from", file); code != cli.ExitFailed || !strings.Contains(errs, "is not an image archive") {
 		t.Errorf("exit code %d: %s", code, errs)

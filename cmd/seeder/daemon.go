@@ -96,7 +96,7 @@ func (d *running) opened(name string, close func() error) {
 // together are less; this one is for what nobody thought of.
 const stopTimeout = 9 * time.Second
 
-// runBounded is run, except that it does not wait for ever for the parts to end:
+// runBounded is run, except that it does not wait for the parts without a limit:
 // what must not be lost is on disk before anybody is told of it.
 func (d *running) runBounded(ctx context.Context) error {
 	ctx, d.ending = context.WithCancel(ctx)

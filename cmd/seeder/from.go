@@ -102,7 +102,7 @@ func of(t time.Time) string {
 }
 
 // parseTyped reads NAME[:TAG][@DIGEST]. A digest behind a tag stays apart from it:
-// the tag shall stand for it.
+// the tag will stand for it.
 func parseTyped(text string) (typed, error) {
 	t := typed{text: text}
 	named, err := reference.ParseNormalizedNamed(text)

@@ -13,7 +13,7 @@ import (
 	"seeder/store"
 )
 
-// TestReadyOnNobody: an image that no node takes is not ready, whoever asks: exit code
+// TestReadyOnNobody: an image that no node takes is not ready, no matter who asks: exit code
 // 3 with the reason, in JSON, too.
 func TestReadyOnNobody(t *testing.T) {
 	t.Parallel()

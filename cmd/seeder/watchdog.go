@@ -17,7 +17,7 @@ import (
 // prints every goroutine to the journal, and starts it again.
 //
 // What has to work is what a restart fixes: the process gets to run; the loops of the
-// node come by; and over the control socket, as any command has it, the daemon
+// node make turns; and over the control socket, as any command has it, the daemon
 // answers with its status, for which the locks of catalog, gossip and swarms must
 // come free. What a restart does not fix counts for nothing: containerd that is away
 // or hangs, members that are silent, images that fail, a full disk. A node waits for

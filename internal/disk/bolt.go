@@ -55,7 +55,7 @@ func createBolt(path string, init func(*bolt.Tx) error) (err error) {
 // openBolt opens a file that is there. It is locked from before it is checked
 // until it is closed.
 func openBolt(path string) (db *bolt.DB, err error) {
-	// Whoever owns the file may read it; others are told by the next step.
+	// Anyone who owns the file may read it; others are told by the next step.
 	_ = os.Chmod(path, 0o600)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, syscall.EISDIR) {

@@ -1,7 +1,7 @@
 // Package figure writes figures for people, in one way wherever they are shown: sizes
 // on terminals, on the status page, in reasons, events and logs.
 //
-// It never reads figures; whoever takes sizes from users checks them elsewhere.
+// It never reads figures; anyone who takes sizes from users checks them elsewhere.
 package figure
 
 import (

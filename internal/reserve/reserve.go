@@ -2,7 +2,7 @@
 // descriptors.
 //
 // It owns one spare descriptor for each listener. It never decides how many connections
-// there are. It keeps this invariant: whoever connects while no descriptor is free is
+// there are. It keeps this invariant: anyone who connects while no descriptor is free is
 // told so at once, and does not wait in the kernel's queue for an answer that cannot
 // come.
 package reserve

@@ -146,7 +146,7 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 	maps.Copy(c.buried, bury)
 	for _, taken := range []map[string]Record{winners, bury} {
 		for ref, r := range taken {
-			c.noteCame(r, now)
+			c.recordArrival(r, now)
 			if c.refusals[ref].Version <= r.ann.Version {
 				delete(c.refusals, ref)
 			}

@@ -169,8 +169,8 @@ func (c *Catalog) writeCame(tx *bolt.Tx, r Record, now time.Time) error {
 	return b.Put(key, binary.BigEndian.AppendUint64(nil, uint64(c.cameAt(r, now).UnixMilli())))
 }
 
-// noteCame notes it in memory. mu is held.
-func (c *Catalog) noteCame(r Record, now time.Time) {
+// recordArrival keeps in memory when r came, if its time is ahead. mu is held.
+func (c *Catalog) recordArrival(r Record, now time.Time) {
 	if isEarly(r, now) {
 		c.came[r.ann.Reference] = c.cameAt(r, now)
 	} else {

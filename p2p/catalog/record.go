@@ -53,7 +53,7 @@ type Seed struct {
 	Size   int64         `json:"size"` // bytes
 }
 
-// Announcement is the statement "reference shall be target, or is withdrawn".
+// Announcement is the statement "reference stands for target, or is withdrawn".
 type Announcement struct {
 	Reference   string             `json:"ref"` // as CRI writes it
 	Version     uint64             `json:"version"`
@@ -190,7 +190,7 @@ func plain(what, s string, limit int) error {
 // Announcement is what the record says.
 func (r Record) Announcement() Announcement { return r.ann }
 
-// AnnouncedBy is the id of whoever signed the record.
+// AnnouncedBy is the id of the node that signed the record.
 func (r Record) AnnouncedBy() trust.NodeID { return trust.IDOf(r.public) }
 
 // Hash names the record: the SHA-256 of its encoding.

@@ -161,7 +161,7 @@ const (
 // Fetched is the outcome of a fetch after which verify has said that all is there.
 func Fetched() Outcome { return Outcome{state: ready} }
 
-// Excluded is the outcome for an image that this host is not meant to hold, by what the
+// Excluded is the outcome for an image that this host should not hold, by what the
 // image is.
 func Excluded(reason string) Outcome { return Outcome{state: foreign, reason: reason} }
 

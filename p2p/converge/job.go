@@ -232,7 +232,7 @@ func (l *Loop) putByK3s(ctx context.Context, ref string) (bool, error) {
 // put under that name is not touched.
 func (l *Loop) standAside(ctx context.Context, rec catalog.Record, why string) Outcome {
 	ref := rec.Announcement().Reference
-	if !l.cfg.asideOf(rec) {
+	if !l.cfg.excludes(rec) {
 		return Outcome{state: keeping, reason: why}
 	}
 	before := l.cfg.Catalog.ReachedTarget(ref)

@@ -172,7 +172,7 @@ func (k *keep) now(ctx context.Context) error {
 		}
 		history := k.cfg.Catalog.History(a.Reference)
 		at := min(k.cfg.KeepPrevious, len(history))
-		if a.Withdrawn || k.cfg.asideOf(rec) {
+		if a.Withdrawn || k.cfg.excludes(rec) {
 			at = 0
 		}
 		keep = append(keep, history[:at]...)
@@ -203,7 +203,7 @@ func (k *keep) releaseOthers(ctx context.Context) error {
 	for _, rec := range k.cfg.Catalog.All() {
 		a := rec.Announcement()
 		wanted[a.Reference] = nil
-		if a.Withdrawn || k.cfg.asideOf(rec) {
+		if a.Withdrawn || k.cfg.excludes(rec) {
 			continue
 		}
 		wanted[a.Reference] = []digest.Digest{a.Target.Digest}

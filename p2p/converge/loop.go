@@ -28,7 +28,7 @@ const (
 	storeSettle = 200 * time.Millisecond
 )
 
-// Loop compares the catalog with this host's images, for ever: events are hints that
+// Loop compares the catalog with this host's images, forever: events are hints that
 // wake it, the comparison is the truth. New starts nothing; Run runs it.
 type Loop struct {
 	cfg     Config

@@ -17,8 +17,8 @@ func (c *Config) ruledOut(a catalog.Announcement) string {
 	return ""
 }
 
-// asideOf reports whether this host has to release what it has of rec: a rule keeps it
+// excludes reports whether this host has to release what it has of rec: a rule keeps it
 // from holding that, and the others do not count on it as the one that announced it.
-func (c *Config) asideOf(rec catalog.Record) bool {
+func (c *Config) excludes(rec catalog.Record) bool {
 	return rec.AnnouncedBy() != c.Self && c.ruledOut(rec.Announcement()) != ""
 }

@@ -5,7 +5,7 @@
 // It never changes what it finds, and never says that a way is closed which it could not
 // try.
 //
-// Invariant: whoever asks this node to connect back is connected to at the addresses that
+// Invariant: anyone who asks this node to connect back is connected to at the addresses that
 // gossip knows of it, one question at a time.
 package diagnose
 
@@ -46,7 +46,7 @@ type Gossip interface {
 	Ping(member string) error
 	SendProbe(member string, n gossip.Nonce) error
 	AwaitArrival(ctx context.Context, n gossip.Nonce) (small, large bool)
-	// Strangers are the hosts that have knocked with another secret.
+	// Strangers are the hosts that tried to connect with another secret.
 	Strangers(since time.Time) []gossip.Stranger
 	// NoAddress is why this host has none that others reach.
 	NoAddress() error
@@ -95,7 +95,7 @@ const (
 	// asked at once.
 	askTimeout = 2 * time.Second
 	maxAsks    = 64
-	// strangerFor is how long a host is told of that knocked with another secret: it
+	// strangerFor is how long a host that tried another secret is reported: it
 	// tries again every 15 s.
 	strangerFor = 2 * time.Minute
 )
@@ -295,7 +295,7 @@ func why(err error) string {
 	return text.Clean(err.Error(), report.MaxTextBytes)
 }
 
-// Holders are the members whose stores have these references, whoever announced
+// Holders are the members whose stores have these references, no matter who announced
 // them or nobody: by reference, the members' names. Who does not answer in time is
 // none.
 func (dg *Diagnoser) Holders(ctx context.Context, refs []string) map[string][]string {

@@ -26,7 +26,7 @@ type probing struct {
 	now map[string]bool // by node id
 }
 
-// enter reports whether this one may be probed now: one at a time for whoever asks,
+// enter reports whether this one may be probed now: one at a time for each asker,
 // so that asking often costs the asker as much as this node.
 func (p *probing) enter(id string) bool {
 	p.mu.Lock()

@@ -200,7 +200,7 @@ func (f *Fetcher) fetchAndImport(ctx context.Context, rec catalog.Record, sw *im
 	f.cfg.Log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
 		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.Names(), "seconds", time.Since(start).Seconds())
 	f.cfg.Note(report.EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
-	f.tellOwners(ctx, a, sw.Image.Have().Count() == sw.Image.Len())
+	f.registerWithOwners(ctx, a, sw.Image.Have().Count() == sw.Image.Len())
 	return nil
 }
 

@@ -38,7 +38,7 @@ type registrar interface {
 }
 
 // Owners finds the peers of swarms. The owners of a seed (rendezvous hashing over the alive
-// members) know who is fetching it right now. Whoever announced it, and in the long run
+// members) know who is fetching it right now. The announcer, and in the long run
 // every member, holds it: so the announcer and random members fill the list up, and nothing
 // waits for gossip. This node is one of the owners of some seeds. It is safe for concurrent
 // use.
@@ -174,9 +174,9 @@ func (o *Owners) Register(_ context.Context, seed digest.Digest, from string, p 
 	return o.tracker.Register(seed, from, p, time.Now())
 }
 
-// tellOwners tells the owners of a seed that this node holds it now, so that
+// registerWithOwners tells the owners of a seed that this node holds it now, so that
 // those who come next find it.
-func (o *Owners) tellOwners(ctx context.Context, a catalog.Announcement, complete bool) {
+func (o *Owners) registerWithOwners(ctx context.Context, a catalog.Announcement, complete bool) {
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	if _, err := (finder{o, a.NodeName}).Peers(ctx, a.Seed.Digest, complete); err != nil {

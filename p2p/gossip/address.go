@@ -172,7 +172,7 @@ func (g *Gossip) follow(ctx context.Context) {
 		case <-tick.C:
 		}
 		if moves {
-			g.look(ctx)
+			g.pollAddress(ctx)
 			continue
 		}
 		g.mu.Lock()
@@ -214,9 +214,9 @@ func (g *Gossip) renew(ctx context.Context) {
 	g.move(ctx, place{address: last.address, none: last.none})
 }
 
-// look moves this node where another address is chosen now. While there is none it stays
+// pollAddress moves this node where another address is chosen now. While there is none it stays
 // where it is: nobody reaches it, and the address may come back.
-func (g *Gossip) look(ctx context.Context) {
+func (g *Gossip) pollAddress(ctx context.Context) {
 	p := g.choose(ctx)
 	g.mu.Lock()
 	last := g.place
@@ -230,7 +230,7 @@ func (g *Gossip) look(ctx context.Context) {
 	switch {
 	case p.none != nil && last.none == nil:
 		g.log.Warn("lost the address that other hosts reach", "before", last.address, "err", p.none)
-		g.note(ctx, p.none)
+		g.recordJoin(ctx, p.none)
 	case p.none == nil && p.address != last.address:
 		if pause := moveInterval - time.Since(last.since); pause > 0 && !wait(ctx, pause) {
 			return
@@ -238,7 +238,7 @@ func (g *Gossip) look(ctx context.Context) {
 		g.move(ctx, p)
 	case p.none == nil && last.none != nil:
 		g.log.Info("the address of this host is back", "address", p.address)
-		g.note(ctx, nil)
+		g.recordJoin(ctx, nil)
 		g.meet(ctx)
 	default:
 		g.sweep(last)
@@ -268,7 +268,7 @@ func (g *Gossip) move(ctx context.Context, p place) {
 	if before != p.address {
 		g.log.Info("moved to a new address", "before", before, "address", p.address)
 	}
-	g.note(ctx, p.none)
+	g.recordJoin(ctx, p.none)
 	g.meet(ctx)
 }
 

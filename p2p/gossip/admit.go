@@ -14,7 +14,7 @@ import (
 	"seeder/p2p/trust"
 )
 
-// Whoever has the secret can say that any number of members exist. They are bounded,
+// Anyone who has the secret can say that any number of members exist. They are bounded,
 // pinged until they answer or are suspected, and come after those whose identity a
 // handshake has proved, so that they cannot keep news from honest ones.
 
@@ -155,7 +155,7 @@ func (ms *members) answered(i instance, ok bool) (suspect bool) {
 	}
 	ms.contacts[i] = c
 	if ok {
-		ms.settle(i.node)
+		ms.resolveName(i.node)
 	}
 	return !ok && !c.known() && c.tries >= reachTries
 }
@@ -273,7 +273,7 @@ func (in *incarnations) message(msg []byte) {
 		return
 	}
 	if got, _, err := msgpackMap(msg[1:]); err == nil {
-		in.note(got["Node"], got["Incarnation"])
+		in.record(got["Node"], got["Incarnation"])
 	}
 }
 
@@ -292,12 +292,12 @@ func (in *incarnations) stream(msg []byte) (user []byte) {
 		if got, b, err = msgpackMap(b); err != nil {
 			return nil
 		}
-		in.note(got["Name"], got["Incarnation"])
+		in.record(got["Name"], got["Incarnation"])
 	}
 	return b
 }
 
-func (in *incarnations) note(name, number value) {
+func (in *incarnations) record(name, number value) {
 	if in.outdone != nil && number.number >= renewIncarnation {
 		in.outdone(string(name.bytes))
 	}

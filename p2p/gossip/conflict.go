@@ -216,7 +216,7 @@ func (g *Gossip) confirm() (left bool) {
 		g.members.mu.Lock()
 		if g.members.alive[m.instance] != nil {
 			g.members.confirmed[m.instance] = true
-			g.members.settle(m.Name)
+			g.members.resolveName(m.Name)
 		}
 		g.members.mu.Unlock()
 	}
@@ -250,5 +250,5 @@ func (ms *members) setSecond(second bool) {
 			m.second = second
 		}
 	}
-	ms.settle(ms.self.node)
+	ms.resolveName(ms.self.node)
 }

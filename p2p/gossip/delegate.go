@@ -71,7 +71,7 @@ func (d *delegate) message(msg []byte) {
 		return
 	}
 	if len(msg) > 0 && msg[0] == probeKind {
-		d.arrivals.note(msg)
+		d.arrivals.record(msg)
 		return
 	}
 	if len(msg) > 0 && msg[0] == forgetKind {
@@ -173,10 +173,10 @@ func (d *delegate) seen(n *memberlist.Node) {
 		d.offer(event{name: i.node, from: before.Address})
 	case before.State == StateDead:
 		d.log.Info("member back", "member", i.node, "address", after.gossip, "away", time.Since(before.Since).Round(time.Second))
-		d.tell(i.node, StateAlive, reason)
+		d.reportState(i.node, StateAlive, reason)
 	case before.State != StateAlive:
 		d.log.Info("member joined", "member", i.node, "address", after.gossip, "version", m.Version)
-		d.tell(i.node, StateAlive, reason)
+		d.reportState(i.node, StateAlive, reason)
 	}
 	if reason != "" && before.Reason != reason {
 		d.log.Warn("excluded a member", "member", i.node, "address", after.gossip, "version", m.Version, "reason", reason)
@@ -226,10 +226,10 @@ func (g *Gossip) gone(i instance) {
 		default:
 		}
 	}
-	g.tell(i.node, state, "")
+	g.reportState(i.node, state, "")
 }
 
-func (g *Gossip) tell(name, state, reason string) {
+func (g *Gossip) reportState(name, state, reason string) {
 	if g.cfg.OnMember != nil {
 		g.cfg.OnMember(name, state, reason)
 	}

@@ -44,7 +44,7 @@ const (
 	// instance begins at 1 and adds 1 when it objects or tells something new of itself.
 	maxIncarnation = 1 << 31
 	// renewIncarnation is from when on an instance of which that is said ends, and a new one
-	// takes its place: whoever said it cannot be outdone for ever.
+	// takes its place: anyone who said it cannot be outdone forever.
 	renewIncarnation = 1 << 24
 	// maxMemberState is the last of memberlist's states (left).
 	maxMemberState = 3

@@ -56,7 +56,7 @@ type Config struct {
 	Advertise     func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error)
 	AdvertisePort int
 	// Changes wakes up when another address may be chosen; the channel closes when ctx ends.
-	// It is looked now and then all the same. Nil, or Advertise is nil: never.
+	// It is also polled. Nil, or Advertise is nil: never.
 	Changes   func(ctx context.Context) (<-chan struct{}, error)
 	PeersFile string // members known from earlier runs, for joining again
 
@@ -212,7 +212,7 @@ func (g *Gossip) Open(ctx context.Context) (err error) {
 		return err
 	}
 	g.wg.Go(func() { g.deliver(ctx) })
-	g.wg.Go(func() { g.tellSummary(ctx) })
+	g.wg.Go(func() { g.sendSummary(ctx) })
 	g.wg.Go(func() { g.rejoin(ctx) })
 	g.wg.Go(func() { g.reach(ctx) })
 	g.wg.Go(func() { g.rank(ctx) })
@@ -331,8 +331,8 @@ func (g *Gossip) state() []byte {
 	return b
 }
 
-// tellSummary tells one random member after the other what the catalog is.
-func (g *Gossip) tellSummary(ctx context.Context) {
+// sendSummary tells one random member after the other the hash of the catalog.
+func (g *Gossip) sendSummary(ctx context.Context) {
 	for wait(ctx, jitter(summaryInterval)) {
 		others := slices.DeleteFunc(g.Peers(), func(m Member) bool { return m.Name == g.cfg.NodeName })
 		if len(others) == 0 {

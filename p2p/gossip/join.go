@@ -36,7 +36,7 @@ func (g *Gossip) rejoin(ctx context.Context) {
 			targets = g.missing(ctx, g.known)
 			err = g.join(ctx, targets)
 		}
-		g.note(ctx, err)
+		g.recordJoin(ctx, err)
 		pause := healInterval
 		if g.members.aliveCount() <= 1 && len(targets) > 0 {
 			pause, retry = retry, min(2*retry, lastRetry)
@@ -183,8 +183,8 @@ func plainError(err error, target string) string {
 	return strings.TrimPrefix(text, target+": ")
 }
 
-// note keeps and logs why the cluster could not be joined, when that changes.
-func (g *Gossip) note(ctx context.Context, err error) {
+// recordJoin keeps and logs why the cluster could not be joined, if that has changed.
+func (g *Gossip) recordJoin(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		err = nil
 	}

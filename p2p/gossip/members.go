@@ -89,7 +89,7 @@ func (ms *members) seen(m *Member) (before, after Member) {
 	ms.contacts[m.instance] = met
 	ms.alive[m.instance] = m
 	ms.ids[m.ID]++
-	ms.settle(m.Name)
+	ms.resolveName(m.Name)
 	return before, *ms.byName[m.Name]
 }
 
@@ -116,9 +116,9 @@ func (ms *members) doubtful(i instance) bool {
 	return len(ms.rivals[i.node]) > 0 || m != nil && ms.ids[m.ID] > 1
 }
 
-// settle decides to which of the instances of a name it belongs, and reports whether there
+// resolveName decides to which instance a name belongs, and reports whether there
 // is one. mu is held.
-func (ms *members) settle(name string) bool {
+func (ms *members) resolveName(name string) bool {
 	var of []*Member
 	for i, m := range ms.alive {
 		if i.node == name {
@@ -221,7 +221,7 @@ func (ms *members) gone(i instance) (state string) {
 		m.owner.seen = time.Now()
 	}
 	ms.drop(i)
-	if ms.settle(i.node) || m == nil || m.State != StateAlive || i.process == ms.self.process {
+	if ms.resolveName(i.node) || m == nil || m.State != StateAlive || i.process == ms.self.process {
 		return ""
 	}
 	if !met.known() && !m.leaving {

@@ -47,8 +47,8 @@ type arrivals struct {
 
 type arrival struct{ small, large bool }
 
-// note books a probe as it came: the kind, the nonce, and for the large one zeros.
-func (a *arrivals) note(msg []byte) {
+// record keeps a probe as it came: the kind, the nonce, and for the large one zeros.
+func (a *arrivals) record(msg []byte) {
 	var n Nonce
 	if len(msg) < 1+len(n) || len(msg) > largeProbeBytes {
 		return

@@ -42,17 +42,17 @@ func TestProbeArrives(t *testing.T) {
 	}
 }
 
-// TestArrivalsAreBounded: whoever sends many probes makes this node forget, not grow.
+// TestArrivalsAreBounded: anyone who sends many probes makes this node forget, not grow.
 func TestArrivalsAreBounded(t *testing.T) {
 	t.Parallel()
 	var a arrivals
 	for i := range 3 * maxArrivals {
 		msg := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 17)[:1+len(Nonce{})]
-		a.note(msg)
-		a.note(msg)
+		a.record(msg)
+		a.record(msg)
 	}
-	a.note([]byte{probeKind})
-	a.note(make([]byte, largeProbeBytes+1))
+	a.record([]byte{probeKind})
+	a.record(make([]byte, largeProbeBytes+1))
 	if len(a.order) != maxArrivals || len(a.byNonce) != maxArrivals {
 		t.Errorf("%d and %d are remembered, at most %d are meant", len(a.order), len(a.byNonce), maxArrivals)
 	}
@@ -82,7 +82,7 @@ func FuzzProbe(f *testing.F) {
 	f.Add(make([]byte, largeProbeBytes+1))
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		var a arrivals
-		a.note(msg)
+		a.record(msg)
 		if fits := len(msg) >= 17 && len(msg) <= largeProbeBytes; (len(a.order) == 1) != fits {
 			t.Fatalf("%d bytes: %d are noted", len(msg), len(a.order))
 		}

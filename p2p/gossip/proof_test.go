@@ -127,7 +127,7 @@ func TestRivalsWithAnIdentity(t *testing.T) {
 	ms.gone(back.instance)
 	ms.mu.Lock()
 	ms.byName["b"].owner.seen = time.Now().Add(-ownerFor - time.Minute)
-	ms.settle("b")
+	ms.resolveName("b")
 	ms.mu.Unlock()
 	ms.seen(said(t, victim, newInstance("b"), "10.0.0.4:7950"))
 	if row().ID != evil.ID() {

@@ -116,7 +116,7 @@ type logWriter struct {
 }
 
 // close drops what comes from now on: memberlist's timers of suspicion outlive
-// its Shutdown, and whoever handed the log in need not.
+// its Shutdown, and the owner of the log need not.
 func (w *logWriter) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -55,7 +55,7 @@ type Importer interface {
 	// and returns once ref is complete and visible. With all chunks here it
 	// repairs whatever Check found lacking.
 	Import(ctx context.Context, ref string) error
-	// Excluded is why this host is not meant to hold the image, empty where it is.
+	// Excluded is why this host should not hold the image, empty where it is.
 	Excluded() string
 	// Room says why what is missing may not come yet, empty where it may, and how many
 	// bytes of disk are lacking; it is asked again a little later.
@@ -285,9 +285,9 @@ func (s *Set) Close() {
 	}
 }
 
-// lend is Acquire for a peer's request: only seeds that the catalog names are
+// acquireForPeer is Acquire for a peer's request: only seeds that the catalog names are
 // served.
-func (s *Set) lend(ctx context.Context, seed digest.Digest) (*Open, error) {
+func (s *Set) acquireForPeer(ctx context.Context, seed digest.Digest) (*Open, error) {
 	if !s.isServed(seed) {
 		return nil, fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
 	}

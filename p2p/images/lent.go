@@ -17,16 +17,16 @@ func (s *Set) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)
 	}
 	index, err := s.cfg.Store.SeedIndex(ctx, seed)
-	s.noteLost(seed, err)
+	s.recordLost(seed, err)
 	return index, err
 }
 
 // Swarm serves the images of this node to peers (wire.Images).
 func (s *Set) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error) {
-	sw, err := s.lend(ctx, seed)
+	sw, err := s.acquireForPeer(ctx, seed)
 	if err != nil {
 		if s.isServed(seed) {
-			s.noteLost(seed, err)
+			s.recordLost(seed, err)
 		}
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (l *lent) Len() int { return l.chunks }
 
 // Haves implements swarm.Served.
 func (l *lent) Haves(ctx context.Context, fn func(swarm.Haves) error) error {
-	sw, err := l.set.lend(ctx, l.seed)
+	sw, err := l.set.acquireForPeer(ctx, l.seed)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (l *lent) Next(ctx context.Context, by swarm.Requester, want chunk.Bitmap) 
 
 // out keeps the image in use until the payload has been written.
 func (l *lent) out(ctx context.Context, get func(*swarm.Upload) (swarm.Outgoing, error)) (swarm.Outgoing, error) {
-	sw, err := l.set.lend(ctx, l.seed)
+	sw, err := l.set.acquireForPeer(ctx, l.seed)
 	if err != nil {
 		return swarm.Outgoing{}, err
 	}

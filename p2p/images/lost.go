@@ -15,7 +15,7 @@ import (
 type lost struct {
 	mu    sync.Mutex
 	seeds map[digest.Digest]bool
-	// tried is when an index was noted last: whoever asks again and again has no more
+	// tried is when an index was noted last: anyone who asks again and again has no more
 	// made here than one in lostPause.
 	tried map[digest.Digest]time.Time
 }
@@ -23,8 +23,8 @@ type lost struct {
 // lostPause is how long after a try to get a seed index again the next one may begin.
 const lostPause = 10 * time.Second
 
-// noteLost records that a served seed index was asked for and err came of it.
-func (s *Set) noteLost(seed digest.Digest, err error) {
+// recordLost records that a served seed index was asked for and err came of it.
+func (s *Set) recordLost(seed digest.Digest, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return
 	}

@@ -11,8 +11,8 @@ import (
 	"seeder/p2p/swarm"
 )
 
-// Recheck is part of wire.Images. One chunk is read at a time: whoever complains of
-// many costs this node no more than whoever fetches.
+// Recheck is part of wire.Images. One chunk is read at a time: anyone who complains of
+// many costs this node no more than one that fetches.
 func (s *Set) Recheck(ctx context.Context, seed digest.Digest, chunk int, from string) error {
 	if !s.isServed(seed) {
 		return fmt.Errorf("seed %s is not announced: %w", seed, fs.ErrNotExist)

@@ -66,7 +66,7 @@ func (c *Column) Queue(a catalog.Announcement, reason string) {
 
 // Settle implements converge.Column.
 func (c *Column) Settle(a catalog.Announcement, s report.State, reason string, lackingBytes int64) {
-	c.settle(a, s, reason)
+	c.setState(a, s, reason)
 	if lackingBytes > 0 {
 		c.update(a, func(x *cell) { x.lacking = lackingBytes })
 	}
@@ -158,8 +158,8 @@ func (c *Column) states() map[string]cellState {
 	return out
 }
 
-// settle puts a in a state that holds until the next one.
-func (c *Column) settle(a catalog.Announcement, s report.State, reason string) {
+// setState shows a in a state that holds until the next one.
+func (c *Column) setState(a catalog.Announcement, s report.State, reason string) {
 	c.update(a, func(x *cell) {
 		if x.live != nil {
 			x.done, x.total = x.live()

@@ -41,8 +41,8 @@ func TestOriginsAreBounded(t *testing.T) {
 		c.begin(a, 0)
 		c.update(a, func(x *cell) { x.total = 1 })
 		c.Tally(a).Received(time.Now(), "a", 1, 1)
-		c.settle(a, report.Ready, "")
-		c.settle(a, report.Ready, "") // looked at again
+		c.setState(a, report.Ready, "")
+		c.setState(a, report.Ready, "") // looked at again
 	}
 	for i := range maxOrigins + 3 {
 		x, _ := c.get(fmt.Sprintf("r%d", i))

@@ -148,7 +148,7 @@ func Watch(ctx context.Context) (<-chan struct{}, error) {
 		for ctx.Err() == nil {
 			_, _, err := s.Receive()
 			if err != nil && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.EINTR) {
-				return // closed; where it is not, whoever watches looks now and then anyway
+				return // closed; where it is not, anyone who watches looks now and then anyway
 			}
 			select {
 			case out <- struct{}{}:

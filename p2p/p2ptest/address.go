@@ -9,7 +9,7 @@ import (
 )
 
 // SetIP gives the host another address, or none where ip is empty. Connections of the old
-// one hang, as those of an address do that is gone; whoever watches the host's addresses
+// one hang, as those of an address do that is gone; anyone who watches the host's addresses
 // is told.
 func (h *Host) SetIP(ip string) {
 	h.net.mu.Lock()

@@ -90,7 +90,7 @@ func (h *half) wake() {
 	h.cond.Broadcast()
 }
 
-// fail breaks the connection for the reader, and for whoever writes.
+// fail breaks the connection for the reader, and for the writer.
 func (h *half) fail(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

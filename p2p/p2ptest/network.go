@@ -257,7 +257,7 @@ func (h *Host) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 }
 
-// connect hands one end of a new connection to whoever listens there.
+// connect hands one end of a new connection to the listener there.
 func (h *Host) connect(ip, port string) (net.Conn, error) {
 	p, err := strconv.Atoi(port)
 	if err != nil {

@@ -149,7 +149,7 @@ func (s *Store) SetDown(err error) {
 	s.down = err
 }
 
-// hint wakes whoever follows Changes. The caller holds mu.
+// hint wakes those that follow Changes. The caller holds mu.
 func (s *Store) hint() {
 	for _, c := range s.hints {
 		select {
@@ -273,7 +273,7 @@ func (s *Store) InUse(_ context.Context, ref string) ([]string, error) {
 	return s.users[ref], s.down
 }
 
-// Kept are the earlier targets that this store was last told to keep.
+// Kept are the earlier targets that this store was last asked to keep.
 func (s *Store) Kept() []digest.Digest {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,7 +6,7 @@ import "time"
 // and takes a fraction of a millisecond with 1,000 images.
 type Counts struct {
 	// Images counts the announced images by their state on this node, each state
-	// but Unreachable. Excluded are those that this node is not meant to hold.
+	// but Unreachable. Excluded are those that this node should not hold.
 	Images map[State]int
 	// UnconvergedSince is since when that image is not ready which has not been for
 	// the longest; zero: all are. A newer announcement of it does not begin anew.

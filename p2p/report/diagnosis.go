@@ -57,7 +57,7 @@ type Diagnosis struct {
 	NoAddress string         `json:"no_address,omitempty"` // why this host has none that others reach
 	Conflicts []Conflict     `json:"conflicts,omitempty"`  // hosts that cannot be told apart
 	Members   []MemberReport `json:"members"`
-	Strangers []Stranger     `json:"strangers"` // hosts that knock with another secret
+	Strangers []Stranger     `json:"strangers"` // hosts that tried to connect with another secret
 	Policy    Policy         `json:"policy"`    // this node's
 	Protocols string         `json:"protocols"` // this node's
 	// NeverReached counts alive members that have answered this node nothing yet. Of

@@ -26,7 +26,7 @@ const (
 	Importing   State = "importing"   // all chunks are here, not yet visible to the kubelet
 	Ready       State = "ready"       // complete, unpacked, named; CRI answers for it where there is one
 	Failed      State = "failed"      // the last try failed; it is tried again
-	Excluded    State = "excluded"    // this node is not meant to hold it
+	Excluded    State = "excluded"    // this node should not hold it
 	Unreachable State = "unreachable" // a member that did not answer
 )
 

@@ -1,7 +1,7 @@
 package report
 
-// Withdrawal says what shall become of an image that nobody seeds any more.
+// Withdrawal says what happens to an image that nobody seeds any more.
 type Withdrawal struct {
 	Purge bool // every node removes it
-	Force bool // also where a container uses it; else once none does
+	Force bool // also where a container uses it; else once none uses it
 }

@@ -7,7 +7,7 @@ import (
 
 // A peer that sends what does not verify is not asked for a while. It is known by the
 // identity that its connection proved and by the address where it answers, never by the
-// name that somebody gave it: else whoever says "n1 is at my address" has n1 blamed.
+// name that somebody gave it: otherwise a node that says "n1 is at my address" would have n1 blamed.
 // The blame lapses, since what was damaged may be whole again, and so that a fetch
 // does not end without anybody to ask.
 const (
@@ -42,7 +42,7 @@ func (e *engine) isBlamed(id string, now time.Time) bool {
 	return id != "" && now.Before(e.blames[id].until)
 }
 
-// accuse notes a bad chunk from whoever proved id at address, and returns for how long
+// accuse records a bad chunk from the node that proved id at address, and returns for how long
 // it is not asked.
 func (e *engine) accuse(id, address string, now time.Time) time.Duration {
 	var wait time.Duration
@@ -74,7 +74,7 @@ func (e *engine) forgetBlame() {
 	delete(e.blames, first)
 }
 
-// acquit forgets what is held against whoever sent a chunk that verified.
+// acquit forgets what is held against the sender of a chunk that verified.
 func (e *engine) acquit(id, address string) {
 	delete(e.blames, id)
 	delete(e.blames, address)
@@ -97,7 +97,7 @@ func (e *engine) bad(r *request, from string, n int, why string, now time.Time) 
 }
 
 // makeRoom forgets one known peer that never answered, or has not for long, where there
-// are too many: whoever makes up names keeps none of the others out.
+// are too many: anyone who makes up names keeps none of the others out.
 func (e *engine) makeRoom() bool {
 	if len(e.known) < maxKnown {
 		return true

@@ -40,7 +40,7 @@ type Observer struct {
 	// Refused: peer gave no chunk, for one of Refusals.
 	Refused func(peer, reason string)
 	// BadChunk: what came from peer as chunk n is not that. id is who sent it, as its
-	// connection proved; whoever that is is not asked for a while.
+	// connection proved; that node is not asked for a while.
 	BadChunk func(peer, id string, n int)
 	// State: the progress is another than the last time.
 	State func(Progress)

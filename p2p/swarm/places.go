@@ -7,7 +7,7 @@ import (
 )
 
 // Requester is who asks for a chunk: the id that its connection proved, and its host.
-// Whoever has the secret can make up any number of ids, but has few addresses.
+// Anyone who has the secret can make up any number of ids, but has few addresses.
 type Requester struct {
 	ID   string
 	Host string // IP address without a port, of IPv6 the /64
@@ -54,7 +54,7 @@ func (u *Upload) makePlace(host string, now time.Time) bool {
 	for _, a := range u.requesters {
 		count[a.host]++
 	}
-	victim, share := "", count[host]+1 // whoever has more than the newcomer would have
+	victim, share := "", count[host]+1 // the host that has more than the newcomer would have
 	for id, a := range u.requesters {
 		n := count[a.host]
 		if u.isLost(a.host, now) {

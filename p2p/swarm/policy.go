@@ -110,7 +110,7 @@ func finding(asked, dry, neighbours int, useful bool) time.Duration {
 
 // inFlightFor is how many requests are in flight where a message to a peer and
 // back takes trip and a chunk comes every gap. Each chunk costs about four trips,
-// since most requests are told to come again. (Simulated at N = 64, 8 ms a chunk:
+// since most requests are answered with "come again later". (Simulated at N = 64, 8 ms a chunk:
 // trips of 1 ms 1.05 with and without, 10 ms 1.10 and 1.11, 50 ms 1.28 and 1.84,
 // 0.2 to 50 ms 1.14 and 1.50 × the optimum, which knows no trips. trip is the
 // median of the last ones: on real links words queue behind chunks, and with the

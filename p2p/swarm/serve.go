@@ -31,7 +31,7 @@ type Served interface {
 	Next(ctx context.Context, by Requester, want chunk.Bitmap) (Outgoing, error)
 }
 
-// Outgoing is a chunk that is about to be sent. Whoever got it reads and closes
+// Outgoing is a chunk that is about to be sent. Anyone who got it reads and closes
 // Payload and then calls Done, once, whether or not that went well: Done frees
 // the upload slot.
 type Outgoing struct {
@@ -382,11 +382,11 @@ const (
 const aloneAfter = time.Second
 
 // hadMore reports whether peer has had more from this super-seed than others who ask
-// too: it does not wait here then, so that it is they who come next. Whoever was just
+// too: it does not wait here then, so that it is they who come next. Anyone who was just
 // served asks again at once while the others wait for their retry time, so that
 // without this rule as few requesters as there are places would get everything (simulated:
 // a source asked by 4 peers 1.12 × the optimum, by 32 1.07). A slot that is free it
-// gets all the same (simulated, means of three: where it is refused that too, 64 nodes
+// gets anyway (simulated, means of three: where it is refused that too, 64 nodes
 // with trips of 1 ms 1.055 and of 50 ms 1.45, four of these 1.57; else 1.047, 1.29,
 // 1.28: far peers come back late, and the uplink waits for them).
 func (u *Upload) hadMore(peer string, now time.Time) bool {

@@ -17,7 +17,7 @@ import (
 	"seeder/store/chunk"
 )
 
-// partial is 100 chunks of which the first 50 are held: whoever has those only
+// partial is 100 chunks of which the first 50 are held: anyone who has those only
 // does not super-seed.
 func partial() *memChunks {
 	c := newMemChunks(100, false)
@@ -273,7 +273,7 @@ func TestRetryAfterIsBounded(t *testing.T) {
 	}
 }
 
-// Whoever gives up waiting frees its place; a slot that came too late goes on.
+// Anyone who gives up waiting frees its place; a slot that came too late goes on.
 func TestGiveUpWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newTestUploader(1, 2)
@@ -435,7 +435,7 @@ func TestCrowded(t *testing.T) {
 	})
 }
 
-// Who does not super-seed takes everybody, and does not remember them for ever.
+// Who does not super-seed takes everybody, and does not remember them forever.
 func TestPartialIsNotCrowded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newTestUploader(2, 2).Serve(simSeed, partial())

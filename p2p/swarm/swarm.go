@@ -13,7 +13,7 @@
 // interfaces below.
 //
 // Invariant: a chunk counts as held only after Chunks.Put has reported it as
-// verified; whoever sent a frame that does not verify is not asked for a while,
+// verified; anyone who sent a frame that does not verify is not asked for a while,
 // and nobody else for that.
 package swarm
 

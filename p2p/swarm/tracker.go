@@ -38,7 +38,7 @@ type Tracker struct {
 	rng   *rand.Rand
 	seeds map[digest.Digest]map[string]tracked
 	peers int
-	each  map[string]int // how many of them by whoever registered them
+	each  map[string]int // how many of them by the node that registered them
 	swept time.Time
 }
 

@@ -39,7 +39,7 @@ func LoadOrCreateIdentity(path string) (*Identity, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("keep %s private: %w", path, err)
 	}
-	// Whoever made it may have been killed before its name was safe.
+	// Anyone who made it may have been killed before its name was safe.
 	if err := disk.SyncDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("keep %s: %w", path, err)
 	}

@@ -18,7 +18,7 @@ import (
 // An identity is bound to the machine that it was made on, so that a copy of data_dir in
 // an image of a machine does not give many hosts one identity. The file beside it,
 // identity.machine, has a hash of /etc/machine-id, which every system makes anew for a
-// copy. A copy of the identity alone has none: whoever moves it means to.
+// copy. A copy of the identity alone has none: anyone who moves it means to.
 
 const (
 	boundSuffix = ".machine"

@@ -40,7 +40,7 @@ type Credentials struct {
 	now atomic.Pointer[certificates]
 }
 
-// certificates are those of the secrets in force.
+// certificates are those of the secrets in use.
 type certificates struct {
 	leaf  tls.Certificate // signed by the CA of the first secret
 	roots *x509.CertPool  // the CAs of all secrets
@@ -53,8 +53,8 @@ func NewCredentials(id *Identity, secrets Secrets) (*Credentials, error) {
 	return c, c.SetSecrets(secrets)
 }
 
-// SetSecrets puts other secrets in force, for the handshakes from now on. What was
-// agreed on before is left to whoever has the connections.
+// SetSecrets applies other secrets, for the handshakes from now on. What was
+// agreed on before is left to the owner of the connections.
 func (c *Credentials) SetSecrets(secrets Secrets) error {
 	now, err := certify(c.id, secrets)
 	if err != nil {

@@ -6,7 +6,7 @@
 // and never decides what an announcement means.
 //
 // Invariant: without one of the secrets nobody gets past the TLS handshake in
-// either direction, and whoever does has proved its node id.
+// either direction, and who does has proved its node id.
 //
 // What may be guessed is stretched by scrypt first (stretch.go). Each use derives its
 // own key by HKDF-SHA-256 (RFC 5869) with its own label, so
@@ -31,7 +31,7 @@ import (
 // where it may be guessed.
 type Secret []byte
 
-// Secrets are the secrets in force: the first is used, all are accepted, which
+// Secrets are the secrets in use: the first is used, all are accepted, which
 // is how a running cluster moves from one to the next.
 type Secrets []Secret
 

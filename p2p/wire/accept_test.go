@@ -50,7 +50,7 @@ func within(t *testing.T, what string, ok func() bool) {
 }
 
 // TestOldestStrangerGoes: of connections that have proved nothing the oldest gives way,
-// of one address first where that has too many, and whoever has the secret gets in.
+// of one address first where that has too many, and anyone who has the secret gets in.
 func TestOldestStrangerGoes(t *testing.T) {
 	t.Parallel()
 	c, addr := pair(t, &handler{})

@@ -110,7 +110,7 @@ func TestSilentPeer(t *testing.T) {
 	}
 }
 
-// TestDrippingPeer: a peer that sends a byte now and then holds nobody for ever.
+// TestDrippingPeer: a peer that sends a byte now and then holds nobody forever.
 func TestDrippingPeer(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]call{"catalog": callCatalog, "have stream": callHaves} {

@@ -218,7 +218,7 @@ func (c *Client) AskBack(ctx context.Context, addr string, n Nonce) (Answer, err
 	return decodeAnswer(out)
 }
 
-// Held asks a node which of these references its store has, whoever announced
+// Held asks a node which of these references its store has, no matter who announced
 // them or nobody.
 func (c *Client) Held(ctx context.Context, addr string, refs []string) ([]string, error) {
 	q := url.Values{}

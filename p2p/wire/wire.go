@@ -6,7 +6,7 @@
 // and never keeps a byte of an image.
 //
 // Invariant: nothing is allocated for a peer before its length was checked
-// against a bound named here, and no request waits for a silent peer for ever.
+// against a bound named here, and no request waits for a silent peer forever.
 //
 // HTTP/1.1 with one keep-alive connection for each request in flight costs half
 // the CPU of HTTP/2 or gRPC for bulk bytes.

@@ -96,7 +96,7 @@ func (c *Codec) Encode(dst, raw []byte, effort Effort) (Encoding, []byte, error)
 	return Zstd, dst, nil
 }
 
-// ErrFrame says that a payload is not a frame of the chunk: whoever sent it is
+// ErrFrame says that a payload is not a frame of the chunk: anyone who sent it is
 // at fault.
 var ErrFrame = errors.New("not a frame of this chunk")
 

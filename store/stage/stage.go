@@ -11,7 +11,7 @@
 // are not synced: all that a loss costs is to fetch it again.
 //
 // Invariant: a frame counts as held only after its chunk was verified by its
-// digest in this process: by whoever puts it, or when the file is first opened
+// digest in this process: by the one that puts it, or when the file is first opened
 // after a restart. Nothing on disk is trusted. What a frame holds is said by the
 // cut that it was verified against: two indexes that cut one blob differently, or
 // lie about it, never share a frame.

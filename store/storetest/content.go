@@ -167,7 +167,7 @@ func writeWhole(s *suite) {
 	if info, err := s.cl.ContentStore().Info(s.ctx, desc.Digest); err != nil || info.Labels[label] != want {
 		s.Errorf("written again, its labels are %v, %v", info.Labels, err)
 	}
-	// What is there already is protected by the lease of whoever writes it again.
+	// What is there already is protected by the lease of the one that writes it again.
 	other, releaseOther, err := s.c.Lease(s.ctx, "storetest-whole-2")
 	if err != nil {
 		s.Fatal(err)

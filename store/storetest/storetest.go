@@ -2,7 +2,7 @@
 // on the embedded store and on every version of the daemon that is supported.
 //
 // It owns the images that it makes and removes them. It never starts a daemon:
-// whoever calls Run brings one. Invariant: each test leaves the namespace as it
+// the caller of Run brings one. Invariant: each test leaves the namespace as it
 // found it.
 package storetest
 

@@ -20,7 +20,7 @@ func impatient(socket string) *Client {
 	return c
 }
 
-// TestSilentDaemon: no command waits for ever on a daemon that accepts nothing, nor for
+// TestSilentDaemon: no command waits forever on a daemon that accepts nothing, nor for
 // the answer of one that stops in the middle.
 func TestSilentDaemon(t *testing.T) {
 	t.Parallel()

@@ -12,7 +12,7 @@ import (
 )
 
 // TestBusySocketIsNotReplaced: a daemon that hangs, so that its socket takes no more
-// connections, is there all the same.
+// connections, is there anyway.
 func TestBusySocketIsNotReplaced(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "api.sock")

@@ -66,7 +66,7 @@ type Announcer interface {
 // Order is what is to be announced.
 type Order struct {
 	Ref      string
-	At       digest.Digest // the target that Ref shall have; empty: the one that it has
+	At       digest.Digest // the target that Ref gets; empty: the one that it has
 	Rollback bool          // the target that it had before
 	On       []string      // label selectors of the nodes that it is for
 	// AnyPlatform is for every node, whatever platform the image says it is for.
@@ -93,7 +93,7 @@ type configReloader interface {
 //	POST /v1/forget?name=…                             nothing
 //	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
 //	POST /v1/reload                                    what has changed
-//	GET  /v1/self                                      the configuration in force, and what has changed since
+//	GET  /v1/self                                      the configuration in use, and what has changed since
 //	GET  /v1/diagnosis                                 the ways to and from each member, in ten seconds
 //	GET  /v1/holders?ref=…                             which members' stores have it
 //

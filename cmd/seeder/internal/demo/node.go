@@ -30,8 +30,8 @@ type demoNode struct {
 
 	pid  int
 	done chan struct{} // closed when the process has ended
-	died bool          // ended without being told to; valid once done is closed
-	stop chan struct{} // closed when it is told to end
+	died bool          // ended without being asked to; valid once done is closed
+	stop chan struct{} // closed when it has to end
 }
 
 func (n *demoNode) socket() string  { return filepath.Join(n.dir, "api.sock") }

@@ -129,7 +129,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 }
 
 // TestDoctorDaemonHangs: a daemon that accepts and says nothing takes three seconds,
-// not for ever.
+// not forever.
 func TestDoctorDaemonHangs(t *testing.T) {
 	t.Parallel()
 	e := newTestExam(t, "")

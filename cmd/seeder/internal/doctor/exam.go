@@ -74,7 +74,7 @@ func (e *exam) running(ctx context.Context) bool {
 	return err == nil || cli.ExitCode(err) != cli.ExitNoDaemon
 }
 
-// config is what is in force: the daemon's where one runs, since that may have been
+// config is what is in use: the daemon's where one runs, since that may have been
 // started with flags, else what it would find.
 func (e *exam) config(ctx context.Context) config.Config {
 	if d, err := e.ask(ctx); err == nil {

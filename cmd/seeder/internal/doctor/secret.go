@@ -26,7 +26,7 @@ import (
 // text at hand. A handshake compares them without telling anybody.
 const differFix = "give both hosts the same secret: copy " + config.DefaultSecretFile + " (mode 0600), or correct the k3s token there; then `seeder reload` on the host that was changed"
 
-// checkSecret looks at the secret that is there now, and whether it is in force.
+// checkSecret looks at the secret that is there now, and whether it is in use.
 func (e *exam) checkSecret(ctx context.Context) []finding {
 	cfg := e.config(ctx)
 	f, err := k3s.LoadSecrets(cfg, e.root)

@@ -122,7 +122,7 @@ func SocketFinder(root string) func() (string, error) {
 	}
 }
 
-// docker reports whether k3s was told to use Docker.
+// docker reports whether k3s is configured to use Docker.
 func (set settings) docker() (s k3sSetting, on bool) {
 	for _, s = range set["docker"] {
 		if b, err := strconv.ParseBool(s.value); err == nil && b {
@@ -140,7 +140,7 @@ const (
 
 // k3sServers are the hosts of servers that the k3s or rke2 of this host knows now, and
 // where it keeps them: an agent the list that it keeps current itself, and before it
-// has one the server that it is told to join; a server that one, too, and the members
+// has one the server that it is configured to join; a server that one, too, and the members
 // that its etcd began with. The first server of a cluster knows nobody: the others come
 // to it.
 func k3sServers(root string) (hosts []string, from string) {

@@ -3,7 +3,7 @@
 // Kubelets from 1.35 on write down each pull before they begin it and remove the note when
 // the pull ends, well or not. One that is ended in between, by a restart or a reboot,
 // leaves the note behind, and from then on takes that image for one whose credentials it
-// has to check: a pod with imagePullPolicy Never is refused for ever, though the image is
+// has to check: a pod with imagePullPolicy Never is refused forever, though the image is
 // there (KubeletEnsureSecretPulledImages). Waiting, a new pod, and a restart alone do not
 // help; removing the note and then restarting the kubelet does.
 //

@@ -143,7 +143,7 @@ func TestReload(t *testing.T) {
 }
 
 // TestSecretThatChanges: a secret that becomes another one on disk, as when a k3s token
-// is rotated, is said once and shown until it is in force or back.
+// is rotated, is said once and shown until it is in use or back.
 func TestSecretThatChanges(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

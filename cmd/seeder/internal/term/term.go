@@ -82,7 +82,7 @@ func (t Terminal) Cut(s string) string {
 }
 
 // Clean makes text of another node safe for a terminal: names, versions and
-// reasons come from whoever has the cluster's secret. What cannot be seen goes,
+// reasons come from any holder of the cluster's secret. What cannot be seen goes,
 // also what turns the direction of the text.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {

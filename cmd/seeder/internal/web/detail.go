@@ -17,7 +17,7 @@ type detailView struct {
 	Digest    string
 	For       string // which nodes it is for
 	Platforms string
-	On, Aside names // nodes that are ready, and those that are not meant to hold it
+	On, Aside names // nodes that are ready, and those that should not hold it
 	Layers    []layerRow
 	MoreBytes string // of the layers that are not listed
 	More      int

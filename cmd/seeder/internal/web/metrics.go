@@ -27,7 +27,7 @@ type gauges struct {
 	node  Measured
 	disks func(context.Context) []store.Disk
 	cache func() store.Cache
-	// secretChanged: the secret on disk is another one than that in force.
+	// secretChanged: the secret on disk is another one than the one in use.
 	secretChanged func() bool
 
 	start time.Time

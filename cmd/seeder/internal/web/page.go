@@ -28,7 +28,7 @@ import (
 // address again, with the ETag that it has, and puts what differs into place, so that
 // one template alone says what is shown and escapes it.
 //
-// Everything shown comes from whoever has the cluster's secret: it is cut to length,
+// Everything shown comes from any holder of the cluster's secret: it is cut to length,
 // freed of what turns text about, and escaped, and the policy of the answer lets no
 // script run but page.js.
 type page struct {
@@ -121,7 +121,7 @@ func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
 // of somebody on this host read what is on its loopback addresses: there only an IP
 // address, localhost or the node's name may stand in Host, which no stranger's DNS
 // answers for. A request without Host comes from no browser: health probes of HTTP/1.0
-// send none. On other addresses the page is for whoever reaches them (http.bind), under
+// send none. On other addresses the page is for everybody who reaches them (http.bind), under
 // whatever name.
 func (p *page) isOurs(r *http.Request) bool {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)

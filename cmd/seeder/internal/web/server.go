@@ -29,7 +29,7 @@ import (
 	"seeder/cmd/seeder/internal/verdict"
 )
 
-// Server serves metrics, health and the status page to whoever reaches http.bind; it
+// Server serves metrics, health and the status page to anyone who reaches http.bind; it
 // changes nothing.
 type Server struct {
 	bind    string

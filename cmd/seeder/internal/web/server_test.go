@@ -105,7 +105,7 @@ func (l oneConn) Accept() (net.Conn, error) {
 func (l oneConn) Close() error   { close(l.ended); return nil }
 func (l oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
-// TestHTTPSlowClients: a connection on which a request takes for ever to arrive is
+// TestHTTPSlowClients: a connection on which a request takes forever to arrive is
 // closed, wherever the request has got to.
 func TestHTTPSlowClients(t *testing.T) {
 	t.Parallel()
