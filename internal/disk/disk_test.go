@@ -330,6 +330,26 @@ func TestNotABolt(t *testing.T) {
 	}
 }
 
+// TestLimitEnds: a limit of a test ends with it, so that the process can write what comes
+// after tests, such as the counts of `go test -cover`.
+func TestLimitEnds(t *testing.T) {
+	t.Parallel()
+	if !disktest.Alone(t) {
+		return
+	}
+	path := filepath.Join(disktest.TempDir(t), "f")
+	t.Run("limited", func(t *testing.T) {
+		disktest.LimitFiles(t, 5)
+		disktest.LimitFiles(t, 1)
+		if err := os.WriteFile(path, []byte("content"), 0o600); err == nil {
+			t.Error("a byte of room, and 7 were written")
+		}
+	})
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFull: where the disk is full nothing changes, and nothing is left.
 func TestFull(t *testing.T) {
 	t.Parallel()

@@ -159,7 +159,7 @@ func Alone(t *testing.T) bool {
 	return false
 }
 
-// LimitFiles lets no file of this process grow beyond bytes from here on: a write
+// LimitFiles lets no file of this process grow beyond bytes until the test ends: a write
 // fails there, as it does where a disk is full. It is for a process of its own.
 func LimitFiles(t *testing.T, bytes uint64) {
 	t.Helper()
@@ -168,6 +168,12 @@ func LimitFiles(t *testing.T, bytes uint64) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
 	}
+	before := limit
+	t.Cleanup(func() { // what comes after the tests writes, too: `go test -cover` its counts
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+			t.Error(err)
+		}
+	})
 	limit.Cur = min(bytes, limit.Max)
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
