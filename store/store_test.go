@@ -39,9 +39,17 @@ const (
 	full  = "docker.io/library/k3s-dashboard:latest"
 )
 
+// emptyDisk is this machine's disk as if nothing were on it: on one that is nearly full a
+// store keeps no frames, rightly, and tests of what it keeps would fail.
+func emptyDisk(dir string) (fileSystem, error) {
+	f, err := statFS(dir)
+	f.free, f.freeFiles = f.total, f.files
+	return f, err
+}
+
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Cache: Reserve{Share: 0.05},
+	s, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Cache: Reserve{Share: 0.05}, statFS: emptyDisk,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
