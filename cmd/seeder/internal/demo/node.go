@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/show"
@@ -169,24 +171,21 @@ func (n *demoNode) wireBytes(ctx context.Context) (sent, received float64, err e
 	return samples[0], samples[1], nil
 }
 
-// sumSamples adds up the samples of each named metric in Prometheus' text format.
+// sumSamples adds up the samples of each named counter, gauge or untyped metric in
+// Prometheus' text format.
 func sumSamples(r io.Reader, names ...string) ([]float64, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(r)
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %w", err)
+	}
 	sums := make([]float64, len(names))
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		sample, value, ok := strings.Cut(lines.Text(), " ")
-		name, _, _ := strings.Cut(sample, "{")
-		for i, want := range names {
-			if ok && name == want {
-				v, err := strconv.ParseFloat(value, 64)
-				if err != nil {
-					return nil, fmt.Errorf("metric %s: %w", name, err)
-				}
-				sums[i] += v
-			}
+	for i, name := range names {
+		for _, m := range families[name].GetMetric() {
+			sums[i] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
 		}
 	}
-	return sums, lines.Err()
+	return sums, nil
 }
 
 // Loopback is a port of 127.0.0.1, as ip:port.

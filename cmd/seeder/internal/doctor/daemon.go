@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
@@ -221,58 +222,47 @@ const unknownOwner = "its name is not visible from here"
 // the process by its open files (proc(5)).
 func (e *exam) portOwner(network, address string) string {
 	_, port, err := net.SplitHostPort(address)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	proc, ferr := procfs.NewFS(filepath.Join(e.root, "proc"))
+	if errors.Join(err, perr, ferr) != nil {
+		return unknownOwner
+	}
+	sockets := listeners(proc, network, n)
+	processes, err := proc.AllProcs()
 	if err != nil {
 		return unknownOwner
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return unknownOwner
-	}
-	inodes := map[string]bool{}
-	for _, file := range []string{network, network + "6"} {
-		b, err := cli.ReadBounded(filepath.Join(e.root, "proc/net", file), 64<<20)
-		if err == nil {
-			listeners(b, network, uint16(n), inodes)
-		}
-	}
-	entries, err := os.ReadDir(filepath.Join(e.root, "proc"))
-	if err != nil || len(inodes) == 0 {
-		return unknownOwner
-	}
-	for _, p := range entries {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
-			continue
-		}
-		dir := filepath.Join(e.root, "proc", p.Name())
-		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
-			if err == nil && inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] {
-				name, _ := cli.ReadBounded(filepath.Join(dir, "comm"), 64)
-				return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), p.Name())
-			}
+	for _, p := range processes {
+		files, err := p.FileDescriptorTargets()
+		if err == nil && slices.ContainsFunc(files, func(to string) bool { return sockets[to] }) {
+			name, _ := p.Comm()
+			return fmt.Sprintf("%s (pid %d)", name, p.PID)
 		}
 	}
 	return unknownOwner
 }
 
-// listeners adds the inodes of the sockets that are bound to a port: local address,
-// state and inode are the fields 2, 4 and 10 of a line; 0A is TCP_LISTEN, and a UDP
-// socket without a peer is 07.
-func listeners(b []byte, network string, port uint16, inodes map[string]bool) {
-	want := map[string]string{"tcp": "0A", "udp": "07"}[network]
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	for lines.Scan() {
-		f := strings.Fields(lines.Text())
-		if len(f) < 10 || f[3] != want {
-			continue
-		}
-		_, hex, _ := strings.Cut(f[1], ":")
-		if n, err := strconv.ParseUint(hex, 16, 16); err == nil && uint16(n) == port {
-			inodes[f[9]] = true
+// listeners are the sockets that are bound to a port and have no peer, as the links of
+// open files call them. What cannot be read, as IPv6 where there is none, has none.
+func listeners(proc procfs.FS, network string, port uint64) map[string]bool {
+	const listening, unconnected = 0x0A, 0x07 // TCP_LISTEN, and TCP_CLOSE for a UDP socket
+	var lines procfs.NetTCP
+	state := uint64(listening)
+	switch network {
+	case "tcp":
+		v4, _ := proc.NetTCP()
+		v6, _ := proc.NetTCP6()
+		lines = slices.Concat(v4, v6)
+	case "udp":
+		v4, _ := proc.NetUDP()
+		v6, _ := proc.NetUDP6()
+		lines, state = procfs.NetTCP(slices.Concat(v4, v6)), unconnected
+	}
+	out := map[string]bool{}
+	for _, l := range lines {
+		if l.St == state && l.LocalPort == port {
+			out[fmt.Sprintf("socket:[%d]", l.Inode)] = true
 		}
 	}
+	return out
 }
