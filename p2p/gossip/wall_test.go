@@ -247,6 +247,16 @@ func TestForgedVersion(t *testing.T) {
 	b.send(t, old)
 }
 
+// fromHost is a connection from one of several hosts.
+type fromHost struct {
+	net.Conn
+	host int
+}
+
+func (c fromHost) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IP{10, 0, 0, byte(c.host)}, Port: 40000}
+}
+
 // TestStreamsAreBounded: what a stream may cost before and after its message.
 func TestStreamsAreBounded(t *testing.T) {
 	t.Parallel()
@@ -264,24 +274,32 @@ func TestStreamsAreBounded(t *testing.T) {
 		<-done // refused by its length alone
 		near.Close()
 	}
-	// More than one host's share waits: the next is closed at once, and room comes back.
+	// More than one host's share waits, then more than that of all: the next is closed at
+	// once, and room comes back.
 	var open []net.Conn
 	var wg sync.WaitGroup
-	for range maxStreamsPerHost {
-		near, far := net.Pipe()
-		open = append(open, near)
-		wg.Go(func() { b.Serve(far) })
-	}
 	tr := b.transport.Load()
-	eventually(t, "the streams are open", func() bool {
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		return tr.arrived == maxStreamsPerHost
-	})
-	near, far := net.Pipe()
-	b.Serve(far)
-	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("one stream too many: %v", err)
+	for host := range maxStreams / maxStreamsPerHost {
+		for range maxStreamsPerHost {
+			near, far := net.Pipe()
+			open = append(open, near)
+			wg.Go(func() { b.Serve(fromHost{far, host}) })
+		}
+		eventually(t, "the streams are open", func() bool {
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			return tr.arrived == len(open)
+		})
+		next := host
+		if len(open) == maxStreams {
+			next = host + 1 // the share of all is used up
+		}
+		near, far := net.Pipe()
+		began := time.Now()
+		b.Serve(fromHost{far, next})
+		if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || time.Since(began) > streamTimeout/2 {
+			t.Errorf("one stream too many of host %d, with %d open: %v after %s", next, len(open), err, time.Since(began))
+		}
 	}
 	for _, c := range open {
 		c.Close()
