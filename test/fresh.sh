@@ -9,6 +9,7 @@
 #   FRESH_MIRROR   where debootstrap gets Debian: that of this machine's apt
 #   FRESH_CACHES   1: begin with this machine's Go modules and build results (they are
 #                  not changed); else all is downloaded and built, as on a new machine
+#   FRESH_GO       the version of Go to begin with, as 1.21.0: that of this machine
 #   FRESH_TIMEOUT  of one release, as timeout(1) has it
 #   FUZZTIME       as make has it
 set -euo pipefail
@@ -61,7 +62,8 @@ if [ "${1-}" = "" ]; then
 	group=$(basename "$dir")
 	trap 'rm -rf --one-file-system "$dir"; remove_cgroups "$group"' EXIT
 	make_cgroups "$group"
-	FRESH_GOROOT=$(go env GOROOT) FRESH_GOMODCACHE=$(go env GOMODCACHE) FRESH_GOCACHE=$(go env GOCACHE)
+	FRESH_GOROOT=$(cd / && GOTOOLCHAIN=${FRESH_GO:+go$FRESH_GO} go env GOROOT)
+	FRESH_GOMODCACHE=$(go env GOMODCACHE) FRESH_GOCACHE=$(go env GOCACHE)
 	GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB)
 	export FRESH_MIRROR FRESH_RELEASES FRESH_TARGETS FRESH_CACHES FRESH_GOROOT FRESH_GOMODCACHE FRESH_GOCACHE GOPROXY GOSUMDB
 	failed=
@@ -132,6 +134,6 @@ exec </dev/null
 for target in $FRESH_TARGETS; do
 	echo "== $(sed -n 's/^PRETTY_NAME=//p' /etc/os-release): make $target"
 	env -i HOME=/root PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-		GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" ${FUZZTIME:+FUZZTIME="$FUZZTIME"} ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
+		GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" GOTOOLCHAIN=auto ${FUZZTIME:+FUZZTIME="$FUZZTIME"} ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
 		make -C /root/seeder "$target"
 done
