@@ -108,6 +108,7 @@ mount -t proc proc proc
 mount --rbind /sys sys
 for m in $(cgroups); do
 	case $m in "$root"/*) continue ;; esac
+	umount "${m#/}" # not below the other one: all would see two
 	mount --bind "$m/$group" "${m#/}"
 	if [ -e "$m/$group/cgroup.subtree_control" ]; then # v2 has processes in the innermost groups only
 		mkdir -p "$m/$group/run"
