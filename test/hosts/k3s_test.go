@@ -2,7 +2,6 @@ package hosts
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,41 +11,11 @@ import (
 	"seeder/test/harness"
 )
 
-// k3sFiles are what k3s leaves on a server, or on an agent that has joined servers.
-func k3sFiles(role string, servers ...*harness.Host) map[string]string {
-	if role == "server" {
-		return map[string]string{
-			"/etc/systemd/system/k3s.service":    "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n",
-			"/var/lib/rancher/k3s/server/token":  "K10" + strings.Repeat("a1", 32) + "::server:" + harness.K3sPassword + "\n",
-			"/var/lib/rancher/k3s/agent/etc/pad": "",
-		}
-	}
-	return map[string]string{
-		"/etc/systemd/system/k3s-agent.service":     "[Service]\nExecStart=/usr/local/bin/k3s \\\n    agent \\\n",
-		"/etc/systemd/system/k3s-agent.service.env": "K3S_TOKEN='" + harness.K3sPassword + "'\nK3S_URL='https://" + servers[0].Address + ":6443'\n",
-		balancerFile: balancer(servers...),
-	}
-}
-
-const balancerFile = "/var/lib/rancher/k3s/agent/etc/k3s-agent-load-balancer.json"
-
-// balancer is the list of servers as an agent keeps it.
-func balancer(servers ...*harness.Host) string {
-	var addresses []string
-	for _, s := range servers {
-		addresses = append(addresses, `"`+s.Address+`:6443"`)
-	}
-	return fmt.Sprintf(`{"ServerURL":"https://%s:6443","ServerAddresses":[%s]}`, servers[0].Address, strings.Join(addresses, ","))
-}
-
-// addK3s adds a host that k3s has made a server or an agent of, with seeder as it is
-// installed: without any configuration.
-func addK3s(n *harness.Network, files map[string]string) *harness.Host {
+// addK3s adds a host that k3s has made a server of, or an agent that has joined servers,
+// with seeder as it is installed: without any configuration.
+func addK3s(n *harness.Network, servers ...*harness.Host) *harness.Host {
 	h := n.AddHost(harness.Newest)
-	for path, content := range files {
-		harness.Run(n.T, h.In(n.T.Context(), "mkdir", "-p", filepath.Dir(path)))
-		h.Write(path, content, 0o600)
-	}
+	h.WriteK3s(servers...)
 	h.StartContainerd()
 	h.Seeder = h.Start(nil, harness.SeederBin(n.T), "daemon")
 	return h
@@ -59,9 +28,9 @@ func addK3s(n *harness.Network, files map[string]string) *harness.Host {
 func TestNoConfiguration(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	n := harness.NewNetwork(t, "")
-	server := addK3s(n, k3sFiles("server"))
-	agent := addK3s(n, k3sFiles("agent", server))
-	other := addK3s(n, k3sFiles("agent", server))
+	server := addK3s(n)
+	agent := addK3s(n, server)
+	other := addK3s(n, server)
 	server.AwaitMembers(3)
 	server.ImportImage(harness.ImageSpec{Ref: harness.ShortName, Says: "hello", Payload: 1 << 20, Seed: 1})
 	server.Run("announce", harness.ShortName)
@@ -76,7 +45,7 @@ func TestNoConfiguration(t *testing.T) {
 	out := agent.Run("config", "show")
 	for _, want := range []string{
 		"the token in /etc/systemd/system/k3s-agent.service.env", harness.Socket, "auto: k3s agent, by /etc/systemd/system/k3s-agent.service",
-		"overlayfs", "that of CRI", server.Address, "the servers in " + balancerFile,
+		"overlayfs", "that of CRI", server.Address, "the servers in " + harness.K3sBalancer,
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("config show has no %q:\n%s", want, out)
@@ -87,9 +56,9 @@ func TestNoConfiguration(t *testing.T) {
 	}
 
 	// Another server, which knows nobody: it is there once an agent hears of it.
-	second := addK3s(n, k3sFiles("server"))
+	second := addK3s(n)
 	second.AwaitMembers(1)
-	agent.Write(balancerFile, balancer(server, second), 0o600)
+	agent.Write(harness.K3sBalancer, harness.K3sServers(second, server), 0o644) // their order changes
 	other.Write("/etc/systemd/system/k3s-agent.service.env", "K3S_TOKEN='"+strings.Repeat("f", 32)+"'\n", 0o600)
 	harness.Eventually(t, time.Minute, "the new server is a member, and has the image", func() error {
 		cells, err := second.States(harness.ShortName)
@@ -117,7 +86,7 @@ func TestNoConfiguration(t *testing.T) {
 func TestReadiness(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	n := harness.NewNetwork(t, "")
-	h := addK3s(n, k3sFiles("server"))
+	h := addK3s(n)
 	answers := func(want ...string) {
 		t.Helper()
 		harness.Eventually(t, 30*time.Second, fmt.Sprintf("/readyz says %q", want), func() error {
