@@ -175,13 +175,23 @@ func (c *Containerd) findBlobs(ctx context.Context) (string, error) {
 		if root == "" {
 			continue
 		}
-		if _, err := os.ReadDir(root); err != nil {
+		if err := canRead(root); err != nil {
 			c.log.Debug("reading the content store through containerd", "dir", root, "err", err)
 			return "", nil
 		}
 		return filepath.Join(root, "blobs"), nil // made with the first blob
 	}
 	return "", nil
+}
+
+// canRead is why this process cannot read the content store at root. containerd 1.7 makes
+// that directory with the first blob only: until then the one above it has to do.
+func canRead(root string) error {
+	_, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.ReadDir(filepath.Dir(root))
+	}
+	return err
 }
 
 // checked is what the last Check of a ref saw.
