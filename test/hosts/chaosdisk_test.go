@@ -19,7 +19,7 @@ const (
 	// smallDiskBytes are what a small disk has for seeder, its cache of frames included:
 	// what it has to leave free (images.min_free), and three builds.
 	smallDiskBytes = 40 << 20
-	fewFiles       = 64 // the same for files
+	fewFiles       = 24 // the same for files, besides the twentieth that it leaves free
 )
 
 // smallDisk leaves so little of data_dir's file system that the cache has to give way
@@ -52,12 +52,15 @@ func fewInodes(_ *chaos, h *harness.Host) func() {
 	if err := os.Mkdir(many, 0o700); err != nil {
 		h.T.Fatal(err)
 	}
-	for i := range max(0, int64(st.Ffree)-max(0, int64(fewFiles-len(cached)))) {
+	for i := range max(0, int64(st.Ffree)-max(0, int64(st.Files)/20+int64(fewFiles-len(cached)))) {
 		if err := os.WriteFile(filepath.Join(many, strconv.FormatInt(i, 10)), nil, 0o600); err != nil {
 			break // somebody else has taken the last
 		}
 	}
-	return func() { h.Sh("rm -rf " + dataDir + "/ballast.files") }
+	return func() {
+		h.Sh("rm -rf " + dataDir + "/ballast.files")
+		syncFS(h, dataDir) // else they are back after a power cut
+	}
 }
 
 // blobsDir is where containerd keeps blobs.
@@ -102,6 +105,13 @@ func (c *chaos) isRotten(h *harness.Host, blob string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Contains(c.rotten[h], blob)
+}
+
+// rottenOn are the blobs of a host that faults have changed.
+func (c *chaos) rottenOn(h *harness.Host) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.rotten[h])
 }
 
 // flipBit changes one bit of a file and keeps its time, as disks do that fail.

@@ -124,7 +124,7 @@ var storeFaults = []fault{
 	{name: "garbage collection", hold: 4 * time.Second, begin: func(c *chaos, h *harness.Host) func() {
 		return c.pacing(func() { collect(h) })
 	}},
-	{name: "content pruned", hold: 4 * time.Second, begin: func(c *chaos, h *harness.Host) func() {
+	{name: "content pruned", hold: 4 * time.Second, spare: true, begin: func(c *chaos, h *harness.Host) func() {
 		c.pruned.Store(h)
 		return c.pacing(func() { h.CtrCmd("content", "prune", "references").Run() })
 	}},

@@ -23,22 +23,21 @@ var nameFaults = []fault{
 		return func() {}
 	}},
 	{name: "a twin by name", hold: 8 * time.Second, begin: func(c *chaos, h *harness.Host) func() {
-		return c.twin("SEEDER_NODE_NAME=" + h.Name)
+		return c.twin(c.spares[0], "SEEDER_NODE_NAME="+h.Name)
 	}},
 	{name: "a cloned data_dir", hold: 8 * time.Second, begin: func(c *chaos, h *harness.Host) func() {
 		harness.Run(c.t, exec.CommandContext(c.t.Context(), "sh", "-c", fmt.Sprintf(
-			"cp -r %s/. %s/ 2>/dev/null; rm -rf %[2]s/ballast*; true", h.Path(dataDir), c.spare.Path(dataDir)))) // some go meanwhile
-		return c.twin()
+			"cp -r %s/. %s/ 2>/dev/null; rm -rf %[2]s/ballast*; true", h.Path(dataDir), c.spares[1].Path(dataDir)))) // some go meanwhile
+		return c.twin(c.spares[1])
 	}},
 }
 
 // notTheFirst leaves the host alone whose address all others have in their configuration.
 func notTheFirst(c *chaos, h *harness.Host) bool { return h != c.hosts[0] }
 
-// twin runs seeder on the spare host, as one more node, until the returned function is
+// twin runs seeder on a spare host, as one more node, until the returned function is
 // called.
-func (c *chaos) twin(env ...string) (end func()) {
-	s := c.spare
+func (c *chaos) twin(s *harness.Host, env ...string) (end func()) {
 	s.StartSeederRaw(append([]string{harness.StoreNode, "SEEDER_LOG_LEVEL=debug", "SEEDER_GOSSIP_JOIN=" + c.hosts[0].Address}, env...)...)
 	c.logs = append(c.logs, s.Seeder.Log)
 	return func() {

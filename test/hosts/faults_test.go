@@ -58,6 +58,7 @@ func fill(h *harness.Host, dir string) {
 func empty(h *harness.Host, dir string) {
 	h.T.Helper()
 	h.Sh("cd " + dir + "; rm -f ballast ballast.2")
+	syncFS(h, dir) // else it is back after a power cut
 }
 
 // breakData makes the file system of data_dir read-only under the daemon, as the

@@ -124,8 +124,9 @@ func powerOn(h *harness.Host, env ...string) {
 	h.StartSeeder(env...)
 }
 
-// unpacked compares what containerd has unpacked of an image with its layers.
-func unpacked(ctx context.Context, h *harness.Host, cl *client.Client, img images.Image) error {
+// unpacked compares what containerd has unpacked of an image with its layers, but for
+// those that a test has changed in the content store.
+func unpacked(ctx context.Context, h *harness.Host, cl *client.Client, img images.Image, rotten ...string) error {
 	cs := cl.ContentStore()
 	manifest, err := images.Manifest(ctx, cs, img.Target, platforms.Default())
 	if err != nil {
@@ -152,6 +153,9 @@ func unpacked(ctx context.Context, h *harness.Host, cl *client.Client, img image
 		return fmt.Errorf("it has %d layers, and its snapshot is %v", len(manifest.Layers), mounts)
 	}
 	for i, l := range manifest.Layers {
+		if slices.Contains(rotten, l.Digest.Encoded()) {
+			continue // nothing to compare with
+		}
 		ra, err := cs.ReaderAt(ctx, l)
 		if errdefs.IsNotFound(err) {
 			return fmt.Errorf("layer %s: %w", l.Digest, err)
