@@ -1,30 +1,26 @@
-// Package p2p keeps this node converged with its cluster: what the catalog says
-// is what this host holds, for every announced reference, forever.
+// Package p2p keeps this node converged with its cluster. For every announced reference this
+// host holds what the catalog says, and the node restores that whenever it changes.
 //
-// It owns the order in which the rooms of a node are opened and closed, which of them hears
-// what from which (assemble.go), the transfer port (port.go), the watch over containerd
-// (health.go), and what has happened (events.go). The rooms below own the rest: announce
-// (what this host tells), catalog (what should be), exchange (how catalogs become equal),
-// converge (what this host does about each announcement), fetch (how an image gets here),
-// images (what is open and served), matrix (how far which node is), tally (where bytes came
-// from), members (who is there, by what name), diagnose (which ways are open), report (what
-// is said of all that), gossip, swarm, wire and trust.
+// The package owns the order in which the parts of a node are opened and closed. It connects
+// them (assemble.go), and it owns the transfer port (port.go), the watch over containerd
+// (health.go) and the list of events (events.go). The packages below own the rest; the map in
+// docs/design.md says what each one does.
 //
 // It never touches containerd, a content store or a disk format of images: a
 // host's images come in through Store and Image. It never decides by a clock
-// which announcement wins, and decides nothing that a room could decide.
+// which announcement wins, and it decides nothing that one of its parts could decide.
 //
 // Words: the catalog is what all nodes agree on; the inventory is what this host
 // really holds, asked from the Store; holdings are what other nodes say they
 // hold, a hint that a swarm verifies chunk by chunk. The three are never mixed.
 //
-// Invariant: a room is used by others only after all are made, and closed after all who use
-// it have ended.
+// Invariant: a part is used by others only after all parts are made, and it is closed only
+// after all that use it have ended.
 //
 // Goroutines: Open starts the transfer server, the converge loop, the sync loop, the pulls,
 // the janitor and the health watch in one supervisor. Close cancels its context and waits
 // for all of them.
 //
-// Locks: no lock of this package is held while a room is called, but that of the secrets,
-// which is taken before those of credentials and of gossip.
+// Locks: no lock of this package is held while a part is called. The one exception is the
+// lock of the secrets, which is taken before those of credentials and of gossip.
 package p2p

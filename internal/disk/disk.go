@@ -1,9 +1,8 @@
-// Package disk is how the files of data_dir are written, so that a crash at any
-// instant leaves the old file or the new one, and how a database is opened that
-// may have been damaged since.
+// Package disk writes the files of data_dir so that a crash at any instant leaves the old
+// file or the new one. It also opens a database that may have been damaged since.
 //
-// It owns the order of write, sync and rename, and knows nothing of what is in
-// the files. What it says of them is damage, found before anybody believes them.
+// It owns the order of write, sync and rename, and knows nothing of what is in the files. It
+// reports damage before anybody believes what is in them.
 package disk
 
 import (

@@ -1,19 +1,18 @@
 // Package converge brings this host's images to what the catalog says, and keeps them
-// there: for each announced reference one task, which next (table.go) moves from state
-// to state by what happens to it.
+// there. Each announced reference has one task. The function next (table.go) moves the task
+// from state to state when something happens to it.
 //
 // It owns the table of states and events, the loop that tells tasks what happened
 // (loop.go), the jobs that find out and act (job.go), what is kept or released of
 // earlier versions (keep.go), the rules that exclude this host (rules.go), and what is
-// announced without being asked (auto.go). How an image is fetched it does not know, nor
-// who the peers are, nor how anything is shown: those are functions and interfaces that
-// it is given.
+// announced without being asked (auto.go). It does not know how an image is fetched, who the
+// peers are, or how anything is shown. It gets functions and interfaces for those.
 //
 // Words: a job works on one task; a hint says that the store may differ from what was
 // found; a final state waits for the next announcement alone.
 //
-// Invariant: a task is ready only where a check of the store that began after the last
-// hint said so of the very record that the task is about.
+// Invariant: a task is ready only if a check of the store found the record of that very task
+// in place, and began after the last hint.
 //
 // Goroutines: Run is the loop; each job is one more, for which Run waits.
 package converge

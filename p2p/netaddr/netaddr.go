@@ -245,7 +245,7 @@ func certain(found []Choice) Choice {
 		}
 		c.Why = "it is the first of the addresses that others could reach"
 		if slices.ContainsFunc(found, func(o Choice) bool { return o.Interface != c.Interface }) {
-			c.Doubt = "there is no default route and no host to join, and there is also " + strings.Join(others, ", ") + ": set gossip.advertise where that is the cluster's"
+			c.Doubt = "no default route and no host to join; this host also has " + strings.Join(others, ", ") + ": set gossip.advertise if that is the cluster's"
 		}
 	}
 	return c

@@ -1,5 +1,5 @@
-// Package swarm decides which chunk of an image comes from which peer, and
-// when, and who is served from here.
+// Package swarm decides which chunk of an image comes from which peer and when, and which
+// peers are served from here.
 //
 // Words: a chunk is a fixed-size range of one blob; the chunks of all blobs of
 // a seed index are numbered through, 0 … Len-1. A frame is a chunk as it
@@ -13,8 +13,8 @@
 // interfaces below.
 //
 // Invariant: a chunk counts as held only after Chunks.Put has reported it as
-// verified; anyone who sent a frame that does not verify is not asked for a while,
-// and nobody else for that.
+// verified. A peer that sent a frame that does not verify is not asked for a while, and no
+// other peer is blamed for it.
 package swarm
 
 import (

@@ -1,14 +1,14 @@
-// Package stage keeps frames on disk: those of blobs that are being fetched, and
-// in a bounded cache those of finished ones, so that a chunk is compressed once
-// and a latecomer costs no CPU.
+// Package stage keeps frames on disk: the frames of blobs that are being fetched, and in a
+// bounded cache the frames of finished blobs. So a chunk is compressed once, and a node that
+// comes later costs no CPU.
 //
 // It owns the files below its directories and their format. It never decides
 // what is fetched and never talks to containerd.
 //
 // One blob, as one seed index cuts it, is one append-only file of records (see
-// record.go). A crash of the process loses nothing; one of the machine cuts off
-// or garbles what the kernel had not written yet, half a minute's worth. Files
-// are not synced: all that a loss costs is to fetch it again.
+// record.go). A crash of the process loses nothing. A crash of the machine cuts off or garbles
+// what the kernel had not written yet, about half a minute of it. Files are not synced,
+// because a loss only costs fetching again.
 //
 // Invariant: a frame counts as held only after its chunk was verified by its
 // digest in this process: by the one that puts it, or when the file is first opened
