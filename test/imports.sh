@@ -18,27 +18,28 @@ table() { # room: the packages of this module that it may import
 	internal/pattern:
 	internal/reserve:
 	internal/text:
+	internal/wait:
 
 	store: internal/disk internal/figure store/chunk store/ctrd store/stage
 	store/chunk:
-	store/ctrd: internal/disk internal/text
+	store/ctrd: internal/disk internal/text internal/wait
 	store/source:
 	store/stage: store/chunk
 
 	p2p: internal/pattern internal/reserve internal/text p2p/announce p2p/catalog p2p/converge p2p/diagnose p2p/exchange p2p/fetch p2p/gossip p2p/images p2p/matrix p2p/members p2p/netaddr p2p/report p2p/swarm p2p/trust p2p/wire
 	p2p/announce: p2p/catalog p2p/report p2p/trust
-	p2p/catalog: internal/disk internal/text p2p/trust store/chunk
-	p2p/converge: internal/pattern p2p/catalog p2p/report p2p/trust
+	p2p/catalog: internal/disk internal/text internal/wait p2p/trust store/chunk
+	p2p/converge: internal/pattern internal/wait p2p/catalog p2p/report p2p/trust
 	p2p/diagnose: internal/text p2p/gossip p2p/members p2p/report p2p/swarm p2p/trust p2p/wire
-	p2p/exchange: p2p/catalog p2p/gossip p2p/members p2p/wire
+	p2p/exchange: internal/wait p2p/catalog p2p/gossip p2p/members p2p/wire
 	p2p/fetch: internal/figure p2p/catalog p2p/converge p2p/gossip p2p/images p2p/members p2p/report p2p/swarm p2p/tally p2p/trust store/chunk
-	p2p/gossip: internal/disk internal/text p2p/netaddr p2p/report p2p/trust
+	p2p/gossip: internal/disk internal/text internal/wait p2p/netaddr p2p/report p2p/trust
 	p2p/images: p2p/swarm store/chunk
 	p2p/matrix: internal/text p2p/catalog p2p/gossip p2p/images p2p/members p2p/report p2p/tally p2p/trust store/chunk
 	p2p/members: p2p/gossip p2p/report p2p/swarm p2p/trust
 	p2p/netaddr:
 	p2p/report:
-	p2p/swarm: store/chunk
+	p2p/swarm: internal/wait store/chunk
 	p2p/tally: p2p/report
 	p2p/trust: internal/disk
 	p2p/wire: internal/text p2p/catalog p2p/swarm p2p/trust store/chunk
@@ -93,6 +94,7 @@ only() { # import pattern, the package that may
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
+only 'github.com/agext/levenshtein' 'seeder/internal/text'
 only 'github.com/containerd/containerd' 'seeder/store/(ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'
 

@@ -126,7 +126,7 @@ func TestTerminalWatch(t *testing.T) {
 	if code != cli.ExitDone {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
-	clitest.WantAll(t, screen.Text(), "node        n1", "containerd  waiting: no such?socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
+	clitest.WantAll(t, screen.Text(), "node        n1", "containerd  waiting: no such socket", "app:v1  fetching 25%  ██████░", "1 MiB/s  3s left")
 	if strings.Count(screen.Text(), "node        n1") != 1 {
 		t.Errorf("frames are left behind:\n%s", screen.Text())
 	}

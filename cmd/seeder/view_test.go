@@ -49,7 +49,7 @@ func TestTables(t *testing.T) {
 	_, out, _ = seeder(t.Context(), socket, "members")
 	clitest.WantAll(t, out, "n1      alive         10.0.0.1:7951", "n2?[2J", "speaks ?[2J protocol 2")
 	_, out, _ = seeder(t.Context(), socket, "status")
-	clitest.WantAll(t, out, "red           this host waits for containerd: no such?socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
+	clitest.WantAll(t, out, "red           this host waits for containerd: no such socket\n                seeder doctor\n              this host cannot join the cluster: the secrets differ",
 		"n2?[2J has not answered", "members       3 alive, 1 away: n2?[2J\n", "join          failed: the secrets differ", "1 of 3 ready\n", "app:v1  1 MiB of 4 MiB at 1 MiB/s, 3s left from n2, n3")
 	f.Steps = []report.Images{{}}
 	_, out, _ = seeder(t.Context(), socket, "images")

@@ -1,7 +1,8 @@
 // Package text makes text that others wrote safe to show and to keep: of other nodes,
 // of archives and images, of container engines.
 //
-// It owns the one rule of what may be shown. It never escapes for a format, as HTML
+// It owns the one rule of what may be shown, and which of several names a misspelt one may
+// have meant. It never escapes for a format, as HTML
 // or a terminal's table do.
 //
 // Invariant: what Clean returns and what Valid accepts cannot move a cursor, set a

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -102,25 +103,28 @@ func (r Record) cost() int64 {
 	return max(int64(len(r.payload)+len(r.public)+len(r.signature)+1+binary.MaxVarintLen32), recordCost)
 }
 
+// ledger is what the records of a catalog take: announcements, and withdrawals with those
+// that are buried. The lock of its catalog guards it.
+type ledger struct{ live, gone usage }
+
 // count adds a record to what its kind takes, or takes it out with sign -1.
-// The caller holds mu or is alone.
-func (c *Catalog) count(r Record, sign int64) {
+func (l *ledger) count(r Record, sign int64) {
 	if r.payload == nil {
 		return
 	}
 	if r.ann.Withdrawn {
-		c.gone.add(r, sign)
+		l.gone.add(r, sign)
 	} else {
-		c.live.add(r, sign)
+		l.live.add(r, sign)
 	}
 }
 
-// recount counts everything anew. mu is held.
-func (c *Catalog) recount() {
-	c.live, c.gone = usage{}, usage{}
-	for _, records := range []map[string]Record{c.byRef, c.buried} {
+// recount counts everything anew.
+func (l *ledger) recount(all ...map[string]Record) {
+	*l = ledger{}
+	for _, records := range all {
 		for _, r := range records {
-			c.count(r, 1)
+			l.count(r, 1)
 		}
 	}
 }
@@ -137,13 +141,13 @@ func (c *Catalog) refuses(r, cur Record, now time.Time) error {
 		if cur.payload != nil {
 			return nil // of what is known here; Expire sees to the bound
 		}
-		return full(r, cur, &c.gone, c.cfg.MaxBytes/3, c.nameOf)
+		return full(r, cur, &c.ledger.gone, c.cfg.MaxBytes/3, c.byRef)
 	}
-	return full(r, cur, &c.live, c.cfg.MaxBytes, c.nameOf)
+	return full(r, cur, &c.ledger.live, c.cfg.MaxBytes, c.byRef)
 }
 
 // full is an error where r in the place of cur needs room that u does not have.
-func full(r, cur Record, u *usage, limit int64, nameOf func(trust.NodeID) string) error {
+func full(r, cur Record, u *usage, limit int64, byRef map[string]Record) error {
 	by := r.AnnouncedBy()
 	all, own := r.cost(), r.cost()
 	if cur.payload != nil && cur.ann.Withdrawn == r.ann.Withdrawn {
@@ -165,13 +169,13 @@ func full(r, cur Record, u *usage, limit int64, nameOf func(trust.NodeID) string
 			e.Largest, e.LargestBytes = id, bytes
 		}
 	}
-	e.LargestName = nameOf(e.Largest)
+	e.LargestName = nameOf(byRef, e.Largest)
 	return e
 }
 
-// nameOf is the name under which an announcer has announced something. mu is held.
-func (c *Catalog) nameOf(id trust.NodeID) string {
-	for _, r := range c.byRef {
+// nameOf is the name under which an announcer has announced something.
+func nameOf(byRef map[string]Record, id trust.NodeID) string {
+	for _, r := range byRef {
 		if r.AnnouncedBy() == id {
 			return r.ann.NodeName
 		}
@@ -194,27 +198,42 @@ type Refusal struct {
 	Why error
 }
 
-// refuse remembers and logs that r was not taken: it is offered again and again, so
-// the log says it once. mu is held.
-func (c *Catalog) refuse(r Record, why error, now time.Time) {
+// refusals are the announcements that were not taken. The lock of its catalog guards them.
+type refusals struct {
+	log        *slog.Logger
+	byRef      map[string]Refusal
+	logged     map[trust.NodeID]bool
+	loggedFull time.Time
+}
+
+// add remembers and logs that r was not taken: it is offered again and again, so
+// the log says it once.
+func (f *refusals) add(r Record, why error, now time.Time) {
 	ref := r.ann.Reference
-	if old, known := c.refusals[ref]; known || len(c.refusals) < maxRefusals {
+	if old, known := f.byRef[ref]; known || len(f.byRef) < maxRefusals {
 		if !known || old.Version <= r.ann.Version {
-			c.refusals[ref] = Refusal{r.ann, why}
+			f.byRef[ref] = Refusal{r.ann, why}
 		}
 	}
 	by := r.AnnouncedBy()
 	var announcer *AnnouncerError
 	switch {
 	case errors.As(why, &announcer):
-		if !c.logged[by] && len(c.logged) < maxLogged {
-			c.logged[by] = true
-			c.cfg.Log.Warn("ignoring announcements from a node that is not listed in `announcers`",
+		if !f.logged[by] && len(f.logged) < maxLogged {
+			f.logged[by] = true
+			f.log.Warn("ignoring announcements from a node that is not listed in `announcers`",
 				"ref", ref, "announcer", by, "node", r.ann.NodeName)
 		}
-	case now.Sub(c.loggedFull) >= fullInterval:
-		c.loggedFull = now
-		c.cfg.Log.Error("refused an announcement", "ref", ref, "announcer", by, "node", r.ann.NodeName, "err", why)
+	case now.Sub(f.loggedFull) >= fullInterval:
+		f.loggedFull = now
+		f.log.Error("refused an announcement", "ref", ref, "announcer", by, "node", r.ann.NodeName, "err", why)
+	}
+}
+
+// taken says that r, or a newer one, is here.
+func (f *refusals) taken(r Record) {
+	if f.byRef[r.ann.Reference].Version <= r.ann.Version {
+		delete(f.byRef, r.ann.Reference)
 	}
 }
 
@@ -222,7 +241,7 @@ func (c *Catalog) refuse(r Record, why error, now time.Time) {
 func (c *Catalog) Refused(ref string) (Refusal, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r, ok := c.refusals[ref]
+	r, ok := c.refusals.byRef[ref]
 	return r, ok && r.Version > c.byRef[ref].ann.Version
 }
 
@@ -231,7 +250,7 @@ func (c *Catalog) Refusals() []Refusal {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Refusal
-	for ref, r := range c.refusals {
+	for ref, r := range c.refusals.byRef {
 		if r.Version > c.byRef[ref].ann.Version {
 			out = append(out, r)
 		}
@@ -239,28 +258,16 @@ func (c *Catalog) Refusals() []Refusal {
 	return out
 }
 
-// since is from when on the time of a withdrawal counts: when it was made, or when it
-// came where it says that it is from the future. mu is held.
-func (c *Catalog) since(r Record, now time.Time) time.Time {
-	if !r.ann.AnnouncedAt.After(now) {
-		return r.ann.AnnouncedAt
-	}
-	if at, ok := c.came[r.ann.Reference]; ok {
-		return at
-	}
-	return now
-}
-
 // isOld reports whether r is a withdrawal that has lived its time. mu is held.
 func (c *Catalog) isOld(r Record, now time.Time) bool {
-	return r.ann.Withdrawn && now.Sub(c.since(r, now)) > c.cfg.TombstoneTTL
+	return r.ann.Withdrawn && now.Sub(c.arrivals.since(r, now)) > c.cfg.TombstoneTTL
 }
 
 // surplus picks withdrawals until those that are left fit: always one of the announcer
 // that has the most, the oldest that are done with first. mu is held.
 func (c *Catalog) surplus(now time.Time) map[string]Record {
 	limit := c.cfg.MaxBytes / 3
-	if c.gone.all <= limit {
+	if c.ledger.gone.all <= limit {
 		return nil
 	}
 	by := map[trust.NodeID][]Record{}
@@ -271,15 +278,17 @@ func (c *Catalog) surplus(now time.Time) map[string]Record {
 			}
 		}
 	}
+	// Nothing is left to do here about those that are buried or have had their effect.
+	done := func(r Record) bool { return c.buried[r.ann.Reference].payload != nil || c.trail.is(r) }
 	for _, records := range by {
 		slices.SortFunc(records, func(a, b Record) int {
-			if ad, bd := c.done(a), c.done(b); ad != bd {
+			if ad, bd := done(a), done(b); ad != bd {
 				return map[bool]int{true: -1, false: 1}[ad]
 			}
-			return c.since(a, now).Compare(c.since(b, now))
+			return c.arrivals.since(a, now).Compare(c.arrivals.since(b, now))
 		})
 	}
-	out, left := map[string]Record{}, usage{all: c.gone.all, by: maps.Clone(c.gone.by)}
+	out, left := map[string]Record{}, usage{all: c.ledger.gone.all, by: maps.Clone(c.ledger.gone.by)}
 	for left.all > limit {
 		var most trust.NodeID
 		for id, bytes := range left.by {
@@ -296,9 +305,4 @@ func (c *Catalog) surplus(now time.Time) map[string]Record {
 		left.add(r, -1)
 	}
 	return out
-}
-
-// done reports whether nothing is left to do here about a withdrawal. mu is held.
-func (c *Catalog) done(r Record) bool {
-	return c.buried[r.ann.Reference].payload != nil || c.reached[r.ann.Reference].record == r.Hash()
 }

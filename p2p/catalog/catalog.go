@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
 	"seeder/internal/disk"
+	"seeder/internal/wait"
 	"seeder/p2p/trust"
 )
 
@@ -34,8 +34,8 @@ type Config struct {
 // Catalog is the newest record of each reference, in memory and on disk. It is
 // safe for concurrent use.
 type Catalog struct {
-	cfg Config
-	db  *bolt.DB
+	cfg  Config
+	file file
 
 	mu    sync.RWMutex
 	byRef map[string]Record
@@ -43,16 +43,13 @@ type Catalog struct {
 	// part of the summary and nothing is left to do about them; but a host that comes
 	// back with the announcement from before is told, and has no effect on others.
 	buried  map[string]Record
-	reached map[string]reached // by reference
-	history map[string][]digest.Digest
 	buckets Buckets
-	changed chan struct{} // capacity 1
+	changed wait.Signal
 
-	live, gone usage                // of announcements, and of withdrawals with those that are buried
-	came       map[string]time.Time // when a withdrawal that is dated in the future came
-	refusals   map[string]Refusal   // by reference
-	logged     map[trust.NodeID]bool
-	loggedFull time.Time
+	trail    trail
+	ledger   ledger
+	arrivals arrivals
+	refusals refusals
 }
 
 // Open reads the catalog at cfg.Path, or makes it. A file that is damaged is set
@@ -72,7 +69,7 @@ func Open(cfg Config) (*Catalog, error) {
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = DefaultMaxBytes
 	}
-	c := &Catalog{cfg: cfg, changed: make(chan struct{}, 1), refusals: map[string]Refusal{}, logged: map[trust.NodeID]bool{}}
+	c := &Catalog{cfg: cfg, changed: wait.NewSignal(), refusals: refusals{log: cfg.Log, byRef: map[string]Refusal{}, logged: map[trust.NodeID]bool{}}}
 	err := c.openFile()
 	if errors.Is(err, disk.ErrDamaged) {
 		aside, serr := disk.SetAside(cfg.Path)
@@ -92,16 +89,16 @@ func Open(cfg Config) (*Catalog, error) {
 // alone.
 func (c *Catalog) put(r Record) {
 	if old, ok := c.byRef[r.ann.Reference]; ok {
-		c.toggle(old)
+		c.buckets.toggle(old)
 	}
 	c.byRef[r.ann.Reference] = r
-	c.toggle(r)
+	c.buckets.toggle(r)
 }
 
 // toggle adds a record to its bucket, or takes it out of it.
-func (c *Catalog) toggle(r Record) {
+func (b *Buckets) toggle(r Record) {
 	h := r.Hash()
-	c.buckets[bucketOf(r.ann.Reference)] ^= binary.BigEndian.Uint64(h[:])
+	b[bucketOf(r.ann.Reference)] ^= binary.BigEndian.Uint64(h[:])
 }
 
 // Merge takes the records that win over what is here, writes them to disk in one
@@ -119,11 +116,11 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 			continue
 		}
 		if why := c.refuses(r, cur, now); why != nil {
-			c.refuse(r, why, now)
+			c.refusals.add(r, why, now)
 			continue
 		}
-		c.count(cur, -1)
-		c.count(r, 1)
+		c.ledger.count(cur, -1)
+		c.ledger.count(r, 1)
 		delete(bury, ref)
 		if !known && c.isOld(r, now) { // and nothing is known here that it withdraws
 			bury[ref] = r
@@ -135,7 +132,7 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 		return nil, nil
 	}
 	if err := c.write(winners, bury, now); err != nil {
-		c.recount()
+		c.ledger.recount(c.byRef, c.buried)
 		return nil, err
 	}
 	for ref, r := range winners {
@@ -146,14 +143,12 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 	maps.Copy(c.buried, bury)
 	for _, taken := range []map[string]Record{winners, bury} {
 		for ref, r := range taken {
-			c.recordArrival(r, now)
-			if c.refusals[ref].Version <= r.ann.Version {
-				delete(c.refusals, ref)
-			}
+			c.arrivals.keep(r, c.byRef[ref], now)
+			c.refusals.taken(r)
 		}
 	}
 	if len(changed) > 0 {
-		c.wake()
+		c.changed.Set()
 	}
 	return changed, nil
 }
@@ -171,13 +166,6 @@ func (c *Catalog) newest(ref string, winners, bury map[string]Record) (r Record,
 		return r, false
 	}
 	return c.buried[ref], false
-}
-
-func (c *Catalog) wake() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
 }
 
 // Changed wakes up after changes, several of them at once perhaps. It is for one
@@ -268,7 +256,7 @@ func (c *Catalog) Expire(now time.Time) error {
 	defer c.mu.Unlock()
 	old := map[string]Record{}
 	for ref, r := range c.byRef {
-		if c.isOld(r, now) && c.reached[ref].record == r.Hash() {
+		if c.isOld(r, now) && c.trail.is(r) {
 			old[ref] = r
 		}
 	}
@@ -276,7 +264,7 @@ func (c *Catalog) Expire(now time.Time) error {
 		if err := c.bury(old, now); err != nil {
 			return err
 		}
-		c.wake()
+		c.changed.Set()
 	}
 	return c.forget(c.surplus(now))
 }
@@ -287,7 +275,7 @@ func (c *Catalog) bury(old map[string]Record, now time.Time) error {
 		return err
 	}
 	for ref, r := range old {
-		c.toggle(r)
+		c.buckets.toggle(r)
 		delete(c.byRef, ref)
 		c.buried[ref] = r
 	}
@@ -299,7 +287,7 @@ func (c *Catalog) forget(records map[string]Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	err := c.update(func(tx *bolt.Tx) error {
+	err := c.file.update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{recordsBucket, buriedBucket, reachedBucket, historyBucket, cameBucket} {
 			b := tx.Bucket(name)
 			for ref := range records {
@@ -318,18 +306,17 @@ func (c *Catalog) forget(records map[string]Record) error {
 	}
 	for ref, r := range records {
 		if _, ok := c.byRef[ref]; ok {
-			c.toggle(r)
+			c.buckets.toggle(r)
 			delete(c.byRef, ref)
-			c.wake()
+			c.changed.Set()
 		}
-		c.count(r, -1)
+		c.ledger.count(r, -1)
 		delete(c.buried, ref)
-		delete(c.reached, ref)
-		delete(c.history, ref)
-		delete(c.came, ref)
+		c.trail.forget(ref)
+		delete(c.arrivals, ref)
 	}
 	return nil
 }
 
 // Close closes the file.
-func (c *Catalog) Close() error { return c.db.Close() }
+func (c *Catalog) Close() error { return c.file.db.Close() }

@@ -315,7 +315,7 @@ func TestForgedOnDisk(t *testing.T) {
 	good := sign(t, id, announcement("docker.io/library/b:1", 1, "x")).Encode()
 	forged := bytes.Clone(good)
 	forged[len(forged)-20] ^= 1
-	err := c.db.Update(func(tx *bolt.Tx) error {
+	err := c.file.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(recordsBucket)
 		return errors.Join(b.Put([]byte("docker.io/library/b:1"), forged), b.Put([]byte("docker.io/library/c:1"), good[:90]),
 			b.Put([]byte("docker.io/library/d:1"), good)) // under another name

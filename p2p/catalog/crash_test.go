@@ -263,7 +263,7 @@ func TestDamagedRecordIsToldOnce(t *testing.T) {
 	_, err := c.Merge(nth(t, id, 0), nth(t, id, 1))
 	must(err)
 	other := nth(t, id, 1).Encode()
-	must(c.db.Update(func(tx *bolt.Tx) error {
+	must(c.file.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(recordsBucket)
 		return errors.Join(b.Put([]byte(nth(t, id, 0).ann.Reference), other[:len(other)-1]),
 			b.Put([]byte("docker.io/library/image:2"), other)) // signed, for another name

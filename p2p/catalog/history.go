@@ -14,7 +14,29 @@ import (
 // reached is the record that this host has been at last.
 type reached struct {
 	record [sha256.Size]byte // its hash
-	target digest.Digest     // empty: written by a version that did not keep it
+	target digest.Digest
+}
+
+// trail is where this host has been with each reference. It is local and survives
+// restarts. The lock of its catalog guards it.
+type trail struct {
+	at     map[string]reached         // last
+	before map[string][]digest.Digest // that, each target once, the latest first
+}
+
+func newTrail() trail {
+	return trail{at: map[string]reached{}, before: map[string][]digest.Digest{}}
+}
+
+// is reports whether r is where this host has been last.
+func (t trail) is(r Record) bool {
+	at, ok := t.at[r.ann.Reference]
+	return ok && at.record == r.Hash()
+}
+
+func (t trail) forget(ref string) {
+	delete(t.at, ref)
+	delete(t.before, ref)
 }
 
 // Reached reports whether this host has been where r says since r came: then what
@@ -22,8 +44,7 @@ type reached struct {
 func (c *Catalog) Reached(r Record) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	h, ok := c.reached[r.ann.Reference]
-	return ok && h.record == r.Hash()
+	return c.trail.is(r)
 }
 
 // ReachedTarget is the target of the record of ref that this host has been at
@@ -31,7 +52,7 @@ func (c *Catalog) Reached(r Record) bool {
 func (c *Catalog) ReachedTarget(ref string) digest.Digest {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.reached[ref].target
+	return c.trail.at[ref].target
 }
 
 // maxHistory bounds the targets that are remembered of a reference.
@@ -42,30 +63,37 @@ const maxHistory = 100
 func (c *Catalog) History(ref string) []digest.Digest {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return slices.Clone(c.history[ref])
+	return slices.Clone(c.trail.before[ref])
 }
 
-// loadHistory reads the targets as their sums, one after the other.
-func (c *Catalog) loadHistory(b *bolt.Bucket) error {
-	if b == nil {
+// load reads where this host has been: a record and its target, each as its sum, and the
+// targets before as their sums, one after the other.
+func (t trail) load(at, before *bolt.Bucket) error {
+	err := at.ForEach(func(k, v []byte) error {
+		if len(v) == 2*sha256.Size {
+			t.at[string(k)] = reached{record: [sha256.Size]byte(v), target: digest.NewDigestFromBytes(digest.SHA256, v[sha256.Size:])}
+		}
 		return nil
+	})
+	if err != nil || before == nil {
+		return err
 	}
-	return b.ForEach(func(k, v []byte) error {
+	return before.ForEach(func(k, v []byte) error {
 		for ; len(v) >= sha256.Size; v = v[sha256.Size:] {
-			c.history[string(k)] = append(c.history[string(k)], digest.NewDigestFromBytes(digest.SHA256, v[:sha256.Size]))
+			t.before[string(k)] = append(t.before[string(k)], digest.NewDigestFromBytes(digest.SHA256, v[:sha256.Size]))
 		}
 		return nil
 	})
 }
 
-// passed is the history of ref once it is at the target next. mu is held.
-func (c *Catalog) passed(ref string, next digest.Digest) []digest.Digest {
-	last := c.reached[ref].target
+// passed is what was before of ref once it is at the target next.
+func (t trail) passed(ref string, next digest.Digest) []digest.Digest {
+	last := t.at[ref].target
 	if last == next || last == "" {
-		return c.history[ref]
+		return t.before[ref]
 	}
 	out := []digest.Digest{last}
-	for _, d := range c.history[ref] {
+	for _, d := range t.before[ref] {
 		if d != last && d != next && len(out) < maxHistory {
 			out = append(out, d)
 		}
@@ -73,20 +101,20 @@ func (c *Catalog) passed(ref string, next digest.Digest) []digest.Digest {
 	return out
 }
 
-// SetReached notes that this host is where r says, and where it was before.
+// SetReached records that this host is where r says, and where it was before.
 func (c *Catalog) SetReached(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ref, at := r.ann.Reference, reached{record: r.Hash(), target: r.ann.Target.Digest}
-	if c.reached[ref] == at {
+	if c.trail.at[ref] == at {
 		return nil
 	}
 	sum, err := hex.DecodeString(at.target.Encoded())
 	if err != nil {
 		return fmt.Errorf("digest %s: %w", at.target, err)
 	}
-	history := c.passed(ref, at.target)
-	if err := c.update(func(tx *bolt.Tx) error {
+	history := c.trail.passed(ref, at.target)
+	if err := c.file.update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(historyBucket)
 		if err != nil {
 			return err
@@ -103,6 +131,6 @@ func (c *Catalog) SetReached(r Record) error {
 	}); err != nil {
 		return err
 	}
-	c.reached[ref], c.history[ref] = at, history
+	c.trail.at[ref], c.trail.before[ref] = at, history
 	return nil
 }

@@ -2,10 +2,10 @@ package catalog
 
 import (
 	"io/fs"
-	"slices"
+	"math"
 	"strings"
 
-	"github.com/agext/levenshtein"
+	"seeder/internal/text"
 )
 
 // Announced reports whether ref is announced now.
@@ -32,10 +32,8 @@ func (c *Catalog) Unknown(ref string) error {
 	if len(refs) == 0 {
 		return &unknownError{"nothing is announced in this cluster"}
 	}
-	slices.SortFunc(refs, func(a, b string) int {
-		return levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil)
-	})
-	return &unknownError{"it is not announced; nearest: " + strings.Join(refs[:min(3, len(refs))], ", ")}
+	near := text.Nearest(refs, 3, math.MaxInt, func(name string) int { return text.Distance(ref, name) })
+	return &unknownError{"it is not announced; nearest: " + strings.Join(near, ", ")}
 }
 
 // unknownError says that a reference is not in the catalog. errors.Is finds

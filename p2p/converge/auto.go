@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
+	"seeder/internal/wait"
 	"seeder/p2p/catalog"
 )
 
@@ -25,9 +26,10 @@ const (
 // auto announces what nobody has announced. The converge loop owns it; the mutex
 // is for its jobs.
 type auto struct {
+	cfg   Config
 	since time.Time
 	jobs  sync.WaitGroup
-	ended chan struct{} // capacity 1: there may be room for another one
+	ended wait.Signal // there may be room for another one
 
 	mu    sync.Mutex
 	busy  int
@@ -48,29 +50,29 @@ type autoTry struct {
 	notBefore time.Time
 }
 
-func newAuto(now time.Time) auto {
-	return auto{since: now, ended: make(chan struct{}, 1), tried: map[string]autoTry{}}
+func newAuto(cfg Config, now time.Time) auto {
+	return auto{cfg: cfg, since: now, ended: wait.NewSignal(), tried: map[string]autoTry{}}
 }
 
 func (a *auto) drain() { a.jobs.Wait() }
 
 // announceNew announces those of the images of this host that a pattern of
 // images.auto names and that the cluster does not know.
-func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
-	if !l.cfg.autoOn() || now.Sub(l.auto.since) < autoDelay {
+func (au *auto) announceNew(ctx context.Context, have map[string]digest.Digest, now time.Time) {
+	if !au.cfg.autoOn() || now.Sub(au.since) < autoDelay {
 		return
 	}
-	if !l.cfg.MayAnnounce() {
+	if !au.cfg.MayAnnounce() {
 		return
 	}
-	have = l.underNormalNames(have)
-	l.auto.forget(have)
+	have = au.underNormalNames(have)
+	au.forget(have)
 	for ref, target := range have {
-		if l.unknownBuild(ref, target) && l.auto.begin(ref, target, now) {
-			l.auto.jobs.Go(func() {
-				named, err := l.announceItself(ctx, ref, target)
-				if l.auto.end(ref, named, err, time.Now()) {
-					l.cfg.Log.Warn("failed to announce an image of images.auto; will retry", "ref", ref, "err", err)
+		if au.unknownBuild(ref, target) && au.begin(ref, target, now) {
+			au.jobs.Go(func() {
+				named, err := au.announceItself(ctx, ref, target)
+				if au.end(ref, named, err, time.Now()) {
+					au.cfg.Log.Warn("failed to announce an image of images.auto; will retry", "ref", ref, "err", err)
 				}
 			})
 		}
@@ -82,7 +84,7 @@ func (l *Loop) announceNew(ctx context.Context, have map[string]digest.Digest, n
 // the store finds it by that. What is not announced for its name is said once: an invalid
 // name, and a build beside another one under the reference itself, since the store alone
 // knows which of them is the later one.
-func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
+func (au *auto) underNormalNames(have map[string]digest.Digest) map[string]digest.Digest {
 	out := make(map[string]digest.Digest, len(have))
 	for name, target := range have {
 		if strings.HasPrefix(name, string(digest.SHA256)+":") {
@@ -91,9 +93,9 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 		named, err := reference.ParseDockerRef(name)
 		switch {
 		case err != nil:
-			if l.auto.begin(name, target, time.Now()) {
-				l.cfg.Log.Info("ignored an image with an invalid reference (images.auto)", "name", name, "err", err)
-				l.auto.end(name, true, nil, time.Now())
+			if au.begin(name, target, time.Now()) {
+				au.cfg.Log.Info("ignored an image with an invalid reference (images.auto)", "name", name, "err", err)
+				au.end(name, true, nil, time.Now())
 			}
 			out[name] = target
 		case named.String() == name:
@@ -101,11 +103,11 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 		case have[named.String()] == "":
 			out[named.String()] = target
 		case have[named.String()] != target && !strings.Contains(name, "@"):
-			mayMean := l.cfg.AutoLocal || l.cfg.Auto.Match(named.String())
-			if mayMean && l.auto.begin(name, target, time.Now()) {
-				l.cfg.Log.Info("ignored an image whose name the kubelet does not look up: its reference stands for another build (images.auto); run the command to announce the newer one",
+			mayMean := au.cfg.AutoLocal || au.cfg.Auto.Match(named.String())
+			if mayMean && au.begin(name, target, time.Now()) {
+				au.cfg.Log.Info("ignored an image whose name the kubelet does not look up: its reference stands for another build (images.auto); run the command to announce the newer one",
 					"name", name, "ref", named.String(), "digest", target, "command", "seeder announce "+named.String())
-				l.auto.end(name, true, nil, time.Now())
+				au.end(name, true, nil, time.Now())
 			}
 			out[name] = target // for forget; unknownBuild passes over it
 		}
@@ -117,54 +119,54 @@ func (l *Loop) underNormalNames(have map[string]digest.Digest) map[string]digest
 const autoTimeout = 10 * time.Minute
 
 // announceItself announces ref if images.auto names it, and reports whether it does.
-func (l *Loop) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
+func (au *auto) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, autoTimeout)
 	defer cancel()
-	if !l.announcesItself(ctx, ref) {
+	if !au.announcesItself(ctx, ref) {
 		return false, nil
 	}
-	l.cfg.Log.Debug("announced an image of images.auto", "ref", ref, "digest", target)
-	return true, l.cfg.Announce(ctx, ref)
+	au.cfg.Log.Debug("announced an image of images.auto", "ref", ref, "digest", target)
+	return true, au.cfg.Announce(ctx, ref)
 }
 
 // unknownBuild reports whether target is no version of ref that the cluster has
 // announced or withdrawn, as far as this host has seen.
-func (l *Loop) unknownBuild(ref string, target digest.Digest) bool {
+func (au *auto) unknownBuild(ref string, target digest.Digest) bool {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil || named.String() != ref || strings.Contains(ref, "@") {
 		return false // no reference of a pod, or CRI's name for what has another one
 	}
-	rec, ok := l.cfg.Catalog.Get(ref)
+	rec, ok := au.cfg.Catalog.Get(ref)
 	if !ok {
-		rec, ok = l.cfg.Catalog.Buried(ref)
+		rec, ok = au.cfg.Catalog.Buried(ref)
 	}
 	if !ok {
 		return true
 	}
 	a := rec.Announcement()
 	// An announced reference is the business of its task.
-	return a.Withdrawn && l.cfg.Catalog.Reached(rec) && !l.isVersion(a, target)
+	return a.Withdrawn && au.cfg.Catalog.Reached(rec) && !au.isVersion(a, target)
 }
 
-func (l *Loop) isVersion(a catalog.Announcement, target digest.Digest) bool {
-	return target == a.Target.Digest || target == l.cfg.Catalog.ReachedTarget(a.Reference) ||
-		slices.Contains(l.cfg.Catalog.History(a.Reference), target)
+func (au *auto) isVersion(a catalog.Announcement, target digest.Digest) bool {
+	return target == a.Target.Digest || target == au.cfg.Catalog.ReachedTarget(a.Reference) ||
+		slices.Contains(au.cfg.Catalog.History(a.Reference), target)
 }
 
 // autoOn reports whether this node announces anything by itself.
 func (c *Config) autoOn() bool { return len(c.Auto) > 0 || c.AutoLocal }
 
 // announcesItself reports whether images.auto names ref.
-func (l *Loop) announcesItself(ctx context.Context, ref string) bool {
-	if len(l.cfg.Auto) > 0 && l.cfg.Auto.Match(ref) {
+func (au *auto) announcesItself(ctx context.Context, ref string) bool {
+	if len(au.cfg.Auto) > 0 && au.cfg.Auto.Match(ref) {
 		return true
 	}
-	if !l.cfg.AutoLocal {
+	if !au.cfg.AutoLocal {
 		return false
 	}
-	pulled, err := l.pulled(ctx, ref)
+	pulled, err := au.pulled(ctx, ref)
 	if err != nil {
-		l.cfg.Log.Debug("failed to find the origin of an image", "ref", ref, "err", err)
+		au.cfg.Log.Debug("failed to find the origin of an image", "ref", ref, "err", err)
 	}
 	return err == nil && !pulled
 }
@@ -172,12 +174,12 @@ func (l *Loop) announcesItself(ctx context.Context, ref string) bool {
 // pulled reports whether what ref stands for here came from a registry: the kubelet, or
 // somebody, has pulled it. Newer versions of k3s label what they import from
 // agent/images as if it were; their own label tells that it was not.
-func (l *Loop) pulled(ctx context.Context, ref string) (bool, error) {
-	pulled, err := l.cfg.Store.FromRegistry(ctx, ref)
+func (au *auto) pulled(ctx context.Context, ref string) (bool, error) {
+	pulled, err := au.cfg.Store.FromRegistry(ctx, ref)
 	if err != nil || !pulled {
 		return false, err
 	}
-	preloaded, err := l.cfg.Store.Preloaded(ctx, ref)
+	preloaded, err := au.cfg.Store.Preloaded(ctx, ref)
 	return !preloaded, err
 }
 
@@ -225,9 +227,6 @@ func (a *auto) end(ref string, named bool, err error, now time.Time) (news bool)
 		t.looks++
 	}
 	a.tried[ref] = t
-	select {
-	case a.ended <- struct{}{}:
-	default:
-	}
+	a.ended.Set()
 	return news
 }

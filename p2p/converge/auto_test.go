@@ -23,13 +23,13 @@ func TestAutoSaysWhatItIgnores(t *testing.T) {
 	} {
 		for _, beside := range []bool{false, true} {
 			var log bytes.Buffer
-			l := &Loop{cfg: Config{AutoLocal: true, Log: slog.New(slog.NewTextHandler(&log, nil))}, auto: newAuto(time.Now())}
+			au := newAuto(Config{AutoLocal: true, Log: slog.New(slog.NewTextHandler(&log, nil))}, time.Now())
 			have := map[string]digest.Digest{name: build}
 			if beside {
 				have[full] = old
 			}
-			out := l.underNormalNames(have)
-			l.underNormalNames(have)
+			out := au.underNormalNames(have)
+			au.underNormalNames(have)
 			lines := strings.Count(log.String(), "msg=")
 			switch {
 			case want != full && (lines != 1 || !strings.Contains(log.String(), want) || !strings.Contains(log.String(), name)):

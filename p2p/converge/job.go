@@ -198,12 +198,12 @@ func (l *Loop) whoReplaced(ctx context.Context, rec catalog.Record, have digest.
 	// version does there is no announcement.
 	earlier := slices.Contains(l.cfg.Catalog.History(ref), have)
 	if !l.cfg.Follow || rec.AnnouncedBy() != l.cfg.Self {
-		if earlier || !l.announcesItself(ctx, ref) {
+		if earlier || !l.auto.announcesItself(ctx, ref) {
 			return bySomebody, nil
 		}
 		return byBuild, nil
 	}
-	is, ask := byPull, l.pulled
+	is, ask := byPull, l.auto.pulled
 	if earlier {
 		is, ask = byK3s, l.putByK3s
 	}

@@ -47,7 +47,7 @@ func (l *Loop) release(ctx context.Context, a catalog.Announcement) (users []str
 		}
 	}
 	if a.Purge {
-		return nil, l.dropFrames(ctx, a.Reference)
+		return nil, l.keep.dropFrames(ctx, a.Reference)
 	}
 	return nil, nil
 }
@@ -77,26 +77,6 @@ func (l *Loop) releaseTarget(ctx context.Context, a catalog.Announcement, d dige
 	l.cfg.Column.Purged(a.Reference, bytes)
 	l.cfg.Log.Info("purged", "ref", a.Reference, "digest", d, "freed_bytes", bytes)
 	return nil, nil
-}
-
-// dropFrames removes what only the purged ref needs of the frames that are kept for
-// peers: an image may have been purged for what is in it.
-func (l *Loop) dropFrames(ctx context.Context, ref string) error {
-	var seeds []digest.Digest
-	for _, rec := range l.cfg.Catalog.All() {
-		if a := rec.Announcement(); !a.Withdrawn {
-			seeds = append(seeds, a.Seed.Digest)
-		}
-	}
-	freed, err := l.cfg.Remover.DropFrames(ctx, seeds)
-	if err != nil {
-		return fmt.Errorf("drop the frames of %s: %w", ref, err)
-	}
-	l.cfg.Column.Freed(ref, freed)
-	if freed > 0 {
-		l.cfg.Log.Info("removed frames of a purged image", "ref", ref, "freed_bytes", freed)
-	}
-	return nil
 }
 
 // usedBy says what a purge waits for.
@@ -218,6 +198,26 @@ func (k *keep) releaseOthers(ctx context.Context) error {
 	if err != nil {
 		k.pinned.Store(true)
 		return fmt.Errorf("release what is not announced any more: %w", err)
+	}
+	return nil
+}
+
+// dropFrames removes what only the purged ref needs of the frames that are kept for
+// peers: an image may have been purged for what is in it.
+func (k *keep) dropFrames(ctx context.Context, ref string) error {
+	var seeds []digest.Digest
+	for _, rec := range k.cfg.Catalog.All() {
+		if a := rec.Announcement(); !a.Withdrawn {
+			seeds = append(seeds, a.Seed.Digest)
+		}
+	}
+	freed, err := k.cfg.Remover.DropFrames(ctx, seeds)
+	if err != nil {
+		return fmt.Errorf("drop the frames of %s: %w", ref, err)
+	}
+	k.cfg.Column.Freed(ref, freed)
+	if freed > 0 {
+		k.cfg.Log.Info("removed frames of a purged image", "ref", ref, "freed_bytes", freed)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
+	"seeder/internal/wait"
 	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 )
@@ -33,9 +34,9 @@ const (
 type Loop struct {
 	cfg     Config
 	keep    *keep
-	wake    chan struct{} // capacity 1
-	back    atomic.Bool   // containerd has come back since the loop last looked
-	results chan jobDone  // from the jobs
+	wake    wait.Signal
+	back    atomic.Bool  // containerd has come back since the loop last looked
+	results chan jobDone // from the jobs
 	checks  *semaphore.Weighted
 	fetches *semaphore.Weighted
 	jobs    sync.WaitGroup
@@ -67,18 +68,13 @@ func New(cfg Config) *Loop {
 	}
 	return &Loop{
 		cfg: cfg, keep: newKeep(cfg), tasks: map[string]*entry{},
-		wake: make(chan struct{}, 1), results: make(chan jobDone),
+		wake: wait.NewSignal(), results: make(chan jobDone),
 		checks: semaphore.NewWeighted(maxChecks), fetches: semaphore.NewWeighted(maxFetches),
 	}
 }
 
 // Wake has the loop look at everything soon.
-func (l *Loop) Wake() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
+func (l *Loop) Wake() { l.wake.Set() }
 
 // Recovered says that containerd has come back: what failed is tried at once, and what
 // was ready is checked.
@@ -100,7 +96,7 @@ func (l *Loop) Tend(ctx context.Context, now time.Time) { l.keep.tend(ctx, now) 
 
 // Run converges until ctx ends, and waits for its jobs.
 func (l *Loop) Run(ctx context.Context) {
-	l.auto = newAuto(time.Now())
+	l.auto = newAuto(l.cfg, time.Now())
 	defer l.drain()
 	changes := l.cfg.Store.Changes(ctx)
 	timer := time.NewTimer(0)
@@ -172,7 +168,7 @@ func (l *Loop) compareStore(ctx context.Context) {
 			l.apply(ctx, t, event{kind: kind}, now)
 		}
 	}
-	l.announceNew(ctx, have, now)
+	l.auto.announceNew(ctx, have, now)
 }
 
 // observed is what the store says of one reference that is news to its task.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/internal/wait"
 )
 
 // state is what is known of one reference on this host. Whether a job runs for it is no
@@ -249,11 +251,7 @@ func end(t task, e event, now time.Time) task {
 // doubled each time, at most a minute, ± 20 % so that hosts do not march in
 // step. r is uniform in [0, 1).
 func backoffPause(n int, r float64) time.Duration {
-	d := time.Minute
-	if n < 7 {
-		d = time.Second << (n - 1)
-	}
-	return time.Duration(float64(d) * (0.8 + 0.4*r))
+	return time.Duration(float64(wait.Doubled(time.Second, time.Minute, n-1)) * (0.8 + 0.4*r))
 }
 
 // removalPause is how long after its n-th removal (n ≥ 1) an image is fetched again:
@@ -266,9 +264,5 @@ func removalPause(n int, pinned bool, r float64) time.Duration {
 	case pinned:
 		return backoffPause(n-1, r)
 	}
-	d := time.Hour
-	if n < 7 {
-		d = time.Minute << (n - 1)
-	}
-	return time.Duration(float64(d) * (0.8 + 0.4*r))
+	return time.Duration(float64(wait.Doubled(time.Minute, time.Hour, n-1)) * (0.8 + 0.4*r))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"seeder/internal/wait"
 )
 
 // cause is why a member's catalog is to be pulled.
@@ -35,7 +37,7 @@ type queue struct {
 	queued map[pullKey]*queuedPull
 	misses map[pullKey]miss
 	turn   uint64
-	wake   chan struct{} // capacity 1: there may be something to pull
+	wake   wait.Signal // there may be something to pull
 }
 
 // pullKey is a member and why it is asked.
@@ -58,7 +60,7 @@ type miss struct {
 }
 
 func newQueue() *queue {
-	return &queue{queued: map[pullKey]*queuedPull{}, misses: map[pullKey]miss{}, wake: make(chan struct{}, 1)}
+	return &queue{queued: map[pullKey]*queuedPull{}, misses: map[pullKey]miss{}, wake: wait.NewSignal()}
 }
 
 func (s *queue) add(member string, why cause, needed func() bool) {
@@ -74,10 +76,7 @@ func (s *queue) add(member string, why cause, needed func() bool) {
 	}
 	s.turn++
 	s.queued[key] = &queuedPull{turn: s.turn, due: s.misses[key].until, needed: needed}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wake.Set()
 }
 
 // done records what a pull brought.
@@ -96,7 +95,7 @@ func (s *queue) done(member string, why cause, news bool) {
 		longest = maxSumPause
 	}
 	m := s.misses[key]
-	m.until = now.Add(min(firstPullPause<<min(m.times, 16), longest))
+	m.until = now.Add(wait.Doubled(firstPullPause, longest, m.times))
 	m.times++
 	if _, known := s.misses[key]; !known && len(s.misses) >= maxQueuedPulls {
 		clear(s.misses) // of members that do not exist, by far most
@@ -110,14 +109,14 @@ func (s *queue) next(ctx context.Context) (member string, why cause, ok bool) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		key, needed, wait := s.take(time.Now())
+		key, needed, pause := s.take(time.Now())
 		if needed != nil {
 			if needed() {
 				return key.member, key.cause, true
 			}
 			continue
 		}
-		timer.Reset(wait)
+		timer.Reset(pause)
 		select {
 		case <-s.wake:
 		case <-timer.C:
@@ -129,20 +128,20 @@ func (s *queue) next(ctx context.Context) (member string, why cause, ok bool) {
 
 // take takes the member that has waited longest of those that are due, or says how
 // long to wait for one.
-func (s *queue) take(now time.Time) (key pullKey, needed func() bool, wait time.Duration) {
+func (s *queue) take(now time.Time) (key pullKey, needed func() bool, pause time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var first *queuedPull
-	wait = maxSumPause
+	pause = maxSumPause
 	for k, q := range s.queued {
 		if d := q.due.Sub(now); d > 0 {
-			wait = min(wait, d)
+			pause = min(pause, d)
 		} else if first == nil || q.turn < first.turn {
 			key, first = k, q
 		}
 	}
 	if first == nil {
-		return key, nil, wait
+		return key, nil, pause
 	}
 	delete(s.queued, key)
 	return key, first.needed, 0

@@ -3,6 +3,8 @@ package swarm
 import (
 	"fmt"
 	"time"
+
+	"seeder/internal/wait"
 )
 
 // A peer that sends what does not verify is not asked for a while. It is known by the
@@ -45,22 +47,22 @@ func (e *engine) isBlamed(id string, now time.Time) bool {
 // accuse records a bad chunk from the node that proved id at address, and returns for how long
 // it is not asked.
 func (e *engine) accuse(id, address string, now time.Time) time.Duration {
-	var wait time.Duration
+	var longest time.Duration
 	for _, key := range []string{id, address} {
 		if key == "" {
 			continue
 		}
 		b := e.blames[key]
 		b.times++
-		d := min(firstBlame<<min(b.times-1, 8), maxBlame)
+		d := wait.Doubled(firstBlame, maxBlame, b.times-1)
 		b.until = now.Add(d)
-		wait = max(wait, d)
+		longest = max(longest, d)
 		if len(e.blames) >= maxBlamed && e.blames[key].times == 0 {
 			e.forgetBlame()
 		}
 		e.blames[key] = b
 	}
-	return wait
+	return longest
 }
 
 // forgetBlame makes room: what lapses first goes.

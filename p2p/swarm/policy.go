@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"seeder/internal/wait"
 	"seeder/store/chunk"
 )
 
@@ -90,7 +91,7 @@ func hardDeadline(bytes int64) time.Duration {
 // backoff is the pause before a peer that failed strikes times in a row is tried
 // again: 100 ms doubling to 10 s.
 func backoff(strikes int) time.Duration {
-	return min(100*time.Millisecond<<min(max(strikes-1, 0), 10), 10*time.Second)
+	return wait.Doubled(100*time.Millisecond, 10*time.Second, strikes-1)
 }
 
 // finding is the pause before the finder is asked again, after asked questions in
@@ -101,9 +102,9 @@ func backoff(strikes int) time.Duration {
 func finding(asked, dry, neighbours int, useful bool) time.Duration {
 	switch {
 	case !useful:
-		return min(100*time.Millisecond<<min(dry, 10), 3*time.Second)
+		return wait.Doubled(100*time.Millisecond, 3*time.Second, dry)
 	case neighbours < enoughNeighbours:
-		return min(500*time.Millisecond<<min(asked, 10), 5*time.Second)
+		return wait.Doubled(500*time.Millisecond, 5*time.Second, asked)
 	}
 	return 20 * time.Second
 }

@@ -8,13 +8,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/internal/text"
 )
 
 // NormalizeRef writes a reference as CRI does: k3s-dashboard becomes
@@ -83,26 +84,11 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 	if len(names) == 0 {
 		return absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		if d := levenshtein.Distance(ref, a, nil) - levenshtein.Distance(ref, b, nil); d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
-	})
-	if near := nearest(ref, names); len(near) > 0 {
+	most := max(3, len(ref[strings.LastIndex(ref, "/")+1:])/3) // of what may be a misspelling
+	if near := text.Nearest(names, 3, most, func(name string) int { return text.Distance(ref, name) }); len(near) > 0 {
 		return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(near, ", "))
 	}
 	return absentf("%s has no image %s", where, ref)
-}
-
-// nearest are the names, ordered by distance, that ref may be a misspelling of.
-func nearest(ref string, names []string) []string {
-	most := max(3, len(ref[strings.LastIndex(ref, "/")+1:])/3)
-	n := 0
-	for n < min(3, len(names)) && levenshtein.Distance(ref, names[n], nil) <= most {
-		n++
-	}
-	return names[:n]
 }
 
 // elsewhere says in which other namespace of this containerd an image is, and how it is

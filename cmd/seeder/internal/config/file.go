@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"go.yaml.in/yaml/v3"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/internal/text"
 )
 
 const (
@@ -209,19 +209,16 @@ func scalar(v any) (string, bool) {
 
 // didYouMean names the known word nearest to word, or nothing where none is near.
 func didYouMean(word string, known []string) string {
-	best, bestDistance := "", len(word)/2+2
-	for _, k := range known {
+	near := text.Nearest(known, 1, len(word)/2+1, func(key string) int {
 		// A key without its section is near to it, however long the section is.
-		d := levenshtein.Distance(word, k, nil)
-		if _, last, ok := strings.Cut(k, "."); ok {
-			d = min(d, levenshtein.Distance(word, last, nil)+1)
+		d := text.Distance(word, key)
+		if _, last, ok := strings.Cut(key, "."); ok {
+			d = min(d, text.Distance(word, last)+1)
 		}
-		if d < bestDistance {
-			best, bestDistance = k, d
-		}
-	}
-	if best == "" {
+		return d
+	})
+	if len(near) == 0 {
 		return ""
 	}
-	return "; did you mean " + best + "?"
+	return "; did you mean " + near[0] + "?"
 }

@@ -23,6 +23,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/term"
+	"seeder/internal/text"
 )
 
 // The states of a finding.
@@ -225,9 +226,5 @@ func findingLines(terminal term.Terminal, same []finding) []string {
 
 // cleanLines makes text safe for a terminal that may have several lines.
 func cleanLines(s string) string {
-	var out []string
-	for line := range strings.SplitSeq(s, "\n") {
-		out = append(out, term.Clean(strings.ReplaceAll(line, "\t", " ")))
-	}
-	return strings.Join(out, "\n               ")
+	return strings.ReplaceAll(text.Lines(s, len(s)), "\n", "\n               ")
 }

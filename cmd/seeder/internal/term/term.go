@@ -11,14 +11,12 @@ package term
 import (
 	"io"
 	"os"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/internal/text"
 )
 
 // Terminal is what is known of where text goes. The zero value is a pipe.
@@ -85,10 +83,5 @@ func (t Terminal) Cut(s string) string {
 // reasons come from any holder of the cluster's secret. What cannot be seen goes,
 // also what turns the direction of the text.
 func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == utf8.RuneError {
-			return '?'
-		}
-		return r
-	}, s)
+	return text.Clean(s, len(s))
 }

@@ -207,7 +207,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	if code, _ := get("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d", code)
 	}
-	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "this host waits for containerd: no such?socket\nthis host cannot join the cluster: the secrets differ\n" {
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "this host waits for containerd: no such socket\nthis host cannot join the cluster: the secrets differ\n" {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	_, body := get("/metrics")

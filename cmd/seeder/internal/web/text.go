@@ -4,11 +4,11 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
+	safe "seeder/internal/text"
 	"seeder/p2p/report"
 )
 
@@ -27,7 +27,7 @@ const (
 func cleanText(s string, most int) string {
 	var b strings.Builder
 	count, marks := 0, 0
-	for _, r := range s {
+	for _, r := range safe.Clean(s, len(s)) {
 		if count == most {
 			b.WriteRune('…')
 			break
@@ -37,8 +37,6 @@ func cleanText(s string, most int) string {
 			if marks++; marks > 2 { // a tower of accents covers other lines
 				continue
 			}
-		case r == utf8.RuneError, !unicode.IsPrint(r):
-			r, marks = '�', 0
 		default:
 			marks = 0
 		}
