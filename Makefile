@@ -72,7 +72,7 @@ hosts: build containerds ## real hosts with real containerd; needs root
 
 .PHONY: boot
 boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
-	go test -count=1 -v -timeout 10m ./test/boot
+	go test -count=1 -v -timeout 20m ./test/boot
 
 .PHONY: install uninstall
 install: build man ## to PREFIX (/usr/local), below DESTDIR where that is set; starts nothing

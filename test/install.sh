@@ -29,6 +29,7 @@ need chromium chromium
 need rpm rpm
 need apt-ftparchive apt-utils # make release: the apt repository, and its signature
 need gpg gpg
+need gpg-agent gpg-agent # makes the key of that signature
 need ansible-playbook ansible-core # docs/rollout.md
 need systemd-analyze systemd
 need systemctl systemd
