@@ -41,6 +41,9 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 		Published: func(rec catalog.Record) {
 			n.exchange.Published(rec)
 			converging.Published()
+			if a := rec.Announcement(); n.cfg.Published != nil && !a.Withdrawn {
+				n.cfg.Published(a.Reference, a.Version)
+			}
 		},
 		Confirmed: func() { converging.Wake() }, Log: n.log,
 	})

@@ -92,6 +92,9 @@ type Config struct {
 	// Blocked says of which images, by reference, this host's kubelet refuses to start a
 	// container although they are ready, and what to do about it; nil: of none.
 	Blocked func() map[string]string
+	// Published is told of each announcement that this node made; nil: nobody is. It must
+	// not block.
+	Published func(ref string, version uint64)
 	// Follow: what this node announced and somebody has changed since is announced
 	// again; else that is left to people.
 	Follow bool

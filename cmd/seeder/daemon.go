@@ -196,6 +196,7 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	if dog := newWatchdog(w.node.Stuck, d.cfg.API.Socket, d.log); dog != nil {
 		group.Go(func() { dog.run(ctx) })
 	}
+	group.Go(func() { w.rollouts.Run(ctx, w.node) })
 	group.Go(func() { d.reload.OnSignal(ctx) })
 	group.Go(func() { d.reload.WatchSecret(ctx) })
 	defer group.Wait()

@@ -18,6 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/kubelet"
+	"seeder/cmd/seeder/internal/rollout"
 	"seeder/cmd/seeder/internal/web"
 	"seeder/internal/pattern"
 	"seeder/p2p"
@@ -30,6 +31,7 @@ import (
 // wired is a node on its store: the one place where both are known.
 type wired struct {
 	node     *p2p.Node
+	rollouts *rollout.Watch
 	store    *store.Store
 	registry *prometheus.Registry
 }
@@ -83,15 +85,15 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
-	w := &wired{store: s, registry: prometheus.NewRegistry()}
+	w := &wired{store: s, registry: prometheus.NewRegistry(), rollouts: rollout.New(log)}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir, Machine: trust.MachineID("/etc/machine-id"),
 		GossipBind: cfg.Gossip.Bind, Advertise: k3s.NewAddressing(cfg, "/").Choose, AdvertisePort: cfg.Gossip.AdvertisePort(), Changes: netaddr.Watch,
 		TransferBind: cfg.Transfer.Bind, TransferAdvertise: cfg.Transfer.Advertise,
 		Join:    k3s.FollowJoins(cfg, log),
 		Secrets: secrets, Announcers: announcers, Excluded: excluded, Accept: accept, Labels: cfg.ParseLabels(),
-		Blocked: kubelet.NewWatch("/").Blocked,
-		Follow:  cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
+		Blocked: kubelet.NewWatch("/").Blocked, Published: w.rollouts.Announced,
+		Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
 		UploadLimit: upload, DownloadLimit: download,
 		Log: log, Registerer: w.registry,

@@ -49,6 +49,7 @@ func TestBooted(t *testing.T) {
 	})
 	b.step("enable", b.enable)
 	b.step("announce", b.announce)
+	b.step("a note of the kubelet", b.kubeletNote)
 	b.step("order", b.order)
 	b.step("reload", b.reload)
 	b.step("kill", b.kill)
@@ -182,6 +183,26 @@ func (b *booted) announce() {
 		}
 		m.Showing("StatusText", "3 members, 1 of 1 image ready")
 	}
+}
+
+// kubeletNote: what the kubelet wrote of a pull that never ended is read in the sandbox of
+// the unit, and said on another host.
+func (b *booted) kubeletNote() {
+	const note = "/var/lib/kubelet/image_manager/pulling/sha256-5eed"
+	b.c.Op(`mkdir -p -m 750 /var/lib/kubelet && mkdir -p -m 700 ` + filepath.Dir(note) +
+		` && printf '{"kind":"ImagePullIntent","image":"` + harness.ShortName + `"}' > ` + note + ` && chmod 600 ` + note + ` && touch -d '1 hour ago' ` + note)
+	said := func(want bool) {
+		b.t.Helper()
+		harness.Eventually(b.t, 60*time.Second, "the kubelet's note is said", func() error {
+			if out := b.a.Op("seeder images " + harness.ShortName); strings.Contains(out, note) != want {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
+	said(true)
+	b.c.Op("rm " + note)
+	said(false)
 }
 
 // order: nothing of k3s waits for seeder, and nothing of it ends with seeder.

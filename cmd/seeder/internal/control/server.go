@@ -356,23 +356,10 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 // waiting is what an announcement waits for: nothing, the nodes that are there, or all.
 type waiting struct{ on, all bool }
 
-// logReady passes events on, and writes the end of a rollout into the log: what is on a
-// terminal is gone in the morning.
-func (c *Server) logReady(emit func(Event) error) func(Event) error {
-	began := time.Now()
-	return func(e Event) error {
-		if e.Event == EventReady {
-			c.log.Info("image ready on all alive nodes", "ref", e.Ref, "version", e.Image.Version, "ready", e.Image.Ready,
-				"away", e.Image.Away, "took", time.Since(began).Round(10*time.Millisecond))
-		}
-		return emit(e)
-	}
-}
-
 // announce announces one image after the other. Those that can be are, also where
 // another one cannot; of that one an archive leaves nothing behind.
 func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brought store.Imported, wait waiting) error {
-	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: c.logReady(s.emit), all: wait.all}
+	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
 	for _, o := range orders {
 		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
