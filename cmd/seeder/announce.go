@@ -56,6 +56,10 @@ announces a build that this host still has. --rollback announces the build that 
 had before the announced one, so a second --rollback undoes the first.
 images.keep_previous sets how many builds are kept.
 
+At the end pods are listed that wait for an image, with what makes them start, if a
+kubeconfig is found (KUBECONFIG, those of k3s and rke2, ~/.kube/config). Nothing is
+written to the API.
+
 Each node fetches what its platform needs. This host need not run the image itself.
 Of an index, each node takes the image for its platform. An image with a single manifest
 goes to the nodes of its platform. If its config names another platform than this host's,
@@ -113,7 +117,11 @@ func announceCommand(env *cli.Env) *cobra.Command {
 		}
 		f := show.NewFollower(env, *out, flags.timeout)
 		f.Announcing = true
-		return announceImage(cmd.Context(), env, c, f, image, flags)
+		err = announceImage(cmd.Context(), env, c, f, image, flags)
+		if err == nil && !flags.detach && *out != "json" {
+			sayPods(cmd.Context(), env, c, env.Stdout)
+		}
+		return err
 	}
 	return cmd
 }

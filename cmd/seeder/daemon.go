@@ -18,6 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
+	"seeder/cmd/seeder/internal/pods"
 	"seeder/cmd/seeder/internal/reload"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/web"
@@ -178,7 +179,7 @@ func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
-	httpd := web.NewServer(d.cfg.HTTP, w.node, registry, d.log)
+	httpd := web.NewServer(d.cfg.HTTP, w.node, pods.NewWatch("/").Waiting, registry, d.log)
 	if _, err := httpd.Open(); err != nil {
 		return err
 	}

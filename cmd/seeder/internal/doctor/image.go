@@ -16,6 +16,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/engines"
+	"seeder/cmd/seeder/internal/pods"
 	"seeder/p2p/report"
 	transfer "seeder/p2p/wire"
 	"seeder/store"
@@ -39,11 +40,11 @@ type place struct {
 // engineTimeout bounds a look into Docker and Podman.
 const engineTimeout = 2 * time.Second
 
-func (e *exam) newImageFinder(ctx context.Context, waiting []waitingPod) *imageFinder {
+func (e *exam) newImageFinder(ctx context.Context, waiting []pods.Waiting) *imageFinder {
 	f := &imageFinder{announced: map[string]report.ImageState{}, places: map[string]place{}}
 	refs := map[string]bool{}
 	for _, w := range waiting {
-		if ref, err := cli.NormalizeRef(w.image); err == nil && len(refs) < transfer.MaxHeldRefs {
+		if ref, err := cli.NormalizeRef(w.Image); err == nil && len(refs) < transfer.MaxHeldRefs {
 			refs[ref] = true
 		}
 	}
@@ -147,21 +148,21 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 func engineName(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] }
 
 // fix says where a pod's image is and what makes the pod start.
-func (f *imageFinder) fix(w waitingPod) (detail, fix string) {
-	ref, err := cli.NormalizeRef(w.image)
+func (f *imageFinder) fix(w pods.Waiting) (detail, fix string) {
+	ref, err := cli.NormalizeRef(w.Image)
 	if err != nil {
 		return "is not a valid image name", "correct it in the pod's template"
 	}
 	ref = f.named(ref)
 	short := cli.ShortRef(ref)
 	detail, fix = f.find(ref, short, w)
-	if w.policy == "Always" {
+	if w.Policy == "Always" {
 		detail += "; its imagePullPolicy is Always, which asks a registry even if the host has the image"
 		fix = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", fix)
 	}
-	if w.node != "" && f.members != nil && !f.members[w.node] {
-		detail += fmt.Sprintf("; no member is called %s", w.node)
-		fix += fmt.Sprintf("; and on %s: systemctl enable --now seeder", w.node)
+	if w.Node != "" && f.members != nil && !f.members[w.Node] {
+		detail += fmt.Sprintf("; no member is called %s", w.Node)
+		fix += fmt.Sprintf("; and on %s: systemctl enable --now seeder", w.Node)
 	}
 	return detail, fix
 }
@@ -184,22 +185,9 @@ func (f *imageFinder) named(ref string) string {
 	return ref
 }
 
-func (f *imageFinder) find(ref, short string, w waitingPod) (detail, fix string) {
+func (f *imageFinder) find(ref, short string, w pods.Waiting) (detail, fix string) {
 	if img, ok := f.announced[ref]; ok {
-		for _, n := range img.Nodes {
-			if n.Name != w.node {
-				continue
-			}
-			switch {
-			case n.State == report.Ready && n.Blocked != "":
-				why, fix, _ := strings.Cut(n.Blocked, ": ")
-				return "is announced and ready there, but " + why, "on " + n.Name + ": " + fix
-			case n.State == report.Ready:
-				return "is announced, and ready there", "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.namespace + " delete pod " + w.name + "` makes a new one try at once"
-			}
-			return fmt.Sprintf("is announced, but %s there: %s", n.State, n.Reason), fmt.Sprintf("seeder wait %s; on %s `seeder doctor` says what holds it up", short, n.Name)
-		}
-		return "is announced", "seeder images " + short
+		return w.Explain(img)
 	}
 	if p := f.places[ref]; p.what != "" {
 		return p.what, p.fix

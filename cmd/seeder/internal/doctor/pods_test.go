@@ -1,89 +1,17 @@
 package doctor
 
 import (
-	"crypto/tls"
-	"encoding/json"
-	"encoding/pem"
-	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/pods"
+	"seeder/cmd/seeder/internal/pods/podstest"
 	"seeder/p2p/report"
 )
-
-// podJSON is a pod as the API writes it, with a container that waits.
-func podJSON(name, node, image, policy, reason string) string {
-	return fmt.Sprintf(`{"kind":"Pod","apiVersion":"v1","metadata":{"namespace":"web","name":%[1]q},
-"spec":{"nodeName":%[2]q,"containers":[{"name":"side","image":"busybox:1"},{"name":"c","image":%[3]q,"imagePullPolicy":%[4]q}]},
-"status":{"phase":"Pending","containerStatuses":[{"name":"side","state":{"running":{}}},{"name":"c","image":"other","state":{"waiting":{"reason":%[5]q,"message":"m"}}}]}}`,
-		name, node, image, policy, reason)
-}
-
-// apiServer looks like a cluster's to kubectl: TLS, a token, discovery and pods in
-// pages. It returns a kubeconfig for it.
-func apiServer(t *testing.T, pods ...string) (kubeconfig string, asked *atomic.Int32) {
-	t.Helper()
-	asked = &atomic.Int32{}
-	mux := http.NewServeMux()
-	handle := func(path string, fn http.HandlerFunc) {
-		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			if r.Header.Get("Authorization") != "Bearer sesame" {
-				w.WriteHeader(http.StatusUnauthorized)
-				fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Unauthorized","code":401}`)
-				return
-			}
-			fn(w, r)
-		})
-	}
-	answer := func(path, body string) {
-		handle(path, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) })
-	}
-	answer("/api", `{"kind":"APIVersions","versions":["v1"]}`)
-	answer("/apis", `{"kind":"APIGroupList","apiVersion":"v1","groups":[]}`)
-	answer("/api/v1", `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"pods","singularName":"pod","namespaced":true,"kind":"Pod","verbs":["get","list"],"shortNames":["po"]}]}`)
-	handle("/api/v1/pods", func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		q := r.URL.Query()
-		if !strings.Contains(q.Get("fieldSelector"), "status.phase!=Succeeded") {
-			t.Errorf("asked with %v", q)
-		}
-		page, next := pods, ""
-		if half := len(pods) / 2; half > 0 && q.Get("continue") == "" {
-			page, next = pods[:half], "more"
-		} else if half > 0 {
-			page = pods[half:]
-		}
-		fmt.Fprintf(w, `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1","continue":%q},"items":[%s]}`, next, strings.Join(page, ","))
-	})
-	s := httptest.NewTLSServer(mux)
-	s.TLS.MinVersion = tls.VersionTLS12
-	t.Cleanup(s.Close)
-	dir := t.TempDir()
-	ca := filepath.Join(dir, "ca.pem")
-	kubeconfig = filepath.Join(dir, "kubeconfig")
-	block := pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}
-	conf := fmt.Sprintf(`apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: %q, certificate-authority: %q}}]
-users: [{name: u, user: {token: sesame}}]
-contexts: [{name: x, context: {cluster: c, user: u}}]
-current-context: x
-`, s.URL, ca)
-	for path, b := range map[string][]byte{ca: pem.EncodeToMemory(&block), kubeconfig: []byte(conf)} {
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return kubeconfig, asked
-}
 
 // TestDoctorAsksTheCluster: kubectl itself, over TLS, with the kubeconfig that is
 // named, finds the pods that wait for an image, page by page, and no others.
@@ -92,11 +20,11 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 		t.Skip("kubectl is missing; `make deps` installs it")
 	}
 	t.Setenv("HOME", t.TempDir()) // kubectl caches what it discovers there
-	kubeconfig, asked := apiServer(t,
-		podJSON("dashboard-1", "h2", "k3s-dashboard:latest", "Never", "ErrImageNeverPull"),
-		podJSON("other-1", "h3", "registry.example.com/me/app:v1", "IfNotPresent", "ErrImagePull"),
-		podJSON("back-off-1", "h3", "registry.example.com/me/app:v1", "Always", "ImagePullBackOff"),
-		podJSON("slow-1", "h3", "registry.example.com/me/slow:v1", "Always", "ContainerCreating"))
+	kubeconfig, asked := podstest.Server(t,
+		podstest.Pod("dashboard-1", "h2", "k3s-dashboard:latest", "Never", "ErrImageNeverPull"),
+		podstest.Pod("other-1", "h3", "registry.example.com/me/app:v1", "IfNotPresent", "ErrImagePull"),
+		podstest.Pod("back-off-1", "h3", "registry.example.com/me/app:v1", "Always", "ImagePullBackOff"),
+		podstest.Pod("slow-1", "h3", "registry.example.com/me/slow:v1", "Always", "ContainerCreating"))
 	e := newTestExam(t, "")
 	e.kubeconfig = kubeconfig
 	out := e.checkPods(t.Context())
@@ -107,7 +35,7 @@ func TestDoctorAsksTheCluster(t *testing.T) {
 	wantFinding(t, out, "pods", "web/other-1", stateProblem, "ErrImagePull on h3: image registry.example.com/me/app:v1", "seeder announce registry.example.com/me/app:v1")
 	wantFinding(t, out, "pods", "web/back-off-1", stateProblem, "imagePullPolicy is Always", "set imagePullPolicy: IfNotPresent")
 
-	none, _ := apiServer(t)
+	none, _ := podstest.Server(t)
 	e.kubeconfig = none
 	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateOK, "none waits", "")
 	b, err := os.ReadFile(none)
@@ -129,7 +57,7 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	t.Setenv("PATH", bin)
 	e := newTestExam(t, "")
 	wantFinding(t, e.checkPods(t.Context()), "pods", "", StateSkipped, "no kubeconfig can be read here", "")
-	k3s := filepath.Join(e.root, kubeconfigs[0])
+	k3s := filepath.Join(e.root, pods.Kubeconfigs[0])
 	if err := os.MkdirAll(filepath.Dir(k3s), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -159,20 +87,6 @@ func TestDoctorFindsKubectl(t *testing.T) {
 	}
 }
 
-func TestTail(t *testing.T) {
-	t.Parallel()
-	var tl tail
-	for i := range 10_000 {
-		fmt.Fprintf(&tl, "line %d\n", i)
-	}
-	if tl.Len() != maxTailBytes || tl.Cap() > 64<<10 || lastLine(tl.String()) != "line 9999" {
-		t.Errorf("%d bytes in %d, the last line is %q", tl.Len(), tl.Cap(), lastLine(tl.String()))
-	}
-	if n, err := tl.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil || tl.Len() != maxTailBytes {
-		t.Errorf("%d %v, %d bytes", n, err, tl.Len())
-	}
-}
-
 // TestDoctorFindsImages: where the image of a pod is decides what fixes it.
 func TestDoctorFindsImages(t *testing.T) {
 	t.Parallel()
@@ -183,7 +97,7 @@ func TestDoctorFindsImages(t *testing.T) {
 	pinned, local := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	other := "sha256:" + strings.Repeat("c", 64)
 	f := &imageFinder{
-		announced: map[string]report.ImageState{lib + "app:1": {Digest: pinned, Nodes: []report.NodeState{node("h1", report.Ready), node("h2", report.Failed)}},
+		announced: map[string]report.ImageState{lib + "app:1": {Reference: lib + "app:1", Digest: pinned, Nodes: []report.NodeState{node("h1", report.Ready), node("h2", report.Failed)}},
 			lib + "slow:1": {Nodes: []report.NodeState{{Name: "h1", State: report.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
 		byDigest: map[string]string{local: lib + "near:1"},
 		members:  map[string]bool{"h1": true, "h2": true},
@@ -204,25 +118,9 @@ func TestDoctorFindsImages(t *testing.T) {
 		{"app@" + other, "h1", "Never", "is on no host that answers", "on a host that has it, `seeder announce` the name that stands for it (`k3s ctr images ls | grep " + other + "`)"},
 		{"UPPER", "h1", "Never", "is not a valid image name", "correct it"},
 	} {
-		detail, fix := f.fix(waitingPod{image: c.image, node: c.node, policy: c.policy, namespace: "d", name: "p"})
+		detail, fix := f.fix(pods.Waiting{Image: c.image, Node: c.node, Policy: c.policy, Namespace: "d", Name: "p"})
 		if !strings.Contains(detail, c.detail) || !strings.Contains(fix, c.fix) {
 			t.Errorf("%s on %s: %q, %q", c.image, c.node, detail, fix)
 		}
 	}
-}
-
-// FuzzDecodePods: whatever a cluster answers, it is a list of pods or an error.
-func FuzzDecodePods(f *testing.F) {
-	f.Add(`{"apiVersion":"v1","items":[` + podJSON("a", "b", "c", "Never", "ErrImagePull") + `],"kind":"List"}`)
-	f.Add(`{"items":[{]}`)
-	f.Add(`{"items":{}}`)
-	f.Add(`{"items":[]}}`)
-	f.Add(`{"items":[]}{"items":[]}`)
-	f.Fuzz(func(t *testing.T, text string) {
-		n := 0
-		err := decodePods(strings.NewReader(text), func(p pod) { n += len(p.waiting()) })
-		if err == nil && !json.Valid([]byte(text)) {
-			t.Fatalf("%d pods in %q", n, text)
-		}
-	})
 }

@@ -20,6 +20,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control/controltest"
+	"seeder/cmd/seeder/internal/pods"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/report"
 )
@@ -52,6 +53,18 @@ func (m *madeUp) Status(context.Context) report.Status { return m.status }
 func (m *madeUp) Events() []report.Event               { return m.events }
 
 func (m *madeUp) Traffic() report.Traffic { return m.traffic }
+
+// Pods makes up one that waits for what failed, and one for what nobody has announced.
+func (m *madeUp) Pods(context.Context) pods.Found {
+	f := pods.Found{Asked: true}
+	for i, img := range m.images.Images {
+		if i == 1 {
+			f.List = []pods.Waiting{{Namespace: "web", Name: "dashboard-7c9f", Node: name(2), Image: cli.ShortRef(img.Reference), Policy: "Never", Reason: "ErrImageNeverPull"},
+				{Namespace: "shop", Name: "cart-5d88", Node: name(1), Image: "cart:v3", Policy: "IfNotPresent", Reason: "ImagePullBackOff"}}
+		}
+	}
+	return f
+}
 
 // Describe makes up three layers, the first image more than are shown, and two versions
 // before.
@@ -252,7 +265,7 @@ func seederPage() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	h := NewServer(config.HTTP{}, m, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	h := NewServer(config.HTTP{}, m, m.Pods, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	h.serve(l)
 	fmt.Println(l.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)

@@ -60,8 +60,8 @@ var pageVersion = tagOf([]byte(pageHTML), pageCSS, pageJS, pageIcon)
 // usual with 300 nodes, a sixth with their matrix.
 const maxPageBytes = 4 << 20
 
-func newPage(c Cluster, log *slog.Logger) *page {
-	return &page{looks: newLooks(c), details: &details{cluster: c}, node: c.Status(context.Background()).Node, log: log}
+func newPage(c Cluster, pods Pods, log *slog.Logger) *page {
+	return &page{looks: newLooks(c, pods), details: &details{cluster: c}, node: c.Status(context.Background()).Node, log: log}
 }
 
 // Close ends what is being asked.

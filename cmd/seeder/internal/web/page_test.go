@@ -32,7 +32,7 @@ import (
 func pageHandler(t testing.TB, c Cluster) http.Handler {
 	t.Helper()
 	mux := http.NewServeMux()
-	p := newPage(c, slog.New(slog.DiscardHandler))
+	p := newPage(c, nil, slog.New(slog.DiscardHandler))
 	p.routes(mux)
 	t.Cleanup(p.Close)
 	return mux
@@ -264,7 +264,7 @@ func TestPageHeaders(t *testing.T) {
 // the status under its own name.
 func TestPageHosts(t *testing.T) {
 	t.Parallel()
-	s := NewServer(config.HTTP{Pprof: true}, makeUp(3, 4), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	s := NewServer(config.HTTP{Pprof: true}, makeUp(3, 4), nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	t.Cleanup(s.page.Close)
 	h := s.handler
 	for _, c := range []struct {
@@ -317,7 +317,7 @@ func TestPageIsSharedAndAsksNobodyUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := makeUp(3, 4)
 		m.hold = make(chan struct{})
-		p := newPage(m, slog.New(slog.DiscardHandler))
+		p := newPage(m, nil, slog.New(slog.DiscardHandler))
 		t.Cleanup(p.Close)
 		h := http.NewServeMux()
 		p.routes(h)
@@ -363,7 +363,7 @@ func TestPageCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := makeUp(3, 4)
 		m.hold = make(chan struct{}) // nobody answers
-		p := newPage(m, slog.New(slog.DiscardHandler))
+		p := newPage(m, nil, slog.New(slog.DiscardHandler))
 		mux := http.NewServeMux()
 		p.routes(mux)
 		code := make(chan int)
@@ -382,7 +382,7 @@ func TestPageCloses(t *testing.T) {
 func TestPageServedByTheListener(t *testing.T) {
 	t.Parallel()
 	l := listenTCP(t)
-	h := NewServer(config.HTTP{}, makeUp(3, 4), noMetrics(), slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{}, makeUp(3, 4), nil, noMetrics(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {

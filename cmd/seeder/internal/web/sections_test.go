@@ -163,7 +163,7 @@ func TestTrafficChart(t *testing.T) {
 func TestDetailsAreAskedOnce(t *testing.T) {
 	t.Parallel()
 	m := makeUp(3, 4)
-	p := newPage(m, slog.New(slog.DiscardHandler))
+	p := newPage(m, nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(p.Close)
 	mux := http.NewServeMux()
 	p.routes(mux)

@@ -41,9 +41,9 @@ type Server struct {
 	group  errgroup.Group
 }
 
-// NewServer returns the listener of cfg for the page of c and the metrics of g; it
-// serves after Open.
-func NewServer(cfg config.HTTP, c Cluster, reg prometheus.Gatherer, log *slog.Logger) *Server {
+// NewServer returns the listener of cfg for the page of c and of pods, and the metrics of
+// reg; it serves after Open.
+func NewServer(cfg config.HTTP, c Cluster, pods Pods, reg prometheus.Gatherer, log *slog.Logger) *Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -68,7 +68,7 @@ func NewServer(cfg config.HTTP, c Cluster, reg prometheus.Gatherer, log *slog.Lo
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	h := &Server{bind: cfg.Bind, handler: mux, page: newPage(c, log.With("component", "page")), log: log.With("component", "http")}
+	h := &Server{bind: cfg.Bind, handler: mux, page: newPage(c, pods, log.With("component", "page")), log: log.With("component", "http")}
 	h.handler = h.page.ours(mux)
 	h.page.routes(mux)
 	return h

@@ -25,7 +25,7 @@ import (
 // serveHTTPD runs the http listener on l until the test ends.
 func serveHTTPD(t *testing.T, cfg config.HTTP, l net.Listener) {
 	t.Helper()
-	h := NewServer(cfg, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := NewServer(cfg, &controltest.Node{}, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	h.serve(l)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
@@ -143,7 +143,7 @@ func TestHTTPSlowClients(t *testing.T) {
 // many descriptors and no more.
 func TestHTTPConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	h := NewServer(config.HTTP{Bind: "127.0.0.1:0"}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{Bind: "127.0.0.1:0"}, &controltest.Node{}, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	addr, err := h.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	reg.MustRegister(NewGauges(fakeGauges{f}, func(context.Context) []store.Disk {
 		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
 	}, cache, func() bool { return true }))
-	h := NewServer(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, reg, slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{Bind: "127.0.0.1:0", Pprof: true}, f, nil, reg, slog.New(slog.DiscardHandler))
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, nil))
@@ -200,7 +200,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusOK {
 		t.Errorf("profiles that were asked for: %d", code)
 	}
-	h.handler = NewServer(config.HTTP{}, f, reg, slog.New(slog.DiscardHandler)).handler
+	h.handler = NewServer(config.HTTP{}, f, nil, reg, slog.New(slog.DiscardHandler)).handler
 	if code, _ := get("/debug/pprof/goroutine"); code != http.StatusNotFound {
 		t.Errorf("profiles that nobody asked for: %d", code)
 	}
@@ -240,7 +240,7 @@ func TestHTTPPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	h := NewServer(config.HTTP{Bind: l.Addr().String()}, &controltest.Node{}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	h := NewServer(config.HTTP{Bind: l.Addr().String()}, &controltest.Node{}, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	_, err = h.Open()
 	if err == nil {
 		t.Fatal("no error")

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"seeder/cmd/seeder/internal/pods"
 	"seeder/p2p/report"
 )
 
@@ -18,6 +19,9 @@ type Cluster interface {
 	Describe(ctx context.Context, ref string) report.ImageDetail
 }
 
+// Pods says which pods wait for an image; nil: nobody is asked.
+type Pods func(ctx context.Context) pods.Found
+
 // look is the cluster as it was at one moment.
 type look struct {
 	at      time.Time
@@ -26,6 +30,7 @@ type look struct {
 	status  report.Status
 	events  []report.Event
 	traffic report.Traffic
+	pods    pods.Found
 	err     error // why images is empty
 }
 
@@ -45,6 +50,7 @@ const (
 // While nobody asks, no member is asked.
 type looks struct {
 	cluster Cluster
+	pods    Pods
 	ctx     context.Context
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
@@ -56,9 +62,9 @@ type looks struct {
 	forget *time.Timer
 }
 
-func newLooks(c Cluster) *looks {
+func newLooks(c Cluster, p Pods) *looks {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &looks{cluster: c, ctx: ctx, cancel: cancel}
+	return &looks{cluster: c, pods: p, ctx: ctx, cancel: cancel}
 }
 
 // close ends the look that is being taken; nobody may ask any more.
@@ -107,7 +113,12 @@ func (s *looks) take() {
 	defer cancel()
 	start := time.Now()
 	l := &look{}
+	var beside sync.WaitGroup
+	if s.pods != nil {
+		beside.Go(func() { l.pods = s.pods(ctx) })
+	}
 	l.images, l.err = s.cluster.Images(ctx)
+	beside.Wait()
 	l.members, l.status, l.events, l.traffic = s.cluster.Members(), s.cluster.Status(ctx), s.cluster.Events(), s.cluster.Traffic()
 	l.at = time.Now()
 

@@ -75,6 +75,7 @@ type pageView struct {
 	Behind        behindView
 	Transfers     transfersView
 	Quiet         bool // nothing waits and nothing is on its way
+	Pods          podsView
 	Rollouts      rolloutsView
 	Flows         flowsView
 	Traffic       trafficView
@@ -104,7 +105,8 @@ func newPageView(l *look, q pageQuery, detail func(report.ImageState) report.Ima
 		Rollouts: newRolloutsView(rows, l.at), Flows: newFlowsView(rows), Traffic: newTrafficView(l.traffic),
 		Events: newEventRows(l),
 	}
-	v.Quiet = len(v.Behind.First) == 0 && v.Transfers.Count == 0
+	v.Pods = newPodsView(l.pods, rows)
+	v.Quiet = len(v.Behind.First) == 0 && v.Transfers.Count == 0 && len(v.Pods.Rows) == 0
 	v.Head = newHeadline(l, rows)
 	v.Facts = newFacts(l, v.Members)
 	v.Busy = v.Transfers.Count > 0 || v.Head.Class == "busy"
