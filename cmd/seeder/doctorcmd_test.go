@@ -29,7 +29,7 @@ func TestDoctorWhereAllIsWell(t *testing.T) {
 	if code != cli.ExitDone || errs != "" {
 		t.Errorf("exit code %d, %s\n%s", code, errs, out)
 	}
-	clitest.WantAll(t, out, "ok       daemon", "ok       disk", "skipped  containerd", "containerd.address is embedded", "this node is alone")
+	clitest.WantAll(t, out, "ok       daemon", "disk        /", "skipped  containerd", "containerd.address is embedded", "this node is alone")
 	code, out, _ = seeder(t.Context(), socket, "doctor", "-o", "json")
 	var r doctor.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != cli.ExitDone || !r.OK {
