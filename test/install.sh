@@ -31,6 +31,7 @@ need apt-ftparchive apt-utils # make release: the apt repository, and its signat
 need gpg gpg
 need gpg-agent gpg-agent # makes the key of that signature
 need ansible-playbook ansible-core # docs/rollout.md
+/usr/bin/python3 -c 'import apt' 2>/dev/null || missing="$missing python3-apt" # its module for packages
 need systemd-analyze systemd
 need systemctl systemd
 need setpriv util-linux
