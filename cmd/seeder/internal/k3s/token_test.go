@@ -99,6 +99,27 @@ func TestK3sSecret(t *testing.T) {
 	}
 }
 
+// TestK3sTokenOfShellCharacters: what ends a command of a shell is part of a token, since
+// systemd, which reads these files, runs no shell.
+func TestK3sTokenOfShellCharacters(t *testing.T) {
+	t.Parallel()
+	var load SecretLoader
+	const odd = "0123456789abcdef&0123|4567;89<ab>cd(ef)"
+	want, err := load.Load(onOtherHosts, k3stest.HostWith(t, map[string]string{"/var/lib/rancher/k3s/server/token": fullToken("server", odd) + "\n"}))
+	if err != nil || len(want.Secrets) != 1 {
+		t.Fatalf("%v %v", want, err)
+	}
+	for path, text := range map[string]string{
+		"/etc/systemd/system/k3s-agent.service.env": "K3S_TOKEN=" + odd + "\n",
+		"/etc/systemd/system/k3s-agent.service":     "[Service]\nExecStart=/usr/local/bin/k3s agent --token " + odd + "\n",
+	} {
+		got, err := load.Load(onOtherHosts, k3stest.HostWith(t, map[string]string{path: text}))
+		if err != nil || !got.Secrets.Equal(want.Secrets) {
+			t.Errorf("%s: another secret: %v", path, err)
+		}
+	}
+}
+
 // TestK3sTokensThatDoNotDo: each is an error that says where it is and what to do,
 // and nothing of it.
 func TestK3sTokensThatDoNotDo(t *testing.T) {
