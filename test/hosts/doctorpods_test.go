@@ -81,6 +81,13 @@ func TestDoctorPods(t *testing.T) {
 			}
 		}
 	}
+	// announce says the same of an image that lies where no kubelet looks.
+	said, err := a.In(t.Context(), harness.SeederBin(t), "announce", "stray:1", "--from", "containerd").CombinedOutput()
+	for _, want := range []string{"it is in the namespace default, where no kubelet looks: ", " -n default images export - docker.io/library/stray:1 | seeder announce --from - docker.io/library/stray:1"} {
+		if err == nil || !strings.Contains(string(said), want) {
+			t.Errorf("announce says %q (%v), want %q", said, err, want)
+		}
+	}
 	shell(a, near)
 	shell(b, strings.TrimPrefix(far, "on h2: "))
 	shell(a, stray)

@@ -194,7 +194,7 @@ func TestKeyboard(t *testing.T) {
 		t.Errorf("after an update the focus is on %s", focused())
 	}
 	p.run(chromedp.Focus(chromedp.CSS("#pause")), chromedp.KeyEvent(" "))
-	if got := eval[string](p, `document.getElementById('pause').innerText`); got != "Go on updating" {
+	if got := eval[string](p, `document.getElementById('pause').innerText`); got != "Resume updates" {
 		t.Errorf("the button says %q", got)
 	}
 	p.run(chromedp.Focus(chromedp.CSS(".skip")), chromedp.KeyEvent(kb.Enter))

@@ -27,7 +27,7 @@ type Level string
 const (
 	Green Level = "green" // nothing is wrong
 	Amber Level = "amber" // something is under way, or missing
-	Red   Level = "red"   // something has failed and needs somebody
+	Red   Level = "red"   // something has failed and needs attention
 )
 
 // Value is the level as a number: 0 green, 1 amber, 2 red.

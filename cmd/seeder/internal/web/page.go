@@ -168,7 +168,7 @@ func (p *page) serve(w http.ResponseWriter, r *http.Request) {
 
 func (p *page) fail(w http.ResponseWriter, err error) {
 	p.log.Error("failed to render the status page", "err", err)
-	http.Error(w, "the page cannot be shown; the log of the daemon says why", http.StatusInternalServerError)
+	http.Error(w, "failed to render the page; see the log of the daemon", http.StatusInternalServerError)
 }
 
 // answerTagged writes body, or that it is what the client has.

@@ -94,7 +94,7 @@
       failures = 0;
       trouble.textContent = "";
     } catch (err) {
-      if (failures++ === 1) trouble.textContent = "This node does not answer (" + err.message + "). What is below is of " + asof.textContent + " UTC; it is asked again.";
+      if (failures++ === 1) trouble.textContent = "This node does not answer (" + err.message + "). The page shows the state of " + asof.textContent + " UTC; retrying.";
     }
     asking = false;
     next();
@@ -102,7 +102,7 @@
 
   pause.addEventListener("click", () => {
     paused = !paused;
-    pause.textContent = paused ? "Go on updating" : "Pause updates";
+    pause.textContent = paused ? "Resume updates" : "Pause updates";
     if (paused) clearTimeout(timer);
     else look();
   });
