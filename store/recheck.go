@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
 
 	"seeder/store/chunk"
+	"seeder/store/ctrd"
 	"seeder/store/stage"
 )
 
@@ -46,6 +50,57 @@ func (i *Image) Recheck(ctx context.Context, n int) (damaged bool, err error) {
 	}
 	b.store.buffers.Put(raw)
 	return bad, nil
+}
+
+// recheckStaged looks at staged frames of blobs that the content store has and that nobody
+// has open. They came after the blob was found damaged, and a restart has forgotten that;
+// or the blob was complete when the process was killed. So the blob is read again: a
+// damaged one is replaced, of a whole one the frames go.
+func (s *Store) recheckStaged(ctx context.Context) error {
+	for _, name := range s.stage.Staged() {
+		hex, _, _ := strings.Cut(name, "-")
+		d := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		s.mu.Lock()
+		_, open := s.open[name]
+		s.mu.Unlock()
+		if open || d.Validate() != nil {
+			continue
+		}
+		_, ok, err := s.ctrd.Has(ctx, d)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // it is being fetched, or will be
+		}
+		if err := s.recheckBlob(ctx, name, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) error {
+	ra, err := s.ctrd.ReaderAt(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	got, err := digest.FromReader(io.NewSectionReader(ra, 0, ra.Size()))
+	switch {
+	case err != nil:
+		return fmt.Errorf("read blob %s again: %w", d, err)
+	case got == d:
+		s.stage.Drop(name)
+	default:
+		s.log.Error("found a damaged blob in containerd's content store; fetching it again if another node has it", "blob", d)
+		s.keepSummed(name, ctrd.Stamp{})
+		s.ctrd.MarkDamaged(d, stampOf(ra))
+	}
+	return nil
 }
 
 // recheckFrame verifies the frame of a chunk, if there is one, to its end.

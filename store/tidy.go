@@ -35,7 +35,7 @@ const youngIndex = time.Minute
 // targets. What is being fetched stays.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
 	_, err := s.DropFrames(ctx, seeds)
-	return errors.Join(s.tidyLeases(ctx, targets), err, s.tidySeeds(seeds), s.ctrd.CollectIngests(ctx))
+	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.tidySeeds(seeds), s.ctrd.CollectIngests(ctx))
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import
