@@ -58,7 +58,7 @@ dst: ## real nodes in virtual time under 10,000 faults: DST_SEED (random), DST_C
 		go test -count=1 -v -timeout 3h -run '^TestSimulation$$' ./test/dst
 
 dst-short: ## the same for a fixed seed and a fresh one, which is printed
-	go test -count=1 -v -timeout 10m ./test/dst
+	go test -count=1 -v -timeout 40m ./test/dst
 
 fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh

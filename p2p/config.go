@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -83,6 +84,8 @@ type Config struct {
 	TransferAdvertise string // host[:port]; empty: the gossip address with the transfer port
 	Join              func() []string
 	Network           Network // nil: this host's
+	// Now is this host's clock, by which announcements are dated; nil: time.Now.
+	Now func() time.Time
 
 	Secrets    trust.Secrets
 	Announcers []trust.NodeID // who may announce; empty: every member

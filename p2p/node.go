@@ -76,6 +76,7 @@ func (n *Node) Open(ctx context.Context) (err error) {
 	n.catalog, err = catalog.Open(catalog.Config{
 		Path:  filepath.Join(n.cfg.DataDir, "catalog.db"),
 		Allow: announce.Rule{Announcers: n.cfg.Announcers, Excluded: n.cfg.Excluded}.Allows,
+		Now:   n.cfg.Now,
 		Log:   n.cfg.Log.With("component", "catalog"),
 	})
 	if err != nil {

@@ -271,7 +271,7 @@ func (an *Announcer) Withdraw(ctx context.Context, ref string, w report.Withdraw
 // publish signs a as the next version of its reference and spreads it.
 func (an *Announcer) publish(_ context.Context, a catalog.Announcement) (uint64, error) {
 	a.Version = an.cfg.Catalog.NextVersion(a.Reference)
-	a.AnnouncedAt = time.Now()
+	a.AnnouncedAt = an.cfg.Catalog.Now()
 	a.NodeName = an.cfg.Name
 	rec, err := catalog.Sign(an.cfg.Identity, a)
 	if err != nil {

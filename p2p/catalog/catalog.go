@@ -29,6 +29,8 @@ type Config struct {
 	Log          *slog.Logger
 	TombstoneTTL time.Duration
 	MaxBytes     int64 // of announcements, see DefaultMaxBytes
+	// Now is this host's clock; nil: time.Now.
+	Now func() time.Time
 }
 
 // Catalog is the newest record of each reference, in memory and on disk. It is
@@ -63,6 +65,9 @@ func Open(cfg Config) (*Catalog, error) {
 	if cfg.Allow == nil {
 		cfg.Allow = func(trust.NodeID) bool { return true }
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.TombstoneTTL == 0 {
 		cfg.TombstoneTTL = defaultTombstoneTTL
 	}
@@ -84,6 +89,10 @@ func Open(cfg Config) (*Catalog, error) {
 	}
 	return c, nil
 }
+
+// Now is what this host's clock says, by which announcements are dated and withdrawals
+// are old.
+func (c *Catalog) Now() time.Time { return c.cfg.Now() }
 
 // put replaces the record of a reference in memory. The caller holds mu or is
 // alone.
@@ -107,7 +116,7 @@ func (b *Buckets) toggle(r Record) {
 func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
+	now := c.cfg.Now()
 	winners, bury := map[string]Record{}, map[string]Record{}
 	for _, r := range records {
 		ref := r.ann.Reference

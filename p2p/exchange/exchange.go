@@ -132,8 +132,8 @@ func (x *Exchange) Follow(ctx context.Context) {
 		case <-x.cfg.Catalog.Changed():
 			x.Tell()
 			x.cfg.Changed()
-		case now := <-tick.C:
-			if err := x.cfg.Catalog.Expire(now); err != nil {
+		case <-tick.C:
+			if err := x.cfg.Catalog.Expire(x.cfg.Catalog.Now()); err != nil {
 				x.cfg.Log.Error("failed to remove old withdrawals", "err", err)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing/synctest"
 	"time"
@@ -43,6 +44,8 @@ func (c *cluster) look() {
 	synctest.Wait() // nobody removes what is being looked at
 	c.poll()
 	c.result.Looks++
+	c.refetched()
+	c.bounds()
 	for _, m := range c.running() {
 		have, err := m.store.Store.List(context.Background())
 		if err != nil {
@@ -124,6 +127,7 @@ func (c *cluster) quiet(round int) {
 	c.work.Wait()
 	c.replaceLost()
 	begun := time.Now()
+	c.zombieMachines = 0
 	err := c.within(convergeBound, c.converged)
 	if err != nil {
 		c.violation("round %d has not converged %s after the last fault: %v", round, convergeBound, err)
@@ -155,6 +159,10 @@ func (c *cluster) converged() error {
 	for _, m := range c.machines {
 		alive := 0
 		for _, o := range m.node.Members().Members {
+			made := o.State == gossip.StateAlive && !slices.ContainsFunc(c.machines, func(m *machine) bool { return m.name == o.Name })
+			if made && time.Since(c.ghosts) < ghostBound {
+				continue
+			}
 			if o.State == gossip.StateAlive {
 				alive++
 			}

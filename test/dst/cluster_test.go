@@ -31,14 +31,19 @@ type cluster struct {
 	ends     []ending
 	rotation int
 	villains int
-	moves    int
-	touched  map[string]bool           // blobs, targets and seed indexes that faults took from a host, by hex
-	graves   map[string]catalog.Record // the withdrawal of each reference that wins
-	own      map[int]bool              // descriptors that belong to faults
-	builds   uint64
-	decoded  map[string]catalog.Record
-	begun    time.Time
-	result   Result
+	twins    int
+	ghosts   time.Time // when members were made up last
+	// zombieMachines counts those that have crashed in this round: they hold files for a
+	// while.
+	zombieMachines int
+	moves          int
+	touched        map[string]bool           // blobs, targets and seed indexes that faults took from a host, by hex
+	graves         map[string]catalog.Record // the withdrawal of each reference that wins
+	own            map[int]bool              // descriptors that belong to faults
+	builds         uint64
+	decoded        map[string]catalog.Record
+	begun          time.Time
+	result         Result
 }
 
 // ending is when a fault ends.
@@ -53,10 +58,7 @@ func newCluster(course Course, base string, mounts bool, log *slog.Logger) (*clu
 		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, touched: map[string]bool{}, graves: map[string]catalog.Record{}, builds: course.Seed << 20,
 	}
 	for i := range course.Nodes {
-		m := &machine{
-			c: c, name: fmt.Sprintf("n%d", i), index: i, host: c.net.Host(fmt.Sprintf("10.0.0.%d", 1+i)),
-			last: map[string]catalog.Record{}, tampered: map[string]bool{}, rotten: map[string]bool{}, hand: hands{},
-		}
+		m := c.newMachine(fmt.Sprintf("n%d", i), i, fmt.Sprintf("10.0.0.%d", 1+i))
 		var err error
 		if m.dir, err = m.newDisk(); err != nil {
 			return nil, err
@@ -64,6 +66,13 @@ func newCluster(course Course, base string, mounts bool, log *slog.Logger) (*clu
 		c.machines = append(c.machines, m)
 	}
 	return c, nil
+}
+
+func (c *cluster) newMachine(name string, index int, ip string) *machine {
+	return &machine{
+		c: c, name: name, index: index, host: c.net.Host(ip),
+		last: map[string]catalog.Record{}, tampered: map[string]bool{}, rotten: map[string]bool{}, hand: hands{}, kept: map[string]keptImage{},
+	}
 }
 
 // secrets are what the secret file of every host says now. A rotation has three steps:

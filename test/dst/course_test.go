@@ -121,6 +121,10 @@ type Result struct {
 	Published   int            `json:"published"`   // records
 	Crashes     int            `json:"crashes"`     // of nodes that ran, of whatever kind
 	Lost        int            `json:"lost"`        // builds that faults took from every host
+	Kept        int            `json:"kept"`        // chunks that were verified before a stop, and watched afterwards
+	Limited     int            `json:"limited"`     // looks at a host with limits
+	MaxFiles    int            `json:"max_files"`   // open of one host, on average over a course's
+	MaxHeap     int64          `json:"max_heap"`    // bytes of one host, likewise
 	Unavailable []string       `json:"unavailable"` // kinds that this machine does not allow
 	Violations  []string       `json:"violations"`
 }
@@ -141,6 +145,10 @@ func (r *Result) add(o Result) {
 	r.Published += o.Published
 	r.Crashes += o.Crashes
 	r.Lost += o.Lost
+	r.Kept += o.Kept
+	r.Limited += o.Limited
+	r.MaxFiles = max(r.MaxFiles, o.MaxFiles)
+	r.MaxHeap = max(r.MaxHeap, o.MaxHeap)
 	r.Violations = append(r.Violations, o.Violations...)
 	for _, k := range o.Unavailable {
 		if !slices.Contains(r.Unavailable, k) {
@@ -175,6 +183,7 @@ func (r *Result) table() string {
 	fmt.Fprintf(&b, "%d faults of %d kinds, %s of virtual time, %d announcements and withdrawals\n", faults, ofKinds, r.Virtual.Round(time.Second), r.Published)
 	fmt.Fprintf(&b, "%d rounds converged, the slowest %s after the last fault had ended; %d images looked at then, byte by byte\n", r.Converged, r.Slowest.Round(100*time.Millisecond), r.Images)
 	fmt.Fprintf(&b, "%d builds that faults had taken from every host that held them were announced anew\n", r.Lost)
+	fmt.Fprintf(&b, "%d chunks were verified before a stop, and watched afterwards; %d looks at limited transfers; at most %d open files and %.1f MB of heap a host\n", r.Kept, r.Limited, r.MaxFiles, float64(r.MaxHeap)/1e6)
 	fmt.Fprintf(&b, "%d looks at all hosts in between; %d violations\n", r.Looks, len(r.Violations))
 	for _, k := range r.Unavailable {
 		fmt.Fprintf(&b, "not made here: %s\n", k)

@@ -63,6 +63,7 @@ func openFilesAs(mode int, below ...string) func(c *cluster, m *machine, e Event
 		if !m.up {
 			return nil, false
 		}
+		m.lose()
 		type swapped struct {
 			path           string
 			fd, real, fake int
@@ -128,6 +129,7 @@ func chosen(m *machine, pattern string, e Event) (string, bool) {
 func rot(pattern string) func(c *cluster, m *machine, e Event) (func(), bool) {
 	return func(c *cluster, m *machine, e Event) (func(), bool) {
 		path, ok := chosen(m, pattern, e)
+		m.lose()
 		c.touched[strings.TrimSuffix(filepath.Base(path), ".json")] = true
 		return nil, ok && flip(path, e.Arg) == nil
 	}
@@ -160,6 +162,7 @@ func cutFile(pattern string) func(c *cluster, m *machine, e Event) (func(), bool
 		if !ok {
 			return nil, false
 		}
+		m.lose()
 		st, err := os.Stat(path)
 		return nil, err == nil && st.Size() > 0 && os.Truncate(path, st.Size()-1-int64(e.Arg)%st.Size()) == nil
 	}
@@ -168,6 +171,7 @@ func cutFile(pattern string) func(c *cluster, m *machine, e Event) (func(), bool
 func removeFile(pattern string) func(c *cluster, m *machine, e Event) (func(), bool) {
 	return func(_ *cluster, m *machine, e Event) (func(), bool) {
 		path, ok := chosen(m, pattern, e)
+		m.lose()
 		return nil, ok && os.Remove(path) == nil
 	}
 }
@@ -179,6 +183,7 @@ func blobRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 	if !ok || !c.elsewhere(m, filepath.Base(path)) {
 		return nil, false
 	}
+	m.lose()
 	m.tampered[filepath.Base(path)], c.touched[filepath.Base(path)] = true, true
 	return nil, os.Remove(path) == nil
 }
@@ -189,6 +194,7 @@ func blobRots(c *cluster, m *machine, e Event) (func(), bool) {
 	if !ok || !c.elsewhere(m, filepath.Base(path)) {
 		return nil, false
 	}
+	m.lose()
 	m.tampered[filepath.Base(path)], m.rotten[filepath.Base(path)], c.touched[filepath.Base(path)] = true, true, true
 	return nil, flip(path, e.Arg) == nil
 }

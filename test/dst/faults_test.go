@@ -93,6 +93,7 @@ func imageRemoved(c *cluster, m *machine, e Event) (func(), bool) {
 		return nil, false
 	}
 	c.touched[have[ref].Encoded()] = true
+	m.lose()
 	_, err = m.store.Store.Remove(context.Background(), ref)
 	return nil, err == nil
 }
@@ -169,6 +170,9 @@ func clockJumps(c *cluster, _ *machine, e Event) (func(), bool) {
 		}
 	}
 	c.zombies.Wait()
+	for _, m := range c.machines {
+		m.lose() // what is staged is too old then
+	}
 	time.Sleep(31*24*time.Hour + time.Duration(e.Arg%1000)*time.Minute)
 	for _, m := range c.machines {
 		c.startAfter(m, time.Duration(e.Arg%3000)*time.Millisecond)
@@ -182,6 +186,7 @@ func tornCrash(c *cluster, m *machine, e Event) (func(), bool) {
 		return nil, false
 	}
 	c.crashFor(m, time.Duration(e.For)*time.Millisecond)
+	m.lose()
 	for i, pattern := range []string{"stage/*.frames", "cache/*.frames"} {
 		found, _ := filepath.Glob(filepath.Join(m.dir, pattern))
 		for k, path := range found {
@@ -214,6 +219,7 @@ func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 		return nil, false
 	}
 	c.crashFor(m, time.Duration(e.For)*time.Millisecond)
+	m.lose()
 	path := filepath.Join(m.dir, "catalog.db")
 	if st, err := os.Stat(path); err == nil && e.Arg%2 == 0 {
 		_ = os.Truncate(path, int64(e.Arg)%st.Size())

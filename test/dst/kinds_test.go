@@ -20,7 +20,7 @@ type kind struct {
 }
 
 // kinds are all, by group.
-var kinds = concat(networkKinds, diskKinds, storeKinds, crashKinds, memberKinds, operatorKinds)
+var kinds = concat(networkKinds, diskKinds, storeKinds, crashKinds, memberKinds, nameKinds, operatorKinds)
 
 func concat(groups ...[]kind) (out []kind) {
 	for _, g := range groups {

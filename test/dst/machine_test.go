@@ -47,7 +47,11 @@ type machine struct {
 	hand   map[string]map[digest.Digest]bool
 	handMu sync.Mutex
 
-	wellAgain []func() // ends of faults that must not outlive the process
+	wellAgain []func()             // ends of faults that must not outlive the process
+	limit     *limit               // what was set last, while it holds
+	kept      map[string]keptImage // by the digest of the seed index
+	skew      time.Duration        // of its clock
+	skewMu    sync.Mutex
 }
 
 const (
@@ -62,7 +66,11 @@ func (m *machine) ip() string { return m.host.IP() }
 // newDisk makes an empty data_dir.
 func (m *machine) newDisk() (string, error) {
 	m.gens++
-	dir := filepath.Join(m.c.base, fmt.Sprintf("%s-%d", m.name, m.gens))
+	return m.newDiskAt(fmt.Sprintf("%s-%d", m.name, m.gens))
+}
+
+func (m *machine) newDiskAt(name string) (string, error) {
+	dir := filepath.Join(m.c.base, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -87,7 +95,7 @@ func (m *machine) start() error {
 	defer cancel()
 	log := m.c.log.With("host", m.name)
 	real, err := store.Open(ctx, store.Config{
-		DataDir: m.dir, Log: log.With("component", "store"), Cache: store.Reserve{Bytes: 64 << 20},
+		DataDir: m.dir, Log: log.With("component", "store"), Cache: store.Reserve{Bytes: cacheBytes}, MinFree: store.Reserve{Bytes: minFreeBytes},
 		Containerd: ctrd.Config{Address: ctrd.Embedded, Root: filepath.Join(m.dir, "embedded"), Pin: true, Log: log},
 	})
 	if err != nil {
@@ -95,7 +103,7 @@ func (m *machine) start() error {
 	}
 	m.store = newFaultyStore(real)
 	cfg := p2p.Config{
-		Name: m.name, Version: "dst", DataDir: m.dir, Network: m.host,
+		Name: m.name, Version: "dst", DataDir: m.dir, Network: m.host, Now: m.now,
 		GossipBind: m.ip() + ":" + gossipPort, TransferBind: m.ip() + ":" + transPort,
 		Join:    func() []string { return []string{m.c.machines[0].ip(), m.c.machines[1].ip()} }, // these never move
 		Secrets: m.c.secrets(), Follow: true, KeepPrevious: 1, Pinned: true, Log: log,
@@ -113,6 +121,8 @@ func (m *machine) start() error {
 // leave ends the daemon as systemctl stop does.
 func (m *machine) leave() error {
 	m.recover()
+	m.c.poll()
+	m.keep()
 	m.up = false
 	ended := make(chan error, 1)
 	node, s := m.node, m.store
@@ -153,6 +163,7 @@ func (m *machine) crash() error {
 	m.recover()
 	synctest.Wait()
 	m.c.poll()
+	m.keep()
 	dir, err := m.newDisk()
 	if err == nil {
 		err = copyTree(m.dir, dir)
@@ -162,6 +173,7 @@ func (m *machine) crash() error {
 	}
 	old, node, s := m.dir, m.node, m.store
 	m.dir, m.up = dir, false
+	m.c.zombieMachines++
 	m.host = m.host.Crash()
 	m.c.result.Crashes++
 	m.c.zombies.Go(func() {

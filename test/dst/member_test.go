@@ -38,7 +38,7 @@ var memberKinds = []kind{
 }
 
 // tricks are what a villain does.
-type tricks struct{ zeros, mute, lies, hints, junk, seeds, clock, stranger bool }
+type tricks struct{ zeros, mute, lies, hints, junk, seeds, clock, stranger, ghosts bool }
 
 // villain is a member that does not behave.
 type villain struct {
@@ -59,6 +59,9 @@ func hostile(t tricks) func(c *cluster, m *machine, e Event) (func(), bool) {
 	return func(c *cluster, _ *machine, e Event) (func(), bool) {
 		v := &villain{
 			tricks: t, c: c, rng: rand.New(rand.NewPCG(e.Arg, 5)), known: c.newest(),
+		}
+		if t.ghosts {
+			c.ghosts = time.Now().Add(time.Duration(e.For) * time.Millisecond)
 		}
 		c.villains++
 		v.name = fmt.Sprintf("x%d", c.villains)
@@ -106,7 +109,13 @@ func (v *villain) open() (end func(), err error) {
 	}
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(listener) })
-	running.Go(func() { v.harm(ctx) })
+	victim := v.c.machines[v.uint64()%uint64(len(v.c.machines))].ip() + ":" + transPort
+	running.Go(func() {
+		if v.ghosts {
+			v.makeUp(ctx, client, victim)
+		}
+		v.harm(ctx)
+	})
 	return func() {
 		v.host.Crash()
 		cancel()

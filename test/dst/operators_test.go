@@ -111,16 +111,6 @@ func importByHand(c *cluster, m *machine, e Event) (func(), bool) {
 	return nil, true
 }
 
-// reload is `seeder reload` with other limits, which are low for a while.
-func reload(_ *cluster, m *machine, e Event) (func(), bool) {
-	if !m.up {
-		return nil, false
-	}
-	n := m.node
-	n.SetLimits(int64(64<<10+e.Arg%(4<<20)), int64(64<<10+e.Arg>>8%(4<<20)))
-	return func() { n.SetLimits(0, 0) }, true
-}
-
 // rotate is one step of a rotation, on every host.
 func (c *cluster) rotate() {
 	c.rotation++

@@ -39,10 +39,13 @@ type faultyStore struct {
 	stopped  chan struct{} // closes then
 
 	calls map[string]int
+
+	sent, received int64                   // bytes of chunks
+	puts           map[string]map[int]bool // chunks that were verified and staged, by the digest of their seed index
 }
 
 func newFaultyStore(s *store.Store) *faultyStore {
-	return &faultyStore{Store: s, calls: map[string]int{}, stopped: make(chan struct{})}
+	return &faultyStore{Store: s, calls: map[string]int{}, puts: map[string]map[int]bool{}, stopped: make(chan struct{})}
 }
 
 // errGone is what a process that has ended is told.
@@ -166,7 +169,7 @@ func (s *faultyStore) Image(ctx context.Context, index []byte) (p2p.Image, error
 	if err != nil {
 		return nil, err
 	}
-	return &faultyImage{Image: img, store: s}, nil
+	return &faultyImage{Image: img, store: s, seed: digest.FromBytes(index).Encoded()}, nil
 }
 
 func (s *faultyStore) Prepare(ctx context.Context, ref string, at digest.Digest, _ bool) (p2p.Prepared, error) {
@@ -246,6 +249,7 @@ func (s *faultyStore) Health(ctx context.Context) (address, version string, err 
 type faultyImage struct {
 	*store.Image
 	store *faultyStore
+	seed  string
 }
 
 func (i *faultyImage) Have() chunk.Bitmap {
@@ -268,7 +272,9 @@ func (i *faultyImage) Put(ctx context.Context, n int, enc chunk.Encoding, payloa
 	if err != nil {
 		return false, err
 	}
-	return i.Image.Put(ctx, n, enc, payload)
+	verified, err := i.Image.Put(ctx, n, enc, payload)
+	i.store.took(i.seed, n, len(payload), verified && err == nil)
+	return verified, err
 }
 
 func (i *faultyImage) Frame(ctx context.Context, n int) (chunk.Frame, error) {
@@ -279,6 +285,7 @@ func (i *faultyImage) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	if err != nil {
 		return chunk.Frame{}, err
 	}
+	f.Payload = &metered{f.Payload, i.store}
 	payload, size := f.Payload, f.Bytes
 	i.store.mu.Lock()
 	defer i.store.mu.Unlock()
