@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -94,13 +93,16 @@ func (c *Containerd) dropLost(ctx context.Context, name string) error {
 
 // importArchive names images last, when all of them are whole and unpacked.
 func (c *Containerd) importArchive(ctx context.Context, r io.Reader, ref string, out *Imported) error {
-	found, err := c.readArchive(ctx, r)
+	found, tags, err := c.readArchive(ctx, r)
 	if err != nil {
 		return err
 	}
 	chosen, leftOut, err := choose(found, ref)
 	if err != nil {
 		return err
+	}
+	if ref == "" {
+		leftOut = append(tags, leftOut...)
 	}
 	for _, a := range chosen {
 		if _, err := c.Walk(ctx, a.target); err != nil {
@@ -186,15 +188,15 @@ func (c *Containerd) collectIn(ctx context.Context) error {
 }
 
 // readArchive writes an archive's blobs to the content store.
-func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, error) {
+func (c *Containerd) readArchive(ctx context.Context, r io.Reader) (found []archived, leftOut []string, _ error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	src := &sourceReader{r: r}
 	plain, err := decompress(src)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotArchive, src.or(err))
+		return nil, nil, fmt.Errorf("%w: %w", ErrNotArchive, src.or(err))
 	}
 	defer plain.Close()
 	checked := checkedTar(&roomReader{r: plain, room: func() error { return c.cfg.Room(ctx) }})
@@ -210,34 +212,37 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) ([]archived, 
 	if err != nil {
 		cs.abort(context.WithoutCancel(ctx))
 		checked.Close()
-		return nil, c.notArchive(err, src, &checked.shape)
+		return nil, nil, c.notArchive(err, src, &checked.shape)
 	}
-	return c.inIndex(ctx, c.once(cl), top)
+	return c.inIndex(ctx, c.once(cl), top, &checked.shape)
 }
 
-// inIndex are the images and artifacts of an archive's index.
-func (c *Containerd) inIndex(ctx context.Context, cs *once, top ocispec.Descriptor) ([]archived, error) {
+// inIndex are the images and artifacts of an archive's index, and what is to be said of
+// tags that none of them has.
+func (c *Containerd) inIndex(ctx context.Context, cs *once, top ocispec.Descriptor, s *shape) (out []archived, leftOut []string, _ error) {
 	p, err := content.ReadBlob(ctx, cs, top)
 	if err != nil {
-		return nil, fmt.Errorf("import the archive: %w", c.fail(err))
+		return nil, nil, fmt.Errorf("import the archive: %w", c.fail(err))
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(p, &idx); err != nil {
-		return nil, fmt.Errorf("%w: its index.json is not an OCI index", ErrNotArchive)
+		return nil, nil, fmt.Errorf("%w: its index.json is not an OCI index", ErrNotArchive)
 	}
-	var out []archived
 	for _, m := range idx.Manifests {
 		a := archived{target: ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}}
 		if a.kind, err = classify(ctx, cs, m); err != nil {
-			return nil, fmt.Errorf("import the archive: %w", c.fail(err))
+			return nil, nil, fmt.Errorf("import the archive: %w", c.fail(err))
 		}
 		a.nameBy(m.Annotations)
 		out = append(out, a)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%w: there is no image in it", ErrNotArchive)
+		return nil, nil, fmt.Errorf("%w: there is no image in it", ErrNotArchive)
 	}
-	return out, nil
+	if !s.layout {
+		leftOut = nameByTags(out, s.tags)
+	}
+	return out, leftOut, nil
 }
 
 // notArchive tells what is wrong with an archive from what else went wrong.
@@ -257,10 +262,6 @@ func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 		return fmt.Errorf("%w: it is cut off; create it again", ErrNotArchive)
 	case s.refusal() != nil:
 		return fmt.Errorf("%w: %w", ErrNotArchive, s.refusal())
-	case errors.Is(err, reference.ErrNameContainsUppercase), strings.Contains(err.Error(), "must be lowercase"):
-		return fmt.Errorf("%w: a tag in its manifest.json has a repository with capitals; tag the image in lower case and save it again", ErrNotArchive)
-	case errors.Is(err, reference.ErrReferenceInvalidFormat), errors.Is(err, reference.ErrTagInvalidFormat):
-		return fmt.Errorf("%w: a tag in its manifest.json is not an image reference (the form is NAME[:TAG], a tag of at most 128 characters); tag the image again and save it", ErrNotArchive)
 	case errors.As(err, &syntax), errors.As(err, &types):
 		return fmt.Errorf("%w: its manifest.json or oci-layout is not what docker save or an OCI layout has there", ErrNotArchive)
 	case strings.HasPrefix(err.Error(), "unrecognized image format"):

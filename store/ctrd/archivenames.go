@@ -35,7 +35,7 @@ func (a archived) name() string {
 // unnamed is what can be said of an image without a reference.
 func (a archived) unnamed() string {
 	if a.said != "" {
-		return fmt.Sprintf("%q, which is not an image reference: %s", shortened(a.said), a.why)
+		return invalidTag{a.said, a.why}.String()
 	}
 	return a.target.Digest.String() + ", which has no name"
 }
@@ -139,7 +139,7 @@ func choose(found []archived, ref string) (chosen []archived, leftOut []string, 
 	case len(imgs) == 1:
 		return nil, nil, fmt.Errorf("the archive has no name for its image; %s", callIt)
 	}
-	return nil, nil, fmt.Errorf("the archive has %d images and no names, so they cannot be told apart; make an archive of one, and %s", len(imgs), callIt)
+	return nil, nil, fmt.Errorf("the archive has %d images and no names, so they cannot be told apart (%s); make an archive of one, and %s", len(imgs), strings.Join(unnamed, "; "), callIt)
 }
 
 // split separates images from what is left out of the archive.

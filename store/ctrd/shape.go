@@ -123,6 +123,8 @@ type shape struct {
 	rootfs  string // a name at the top of a root file system
 	chart   string // a directory with a Chart.yaml
 	entries int
+	layout  bool // oci-layout at the top
+	tags    []dockerTags
 }
 
 func (s *shape) note(h *tar.Header) {
@@ -133,6 +135,7 @@ func (s *shape) note(h *tar.Header) {
 	case base == "oci-layout" || base == "index.json" || base == "manifest.json":
 		if !nested {
 			s.image = true
+			s.layout = s.layout || base == "oci-layout"
 		} else if s.below == "" && top != "blobs" {
 			s.below = path.Dir(name)
 		}
@@ -161,10 +164,8 @@ func (s *shape) refusal() error {
 
 // isDirFormat refuses the manifest.json of skopeo's dir: format. docker save writes a
 // list, that format the manifest itself.
-func isDirFormat(r io.Reader) error {
-	head := make([]byte, sniffBytes)
-	n, _ := io.ReadFull(r, head) // what fails here fails for the next reader, too
-	if bytes.HasPrefix(bytes.TrimLeft(head[:n], " \t\r\n"), []byte("{")) {
+func isDirFormat(p []byte) error {
+	if bytes.HasPrefix(bytes.TrimLeft(p, " \t\r\n"), []byte("{")) {
 		return refusef("it has the format dir: of skopeo and podman: copy the image to docker-archive:FILE or oci-archive:FILE instead")
 	}
 	return nil

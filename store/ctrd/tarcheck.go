@@ -20,8 +20,8 @@ const (
 	maxArchiveDocBytes = 8 << 20
 )
 
-// checkedTar passes a tar stream on and fails it as soon as an entry is one that no
-// image archive has. Nothing of an archive is ever written under its own name, so
+// checkedTar passes a tar stream on, without the invalid tags of a manifest.json, and
+// fails it as soon as an entry is one that no image archive has. Nothing of an archive is ever written under its own name, so
 // that what is refused here could do no harm as a path; but it was made by somebody
 // who meant harm, or is no image. The reader has to be closed; it is then done with r.
 func checkedTar(r io.Reader) *checkedReader {
@@ -29,8 +29,8 @@ func checkedTar(r io.Reader) *checkedReader {
 	c := &checkedReader{PipeReader: pr, done: make(chan struct{})}
 	go func() { // ends when r does or when the reader is closed, which waits for it
 		defer close(c.done)
-		tee := io.TeeReader(r, pw)
-		err := checkTar(tar.NewReader(tee), &c.shape)
+		out := &rewriter{to: pw}
+		err := checkTar(tar.NewReader(io.TeeReader(r, out)), out, &c.shape)
 		if err == nil { // what follows the end of a tar file
 			_, err = io.Copy(pw, r)
 		}
@@ -58,7 +58,7 @@ func (e *refusedError) Error() string { return e.reason }
 
 func refusef(format string, args ...any) error { return &refusedError{fmt.Sprintf(format, args...)} }
 
-func checkTar(tr *tar.Reader, s *shape) error {
+func checkTar(tr *tar.Reader, out *rewriter, s *shape) error {
 	for n := 0; ; n++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -81,7 +81,15 @@ func checkTar(tr *tar.Reader, s *shape) error {
 			return err
 		}
 		if path.Clean(h.Name) == "manifest.json" {
-			if err := isDirFormat(tr); err != nil {
+			err := out.replace(tr, func(p []byte) ([]byte, error) {
+				if err := isDirFormat(p); err != nil {
+					return nil, err
+				}
+				p, tags, err := withoutInvalidTags(p)
+				s.tags = tags
+				return p, err
+			})
+			if err != nil {
 				return err
 			}
 		}

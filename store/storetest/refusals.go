@@ -113,16 +113,19 @@ func (p *producer) badNames() []refusal {
 		img := p.image()
 		return refusal{name, p.layout(img.Blobs, []ocispec.Descriptor{top(img.Target, nameKey, name)}), ref, want}
 	}
-	tagged := func(tag, want string) refusal {
+	tagged := func(tag string, want ...string) refusal {
 		img := p.image()
 		img.Ref = tag
-		return refusal{"docker-archive of " + tag, img.DockerArchive(p.t), "", []string{want}}
+		return refusal{"docker-archive of " + tag, img.DockerArchive(p.t), "", want}
 	}
 	other := "docker.io/library/app@sha256:" + strings.Repeat("0", 64)
 	return []refusal{
 		named("docker.io/library/MyApp:v1", "", "the repository has capitals", "seeder announce REF --from FILE"),
 		named("docker.io/library/long:"+strings.Repeat("a", 129), "", "its tag has 129 characters, at most 128"),
-		tagged("MyApp:v1", "a repository with capitals"), tagged("app:"+strings.Repeat("a", 129), "a tag of at most 128 characters"),
+		tagged("MyApp:v1", `the archive calls its image "MyApp:v1"`, "the repository has capitals", "seeder announce REF --from FILE"),
+		tagged("app:"+strings.Repeat("a", 129), "its tag has 129 characters, at most 128", "seeder announce REF --from FILE"),
+		{"docker-archive of two invalid tags", p.dockerOf([]string{"MyApp:v1"}, []string{"Other:v1"}), "", []string{
+			`"MyApp:v1", which is not an image reference: the repository has capitals; "Other:v1"`, "make an archive of one", "seeder announce REF --from FILE"}},
 		named("docker://docker.io/library/app:v1", "", "it has a scheme"),
 		named(" docker.io/library/app:v1", "", "it has spaces around it"),
 		named(other, "", "it names the digest sha256:0000", "but the image is sha256:", "seeder announce REF --from FILE"),

@@ -88,6 +88,7 @@ func Run(t *testing.T, s Subject) {
 		"ByDigest":             byDigest,
 		"OnlyManifest":         onlyManifest,
 		"SingleManifest":       singleManifest,
+		"InvalidTags":          invalidTags,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})
