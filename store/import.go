@@ -15,6 +15,7 @@ import (
 
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
+	"seeder/store/imageref"
 )
 
 // Import makes the image visible as ref. It runs beside the fetch: each wanted
@@ -24,7 +25,7 @@ import (
 // what was written then is gone on with by the next call. With everything here
 // it repairs names, labels and unpacking.
 func (i *Image) Import(ctx context.Context, ref string) error {
-	ref, err := ctrd.NormalizeRef(ref)
+	ref, err := imageref.Normalize(ref)
 	if err != nil {
 		return err
 	}

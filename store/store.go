@@ -31,6 +31,7 @@ import (
 	"seeder/internal/disk"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
+	"seeder/store/imageref"
 	"seeder/store/stage"
 )
 
@@ -192,7 +193,7 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 		}
 	}
 	if err == nil {
-		err = ctrd.CheckDigest(ref, target.Digest)
+		err = imageref.CheckDigest(ref, target.Digest)
 	}
 	if err == nil && forAll {
 		target, err = s.ctrd.OnlyManifest(ctx, target)
@@ -201,7 +202,7 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 }
 
 func (s *Store) prepare(ctx context.Context, ref string, at digest.Digest, forAll bool) (p Prepared, err error) {
-	ref, err = ctrd.NormalizeRef(ref)
+	ref, err = imageref.Normalize(ref)
 	if err != nil {
 		return p, err
 	}
@@ -366,7 +367,7 @@ type Imported = ctrd.Imported
 func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (Imported, error) {
 	if ref != "" {
 		var err error
-		if ref, err = ctrd.NormalizeRef(ref); err != nil {
+		if ref, err = imageref.Normalize(ref); err != nil {
 			return Imported{}, err
 		}
 	}
@@ -438,7 +439,7 @@ func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) e
 // Local says what containerd has under ref: its ids are the digests by which Docker
 // may know the same image.
 func (s *Store) Local(ctx context.Context, ref string) (Local, error) {
-	ref, err := ctrd.NormalizeRef(ref)
+	ref, err := imageref.Normalize(ref)
 	if err != nil {
 		return Local{}, err
 	}

@@ -20,9 +20,10 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure store/chunk store/ctrd store/stage
+	store: internal/disk internal/figure store/chunk store/ctrd store/imageref store/stage
 	store/chunk:
-	store/ctrd: internal/disk internal/text internal/wait
+	store/ctrd: internal/disk internal/text internal/wait store/imageref
+	store/imageref:
 	store/source:
 	store/stage: store/chunk
 

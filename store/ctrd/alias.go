@@ -3,12 +3,10 @@ package ctrd
 import (
 	"context"
 	"fmt"
-	"strings"
+	"seeder/store/imageref"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -38,7 +36,7 @@ func (c *Containerd) ResolveNamed(ctx context.Context, ref string) (Named, error
 	}
 	var best, other *images.Image
 	for i, img := range all {
-		if img.Name != ref && NormalName(img.Name) != ref {
+		if img.Name != ref && imageref.ForCRI(img.Name) != ref {
 			continue
 		}
 		if best == nil || later(img, *best) && img.Target.Digest != best.Target.Digest || img.Name == ref && img.Target.Digest == best.Target.Digest {
@@ -61,32 +59,6 @@ func (c *Containerd) ResolveNamed(ctx context.Context, ref string) (Named, error
 }
 
 func later(a, b images.Image) bool { return a.UpdatedAt.After(b.UpdatedAt) }
-
-// NormalName is the reference for which CRI looks where containerd has an image under
-// name, "" where there is none: for an image id, or what is not a reference.
-func NormalName(name string) string {
-	if strings.HasPrefix(name, string(digest.SHA256)+":") {
-		return ""
-	}
-	named, err := reference.ParseDockerRef(name)
-	if err != nil {
-		return ""
-	}
-	return named.String()
-}
-
-// CheckDigest is an error where ref names a digest that is not the target's: whoever
-// uses such a reference would get what it does not say.
-func CheckDigest(ref string, target digest.Digest) error {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return err
-	}
-	if err := sameDigest(named, target); err != nil {
-		return fmt.Errorf("%s: %w; announce it under a name with a tag: ctr -n k8s.io images tag %s NAME:TAG", ref, err, ref)
-	}
-	return nil
-}
 
 // OnlyManifest is the one container image of an index, for which containerd chooses by
 // platform, and a manifest itself. It is an error where there are several.

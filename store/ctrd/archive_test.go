@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"seeder/store/ctrd"
+	"seeder/store/imageref"
 	"seeder/store/storetest"
 )
 
@@ -41,7 +42,7 @@ func FuzzImportArchive(f *testing.F) {
 		}
 		if ref != "" {
 			var err error
-			if ref, err = ctrd.NormalizeRef(ref); err != nil {
+			if ref, err = imageref.Normalize(ref); err != nil {
 				return
 			}
 		}

@@ -1,8 +1,8 @@
 package ctrd
 
 import (
-	"errors"
 	"fmt"
+	"seeder/store/imageref"
 	"slices"
 	"strings"
 
@@ -27,7 +27,7 @@ func (a archived) name() string {
 	case a.ref != "":
 		return a.ref
 	case a.said != "":
-		return fmt.Sprintf("%q", shortened(a.said))
+		return fmt.Sprintf("%q", imageref.Shortened(a.said))
 	}
 	return a.target.Digest.String()
 }
@@ -40,14 +40,6 @@ func (a archived) unnamed() string {
 	return a.target.Digest.String() + ", which has no name"
 }
 
-// shortened keeps both ends of a text that is too long to show.
-func shortened(s string) string {
-	if r := []rune(s); len(r) > 120 {
-		return string(r[:80]) + "…" + string(r[len(r)-30:])
-	}
-	return s
-}
-
 // archiveName sets the full name that an archive gives an image, or what it says
 // instead. An OCI layout may name only a tag; that is not a name.
 func (a *archived) nameBy(annotations map[string]string) {
@@ -58,54 +50,14 @@ func (a *archived) nameBy(annotations map[string]string) {
 		}
 		named, err := reference.ParseDockerRef(name)
 		if err == nil {
-			err = sameDigest(named, a.target.Digest)
+			err = imageref.SameDigest(named, a.target.Digest)
 		}
 		if err == nil {
 			a.ref, a.said, a.why = named.String(), "", ""
 			return
 		}
-		a.said, a.why = name, whyInvalid(name, err)
+		a.said, a.why = name, imageref.WhyInvalid(name, err)
 	}
-}
-
-// digestError says that a reference by digest is not one of this target.
-type digestError struct{ named, target digest.Digest }
-
-func (e *digestError) Error() string {
-	return fmt.Sprintf("it names the digest %s, but the image is %s", e.named, e.target)
-}
-
-// sameDigest is an error where a reference by digest names another target: nobody who
-// uses it would get what it says.
-func sameDigest(named reference.Named, target digest.Digest) error {
-	if d, ok := named.(reference.Digested); ok && d.Digest() != target {
-		return &digestError{d.Digest(), target}
-	}
-	return nil
-}
-
-const maxTag = 128 // characters
-
-// whyInvalid says what is wrong with an image reference.
-func whyInvalid(name string, err error) string {
-	var digested *digestError
-	rest := name[strings.LastIndexByte(name, '/')+1:]
-	repo, tag, _ := strings.Cut(rest, ":")
-	switch {
-	case errors.As(err, &digested):
-		return err.Error()
-	case errors.Is(err, reference.ErrNameContainsUppercase):
-		return "the repository has capitals"
-	case len(tag) > maxTag && !strings.Contains(tag, "@"):
-		return fmt.Sprintf("its tag has %d characters, at most %d", len(tag), maxTag)
-	case strings.Contains(name, "://"):
-		return "it has a scheme"
-	case strings.TrimSpace(name) != name:
-		return "it has spaces around it"
-	case strings.ToLower(repo) != repo:
-		return "the repository has capitals"
-	}
-	return "the form is NAME[:TAG] or NAME@sha256:DIGEST"
 }
 
 // callIt is what to type where an archive does not say how its image is called.
@@ -179,7 +131,7 @@ func chooseOne(imgs []archived, leftOut []string, ref string) ([]archived, error
 	if len(targets) == 1 {
 		one := archived{ref: ref, target: imgs[0].target}
 		if named, err := reference.ParseDockerRef(ref); err == nil {
-			if err := sameDigest(named, one.target.Digest); err != nil {
+			if err := imageref.SameDigest(named, one.target.Digest); err != nil {
 				return nil, fmt.Errorf("%s: %w", ref, err)
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"seeder/store/imageref"
 	"strings"
 	"sync"
 	"time"
@@ -439,7 +440,7 @@ func onlyFor(ref string, all []images.Image) []string {
 	repos := map[string]int{}       // how many other tags each has
 	tags := 0
 	for _, i := range all {
-		repo, tag := repository(i.Name)
+		repo, tag := imageref.Repository(i.Name)
 		switch {
 		case i.Name == ref:
 		case strings.HasPrefix(i.Name, "sha256:"):
@@ -452,7 +453,7 @@ func onlyFor(ref string, all []images.Image) []string {
 		}
 	}
 	var out []string
-	if repo, tag := repository(ref); tag && repos[repo] == 0 && byDigest[repo] != "" {
+	if repo, tag := imageref.Repository(ref); tag && repos[repo] == 0 && byDigest[repo] != "" {
 		out = append(out, byDigest[repo])
 		delete(byDigest, repo)
 	}

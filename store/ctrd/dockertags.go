@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"seeder/store/imageref"
 
 	"github.com/distribution/reference"
 )
@@ -26,7 +27,7 @@ type dockerTags struct {
 type invalidTag struct{ said, why string }
 
 func (t invalidTag) String() string {
-	return fmt.Sprintf("%q, which is not an image reference: %s", shortened(t.said), t.why)
+	return fmt.Sprintf("%q, which is not an image reference: %s", imageref.Shortened(t.said), t.why)
 }
 
 // withoutInvalidTags takes the tags that are not image references out of a manifest.json,
@@ -45,7 +46,7 @@ func withoutInvalidTags(p []byte) ([]byte, []dockerTags, error) {
 		var valid []string
 		for _, tag := range e.RepoTags {
 			if _, err := reference.ParseDockerRef(tag); err != nil {
-				tags[i].invalid = append(tags[i].invalid, invalidTag{tag, whyInvalid(tag, err)})
+				tags[i].invalid = append(tags[i].invalid, invalidTag{tag, imageref.WhyInvalid(tag, err)})
 				all = false
 				continue
 			}

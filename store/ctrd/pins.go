@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"seeder/store/imageref"
 	"slices"
 	"strings"
 
@@ -26,7 +27,7 @@ func (c *Containerd) UnpinOthers(ctx context.Context, wanted map[string][]digest
 	}
 	keep := map[string][]digest.Digest{} // by repository
 	for ref, targets := range wanted {
-		repo, _ := repository(ref)
+		repo, _ := imageref.Repository(ref)
 		if !c.cfg.Pin {
 			targets = nil
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"seeder/store/imageref"
 	"slices"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ type record struct {
 // and a replaced version has to become collectable. Where this host lacks the
 // config, since target has no image for its platform, there is no id.
 func (c *Containerd) records(ctx context.Context, cs store, ref string, target ocispec.Descriptor) ([]record, error) {
-	byDigest, err := digestName(ref, target.Digest)
+	byDigest, err := imageref.ByDigest(ref, target.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("name %s: %w", ref, err)
 	}
@@ -171,7 +172,7 @@ func (c *Containerd) Unpin(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("unpin image %s: %w", ref, c.fail(err))
 	}
-	byDigest, err := digestName(ref, img.Target.Digest)
+	byDigest, err := imageref.ByDigest(ref, img.Target.Digest)
 	if err != nil {
 		return fmt.Errorf("unpin image %s: %w", ref, err)
 	}

@@ -11,43 +11,11 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/internal/text"
 )
-
-// NormalizeRef writes a reference as CRI does: k3s-dashboard becomes
-// docker.io/library/k3s-dashboard:latest. A tag beside a digest is dropped.
-func NormalizeRef(ref string) (string, error) {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return "", fmt.Errorf("invalid image reference %q: %w; the form is NAME[:TAG] or NAME@sha256:DIGEST, in lower case, e.g. k3s-dashboard:latest", ref, err)
-	}
-	return named.String(), nil
-}
-
-// digestName is the name under which CRI keeps the digest of a reference:
-// repository@sha256:….
-func digestName(ref string, target digest.Digest) (string, error) {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return "", err
-	}
-	return reference.TrimNamed(named).Name() + "@" + target.String(), nil
-}
-
-// repository is the part of a reference before its tag or digest, and whether it
-// is a tag; the reference itself where it is neither.
-func repository(ref string) (repo string, tag bool) {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
-		return ref, true
-	}
-	_, isDigest := named.(reference.Digested)
-	return named.Name(), !isDigest
-}
 
 // Resolve returns the target of a reference. The error of an unknown one names
 // the nearest that are there and wraps fs.ErrNotExist.

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 
 	"seeder/store/ctrd"
+	"seeder/store/imageref"
 )
 
 // aliases: an image under another way to write its reference, as `ctr images import`
@@ -77,11 +78,11 @@ func byDigest(s *suite) {
 	ref := "docker.io/library/storetest-bydigest@" + img.Target.Digest.String()
 	s.imports(img.OCIArchive(s), ref, ref)
 	s.ready(ref, img.Target.Digest)
-	if err := ctrd.CheckDigest(ref, img.Target.Digest); err != nil {
+	if err := imageref.CheckDigest(ref, img.Target.Digest); err != nil {
 		s.Error(err)
 	}
 	other := "docker.io/library/storetest-bydigest@sha256:" + strings.Repeat("0", 64)
-	if err := ctrd.CheckDigest(other, img.Target.Digest); err == nil || !strings.Contains(err.Error(), "but the image is "+img.Target.Digest.String()) {
+	if err := imageref.CheckDigest(other, img.Target.Digest); err == nil || !strings.Contains(err.Error(), "but the image is "+img.Target.Digest.String()) {
 		s.Errorf("another digest: %v", err)
 	}
 	// Another tag of the image keeps what it needs.
