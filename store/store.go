@@ -298,7 +298,8 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 		return chunk.Blob{}, fmt.Errorf("read blob %s: %w", b.Digest, err)
 	}
 	if got := whole.digester.Digest(); got != b.Digest {
-		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; remove the image and import it again", b.Digest, got)
+		s.ctrd.MarkDamaged(b.Digest, stampOf(ra))
+		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; `seeder announce --from` of an archive that has it replaces it", b.Digest, got)
 	}
 	s.keepSummed(stage.Name(cb), stampOf(ra))
 	return cb, nil

@@ -201,7 +201,7 @@ func (c *Containerd) readArchive(ctx context.Context, r io.Reader) (found []arch
 	defer plain.Close()
 	checked := checkedTar(&roomReader{r: plain, room: func() error { return c.cfg.Room(ctx) }})
 	defer checked.Close()
-	cs := &archiveStore{Store: cl.ContentStore(), prefix: leasePrefix + rand.Text() + "-", digests: map[string]digest.Digest{}}
+	cs := &archiveStore{Store: cl.ContentStore(), c: c, prefix: leasePrefix + rand.Text() + "-", digests: map[string]digest.Digest{}}
 	top, err := archive.ImportIndex(ctx, cs, checked)
 	if err == nil { // it may be refused for its end
 		_, err = io.Copy(io.Discard, checked)
@@ -251,10 +251,11 @@ func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 	var full interface{ Waiting() string }
 	var syntax *json.SyntaxError
 	var types *json.UnmarshalTypeError
+	var replace *replaceError
 	switch werr := c.fail(err); {
 	case errors.As(err, &refused):
 		return fmt.Errorf("%w: %w", ErrNotArchive, refused)
-	case src.err != nil, errors.As(err, &full), errors.Is(werr, ErrUnavailable), errors.Is(err, context.Canceled):
+	case src.err != nil, errors.As(err, &full), errors.As(err, &replace), errors.Is(werr, ErrUnavailable), errors.Is(err, context.Canceled):
 		return fmt.Errorf("import the archive: %w", src.or(werr))
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return fmt.Errorf("%w: %w", ErrNotArchive, tarError(s.entries, err))
@@ -275,11 +276,18 @@ func (c *Containerd) notArchive(err error, src *sourceReader, s *shape) error {
 // that it would go on with what the import of another one left unfinished.
 type archiveStore struct {
 	content.Store
+	c      *Containerd
 	prefix string
 
 	mu      sync.Mutex
 	digests map[string]digest.Digest // of what was committed, by the entry's name; "" of what was not
 }
+
+// replaceError says why a damaged blob could not be replaced: the archive is not at fault.
+type replaceError struct{ error }
+
+// Unwrap is the cause.
+func (e *replaceError) Unwrap() error { return e.error }
 
 // tarRef is what the importer puts before the name of an entry.
 const tarRef = "tar-"
@@ -293,11 +301,22 @@ func (s *archiveStore) Writer(ctx context.Context, opts ...content.WriterOpt) (c
 		}
 	}
 	s.note(o.Ref, "")
-	w, err := s.Store.Writer(ctx, append(opts, content.WithRef(s.prefix+o.Ref))...)
+	opts = append(opts, content.WithRef(s.prefix+o.Ref))
+	w, err := s.Store.Writer(ctx, opts...)
+	var labels map[string]string
+	if errdefs.IsAlreadyExists(err) && o.Desc.Digest != "" {
+		var removed bool
+		var rerr error
+		if removed, labels, rerr = s.c.makeWay(ctx, o.Desc.Digest); rerr != nil {
+			return nil, &replaceError{rerr}
+		} else if removed {
+			w, err = s.Store.Writer(ctx, opts...)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &archiveWriter{Writer: w, store: s, ref: o.Ref}, nil
+	return &archiveWriter{Writer: w, store: s, ref: o.Ref, labels: labels, digester: digest.SHA256.Digester()}, nil
 }
 
 func (s *archiveStore) note(ref string, d digest.Digest) {
@@ -306,15 +325,51 @@ func (s *archiveStore) note(ref string, d digest.Digest) {
 	s.digests[ref] = d
 }
 
-type archiveWriter struct {
-	content.Writer
-	store *archiveStore
-	ref   string
+// Walk implements content.Manager. The importer looks for layers that are here already
+// in a compressed form, to take them instead of those of the archive: damaged ones are
+// passed over.
+func (s *archiveStore) Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error {
+	return s.Store.Walk(ctx, func(info content.Info) error {
+		if intact, err := s.c.verify(ctx, info.Digest); err != nil || !intact {
+			return nil
+		}
+		return fn(info)
+	}, filters...)
 }
 
-// Commit implements content.Writer.
+// archiveWriter writes from the beginning to the end.
+type archiveWriter struct {
+	content.Writer
+	store    *archiveStore
+	ref      string
+	labels   map[string]string // of the damaged blob in whose place this one comes
+	digester digest.Digester   // containerd says what the digest is after Commit, and only where that went well
+}
+
+// Write implements content.Writer.
+func (w *archiveWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.digester.Hash().Write(p[:n])
+	return n, err
+}
+
+// Digest implements content.Writer.
+func (w *archiveWriter) Digest() digest.Digest { return w.digester.Digest() }
+
+// Commit implements content.Writer. What containerd has of the blob is replaced if it is
+// damaged.
 func (w *archiveWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
-	err := w.Writer.Commit(ctx, size, expected, opts...)
+	removed, labels, err := w.store.c.makeWay(ctx, w.Digest())
+	if err != nil {
+		return &replaceError{err}
+	}
+	if removed {
+		w.labels = labels
+	}
+	if w.labels != nil {
+		opts = append(opts, content.WithLabels(w.labels))
+	}
+	err = w.Writer.Commit(ctx, size, expected, opts...)
 	if err == nil || errdefs.IsAlreadyExists(err) {
 		w.store.note(w.ref, w.Digest())
 	}

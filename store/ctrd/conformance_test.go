@@ -1,6 +1,7 @@
 package ctrd_test
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/containerd/containerd/v2/client"
@@ -18,7 +19,8 @@ func TestMain(m *testing.M) {
 
 // TestEmbedded runs the suite on the in-process store; test/hosts runs it on daemons.
 func TestEmbedded(t *testing.T) {
-	store, err := ctrd.Open(ctrd.Config{Address: ctrd.Embedded, Root: t.TempDir()})
+	root := t.TempDir()
+	store, err := ctrd.Open(ctrd.Config{Address: ctrd.Embedded, Root: root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,5 +39,6 @@ func TestEmbedded(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		Blobs: filepath.Join(root, "content", "blobs", "sha256"),
 	})
 }

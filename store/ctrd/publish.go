@@ -295,7 +295,7 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 	}
 	for _, b := range blobs {
 		if c.Damaged(ctx, b.Digest) {
-			return false, fmt.Sprintf("blob %s is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `ctr images rm` and another import", b.Digest), nil
+			return false, fmt.Sprintf("blob %s is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `seeder announce --from` of an archive that has it", b.Digest), nil
 		}
 	}
 	if foreign, err := c.isForeign(ctx, cs, img.Target); err != nil {
@@ -337,7 +337,7 @@ func (c *Containerd) unlabelled(ctx context.Context, cs store, target digest.Dig
 			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.fail(err))
 		}
 		for label, child := range info.Labels {
-			if strings.HasPrefix(label, "containerd.io/gc.ref.content") {
+			if strings.HasPrefix(label, labelContent) {
 				kept[digest.Digest(child)] = true
 			}
 		}

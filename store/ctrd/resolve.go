@@ -108,7 +108,7 @@ type MissingError struct {
 
 func (e *MissingError) Error() string {
 	if e.Damaged {
-		return fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `ctr images rm` and another import", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
+		return fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `seeder announce --from` of an archive that has it", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
 	}
 	s := fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is not in containerd's content store", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
 	if e.What == "layer" {

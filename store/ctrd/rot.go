@@ -2,12 +2,24 @@ package ctrd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"strings"
 
+	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+)
+
+// The labels by which a blob keeps others, and snapshots, from garbage collection; the
+// snapshotter's name ends the second.
+const (
+	labelContent  = "containerd.io/gc.ref.content"
+	labelSnapshot = "containerd.io/gc.ref.snapshot."
 )
 
 // MarkDamaged notes that the blob in the file with that stamp, none where it was read
@@ -43,13 +55,97 @@ func (c *Containerd) unmark(dgst digest.Digest) {
 	delete(c.damaged, dgst)
 }
 
+// verifyBuffer is how much is read at once of a blob that is verified.
+const verifyBuffer = 1 << 20
+
+// verify reads a blob that is here, and marks it as damaged where it is not what its
+// digest says. The error wraps fs.ErrNotExist where it is not here.
+func (c *Containerd) verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {
+	ra, err := c.ReaderAt(ctx, dgst)
+	if err != nil {
+		return false, err
+	}
+	verifier := dgst.Verifier()
+	_, err = io.CopyBuffer(verifier, io.NewSectionReader(ra, 0, ra.Size()), make([]byte, verifyBuffer))
+	if err := errors.Join(err, ra.Close()); err != nil {
+		return false, fmt.Errorf("read blob %s: %w", dgst, err)
+	}
+	if !verifier.Verified() {
+		stamp := Stamp{}
+		if f, ok := ra.(*File); ok {
+			stamp = f.Stamp()
+		}
+		c.MarkDamaged(dgst, stamp)
+	}
+	return verifier.Verified(), nil
+}
+
+// makeWay removes the copy that containerd has of a blob whose bytes are at hand, if it
+// is damaged: containerd would keep it. The labels that it had are for the one that takes
+// its place. ctx has a lease.
+func (c *Containerd) makeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error) {
+	intact, err := c.verify(ctx, dgst)
+	if intact || errors.Is(err, fs.ErrNotExist) {
+		return false, nil, nil
+	}
+	if err != nil {
+		return false, nil, err
+	}
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return false, nil, err
+	}
+	info, err := cl.ContentStore().Info(ctx, dgst)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return false, nil, fmt.Errorf("look for blob %s: %w", dgst, c.fail(err))
+	}
+	if err := c.RemoveDamaged(ctx, dgst); err != nil {
+		return false, nil, err
+	}
+	c.log.Warn("removed a damaged blob from containerd; writing the one that is imported", "blob", dgst)
+	return true, info.Labels, nil
+}
+
+// keepChildren puts what a blob keeps from garbage collection under the lease of ctx, if
+// it has one: nothing else may keep it once the blob is gone.
+func (c *Containerd) keepChildren(ctx context.Context, cl *client.Client, dgst digest.Digest) error {
+	lease, ok := leases.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, err := cl.ContentStore().Info(ctx, dgst)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return c.fail(err)
+	}
+	for label, id := range info.Labels {
+		kind := "content"
+		if snapshotter, ok := strings.CutPrefix(label, labelSnapshot); ok {
+			kind = "snapshots/" + snapshotter
+		} else if !strings.HasPrefix(label, labelContent) {
+			continue
+		}
+		err := cl.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, leases.Resource{ID: id, Type: kind})
+		if err != nil && !errdefs.IsNotFound(err) {
+			return c.fail(err)
+		}
+	}
+	return nil
+}
+
 // RemoveDamaged removes a damaged blob, so that it can be written anew. Containerd
 // would take the file that it has for the blob as long as it is there: garbage is
-// collected before it returns.
+// collected before it returns. What the blob keeps from that is put under the lease of
+// ctx.
 func (c *Containerd) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err
+	}
+	if err := c.keepChildren(ctx, cl, dgst); err != nil {
+		return fmt.Errorf("keep what the damaged blob %s refers to: %w", dgst, err)
 	}
 	if err := cl.ContentStore().Delete(ctx, dgst); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the damaged blob %s: %w", dgst, c.fail(err))

@@ -211,7 +211,7 @@ func (u *Unpacker) labelConfig(ctx context.Context, cs store) error {
 	if len(u.layers) == 0 {
 		return nil
 	}
-	label := "containerd.io/gc.ref.snapshot." + u.snapshotter
+	label := labelSnapshot + u.snapshotter
 	info := content.Info{Digest: u.config, Labels: map[string]string{label: u.top().String()}}
 	if _, err := cs.Update(ctx, info, "labels."+label); err != nil {
 		return fmt.Errorf("label config %s: %w", u.config, u.c.fail(err))

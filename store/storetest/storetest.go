@@ -31,6 +31,7 @@ type Subject struct {
 	Client  func(*ctrd.Containerd) *client.Client                // what is behind it
 	Collect func(t *testing.T)                                   // garbage collection, now
 	Unpacks bool                                                 // it has snapshotters
+	Blobs   string                                               // the directory of its blobs, as this process sees it
 }
 
 const namespace = "k8s.io"
@@ -89,6 +90,7 @@ func Run(t *testing.T, s Subject) {
 		"OnlyManifest":         onlyManifest,
 		"SingleManifest":       singleManifest,
 		"InvalidTags":          invalidTags,
+		"ImportHealsDamage":    importHealsDamage,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})

@@ -31,6 +31,7 @@ func TestConformance(t *testing.T) {
 				Client:  func(*ctrd.Containerd) *client.Client { return cl },
 				Collect: func(t *testing.T) { storetest.CollectBy(t, cl) },
 				Unpacks: true,
+				Blobs:   h.Path(blobsDir),
 			})
 		})
 	}
