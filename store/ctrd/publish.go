@@ -204,10 +204,16 @@ func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, 
 	defer cancel()
 	touched := false
 	start := time.Now()
+	var reason string
 	for {
-		reason, err := c.askCRI(ctx, cs, r.name, target)
-		if err == nil && reason == "" {
+		now, err := c.askCRI(ctx, cs, r.name, target)
+		if err == nil && now == "" {
 			return nil
+		}
+		if ctx.Err() != nil && reason != "" {
+			err = nil // the wait ended while it was asked; what it said before is why
+		} else {
+			reason = now
 		}
 		if !touched && time.Since(start) > criTouch {
 			touched = true

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/test/harness"
 )
 
@@ -69,4 +71,54 @@ func TestOneRottenByte(t *testing.T) {
 	for _, h := range n.Hosts {
 		wantLeases(h)
 	}
+}
+
+// rotBlob is rot of one blob of containerd.
+func rotBlob(h *harness.Host, d digest.Digest) {
+	h.T.Helper()
+	h.Sh(fmt.Sprintf(`cd %s && f=%s && s=$(($(stat -c %%s $f) / 2)) && touch -r $f /tmp/stamp &&
+b=$(dd if=$f bs=1 skip=$s count=1 2>/dev/null | od -An -tu1) && printf "\\$(printf %%o $(((b + 1) %% 256)))" | dd of=$f bs=1 seek=$s conv=notrunc 2>/dev/null &&
+touch -r /tmp/stamp $f`, blobsDir, d.Encoded()))
+}
+
+// whole is an error while a blob's file is not what its name says.
+func wholeBlob(h *harness.Host, d digest.Digest) error {
+	if sum := h.Sh("sha256sum " + blobsDir + "/" + d.Encoded() + " 2>&1 || :"); !strings.HasPrefix(sum, d.Encoded()) {
+		return fmt.Errorf("the blob %s on %s is %s", d, h.Name, sum)
+	}
+	return nil
+}
+
+// TestRottenDocuments: a manifest, config or index that rots in containerd is found,
+// counts as missing, and is written anew with what another host has; containers run from
+// the image again. Where no other host has it, the archive brings it back.
+func TestRottenDocuments(t *testing.T) {
+	t.Parallel()
+	n := harness.NewCluster(t, harness.Newest, 2, "")
+	a, b := n.Hosts[0], n.Hosts[1]
+	img := harness.NewImage(t, harness.ImageSpec{Ref: harness.FullName, Says: "whole", Payload: 100_000})
+	file := img.OCIArchive(t, n.Dir)
+	a.Run("announce", "--from", file)
+	b.Ready("whole")
+	manifest, config := digest.FromBytes(img.Manifest), digest.FromBytes(img.Config)
+	for _, d := range []digest.Digest{manifest, config} {
+		rotBlob(b, d)
+		if wholeBlob(b, d) == nil {
+			t.Fatal("it did not rot")
+		}
+		b.Seeder.Stop(t, 15) // it looks at everything as it starts
+		b.StartSeeder()
+		harness.Eventually(t, 60*time.Second, "the blob is whole", func() error { return wholeBlob(b, d) })
+		b.Ready("whole")
+	}
+	b.Seeder.Stop(t, 15)
+	for _, d := range []digest.Digest{manifest, config} {
+		rotBlob(a, d)
+		a.Run("announce", "--detach", "--from", file)
+		if err := wholeBlob(a, d); err != nil {
+			t.Error(err)
+		}
+		a.Ready("whole")
+	}
+	wantLeases(a)
 }
