@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
+
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
-	"sync"
 )
 
 // frame opens a chunk as it travels: as it was received or made before, else from

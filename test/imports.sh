@@ -21,8 +21,9 @@ table() { # room: the packages of this module that it may import
 	internal/wait:
 
 	store: internal/disk internal/figure store/chunk store/ctrd store/imageref store/stage
+	store/artifact:
 	store/chunk:
-	store/ctrd: internal/disk internal/text internal/wait store/imageref
+	store/ctrd: internal/disk internal/text internal/wait store/artifact store/imageref
 	store/imageref:
 	store/source:
 	store/stage: store/chunk
@@ -98,7 +99,7 @@ only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/agext/levenshtein' 'seeder/internal/text'
-only 'github.com/containerd/containerd' 'seeder/store/(ctrd|storetest)' # the suite that tests ctrd
+only 'github.com/containerd/containerd' 'seeder/store/(artifact|ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'
 
 # file NAME DIR PATTERN...: only that file of DIR imports all of the patterns.

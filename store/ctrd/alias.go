@@ -3,11 +3,13 @@ package ctrd
 import (
 	"context"
 	"fmt"
-	"seeder/store/imageref"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
+	"seeder/store/imageref"
 )
 
 // Named is what a reference stands for in containerd.
@@ -85,17 +87,17 @@ func (c *Containerd) OnlyManifest(ctx context.Context, target ocispec.Descriptor
 				}
 				continue
 			}
-			if images.IsIndexType(child.MediaType) && depth < maxIndexDepth {
+			if images.IsIndexType(child.MediaType) && depth < artifact.MaxIndexDepth {
 				if err := look(child, depth+1); err != nil {
 					return err
 				}
 				continue
 			}
-			k, err := classify(ctx, cs, child)
+			k, err := artifact.Classify(ctx, cs, child)
 			if err != nil {
 				return err
 			}
-			if k.artifact == "" {
+			if k.Artifact == "" {
 				found = append(found, child)
 			}
 		}

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // ErrNotArchive says that what was to be imported is no image archive.
@@ -230,7 +232,7 @@ func (c *Containerd) inIndex(ctx context.Context, cs *once, top ocispec.Descript
 	}
 	for _, m := range idx.Manifests {
 		a := archived{target: ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}}
-		if a.kind, err = classify(ctx, cs, m); err != nil {
+		if a.kind, err = artifact.Classify(ctx, cs, m); err != nil {
 			return nil, nil, fmt.Errorf("import the archive: %w", c.fail(err))
 		}
 		a.nameBy(m.Annotations)

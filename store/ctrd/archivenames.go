@@ -2,7 +2,6 @@ package ctrd
 
 import (
 	"fmt"
-	"seeder/store/imageref"
 	"slices"
 	"strings"
 
@@ -10,6 +9,9 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
+	"seeder/store/imageref"
 )
 
 // archived is one image or artifact of an archive.
@@ -18,7 +20,7 @@ type archived struct {
 	said   string // the name that the archive has for it then; "" where it has none
 	why    string // what is wrong with said
 	target ocispec.Descriptor
-	kind   kind
+	kind   artifact.Kind
 }
 
 // name is what the archive calls it.
@@ -102,11 +104,11 @@ func split(found []archived) (imgs []archived, leftOut []string) {
 	}
 	for _, a := range found {
 		switch {
-		case a.kind.artifact == "":
+		case a.kind.Artifact == "":
 			imgs = append(imgs, a)
-		case a.ref == "" && a.said == "" && targets[a.kind.of]:
+		case a.ref == "" && a.said == "" && targets[a.kind.Of]:
 		default:
-			leftOut = append(leftOut, a.name()+", "+a.kind.artifact)
+			leftOut = append(leftOut, a.name()+", "+a.kind.Artifact)
 		}
 	}
 	return imgs, leftOut

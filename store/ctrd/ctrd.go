@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"seeder/store/imageref"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +32,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/imageref"
 )
 
 // Embedded as the address stands for the in-process store.

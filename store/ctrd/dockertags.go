@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"seeder/store/imageref"
 
 	"github.com/distribution/reference"
+
+	"seeder/store/imageref"
 )
 
 // dockerEntry is an image in the manifest.json of a docker-archive.

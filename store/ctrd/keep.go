@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // labelSource begins the labels that containerd's and CRI's pull leave on every
@@ -271,7 +273,7 @@ func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.De
 
 // mediaType reads what a manifest or index says that it is.
 func (c *Containerd) mediaType(ctx context.Context, cl *client.Client, desc ocispec.Descriptor) (string, error) {
-	if desc.Size > maxDocBytes {
+	if desc.Size > artifact.MaxDocBytes {
 		return "", fmt.Errorf("%d bytes are too many for a manifest", desc.Size)
 	}
 	p, err := content.ReadBlob(ctx, c.once(cl), desc)

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // once is the content store during one piece of work: each blob is asked for once,
@@ -72,7 +74,7 @@ func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.R
 		return nil, err
 	}
 	ra, stamp, err := o.open(ctx, desc)
-	if err != nil || ra.Size() > maxDocBytes {
+	if err != nil || ra.Size() > artifact.MaxDocBytes {
 		return ra, err
 	}
 	verified := desc.Digest.Verifier()

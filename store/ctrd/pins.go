@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"seeder/store/imageref"
 	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/imageref"
 )
 
 // UnpinOthers takes the pins off what the cluster does not announce any more: the
@@ -43,7 +44,7 @@ func (c *Containerd) UnpinOthers(ctx context.Context, wanted map[string][]digest
 		if !c.looseIn(img, keep, wanted) {
 			continue
 		}
-		if err := c.unpin(ctx, is, img.Name); err != nil {
+		if err := unpin(ctx, is, img.Name); err != nil {
 			errs = append(errs, fmt.Errorf("unpin image %s: %w", img.Name, c.fail(err)))
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"seeder/store/imageref"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"seeder/store/imageref"
 )
 
 const (
@@ -93,7 +94,7 @@ func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Des
 		return fmt.Errorf("look up image %s: %w", ref, c.fail(err))
 	}
 	for _, r := range records {
-		if err := c.write(ctx, cl.ImageService(), r, target); err != nil {
+		if err := write(ctx, cl.ImageService(), r, target); err != nil {
 			return fmt.Errorf("name image %s: %w", r.name, c.fail(err))
 		}
 	}
@@ -117,7 +118,7 @@ func (c *Containerd) unpinReplaced(ctx context.Context, is images.Store, ref str
 		return err
 	}
 	for _, name := range onlyFor(ref, all) {
-		if err := c.unpin(ctx, is, name); err != nil {
+		if err := unpin(ctx, is, name); err != nil {
 			return err
 		}
 	}
@@ -125,7 +126,7 @@ func (c *Containerd) unpinReplaced(ctx context.Context, is images.Store, ref str
 }
 
 // write writes one image record, keeping labels that are not ours.
-func (c *Containerd) write(ctx context.Context, is images.Store, r record, target ocispec.Descriptor) error {
+func write(ctx context.Context, is images.Store, r record, target ocispec.Descriptor) error {
 	img := images.Image{Name: r.name, Target: target, Labels: r.labels}
 	cur, err := is.Get(ctx, r.name)
 	if errdefs.IsNotFound(err) {
@@ -141,10 +142,10 @@ func (c *Containerd) write(ctx context.Context, is images.Store, r record, targe
 	if cur.Target.Digest == img.Target.Digest && hasLabels(cur.Labels, img.Labels) {
 		return nil
 	}
-	return c.update(ctx, is, img)
+	return update(ctx, is, img)
 }
 
-func (c *Containerd) update(ctx context.Context, is images.Store, img images.Image) error {
+func update(ctx context.Context, is images.Store, img images.Image) error {
 	paths := []string{"target"}
 	for k := range img.Labels {
 		paths = append(paths, "labels."+k)
@@ -177,7 +178,7 @@ func (c *Containerd) Unpin(ctx context.Context, ref string) error {
 		return fmt.Errorf("unpin image %s: %w", ref, err)
 	}
 	for _, name := range []string{byDigest, ref} {
-		if err := c.unpin(ctx, cl.ImageService(), name); err != nil {
+		if err := unpin(ctx, cl.ImageService(), name); err != nil {
 			return fmt.Errorf("unpin image %s: %w", name, c.fail(err))
 		}
 	}
@@ -185,7 +186,7 @@ func (c *Containerd) Unpin(ctx context.Context, ref string) error {
 }
 
 // unpin takes the pin off one name, if it is there and pinned.
-func (c *Containerd) unpin(ctx context.Context, is images.Store, name string) error {
+func unpin(ctx context.Context, is images.Store, name string) error {
 	cur, err := is.Get(ctx, name)
 	if errdefs.IsNotFound(err) || err == nil && cur.Labels[labelPinned] == "" {
 		return nil
@@ -217,7 +218,7 @@ func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, 
 		}
 		if !touched && time.Since(start) > criTouch {
 			touched = true
-			err = errors.Join(err, c.update(ctx, cl.ImageService(), images.Image{Name: r.name, Target: target, Labels: r.labels}))
+			err = errors.Join(err, update(ctx, cl.ImageService(), images.Image{Name: r.name, Target: target, Labels: r.labels}))
 		}
 		select {
 		case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/internal/text"
+	"seeder/store/artifact"
 )
 
 // Resolve returns the target of a reference. The error of an unknown one names
@@ -186,9 +187,6 @@ type walk struct {
 	indexes, manifests, configs, layers []Blob
 }
 
-// maxIndexDepth bounds indexes within indexes.
-const maxIndexDepth = 4
-
 func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) error {
 	if ok, err := w.hasDocument(ctx, desc); err != nil || !ok {
 		return w.orMissing(ctx, err, desc, "index")
@@ -206,11 +204,11 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 		case err != nil:
 			return err
 		case !ok:
-			if w.ours(child.Platform) && !attestation(child) && w.incomplete == nil {
+			if w.ours(child.Platform) && !artifact.IsAttestation(child) && w.incomplete == nil {
 				w.incomplete = w.missing(ctx, child, "manifest")
 			}
-		case attestation(child):
-		case images.IsIndexType(child.MediaType) && depth < maxIndexDepth:
+		case artifact.IsAttestation(child):
+		case images.IsIndexType(child.MediaType) && depth < artifact.MaxIndexDepth:
 			if err := w.index(ctx, child, depth+1); err != nil {
 				return err
 			}
@@ -221,13 +219,6 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 		}
 	}
 	return nil
-}
-
-// attestation recognises BuildKit's provenance and SBOM manifests, which belong
-// to no platform and run nowhere.
-func attestation(d ocispec.Descriptor) bool {
-	return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" ||
-		(d.Platform != nil && d.Platform.OS == "unknown")
 }
 
 // ours reports whether p is this host's platform, or might be.
@@ -353,15 +344,11 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	return d.Size == 0 || info.Size == d.Size, nil
 }
 
-// maxDocBytes bounds manifests, indexes and configs, which are read into memory;
-// registries take at most 4 MiB.
-const maxDocBytes = 8 << 20
-
 // bounded refuses a document that is too large to be one.
 func (w *walk) bounded(ctx context.Context, d ocispec.Descriptor, what string) error {
 	info, err := w.cs.Info(ctx, d.Digest)
-	if err == nil && info.Size > maxDocBytes {
-		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, maxDocBytes)
+	if err == nil && info.Size > artifact.MaxDocBytes {
+		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, artifact.MaxDocBytes)
 	}
 	return nil
 }

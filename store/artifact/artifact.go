@@ -1,4 +1,10 @@
-package ctrd
+// Package artifact tells container images from what else has a manifest: charts, files,
+// signatures, attestations.
+//
+// It owns the media types that tell them apart, and how large a document may be. It writes
+// nothing. Invariant: what has missing blobs passes for an image, so that its reader says
+// what is missing.
+package artifact
 
 import (
 	"context"
@@ -13,10 +19,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// kind is what a manifest or index stands for.
-type kind struct {
-	artifact string        // "" for a container image, else what it is, with an article
-	of       digest.Digest // what it belongs to, as a signature to its image; "" where it says nothing
+// Kind is what a manifest or index stands for.
+type Kind struct {
+	Artifact string        // "" for a container image, else what it is, with an article
+	Of       digest.Digest // what it belongs to, as a signature to its image; "" where it says nothing
 }
 
 // subjectAnnotation is how engines with containerd's store say to which manifest an
@@ -53,26 +59,26 @@ type manifestDoc struct {
 	Manifests    []ocispec.Descriptor `json:"manifests"`
 }
 
-// classify says what desc is, which may lack blobs: then it passes for an image, and
+// Classify says what desc is, which may lack blobs: then it passes for an image, and
 // Walk says what is missing.
-func classify(ctx context.Context, cs content.Provider, desc ocispec.Descriptor) (kind, error) {
+func Classify(ctx context.Context, cs content.Provider, desc ocispec.Descriptor) (Kind, error) {
 	return classifyAt(ctx, cs, desc, 0)
 }
 
-func classifyAt(ctx context.Context, cs content.Provider, desc ocispec.Descriptor, depth int) (kind, error) {
-	k := kind{of: digest.Digest(desc.Annotations[subjectAnnotation])}
-	if k.of == "" {
-		k.of = digest.Digest(desc.Annotations["vnd.docker.reference.digest"])
+func classifyAt(ctx context.Context, cs content.Provider, desc ocispec.Descriptor, depth int) (Kind, error) {
+	k := Kind{Of: digest.Digest(desc.Annotations[subjectAnnotation])}
+	if k.Of == "" {
+		k.Of = digest.Digest(desc.Annotations["vnd.docker.reference.digest"])
 	}
-	if attestation(desc) {
-		k.artifact = "an attestation"
+	if IsAttestation(desc) {
+		k.Artifact = "an attestation"
 		return k, nil
 	}
 	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
-		k.artifact = unknownType(desc.MediaType)
+		k.Artifact = unknownType(desc.MediaType)
 		return k, nil
 	}
-	if desc.Size > maxDocBytes {
+	if desc.Size > MaxDocBytes {
 		return k, nil // Walk refuses it
 	}
 	p, err := content.ReadBlob(ctx, cs, desc)
@@ -86,14 +92,14 @@ func classifyAt(ctx context.Context, cs content.Provider, desc ocispec.Descripto
 	if json.Unmarshal(p, &doc) != nil {
 		return k, nil // Walk says so
 	}
-	if doc.Subject != nil && k.of == "" {
-		k.of = doc.Subject.Digest
+	if doc.Subject != nil && k.Of == "" {
+		k.Of = doc.Subject.Digest
 	}
 	if images.IsIndexType(desc.MediaType) {
-		k.artifact, err = indexKind(ctx, cs, doc, depth)
+		k.Artifact, err = indexKind(ctx, cs, doc, depth)
 		return k, err
 	}
-	k.artifact, err = manifestKind(ctx, cs, doc)
+	k.Artifact, err = manifestKind(ctx, cs, doc)
 	return k, err
 }
 
@@ -101,15 +107,15 @@ func classifyAt(ctx context.Context, cs content.Provider, desc ocispec.Descripto
 func indexKind(ctx context.Context, cs content.Provider, doc manifestDoc, depth int) (string, error) {
 	artifact := ""
 	for _, child := range doc.Manifests {
-		if depth == maxIndexDepth {
+		if depth == MaxIndexDepth {
 			return "", nil
 		}
 		k, err := classifyAt(ctx, cs, child, depth+1)
-		if err != nil || k.artifact == "" {
+		if err != nil || k.Artifact == "" {
 			return "", err
 		}
 		if artifact == "" || artifact == "an attestation" {
-			artifact = k.artifact
+			artifact = k.Artifact
 		}
 	}
 	return artifact, nil
@@ -175,3 +181,17 @@ func unknownType(mediaType string) string {
 	}
 	return "something of the type " + mediaType
 }
+
+// IsAttestation recognises BuildKit's provenance and SBOM manifests, which belong
+// to no platform and run nowhere.
+func IsAttestation(d ocispec.Descriptor) bool {
+	return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" ||
+		(d.Platform != nil && d.Platform.OS == "unknown")
+}
+
+// MaxIndexDepth bounds indexes within indexes.
+const MaxIndexDepth = 4
+
+// MaxDocBytes bounds manifests, indexes and configs, which are read into memory;
+// registries take at most 4 MiB.
+const MaxDocBytes = 8 << 20
