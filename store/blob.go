@@ -113,6 +113,26 @@ func (b *blob) lost() {
 	}
 }
 
+// checkOpen tells those who wait for chunks of the blobs that an archive has brought.
+func (s *Store) checkOpen(ctx context.Context) error {
+	var open []*blob
+	s.mu.Lock()
+	for _, b := range s.open {
+		b.users++
+		open = append(open, b)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, b := range open {
+		if !b.isPresent() {
+			errs = append(errs, b.check(ctx))
+			b.signal()
+		}
+		b.close()
+	}
+	return errors.Join(errs...)
+}
+
 // markPresent records that the content store has the blob. From here on its chunks are
 // read from there, before that from the frames: no reader meets a gap. written
 // says that it was written from verified chunks just now: they need not be
@@ -180,14 +200,20 @@ func (b *blob) signal() {
 	b.arrived = make(chan struct{})
 }
 
-// await waits until the frame of a chunk is here.
+// errBrought says that an archive has brought a blob while its chunks were awaited.
+var errBrought = errors.New("the blob has been imported from an archive")
+
+// await waits until the frame of a chunk is here. errBrought: it is not needed any more.
 func (b *blob) await(ctx context.Context, at int) error {
 	for {
 		b.mu.Lock()
-		arrived, frames := b.arrived, b.frames
+		arrived, frames, present := b.arrived, b.frames, b.present
 		b.mu.Unlock()
 		if frames.Have(at) {
 			return nil
+		}
+		if present {
+			return errBrought
 		}
 		select {
 		case <-arrived:

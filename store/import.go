@@ -148,12 +148,24 @@ func (i *Image) documents() []digest.Digest {
 // ingest commits the blob with labels, or puts the one that is there, with its own,
 // under the lease.
 func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists bool, err error) {
-	s := b.store
-	unlock, err := s.writes.lock(ctx, b.info.Digest)
+	unlock, err := b.store.writes.lock(ctx, b.info.Digest)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
+	exists, err = b.ingestOnce(ctx, labels)
+	if errors.Is(err, errBrought) { // what is there now is put under the lease
+		if err := b.store.ctrd.Abort(ctx, b.info.Digest); err != nil {
+			return false, err
+		}
+		exists, err = b.ingestOnce(ctx, labels)
+	}
+	return exists, err
+}
+
+// ingestOnce is ingest until an archive brings the blob (errBrought).
+func (b *blob) ingestOnce(ctx context.Context, labels map[string]string) (exists bool, err error) {
+	s := b.store
 	if s.ctrd.Damaged(ctx, b.info.Digest) {
 		if err := b.replaceDamaged(ctx); err != nil {
 			return false, err
@@ -191,6 +203,9 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 // replaceDamaged removes what containerd has of a damaged blob, once all of it is here
 // from others: nobody may have the rest of it.
 func (b *blob) replaceDamaged(ctx context.Context) error {
+	if b.isPresent() { // it was found while the image was open
+		b.lost()
+	}
 	for at := range b.info.Sums {
 		if err := b.await(ctx, at); err != nil {
 			return err

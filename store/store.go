@@ -374,7 +374,13 @@ func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (Imp
 	}
 	s.archives.RLock()
 	defer s.archives.RUnlock()
-	return s.ctrd.ImportArchive(ctx, r, ref)
+	out, err := s.ctrd.ImportArchive(ctx, r, ref)
+	if err == nil {
+		if err := s.checkOpen(ctx); err != nil { // who waits goes on waiting for peers
+			s.log.Warn("failed to look for the blobs that an archive has brought", "err", err)
+		}
+	}
+	return out, err
 }
 
 // List maps the references that have an image record to their targets.

@@ -1,0 +1,70 @@
+package store
+
+import (
+	"bytes"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestArchiveEndsAFetch: an import that waits for chunks which nobody has goes on when
+// somebody brings the image as an archive: in the middle of a layer, and where a document
+// is damaged.
+func TestArchiveEndsAFetch(t *testing.T) {
+	t.Parallel()
+	archive := dockerArchive(t, short, noise(t, 4<<20))
+	a := open(t, t.TempDir())
+	if _, err := a.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+		t.Fatal(err)
+	}
+	p, err := a.Prepare(t.Context(), short, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, t.TempDir())
+	img := image(t, b, p.Index)
+	brings := func(img *Image) {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() { done <- img.Import(t.Context(), full) }()
+		waiting(t, b)
+		if _, err := b.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("the import goes on waiting")
+		}
+		ready(t, b, p)
+	}
+	for n := range img.Len() - 1 { // the last chunk of the layer is on no host
+		move(t, image(t, a, p.Index), img, n)
+	}
+	brings(img)
+	for _, blob := range img.blobs {
+		if isLayer(blob.info.MediaType) {
+			continue
+		}
+		rot(t, filepath.Join(b.cfg.DataDir, "containerd", "content", "blobs", "sha256", blob.info.Digest.Encoded()), blob.info.Bytes/2)
+		if ok, reason, err := b.Check(t.Context(), full, p.Target.Digest); ok || err != nil {
+			t.Fatalf("ready %v (%s), %v", ok, reason, err)
+		}
+		brings(image(t, b, p.Index))
+	}
+}
+
+// waiting returns once an import of s has a lease, and with that its first blob in hand.
+func waiting(t *testing.T, s *Store) {
+	t.Helper()
+	for {
+		if names, err := s.ctrd.Leases(t.Context()); err != nil {
+			t.Fatal(err)
+		} else if len(names) > 0 {
+			return
+		}
+	}
+}
