@@ -18,6 +18,7 @@ func TestSections(t *testing.T) {
 		p := open(t, madeUp(t, "-nodes", fmt.Sprint(nodes), "-images", map[int]string{3: "5", 300: "40"}[nodes]), "/")
 		p.says("Traffic of this node")
 		p.says("Who gave to whom")
+		p.says("shop/cart-5d88 edge-002 cart:v3 ImagePullBackOff is not announced seeder announce cart:v3 # on a host that has it")
 		for _, text := range want {
 			p.says(text)
 		}
