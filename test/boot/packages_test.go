@@ -60,6 +60,7 @@ func packagesOf(t *testing.T, dir, version, arches string) string {
 // TestPackagesAreReproducible: the same sources in another directory, another umask,
 // time zone and time make the same bytes.
 func TestPackagesAreReproducible(t *testing.T) {
+	harness.NeedRoot(t) // `make test` has built them
 	version := strings.TrimSpace(strings.Fields(harness.Run(t, exec.CommandContext(t.Context(), "../../bin/seeder", "version")))[1])
 	again := packagesOf(t, copyTree(t), version, "amd64 arm64")
 	for _, arch := range [][2]string{{"amd64", "x86_64"}, {"arm64", "aarch64"}} {
@@ -87,6 +88,7 @@ func sumOf(t *testing.T, path string) [32]byte {
 // TestPackageContents: both kinds of packages hold the same, of root, and the
 // programs of the architecture that they name.
 func TestPackageContents(t *testing.T) {
+	harness.NeedRoot(t)                                       // `make test` has built them
 	machines := map[string]byte{"amd64": 0x3e, "arm64": 0xb7} // e_machine of ELF
 	for deb, rpm := range map[string]string{"amd64": "x86_64", "arm64": "aarch64"} {
 		p := builtPackages(t, "../../bin/packages", deb, rpm)
@@ -163,6 +165,7 @@ func filesIn(t *testing.T, dir string) []string {
 // TestMakeInstall: make install lays what the packages have, make uninstall leaves
 // nothing of it but a configuration that somebody has edited.
 func TestMakeInstall(t *testing.T) {
+	harness.NeedRoot(t) // `make test` has built them
 	makeIn := func(target, dest string) {
 		t.Helper()
 		harness.Run(t, exec.CommandContext(t.Context(), "make", "-C", "../..", "-o", "build", "-o", "man", target, "DESTDIR="+dest))

@@ -8,6 +8,7 @@ import (
 
 // TestContainerdVersions: each containerd is the version that the tests call it.
 func TestContainerdVersions(t *testing.T) {
+	NeedRoot(t) // who runs hosts has built them
 	for version, dir := range Containerds {
 		asked, err := askVersion(t.Context(), filepath.Join(dir, "containerd"))
 		if err != nil {

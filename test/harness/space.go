@@ -30,7 +30,7 @@ type Space struct {
 func NeedRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("real hosts are namespaces and need root; run `make test` as root")
+		t.Skip("needs root, for namespaces, and what `make test` builds; run that as root")
 	}
 }
 
