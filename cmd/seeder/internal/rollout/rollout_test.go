@@ -48,6 +48,7 @@ func TestSaysWhatIsReadyEverywhere(t *testing.T) {
 		done := make(chan struct{})
 		go func() { w.Run(ctx, n); close(done) }()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if n.asked != 0 {
 			t.Errorf("asked %d times while nothing is announced", n.asked)
 		}
@@ -58,6 +59,7 @@ func TestSaysWhatIsReadyEverywhere(t *testing.T) {
 			w.Announced(ref, 3)
 		}
 		time.Sleep(20 * time.Second)
+		synctest.Wait()
 		if log.Len() > 0 {
 			t.Errorf("it says before anything is ready: %s", log.String())
 		}
@@ -71,6 +73,7 @@ func TestSaysWhatIsReadyEverywhere(t *testing.T) {
 		withdrawn.Reference, withdrawn.State = "c:v1", "withdrawn"
 		n.set(withdrawn)
 		time.Sleep(maxPause)
+		synctest.Wait()
 		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `msg="image ready on all alive nodes" component=rollout ref=a:v1 version=3 ready=2 away=1 took=2`) {
 			t.Errorf("it says %s", got)
 		}
@@ -79,14 +82,17 @@ func TestSaysWhatIsReadyEverywhere(t *testing.T) {
 			t.Errorf("asked %d times in half a minute", asked)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if n.asked != asked {
 			t.Errorf("asked %d times more when all is over", n.asked-asked)
 		}
 		n.set(row)
 		w.Announced(row.Reference, 3)
 		time.Sleep(giveUp + time.Minute)
+		synctest.Wait()
 		asked = n.asked
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if n.asked != asked {
 			t.Error("an announcement that does not end is followed for ever")
 		}
