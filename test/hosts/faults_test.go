@@ -149,7 +149,7 @@ func garble(rng *rand.Rand, path string, places int) error {
 // panicked is the first lines of what a Go program prints when it dies.
 func panicked(log []byte) string {
 	for _, mark := range []string{"panic:", "fatal error:", "WARNING: DATA RACE", "unexpected fault address"} {
-		if i := bytes.Index(log, []byte(mark)); i >= 0 {
+		if i := bytes.Index(append([]byte("\n"), log...), []byte("\n"+mark)); i >= 0 { // in a line of the log it is a cause
 			return string(log[i:min(len(log), i+2000)])
 		}
 	}
