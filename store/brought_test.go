@@ -17,7 +17,7 @@ func TestArchiveEndsAFetch(t *testing.T) {
 	if _, err := a.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := a.Prepare(t.Context(), short, "")
+	p, err := a.Prepare(t.Context(), short, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

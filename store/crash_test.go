@@ -95,7 +95,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			panic(err)
 		}
-		if _, err := s.Prepare(t.Context(), short, ""); err != nil {
+		if _, err := s.Prepare(t.Context(), short, "", false); err != nil {
 			panic(err)
 		}
 		ack("prepared")
@@ -107,7 +107,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, there := names[full]; there {
-			if p, err := s.Prepare(t.Context(), full, ""); err != nil {
+			if p, err := s.Prepare(t.Context(), full, "", false); err != nil {
 				t.Errorf("it has a name and is not complete: %v", err)
 			} else {
 				ready(t, s, p)
@@ -118,7 +118,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			t.Error(err)
 		}
-		p, err := s.Prepare(t.Context(), short, "")
+		p, err := s.Prepare(t.Context(), short, "", false)
 		if err != nil {
 			t.Fatal(err)
 		}

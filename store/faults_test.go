@@ -42,12 +42,12 @@ func noise(t testing.TB, n int) []byte {
 }
 
 // second adds an image with the given layers to s and prepares it.
-func second(t testing.TB, s *Store, ref string, layers ...[]byte) Prepared {
+func second(t testing.TB, s *Store, ref string, layers ...[]byte) chunk.Prepared {
 	t.Helper()
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), ref, "")
+	p, err := s.Prepare(t.Context(), ref, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestDamagedBlob(t *testing.T) {
 		os.Chmod(path, 0o600)
 	}
 	damage(t, blobs)
-	if _, err := a.Prepare(t.Context(), short, ""); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := a.Prepare(t.Context(), short, "", false); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a damaged blob was prepared: %v", err)
 	}
 	refused := 0

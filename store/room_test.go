@@ -192,7 +192,7 @@ func TestDropFrames(t *testing.T) {
 	s := open(t, t.TempDir())
 	keep := second(t, s, "keep:1", layer(t, "keep", 1<<19))
 	gone := second(t, s, "gone:1", layer(t, "gone", 1<<19))
-	for _, p := range []Prepared{keep, gone} {
+	for _, p := range []chunk.Prepared{keep, gone} {
 		img := image(t, s, p.Index)
 		for n := range img.Len() {
 			_, _, r, err := opened(img.Frame(t.Context(), n))
@@ -203,11 +203,11 @@ func TestDropFrames(t *testing.T) {
 		}
 	}
 	held := s.Cache().Bytes
-	freed, err := s.DropFrames(t.Context(), []digest.Digest{keep.Digest})
+	freed, err := s.DropFrames(t.Context(), []digest.Digest{keep.SeedDigest()})
 	if err != nil || freed == 0 || freed >= held {
 		t.Fatalf("freed %d of %d: %v", freed, held, err)
 	}
-	if again, err := s.DropFrames(t.Context(), []digest.Digest{keep.Digest}); again != 0 || err != nil {
+	if again, err := s.DropFrames(t.Context(), []digest.Digest{keep.SeedDigest()}); again != 0 || err != nil {
 		t.Errorf("freed %d bytes once more: %v", again, err)
 	}
 	index, err := chunk.Decode(keep.Index)

@@ -149,34 +149,6 @@ func (s *Store) Close() error {
 	return s.ctrd.Close()
 }
 
-// Prepared is an image that is ready to be announced.
-type Prepared struct {
-	Reference string
-	Target    ocispec.Descriptor
-	Index     []byte        // the seed index
-	Digest    digest.Digest // of Index
-	Bytes     int64         // of all blobs as stored
-	Said      string        // what is worth a line about its name in containerd; "" where nothing is
-}
-
-// Prepare makes the seed index of an image that this host's containerd has, keeps
-// it, and makes the image here what it will be elsewhere: unpacked, named,
-// labelled. at is the target that ref gets, as of an earlier version that is
-// still here; empty: the one that it has. An unknown reference or target, and an
-// incomplete image, are errors that name what is near and what lacks; they wrap
-// fs.ErrNotExist. An image that containerd has under another way to write ref is
-// named ref, for which the kubelet looks; Said tells that.
-func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {
-	return s.prepare(ctx, ref, at, false)
-}
-
-// PrepareForAll is Prepare of an image that every host takes, whatever platform its
-// config names. Of an index of one image that is its manifest, among which containerd
-// does not choose by platform.
-func (s *Store) PrepareForAll(ctx context.Context, ref string, at digest.Digest) (p Prepared, err error) {
-	return s.prepare(ctx, ref, at, true)
-}
-
 // find is the target of ref, and what is to be said of its name.
 func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll bool) (target ocispec.Descriptor, said string, err error) {
 	if at != "" {
@@ -201,12 +173,23 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 	return target, said, err
 }
 
-func (s *Store) prepare(ctx context.Context, ref string, at digest.Digest, forAll bool) (p Prepared, err error) {
+// Prepare makes the seed index of an image that this host's containerd has, keeps
+// it, and makes the image here what it will be elsewhere: unpacked, named,
+// labelled. at is the target that ref gets, as of an earlier version that is
+// still here; empty: the one that it has. An unknown reference or target, and an
+// incomplete image, are errors that name what is near and what lacks; they wrap
+// fs.ErrNotExist. An image that containerd has under another way to write ref is
+// named ref, for which the kubelet looks; Said tells that.
+//
+// anyPlatform is for an image that every host takes, whatever platform its config names. Of
+// an index of one image that is its manifest, among which containerd does not choose by
+// platform.
+func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (p chunk.Prepared, err error) {
 	ref, err = imageref.Normalize(ref)
 	if err != nil {
 		return p, err
 	}
-	target, said, err := s.find(ctx, ref, at, forAll)
+	target, said, err := s.find(ctx, ref, at, anyPlatform)
 	if err != nil {
 		return p, err
 	}
@@ -229,7 +212,7 @@ func (s *Store) prepare(ctx context.Context, ref string, at digest.Digest, forAl
 	if err != nil {
 		return p, err
 	}
-	if forAll {
+	if anyPlatform {
 		for i := range blobs {
 			blobs[i].For = nil
 		}
@@ -238,15 +221,14 @@ func (s *Store) prepare(ctx context.Context, ref string, at digest.Digest, forAl
 	if err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
-	p = Prepared{Reference: ref, Target: index.Target, Bytes: bytes, Said: said}
+	p = chunk.Prepared{Reference: ref, Target: index.Target, Bytes: bytes, Said: said}
 	if p.Index, err = index.Encode(); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
-	p.Digest = digest.FromBytes(p.Index)
-	if err := s.keepIndex(ctx, p.Digest, p.Index); err != nil {
+	if err := s.keepIndex(ctx, p.SeedDigest(), p.Index); err != nil {
 		return p, err
 	}
-	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.Digest)
+	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.SeedDigest())
 	here := make([]digest.Digest, len(blobs))
 	for i, b := range blobs {
 		here[i] = b.Digest

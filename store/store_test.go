@@ -116,14 +116,14 @@ func layer(t testing.TB, word string, n int) []byte {
 }
 
 // announceSide is a store with one image, prepared.
-func announceSide(t testing.TB, layers ...[]byte) (*Store, Prepared) {
+func announceSide(t testing.TB, layers ...[]byte) (*Store, chunk.Prepared) {
 	t.Helper()
 	s := open(t, t.TempDir())
 	got, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, layers...)), "")
 	if err != nil || !slices.Equal(got.Names, []string{full}) {
 		t.Fatalf("import: %v %v", got.Names, err)
 	}
-	p, err := s.Prepare(t.Context(), short, "")
+	p, err := s.Prepare(t.Context(), short, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func count(set []uint64, n int) (c int) {
 	return c
 }
 
-func ready(t testing.TB, s *Store, p Prepared) {
+func ready(t testing.TB, s *Store, p chunk.Prepared) {
 	t.Helper()
 	if ok, reason, err := s.Check(t.Context(), full, p.Target.Digest); !ok || err != nil {
 		t.Fatalf("not ready: %s %v", reason, err)
@@ -202,9 +202,9 @@ func TestImageTravels(t *testing.T) {
 		t.Errorf("missing after the import: %v", m)
 	}
 	// The receiver announces the same: one image has one seed index.
-	q, err := b.Prepare(t.Context(), full, "")
-	if err != nil || q.Digest != p.Digest {
-		t.Errorf("the receiver's seed index is %s %v, the announcer's %s", q.Digest, err, p.Digest)
+	q, err := b.Prepare(t.Context(), full, "", false)
+	if err != nil || q.SeedDigest() != p.SeedDigest() {
+		t.Errorf("the receiver's seed index is %s %v, the announcer's %s", q.SeedDigest(), err, p.SeedDigest())
 	}
 	// And it serves what it received, also to a third.
 	c := image(t, open(t, t.TempDir()), p.Index)
@@ -282,7 +282,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, buf.Bytes())), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), short, "")
+	p, err := s.Prepare(t.Context(), short, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -459,11 +459,11 @@ func TestVanishedBlobIsSaidAtOnce(t *testing.T) {
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 400_000))
-	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest", "")
+	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest", "", false)
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), full) {
 		t.Errorf("unknown reference: %v, want the nearest named", err)
 	}
-	if _, err := s.Prepare(t.Context(), "Not A Reference", ""); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
+	if _, err := s.Prepare(t.Context(), "Not A Reference", "", false); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
 		t.Errorf("bad reference: %v, want the form", err)
 	}
 	archive := dockerArchive(t, "x:1", layer(t, "x", 300_000))
@@ -528,13 +528,13 @@ func TestArchiveTakesTheNameGiven(t *testing.T) {
 func TestDamagedSeedIndexIsFetchedAgain(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 1000))
-	if b, err := s.SeedIndex(t.Context(), p.Digest); err != nil || !bytes.Equal(b, p.Index) {
+	if b, err := s.SeedIndex(t.Context(), p.SeedDigest()); err != nil || !bytes.Equal(b, p.Index) {
 		t.Fatalf("kept index: %v", err)
 	}
-	if err := os.WriteFile(s.indexPath(p.Digest), []byte("damaged"), 0o600); err != nil {
+	if err := os.WriteFile(s.indexPath(p.SeedDigest()), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SeedIndex(t.Context(), p.Digest); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.SeedIndex(t.Context(), p.SeedDigest()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("damaged index: %v, want ErrNotExist", err)
 	}
 	if _, err := s.SeedIndex(t.Context(), digest.FromString("unknown")); !errors.Is(err, fs.ErrNotExist) {

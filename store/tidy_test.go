@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
 
@@ -22,7 +23,7 @@ func TestTidy(t *testing.T) {
 	announcer, old := announceSide(t, layer(t, "old", 900<<10))
 	next := second(t, announcer, "next:latest", layer(t, "next", 900<<10))
 	s := open(t, t.TempDir())
-	half := func(p Prepared) *Image { // a fetch that was cut off after a chunk
+	half := func(p chunk.Prepared) *Image { // a fetch that was cut off after a chunk
 		from, to := image(t, announcer, p.Index), image(t, s, p.Index)
 		move(t, from, to, to.Len()-1)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -36,11 +37,11 @@ func TestTidy(t *testing.T) {
 		return to
 	}
 	a, b := half(old), half(next)
-	tidy := func(keep ...Prepared) {
+	tidy := func(keep ...chunk.Prepared) {
 		t.Helper()
 		var seeds, targets []digest.Digest
 		for _, p := range keep {
-			seeds, targets = append(seeds, p.Digest), append(targets, p.Target.Digest)
+			seeds, targets = append(seeds, p.SeedDigest()), append(targets, p.Target.Digest)
 		}
 		if err := s.Tidy(t.Context(), seeds, targets); err != nil {
 			t.Error(err)
@@ -98,11 +99,11 @@ func TestTidy(t *testing.T) {
 	// An index that nothing names stays for the minute in which it is announced.
 	for _, age := range []time.Duration{0, 2 * youngIndex} {
 		then := time.Now().Add(-age)
-		if err := os.Chtimes(s.indexPath(next.Digest), then, then); err != nil {
+		if err := os.Chtimes(s.indexPath(next.SeedDigest()), then, then); err != nil {
 			t.Fatal(err)
 		}
 		tidy()
-		_, err := s.SeedIndex(t.Context(), next.Digest)
+		_, err := s.SeedIndex(t.Context(), next.SeedDigest())
 		if gone := errors.Is(err, fs.ErrNotExist); gone != (age > 0) {
 			t.Errorf("a seed index that is %v old and not announced: %v", age, err)
 		}

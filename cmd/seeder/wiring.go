@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -154,16 +153,6 @@ func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error
 		return nil, err // no interface with a nil image in it
 	}
 	return img, nil
-}
-
-// Prepare is part of p2p.Store.
-func (s storeAdapter) Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (p2p.Prepared, error) {
-	prepare := s.Store.Prepare
-	if anyPlatform {
-		prepare = s.PrepareForAll
-	}
-	p, err := prepare(ctx, ref, at)
-	return p2p.Prepared{Reference: p.Reference, Target: p.Target, Index: p.Index, Bytes: p.Bytes, Said: p.Said}, err
 }
 
 // Cache is part of p2p.Store.

@@ -25,6 +25,7 @@ import (
 	"seeder/p2p/catalog"
 	"seeder/p2p/report"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 // Store makes images of this host ready to be announced.
@@ -90,15 +91,8 @@ func (r Rule) Strings() []string {
 	return out
 }
 
-// Prepared is an image of this host that is ready to be announced: others fetch it by its
-// seed index, which the Store keeps.
-type Prepared struct {
-	Reference string
-	Target    ocispec.Descriptor
-	Index     []byte // the seed index
-	Bytes     int64  // of all blobs as stored
-	Said      string // what is worth a line about its name in containerd; empty where nothing is
-}
+// Prepared is an image of this host that is ready to be announced.
+type Prepared = chunk.Prepared
 
 // Options say how an image is announced.
 type Options struct {
