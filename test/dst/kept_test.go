@@ -14,7 +14,7 @@ type keptImage struct {
 func (s *faultyStore) took(seed string, n, bytes int, staged bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.received += int64(bytes)
+	s.received.Add(int64(bytes))
 	if !staged {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,7 +41,7 @@ type faultyStore struct {
 
 	calls map[string]int
 
-	sent, received int64                   // bytes of chunks
+	sent, received atomic.Int64            // bytes of chunks
 	puts           map[string]map[int]bool // chunks that were verified and staged, by the digest of their seed index
 }
 
