@@ -30,9 +30,8 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 	if e.puts >= maxVerifying || flying >= limit {
 		return wake
 	}
-	// One request per neighbour first, in random order (choosing the peer by
-	// chance spreads the load; nobody knows the queues of others), then a second
-	// one where there are fewer useful neighbours than requests.
+	// One request per neighbour first, in random order (chance spreads the load;
+	// nobody knows the queues of others), then a second one where requests are left.
 	order := e.rng.Perm(len(e.neighbours))
 	useful := 0
 	for _, i := range order {

@@ -29,7 +29,7 @@ type limit struct {
 var limits = []limit{
 	{"lines of the largest package", (*shape).largestPackage, 4600, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
-	{"lines of the largest file", (*shape).largestFile, 501, 500},
+	{"lines of the largest file", (*shape).largestFile, 500, 500},
 	{"lines of the longest function", (*shape).longestFunction, 70, 70},
 	{"methods of the largest type", (*shape).mostMethods, 103, 30},
 	{"fields of the largest type", (*shape).mostFields, 34, 15},

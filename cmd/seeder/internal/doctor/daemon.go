@@ -250,7 +250,9 @@ func listeners(proc procfs.FS, network string, port uint64) map[string]bool {
 	state := uint64(listening)
 	switch network {
 	case "tcp":
+		//lint:ignore SA1019 netlink's list of sockets needs inet_diag, a module that a kernel may lack; one question costs little
 		v4, _ := proc.NetTCP()
+		//lint:ignore SA1019 as above
 		v6, _ := proc.NetTCP6()
 		lines = slices.Concat(v4, v6)
 	case "udp":
