@@ -12,9 +12,9 @@ import (
 )
 
 // TestAddressChanges: a host whose address changes, as with a new lease or another cable,
-// is known under the new one by all within ten seconds, without a restart. What it
-// announces then reaches all, what others announce reaches it, and doctor finds nothing
-// wrong. A host that has no address for a while says so, and accuses no firewall.
+// is known under the new one by all within ten seconds, without a restart; also where it was
+// suspended meanwhile. What it announces then reaches all, what others announce reaches it,
+// and doctor finds nothing wrong. A host that has no address for a while says so, and accuses no firewall.
 func TestAddressChanges(t *testing.T) {
 	t.Parallel()
 	n := harness.NewNetwork(t, "")
@@ -43,6 +43,20 @@ func TestAddressChanges(t *testing.T) {
 			ref := fmt.Sprintf("app-%s-%d:1", from, i)
 			h.RunWithin(30*time.Second, "announce", "--from", harness.NewImage(t, harness.ImageSpec{Ref: ref, Says: ref, Random: 1 << 20, Seed: uint64(i)}).DockerArchive(t, n.Dir))
 		}
+	}
+	// Suspended, and awake in another network: the others have counted it as dead by then.
+	b.Seeder.Freeze()
+	harness.Run(t, b.In(t.Context(), "sh", "-c", "ip addr del 10.77.0.24/24 dev lan0; ip addr add 10.77.0.25/24 dev lan0"))
+	harness.Eventually(t, time.Minute, "the others see that the host is away", func() error {
+		if out := a.Run("members"); !strings.Contains(out, "dead") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	b.Seeder.Thaw()
+	for _, h := range n.Hosts {
+		sees(h, b, "10.77.0.25", 10*time.Second)
+		h.AwaitMembers(3)
 	}
 	for _, h := range n.Hosts {
 		finds(h, nil)
