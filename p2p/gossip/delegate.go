@@ -221,12 +221,17 @@ func (g *Gossip) gone(i instance) {
 		g.log.Warn("member lost: no answer to gossip", "member", i.node, "address", last.gossip)
 	default:
 		g.log.Info("member left", "member", i.node, "address", last.gossip)
-		select {
-		case g.parted <- struct{}{}:
-		default:
-		}
+		g.wakeSave()
 	}
 	g.reportState(i.node, state, "")
+}
+
+// wakeSave has the farewell of a member saved at once.
+func (g *Gossip) wakeSave() {
+	select {
+	case g.parted <- struct{}{}:
+	default:
+	}
 }
 
 func (g *Gossip) reportState(name, state, reason string) {

@@ -101,7 +101,7 @@ type Member struct {
 	Since     time.Time // when it came into this state, as far as this node saw
 
 	gossip   string   // gossip address, ip:port
-	instance instance // what memberlist knows it by; zero: it was not seen since this node runs
+	instance instance // what memberlist knows it by; zero: this node never saw it
 	contact  contact
 	told     string // its metadata as it came
 	proven   proven // whether the node says itself what told has

@@ -36,6 +36,9 @@ type known struct {
 	Dead    time.Time    `json:"dead_since,omitzero"` // one of both, or none: it was alive
 	Left    time.Time    `json:"left_since,omitzero"`
 	Voucher trust.NodeID `json:"told_by,omitempty"` // on whose word it is dead
+	// Instance is the last that this node saw of it, Farewell the metadata with which that left.
+	Instance string `json:"instance,omitempty"`
+	Farewell []byte `json:"farewell,omitempty"`
 }
 
 // valid reports whether k may be shown and dialled: the file is this node's own, but
@@ -101,18 +104,24 @@ func (g *Gossip) savePeers() {
 		return
 	}
 	peers := []known{}
-	list := g.members.named()
+	list, farewells := g.members.named(), map[string][]byte{}
+	for _, f := range g.members.farewells(time.Now()) {
+		farewells[f.Instance] = f.Meta
+	}
 	slices.SortStableFunc(list, func(a, b Member) int { return compare(a.voucher != "", b.voucher != "") })
 	for _, m := range list {
 		if m.Name == g.cfg.NodeName || len(peers) == maxPeers {
 			continue
 		}
 		k := known{Name: m.Name, Gossip: m.gossip, Address: m.Address, Version: m.Version, ID: m.ID, Voucher: m.voucher}
+		if m.instance != (instance{}) {
+			k.Instance = m.instance.String()
+		}
 		switch since := m.Since.UTC().Truncate(time.Second); m.State {
 		case StateDead:
 			k.Dead = since
 		case StateLeft:
-			k.Left = since
+			k.Left, k.Farewell = since, farewells[k.Instance]
 		}
 		peers = append(peers, k)
 	}
@@ -198,6 +207,9 @@ func (ms *members) restore(list []known, now time.Time) {
 		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip, voucher: k.Voucher}
 		if !k.Left.IsZero() {
 			m.State, m.Since = StateLeft, k.Left
+		}
+		if i, err := parseInstance(k.Instance); err == nil && i.node == k.Name && len(k.Farewell) <= maxMetaBytes {
+			m.instance, m.told = i, string(k.Farewell)
 		}
 		if m.Since.IsZero() || m.Since.After(now) {
 			m.Since = now // it may have gone while this node was away

@@ -40,7 +40,7 @@ func TestFarewellIsSaved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "members.json")
 	a := start(t, "a", 1, func(c *Config) { c.PeersFile = path })
 	b := start(t, "b", 1, nil, a.addr)
-	eventually(t, "a knows b", func() bool { return a.state("b") == StateAlive })
+	eventually(t, "a and b know each other", func() bool { return a.state("b") == StateAlive && b.state("a") == StateAlive })
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}

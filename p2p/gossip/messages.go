@@ -205,7 +205,9 @@ func cutString(b []byte) (s string, rest []byte, ok bool) {
 type state struct {
 	Name string `json:"n"`
 	Hash uint64 `json:"h"`
-	Away []away `json:"a,omitempty"` // members that died; in an exchange of states alone
+	// In an exchange of states alone:
+	Away []away     `json:"a,omitempty"` // members that died
+	Left []farewell `json:"l,omitempty"` // members that left
 }
 
 func decodeState(b []byte, limit int) (state, error) {

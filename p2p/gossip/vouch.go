@@ -52,9 +52,10 @@ func (ms *members) dead(now time.Time) []away {
 }
 
 // exchanged is what this node says in an exchange of states: the summary of its catalog,
-// and who died.
+// who died and who left.
 func (g *Gossip) exchanged() []byte {
-	s := state{Name: g.cfg.NodeName, Hash: g.catalogHash.Load(), Away: g.members.dead(time.Now())}
+	now := time.Now()
+	s := state{Name: g.cfg.NodeName, Hash: g.catalogHash.Load(), Away: g.members.dead(now), Left: g.members.farewells(now)}
 	for {
 		b, err := json.Marshal(s)
 		if err != nil {
@@ -63,11 +64,11 @@ func (g *Gossip) exchanged() []byte {
 		if len(b) <= maxStateBytes {
 			return b
 		}
-		s.Away = s.Away[:len(s.Away)/2]
+		s.Away, s.Left = s.Away[:len(s.Away)/2], s.Left[:len(s.Left)/2]
 	}
 }
 
-// vouched takes the members that died from what an identity says in an exchange of states.
+// vouched takes the members that died and those that left from what an identity says in an exchange of states.
 func (g *Gossip) vouched(by trust.NodeID, user []byte) {
 	s, err := decodeState(user, maxStateBytes)
 	if err != nil || by == "" || by == g.cfg.Meta.ID {
@@ -75,6 +76,11 @@ func (g *Gossip) vouched(by trust.NodeID, user []byte) {
 	}
 	for _, name := range g.members.vouch(by, s.Away, time.Now()) {
 		g.log.Info("a member died before this node reached it", "member", name, "told_by", s.Name)
+	}
+	for _, name := range g.members.learn(by, s.Left, time.Now()) {
+		g.log.Info("a member left, and this node had missed its farewell", "member", name, "told_by", s.Name)
+		g.wakeSave()
+		g.reportState(name, StateLeft, "")
 	}
 }
 
