@@ -32,7 +32,7 @@ func TestProbeArrives(t *testing.T) {
 		t.Errorf("address %s", m.GossipAddress())
 	}
 	for _, err := range []error{a.SendProbe("c", nonce), a.Ping("c")} {
-		if err == nil || !strings.Contains(err.Error(), `no member "c"`) {
+		if err == nil || !strings.Contains(err.Error(), `unknown member "c"`) {
 			t.Errorf("a member that is none: %v", err)
 		}
 	}
