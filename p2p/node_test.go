@@ -518,6 +518,7 @@ func TestNewIdentityIsReported(t *testing.T) {
 	nd.cfg.DataDir = t.TempDir()
 	nd.open(t)
 	first.waitFor(t, "the second id", func() bool { return shown() == string(nd.ID()) })
+	first.waitFor(t, "the line of the log", func() bool { return len(log.lines("new identity")) > 0 }) // written after the id is shown
 	got := log.lines("new identity")
 	if len(got) != 1 || !strings.Contains(got[0], string(before)) || !strings.Contains(got[0], string(nd.ID())) || !strings.Contains(got[0], "level=WARN") {
 		t.Errorf("reported %q, want one line with %s and %s", got, before, nd.ID())

@@ -183,7 +183,7 @@ func TestWrongAnswers(t *testing.T) {
 		{"peers without end", ok + "\r\n" + strings.Repeat(" ", maxPeersBytes+1), callRegister, "more than 65536"},
 		{"a peer without an address", body(`{"peers":[{"name":"a"}]}`), callRegister, "address"},
 		{"another chunk", frame("Seeder-Chunk: 4\r\nSeeder-Encoding: raw\r\nContent-Length: 10\r\n"), callChunk, "chunk 4 came"},
-		{"a chunk not asked for", frame("Seeder-Chunk: 4\r\nSeeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "chunk 4 came"},
+		{"a chunk not asked for", frame("Seeder-Chunk: 4\r\nSeeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "got chunk 4, which was not requested"},
 		{"no chunk number", frame("Seeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "invalid chunk number"},
 		{"a chunk number beyond all", frame("Seeder-Chunk: 65536\r\nSeeder-Encoding: raw\r\nContent-Length: 10\r\n"), callNext, "invalid chunk number"},
 		{"an unknown encoding", frame("Seeder-Chunk: 3\r\nSeeder-Encoding: br\r\nContent-Length: 10\r\n"), callChunk, "br"},
