@@ -31,7 +31,7 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 			p.total += img.Bytes(i)
 		}
 	}
-	p.local, _ = p.held()
+	p.local, _ = p.bytes()
 	t.Holds(p.local)
 	t.Restart(time.Now())
 	return p
@@ -40,16 +40,8 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 // arrived: every wanted chunk is here.
 func (p *progress) arrived() { p.tally.Holds(p.total) }
 
-// bytes sums the wanted chunks that are here and what has come of those under way.
+// bytes sums the wanted chunks that are here.
 func (p *progress) bytes() (done, total int64) {
-	done, total = p.held()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(done, p.state.Bytes), total
-}
-
-// held sums the wanted chunks that are here.
-func (p *progress) held() (done, total int64) {
 	have := p.image.Have()
 	for i := range p.image.Len() {
 		if p.wanted.Has(i) && have.Has(i) {
@@ -59,16 +51,10 @@ func (p *progress) held() (done, total int64) {
 	return done, p.total
 }
 
-// set takes what the swarm says of itself. A swarm that runs again counts from 0.
 func (p *progress) set(s swarm.Progress) {
 	p.mu.Lock()
-	before := p.state.Received
+	defer p.mu.Unlock()
 	p.state = s
-	p.mu.Unlock()
-	if s.Received < before {
-		before = 0
-	}
-	p.tally.Arrived(time.Now(), s.Received-before)
 }
 
 // reason says where a fetch stands: from whom, or why nothing comes.

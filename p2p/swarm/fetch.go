@@ -51,11 +51,6 @@ type Progress struct {
 	Peers      int    // known for this swarm
 	Neighbours int    // whose haves are followed
 	Reason     string // why nothing comes; empty while something does
-	// Bytes are raw: of the wanted chunks that are held, and what has come of those under
-	// way. They go back only where a held chunk is lost.
-	Bytes int64
-	// Received are those of Bytes that peers gave in this fetch. They never go back.
-	Received int64
 }
 
 // Fetch gets every wanted chunk that is not held from peers. It returns nil once
@@ -109,23 +104,23 @@ type engine struct {
 	lost       map[string]chunk.Bitmap // what peers held that have left us
 	blames     map[string]blame        // by proved id, and by address
 
-	requests  []*request
-	puts      int
-	took      durations // request to reply
-	trips     durations // request to refusal: hardly more than the way there and back
-	gaps      durations // between replies
-	far       durations // the trips that connections know, by reply
-	lastReply time.Time
-	bufBytes  int64 // of the largest chunk
-	nextFind  time.Time
-	finds     int // questions answered
-	dry       int // questions answered since there was a useful neighbour
-	finding   bool
-	nextTick  time.Time
-	lastChunk time.Time // when one was verified last, or the fetch began
-	lastError string    // of a peer, for Progress
-	reported  *Progress // the last time
-	standing  standing
+	requests     []*request
+	puts         int
+	took         durations // request to reply
+	trips        durations // request to refusal: hardly more than the way there and back
+	gaps         durations // between replies
+	far          durations // the trips that connections know, by reply
+	lastReply    time.Time
+	bufBytes     int64 // of the largest chunk
+	nextFind     time.Time
+	finds        int // questions answered
+	dry          int // questions answered since there was a useful neighbour
+	finding      bool
+	nextTick     time.Time
+	lastChunk    time.Time // when one was verified last, or the fetch began
+	lastError    string    // of a peer, for Progress
+	reported     Progress
+	reportedOnce bool
 }
 
 // event is a change of the state that a worker reports.
@@ -160,26 +155,14 @@ func newEngine(cfg FetchConfig) *engine {
 func (e *engine) readHeld() {
 	n := e.cfg.Chunks.Len()
 	wanted, have := e.cfg.Chunks.Wanted(), e.cfg.Chunks.Have()
-	s, before := &e.standing, e.standing.held
-	s.wanted, s.held = 0, 0
 	for i := range n {
-		if !wanted.Has(i) || have.Has(i) {
-			e.missing.Clear(i)
-		} else {
+		if wanted.Has(i) && !have.Has(i) {
 			e.missing.Set(i)
-		}
-		if wanted.Has(i) {
-			s.wanted += e.cfg.Chunks.Bytes(i)
-		}
-		if wanted.Has(i) && have.Has(i) {
-			s.held += e.cfg.Chunks.Bytes(i)
+		} else {
+			e.missing.Clear(i)
 		}
 	}
 	e.left = e.missing.Count()
-	if s.held < before { // a chunk is lost
-		s.shown = 0
-	}
-	s.shown = max(s.shown, s.held)
 }
 
 // run applies events until nothing is missing. Each turn asks for what can be

@@ -324,7 +324,6 @@ func (e *engine) tick(now time.Time) {
 			f(i) // it came from elsewhere
 		}
 	}
-	e.measure()
 	spare := 0
 	for _, k := range e.known {
 		if !k.neighbour && e.blamed(k, now).IsZero() && !now.Before(k.notBefore) {
@@ -358,10 +357,7 @@ func (e *engine) reportProgress(now time.Time) {
 	if f == nil {
 		return
 	}
-	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Bytes: e.standing.shown, Received: e.standing.received}
-	if e.reported != nil {
-		p.Reason = e.reported.Reason
-	}
+	p := Progress{Peers: len(e.known), Neighbours: len(e.neighbours), Reason: e.reported.Reason}
 	// A request that is under way says nothing yet: one that is refused ends soon.
 	const while = tickEvery / 2
 	waited := func(r *request) bool { return now.Sub(r.start) >= while }
@@ -371,10 +367,10 @@ func (e *engine) reportProgress(now time.Time) {
 	case len(e.requests) == 0:
 		p.Reason = e.reason(now)
 	}
-	if e.reported != nil && p == *e.reported {
+	if e.reportedOnce && p == e.reported {
 		return
 	}
-	e.reported = &p
+	e.reported, e.reportedOnce = p, true
 	f(p)
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"seeder/store/chunk"
@@ -21,7 +20,6 @@ type request struct {
 	dropped bool // we do not want the answer any more
 	cancel  context.CancelFunc
 	buf     []byte // lent to the transport, once the frame's length was known
-	in      atomic.Pointer[Incoming]
 }
 
 // ask starts requests while there is room and something to ask for. It returns
@@ -245,12 +243,12 @@ func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.T
 	if chunk >= 0 {
 		limit = min(limit, e.cfg.Chunks.Bytes(chunk))
 	}
-	lend := func(n int, bytes int64) *Incoming { // the event that comes after it gives r back to the engine
+	lend := func(bytes int64) []byte { // the event that comes after it gives r back to the engine
 		if bytes > limit || r.buf != nil {
 			return nil
 		}
 		r.buf = e.cfg.Memory.take(bytes)
-		return r.lend(n)
+		return r.buf
 	}
 	e.start(func() {
 		defer cancel()
@@ -426,6 +424,32 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 	}
 }
 
+// Why a request came to nothing, in one word.
+const (
+	RefusedBusy    = "busy"    // every upload slot of the peer is taken
+	RefusedCrowded = "crowded" // the peer has as many requesters as it takes
+	RefusedAbsent  = "absent"  // the peer does not hold it
+	RefusedError   = "error"   // no answer, or one that makes no sense
+)
+
+// Refusals are all of them.
+func Refusals() []string {
+	return []string{RefusedBusy, RefusedCrowded, RefusedAbsent, RefusedError}
+}
+
+func refusal(err error) string {
+	var busy *BusyError
+	switch {
+	case errors.As(err, &busy):
+		return RefusedBusy
+	case errors.Is(err, ErrCrowded):
+		return RefusedCrowded
+	case errors.Is(err, ErrNothing), errors.Is(err, ErrNotHeld):
+		return RefusedAbsent
+	}
+	return RefusedError
+}
+
 // chance is a random duration below d.
 func (e *engine) chance(d time.Duration) time.Duration {
 	return time.Duration(e.rng.Int64N(int64(d)))
@@ -457,7 +481,10 @@ func (ev put) apply(e *engine, now time.Time) {
 	}
 	e.acquit(ev.from, ev.r.nb.peer.Address)
 	e.lastChunk = now
-	e.hold(ev.n)
+	if e.missing.Has(ev.n) {
+		e.missing.Clear(ev.n)
+		e.left--
+	}
 	e.refresh(ev.n)
 	for _, r := range e.requests {
 		if r.chunk == ev.n && !r.dropped {

@@ -405,10 +405,10 @@ func TestProbe(t *testing.T) {
 
 // upTo lends memory for frames of at most so many bytes.
 func upTo(limit int64) swarm.Buffer {
-	return func(_ int, bytes int64) *swarm.Incoming {
+	return func(bytes int64) []byte {
 		if bytes > limit {
 			return nil
 		}
-		return &swarm.Incoming{Payload: make([]byte, bytes)}
+		return make([]byte, bytes)
 	}
 }
