@@ -175,7 +175,11 @@ func (h *Host) ImportImage(spec ImageSpec) {
 func (h *Host) RunContainer(ref string) string {
 	h.T.Helper()
 	name := "c" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	return strings.TrimSpace(h.Ctr("run", "--rm", ref, name))
+	log := "/run/" + name + ".log"
+	// The shim writes the log and ends it before the container is deleted. ctr's own pipes
+	// lose what it has not read when the container ends: it cancels them first.
+	h.Ctr("run", "--rm", "--log-uri", "file://"+log, ref, name)
+	return strings.TrimSpace(h.Sh("cat " + log + " && rm " + log))
 }
 
 // dump prints what helps to understand a failure.
