@@ -2,7 +2,9 @@ package gossip
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -140,4 +142,41 @@ func TestFarewellsAreBounded(t *testing.T) {
 	if ms.learn(testID, []farewell{f}, now); ms.byName["z"] != nil {
 		t.Errorf("still dead on its word: %+v", ms.byName["z"])
 	}
+}
+
+// slowAnswer is a stream whose answer is read only once released is closed.
+type slowAnswer struct {
+	net.Conn
+	released <-chan struct{}
+}
+
+func (s slowAnswer) Read(p []byte) (int, error) {
+	<-s.released
+	return s.Conn.Read(p)
+}
+
+// TestLeaveInTheFirstJoin: a node that is closed in the middle of its first join says
+// farewell to the member that has taken it in already. Without that the member took it for
+// one that was made up, forgot it, and did not report that it came back as another one.
+func TestLeaveInTheFirstJoin(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a", 1, nil)
+	closing := make(chan struct{})
+	b := start(t, "b", 1, func(c *Config) {
+		dial := c.Dial
+		c.Dial = func(ctx context.Context, addr string) (net.Conn, trust.NodeID, error) {
+			conn, id, err := dial(ctx, addr)
+			return slowAnswer{conn, closing}, id, err
+		}
+	}, a.addr)
+	eventually(t, "a has taken b in", func() bool { return a.state("b") == StateAlive })
+	cancel := b.cancel
+	b.cancel = func() {
+		cancel()
+		time.AfterFunc(50*time.Millisecond, func() { close(closing) }) // whatever cuts the stream has done so
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a heard the farewell", func() bool { return a.state("b") == StateLeft })
 }

@@ -400,7 +400,11 @@ func (g *Gossip) leave() error {
 	g.meta.Leaving = true
 	g.mu.Unlock()
 	g.cancel()
+	// A join that is under way ends first: the other side may have taken this node in
+	// already, and hears the farewell only if this node knows it.
+	cut := time.AfterFunc(leaveTimeout, func() { g.transport.Load().cancel() })
 	g.wg.Wait()
+	cut.Stop()
 	g.savePeers()
 	list := g.list.Load()
 	if g.members.aliveCount() > 1 {

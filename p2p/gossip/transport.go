@@ -37,8 +37,8 @@ const (
 // transfer address, which its metadata names, or, where only an address is known, to
 // that. They are framed (stream.go) and what they carry is checked (filter.go).
 //
-// It lives as long as one memberlist: Shutdown ends its goroutines, closes the
-// socket and every stream, and waits for both.
+// It lives as long as one memberlist, also while that says farewell: Shutdown ends its
+// goroutines, closes the socket and every stream, and waits for both.
 type transport struct {
 	packets net.PacketConn
 	seal    *sealer
@@ -55,7 +55,8 @@ type transport struct {
 	packetCh chan *memberlist.Packet
 	streamCh chan net.Conn
 
-	ctx    context.Context
+	dials  context.Context // ends when the node begins to leave
+	ctx    context.Context // ends with Shutdown
 	cancel context.CancelFunc
 	reader sync.WaitGroup
 
@@ -72,9 +73,10 @@ type Dial func(ctx context.Context, addr string) (net.Conn, trust.NodeID, error)
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-// start begins to read packets.
+// start begins to read packets. Streams are opened until ctx ends.
 func (t *transport) start(ctx context.Context) {
-	t.ctx, t.cancel = context.WithCancel(ctx)
+	t.dials = ctx
+	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.idle = sync.NewCond(&t.mu)
 	t.perHost = map[string]int{}
 	t.packetCh, t.streamCh = make(chan *memberlist.Packet), make(chan net.Conn)
@@ -189,7 +191,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if t.dial == nil {
 		return nil, errors.New("gossip has no way to open a stream")
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, timeout)
+	ctx, cancel := context.WithTimeout(t.dials, timeout)
 	defer cancel()
 	conn, proved, err := t.dial(ctx, addr)
 	if err != nil {
