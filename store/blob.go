@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
@@ -23,7 +24,8 @@ type blob struct {
 	name  string
 	users int // guarded by Store's mutex
 
-	encode keyLock[int] // a chunk is compressed once, however many ask for it
+	encode  keyLock[int] // a chunk is compressed once, however many ask for it
+	shrinks atomic.Bool  // the chunk that was compressed last did
 
 	mu      sync.Mutex
 	frames  *stage.Blob

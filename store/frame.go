@@ -62,9 +62,10 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
 		scratch := b.store.buffers.Get(len(raw))
-		if enc, payload, err = b.store.codec.Encode(scratch, raw, effort); err != nil {
+		if enc, payload, err = b.store.codec.Encode(scratch, raw, effort, b.shrinks.Load()); err != nil {
 			return 0, 0, nil, fmt.Errorf("compress chunk %d of %s: %w", at, b.info.Digest, err)
 		}
+		b.shrinks.Store(enc == chunk.Zstd)
 		if enc == chunk.Raw {
 			b.store.buffers.Put(scratch)
 		} else {

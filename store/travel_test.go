@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"io"
 	"slices"
 	"testing"
@@ -113,5 +114,33 @@ func TestFramesAreRelayedAsTheyCame(t *testing.T) {
 	relayed("after")
 	if len(sent) == 0 {
 		t.Error("no chunk was large enough")
+	}
+}
+
+// TestTrialIsSkipped: a chunk whose middle does not shrink is compressed where the one
+// before it shrank, since it is not tried first.
+func TestTrialIsSkipped(t *testing.T) {
+	t.Parallel()
+	content := bytes.Repeat([]byte("it shrinks "), 3*chunk.MinBytes/11)
+	rand.Read(content[chunk.MinBytes+chunk.MinBytes/4 : chunk.MinBytes+3*chunk.MinBytes/4])
+	for _, c := range []struct {
+		ask  []int
+		want chunk.Encoding
+	}{{[]int{1}, chunk.Raw}, {[]int{0, 1}, chunk.Zstd}} {
+		a, p := announceSide(t, tarOf(t, entry{"half", content}))
+		img := image(t, a, p.Index)
+		first := img.Len() - len(img.blobs[len(img.blobs)-1].info.Sums)
+		var enc chunk.Encoding
+		for _, at := range c.ask {
+			var r io.ReadCloser
+			var err error
+			if enc, _, r, err = opened(img.Frame(t.Context(), first+at)); err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+		}
+		if enc != c.want {
+			t.Errorf("chunks %v asked for: the last one has encoding %d, want %d", c.ask, enc, c.want)
+		}
 	}
 }

@@ -38,7 +38,7 @@ func TestOneFrameOnly(t *testing.T) {
 	t.Parallel()
 	c := NewCodec()
 	raw := bytes.Repeat([]byte("one frame "), 50_000)
-	enc, p, err := c.Encode(nil, raw, Thorough)
+	enc, p, err := c.Encode(nil, raw, Thorough, false)
 	if err != nil || enc != Zstd {
 		t.Fatal(enc, err)
 	}

@@ -121,7 +121,7 @@ func TestFrames(t *testing.T) {
 		"text": {text, Zstd}, "noise": {noise(1, 1<<20), Raw}, "tiny": {[]byte("x"), Raw}, "empty": {nil, Raw},
 		"noise that begins with text": {append(bytes.Clone(text[:200_000]), noise(2, 1<<20)...), Raw},
 	} {
-		enc, payload, err := c.Encode(nil, tc.raw, Thorough)
+		enc, payload, err := c.Encode(nil, tc.raw, Thorough, false)
 		if err != nil || enc != tc.want {
 			t.Errorf("%s: encoding %d %v, want %d", name, enc, err, tc.want)
 		}
@@ -207,7 +207,7 @@ func FuzzDecodeIndex(f *testing.F) {
 
 func FuzzDecodeFrame(f *testing.F) {
 	c := NewCodec()
-	enc, p, _ := c.Encode(nil, bytes.Repeat([]byte("abc"), 5000), Thorough)
+	enc, p, _ := c.Encode(nil, bytes.Repeat([]byte("abc"), 5000), Thorough, false)
 	f.Add(uint8(enc), p, 15000)
 	f.Add(uint8(Raw), []byte("x"), 1)
 	f.Fuzz(func(t *testing.T, enc uint8, p []byte, size int) {
@@ -253,7 +253,7 @@ func BenchmarkEncode(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if enc, _, err := c.Encode(dst, raw, effort); err != nil || enc != Zstd {
+				if enc, _, err := c.Encode(dst, raw, effort, false); err != nil || enc != Zstd {
 					b.Fatal(enc, err)
 				}
 			}
@@ -267,7 +267,7 @@ func BenchmarkEncodeIncompressible(b *testing.B) {
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := c.Encode(dst, raw, Thorough); err != nil {
+		if _, _, err := c.Encode(dst, raw, Thorough, false); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -275,7 +275,7 @@ func BenchmarkEncodeIncompressible(b *testing.B) {
 
 func BenchmarkDecodeAndVerify(b *testing.B) {
 	c, raw := NewCodec(), benchTar()
-	enc, payload, err := c.Encode(nil, raw, Thorough)
+	enc, payload, err := c.Encode(nil, raw, Thorough, false)
 	if err != nil {
 		b.Fatal(err)
 	}

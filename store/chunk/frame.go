@@ -74,15 +74,16 @@ const (
 )
 
 // Encode makes a frame of raw: the payload is appended to dst[:0], or raw itself
-// where compressing it is not worth it. Decode accepts every frame that Encode makes:
+// where compressing it is not worth it. likely says that it will shrink, as the chunk
+// before it did: then a part of it is not tried first. Decode accepts every frame that Encode makes:
 // what its checks refuse travels raw.
-func (c *Codec) Encode(dst, raw []byte, effort Effort) (Encoding, []byte, error) {
+func (c *Codec) Encode(dst, raw []byte, effort Effort, likely bool) (Encoding, []byte, error) {
 	enc, err := c.encoder(effort)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer c.encoders[effort].Put(enc)
-	if len(raw) >= MinBytes {
+	if !likely && len(raw) >= MinBytes {
 		mid := (len(raw) - trialBytes) / 2
 		dst = enc.EncodeAll(raw[mid:mid+trialBytes], dst[:0])
 		if len(dst) > trialBytes-trialBytes/worth {

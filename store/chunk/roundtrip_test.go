@@ -28,7 +28,7 @@ var efforts = map[string]Effort{"fast": Fast, "thorough": Thorough}
 
 // roundTrip encodes raw and decodes the frame as a receiver does.
 func roundTrip(c *Codec, dst, out, raw []byte, effort Effort) (Encoding, error) {
-	enc, payload, err := c.Encode(dst, raw, effort)
+	enc, payload, err := c.Encode(dst, raw, effort, false)
 	if err != nil {
 		return enc, fmt.Errorf("encode: %w", err)
 	}

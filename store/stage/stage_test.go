@@ -35,7 +35,7 @@ func newFixture(t testing.TB, word string) fixture {
 	codec := chunk.NewCodec()
 	for i := range sums {
 		raw := blob[i*chunk.MinBytes : i*chunk.MinBytes+f.info.ChunkLen(i)]
-		enc, p, err := codec.Encode(nil, raw, chunk.Thorough)
+		enc, p, err := codec.Encode(nil, raw, chunk.Thorough, false)
 		if err != nil {
 			t.Fatal(err)
 		}
