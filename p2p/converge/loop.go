@@ -83,11 +83,13 @@ func (l *Loop) Recovered() {
 	l.Wake()
 }
 
-// Published says that this host has published a record: an earlier version may have to
-// be kept, or released.
-func (l *Loop) Published() {
+// Published says that this host has published a record. The version before is kept at once,
+// whether or not the job of the new record has ended already: nothing but its lease keeps
+// containerd's garbage collection from it.
+func (l *Loop) Published(ctx context.Context) {
 	l.keep.changed()
 	l.Wake()
+	l.keep.previous(ctx)
 }
 
 // Tend keeps and releases earlier versions where something has changed, and every ten
