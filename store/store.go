@@ -133,7 +133,6 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		cfg.Containerd.LeaseTTL = ctrd.DefaultLeaseTTL
 	}
 	s.leaseUse = cfg.Containerd.LeaseTTL / 2
-	cfg.Containerd.Room = func(ctx context.Context) error { return s.room(ctx, need{}, need{bytes: archiveRoom}) }
 	if s.ctrd, err = ctrd.Open(cfg.Containerd); err != nil {
 		return nil, err
 	}
@@ -340,29 +339,6 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("seed index %s: %w", d, fs.ErrNotExist)
 	}
 	return b, nil
-}
-
-// Imported is what an archive brought.
-type Imported = ctrd.Imported
-
-// ImportArchive brings the images of an archive into containerd; what it names is
-// ready for Prepare. With ref only that one is named. Where anything fails nothing is.
-func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (Imported, error) {
-	if ref != "" {
-		var err error
-		if ref, err = imageref.Normalize(ref); err != nil {
-			return Imported{}, err
-		}
-	}
-	s.archives.RLock()
-	defer s.archives.RUnlock()
-	out, err := s.ctrd.ImportArchive(ctx, r, ref)
-	if err == nil {
-		if err := s.checkOpen(ctx); err != nil { // who waits goes on waiting for peers
-			s.log.Warn("failed to look for the blobs that an archive has brought", "err", err)
-		}
-	}
-	return out, err
 }
 
 // List maps the references that have an image record to their targets.

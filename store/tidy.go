@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/store/chunk"
-	"seeder/store/ctrd"
 	"seeder/store/stage"
 )
 
@@ -23,6 +22,7 @@ import (
 const (
 	forImport   = "import-"
 	forAnnounce = "announce-"
+	forArchive  = "archive-"
 )
 
 // youngIndex is how long a seed index is kept without an announcement that names
@@ -51,7 +51,7 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	}
 	var errs []error
 	for _, name := range names {
-		if strings.HasPrefix(name, ctrd.ForArchive) {
+		if strings.HasPrefix(name, forArchive) {
 			if s.archives.TryLock() { // no import runs: it was cut off by a kill
 				errs = append(errs, s.ctrd.DropLease(ctx, name))
 				s.archives.Unlock()

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/store/chunk"
-	"seeder/store/ctrd"
 )
 
 // TestTidy: what a superseded fetch has left goes, what one that will go on needs
@@ -81,7 +80,7 @@ func TestTidy(t *testing.T) {
 
 	// An archive whose import was cut off by a kill; one that is being imported.
 	for _, running := range []bool{true, false} {
-		if _, _, err := s.ctrd.Lease(t.Context(), ctrd.ForArchive+"CUTOFF"); err != nil {
+		if _, _, err := s.ctrd.Lease(t.Context(), forArchive+"CUTOFF"); err != nil {
 			t.Fatal(err)
 		}
 		if running {

@@ -20,7 +20,8 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure store/chunk store/ctrd store/imageref store/stage
+	store: internal/disk internal/figure internal/wait store/archive store/chunk store/ctrd store/imageref store/stage
+	store/archive: store/artifact store/imageref
 	store/artifact:
 	store/chunk:
 	store/ctrd: internal/disk internal/text internal/wait store/artifact store/imageref
@@ -99,7 +100,7 @@ only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/agext/levenshtein' 'seeder/internal/text'
-only 'github.com/containerd/containerd' 'seeder/store/(artifact|ctrd|storetest)' # the suite that tests ctrd
+only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd|storetest)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd'
 
 # file NAME DIR PATTERN...: only that file of DIR imports all of the patterns.

@@ -1,13 +1,16 @@
-// Package wait is how loops wait: for a signal that something may have changed, and for
-// pauses that grow after each failure.
+// Package wait is how work waits: for a signal that something may have changed, for pauses
+// that grow after each failure, and for a little longer than its context.
 //
-// It owns no goroutine and no timer. It never counts signals: many before somebody looks
+// It owns no goroutine of its own. It never counts signals: many before somebody looks
 // are one.
 //
 // Invariant: a Set that happens after a receive from C is seen by the next one.
 package wait
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Signal wakes one loop. Set never blocks.
 type Signal chan struct{}
@@ -34,4 +37,21 @@ func Doubled(first, most time.Duration, failures int) time.Duration {
 		d *= 2
 	}
 	return min(d, most)
+}
+
+// Outlive is a context that ends grace later than ctx: for what has to be done after the
+// end of a work.
+func Outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(grace):
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() {
+		stop()
+		cancel()
+	}
 }

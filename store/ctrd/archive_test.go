@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"seeder/store"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
 	"seeder/store/storetest"
@@ -46,7 +47,7 @@ func FuzzImportArchive(f *testing.F) {
 				return
 			}
 		}
-		got, err := c.ImportArchive(t.Context(), bytes.NewReader(b), ref)
+		got, err := store.Archives{Containerd: c}.Import(t.Context(), bytes.NewReader(b), ref)
 		have, lerr := c.List(t.Context())
 		if lerr != nil {
 			t.Fatal(lerr)

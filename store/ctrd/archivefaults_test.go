@@ -1,4 +1,4 @@
-package ctrd
+package ctrd_test
 
 import (
 	"archive/tar"
@@ -16,7 +16,11 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store"
+	"seeder/store/ctrd"
 )
 
 var errInjected = errors.New("this call fails")
@@ -147,32 +151,36 @@ func (m faultyLeases) Delete(ctx context.Context, l leases.Lease, opts ...leases
 }
 
 // faulty is the embedded store behind services that fail.
-func faulty(t *testing.T, f *faults) *Containerd {
+func faulty(t *testing.T, f *faults) *ctrd.Containerd {
 	t.Helper()
-	c, err := Open(Config{Address: Embedded, Root: t.TempDir(), Pin: true})
+	c, err := ctrd.Open(ctrd.Config{Address: ctrd.Embedded, Root: t.TempDir(), Pin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	db := c.embedded.db
-	c.client, err = client.New("", client.WithServices(
-		client.WithContentStore(faultyContent{db.ContentStore(), f}),
-		client.WithImageStore(faultyImages{metadata.NewImageStore(db), f}),
-		client.WithLeasesService(faultyLeases{metadata.NewLeaseManager(db), f}),
-	))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.Behind(func(db *metadata.DB) *client.Client {
+		cl, err := client.New("", client.WithServices(
+			client.WithContentStore(faultyContent{db.ContentStore(), f}),
+			client.WithImageStore(faultyImages{metadata.NewImageStore(db), f}),
+			client.WithLeasesService(faultyLeases{metadata.NewLeaseManager(db), f}),
+		))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cl
+	})
 	return c
 }
 
+// importAll imports an archive as package store does.
+func importAll(t *testing.T, c *ctrd.Containerd, archive []byte) (store.Imported, error) {
+	return store.Archives{Containerd: c}.Import(t.Context(), bytes.NewReader(archive), "")
+}
+
 // state is all that an import may leave: names with targets and labels, leases.
-func (c *Containerd) state(t *testing.T) string {
+func state(t *testing.T, c *ctrd.Containerd) string {
 	t.Helper()
-	ctx, cl, err := c.use(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, cl := namespaces.WithNamespace(t.Context(), "k8s.io"), c.Client()
 	all, err := cl.ImageService().List(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -200,13 +208,13 @@ func importFaults(t *testing.T, before, archive []byte) {
 		f.at, f.calls = 0, nil
 		c := faulty(t, f)
 		if before != nil {
-			if _, err := c.ImportArchive(t.Context(), bytes.NewReader(before), ""); err != nil {
+			if _, err := importAll(t, c, before); err != nil {
 				t.Fatal(err)
 			}
 		}
-		was := c.state(t)
+		was := state(t, c)
 		f.at, f.calls = at, nil
-		_, err := c.ImportArchive(t.Context(), bytes.NewReader(archive), "")
+		_, err := importAll(t, c, archive)
 		calls := len(f.calls)
 		f.at = 0
 		if calls < at {
@@ -222,7 +230,7 @@ func importFaults(t *testing.T, before, archive []byte) {
 		if err == nil {
 			continue // it did without the call
 		}
-		if now := c.state(t); now != was {
+		if now := state(t, c); now != was {
 			t.Errorf("call %d (%s) fails with %v; it leaves\n%swhere was\n%s", at, f.calls[at-1], err, now, was)
 		}
 		if err := c.Close(); err != nil {
@@ -285,16 +293,16 @@ func TestTakeBackWithoutTrace(t *testing.T) {
 	for name, before := range map[string][]byte{"nothing before": nil, "a build before": twoImages(t, "a")} {
 		c := faulty(t, &faults{})
 		if before != nil {
-			if _, err := c.ImportArchive(t.Context(), bytes.NewReader(before), ""); err != nil {
+			if _, err := importAll(t, c, before); err != nil {
 				t.Fatal(err)
 			}
 		}
-		was := c.state(t)
-		got, err := c.ImportArchive(t.Context(), bytes.NewReader(twoImages(t, "b")), "")
+		was := state(t, c)
+		got, err := importAll(t, c, twoImages(t, "b"))
 		if err != nil || len(got.Names) != 4 {
 			t.Fatalf("%s: %v %v", name, got.Names, err)
 		}
-		if c.state(t) == was {
+		if state(t, c) == was {
 			t.Errorf("%s: the import changed nothing", name)
 		}
 		for _, ref := range got.Names {
@@ -302,7 +310,7 @@ func TestTakeBackWithoutTrace(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if now := c.state(t); now != was {
+		if now := state(t, c); now != was {
 			t.Errorf("%s: taking it back leaves\n%swhere was\n%s", name, now, was)
 		}
 	}

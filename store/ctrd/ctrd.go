@@ -25,6 +25,7 @@ import (
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -59,10 +60,7 @@ type Config struct {
 	// that is gone for good must not pin content for ever. 0: DefaultLeaseTTL. It is
 	// renewed after half of that.
 	LeaseTTL time.Duration
-	// Room is asked while an archive is written; its error ends that. Nil: there is
-	// room.
-	Room func(context.Context) error
-	Log  *slog.Logger
+	Log      *slog.Logger
 }
 
 // ErrUnavailable says that containerd is not there, or not now.
@@ -114,9 +112,6 @@ func Open(cfg Config) (*Containerd, error) {
 	}
 	if cfg.LeaseTTL == 0 {
 		cfg.LeaseTTL = DefaultLeaseTTL
-	}
-	if cfg.Room == nil {
-		cfg.Room = func(context.Context) error { return nil }
 	}
 	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(),
 		checked: map[string]checked{}, unpinned: map[string]bool{}}
@@ -222,6 +217,20 @@ func (c *Containerd) fail(err error) error {
 		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), plain(err))
 	}
 	return err
+}
+
+// Explain is what an error of containerd means: errors.Is finds fs.ErrNotExist and
+// ErrUnavailable in it.
+func (c *Containerd) Explain(err error) error { return c.fail(err) }
+
+// ContentStore is containerd's content store, to be used with the context that comes
+// with it.
+func (c *Containerd) ContentStore(ctx context.Context) (context.Context, content.Store, error) {
+	ctx, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ctx, cl.ContentStore(), nil
 }
 
 // Health asks for the version.
@@ -462,6 +471,15 @@ func onlyFor(ref string, all []images.Image) []string {
 		out = append(out, ids...)
 	}
 	return out
+}
+
+// Collect has the embedded store collect garbage; a dialled containerd does so by itself.
+func (c *Containerd) Collect(ctx context.Context) error {
+	ctx, _, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	return c.collect(ctx)
 }
 
 // collect runs the embedded store's garbage collection; a dialled containerd

@@ -1,9 +1,8 @@
 package ctrd
 
 import (
-	"context"
-
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/metadata"
 )
 
 // Client is what is behind c.
@@ -19,8 +18,8 @@ func (c *Containerd) With(cfg Config) (*Containerd, error) {
 	return out, err
 }
 
-// Collect runs the embedded store's garbage collection.
-func (c *Containerd) Collect(ctx context.Context) error { return c.collect(ctx) }
-
 // HideBlobs makes c read through containerd.
 func (c *Containerd) HideBlobs() { c.blobDir, c.blobDirKnown = "", true }
+
+// Behind puts another client of the embedded store behind c.
+func (c *Containerd) Behind(make func(*metadata.DB) *client.Client) { c.client = make(c.embedded.db) }

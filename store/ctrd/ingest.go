@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/internal/wait"
 )
 
 // store is the content store as this package reads and labels it.
@@ -26,9 +28,9 @@ const DefaultLeaseTTL = 24 * time.Hour
 // leasePrefix tells seeder's leases from those of others.
 const leasePrefix = "seeder-"
 
-// releaseGrace is what a lease's release has once its work was told to end: a
+// ReleaseGrace is what a lease's release has once its work was told to end: a
 // containerd that hangs must not hold up the end of the daemon.
-const releaseGrace = time.Second
+const ReleaseGrace = time.Second
 
 // ingestTries is how often a locked ref is tried: containerd frees the ref of a
 // crashed writer as soon as it sees the connection end.
@@ -58,7 +60,7 @@ func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context,
 		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
 	}
 	release = func(ctx context.Context) error {
-		ctx, cancel := outlive(ctx, releaseGrace)
+		ctx, cancel := wait.Outlive(ctx, ReleaseGrace)
 		defer cancel()
 		return c.DropLease(ctx, name)
 	}
@@ -147,22 +149,6 @@ func (c *Containerd) DropLease(ctx context.Context, name string) error {
 		return fmt.Errorf("release the lease: %w", c.fail(err))
 	}
 	return nil
-}
-
-// outlive is a context that ends so much later than ctx.
-func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
-	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-time.After(grace):
-			cancel()
-		case <-out.Done():
-		}
-	})
-	return out, func() {
-		stop()
-		cancel()
-	}
 }
 
 // Ingest is a blob being written. It is not safe for concurrent use.

@@ -35,6 +35,16 @@ func (c *Containerd) once(cl *client.Client, here ...digest.Digest) *once {
 	return o
 }
 
+// Documents reads the manifests, indexes and configs of one piece of work: verified, and
+// as files where it can.
+func (c *Containerd) Documents(ctx context.Context) (content.Provider, error) {
+	_, cl, err := c.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.once(cl), nil
+}
+
 // has reports whether a blob is here.
 func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
 	if o.here[dgst] && !o.c.Damaged(ctx, dgst) {

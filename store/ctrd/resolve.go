@@ -2,6 +2,7 @@ package ctrd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -120,6 +121,21 @@ func (e *MissingError) Error() string {
 
 // Unwrap makes errors.Is find fs.ErrNotExist.
 func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
+
+// InArchive says of the archive that was imported what err says of containerd, if it is a
+// *MissingError.
+func InArchive(err error) error {
+	var missing *MissingError
+	if !errors.As(err, &missing) || missing.Damaged { // the archive has it, containerd's copy has rotted
+		return fmt.Errorf("archive: %w", err)
+	}
+	if images.IsNonDistributable(missing.Missing.MediaType) {
+		return absentf("the archive leaves out the foreign layer %s (%d bytes) of image %s, as its builder was configured to do; save the image with it",
+			missing.Missing.Digest, missing.Missing.Size, missing.Target)
+	}
+	return absentf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it",
+		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target)
+}
 
 // Walk lists the blobs of target that are here, in the order in which an import
 // wants them: index, manifests, configs, layers from the bottom up. Platforms

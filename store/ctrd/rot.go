@@ -58,9 +58,9 @@ func (c *Containerd) unmark(dgst digest.Digest) {
 // verifyBuffer is how much is read at once of a blob that is verified.
 const verifyBuffer = 1 << 20
 
-// verify reads a blob that is here, and marks it as damaged where it is not what its
+// Verify reads a blob that is here, and marks it as damaged where it is not what its
 // digest says. The error wraps fs.ErrNotExist where it is not here.
-func (c *Containerd) verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {
+func (c *Containerd) Verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {
 	ra, err := c.ReaderAt(ctx, dgst)
 	if err != nil {
 		return false, err
@@ -80,11 +80,11 @@ func (c *Containerd) verify(ctx context.Context, dgst digest.Digest) (intact boo
 	return verifier.Verified(), nil
 }
 
-// makeWay removes the copy that containerd has of a blob whose bytes are at hand, if it
+// MakeWay removes the copy that containerd has of a blob whose bytes are at hand, if it
 // is damaged: containerd would keep it. The labels that it had are for the one that takes
 // its place. ctx has a lease.
-func (c *Containerd) makeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error) {
-	intact, err := c.verify(ctx, dgst)
+func (c *Containerd) MakeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error) {
+	intact, err := c.Verify(ctx, dgst)
 	if intact || errors.Is(err, fs.ErrNotExist) {
 		return false, nil, nil
 	}

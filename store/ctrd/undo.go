@@ -12,29 +12,35 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// recordsBefore are the image records that a Publish may touch, as they were before
-// it, by name; nil for one that was not there.
-type recordsBefore map[string]*images.Image
+// Before are the image records that a Publish may touch, as they were before it, by name;
+// nil for one that was not there.
+type Before map[string]*images.Image
 
-// remember notes in before what Publish of target as ref may touch: the names that it
-// writes, and all those of the target that ref had, whose pins it takes off.
-func (c *Containerd) remember(ctx context.Context, ref string, target ocispec.Descriptor, before map[string]recordsBefore) error {
-	if _, known := before[ref]; known {
-		return nil // the archive has two images of this name; what was before the first counts
+// Without is b without the records that others have, too.
+func (b Before) Without(others ...Before) Before {
+	alone := maps.Clone(b)
+	for _, other := range others {
+		maps.DeleteFunc(alone, func(name string, _ *images.Image) bool { _, shared := other[name]; return shared })
 	}
+	return alone
+}
+
+// Remember returns what Publish of target as ref may touch: the names that it writes, and
+// all those of the target that ref had, whose pins it takes off.
+func (c *Containerd) Remember(ctx context.Context, ref string, target ocispec.Descriptor) (Before, error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	writes, err := c.records(ctx, c.once(cl), ref, target)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all, err := cl.ImageService().List(ctx)
 	if err != nil {
-		return fmt.Errorf("list images: %w", c.fail(err))
+		return nil, fmt.Errorf("list images: %w", c.fail(err))
 	}
-	out := recordsBefore{}
+	out := Before{}
 	for _, w := range writes {
 		out[w.name] = nil
 	}
@@ -45,12 +51,11 @@ func (c *Containerd) remember(ctx context.Context, ref string, target ocispec.De
 			out[img.Name] = &img
 		}
 	}
-	before[ref] = out
-	return nil
+	return out, nil
 }
 
-// restore makes records what they were before. It tries all of them.
-func (c *Containerd) restore(ctx context.Context, before recordsBefore) error {
+// Restore makes records what they were before. It tries all of them.
+func (c *Containerd) Restore(ctx context.Context, before Before) error {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return err

@@ -244,6 +244,40 @@ func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Desc
 	return u.top(), nil
 }
 
+// Settle unpacks and publishes an image whose blobs are all here. One that is for
+// other platforms is named, so that it can be given to others, and not unpacked. It is
+// idempotent; the caller holds a lease. The blobs here are not looked for again.
+func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
+	if err := c.Unpack(ctx, target); err != nil {
+		return err
+	}
+	return c.Publish(ctx, ref, target, here...)
+}
+
+// Unpack unpacks an image whose blobs are all here, unless it is for other platforms.
+func (c *Containerd) Unpack(ctx context.Context, target ocispec.Descriptor) error {
+	nctx, cl, err := c.use(ctx)
+	if err != nil {
+		return err
+	}
+	cs := c.once(cl)
+	if foreign, err := c.isForeign(nctx, cs, target); err != nil || foreign {
+		return err
+	}
+	u, err := c.Unpacker(ctx, target)
+	if err != nil || u == nil {
+		return err
+	}
+	for _, l := range u.layers {
+		if here, err := cs.has(nctx, l.Blob.Digest); err != nil {
+			return fmt.Errorf("look for blob %s: %w", l.Blob.Digest, c.fail(err))
+		} else if !here {
+			return &MissingError{Target: target.Digest, Missing: l.Blob, What: "layer"}
+		}
+	}
+	return u.Finish(ctx)
+}
+
 // SnapshotterName resolves auto: the snapshotter that CRI uses, as the path of
 // its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
 // status say; overlayfs where there is no CRI.

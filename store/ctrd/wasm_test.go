@@ -1,4 +1,4 @@
-package ctrd
+package ctrd_test
 
 import (
 	"fmt"
@@ -33,7 +33,7 @@ func TestWasmArtifacts(t *testing.T) {
 		manifest(image, "application/vnd.oci.image.config.v1+json", config, "application/vnd.oci.image.layer.v1.tar", layer),
 		manifest(wasm, "application/vnd.wasm.config.v0+json", `{"architecture":"wasm","os":"wasip1"}`, "application/wasm", "\x00asm"),
 		manifest(other, "application/vnd.example.wasm.config", `{}`, "application/wasm", "\x00asm"))
-	got, err := c.ImportArchive(t.Context(), strings.NewReader(tarOf(t, files)), "")
+	got, err := importAll(t, c, []byte(tarOf(t, files)))
 	if err != nil || !slices.Equal(got.Names, []string{image, wasm}) || len(got.LeftOut) != 1 || !strings.Contains(got.LeftOut[0], other+", an artifact (config application/vnd.example.wasm.config)") {
 		t.Errorf("named %v, left out %q, %v", got.Names, got.LeftOut, err)
 	}

@@ -13,7 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"seeder/store/ctrd"
+	"seeder/store"
+	"seeder/store/archive"
 )
 
 func archives(s *suite) {
@@ -64,7 +65,7 @@ func badArchives(s *suite) {
 		{"no name", unnamed.OCIArchive(s), "", "seeder announce REF --from FILE"},
 	} {
 		s.Collect(s.T) // what the one before left may complete this one
-		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
+		got, err := importInto(s.ctx, s.c, bytes.NewReader(tc.archive), tc.ref)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			s.Errorf("%s: %v %v, want %q", tc.name, got.Names, err, tc.want)
 		}
@@ -73,7 +74,7 @@ func badArchives(s *suite) {
 		}
 	}
 	broken := errors.New("the client went away")
-	if _, err := s.c.ImportArchive(s.ctx, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, ctrd.ErrNotArchive) {
+	if _, err := importInto(s.ctx, s.c, &breaks{whole[:len(whole)/2], broken}, ""); !errors.Is(err, broken) || errors.Is(err, archive.ErrNotArchive) {
 		s.Errorf("broken connection: %v", err)
 	}
 	s.Collect(s.T)
@@ -109,7 +110,7 @@ func absentParts(s *suite) {
 		s.remove(ref)
 		s.Collect(s.T)
 	}
-	_, err := s.c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s, img.Manifests[0].Layers[0].Digest)), "")
+	_, err := importInto(s.ctx, s.c, bytes.NewReader(img.OCIArchive(s, img.Manifests[0].Layers[0].Digest)), "")
 	if err == nil || !strings.Contains(err.Error(), "layer "+img.Manifests[0].Layers[0].Digest.String()) {
 		s.Errorf("without a layer of this platform: %v", err)
 	}
@@ -182,7 +183,7 @@ func hostileArchives(s *suite) {
 		}), `the archive calls its image "\x1b[2J/../x", which is not an image reference: the form is NAME[:TAG]`},
 	} {
 		s.Collect(s.T)
-		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), "")
+		got, err := importInto(s.ctx, s.c, bytes.NewReader(tc.archive), "")
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			s.Errorf("%s: %v %v, want %q", tc.name, got.Names, err, tc.want)
 		}
@@ -204,7 +205,7 @@ func hostileArchives(s *suite) {
 	// Cut off anywhere, and whole once more: what was left unfinished does no harm.
 	whole := img.OCIArchive(s)
 	for i := range 8 {
-		if _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
+		if _, err := importInto(s.ctx, s.c, bytes.NewReader(whole[:len(whole)*(i+1)/9]), ""); err == nil {
 			s.Errorf("%d/9 of an archive is one", i+1)
 		}
 	}
@@ -213,8 +214,8 @@ func hostileArchives(s *suite) {
 	// A full disk ends it, and says so.
 	s.remove(img.Ref)
 	s.Collect(s.T)
-	full := s.Open(s.T, ctrd.Config{Room: func(context.Context) error { return errFull{} }})
-	if _, err := full.ImportArchive(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, ctrd.ErrNotArchive) {
+	full := store.Archives{Containerd: s.c, Room: func(context.Context) error { return errFull{} }}
+	if _, err := full.Import(s.ctx, bytes.NewReader(whole), ""); !errors.Is(err, errFull{}) || errors.Is(err, archive.ErrNotArchive) {
 		s.Errorf("a full disk: %v", err)
 	}
 }

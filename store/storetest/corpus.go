@@ -289,7 +289,7 @@ func Corpus(t testing.TB) []Produced {
 // corpus imports an archive of each producer's shape.
 func corpus(s *suite) {
 	for _, c := range Corpus(s.T) {
-		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(c.Archive), c.Ref)
+		got, err := importInto(s.ctx, s.c, bytes.NewReader(c.Archive), c.Ref)
 		if err != nil || !slices.Equal(got.Names, c.Names) || !inOrder(got.LeftOut, c.LeftOut) {
 			s.Errorf("%s: %v, left out %q, %v; want %v, %q", c.Producer, got.Names, got.LeftOut, err, c.Names, c.LeftOut)
 		}

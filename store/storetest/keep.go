@@ -407,7 +407,7 @@ func severalInOne(s *suite) {
 	s.remove(one, tag)
 	// What has no name is told, and the others are imported.
 	s.Cleanup(func() { s.remove(two) })
-	got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{"UPPER:1": a, two: b, "": NewImage(s, "", 31)})), "")
+	got, err := importInto(s.ctx, s.c, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{"UPPER:1": a, two: b, "": NewImage(s, "", 31)})), "")
 	if err != nil || !slices.Equal(got.Names, []string{two}) || len(got.LeftOut) != 2 || !strings.Contains(strings.Join(got.LeftOut, "; "), `"UPPER:1", which is not an image reference: the repository has capitals`) {
 		s.Errorf("imported %v, said %q, %v", got.Names, got.LeftOut, err)
 	}
@@ -418,7 +418,7 @@ func severalInOne(s *suite) {
 	if got := s.names(a.Target.Digest); len(got) > 0 {
 		s.Errorf("named without being asked: %v", got)
 	}
-	if _, err := s.c.ImportArchive(s.ctx, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{one: a, two: b})), tag); err == nil || !strings.Contains(err.Error(), one+", "+two) {
+	if _, err := importInto(s.ctx, s.c, bytes.NewReader(OCIArchiveOf(s, map[string]*Image{one: a, two: b})), tag); err == nil || !strings.Contains(err.Error(), one+", "+two) {
 		s.Errorf("an image that the archive lacks: %v", err)
 	}
 }

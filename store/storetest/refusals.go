@@ -159,7 +159,7 @@ func refusals(s *suite) {
 	}
 	before := s.targets()
 	for _, tc := range cases {
-		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
+		got, err := importInto(s.ctx, s.c, bytes.NewReader(tc.archive), tc.ref)
 		if err == nil {
 			s.Errorf("%s: imported as %v", tc.name, got.Names)
 			continue

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"seeder/store"
 	"seeder/store/ctrd"
 )
 
@@ -109,10 +111,15 @@ func (s *suite) bring(img *Image) {
 func (s *suite) imports(archive []byte, ref string, want ...string) {
 	s.Helper()
 	s.Cleanup(func() { s.remove(want...) })
-	got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(archive), ref)
+	got, err := importInto(s.ctx, s.c, bytes.NewReader(archive), ref)
 	if err != nil || !slices.Equal(got.Names, want) {
 		s.Fatalf("import: %v %v, want %v", got.Names, err, want)
 	}
+}
+
+// importInto imports an archive as package store does.
+func importInto(ctx context.Context, c *ctrd.Containerd, r io.Reader, ref string) (store.Imported, error) {
+	return store.Archives{Containerd: c}.Import(ctx, r, ref)
 }
 
 func (s *suite) remove(refs ...string) {

@@ -45,7 +45,7 @@ func invalidTags(s *suite) {
 		{"the only image, with a name given", one, given, []string{given}, nil},
 	} {
 		s.Cleanup(func() { s.remove(tc.names...) })
-		got, err := s.c.ImportArchive(s.ctx, bytes.NewReader(tc.archive), tc.ref)
+		got, err := importInto(s.ctx, s.c, bytes.NewReader(tc.archive), tc.ref)
 		if err != nil || !slices.Equal(got.Names, tc.names) || !inOrder(got.LeftOut, tc.leftOut) {
 			s.Errorf("%s: %v, left out %q, %v; want %v, %q", tc.name, got.Names, got.LeftOut, err, tc.names, tc.leftOut)
 		}

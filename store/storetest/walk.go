@@ -96,7 +96,7 @@ func walkOtherPlatform(s *suite) {
 	if !c.Runs(other(s.c)) || c.Runs(s.c.Platform()) {
 		s.Error("Runs mistakes the platform")
 	}
-	if _, err := c.ImportArchive(s.ctx, bytes.NewReader(img.OCIArchive(s)), ""); err != nil {
+	if _, err := importInto(s.ctx, c, bytes.NewReader(img.OCIArchive(s)), ""); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { s.remove(ref) })

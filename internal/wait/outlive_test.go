@@ -1,4 +1,4 @@
-package ctrd
+package wait
 
 import (
 	"context"
@@ -13,7 +13,7 @@ func TestOutlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		out, done := outlive(ctx, time.Second)
+		out, done := Outlive(ctx, time.Second)
 		defer done()
 		time.Sleep(time.Hour)
 		if out.Err() != nil {

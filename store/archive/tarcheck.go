@@ -1,4 +1,4 @@
-package ctrd
+package archive
 
 import (
 	"archive/tar"
@@ -20,10 +20,11 @@ const (
 	maxArchiveDocBytes = 8 << 20
 )
 
-// checkedTar passes a tar stream on, without the invalid tags of a manifest.json, and
-// fails it as soon as an entry is one that no image archive has. Nothing of an archive is ever written under its own name, so
-// that what is refused here could do no harm as a path; but it was made by somebody
-// who meant harm, or is no image. The reader has to be closed; it is then done with r.
+// checkedTar passes a tar stream on, without the invalid tags of a manifest.json, and fails
+// as soon as an entry is one that no image archive has. Nothing of an archive is ever
+// written under its own name, so that no path in it could do harm; but such an archive was
+// made by somebody who meant harm, or holds no image. The reader has to be closed; after
+// that r is not read any more.
 func checkedTar(r io.Reader) *checkedReader {
 	pr, pw := io.Pipe()
 	c := &checkedReader{PipeReader: pr, done: make(chan struct{})}
