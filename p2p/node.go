@@ -207,6 +207,12 @@ func (n *Node) Images(ctx context.Context, refs ...string) (report.Images, error
 	return n.matrix.Images(ctx, refs...)
 }
 
+// Watch calls fn whenever a node has come to its end with each of refs, as far as that is
+// heard without asking again and again. It returns when ctx ends.
+func (n *Node) Watch(ctx context.Context, fn func(), refs ...string) {
+	n.matrix.Watch(ctx, fn, refs...)
+}
+
 // Status is this node alone.
 func (n *Node) Status(ctx context.Context) report.Status { return n.matrix.Status(ctx) }
 

@@ -90,7 +90,7 @@ func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var ans answer
-	err := a.m.cfg.Client.State(ctx, addr, a.refs, a.limit, func(r io.Reader) (err error) {
+	err := a.m.cfg.Client.State(ctx, addr, a.refs, nil, a.limit, func(r io.Reader) (err error) {
 		ans, err = decodeReport(r, names[0], a.asked, &a.total)
 		if err != nil {
 			err = fmt.Errorf("unreadable answer from %s: %w", addr, err)

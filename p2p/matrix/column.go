@@ -37,7 +37,8 @@ type Column struct {
 
 	mu    sync.Mutex
 	byRef map[string]*cell
-	kept  []string // ready ones whose origin is kept, the oldest first
+	kept  []string      // ready ones whose origin is kept, the oldest first
+	next  chan struct{} // closed when a cell comes to another state
 	freed freed
 }
 
@@ -48,7 +49,7 @@ const maxOrigins = 64
 // NewColumn returns a column without a cell. sent says how many bytes of a seed have gone
 // out since this node started.
 func NewColumn(sent func(seed digest.Digest) int64) *Column {
-	return &Column{sent: sent, byRef: map[string]*cell{}}
+	return &Column{sent: sent, byRef: map[string]*cell{}, next: make(chan struct{})}
 }
 
 // Begin implements converge.Column.
@@ -109,6 +110,7 @@ func (c *Column) begin(a catalog.Announcement, sent int64) {
 		x.since = c.byRef[a.Reference].since
 	}
 	c.byRef[a.Reference] = x
+	c.wake()
 }
 
 // of is the cell of a, nil where it is about another announcement of the reference: who
@@ -128,7 +130,7 @@ func (c *Column) update(a catalog.Announcement, change func(*cell)) {
 	if x == nil {
 		return
 	}
-	since := x.since
+	since, before := x.since, x.state
 	x.lacking = 0
 	change(x)
 	switch {
@@ -137,7 +139,9 @@ func (c *Column) update(a catalog.Announcement, change func(*cell)) {
 	case since.IsZero():
 		since = time.Now()
 	}
-	x.since = since
+	if x.since = since; x.state != before {
+		c.wake()
+	}
 }
 
 // cellState is what Counts needs of a cell.

@@ -20,6 +20,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"seeder/p2p/catalog"
@@ -38,7 +39,9 @@ const (
 
 // Client asks another node for its column.
 type Client interface {
-	State(ctx context.Context, addr string, refs []string, limit int64, read func(io.Reader) error) error
+	// State gets its column for refs. With the versions of these the answer may be held
+	// back until the node has settled them.
+	State(ctx context.Context, addr string, refs []string, versions []uint64, limit int64, read func(io.Reader) error) error
 }
 
 // Health is how this host's containerd is.
@@ -69,7 +72,10 @@ type Config struct {
 }
 
 // Matrix answers how far the nodes are. It is safe for concurrent use.
-type Matrix struct{ cfg Config }
+type Matrix struct {
+	cfg  Config
+	held atomic.Int64 // answers that are held back
+}
 
 // New returns the matrix of a cluster.
 func New(cfg Config) *Matrix { return &Matrix{cfg: cfg} }
@@ -77,9 +83,12 @@ func New(cfg Config) *Matrix { return &Matrix{cfg: cfg} }
 // Policy is that of this node, as it is told to others.
 func (m *Matrix) Policy() report.Policy { return boundedPolicy(m.cfg.Policy()) }
 
-// State serves this node's column for refs, all where none is named
-// (wire.Matrix).
-func (m *Matrix) State(_ context.Context, refs []string) ([]byte, error) {
+// State serves this node's column for refs, all where none is named. With the versions of
+// these it is held back until the node has settled them (wire.Matrix).
+func (m *Matrix) State(ctx context.Context, refs []string, versions []uint64) ([]byte, error) {
+	if len(versions) > 0 {
+		m.hold(ctx, refs, versions)
+	}
 	return json.Marshal(m.column(refs))
 }
 

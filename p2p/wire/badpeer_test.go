@@ -29,7 +29,7 @@ func callState(ctx context.Context, c *Client) error {
 }
 
 func readState(ctx context.Context, c *Client, addr string, refs []string) (b []byte, err error) {
-	err = c.State(ctx, addr, refs, MaxStateBytes, func(r io.Reader) (err error) { b, err = io.ReadAll(r); return err })
+	err = c.State(ctx, addr, refs, nil, MaxStateBytes, func(r io.Reader) (err error) { b, err = io.ReadAll(r); return err })
 	return b, err
 }
 

@@ -250,11 +250,15 @@ func (c *Client) smallBy(ctx context.Context, hc *http.Client, method, addr, pat
 	return b, err
 }
 
-// State asks a node for its column of the matrix. read gets the answer, of at most
-// limit bytes.
-func (c *Client) State(ctx context.Context, addr string, refs []string, limit int64, read func(io.Reader) error) error {
-	path := "/v1/state"
-	if q := (url.Values{"ref": refs}).Encode(); 0 < len(q) && len(q) <= maxQueryBytes {
+// State asks a node for its column of the matrix. With the versions of refs the node may
+// hold its answer back until it has settled them. read gets the answer, of at most limit
+// bytes.
+func (c *Client) State(ctx context.Context, addr string, refs []string, versions []uint64, limit int64, read func(io.Reader) error) error {
+	path, values := "/v1/state", url.Values{"ref": refs}
+	for _, v := range versions {
+		values.Add("settled", strconv.FormatUint(v, 10))
+	}
+	if q := values.Encode(); 0 < len(q) && len(q) <= maxQueryBytes {
 		path += "?" + q
 	}
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)

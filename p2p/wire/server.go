@@ -35,8 +35,9 @@ type Handlers struct {
 
 // Matrix says how far this node is.
 type Matrix interface {
-	// State is this node's column of the matrix for refs (none: all), as JSON.
-	State(ctx context.Context, refs []string) ([]byte, error)
+	// State is this node's column of the matrix for refs (none: all), as JSON. With the
+	// versions of refs it comes once the node has settled these, or after a while.
+	State(ctx context.Context, refs []string, versions []uint64) ([]byte, error)
 }
 
 // Catalog gives away what is announced.
@@ -244,7 +245,17 @@ func body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 }
 
 func (s *Server) state(w http.ResponseWriter, r *http.Request) {
-	b, err := s.cfg.Handlers.Matrix.State(r.Context(), r.URL.Query()["ref"])
+	q := r.URL.Query()
+	var versions []uint64
+	for _, text := range q["settled"] {
+		version, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			s.refuse(w, r, fmt.Errorf("%w: settled=%q", errBadRequest, text))
+			return
+		}
+		versions = append(versions, version)
+	}
+	b, err := s.cfg.Handlers.Matrix.State(r.Context(), q["ref"], versions)
 	if err == nil && len(b) > MaxStateBytes {
 		err = fmt.Errorf("state of %d bytes, at most %d", len(b), MaxStateBytes)
 	}

@@ -49,7 +49,10 @@ func handlers(h interface {
 	return Handlers{Matrix: h, Catalog: h, Images: h, Owner: h, Prober: h}
 }
 
-func (h *handler) State(_ context.Context, refs []string) ([]byte, error) {
+func (h *handler) State(_ context.Context, refs []string, versions []uint64) ([]byte, error) {
+	if len(versions) > 0 {
+		return fmt.Append(nil, refs, versions), nil
+	}
 	return []byte(strings.Join(refs, ",")), nil
 }
 func (h *handler) CatalogDiff(context.Context, catalog.Buckets) ([][]byte, error) {
@@ -185,6 +188,11 @@ func TestSmallAnswers(t *testing.T) {
 	h := &handler{seed: []byte("seed"), recs: [][]byte{forged, rec.Encode()}, asked: make(chan swarm.Peer, 1)}
 	c, addr := pair(t, h)
 	ctx := t.Context()
+	var settled []byte
+	err = c.State(ctx, addr, []string{"a", "b"}, []uint64{1, 22}, MaxStateBytes, func(r io.Reader) (err error) { settled, err = io.ReadAll(r); return err })
+	if err != nil || string(settled) != "[a b] [1 22]" {
+		t.Errorf("state of versions: %q, %v", settled, err)
+	}
 	if b, err := readState(ctx, c, addr, []string{"a", "b"}); err != nil || string(b) != "a,b" {
 		t.Errorf("state: %q %v", b, err)
 	}

@@ -164,7 +164,7 @@ func (v *villain) hang(ctx context.Context) {
 
 var errNothing = errors.New("nothing")
 
-func (v *villain) State(ctx context.Context, _ []string) ([]byte, error) {
+func (v *villain) State(ctx context.Context, _ []string, _ []uint64) ([]byte, error) {
 	v.hang(ctx)
 	return bytes.Repeat([]byte(`{"images":[`), 1000), nil
 }

@@ -9,9 +9,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/internal/wait"
 	"seeder/p2p/report"
 	"seeder/store"
 )
@@ -69,6 +71,8 @@ type Viewer interface {
 // matrix shows how far which node is with which image.
 type matrix interface {
 	Images(ctx context.Context, refs ...string) (report.Images, error)
+	// Watch calls fn when a node may have come to its end with refs, until ctx ends.
+	Watch(ctx context.Context, fn func(), refs ...string)
 }
 
 // Operator changes what the cluster shall hold.
@@ -86,8 +90,9 @@ type Examiner interface {
 }
 
 const (
-	// minPause is how often the members are asked while somebody waits; asking
-	// them never takes more than a tenth of the time, up to maxPause.
+	// minPause is how often the members are asked while somebody waits; asking them for
+	// how far they are takes no more than a tenth of the time, up to maxPause. When one
+	// says that it is ready all are asked soon.
 	minPause = 100 * time.Millisecond
 	maxPause = 2 * time.Second
 )
@@ -113,6 +118,12 @@ type watcher struct {
 // each row that is converged, and returns when all are.
 func (w *watcher) wait(ctx context.Context) error {
 	w.rows, w.ready, w.nobody = map[string]report.ImageState{}, map[string]bool{}, map[string]error{}
+	settled := wait.NewSignal()
+	watched, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { w.cluster.Watch(watched, settled.Set, w.refs...) })
 	for {
 		start := time.Now()
 		images, err := w.cluster.Images(ctx, w.refs...)
@@ -129,12 +140,26 @@ func (w *watcher) wait(ctx context.Context) error {
 				return errors.Join(err, w.onNobody())
 			}
 		}
-		pause := min(max(10*time.Since(start), minPause), maxPause)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := pause(ctx, time.Since(start), settled); err != nil {
+			return err
 		}
+	}
+}
+
+// pause waits for the next look, after one that took so long.
+func pause(ctx context.Context, took time.Duration, settled wait.Signal) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(min(max(10*took, minPause), maxPause)):
+		return nil
+	case <-settled:
+	}
+	select { // many become ready at once
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(min(took, minPause)):
+		return nil
 	}
 }
 

@@ -52,6 +52,9 @@ func (f *Node) Images(context.Context, ...string) (report.Images, error) {
 	return now, nil
 }
 
+// Watch is part of what a control.Server asks of a node.
+func (f *Node) Watch(ctx context.Context, _ func(), _ ...string) { <-ctx.Done() }
+
 // Reload is part of what a control.Server asks of a node.
 func (f *Node) Reload() (control.Reloaded, error) { return control.Reloaded{}, f.Err }
 
