@@ -43,7 +43,7 @@ func (i Imported) TakeBack(ctx context.Context, name string) error {
 			others = append(others, records)
 		}
 	}
-	if err := i.c.Restore(ctx, i.before[name].Without(others...)); err != nil {
+	if err := i.c.Images.Restore(ctx, i.before[name].Without(others...)); err != nil {
 		return err
 	}
 	delete(i.before, name)
@@ -55,7 +55,7 @@ func (i Imported) TakeBack(ctx context.Context, name string) error {
 // named, pinned or leased, and what was written is left to garbage collection.
 func (a Archives) Import(ctx context.Context, r io.Reader, ref string) (out Imported, err error) {
 	name := forArchive + rand.Text()
-	lctx, release, err := a.Containerd.Lease(ctx, name)
+	lctx, release, err := a.Containerd.Leases.Take(ctx, name)
 	if err != nil {
 		return Imported{}, errors.Join(err, a.dropLost(ctx, name)) // it may have been made all the same
 	}
@@ -70,14 +70,14 @@ func (a Archives) Import(ctx context.Context, r io.Reader, ref string) (out Impo
 	for _, name := range slices.Sorted(maps.Keys(out.before)) {
 		err = errors.Join(err, out.TakeBack(undo, name))
 	}
-	return Imported{}, errors.Join(err, a.Containerd.DropLease(undo, name), a.Containerd.Collect(undo))
+	return Imported{}, errors.Join(err, a.Containerd.Leases.Drop(undo, name), a.Containerd.Conn.Collect(undo))
 }
 
 // dropLost drops a lease of which it is not known whether it was made.
 func (a Archives) dropLost(ctx context.Context, name string) error {
 	ctx, cancel := wait.Outlive(ctx, ctrd.ReleaseGrace)
 	defer cancel()
-	if err := a.Containerd.DropLease(ctx, name); err != nil && !errors.Is(err, ctrd.ErrUnavailable) {
+	if err := a.Containerd.Leases.Drop(ctx, name); err != nil && !errors.Is(err, ctrd.ErrUnavailable) {
 		return err
 	}
 	return nil
@@ -89,17 +89,17 @@ func (a Archives) read(ctx context.Context, r io.Reader, ref string, out *Import
 	if room == nil {
 		room = func(context.Context) error { return nil }
 	}
-	imgs, leftOut, err := archive.Read(ctx, a.Containerd, room, r, ref)
+	imgs, leftOut, err := archive.Read(ctx, a.Containerd.Content, room, r, ref)
 	if err != nil {
 		return err
 	}
 	for _, img := range imgs {
-		if _, err := a.Containerd.Walk(ctx, img.Target); err != nil {
+		if _, err := a.Containerd.Content.Walk(ctx, img.Target); err != nil {
 			return ctrd.InArchive(err)
 		}
 	}
 	for _, img := range imgs {
-		if err := a.Containerd.Unpack(ctx, img.Target); err != nil {
+		if err := a.Containerd.Runtime.Unpack(ctx, img.Target); err != nil {
 			return ctrd.InArchive(err)
 		}
 	}
@@ -107,12 +107,12 @@ func (a Archives) read(ctx context.Context, r io.Reader, ref string, out *Import
 		if _, known := out.before[img.Reference]; known {
 			continue // the archive has two images of this name; what was before the first counts
 		}
-		if out.before[img.Reference], err = a.Containerd.Remember(ctx, img.Reference, img.Target); err != nil {
+		if out.before[img.Reference], err = a.Containerd.Images.Remember(ctx, img.Reference, img.Target); err != nil {
 			return err
 		}
 	}
 	for _, img := range imgs {
-		if err := a.Containerd.Publish(ctx, img.Reference, img.Target); err != nil {
+		if err := a.Containerd.Images.Publish(ctx, img.Reference, img.Target); err != nil {
 			return err
 		}
 		out.Names = append(out.Names, img.Reference)

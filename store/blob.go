@@ -66,7 +66,7 @@ func (b *blob) check(ctx context.Context) error {
 	b.mu.Lock()
 	before := b.changes
 	b.mu.Unlock()
-	size, ok, err := b.store.ctrd.Has(ctx, b.info.Digest)
+	size, ok, err := b.store.ctrd.Content.Has(ctx, b.info.Digest)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (s *Store) checkOpen(ctx context.Context) error {
 func (b *blob) markPresent(ctx context.Context, written bool) {
 	var stamp ctrd.Stamp
 	if written {
-		stamp = b.store.ctrd.Stamp(ctx, b.info.Digest)
+		stamp = b.store.ctrd.Files.Stamp(ctx, b.info.Digest)
 	}
 	b.mu.Lock()
 	if !b.present {
@@ -340,11 +340,11 @@ func stampOf(ra ctrd.Reader) ctrd.Stamp {
 // reader opens the blob in the content store. One that is no longer there, or that is
 // known to be damaged, is lost.
 func (b *blob) reader(ctx context.Context) (ctrd.Reader, error) {
-	if b.store.ctrd.Damaged(ctx, b.info.Digest) {
+	if b.store.ctrd.Content.Damaged(ctx, b.info.Digest) {
 		b.lost()
 		return nil, fmt.Errorf("blob %s is damaged: %w", b.info.Digest, fs.ErrNotExist)
 	}
-	ra, err := b.store.ctrd.ReaderAt(ctx, b.info.Digest)
+	ra, err := b.store.ctrd.Content.ReaderAt(ctx, b.info.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		b.lost()
 	}
@@ -377,7 +377,7 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 // here on it counts as missing, so that it is fetched from those who have it.
 func (b *blob) damaged(ra ctrd.Reader, at int) error {
 	b.store.log.Error("found a damaged blob in containerd's content store; not serving it, and fetching it again if another node has it", "blob", b.info.Digest, "chunk", at)
-	b.store.ctrd.MarkDamaged(b.info.Digest, stampOf(ra))
+	b.store.ctrd.Content.MarkDamaged(b.info.Digest, stampOf(ra))
 	b.lost()
 	return fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)
 }

@@ -61,7 +61,7 @@ func TestArchiveEndsAFetch(t *testing.T) {
 func waiting(t *testing.T, s *Store) {
 	t.Helper()
 	for {
-		if names, err := s.ctrd.Leases(t.Context()); err != nil {
+		if names, err := s.ctrd.Leases.Names(t.Context()); err != nil {
 			t.Fatal(err)
 		} else if len(names) > 0 {
 			return

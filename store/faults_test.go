@@ -208,7 +208,7 @@ func TestOtherCutsOfABlob(t *testing.T) {
 	}
 	blobs := append([]chunk.Blob(nil), x.Blobs...)
 	last := &blobs[len(blobs)-1]
-	ra, err := a.ctrd.ReaderAt(t.Context(), last.Digest)
+	ra, err := a.ctrd.Content.ReaderAt(t.Context(), last.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}

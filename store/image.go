@@ -67,17 +67,17 @@ func (s *Store) wanted(x chunk.Index) (wanted []bool, excluded string) {
 	for _, b := range x.Blobs {
 		has = append(has, b.Platforms...)
 	}
-	needs := s.ctrd.Runs
-	if own := s.ctrd.Platform(); slices.Contains(has, own) {
+	needs := s.ctrd.Conn.Runs
+	if own := s.ctrd.Conn.Platform(); slices.Contains(has, own) {
 		needs = func(p string) bool { return p == own }
 	}
-	if !s.ctrd.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
+	if !s.ctrd.Conn.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
 		return wanted, fmt.Sprintf(OtherPlatform+"%s, this host runs %s",
-			strings.Join(slices.Compact(has), ", "), s.ctrd.Platform())
+			strings.Join(slices.Compact(has), ", "), s.ctrd.Conn.Platform())
 	}
 	for i, b := range x.Blobs {
-		wanted[i] = s.ctrd.HoldsAll() || len(b.Platforms) == 0 || slices.ContainsFunc(b.Platforms, needs)
+		wanted[i] = s.ctrd.Conn.HoldsAll() || len(b.Platforms) == 0 || slices.ContainsFunc(b.Platforms, needs)
 	}
 	return wanted, ""
 }

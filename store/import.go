@@ -53,13 +53,13 @@ func (i *Image) importOnce(ctx context.Context, ref string) error {
 	s, target := i.store, i.index.Target
 	// A lease that is not released by a failed import keeps what was written for
 	// the next try, and expires by itself.
-	lctx, release, err := s.ctrd.Lease(ctx, forImport+target.Digest.Encoded())
+	lctx, release, err := s.ctrd.Leases.Take(ctx, forImport+target.Digest.Encoded())
 	if err != nil {
 		return err
 	}
 	tctx, cancel := context.WithTimeoutCause(lctx, s.leaseUse, errLeaseOld)
 	defer cancel()
-	run := &importRun{i, newBlobSet(), sync.OnceValues(func() (*ctrd.Unpacker, error) { return s.ctrd.Unpacker(tctx, target) })}
+	run := &importRun{i, newBlobSet(), sync.OnceValues(func() (*ctrd.Unpacker, error) { return s.ctrd.Runtime.Unpacker(tctx, target) })}
 	group, gctx := errgroup.WithContext(tctx)
 	group.Go(func() error { return run.ingestAll(gctx) })
 	group.Go(func() error { return run.unpack(gctx) })
@@ -69,7 +69,7 @@ func (i *Image) importOnce(ctx context.Context, ref string) error {
 		}
 		return err
 	}
-	if err := s.ctrd.Publish(lctx, ref, target, run.committed.all()...); err != nil {
+	if err := s.ctrd.Images.Publish(lctx, ref, target, run.committed.all()...); err != nil {
 		return err
 	}
 	s.log.Debug("named", "ref", ref, "digest", target.Digest)
@@ -110,7 +110,7 @@ func (r *importRun) ingestAll(ctx context.Context) error {
 // hasDamaged reports whether a wanted blob is to be replaced.
 func (r *importRun) hasDamaged(ctx context.Context) bool {
 	for k, b := range r.blobs {
-		if r.wanted[k] && r.store.ctrd.Damaged(ctx, b.info.Digest) {
+		if r.wanted[k] && r.store.ctrd.Content.Damaged(ctx, b.info.Digest) {
 			return true
 		}
 	}
@@ -120,7 +120,7 @@ func (r *importRun) hasDamaged(ctx context.Context) bool {
 // labels are what a layer's blob is committed with, nil where they are not known yet:
 // they are put there once it is unpacked.
 func (r *importRun) labels(b *blob) map[string]string {
-	if !isLayer(b.info.MediaType) || r.store.ctrd.StoreOnly() {
+	if !isLayer(b.info.MediaType) || r.store.ctrd.Conn.StoreOnly() {
 		return nil
 	}
 	for _, d := range r.documents() {
@@ -155,7 +155,7 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 	defer unlock()
 	exists, err = b.ingestOnce(ctx, labels)
 	if errors.Is(err, errBrought) { // what is there now is put under the lease
-		if err := b.store.ctrd.Abort(ctx, b.info.Digest); err != nil {
+		if err := b.store.ctrd.Content.Abort(ctx, b.info.Digest); err != nil {
 			return false, err
 		}
 		exists, err = b.ingestOnce(ctx, labels)
@@ -166,7 +166,7 @@ func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists boo
 // ingestOnce is ingest until an archive brings the blob (errBrought).
 func (b *blob) ingestOnce(ctx context.Context, labels map[string]string) (exists bool, err error) {
 	s := b.store
-	if s.ctrd.Damaged(ctx, b.info.Digest) {
+	if s.ctrd.Content.Damaged(ctx, b.info.Digest) {
 		if err := b.replaceDamaged(ctx); err != nil {
 			return false, err
 		}
@@ -175,7 +175,7 @@ func (b *blob) ingestOnce(ctx context.Context, labels map[string]string) (exists
 	whole := len(b.info.Sums) == 1 && !b.isPresent()
 	if whole && !b.staged().Have(0) {
 		// Somebody may have imported it since: then it needs no peer.
-		_, here, err := s.ctrd.Has(ctx, b.info.Digest)
+		_, here, err := s.ctrd.Content.Has(ctx, b.info.Digest)
 		if err != nil {
 			return false, err
 		}
@@ -191,7 +191,7 @@ func (b *blob) ingestOnce(ctx context.Context, labels map[string]string) (exists
 		return true, nil
 	}
 	if errors.Is(err, ctrd.ErrMismatch) {
-		return false, errors.Join(b.explain(begun, err), s.ctrd.Abort(ctx, b.info.Digest))
+		return false, errors.Join(b.explain(begun, err), s.ctrd.Content.Abort(ctx, b.info.Digest))
 	}
 	if err == nil {
 		s.log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
@@ -211,7 +211,7 @@ func (b *blob) replaceDamaged(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := b.store.ctrd.RemoveDamaged(ctx, b.info.Digest); err != nil {
+	if err := b.store.ctrd.Content.RemoveDamaged(ctx, b.info.Digest); err != nil {
 		return err
 	}
 	b.store.log.Info("removed a damaged blob from containerd; writing it again", "blob", b.info.Digest)
@@ -235,13 +235,13 @@ func (b *blob) writeWhole(ctx context.Context, labels map[string]string) error {
 	if err != nil {
 		return err
 	}
-	return b.store.ctrd.WriteWhole(ctx, b.descriptor(), buf, labels)
+	return b.store.ctrd.Content.WriteWhole(ctx, b.descriptor(), buf, labels)
 }
 
 // write commits a blob as its contiguous prefix grows. begun is how much of it an
 // earlier try had written.
 func (b *blob) write(ctx context.Context, labels map[string]string) (begun int64, err error) {
-	w, err := b.store.ctrd.Ingest(ctx, b.descriptor())
+	w, err := b.store.ctrd.Content.Ingest(ctx, b.descriptor())
 	if err != nil {
 		return 0, err
 	}
@@ -318,7 +318,7 @@ func (b *blob) appendChunk(dst []byte, at int, skip int64) ([]byte, error) {
 
 // unpack unpacks each layer once it and those below it are committed.
 func (r *importRun) unpack(ctx context.Context) error {
-	if r.store.ctrd.StoreOnly() {
+	if r.store.ctrd.Conn.StoreOnly() {
 		return nil
 	}
 	for _, d := range r.documents() { // they come before the layers

@@ -66,7 +66,7 @@ func (s *Store) recheckStaged(ctx context.Context) error {
 		if open || d.Validate() != nil {
 			continue
 		}
-		_, ok, err := s.ctrd.Has(ctx, d)
+		_, ok, err := s.ctrd.Content.Has(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (s *Store) recheckStaged(ctx context.Context) error {
 }
 
 func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) error {
-	ra, err := s.ctrd.ReaderAt(ctx, d)
+	ra, err := s.ctrd.Content.ReaderAt(ctx, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -98,7 +98,7 @@ func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) e
 	default:
 		s.log.Error("found a damaged blob in containerd's content store; fetching it again if another node has it", "blob", d)
 		s.keepSummed(name, ctrd.Stamp{})
-		s.ctrd.MarkDamaged(d, stampOf(ra))
+		s.ctrd.Content.MarkDamaged(d, stampOf(ra))
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (i *Image) room(ctx context.Context) error {
 		}
 		stored = stored.plus(need{b.info.Bytes, 1})
 		switch {
-		case i.store.ctrd.StoreOnly() || !isLayer(b.info.MediaType):
+		case i.store.ctrd.Conn.StoreOnly() || !isLayer(b.info.MediaType):
 		case isCompressed(b.info.MediaType):
 			stored = stored.plus(unpacked(unpackedFor * b.info.Bytes))
 		default:
@@ -136,7 +136,7 @@ func (s *Store) askRoom(ctx context.Context, staged, stored need) error {
 	if err != nil {
 		return nil
 	}
-	root := s.ctrd.Dir(ctx)
+	root := s.ctrd.Files.Dir(ctx)
 	if root == "" {
 		return data.room(staged, s.cfg.MinFree)
 	}
@@ -155,7 +155,7 @@ func (s *Store) askRoom(ctx context.Context, staged, stored need) error {
 
 // explainRoom adds what would make room: the versions that are kept for rolling back.
 func (s *Store) explainRoom(ctx context.Context, e *RoomError) error {
-	if kept, err := s.ctrd.KeptBytes(ctx); err == nil {
+	if kept, err := s.ctrd.Images.KeptBytes(ctx); err == nil {
 		e.Kept = kept
 	}
 	return e
@@ -172,7 +172,7 @@ type Disk struct {
 // Disks are data_dir and, where it can be seen from here, containerd's directory.
 func (s *Store) Disks(ctx context.Context) []Disk {
 	var out []Disk
-	for _, dir := range []string{s.cfg.DataDir, s.ctrd.Dir(ctx)} {
+	for _, dir := range []string{s.cfg.DataDir, s.ctrd.Files.Dir(ctx)} {
 		if dir == "" || len(out) > 0 && out[0].Dir == dir {
 			continue
 		}

@@ -151,10 +151,10 @@ func (s *Store) Close() error {
 // find is the target of ref, and what is to be said of its name.
 func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll bool) (target ocispec.Descriptor, said string, err error) {
 	if at != "" {
-		target, err = s.ctrd.Find(ctx, at)
+		target, err = s.ctrd.Images.Find(ctx, at)
 	} else {
 		var named ctrd.Named
-		named, err = s.ctrd.ResolveNamed(ctx, ref)
+		named, err = s.ctrd.Images.ResolveNamed(ctx, ref)
 		target = named.Target
 		switch {
 		case named.As != "":
@@ -167,7 +167,7 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 		err = imageref.CheckDigest(ref, target.Digest)
 	}
 	if err == nil && forAll {
-		target, err = s.ctrd.OnlyManifest(ctx, target)
+		target, err = s.ctrd.Content.OnlyManifest(ctx, target)
 	}
 	return target, said, err
 }
@@ -197,17 +197,17 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 		return p, err
 	}
 	defer unlock()
-	ctx, release, err := s.ctrd.Lease(ctx, forAnnounce+target.Digest.Encoded())
+	ctx, release, err := s.ctrd.Leases.Take(ctx, forAnnounce+target.Digest.Encoded())
 	if err != nil {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, release(ctx)) }()
 	if at != "" { // what nobody has named may be collected at any time
-		if err := s.ctrd.Protect(ctx, target); err != nil {
+		if err := s.ctrd.Leases.Protect(ctx, target); err != nil {
 			return p, err
 		}
 	}
-	blobs, err := s.ctrd.Walk(ctx, target)
+	blobs, err := s.ctrd.Content.Walk(ctx, target)
 	if err != nil {
 		return p, err
 	}
@@ -232,7 +232,7 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 	for i, b := range blobs {
 		here[i] = b.Digest
 	}
-	if err := s.ctrd.Settle(ctx, ref, target, here...); err != nil {
+	if err := s.ctrd.Images.Settle(ctx, ref, target, here...); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
 	return p, nil
@@ -266,7 +266,7 @@ func (s *Store) cut(ctx context.Context, target ocispec.Descriptor, blobs []ctrd
 // cutBlob sums the chunks of a blob, and the whole: the damage of one disk must
 // not be announced to all hosts.
 func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
-	ra, err := s.ctrd.ReaderAt(ctx, b.Digest)
+	ra, err := s.ctrd.Content.ReaderAt(ctx, b.Digest)
 	if err != nil {
 		return chunk.Blob{}, err
 	}
@@ -279,7 +279,7 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 		return chunk.Blob{}, fmt.Errorf("read blob %s: %w", b.Digest, err)
 	}
 	if got := whole.digester.Digest(); got != b.Digest {
-		s.ctrd.MarkDamaged(b.Digest, stampOf(ra))
+		s.ctrd.Content.MarkDamaged(b.Digest, stampOf(ra))
 		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; `seeder announce --from` of an archive that has it replaces it", b.Digest, got)
 	}
 	s.keepSummed(stage.Name(cb), stampOf(ra))
@@ -342,63 +342,65 @@ func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
 }
 
 // List maps the references that have an image record to their targets.
-func (s *Store) List(ctx context.Context) (map[string]digest.Digest, error) { return s.ctrd.List(ctx) }
+func (s *Store) List(ctx context.Context) (map[string]digest.Digest, error) {
+	return s.ctrd.Images.List(ctx)
+}
 
 // Check says whether ref is at target, complete and visible to the kubelet;
 // where it is not, reason says what lacks.
 func (s *Store) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
-	return s.ctrd.Check(ctx, ref, target)
+	return s.ctrd.Checks.Check(ctx, ref, target)
 }
 
 // Intact says whether the blobs that the last Check of ref saw are still there, as
 // far as that can be told without asking anybody.
-func (s *Store) Intact(ctx context.Context, ref string) bool { return s.ctrd.Intact(ctx, ref) }
+func (s *Store) Intact(ctx context.Context, ref string) bool { return s.ctrd.Checks.Intact(ctx, ref) }
 
 // Release takes the pins off an image: the kubelet may collect it from now on.
-func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Unpin(ctx, ref) }
+func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Images.Unpin(ctx, ref) }
 
 // ReleaseOthers takes the pins off all versions of the references in wanted that are
 // none of their targets there, and says which names had one.
 func (s *Store) ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error) {
-	return s.ctrd.UnpinOthers(ctx, wanted)
+	return s.ctrd.Images.UnpinOthers(ctx, wanted)
 }
 
 // Remove deletes an image's names; containerd collects what only they needed. It
 // returns how many bytes of blobs that freed; snapshots are not counted.
 func (s *Store) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
-	return s.ctrd.Remove(ctx, ref)
+	return s.ctrd.Images.Remove(ctx, ref)
 }
 
 // FromRegistry reports whether ref was pulled from a registry.
 func (s *Store) FromRegistry(ctx context.Context, ref string) (bool, error) {
-	return s.ctrd.FromRegistry(ctx, ref)
+	return s.ctrd.Images.FromRegistry(ctx, ref)
 }
 
 // Preloaded reports whether k3s has brought ref from its agent/images.
 func (s *Store) Preloaded(ctx context.Context, ref string) (bool, error) {
-	return s.ctrd.Preloaded(ctx, ref)
+	return s.ctrd.Images.Preloaded(ctx, ref)
 }
 
 // InUse names the containers that were made from the image of ref.
 func (s *Store) InUse(ctx context.Context, ref string) ([]string, error) {
-	return s.ctrd.InUse(ctx, ref)
+	return s.ctrd.Images.InUse(ctx, ref)
 }
 
 // KeepPrevious protects those of targets that are here from garbage collection, and
 // no others that it protected before. It has to be called every few hours.
 func (s *Store) KeepPrevious(ctx context.Context, targets []digest.Digest) error {
-	return s.ctrd.KeepPrevious(ctx, targets)
+	return s.ctrd.Images.KeepPrevious(ctx, targets)
 }
 
 // Has reports whether the target of an image is here, be it named or kept.
 func (s *Store) Has(ctx context.Context, target digest.Digest) bool {
-	_, here, err := s.ctrd.Has(ctx, target)
+	_, here, err := s.ctrd.Content.Has(ctx, target)
 	return err == nil && here
 }
 
 // Discard releases an earlier target of ref, which stands for another one now.
 func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) error {
-	return s.ctrd.Discard(ctx, ref, target)
+	return s.ctrd.Images.Discard(ctx, ref, target)
 }
 
 // Local says what containerd has under ref: its ids are the digests by which Docker
@@ -408,19 +410,19 @@ func (s *Store) Local(ctx context.Context, ref string) (Local, error) {
 	if err != nil {
 		return Local{}, err
 	}
-	return s.ctrd.Local(ctx, ref)
+	return s.ctrd.Images.Local(ctx, ref)
 }
 
 // Local is an image of this host's containerd.
 type Local = ctrd.Local
 
 // HeedsPins reports whether containerd tells the kubelet what is pinned.
-func (s *Store) HeedsPins() bool { return s.ctrd.HeedsPins() }
+func (s *Store) HeedsPins() bool { return s.ctrd.Conn.HeedsPins() }
 
 // Changes wakes up after image records changed.
-func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Changes(ctx) }
+func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Checks.Changes(ctx) }
 
 // Health asks whether containerd answers.
 func (s *Store) Health(ctx context.Context) (address, version string, err error) {
-	return s.ctrd.Health(ctx)
+	return s.ctrd.Conn.Health(ctx)
 }

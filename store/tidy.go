@@ -35,7 +35,7 @@ const youngIndex = time.Minute
 // targets. What is being fetched stays.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
 	_, err := s.DropFrames(ctx, seeds)
-	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.tidySeeds(seeds), s.ctrd.CollectIngests(ctx))
+	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.tidySeeds(seeds), s.ctrd.Content.CollectIngests(ctx))
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import
@@ -45,7 +45,7 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	for _, t := range targets {
 		keep[t] = true
 	}
-	names, err := s.ctrd.Leases(ctx)
+	names, err := s.ctrd.Leases.Names(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	for _, name := range names {
 		if strings.HasPrefix(name, forArchive) {
 			if s.archives.TryLock() { // no import runs: it was cut off by a kill
-				errs = append(errs, s.ctrd.DropLease(ctx, name))
+				errs = append(errs, s.ctrd.Leases.Drop(ctx, name))
 				s.archives.Unlock()
 			}
 			continue
@@ -69,7 +69,7 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 			continue
 		}
 		if unlock, ok := locks.try(target); ok {
-			errs = append(errs, s.ctrd.DropLease(ctx, name))
+			errs = append(errs, s.ctrd.Leases.Drop(ctx, name))
 			unlock()
 		}
 	}

@@ -30,7 +30,7 @@ func TestTidy(t *testing.T) {
 		if err := to.Import(ctx, p.Reference); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		if _, _, err := s.ctrd.Lease(t.Context(), forImport+p.Target.Digest.Encoded()); err != nil {
+		if _, _, err := s.ctrd.Leases.Take(t.Context(), forImport+p.Target.Digest.Encoded()); err != nil {
 			t.Fatal(err)
 		}
 		return to
@@ -48,7 +48,7 @@ func TestTidy(t *testing.T) {
 	}
 	left := func() (staged, leases int) {
 		files, _ := filepath.Glob(filepath.Join(s.cfg.DataDir, "stage", "*"))
-		names, err := s.ctrd.Leases(t.Context())
+		names, err := s.ctrd.Leases.Names(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestTidy(t *testing.T) {
 
 	// An archive whose import was cut off by a kill; one that is being imported.
 	for _, running := range []bool{true, false} {
-		if _, _, err := s.ctrd.Lease(t.Context(), forArchive+"CUTOFF"); err != nil {
+		if _, _, err := s.ctrd.Leases.Take(t.Context(), forArchive+"CUTOFF"); err != nil {
 			t.Fatal(err)
 		}
 		if running {
@@ -107,7 +107,7 @@ func TestTidy(t *testing.T) {
 			t.Errorf("a seed index that is %v old and not announced: %v", age, err)
 		}
 	}
-	if names, err := s.ctrd.Leases(t.Context()); err != nil || slices.Contains(names, "") {
+	if names, err := s.ctrd.Leases.Names(t.Context()); err != nil || slices.Contains(names, "") {
 		t.Errorf("leases %q, %v", names, err)
 	}
 }

@@ -27,14 +27,14 @@ type Named struct {
 // ResolveNamed is Resolve that also finds an image under a name for which CRI does not
 // look: `ctr images import` takes names as the archive has them. Of two builds under
 // ways to write one reference it is the one that was named last.
-func (c *Containerd) ResolveNamed(ctx context.Context, ref string) (Named, error) {
-	nctx, cl, err := c.use(ctx)
+func (im *Images) ResolveNamed(ctx context.Context, ref string) (Named, error) {
+	nctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return Named{}, err
 	}
 	all, err := cl.ImageService().List(nctx)
 	if err != nil {
-		return Named{}, fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+		return Named{}, fmt.Errorf("look up image %s: %w", ref, im.conn.fail(err))
 	}
 	var best, other *images.Image
 	for i, img := range all {
@@ -48,7 +48,7 @@ func (c *Containerd) ResolveNamed(ctx context.Context, ref string) (Named, error
 		}
 	}
 	if best == nil {
-		return Named{}, c.unknown(nctx, ref)
+		return Named{}, im.unknown(nctx, ref)
 	}
 	out := Named{Target: best.Target}
 	if best.Name != ref {
@@ -64,11 +64,11 @@ func later(a, b images.Image) bool { return a.UpdatedAt.After(b.UpdatedAt) }
 
 // OnlyManifest is the one container image of an index, for which containerd chooses by
 // platform, and a manifest itself. It is an error where there are several.
-func (c *Containerd) OnlyManifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (c *Content) OnlyManifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(target.MediaType) {
 		return target, nil
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -104,7 +104,7 @@ func (c *Containerd) OnlyManifest(ctx context.Context, target ocispec.Descriptor
 		return nil
 	}
 	if err := look(target, 0); err != nil && !errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, fmt.Errorf("read index %s: %w", target.Digest, c.fail(err))
+		return ocispec.Descriptor{}, fmt.Errorf("read index %s: %w", target.Digest, c.conn.fail(err))
 	}
 	if len(found) != 1 {
 		return ocispec.Descriptor{}, fmt.Errorf("--any-platform is for an image of one platform; %s is an index of %d that are here, and containerd takes the one for its platform", target.Digest, len(found))

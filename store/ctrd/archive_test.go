@@ -48,7 +48,7 @@ func FuzzImportArchive(f *testing.F) {
 			}
 		}
 		got, err := store.Archives{Containerd: c}.Import(t.Context(), bytes.NewReader(b), ref)
-		have, lerr := c.List(t.Context())
+		have, lerr := c.Images.List(t.Context())
 		if lerr != nil {
 			t.Fatal(lerr)
 		}
@@ -56,16 +56,16 @@ func FuzzImportArchive(f *testing.F) {
 			t.Fatalf("failed with %v, and left %v %v", err, got.Names, have)
 		}
 		for _, name := range got.Names {
-			target, err := c.Resolve(t.Context(), name)
+			target, err := c.Images.Resolve(t.Context(), name)
 			if err != nil {
 				t.Fatalf("named %s: %v", name, err)
 			}
-			if _, err := c.Walk(t.Context(), target); err != nil {
+			if _, err := c.Content.Walk(t.Context(), target); err != nil {
 				t.Fatalf("%s is not whole: %v", name, err)
 			}
 		}
 		for name := range have {
-			if err := c.Delete(t.Context(), name); err != nil {
+			if err := c.Images.Delete(t.Context(), name); err != nil {
 				t.Logf("%s was gone with another name: %v", name, err)
 			}
 		}

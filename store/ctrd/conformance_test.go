@@ -35,7 +35,7 @@ func TestEmbedded(t *testing.T) {
 		},
 		Client: func(c *ctrd.Containerd) *client.Client { return c.Client() },
 		Collect: func(t *testing.T) {
-			if err := store.Collect(t.Context()); err != nil {
+			if err := store.Conn.Collect(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		},

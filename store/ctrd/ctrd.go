@@ -72,25 +72,90 @@ var ErrExists = errors.New("blob exists")
 // ErrMismatch says that what was written of a blob has another size or digest.
 var ErrMismatch = errors.New("not the bytes of the blob")
 
-// Containerd is one containerd namespace. It is safe for concurrent use.
+// Containerd is one containerd namespace, in parts. Each is safe for concurrent use, and
+// holds its lock only while it looks at its own fields: no two locks nest.
 type Containerd struct {
+	Conn    *Conn
+	Leases  *Leases
+	Files   *Files
+	Content *Content
+	Runtime *Runtime
+	Images  *Images
+	Checks  *Checks
+}
+
+// Conn owns the connection: the socket, the client and the namespace, what containerd says
+// of itself, and the platform of this host.
+type Conn struct {
 	cfg      Config
 	log      *slog.Logger
 	spec     ocispec.Platform
 	platform platforms.MatchComparer
 	embedded *embedded // nil for a dialled one
+	gone     []func()  // called when containerd went away, to drop what was learned of it
 
-	mu           sync.Mutex
-	client       *client.Client
-	address      string // of client
-	version      string // of containerd, as Health was told last
-	snapshotter  string // resolved from auto
-	noCRI        bool   // the socket serves no CRI
-	blobDir      string // of the content store, once blobDirKnown; empty where this process cannot read it
-	blobDirKnown bool
-	checked      map[string]checked // each ref that Check found ready
-	damaged      map[digest.Digest]Stamp
-	unpinned     map[string]bool // the names that List found without a pin
+	mu      sync.Mutex
+	client  *client.Client
+	address string // of client
+	version string // of containerd, as Health was told last
+}
+
+// Leases owns seeder's leases, which keep what is written from garbage collection until
+// it has a name.
+type Leases struct{ conn *Conn }
+
+// Files owns the way to blobs as files, where this process can read them.
+type Files struct {
+	conn *Conn
+
+	mu    sync.Mutex
+	dir   string // of the content store's blobs, once known; empty where it cannot be read
+	known bool
+}
+
+// Content owns the blobs: how they are read, walked, written, verified and replaced.
+type Content struct {
+	conn   *Conn
+	leases *Leases
+	files  *Files
+
+	mu      sync.Mutex
+	damaged map[digest.Digest]Stamp
+}
+
+// Runtime owns what turns an image into something that runs: the snapshotter, into which
+// it is unpacked, and the CRI, which has to know it.
+type Runtime struct {
+	conn    *Conn
+	content *Content
+
+	mu          sync.Mutex
+	snapshotter string // resolved from auto
+	noCRI       bool   // the socket serves no CRI
+}
+
+// Images owns the image records: names, targets, labels and pins, and which earlier
+// versions are kept.
+type Images struct {
+	conn    *Conn
+	leases  *Leases
+	content *Content
+	runtime *Runtime
+
+	mu    sync.Mutex
+	loose map[string]bool // the names that List found without a pin
+}
+
+// Checks owns the answer to whether an image is ready, and what may have changed it since.
+type Checks struct {
+	conn    *Conn
+	files   *Files
+	content *Content
+	runtime *Runtime
+	images  *Images
+
+	mu      sync.Mutex
+	checked map[string]checked // each ref that Check found ready
 }
 
 // Open prepares access. A dialled containerd need not be there yet.
@@ -113,8 +178,7 @@ func Open(cfg Config) (*Containerd, error) {
 	if cfg.LeaseTTL == 0 {
 		cfg.LeaseTTL = DefaultLeaseTTL
 	}
-	c := &Containerd{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec(),
-		checked: map[string]checked{}, unpinned: map[string]bool{}}
+	c := &Conn{cfg: cfg, log: cfg.Log, spec: platforms.DefaultSpec()}
 	if cfg.Platform != "" {
 		p, err := platforms.Parse(cfg.Platform)
 		if err != nil {
@@ -128,13 +192,27 @@ func Open(cfg Config) (*Containerd, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open the embedded store in %s: %w", cfg.Root, err)
 		}
-		c.embedded, c.client, c.address, c.noCRI = e, e.client, Embedded, true
+		c.embedded, c.client, c.address = e, e.client, Embedded
 	}
-	return c, nil
+	return newContainerd(c), nil
+}
+
+// newContainerd puts the parts together.
+func newContainerd(c *Conn) *Containerd {
+	out := &Containerd{Conn: c, Leases: &Leases{c}, Files: &Files{conn: c}}
+	out.Content = &Content{conn: c, leases: out.Leases, files: out.Files, damaged: map[digest.Digest]Stamp{}}
+	out.Runtime = &Runtime{conn: c, content: out.Content}
+	out.Images = &Images{conn: c, leases: out.Leases, content: out.Content, runtime: out.Runtime}
+	out.Checks = &Checks{conn: c, files: out.Files, content: out.Content, runtime: out.Runtime, images: out.Images,
+		checked: map[string]checked{}}
+	c.gone = []func(){out.Files.forget, out.Runtime.forget}
+	return out
 }
 
 // Close ends the connection. Calls that run fail.
-func (c *Containerd) Close() error {
+func (c *Containerd) Close() error { return c.Conn.close() }
+
+func (c *Conn) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var err error
@@ -148,23 +226,23 @@ func (c *Containerd) Close() error {
 }
 
 // StoreOnly reports whether this is the embedded store, which unpacks nothing.
-func (c *Containerd) StoreOnly() bool { return c.embedded != nil }
+func (c *Conn) StoreOnly() bool { return c.embedded != nil }
 
 // HoldsAll reports whether this host is meant to hold every platform of an image:
 // an embedded store that nobody gave a platform.
-func (c *Containerd) HoldsAll() bool { return c.embedded != nil && c.cfg.Platform == "" }
+func (c *Conn) HoldsAll() bool { return c.embedded != nil && c.cfg.Platform == "" }
 
 // Platform is the platform that this host runs, e.g. linux/amd64.
-func (c *Containerd) Platform() string { return platforms.Format(platforms.Normalize(c.spec)) }
+func (c *Conn) Platform() string { return platforms.Format(platforms.Normalize(c.spec)) }
 
 // Runs reports whether this host runs images of a platform.
-func (c *Containerd) Runs(platform string) bool {
+func (c *Conn) Runs(platform string) bool {
 	p, err := platforms.Parse(platform)
 	return err == nil && c.platform.Match(p)
 }
 
 // use returns the client and a context in the namespace.
-func (c *Containerd) use(ctx context.Context) (context.Context, *client.Client, error) {
+func (c *Conn) use(ctx context.Context) (context.Context, *client.Client, error) {
 	ctx = namespaces.WithNamespace(ctx, c.cfg.Namespace)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,7 +262,7 @@ func (c *Containerd) use(ctx context.Context) (context.Context, *client.Client, 
 }
 
 // findSocket resolves auto.
-func (c *Containerd) findSocket() (string, error) {
+func (c *Conn) findSocket() (string, error) {
 	if c.cfg.Address != Auto {
 		return c.cfg.Address, nil
 	}
@@ -196,7 +274,7 @@ func (c *Containerd) findSocket() (string, error) {
 }
 
 // Address is the socket in use, or what is configured while none is.
-func (c *Containerd) Address() string {
+func (c *Conn) Address() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.address != "" {
@@ -207,7 +285,7 @@ func (c *Containerd) Address() string {
 
 // fail explains an error of containerd: errors.Is finds fs.ErrNotExist and
 // ErrUnavailable in it.
-func (c *Containerd) fail(err error) error {
+func (c *Conn) fail(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -219,14 +297,14 @@ func (c *Containerd) fail(err error) error {
 	return err
 }
 
-// Explain is what an error of containerd means: errors.Is finds fs.ErrNotExist and
+// Explain says what an error of containerd means: errors.Is finds fs.ErrNotExist and
 // ErrUnavailable in it.
-func (c *Containerd) Explain(err error) error { return c.fail(err) }
+func (c *Content) Explain(err error) error { return c.conn.fail(err) }
 
 // ContentStore is containerd's content store, to be used with the context that comes
 // with it.
-func (c *Containerd) ContentStore(ctx context.Context) (context.Context, content.Store, error) {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) ContentStore(ctx context.Context) (context.Context, content.Store, error) {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -234,7 +312,7 @@ func (c *Containerd) ContentStore(ctx context.Context) (context.Context, content
 }
 
 // Health asks for the version.
-func (c *Containerd) Health(ctx context.Context) (address, version string, err error) {
+func (c *Conn) Health(ctx context.Context) (address, version string, err error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return c.Address(), "", err
@@ -258,7 +336,7 @@ func (c *Containerd) Health(ctx context.Context) (address, version string, err e
 
 // HeedsPins reports whether this containerd tells the kubelet what is pinned, as far
 // as Health knows its version.
-func (c *Containerd) HeedsPins() bool {
+func (c *Conn) HeedsPins() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return heedsPins(c.version)
@@ -275,48 +353,50 @@ func heedsPins(version string) bool {
 
 // forget drops what was learned of a containerd that went away: another version
 // with another configuration may come back.
-func (c *Containerd) forget() {
+func (c *Conn) forget() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.snapshotter, c.noCRI, c.blobDir, c.blobDirKnown = "", false, "", false
 	if c.cfg.Address == Auto && c.client != nil {
 		c.client.Close()
 		c.client, c.address = nil, ""
 	}
+	c.mu.Unlock()
+	for _, forget := range c.gone {
+		forget()
+	}
 }
 
 // List maps image names to targets.
-func (c *Containerd) List(ctx context.Context) (map[string]digest.Digest, error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) List(ctx context.Context) (map[string]digest.Digest, error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
 	imgs, err := cl.ImageService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list images: %w", c.fail(err))
+		return nil, fmt.Errorf("list images: %w", im.conn.fail(err))
 	}
 	out := make(map[string]digest.Digest, len(imgs))
 	unpinned := map[string]bool{}
 	for _, i := range imgs {
 		out[i.Name] = i.Target.Digest
-		if c.cfg.Pin && i.Labels[labelPinned] == "" {
+		if im.conn.cfg.Pin && i.Labels[labelPinned] == "" {
 			unpinned[i.Name] = true
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unpinned = unpinned
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.loose = unpinned
 	return out, nil
 }
 
 // Has asks the content store for a blob. One that has no file is not there: containerd
 // writes the file before it books the blob, and need not be asked.
-func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, ok bool, err error) {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) Has(ctx context.Context, dgst digest.Digest) (bytes int64, ok bool, err error) {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return 0, false, err
 	}
-	if c.fileless(ctx, dgst) || c.Damaged(ctx, dgst) {
+	if c.files.fileless(ctx, dgst) || c.Damaged(ctx, dgst) {
 		return 0, false, nil
 	}
 	info, err := cl.ContentStore().Info(ctx, dgst)
@@ -324,19 +404,19 @@ func (c *Containerd) Has(ctx context.Context, dgst digest.Digest) (bytes int64, 
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("look for blob %s: %w", dgst, c.fail(err))
+		return 0, false, fmt.Errorf("look for blob %s: %w", dgst, c.conn.fail(err))
 	}
 	return info.Size, true, nil
 }
 
 // Changes wakes up after image records changed, and after the connection came
 // back. It reconnects by itself; the channel closes when ctx ends.
-func (c *Containerd) Changes(ctx context.Context) <-chan struct{} {
+func (ck *Checks) Changes(ctx context.Context) <-chan struct{} {
 	out := make(chan struct{}, 1)
 	go func() { // ends with ctx; whoever reads out waits for its close
 		defer close(out)
 		for {
-			c.follow(ctx, out)
+			ck.follow(ctx, out)
 			select {
 			case <-ctx.Done():
 				return
@@ -348,14 +428,14 @@ func (c *Containerd) Changes(ctx context.Context) <-chan struct{} {
 }
 
 // follow passes events on until the stream breaks.
-func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
+func (ck *Checks) follow(ctx context.Context, out chan<- struct{}) {
 	hint := func() {
 		select {
 		case out <- struct{}{}:
 		default:
 		}
 	}
-	nsCtx, cl, err := c.use(ctx)
+	nsCtx, cl, err := ck.conn.use(ctx)
 	if err != nil {
 		return
 	}
@@ -370,8 +450,8 @@ func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
 		case <-errs:
 			return
 		case e := <-events:
-			if e != nil && e.Namespace == c.cfg.Namespace {
-				c.noteSnapshot(e.Event)
+			if e != nil && e.Namespace == ck.conn.cfg.Namespace {
+				ck.noteSnapshot(e.Event)
 				hint()
 			}
 		}
@@ -380,18 +460,18 @@ func (c *Containerd) follow(ctx context.Context, out chan<- struct{}) {
 
 // noteSnapshot takes note of a removed snapshot: nothing else tells of it between
 // two looks at everything.
-func (c *Containerd) noteSnapshot(e typeurl.Any) {
+func (ck *Checks) noteSnapshot(e typeurl.Any) {
 	v, err := typeurl.UnmarshalAny(e)
 	removed, ok := v.(*apievents.SnapshotRemove)
 	if err != nil || !ok {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for ref, seen := range c.checked {
+	ck.mu.Lock()
+	defer ck.mu.Unlock()
+	for ref, seen := range ck.checked {
 		if seen.top != "" && removed.Key == seen.top.String() {
 			seen.unstacked = true
-			c.checked[ref] = seen
+			ck.checked[ref] = seen
 		}
 	}
 }
@@ -399,19 +479,19 @@ func (c *Containerd) noteSnapshot(e typeurl.Any) {
 // Delete removes an image name, and the records that only it needed: that by
 // digest, and that by image id. The name itself goes last, so that a call that
 // was cut off is finished by the next one.
-func (c *Containerd) Delete(ctx context.Context, ref string) error {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Delete(ctx context.Context, ref string) error {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	is := cl.ImageService()
 	img, err := is.Get(ctx, ref)
 	if err != nil {
-		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
+		return fmt.Errorf("remove image %s: %w", ref, im.conn.fail(err))
 	}
 	all, err := is.List(ctx, "target.digest=="+img.Target.Digest.String())
 	if err != nil {
-		return fmt.Errorf("remove image %s: %w", ref, c.fail(err))
+		return fmt.Errorf("remove image %s: %w", ref, im.conn.fail(err))
 	}
 	for _, name := range append(onlyFor(ref, all), ref) {
 		var opts []images.DeleteOpt
@@ -419,23 +499,23 @@ func (c *Containerd) Delete(ctx context.Context, ref string) error {
 			opts = append(opts, images.SynchronousDelete())
 		}
 		if err := is.Delete(ctx, name, opts...); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("remove image %s: %w", name, c.fail(err))
+			return fmt.Errorf("remove image %s: %w", name, im.conn.fail(err))
 		}
 	}
-	return c.collect(ctx)
+	return im.conn.collect(ctx)
 }
 
 // Remove is Delete that says how many bytes of blobs containerd collected with it.
-func (c *Containerd) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
+func (im *Images) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
 	var blobs []Blob
-	if target, err := c.Resolve(ctx, ref); err == nil {
-		blobs, _ = c.Walk(ctx, target) // of one that is not whole nothing is counted
+	if target, err := im.Resolve(ctx, ref); err == nil {
+		blobs, _ = im.content.Walk(ctx, target) // of one that is not whole nothing is counted
 	}
-	if err := c.Delete(ctx, ref); err != nil {
+	if err := im.Delete(ctx, ref); err != nil {
 		return 0, err
 	}
 	for _, b := range blobs {
-		if _, here, err := c.Has(ctx, b.Digest); err == nil && !here {
+		if _, here, err := im.content.Has(ctx, b.Digest); err == nil && !here {
 			freedBytes += b.Size
 		}
 	}
@@ -474,7 +554,7 @@ func onlyFor(ref string, all []images.Image) []string {
 }
 
 // Collect has the embedded store collect garbage; a dialled containerd does so by itself.
-func (c *Containerd) Collect(ctx context.Context) error {
+func (c *Conn) Collect(ctx context.Context) error {
 	ctx, _, err := c.use(ctx)
 	if err != nil {
 		return err
@@ -484,7 +564,7 @@ func (c *Containerd) Collect(ctx context.Context) error {
 
 // collect runs the embedded store's garbage collection; a dialled containerd
 // runs its own.
-func (c *Containerd) collect(ctx context.Context) error {
+func (c *Conn) collect(ctx context.Context) error {
 	if c.embedded == nil {
 		return nil
 	}

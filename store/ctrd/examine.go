@@ -24,7 +24,7 @@ const (
 
 // Namespaces are the names of the images in each namespace, records by digest and
 // by image id aside.
-func (c *Containerd) Namespaces(ctx context.Context) (map[string][]string, error) {
+func (c *Conn) Namespaces(ctx context.Context) (map[string][]string, error) {
 	ctx, cl, err := c.use(ctx)
 	if err != nil {
 		return nil, err
@@ -59,8 +59,8 @@ type CRI struct {
 }
 
 // CRI asks whether there is a CRI and how it does.
-func (c *Containerd) CRI(ctx context.Context) (CRI, error) {
-	nctx, cl, err := c.use(ctx)
+func (rt *Runtime) CRI(ctx context.Context) (CRI, error) {
+	nctx, cl, err := rt.conn.use(ctx)
 	if err != nil {
 		return CRI{}, err
 	}
@@ -69,7 +69,7 @@ func (c *Containerd) CRI(ctx context.Context) (CRI, error) {
 	// which exports its options, is another one (io.containerd.cri.v1.images).
 	plugins, err := cl.IntrospectionService().Plugins(nctx, "id==cri", "id==images")
 	if err != nil {
-		return CRI{}, fmt.Errorf("list containerd's plugins: %w", c.fail(err))
+		return CRI{}, fmt.Errorf("list containerd's plugins: %w", rt.conn.fail(err))
 	}
 	out.Disabled = true
 	for _, p := range plugins.GetPlugins() {
@@ -81,7 +81,7 @@ func (c *Containerd) CRI(ctx context.Context) (CRI, error) {
 			out.Discards = true
 		}
 	}
-	conn, err := c.cri(ctx)
+	conn, err := rt.cri(ctx)
 	if err != nil || conn == nil {
 		return out, err
 	}
@@ -90,7 +90,7 @@ func (c *Containerd) CRI(ctx context.Context) (CRI, error) {
 		return out, nil
 	}
 	if err != nil {
-		return out, fmt.Errorf("ask CRI for its status: %w", c.fail(err))
+		return out, fmt.Errorf("ask CRI for its status: %w", rt.conn.fail(err))
 	}
 	out.Served = true
 	for _, cond := range st.GetStatus().GetConditions() {
@@ -118,16 +118,16 @@ type Lacking struct {
 
 // Lacking walks the images of the namespace and returns those whose blobs are not
 // all here for this host's platform, and how many were looked at.
-func (c *Containerd) Lacking(ctx context.Context) (lacking []Lacking, looked int, err error) {
-	nctx, cl, err := c.use(ctx)
+func (im *Images) Lacking(ctx context.Context) (lacking []Lacking, looked int, err error) {
+	nctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	imgs, err := cl.ImageService().List(nctx)
 	if err != nil {
-		return nil, 0, fmt.Errorf("list images: %w", c.fail(err))
+		return nil, 0, fmt.Errorf("list images: %w", im.conn.fail(err))
 	}
-	cs := c.once(cl)
+	cs := im.content.once(cl)
 	for _, i := range imgs {
 		if strings.HasPrefix(i.Name, "sha256:") || strings.Contains(i.Name, "@") {
 			continue
@@ -136,11 +136,11 @@ func (c *Containerd) Lacking(ctx context.Context) (lacking []Lacking, looked int
 			break
 		}
 		looked++
-		_, err := c.walk(nctx, cs, i.Target)
+		_, err := im.content.walk(nctx, cs, i.Target)
 		var missing *MissingError
 		switch {
 		case errors.As(err, &missing):
-			from, _ := c.FromRegistry(ctx, i.Name) // unknown counts as made here, which nobody else has
+			from, _ := im.FromRegistry(ctx, i.Name) // unknown counts as made here, which nobody else has
 			lacking = append(lacking, Lacking{Reference: i.Name, Why: missing, FromRegistry: from})
 		case ctx.Err() != nil:
 			return lacking, looked, ctx.Err()

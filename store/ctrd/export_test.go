@@ -6,20 +6,22 @@ import (
 )
 
 // Client is what is behind c.
-func (c *Containerd) Client() *client.Client { return c.client }
+func (c *Containerd) Client() *client.Client { return c.Conn.client }
 
 // With is the same store with another configuration.
 func (c *Containerd) With(cfg Config) (*Containerd, error) {
 	cfg.Address = "unused"
 	out, err := Open(cfg)
 	if err == nil {
-		out.embedded, out.client, out.address, out.noCRI = c.embedded, c.client, Embedded, true
+		out.Conn.embedded, out.Conn.client, out.Conn.address = c.Conn.embedded, c.Conn.client, Embedded
 	}
 	return out, err
 }
 
 // HideBlobs makes c read through containerd.
-func (c *Containerd) HideBlobs() { c.blobDir, c.blobDirKnown = "", true }
+func (c *Containerd) HideBlobs() { c.Files.dir, c.Files.known = "", true }
 
 // Behind puts another client of the embedded store behind c.
-func (c *Containerd) Behind(make func(*metadata.DB) *client.Client) { c.client = make(c.embedded.db) }
+func (c *Containerd) Behind(make func(*metadata.DB) *client.Client) {
+	c.Conn.client = make(c.Conn.embedded.db)
+}

@@ -41,28 +41,28 @@ const (
 	abortPause = 25 * time.Millisecond
 )
 
-// Lease protects what is written under the returned context from garbage
+// Take makes a lease, which protects what is written under the returned context from garbage
 // collection. The name is the work's, so that a daemon that comes back after a
 // crash finds what it had; a lease of that name that has lived half its time is
 // renewed with all that it protects. Nobody else may use that lease meanwhile.
 // release ends it, also where the work's context has ended.
-func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context, release func(context.Context) error, err error) {
-	ctx, cl, err := c.use(ctx)
+func (le *Leases) Take(ctx context.Context, name string) (_ context.Context, release func(context.Context) error, err error) {
+	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	ls, id := cl.LeasesService(), leasePrefix+name
-	_, err = ls.Create(ctx, leases.WithID(id), leases.WithExpiration(c.cfg.LeaseTTL))
+	_, err = ls.Create(ctx, leases.WithID(id), leases.WithExpiration(le.conn.cfg.LeaseTTL))
 	if errdefs.IsAlreadyExists(err) {
-		err = c.renew(ctx, ls, id)
+		err = le.renew(ctx, ls, id)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a lease: %w", c.fail(err))
+		return nil, nil, fmt.Errorf("make a lease: %w", le.conn.fail(err))
 	}
 	release = func(ctx context.Context) error {
 		ctx, cancel := wait.Outlive(ctx, ReleaseGrace)
 		defer cancel()
-		return c.DropLease(ctx, name)
+		return le.Drop(ctx, name)
 	}
 	return leases.WithLease(ctx, id), release, nil
 }
@@ -72,28 +72,28 @@ func (c *Containerd) Lease(ctx context.Context, name string) (_ context.Context,
 const renewing = ".renewing"
 
 // renew gives a lease that has lived half its time another one.
-func (c *Containerd) renew(ctx context.Context, ls leases.Manager, id string) error {
+func (le *Leases) renew(ctx context.Context, ls leases.Manager, id string) error {
 	list, err := ls.List(ctx, "id=="+id)
 	if err != nil {
 		return err
 	}
 	for _, l := range list {
-		if l.ID == id && time.Since(l.CreatedAt) < c.cfg.LeaseTTL/2 {
+		if l.ID == id && time.Since(l.CreatedAt) < le.conn.cfg.LeaseTTL/2 {
 			return nil
 		}
 	}
 	for _, move := range [][2]string{{id, id + renewing}, {id + renewing, id}} {
-		if err := c.moveLease(ctx, ls, move[0], move[1]); err != nil {
+		if err := le.moveLease(ctx, ls, move[0], move[1]); err != nil {
 			return err
 		}
 	}
-	c.log.Debug("renewed a lease", "lease", id)
+	le.conn.log.Debug("renewed a lease", "lease", id)
 	return nil
 }
 
 // moveLease makes the lease to, gives it all that from protects, and drops from.
-func (c *Containerd) moveLease(ctx context.Context, ls leases.Manager, from, to string) error {
-	_, err := ls.Create(ctx, leases.WithID(to), leases.WithExpiration(c.cfg.LeaseTTL))
+func (le *Leases) moveLease(ctx context.Context, ls leases.Manager, from, to string) error {
+	_, err := ls.Create(ctx, leases.WithID(to), leases.WithExpiration(le.conn.cfg.LeaseTTL))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
@@ -109,21 +109,21 @@ func (c *Containerd) moveLease(ctx context.Context, ls leases.Manager, from, to 
 	return ls.Delete(ctx, leases.Lease{ID: from})
 }
 
-// Leases are the names of seeder's leases, sorted.
-func (c *Containerd) Leases(ctx context.Context) ([]string, error) {
-	all, err := c.leases(ctx)
+// Names are those of seeder's leases, sorted.
+func (le *Leases) Names(ctx context.Context) ([]string, error) {
+	all, err := le.list(ctx)
 	return slices.Sorted(maps.Keys(all)), err
 }
 
-// leases are the names of seeder's leases and when they were made.
-func (c *Containerd) leases(ctx context.Context) (map[string]time.Time, error) {
-	ctx, cl, err := c.use(ctx)
+// list returns the names of seeder's leases and when they were made.
+func (le *Leases) list(ctx context.Context) (map[string]time.Time, error) {
+	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
 	list, err := cl.LeasesService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list the leases: %w", c.fail(err))
+		return nil, fmt.Errorf("list the leases: %w", le.conn.fail(err))
 	}
 	names := map[string]time.Time{}
 	for _, l := range list {
@@ -134,9 +134,9 @@ func (c *Containerd) leases(ctx context.Context) (map[string]time.Time, error) {
 	return names, nil
 }
 
-// DropLease ends a lease. One that is not there is no error.
-func (c *Containerd) DropLease(ctx context.Context, name string) error {
-	ctx, cl, err := c.use(ctx)
+// Drop ends a lease. It is not an error if there is none.
+func (le *Leases) Drop(ctx context.Context, name string) error {
+	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,24 +146,24 @@ func (c *Containerd) DropLease(ctx context.Context, name string) error {
 		err = ls.Delete(ctx, leases.Lease{ID: id + renewing})
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("release the lease: %w", c.fail(err))
+		return fmt.Errorf("release the lease: %w", le.conn.fail(err))
 	}
 	return nil
 }
 
 // Ingest is a blob being written. It is not safe for concurrent use.
 type Ingest struct {
-	c    *Containerd
-	desc ocispec.Descriptor
-	w    content.Writer
-	off  int64
+	content *Content
+	desc    ocispec.Descriptor
+	w       content.Writer
+	off     int64
 }
 
 // Ingest begins to write a blob, or goes on where an earlier try stopped. Under
 // a lease a blob that exists already is protected by it; the error is ErrExists
 // then.
-func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest, error) {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest, error) {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -178,13 +178,13 @@ func (c *Containerd) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Inge
 		return nil, ErrExists
 	}
 	if err != nil {
-		return nil, fmt.Errorf("begin to write blob %s: %w", desc.Digest, c.fail(err))
+		return nil, fmt.Errorf("begin to write blob %s: %w", desc.Digest, c.conn.fail(err))
 	}
 	st, err := w.Status()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write blob %s: %w", desc.Digest, c.fail(err)), w.Close())
+		return nil, errors.Join(fmt.Errorf("write blob %s: %w", desc.Digest, c.conn.fail(err)), w.Close())
 	}
-	return &Ingest{c: c, desc: desc, w: w, off: st.Offset}, nil
+	return &Ingest{content: c, desc: desc, w: w, off: st.Offset}, nil
 }
 
 // ingestRefs are the names under which a blob may be written. One does unless
@@ -198,7 +198,7 @@ func ingestRefs(dgst digest.Digest) []string {
 // withRef calls write with a name for the blob's ingest. It waits for a name that
 // another writer has; one that is locked for longer than anybody takes to notice the
 // end of a writer is left for the next.
-func (c *Containerd) withRef(ctx context.Context, dgst digest.Digest, write func(ref string) error) (err error) {
+func (c *Content) withRef(ctx context.Context, dgst digest.Digest, write func(ref string) error) (err error) {
 	for i, ref := range ingestRefs(dgst) {
 		// A writer is a stream that lives in ctx, so that the wait is bounded here and
 		// not by ctx.
@@ -235,7 +235,7 @@ func (i *Ingest) Write(p []byte) (int, error) {
 	n, err := i.w.Write(p)
 	i.off += int64(n)
 	if err != nil {
-		return n, fmt.Errorf("write blob %s: %w", i.desc.Digest, i.c.fail(err))
+		return n, fmt.Errorf("write blob %s: %w", i.desc.Digest, i.content.conn.fail(err))
 	}
 	return n, nil
 }
@@ -244,7 +244,7 @@ func (i *Ingest) Write(p []byte) (int, error) {
 // digest. What was written stays where they do not match (ErrMismatch), until Abort.
 // ErrExists: another writer was sooner, and its labels stand.
 func (i *Ingest) Commit(ctx context.Context, labels map[string]string) error {
-	ctx, _, err := i.c.use(ctx)
+	ctx, _, err := i.content.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (i *Ingest) Commit(ctx context.Context, labels map[string]string) error {
 	case errdefs.IsFailedPrecondition(err):
 		return fmt.Errorf("commit blob %s: %w: %w", i.desc.Digest, ErrMismatch, err)
 	case err != nil:
-		return fmt.Errorf("commit blob %s: %w", i.desc.Digest, i.c.fail(err))
+		return fmt.Errorf("commit blob %s: %w", i.desc.Digest, i.content.conn.fail(err))
 	}
 	return nil
 }
@@ -265,14 +265,14 @@ func (i *Ingest) Commit(ctx context.Context, labels map[string]string) error {
 func (i *Ingest) Close() error { return i.w.Close() }
 
 // Abort throws away an unfinished blob.
-func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) Abort(ctx context.Context, dgst digest.Digest) error {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	for _, ref := range ingestRefs(dgst) {
 		if err := c.abort(ctx, cl.ContentStore(), ref); err != nil {
-			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.fail(err))
+			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.conn.fail(err))
 		}
 	}
 	return nil
@@ -280,7 +280,7 @@ func (c *Containerd) Abort(ctx context.Context, dgst digest.Digest) error {
 
 // abort tries for a while: a daemon learns a moment later than Close that the writer
 // is gone; until then what is to be removed may still be written to.
-func (c *Containerd) abort(ctx context.Context, cs store, ref string) error {
+func (c *Content) abort(ctx context.Context, cs store, ref string) error {
 	for try := 0; ; try++ {
 		err := cs.Abort(ctx, ref)
 		if err == nil || errdefs.IsNotFound(err) {
@@ -298,7 +298,7 @@ func (c *Containerd) abort(ctx context.Context, cs store, ref string) error {
 
 // label sets the labels by which garbage collection finds an image's blobs from
 // its target, for those that are here.
-func (c *Containerd) label(ctx context.Context, cs *once, target ocispec.Descriptor) error {
+func (c *Content) label(ctx context.Context, cs *once, target ocispec.Descriptor) error {
 	present := images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := images.Children(ctx, cs, desc)
 		if err != nil {
@@ -318,7 +318,7 @@ func (c *Containerd) label(ctx context.Context, cs *once, target ocispec.Descrip
 	})
 	err := images.Walk(ctx, images.SetChildrenMappedLabels(cs, present, images.ChildGCLabels), target)
 	if err != nil {
-		return fmt.Errorf("label the blobs of %s: %w", target.Digest, c.fail(err))
+		return fmt.Errorf("label the blobs of %s: %w", target.Digest, c.conn.fail(err))
 	}
 	return nil
 }

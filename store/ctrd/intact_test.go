@@ -33,15 +33,16 @@ func TestIntact(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := &Containerd{blobDir: root, blobDirKnown: true, checked: map[string]checked{}, unpinned: map[string]bool{}}
-	c.keepChecked("image", checked{blobs: blobs})
+	c := newContainerd(&Conn{})
+	c.Files.dir, c.Files.known = root, true
+	c.Checks.keepChecked("image", checked{blobs: blobs})
 	want := func(what string, intact, vouched bool) {
 		t.Helper()
-		if got := c.Intact(t.Context(), "image"); got != intact {
+		if got := c.Checks.Intact(t.Context(), "image"); got != intact {
 			t.Errorf("%s: intact is %v, want %v", what, got, intact)
 		}
 		stamp, _ := settledStamp(dir)
-		if got := stamp != (Stamp{}) && c.checked["image"].dir == stamp; got != vouched {
+		if got := stamp != (Stamp{}) && c.Checks.checked["image"].dir == stamp; got != vouched {
 			t.Errorf("%s: the directory vouches for its files: %v, want %v", what, got, vouched)
 		}
 	}
@@ -63,10 +64,10 @@ func TestIntact(t *testing.T) {
 	want("a blob went an hour ago", false, false)
 
 	// What a Check found meanwhile counts, not what was looked at before.
-	c.keepChecked("image", checked{blobs: blobs[:2]})
+	c.Checks.keepChecked("image", checked{blobs: blobs[:2]})
 	stamp, _ := settledStamp(dir)
-	c.keepDir("image", blobs, stamp)
-	if c.checked["image"].dir != (Stamp{}) {
+	c.Checks.keepDir("image", blobs, stamp)
+	if c.Checks.checked["image"].dir != (Stamp{}) {
 		t.Error("the stamp of other blobs is kept")
 	}
 }

@@ -28,18 +28,18 @@ const labelSource = "containerd.io/distribution.source."
 // FromRegistry reports whether ref was pulled from a registry, as a label on its
 // target says. What was imported, loaded or built has none, but for what Preloaded
 // tells: newer versions of k3s label that for their embedded registry.
-func (c *Containerd) FromRegistry(ctx context.Context, ref string) (bool, error) {
-	named, err := c.ResolveNamed(ctx, ref)
+func (im *Images) FromRegistry(ctx context.Context, ref string) (bool, error) {
+	named, err := im.ResolveNamed(ctx, ref)
 	if err != nil {
 		return false, err
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return false, err
 	}
 	info, err := cl.ContentStore().Info(ctx, named.Target.Digest)
 	if err != nil {
-		return false, fmt.Errorf("find the origin of %s: %w", ref, c.fail(err))
+		return false, fmt.Errorf("find the origin of %s: %w", ref, im.conn.fail(err))
 	}
 	for label := range info.Labels {
 		if strings.HasPrefix(label, labelSource) {
@@ -55,8 +55,8 @@ const labelK3s = "io.cattle.k3s.pinned"
 
 // Preloaded reports whether k3s has brought ref from its agent/images: as an archive,
 // or pulled since a list there names it.
-func (c *Containerd) Preloaded(ctx context.Context, ref string) (bool, error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Preloaded(ctx context.Context, ref string) (bool, error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -65,7 +65,7 @@ func (c *Containerd) Preloaded(ctx context.Context, ref string) (bool, error) {
 		return false, nil // k3s gives its images the names that CRI looks for
 	}
 	if err != nil {
-		return false, fmt.Errorf("find the origin of %s: %w", ref, c.fail(err))
+		return false, fmt.Errorf("find the origin of %s: %w", ref, im.conn.fail(err))
 	}
 	return img.Labels[labelK3s] != "", nil
 }
@@ -76,29 +76,29 @@ const criContainer = "io.cri-containerd.container.metadata"
 // InUse names the containers, running or not, that were made from the image that
 // ref stands for: pods as namespace/name, others by their ids. The error wraps
 // fs.ErrNotExist where there is no such image.
-func (c *Containerd) InUse(ctx context.Context, ref string) ([]string, error) {
-	target, err := c.Resolve(ctx, ref)
-	if err != nil || c.embedded != nil {
+func (im *Images) InUse(ctx context.Context, ref string) ([]string, error) {
+	target, err := im.Resolve(ctx, ref)
+	if err != nil || im.conn.embedded != nil {
 		return nil, err
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
 	all, err := cl.ImageService().List(ctx, "target.digest=="+target.Digest.String())
 	if err != nil {
-		return nil, fmt.Errorf("find the containers that use %s: %w", ref, c.fail(err))
+		return nil, fmt.Errorf("find the containers that use %s: %w", ref, im.conn.fail(err))
 	}
 	names := map[string]bool{}
 	for _, i := range all {
 		names[i.Name] = true
 	}
-	if config, err := images.Config(ctx, c.once(cl), target, c.platform); err == nil {
+	if config, err := images.Config(ctx, im.content.once(cl), target, im.conn.platform); err == nil {
 		names[config.Digest.String()] = true
 	}
 	list, err := cl.ContainerService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the containers that use %s: %w", ref, c.fail(err))
+		return nil, fmt.Errorf("find the containers that use %s: %w", ref, im.conn.fail(err))
 	}
 	var out []string
 	for _, ctr := range list {
@@ -136,8 +136,8 @@ const forPrevious = "previous-"
 // them, from garbage collection by a lease for each, and drops the leases that it
 // made for others before. It is idempotent; a lease that has lived half its time is
 // renewed, so that it has to be called more often than that.
-func (c *Containerd) KeepPrevious(ctx context.Context, targets []digest.Digest) error {
-	have, err := c.leases(ctx)
+func (im *Images) KeepPrevious(ctx context.Context, targets []digest.Digest) error {
+	have, err := im.leases.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,33 +148,33 @@ func (c *Containerd) KeepPrevious(ctx context.Context, targets []digest.Digest) 
 	var errs []error
 	for name := range have {
 		if strings.HasPrefix(name, forPrevious) && wanted[name] == "" {
-			errs = append(errs, c.DropLease(ctx, name))
+			errs = append(errs, im.leases.Drop(ctx, name))
 		}
 	}
 	for name, target := range wanted {
 		made, leased := have[name]
-		if !leased || time.Since(made) >= c.cfg.LeaseTTL/2 {
-			errs = append(errs, c.keepOne(ctx, name, target))
+		if !leased || time.Since(made) >= im.conn.cfg.LeaseTTL/2 {
+			errs = append(errs, im.keepOne(ctx, name, target))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Containerd) keepOne(ctx context.Context, name string, target digest.Digest) error {
-	if _, here, err := c.Has(ctx, target); err != nil || !here {
+func (im *Images) keepOne(ctx context.Context, name string, target digest.Digest) error {
+	if _, here, err := im.content.Has(ctx, target); err != nil || !here {
 		return err
 	}
-	_, release, err := c.Lease(ctx, name)
+	_, release, err := im.leases.Take(ctx, name)
 	if err != nil {
 		return err
 	}
-	nctx, cl, err := c.use(ctx)
+	nctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	err = cl.LeasesService().AddResource(nctx, leases.Lease{ID: leasePrefix + name}, leases.Resource{ID: target.String(), Type: "content"})
 	if err != nil {
-		return errors.Join(fmt.Errorf("keep %s: %w", target, c.fail(err)), release(ctx))
+		return errors.Join(fmt.Errorf("keep %s: %w", target, im.conn.fail(err)), release(ctx))
 	}
 	return nil
 }
@@ -182,18 +182,18 @@ func (c *Containerd) keepOne(ctx context.Context, name string, target digest.Dig
 // Discard removes the records by digest and by image id of an earlier target of
 // ref, which stands for another one now, unless another tag needs them. Where there
 // is a CRI they are left to the kubelet: a pod may name them.
-func (c *Containerd) Discard(ctx context.Context, ref string, target digest.Digest) error {
-	if conn, err := c.cri(ctx); err != nil || conn != nil {
+func (im *Images) Discard(ctx context.Context, ref string, target digest.Digest) error {
+	if conn, err := im.runtime.cri(ctx); err != nil || conn != nil {
 		return err
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	is := cl.ImageService()
 	all, err := is.List(ctx, "target.digest=="+target.String())
 	if err != nil {
-		return fmt.Errorf("release %s: %w", target, c.fail(err))
+		return fmt.Errorf("release %s: %w", target, im.conn.fail(err))
 	}
 	gone := false
 	if slices.ContainsFunc(all, func(i images.Image) bool { return i.Name == ref }) {
@@ -201,20 +201,20 @@ func (c *Containerd) Discard(ctx context.Context, ref string, target digest.Dige
 	}
 	for _, name := range onlyFor(ref, all) {
 		if err := is.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("remove image %s: %w", name, c.fail(err))
+			return fmt.Errorf("remove image %s: %w", name, im.conn.fail(err))
 		}
 		gone = true
 	}
 	if !gone {
 		return nil
 	}
-	return c.collect(ctx)
+	return im.conn.collect(ctx)
 }
 
 // KeptBytes is how much the targets that KeepPrevious protects take at most: what
 // they share with other images counts, too.
-func (c *Containerd) KeptBytes(ctx context.Context) (int64, error) {
-	names, err := c.leases(ctx)
+func (im *Images) KeptBytes(ctx context.Context) (int64, error) {
+	names, err := im.leases.list(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -224,11 +224,11 @@ func (c *Containerd) KeptBytes(ctx context.Context) (int64, error) {
 		if !ours {
 			continue
 		}
-		target, err := c.Find(ctx, digest.NewDigestFromEncoded(digest.SHA256, hex))
+		target, err := im.Find(ctx, digest.NewDigestFromEncoded(digest.SHA256, hex))
 		if err != nil {
 			continue // it is not here any more
 		}
-		blobs, err := c.Walk(ctx, target)
+		blobs, err := im.content.Walk(ctx, target)
 		if err != nil {
 			continue
 		}
@@ -245,14 +245,14 @@ func (c *Containerd) KeptBytes(ctx context.Context) (int64, error) {
 
 // Find returns the descriptor of an image's target that is here, be it named or
 // kept. The error of an unknown one wraps fs.ErrNotExist.
-func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.Descriptor, error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Find(ctx context.Context, target digest.Digest) (ocispec.Descriptor, error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	all, err := cl.ImageService().List(ctx, "target.digest=="+target.String())
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, c.fail(err))
+		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, im.conn.fail(err))
 	}
 	if len(all) > 0 {
 		return all[0].Target, nil
@@ -262,23 +262,23 @@ func (c *Containerd) Find(ctx context.Context, target digest.Digest) (ocispec.De
 		return ocispec.Descriptor{}, absentf("this host has no image %s and does not keep it as an earlier version (images.keep_previous says how many are kept)", target)
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, c.fail(err))
+		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, im.conn.fail(err))
 	}
 	desc := ocispec.Descriptor{Digest: target, Size: info.Size}
-	if desc.MediaType, err = c.mediaType(ctx, cl, desc); err != nil {
+	if desc.MediaType, err = im.content.mediaType(ctx, cl, desc); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%s is in containerd, but is not an image: %w", target, err)
 	}
 	return desc, nil
 }
 
 // mediaType reads what a manifest or index says that it is.
-func (c *Containerd) mediaType(ctx context.Context, cl *client.Client, desc ocispec.Descriptor) (string, error) {
+func (c *Content) mediaType(ctx context.Context, cl *client.Client, desc ocispec.Descriptor) (string, error) {
 	if desc.Size > artifact.MaxDocBytes {
 		return "", fmt.Errorf("%d bytes are too many for a manifest", desc.Size)
 	}
 	p, err := content.ReadBlob(ctx, c.once(cl), desc)
 	if err != nil {
-		return "", c.fail(err)
+		return "", c.conn.fail(err)
 	}
 	var doc struct {
 		MediaType string            `json:"mediaType"`
@@ -301,8 +301,8 @@ func (c *Containerd) mediaType(ctx context.Context, cl *client.Client, desc ocis
 
 // Protect puts a target that is here, with all that its labels keep, under the
 // lease of ctx.
-func (c *Containerd) Protect(ctx context.Context, target ocispec.Descriptor) error {
-	ctx, cl, err := c.use(ctx)
+func (le *Leases) Protect(ctx context.Context, target ocispec.Descriptor) error {
+	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -312,7 +312,7 @@ func (c *Containerd) Protect(ctx context.Context, target ocispec.Descriptor) err
 	}
 	err = cl.LeasesService().AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: target.Digest.String(), Type: "content"})
 	if err != nil {
-		return fmt.Errorf("protect %s: %w", target.Digest, c.fail(err))
+		return fmt.Errorf("protect %s: %w", target.Digest, le.conn.fail(err))
 	}
 	return nil
 }
@@ -326,13 +326,13 @@ type Local struct {
 
 // Local describes what ref stands for. The error of an unknown reference wraps
 // fs.ErrNotExist.
-func (c *Containerd) Local(ctx context.Context, ref string) (Local, error) {
-	named, err := c.ResolveNamed(ctx, ref)
+func (im *Images) Local(ctx context.Context, ref string) (Local, error) {
+	named, err := im.ResolveNamed(ctx, ref)
 	if err != nil {
 		return Local{}, err
 	}
 	target := named.Target
-	blobs, err := c.Walk(ctx, target)
+	blobs, err := im.content.Walk(ctx, target)
 	if err != nil {
 		return Local{}, err
 	}
@@ -342,18 +342,18 @@ func (c *Containerd) Local(ctx context.Context, ref string) (Local, error) {
 			out.IDs = append(out.IDs, b.Digest)
 		}
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return Local{}, err
 	}
-	cs := c.once(cl)
-	config, err := images.Config(ctx, cs, target, c.platform)
+	cs := im.content.once(cl)
+	config, err := images.Config(ctx, cs, target, im.conn.platform)
 	if err != nil {
 		return out, nil // of another platform
 	}
 	p, err := content.ReadBlob(ctx, cs, config)
 	if err != nil {
-		return Local{}, fmt.Errorf("read config %s: %w", config.Digest, c.fail(err))
+		return Local{}, fmt.Errorf("read config %s: %w", config.Digest, im.conn.fail(err))
 	}
 	var doc struct {
 		Created time.Time `json:"created"`

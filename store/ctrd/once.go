@@ -21,14 +21,14 @@ import (
 // use, and is not kept: what it remembers may be gone by the next piece of work.
 type once struct {
 	content.Store
-	c     *Containerd
-	infos map[digest.Digest]content.Info
-	here  map[digest.Digest]bool // need not be asked for
+	content *Content
+	infos   map[digest.Digest]content.Info
+	here    map[digest.Digest]bool // need not be asked for
 }
 
 // once takes the blobs of which the caller knows that they are here.
-func (c *Containerd) once(cl *client.Client, here ...digest.Digest) *once {
-	o := &once{Store: cl.ContentStore(), c: c, infos: map[digest.Digest]content.Info{}, here: map[digest.Digest]bool{}}
+func (c *Content) once(cl *client.Client, here ...digest.Digest) *once {
+	o := &once{Store: cl.ContentStore(), content: c, infos: map[digest.Digest]content.Info{}, here: map[digest.Digest]bool{}}
 	for _, d := range here {
 		o.here[d] = true
 	}
@@ -37,8 +37,8 @@ func (c *Containerd) once(cl *client.Client, here ...digest.Digest) *once {
 
 // Documents reads the manifests, indexes and configs of one piece of work: verified, and
 // as files where it can.
-func (c *Containerd) Documents(ctx context.Context) (content.Provider, error) {
-	_, cl, err := c.use(ctx)
+func (c *Content) Documents(ctx context.Context) (content.Provider, error) {
+	_, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +47,10 @@ func (c *Containerd) Documents(ctx context.Context) (content.Provider, error) {
 
 // has reports whether a blob is here.
 func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
-	if o.here[dgst] && !o.c.Damaged(ctx, dgst) {
+	if o.here[dgst] && !o.content.Damaged(ctx, dgst) {
 		return true, nil
 	}
-	if o.c.fileless(ctx, dgst) {
+	if o.content.files.fileless(ctx, dgst) {
 		return false, nil
 	}
 	_, err := o.Info(ctx, dgst)
@@ -62,7 +62,7 @@ func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
 
 // Info implements content.InfoProvider. A blob that is known to be damaged is not found.
 func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
-	if o.c.Damaged(ctx, dgst) {
+	if o.content.Damaged(ctx, dgst) {
 		return content.Info{}, damagedErr(dgst)
 	}
 	if info, ok := o.infos[dgst]; ok {
@@ -94,14 +94,14 @@ func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.R
 	if verified.Verified() {
 		return ra, nil
 	}
-	o.c.log.Error("a document in containerd's content store is damaged; it counts as missing and is fetched again where another node has it", "blob", desc.Digest)
-	o.c.MarkDamaged(desc.Digest, stamp)
+	o.content.conn.log.Error("a document in containerd's content store is damaged; it counts as missing and is fetched again where another node has it", "blob", desc.Digest)
+	o.content.MarkDamaged(desc.Digest, stamp)
 	return nil, errors.Join(damagedErr(desc.Digest), ra.Close())
 }
 
 // open opens a blob as a file where it can be; stamp is that of the file.
 func (o *once) open(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, Stamp, error) {
-	if f := o.c.openFile(ctx, desc.Digest); f != nil {
+	if f := o.content.files.openFile(ctx, desc.Digest); f != nil {
 		return f, f.stamp, nil
 	}
 	ra, err := o.Store.ReaderAt(ctx, desc)

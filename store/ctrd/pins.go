@@ -21,15 +21,15 @@ import (
 //
 // Publish cannot do it alone: where somebody imports a new build, the import has moved
 // the name already, and nothing tells what it stood for.
-func (c *Containerd) UnpinOthers(ctx context.Context, wanted map[string][]digest.Digest) (released []string, err error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) UnpinOthers(ctx context.Context, wanted map[string][]digest.Digest) (released []string, err error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
 	keep := map[string][]digest.Digest{} // by repository
 	for ref, targets := range wanted {
 		repo, _ := imageref.Repository(ref)
-		if !c.cfg.Pin {
+		if !im.conn.cfg.Pin {
 			targets = nil
 		}
 		keep[repo] = append(keep[repo], targets...)
@@ -37,15 +37,15 @@ func (c *Containerd) UnpinOthers(ctx context.Context, wanted map[string][]digest
 	is := cl.ImageService()
 	pinned, err := is.List(ctx, fmt.Sprintf("labels.%q", labelPinned))
 	if err != nil {
-		return nil, fmt.Errorf("list the pinned images: %w", c.fail(err))
+		return nil, fmt.Errorf("list the pinned images: %w", im.conn.fail(err))
 	}
 	var errs []error
 	for _, img := range pinned {
-		if !c.looseIn(img, keep, wanted) {
+		if !im.looseIn(img, keep, wanted) {
 			continue
 		}
 		if err := unpin(ctx, is, img.Name); err != nil {
-			errs = append(errs, fmt.Errorf("unpin image %s: %w", img.Name, c.fail(err)))
+			errs = append(errs, fmt.Errorf("unpin image %s: %w", img.Name, im.conn.fail(err)))
 			continue
 		}
 		released = append(released, img.Name)
@@ -54,14 +54,21 @@ func (c *Containerd) UnpinOthers(ctx context.Context, wanted map[string][]digest
 }
 
 // looseIn reports whether img is pinned for nobody.
-func (c *Containerd) looseIn(img images.Image, keep map[string][]digest.Digest, refs map[string][]digest.Digest) bool {
+func (im *Images) looseIn(img images.Image, keep map[string][]digest.Digest, refs map[string][]digest.Digest) bool {
 	if img.Labels[labelPinned] == "" || img.Labels[labelK3s] != "" {
 		return false
 	}
 	if _, ours := refs[img.Name]; ours {
-		return !c.cfg.Pin
+		return !im.conn.cfg.Pin
 	}
 	repo, _, byDigest := strings.Cut(img.Name, "@")
 	targets, ours := keep[repo]
 	return ours && byDigest && !slices.Contains(targets, img.Target.Digest)
+}
+
+// isLoose reports whether List found ref without a pin that it should have.
+func (im *Images) isLoose(ref string) bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.loose[ref]
 }

@@ -50,22 +50,22 @@ type record struct {
 // The id is never pinned: CRI shows an image as pinned where any of its names is,
 // and a replaced version has to become collectable. Where this host lacks the
 // config, since target has no image for its platform, there is no id.
-func (c *Containerd) records(ctx context.Context, cs store, ref string, target ocispec.Descriptor) ([]record, error) {
+func (im *Images) records(ctx context.Context, cs store, ref string, target ocispec.Descriptor) ([]record, error) {
 	byDigest, err := imageref.ByDigest(ref, target.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("name %s: %w", ref, err)
 	}
 	managed := map[string]string{labelManaged: "managed"}
 	named := maps.Clone(managed)
-	if c.cfg.Pin {
+	if im.conn.cfg.Pin {
 		named[labelPinned] = "pinned"
 	}
 	var out []record
-	config, err := images.Config(ctx, cs, target, c.platform)
+	config, err := images.Config(ctx, cs, target, im.conn.platform)
 	if err == nil {
 		out = append(out, record{config.Digest.String(), managed, true})
 	} else if !errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("find the config of %s: %w", target.Digest, c.fail(err))
+		return nil, fmt.Errorf("find the config of %s: %w", target.Digest, im.conn.fail(err))
 	}
 	return append(out, record{byDigest, named, false}, record{ref, named, false}), nil
 }
@@ -76,43 +76,43 @@ func (c *Containerd) records(ctx context.Context, cs store, ref string, target o
 // that ref named before loses its pin, so that the kubelet may collect it. It is
 // idempotent. The blobs here, which the caller has just found or written, are not
 // looked for again.
-func (c *Containerd) Publish(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Publish(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
-	cs := c.once(cl, here...)
-	if err := c.label(ctx, cs, target); err != nil {
+	cs := im.content.once(cl, here...)
+	if err := im.content.label(ctx, cs, target); err != nil {
 		return err
 	}
-	records, err := c.records(ctx, cs, ref, target)
+	records, err := im.records(ctx, cs, ref, target)
 	if err != nil {
 		return err
 	}
 	before, err := cl.ImageService().Get(ctx, ref)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+		return fmt.Errorf("look up image %s: %w", ref, im.conn.fail(err))
 	}
 	for _, r := range records {
 		if err := write(ctx, cl.ImageService(), r, target); err != nil {
-			return fmt.Errorf("name image %s: %w", r.name, c.fail(err))
+			return fmt.Errorf("name image %s: %w", r.name, im.conn.fail(err))
 		}
 	}
 	if old := before.Target.Digest; old != "" && old != target.Digest {
 		// Best effort: a pin too many costs disk, nothing else.
-		if err := c.unpinReplaced(ctx, cl.ImageService(), ref, old); err != nil {
-			c.log.Warn("failed to unpin the replaced version", "ref", ref, "digest", old, "err", err)
+		if err := im.unpinReplaced(ctx, cl.ImageService(), ref, old); err != nil {
+			im.conn.log.Warn("failed to unpin the replaced version", "ref", ref, "digest", old, "err", err)
 		}
 	}
-	if foreign, err := c.isForeign(ctx, cs, target); err != nil || foreign {
+	if foreign, err := im.content.isForeign(ctx, cs, target); err != nil || foreign {
 		return err // nobody runs it here
 	}
-	return c.awaitCRI(ctx, cl, cs, records[len(records)-1], target)
+	return im.runtime.awaitCRI(ctx, cl, cs, records[len(records)-1], target)
 }
 
 // unpinReplaced takes the pin off the name by digest of the target that ref had
 // before, unless another tag of the repository has it.
-func (c *Containerd) unpinReplaced(ctx context.Context, is images.Store, ref string, old digest.Digest) error {
+func (im *Images) unpinReplaced(ctx context.Context, is images.Store, ref string, old digest.Digest) error {
 	all, err := is.List(ctx, "target.digest=="+old.String())
 	if err != nil {
 		return err
@@ -164,14 +164,14 @@ func hasLabels(have, want map[string]string) bool {
 }
 
 // Unpin takes the pins off ref and its name by digest.
-func (c *Containerd) Unpin(ctx context.Context, ref string) error {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Unpin(ctx context.Context, ref string) error {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	img, err := cl.ImageService().Get(ctx, ref)
 	if err != nil {
-		return fmt.Errorf("unpin image %s: %w", ref, c.fail(err))
+		return fmt.Errorf("unpin image %s: %w", ref, im.conn.fail(err))
 	}
 	byDigest, err := imageref.ByDigest(ref, img.Target.Digest)
 	if err != nil {
@@ -179,7 +179,7 @@ func (c *Containerd) Unpin(ctx context.Context, ref string) error {
 	}
 	for _, name := range []string{byDigest, ref} {
 		if err := unpin(ctx, cl.ImageService(), name); err != nil {
-			return fmt.Errorf("unpin image %s: %w", name, c.fail(err))
+			return fmt.Errorf("unpin image %s: %w", name, im.conn.fail(err))
 		}
 	}
 	return nil
@@ -200,14 +200,14 @@ func unpin(ctx context.Context, is images.Store, name string) error {
 }
 
 // awaitCRI waits until CRI answers for the record of target with its config.
-func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, r record, target ocispec.Descriptor) error {
+func (rt *Runtime) awaitCRI(ctx context.Context, cl *client.Client, cs store, r record, target ocispec.Descriptor) error {
 	ctx, cancel := context.WithTimeout(ctx, criWait)
 	defer cancel()
 	touched := false
 	start := time.Now()
 	var reason string
 	for {
-		now, err := c.askCRI(ctx, cs, r.name, target)
+		now, err := rt.askCRI(ctx, cs, r.name, target)
 		if err == nil && now == "" {
 			return nil
 		}
@@ -230,27 +230,27 @@ func (c *Containerd) awaitCRI(ctx context.Context, cl *client.Client, cs store, 
 
 // askCRI says why CRI does not answer for ref with target, "" where it does, where
 // the socket serves no CRI, or where Config.Platform is one that its host does not run.
-func (c *Containerd) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
-	conn, err := c.cri(ctx)
-	if err != nil || conn == nil || !platforms.Default().Match(c.spec) {
+func (rt *Runtime) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
+	conn, err := rt.cri(ctx)
+	if err != nil || conn == nil || !platforms.Default().Match(rt.conn.spec) {
 		return "", err
 	}
 	resp, err := runtime.NewImageServiceClient(conn).ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}})
 	if err = errdefsOf(err); errdefs.IsNotImplemented(err) {
-		c.mu.Lock()
-		c.noCRI = true
-		c.mu.Unlock()
+		rt.mu.Lock()
+		rt.noCRI = true
+		rt.mu.Unlock()
 		return "", nil
 	}
 	if err != nil {
-		return "CRI does not answer", c.fail(err)
+		return "CRI does not answer", rt.conn.fail(err)
 	}
 	if resp.GetImage() == nil {
 		return "CRI does not know the reference", nil
 	}
-	config, err := images.Config(ctx, cs, target, c.platform)
+	config, err := images.Config(ctx, cs, target, rt.conn.platform)
 	if err != nil {
-		return "the config is not readable", c.fail(err)
+		return "the config is not readable", rt.conn.fail(err)
 	}
 	if resp.GetImage().GetId() != config.Digest.String() {
 		return "CRI still answers with " + resp.GetImage().GetId(), nil
@@ -268,31 +268,31 @@ func errdefsOf(err error) error {
 
 // Check says whether ref is at target, complete, unpacked, pinned and known to
 // CRI; where it is not, reason says what lacks.
-func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
-	ctx, cl, err := c.use(ctx)
+func (ck *Checks) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
+	ctx, cl, err := ck.conn.use(ctx)
 	if err != nil {
 		return false, "", err
 	}
-	cs := c.once(cl)
+	cs := ck.content.once(cl)
 	var top digest.Digest
 	defer func() {
 		seen := checked{}
 		if ready {
 			seen = checked{blobs: slices.Collect(maps.Keys(cs.infos)), top: top}
 		}
-		c.keepChecked(ref, seen)
+		ck.keepChecked(ref, seen)
 	}()
 	img, err := cl.ImageService().Get(ctx, ref)
 	if errdefs.IsNotFound(err) {
 		return false, "containerd has no image of that name", nil
 	}
 	if err != nil {
-		return false, "", fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+		return false, "", fmt.Errorf("look up image %s: %w", ref, ck.conn.fail(err))
 	}
 	if img.Target.Digest != target {
 		return false, "the name stands for " + img.Target.Digest.String(), nil
 	}
-	blobs, err := c.walk(ctx, cs, img.Target)
+	blobs, err := ck.content.walk(ctx, cs, img.Target)
 	if err != nil {
 		var missing *MissingError
 		if errors.As(err, &missing) {
@@ -301,39 +301,39 @@ func (c *Containerd) Check(ctx context.Context, ref string, target digest.Digest
 		return false, "", err
 	}
 	for _, b := range blobs {
-		if c.Damaged(ctx, b.Digest) {
+		if ck.content.Damaged(ctx, b.Digest) {
 			return false, fmt.Sprintf("blob %s is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `seeder announce --from` of an archive that has it", b.Digest), nil
 		}
 	}
-	if foreign, err := c.isForeign(ctx, cs, img.Target); err != nil {
+	if foreign, err := ck.content.isForeign(ctx, cs, img.Target); err != nil {
 		return false, "", err
 	} else if foreign {
-		return false, "the image has nothing for " + c.Platform(), nil
+		return false, "the image has nothing for " + ck.conn.Platform(), nil
 	}
-	if loose, err := c.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
+	if loose, err := ck.content.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
 		return false, fmt.Sprintf("nothing keeps blob %s from garbage collection", loose), err
 	}
-	if reason, err := c.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
+	if reason, err := ck.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
 		return false, reason, err
 	}
-	if c.embedded != nil {
+	if ck.conn.embedded != nil {
 		return true, "", nil
 	}
-	top, err = c.unpacked(ctx, cs, img.Target)
+	top, err = ck.runtime.unpacked(ctx, cs, img.Target)
 	if err != nil {
 		return false, "", err
 	}
 	if top == "" {
 		return false, "the image is not unpacked", nil
 	}
-	reason, err = c.askCRI(ctx, cs, ref, img.Target)
+	reason, err = ck.runtime.askCRI(ctx, cs, ref, img.Target)
 	return reason == "" && err == nil, reason, err
 }
 
 // unlabelled is a blob that garbage collection does not find from its image's
 // target by labels: somebody removed them (`ctr content prune references` does),
 // and what is here now is gone soon.
-func (c *Containerd) unlabelled(ctx context.Context, cs store, target digest.Digest, blobs []Blob) (digest.Digest, error) {
+func (c *Content) unlabelled(ctx context.Context, cs store, target digest.Digest, blobs []Blob) (digest.Digest, error) {
 	kept := map[digest.Digest]bool{target: true}
 	for _, b := range blobs { // parents come before their children
 		if !kept[b.Digest] {
@@ -341,7 +341,7 @@ func (c *Containerd) unlabelled(ctx context.Context, cs store, target digest.Dig
 		}
 		info, err := cs.Info(ctx, b.Digest)
 		if err != nil {
-			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.fail(err))
+			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.conn.fail(err))
 		}
 		for label, child := range info.Labels {
 			if strings.HasPrefix(label, labelContent) {
@@ -353,8 +353,8 @@ func (c *Containerd) unlabelled(ctx context.Context, cs store, target digest.Dig
 }
 
 // checkRecords says which of the records of ref is not as it should be.
-func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
-	records, err := c.records(ctx, cs, ref, target)
+func (ck *Checks) checkRecords(ctx context.Context, cl *client.Client, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
+	records, err := ck.images.records(ctx, cs, ref, target)
 	if err != nil {
 		return "", err
 	}
@@ -364,7 +364,7 @@ func (c *Containerd) checkRecords(ctx context.Context, cl *client.Client, cs sto
 		case errdefs.IsNotFound(err):
 			return "there is no record " + r.name, nil
 		case err != nil:
-			return "", fmt.Errorf("look up image %s: %w", r.name, c.fail(err))
+			return "", fmt.Errorf("look up image %s: %w", r.name, ck.conn.fail(err))
 		case !r.shared && img.Target.Digest != target.Digest:
 			return "the record " + r.name + " is another one", nil
 		case !hasLabels(img.Labels, r.labels):

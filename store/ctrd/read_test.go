@@ -22,11 +22,11 @@ func TestReadsFileOrAsks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, _, err := c.Lease(t.Context(), "read")
+	ctx, _, err := c.Leases.Take(t.Context(), "read")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := c.Ingest(ctx, desc)
+	w, err := c.Content.Ingest(ctx, desc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestReadsFileOrAsks(t *testing.T) {
 		if !file {
 			c.HideBlobs()
 		}
-		ra, err := c.ReaderAt(t.Context(), desc.Digest)
+		ra, err := c.Content.ReaderAt(t.Context(), desc.Digest)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,7 +33,7 @@ func TestPlainErrors(t *testing.T) {
 			t.Errorf("%v becomes %q, want %q", c.err, got, c.want)
 		}
 	}
-	c := &Containerd{cfg: Config{Address: "/run/x.sock"}}
+	c := &Conn{cfg: Config{Address: "/run/x.sock"}}
 	err := c.fail(errdefs.ErrUnavailable.WithMessage(dial))
 	if err.Error() != "containerd is not available: /run/x.sock does not answer: connection refused" && !errors.Is(err, ErrUnavailable) {
 		t.Errorf("%v", err)

@@ -21,23 +21,23 @@ import (
 
 // Resolve returns the target of a reference. The error of an unknown one names
 // the nearest that are there and wraps fs.ErrNotExist.
-func (c *Containerd) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	img, err := cl.ImageService().Get(ctx, ref)
 	if errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, c.unknown(ctx, ref)
+		return ocispec.Descriptor{}, im.unknown(ctx, ref)
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("look up image %s: %w", ref, c.fail(err))
+		return ocispec.Descriptor{}, fmt.Errorf("look up image %s: %w", ref, im.conn.fail(err))
 	}
 	return img.Target, nil
 }
 
-func (c *Containerd) unknown(ctx context.Context, ref string) error {
-	all, err := c.List(ctx)
+func (im *Images) unknown(ctx context.Context, ref string) error {
+	all, err := im.List(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,8 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 			names = append(names, name)
 		}
 	}
-	where := fmt.Sprintf("containerd (%s, namespace %s)", c.Address(), c.cfg.Namespace)
-	if hint := c.elsewhere(ctx, ref); hint != "" {
+	where := fmt.Sprintf("containerd (%s, namespace %s)", im.conn.Address(), im.conn.cfg.Namespace)
+	if hint := im.elsewhere(ctx, ref); hint != "" {
 		return absentf("%s has no image %s; %s", where, ref, hint)
 	}
 	if len(names) == 0 {
@@ -63,20 +63,20 @@ func (c *Containerd) unknown(ctx context.Context, ref string) error {
 
 // elsewhere says in which other namespace of this containerd an image is, and how it is
 // announced from there; empty where it is in none.
-func (c *Containerd) elsewhere(ctx context.Context, ref string) string {
-	if c.embedded != nil { // has one namespace
+func (im *Images) elsewhere(ctx context.Context, ref string) string {
+	if im.conn.embedded != nil { // has one namespace
 		return ""
 	}
-	all, err := c.Namespaces(ctx)
+	all, err := im.conn.Namespaces(ctx)
 	if err != nil {
 		return ""
 	}
-	ctr := "ctr -a " + c.Address()
-	if strings.HasPrefix(c.Address(), "/run/k3s/") {
+	ctr := "ctr -a " + im.conn.Address()
+	if strings.HasPrefix(im.conn.Address(), "/run/k3s/") {
 		ctr = "k3s ctr"
 	}
 	for _, ns := range slices.Sorted(maps.Keys(all)) {
-		if ns != c.cfg.Namespace && slices.Contains(all[ns], ref) {
+		if ns != im.conn.cfg.Namespace && slices.Contains(all[ns], ref) {
 			return fmt.Sprintf("it is in the namespace %[1]s, where no kubelet looks: %[2]s -n %[1]s images export - %[3]s | seeder announce --from - %[3]s", ns, ctr, ref)
 		}
 	}
@@ -141,8 +141,8 @@ func InArchive(err error) error {
 // wants them: index, manifests, configs, layers from the bottom up. Platforms
 // whose manifest is absent, and attestations, are passed over; for this host's
 // own platform nothing may be missing (*MissingError).
-func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blob, error) {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blob, error) {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,26 +152,26 @@ func (c *Containerd) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blo
 // isForeign reports whether an image, whose blobs for this host are here if there are
 // any, has nothing that this host's containerd would run. It chooses by platform in an
 // index alone: a target that is a manifest it takes, whatever the config says.
-func (c *Containerd) isForeign(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
-	if c.HoldsAll() || images.IsManifestType(target.MediaType) {
+func (c *Content) isForeign(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
+	if c.conn.HoldsAll() || images.IsManifestType(target.MediaType) {
 		return false, nil
 	}
-	config, err := images.Config(ctx, cs, target, c.platform)
+	config, err := images.Config(ctx, cs, target, c.conn.platform)
 	if errdefs.IsNotFound(err) {
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("find the config of %s: %w", target.Digest, c.fail(err))
+		return false, fmt.Errorf("find the config of %s: %w", target.Digest, c.conn.fail(err))
 	}
 	p, err := images.ConfigPlatform(ctx, cs, config)
 	if err != nil {
-		return false, fmt.Errorf("read config %s: %w", config.Digest, c.fail(err))
+		return false, fmt.Errorf("read config %s: %w", config.Digest, c.conn.fail(err))
 	}
-	return !c.Runs(platforms.Format(p)), nil
+	return !c.conn.Runs(platforms.Format(p)), nil
 }
 
-func (c *Containerd) walk(ctx context.Context, cs store, target ocispec.Descriptor) (_ []Blob, err error) {
-	w := &walk{c: c, cs: cs, target: target}
+func (c *Content) walk(ctx context.Context, cs store, target ocispec.Descriptor) (_ []Blob, err error) {
+	w := &walk{content: c, cs: cs, target: target}
 	switch {
 	case images.IsIndexType(target.MediaType):
 		err = w.index(ctx, target, 0)
@@ -194,7 +194,7 @@ func (c *Containerd) walk(ctx context.Context, cs store, target ocispec.Descript
 
 // walk gathers the blobs of one image.
 type walk struct {
-	c          *Containerd
+	content    *Content
 	cs         store
 	target     ocispec.Descriptor
 	found      int // platforms that are complete
@@ -212,7 +212,7 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 	}
 	children, err := images.Children(ctx, w.cs, desc)
 	if err != nil {
-		return fmt.Errorf("read index %s: %w", desc.Digest, w.c.fail(err))
+		return fmt.Errorf("read index %s: %w", desc.Digest, w.content.conn.fail(err))
 	}
 	w.indexes = add(w.indexes, desc, "")
 	for _, child := range children {
@@ -238,7 +238,7 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 }
 
 // ours reports whether p is this host's platform, or might be.
-func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.c.platform.Match(*p) }
+func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.content.conn.platform.Match(*p) }
 
 // manifest adds a manifest with everything below it, or nothing where something
 // is missing; for this host's platform that is an error.
@@ -251,7 +251,7 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 	}
 	children, err := images.Children(ctx, w.cs, desc)
 	if err != nil {
-		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.c.fail(err))
+		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.content.conn.fail(err))
 	}
 	if len(children) == 0 {
 		return fmt.Errorf("manifest %s has no config", desc.Digest)
@@ -281,7 +281,7 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 	if p == nil || p.OS == "" {
 		got, err := images.ConfigPlatform(ctx, w.cs, children[0])
 		if err != nil {
-			return fmt.Errorf("read config %s: %w", children[0].Digest, w.c.fail(err))
+			return fmt.Errorf("read config %s: %w", children[0].Digest, w.content.conn.fail(err))
 		}
 		p = &got
 	}
@@ -296,7 +296,7 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 // right label it is not given to hosts that cannot run it.
 func (w *walk) platform(desc ocispec.Descriptor, p ocispec.Platform) string {
 	name := platforms.Format(platforms.Normalize(p))
-	if desc.Digest == w.target.Digest && !w.c.HoldsAll() && !w.c.Runs(name) {
+	if desc.Digest == w.target.Digest && !w.content.conn.HoldsAll() && !w.content.conn.Runs(name) {
 		return ""
 	}
 	return name
@@ -340,7 +340,7 @@ func (w *walk) hasDocument(ctx context.Context, d ocispec.Descriptor) (bool, err
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read blob %s: %w", d.Digest, w.c.fail(err))
+		return false, fmt.Errorf("read blob %s: %w", d.Digest, w.content.conn.fail(err))
 	}
 	return true, ra.Close()
 }
@@ -352,9 +352,9 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.c.fail(err))
+		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.content.conn.fail(err))
 	}
-	if w.c.fileless(ctx, d.Digest) || w.c.Damaged(ctx, d.Digest) { // containerd does not know yet
+	if w.content.files.fileless(ctx, d.Digest) || w.content.Damaged(ctx, d.Digest) { // containerd does not know yet
 		return false, nil
 	}
 	return d.Size == 0 || info.Size == d.Size, nil
@@ -377,5 +377,5 @@ func (w *walk) orMissing(ctx context.Context, err error, desc ocispec.Descriptor
 }
 
 func (w *walk) missing(ctx context.Context, desc ocispec.Descriptor, what string) error {
-	return &MissingError{Target: w.target.Digest, Missing: desc, What: what, Damaged: w.c.Damaged(ctx, desc.Digest)}
+	return &MissingError{Target: w.target.Digest, Missing: desc, What: what, Damaged: w.content.Damaged(ctx, desc.Digest)}
 }

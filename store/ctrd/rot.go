@@ -25,31 +25,28 @@ const (
 // MarkDamaged notes that the blob in the file with that stamp, none where it was read
 // through containerd, is not what its digest says: Has and Check pass over it until it
 // is removed, or its file is another one.
-func (c *Containerd) MarkDamaged(dgst digest.Digest, stamp Stamp) {
+func (c *Content) MarkDamaged(dgst digest.Digest, stamp Stamp) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.damaged == nil {
-		c.damaged = map[digest.Digest]Stamp{}
-	}
 	c.damaged[dgst] = stamp
 }
 
 // Damaged reports whether the blob that containerd has is known to be damaged.
-func (c *Containerd) Damaged(ctx context.Context, dgst digest.Digest) bool {
+func (c *Content) Damaged(ctx context.Context, dgst digest.Digest) bool {
 	c.mu.Lock()
 	stamp, marked := c.damaged[dgst]
 	c.mu.Unlock()
 	if !marked {
 		return false
 	}
-	if now := c.Stamp(ctx, dgst); stamp == (Stamp{}) || now == stamp {
+	if now := c.files.Stamp(ctx, dgst); stamp == (Stamp{}) || now == stamp {
 		return true
 	}
 	c.unmark(dgst)
 	return false
 }
 
-func (c *Containerd) unmark(dgst digest.Digest) {
+func (c *Content) unmark(dgst digest.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.damaged, dgst)
@@ -60,7 +57,7 @@ const verifyBuffer = 1 << 20
 
 // Verify reads a blob that is here, and marks it as damaged where it is not what its
 // digest says. The error wraps fs.ErrNotExist where it is not here.
-func (c *Containerd) Verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {
+func (c *Content) Verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {
 	ra, err := c.ReaderAt(ctx, dgst)
 	if err != nil {
 		return false, err
@@ -83,7 +80,7 @@ func (c *Containerd) Verify(ctx context.Context, dgst digest.Digest) (intact boo
 // MakeWay removes the copy that containerd has of a blob whose bytes are at hand, if it
 // is damaged: containerd would keep it. The labels that it had are for the one that takes
 // its place. ctx has a lease.
-func (c *Containerd) MakeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error) {
+func (c *Content) MakeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error) {
 	intact, err := c.Verify(ctx, dgst)
 	if intact || errors.Is(err, fs.ErrNotExist) {
 		return false, nil, nil
@@ -91,24 +88,24 @@ func (c *Containerd) MakeWay(ctx context.Context, dgst digest.Digest) (removed b
 	if err != nil {
 		return false, nil, err
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return false, nil, err
 	}
 	info, err := cl.ContentStore().Info(ctx, dgst)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return false, nil, fmt.Errorf("look for blob %s: %w", dgst, c.fail(err))
+		return false, nil, fmt.Errorf("look for blob %s: %w", dgst, c.conn.fail(err))
 	}
 	if err := c.RemoveDamaged(ctx, dgst); err != nil {
 		return false, nil, err
 	}
-	c.log.Warn("removed a damaged blob from containerd; writing the one that is imported", "blob", dgst)
+	c.conn.log.Warn("removed a damaged blob from containerd; writing the one that is imported", "blob", dgst)
 	return true, info.Labels, nil
 }
 
 // keepChildren puts what a blob keeps from garbage collection under the lease of ctx, if
 // it has one: nothing else may keep it once the blob is gone.
-func (c *Containerd) keepChildren(ctx context.Context, cl *client.Client, dgst digest.Digest) error {
+func (c *Content) keepChildren(ctx context.Context, cl *client.Client, dgst digest.Digest) error {
 	lease, ok := leases.FromContext(ctx)
 	if !ok {
 		return nil
@@ -118,7 +115,7 @@ func (c *Containerd) keepChildren(ctx context.Context, cl *client.Client, dgst d
 		return nil
 	}
 	if err != nil {
-		return c.fail(err)
+		return c.conn.fail(err)
 	}
 	for label, id := range info.Labels {
 		kind := "content"
@@ -129,7 +126,7 @@ func (c *Containerd) keepChildren(ctx context.Context, cl *client.Client, dgst d
 		}
 		err := cl.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, leases.Resource{ID: id, Type: kind})
 		if err != nil && !errdefs.IsNotFound(err) {
-			return c.fail(err)
+			return c.conn.fail(err)
 		}
 	}
 	return nil
@@ -139,8 +136,8 @@ func (c *Containerd) keepChildren(ctx context.Context, cl *client.Client, dgst d
 // would take the file that it has for the blob as long as it is there: garbage is
 // collected before it returns. What the blob keeps from that is put under the lease of
 // ctx.
-func (c *Containerd) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
-	ctx, cl, err := c.use(ctx)
+func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,12 +145,12 @@ func (c *Containerd) RemoveDamaged(ctx context.Context, dgst digest.Digest) erro
 		return fmt.Errorf("keep what the damaged blob %s refers to: %w", dgst, err)
 	}
 	if err := cl.ContentStore().Delete(ctx, dgst); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove the damaged blob %s: %w", dgst, c.fail(err))
+		return fmt.Errorf("remove the damaged blob %s: %w", dgst, c.conn.fail(err))
 	}
-	if err := c.collectNow(ctx); err != nil {
+	if err := c.leases.collectNow(ctx); err != nil {
 		return fmt.Errorf("remove the damaged blob %s: %w", dgst, err)
 	}
-	if dir := c.blobs(ctx); dir != "" {
+	if dir := c.files.blobs(ctx); dir != "" {
 		if _, err := os.Lstat(blobPath(dir, dgst)); err == nil {
 			return fmt.Errorf("the damaged blob %s is still in %s: another namespace of containerd uses it; remove its image there", dgst, dir)
 		}
@@ -163,24 +160,24 @@ func (c *Containerd) RemoveDamaged(ctx context.Context, dgst digest.Digest) erro
 }
 
 // collectNow has containerd collect garbage, and waits: the end of a lease does that.
-func (c *Containerd) collectNow(ctx context.Context) error {
-	if c.embedded != nil {
-		return c.collect(ctx)
+func (le *Leases) collectNow(ctx context.Context) error {
+	if le.conn.embedded != nil {
+		return le.conn.collect(ctx)
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	ls := cl.LeasesService()
-	l, err := ls.Create(ctx, leases.WithID(leasePrefix+"collect"), leases.WithExpiration(c.cfg.LeaseTTL))
+	l, err := ls.Create(ctx, leases.WithID(leasePrefix+"collect"), leases.WithExpiration(le.conn.cfg.LeaseTTL))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return c.fail(err)
+		return le.conn.fail(err)
 	}
 	if err != nil {
 		l = leases.Lease{ID: leasePrefix + "collect"}
 	}
 	if err := ls.Delete(ctx, l, leases.SynchronousDelete); err != nil && !errdefs.IsNotFound(err) {
-		return c.fail(err)
+		return le.conn.fail(err)
 	}
 	return nil
 }

@@ -17,25 +17,25 @@ import (
 // CollectIngests removes from the embedded store the ingests that nobody goes on with:
 // no lease holds them any more, or the database does not know them, since it could not be
 // written as they began. A dialled containerd does so by itself.
-func (c *Containerd) CollectIngests(ctx context.Context) error {
-	if c.embedded == nil {
+func (c *Content) CollectIngests(ctx context.Context) error {
+	if c.conn.embedded == nil {
 		return nil
 	}
-	found, err := os.ReadDir(filepath.Join(c.embedded.root, "content", "ingest"))
+	found, err := os.ReadDir(filepath.Join(c.conn.embedded.root, "content", "ingest"))
 	if errors.Is(err, fs.ErrNotExist) || len(found) == 0 {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look for ingests that are left: %w", err)
 	}
-	if err := c.collect(ctx); err != nil {
+	if err := c.conn.collect(ctx); err != nil {
 		return err
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return err
 	}
-	if found, err = os.ReadDir(filepath.Join(c.embedded.root, "content", "ingest")); err != nil {
+	if found, err = os.ReadDir(filepath.Join(c.conn.embedded.root, "content", "ingest")); err != nil {
 		return fmt.Errorf("look for ingests that are left: %w", err)
 	}
 	known, err := cl.ContentStore().ListStatuses(ctx)
@@ -52,5 +52,5 @@ func (c *Containerd) CollectIngests(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("collect ingests that are left: %w", err)
 	}
-	return c.collect(ctx)
+	return c.conn.collect(ctx)
 }

@@ -27,18 +27,18 @@ func (b Before) Without(others ...Before) Before {
 
 // Remember returns what Publish of target as ref may touch: the names that it writes, and
 // all those of the target that ref had, whose pins it takes off.
-func (c *Containerd) Remember(ctx context.Context, ref string, target ocispec.Descriptor) (Before, error) {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Remember(ctx context.Context, ref string, target ocispec.Descriptor) (Before, error) {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
-	writes, err := c.records(ctx, c.once(cl), ref, target)
+	writes, err := im.records(ctx, im.content.once(cl), ref, target)
 	if err != nil {
 		return nil, err
 	}
 	all, err := cl.ImageService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list images: %w", c.fail(err))
+		return nil, fmt.Errorf("list images: %w", im.conn.fail(err))
 	}
 	out := Before{}
 	for _, w := range writes {
@@ -55,8 +55,8 @@ func (c *Containerd) Remember(ctx context.Context, ref string, target ocispec.De
 }
 
 // Restore makes records what they were before. It tries all of them.
-func (c *Containerd) Restore(ctx context.Context, before Before) error {
-	ctx, cl, err := c.use(ctx)
+func (im *Images) Restore(ctx context.Context, before Before) error {
+	ctx, cl, err := im.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (c *Containerd) Restore(ctx context.Context, before Before) error {
 			_, err = is.Update(ctx, images.Image{Name: name, Target: was.Target, Labels: was.Labels}, "target", "labels")
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("take back the name %s: %w", name, c.fail(err)))
+			errs = append(errs, fmt.Errorf("take back the name %s: %w", name, im.conn.fail(err)))
 		}
 	}
 	return errors.Join(errs...)

@@ -24,7 +24,7 @@ import (
 // Unpacker unpacks the layers of one image for this host's platform, one after
 // the other, through containerd's own differ and snapshotter.
 type Unpacker struct {
-	c           *Containerd
+	runtime     *Runtime
 	target      ocispec.Descriptor
 	snapshotter string
 	config      digest.Digest
@@ -34,38 +34,38 @@ type Unpacker struct {
 
 // Unpacker reads manifest and config of target, which must be here; the layers
 // need not be. It is nil where this host unpacks nothing.
-func (c *Containerd) Unpacker(ctx context.Context, target ocispec.Descriptor) (*Unpacker, error) {
-	if c.embedded != nil {
+func (rt *Runtime) Unpacker(ctx context.Context, target ocispec.Descriptor) (*Unpacker, error) {
+	if rt.conn.embedded != nil {
 		return nil, nil
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := rt.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sn, err := c.SnapshotterName(ctx)
+	sn, err := rt.SnapshotterName(ctx)
 	if err != nil {
 		return nil, err
 	}
-	config, layers, err := c.rootLayers(ctx, c.once(cl), target)
+	config, layers, err := rt.rootLayers(ctx, rt.content.once(cl), target)
 	if err != nil {
 		return nil, err
 	}
-	return &Unpacker{c: c, target: target, snapshotter: sn, config: config, layers: layers}, nil
+	return &Unpacker{runtime: rt, target: target, snapshotter: sn, config: config, layers: layers}, nil
 }
 
 // rootLayers pairs the layers of this platform's manifest with their diff ids,
 // which its config has.
-func (c *Containerd) rootLayers(ctx context.Context, cs store, target ocispec.Descriptor) (config digest.Digest, _ []rootfs.Layer, _ error) {
-	m, err := images.Manifest(ctx, cs, target, c.platform)
+func (rt *Runtime) rootLayers(ctx context.Context, cs store, target ocispec.Descriptor) (config digest.Digest, _ []rootfs.Layer, _ error) {
+	m, err := images.Manifest(ctx, cs, target, rt.conn.platform)
 	if err != nil {
-		return "", nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, c.Platform(), c.fail(err))
+		return "", nil, fmt.Errorf("read the manifest of %s for %s: %w", target.Digest, rt.conn.Platform(), rt.conn.fail(err))
 	}
 	if !images.IsConfigType(m.Config.MediaType) { // containerd unpacks nothing of it, either
 		return m.Config.Digest, nil, nil
 	}
 	diffIDs, err := images.RootFS(ctx, cs, m.Config)
 	if err != nil {
-		return "", nil, fmt.Errorf("read config %s: %w", m.Config.Digest, c.fail(err))
+		return "", nil, fmt.Errorf("read config %s: %w", m.Config.Digest, rt.conn.fail(err))
 	}
 	if len(diffIDs) != len(m.Layers) {
 		return "", nil, fmt.Errorf("image %s is damaged: its manifest has %d layers and its config %d", target.Digest, len(m.Layers), len(diffIDs))
@@ -95,7 +95,7 @@ var synced = []diff.ApplyOpt{diff.WithSyncFs(true)}
 // that is unpacked already is left as it is. One goroutine applies the layers, from the
 // bottom up.
 func (u *Unpacker) Apply(ctx context.Context, i int) error {
-	ctx, cl, err := u.c.use(ctx)
+	ctx, cl, err := u.runtime.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	}
 	u.applied, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, synced)
 	if err != nil {
-		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.c.fail(err))
+		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.runtime.conn.fail(err))
 	}
 	return nil
 }
@@ -137,7 +137,7 @@ func (u *Unpacker) LayerLabels(dgst digest.Digest) map[string]string {
 
 // Label puts its labels on the blob of layer i, which is here without them.
 func (u *Unpacker) Label(ctx context.Context, i int) error {
-	ctx, cl, err := u.c.use(ctx)
+	ctx, cl, err := u.runtime.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (u *Unpacker) Label(ctx context.Context, i int) error {
 	}
 	info := content.Info{Digest: dgst, Labels: map[string]string{labels.LabelUncompressed: diff}}
 	if _, err := cs.Update(ctx, info, "labels."+labels.LabelUncompressed); err != nil {
-		return fmt.Errorf("label layer %s: %w", dgst, u.c.fail(err))
+		return fmt.Errorf("label layer %s: %w", dgst, u.runtime.conn.fail(err))
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (u *Unpacker) Label(ctx context.Context, i int) error {
 // Stacked reports whether all layers are unpacked, so that there is nothing to
 // apply.
 func (u *Unpacker) Stacked(ctx context.Context) (bool, error) {
-	ctx, cl, err := u.c.use(ctx)
+	ctx, cl, err := u.runtime.conn.use(ctx)
 	if err != nil || len(u.layers) == 0 {
 		return false, err
 	}
@@ -163,7 +163,7 @@ func (u *Unpacker) Stacked(ctx context.Context) (bool, error) {
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
-	return err == nil, u.c.fail(err)
+	return err == nil, u.runtime.conn.fail(err)
 }
 
 // top is the chain id of all layers, which names the topmost snapshot.
@@ -181,7 +181,7 @@ const unpackTries = 2
 // Finish checks that every layer is unpacked and labels the config as containerd's
 // own unpacking does, so that the snapshots live as long as the image.
 func (u *Unpacker) Finish(ctx context.Context) error {
-	nctx, cl, err := u.c.use(ctx)
+	nctx, cl, err := u.runtime.conn.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 	if stacked, err := u.Stacked(ctx); err != nil || stacked {
 		return err
 	}
-	img := client.NewImageWithPlatform(cl, images.Image{Name: "seeder", Target: u.target}, u.c.platform)
+	img := client.NewImageWithPlatform(cl, images.Image{Name: "seeder", Target: u.target}, u.runtime.conn.platform)
 	// A snapshot that was found may be collected before the one above it is made:
 	// it was nobody's until then. The second try makes it anew, under the lease.
 	for try := 0; ; try++ {
@@ -202,7 +202,7 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("unpack %s: %w", u.target.Digest, u.c.fail(err))
+		return fmt.Errorf("unpack %s: %w", u.target.Digest, u.runtime.conn.fail(err))
 	}
 	return nil
 }
@@ -214,29 +214,29 @@ func (u *Unpacker) labelConfig(ctx context.Context, cs store) error {
 	label := labelSnapshot + u.snapshotter
 	info := content.Info{Digest: u.config, Labels: map[string]string{label: u.top().String()}}
 	if _, err := cs.Update(ctx, info, "labels."+label); err != nil {
-		return fmt.Errorf("label config %s: %w", u.config, u.c.fail(err))
+		return fmt.Errorf("label config %s: %w", u.config, u.runtime.conn.fail(err))
 	}
 	return nil
 }
 
 // unpacked is the name of the topmost snapshot of target, "" where it is not there;
 // "-" for an image without layers.
-func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (top digest.Digest, _ error) {
-	sn, err := c.SnapshotterName(ctx)
+func (rt *Runtime) unpacked(ctx context.Context, cs store, target ocispec.Descriptor) (top digest.Digest, _ error) {
+	sn, err := rt.SnapshotterName(ctx)
 	if err != nil {
 		return "", err
 	}
-	config, layers, err := c.rootLayers(ctx, cs, target)
+	config, layers, err := rt.rootLayers(ctx, cs, target)
 	if err != nil {
 		return "", err
 	}
 	if len(layers) == 0 {
 		return "-", nil
 	}
-	u := &Unpacker{c: c, target: target, snapshotter: sn, config: config, layers: layers}
+	u := &Unpacker{runtime: rt, target: target, snapshotter: sn, config: config, layers: layers}
 	stacked, err := u.Stacked(ctx)
 	if err != nil {
-		return "", fmt.Errorf("look for the snapshot of %s: %w", target.Digest, c.fail(err))
+		return "", fmt.Errorf("look for the snapshot of %s: %w", target.Digest, rt.conn.fail(err))
 	}
 	if !stacked {
 		return "", nil
@@ -247,30 +247,30 @@ func (c *Containerd) unpacked(ctx context.Context, cs store, target ocispec.Desc
 // Settle unpacks and publishes an image whose blobs are all here. One that is for
 // other platforms is named, so that it can be given to others, and not unpacked. It is
 // idempotent; the caller holds a lease. The blobs here are not looked for again.
-func (c *Containerd) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
-	if err := c.Unpack(ctx, target); err != nil {
+func (im *Images) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
+	if err := im.runtime.Unpack(ctx, target); err != nil {
 		return err
 	}
-	return c.Publish(ctx, ref, target, here...)
+	return im.Publish(ctx, ref, target, here...)
 }
 
 // Unpack unpacks an image whose blobs are all here, unless it is for other platforms.
-func (c *Containerd) Unpack(ctx context.Context, target ocispec.Descriptor) error {
-	nctx, cl, err := c.use(ctx)
+func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor) error {
+	nctx, cl, err := rt.conn.use(ctx)
 	if err != nil {
 		return err
 	}
-	cs := c.once(cl)
-	if foreign, err := c.isForeign(nctx, cs, target); err != nil || foreign {
+	cs := rt.content.once(cl)
+	if foreign, err := rt.content.isForeign(nctx, cs, target); err != nil || foreign {
 		return err
 	}
-	u, err := c.Unpacker(ctx, target)
+	u, err := rt.Unpacker(ctx, target)
 	if err != nil || u == nil {
 		return err
 	}
 	for _, l := range u.layers {
 		if here, err := cs.has(nctx, l.Blob.Digest); err != nil {
-			return fmt.Errorf("look for blob %s: %w", l.Blob.Digest, c.fail(err))
+			return fmt.Errorf("look for blob %s: %w", l.Blob.Digest, rt.conn.fail(err))
 		} else if !here {
 			return &MissingError{Target: target.Digest, Missing: l.Blob, What: "layer"}
 		}
@@ -281,31 +281,37 @@ func (c *Containerd) Unpack(ctx context.Context, target ocispec.Descriptor) erro
 // SnapshotterName resolves auto: the snapshotter that CRI uses, as the path of
 // its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
 // status say; overlayfs where there is no CRI.
-func (c *Containerd) SnapshotterName(ctx context.Context) (string, error) {
-	if c.cfg.Snapshotter != Auto {
-		return c.cfg.Snapshotter, nil
+func (rt *Runtime) SnapshotterName(ctx context.Context) (string, error) {
+	if rt.conn.cfg.Snapshotter != Auto {
+		return rt.conn.cfg.Snapshotter, nil
 	}
-	c.mu.Lock()
-	name := c.snapshotter
-	c.mu.Unlock()
+	rt.mu.Lock()
+	name := rt.snapshotter
+	rt.mu.Unlock()
 	if name != "" {
 		return name, nil
 	}
-	name, err := c.askSnapshotter(ctx)
+	name, err := rt.askSnapshotter(ctx)
 	if err != nil {
 		return "", err
 	}
-	c.log.Debug("snapshotter found", "snapshotter", name)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.snapshotter = name
+	rt.conn.log.Debug("snapshotter found", "snapshotter", name)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.snapshotter = name
 	return name, nil
+}
+
+func (rt *Runtime) forget() {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.snapshotter, rt.noCRI = "", false
 }
 
 const defaultSnapshotter = "overlayfs"
 
-func (c *Containerd) askSnapshotter(ctx context.Context) (string, error) {
-	conn, err := c.cri(ctx)
+func (rt *Runtime) askSnapshotter(ctx context.Context) (string, error) {
+	conn, err := rt.cri(ctx)
 	if err != nil || conn == nil {
 		return defaultSnapshotter, err
 	}
@@ -325,7 +331,7 @@ func (c *Containerd) askSnapshotter(ctx context.Context) (string, error) {
 		return defaultSnapshotter, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("ask CRI for its snapshotter: %w", c.fail(errdefsOf(err)))
+		return "", fmt.Errorf("ask CRI for its snapshotter: %w", rt.conn.fail(errdefsOf(err)))
 	}
 	const prefix = "io.containerd.snapshotter.v1."
 	for _, f := range fsInfo.GetImageFilesystems() {
@@ -337,17 +343,17 @@ func (c *Containerd) askSnapshotter(ctx context.Context) (string, error) {
 }
 
 // cri is the connection to CRI, nil where the socket serves none.
-func (c *Containerd) cri(ctx context.Context) (grpc.ClientConnInterface, error) {
-	if c.embedded != nil {
+func (rt *Runtime) cri(ctx context.Context) (grpc.ClientConnInterface, error) {
+	if rt.conn.embedded != nil {
 		return nil, nil
 	}
-	_, cl, err := c.use(ctx)
+	_, cl, err := rt.conn.use(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.noCRI {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.noCRI {
 		return nil, nil
 	}
 	conn, _ := cl.Conn().(grpc.ClientConnInterface)

@@ -25,17 +25,17 @@ const MaxWholeBytes = 8 << 20
 // is written anew. Under a lease a blob that exists already is protected by it; the
 // error is ErrExists then, and its labels are left as they are. What does not have the
 // blob's size and digest stays (ErrMismatch), until Abort.
-func (c *Containerd) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p []byte, labels map[string]string) error {
+func (c *Content) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p []byte, labels map[string]string) error {
 	if len(p) > MaxWholeBytes {
 		return fmt.Errorf("write blob %s: %d bytes at once, at most %d", desc.Digest, len(p), MaxWholeBytes)
 	}
-	ctx, cl, err := c.use(ctx)
+	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return err
 	}
 	err = c.whereGone(ctx, cl, desc.Digest, func() error {
 		return c.withRef(ctx, desc.Digest, func(ref string) error {
-			if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.embedded == nil {
+			if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.conn.embedded == nil {
 				return commitWhole(ctx, conn, ref, desc, p, labels)
 			}
 			return writeWhole(ctx, cl.ContentStore(), ref, desc, p, labels)
@@ -47,19 +47,19 @@ func (c *Containerd) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p 
 	case errdefs.IsFailedPrecondition(err):
 		return fmt.Errorf("write blob %s: %w: %w", desc.Digest, ErrMismatch, err)
 	case err != nil:
-		return fmt.Errorf("write blob %s: %w", desc.Digest, c.fail(err))
+		return fmt.Errorf("write blob %s: %w", desc.Digest, c.conn.fail(err))
 	}
 	return nil
 }
 
 // whereGone calls write. Where containerd says that it has the blob, whose file is gone,
 // it is told to forget the blob, and write is called again.
-func (c *Containerd) whereGone(ctx context.Context, cl *client.Client, dgst digest.Digest, write func() error) error {
+func (c *Content) whereGone(ctx context.Context, cl *client.Client, dgst digest.Digest, write func() error) error {
 	err := write()
-	if !errdefs.IsAlreadyExists(err) || !c.fileless(ctx, dgst) {
+	if !errdefs.IsAlreadyExists(err) || !c.files.fileless(ctx, dgst) {
 		return err
 	}
-	c.log.Warn("found a blob without its file in containerd; writing it again", "blob", dgst)
+	c.conn.log.Warn("found a blob without its file in containerd; writing it again", "blob", dgst)
 	if err := cl.ContentStore().Delete(ctx, dgst); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}

@@ -27,12 +27,12 @@ func aliases(s *suite) {
 	}
 	finds := func(what string, want ctrd.Named) {
 		s.Helper()
-		got, err := s.c.ResolveNamed(s.ctx, ref)
+		got, err := s.c.Images.ResolveNamed(s.ctx, ref)
 		if err != nil || got.Target.Digest != want.Target.Digest || got.As != want.As || got.Other != want.Other {
 			s.Errorf("%s: %+v %v, want %+v", what, got, err, want)
 		}
 	}
-	if _, err := s.c.ResolveNamed(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Images.ResolveNamed(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("of nothing: %v", err)
 	}
 	old, young := NewImage(s, "docker.io/library/storetest-aliasold:v1", 700), NewImage(s, "docker.io/library/storetest-aliasyoung:v1", 701)
@@ -41,31 +41,31 @@ func aliases(s *suite) {
 	for _, short := range []string{"storetest-alias:v1", "index.docker.io/library/storetest-alias:v1", "docker.io/storetest-alias:v1"} {
 		name(short, old)
 		finds(short, ctrd.Named{Target: old.Target, As: short})
-		if pulled, err := s.c.FromRegistry(s.ctx, ref); pulled || err != nil {
+		if pulled, err := s.c.Images.FromRegistry(s.ctx, ref); pulled || err != nil {
 			s.Errorf("%s: pulled %v %v", short, pulled, err)
 		}
-		if _, err := s.c.Local(s.ctx, ref); err != nil {
+		if _, err := s.c.Images.Local(s.ctx, ref); err != nil {
 			s.Errorf("%s: %v", short, err)
 		}
 		s.remove(short)
 	}
 	name("storetest-alias:v1", old)
-	if err := s.c.Settle(s.ctx, ref, old.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, old.Target); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { s.remove(ref) })
 	finds("both at one build", ctrd.Named{Target: old.Target})
 	name("storetest-alias:v1", young)
 	finds("the short one is newer", ctrd.Named{Target: young.Target, As: "storetest-alias:v1", Other: ref})
-	if err := s.c.Settle(s.ctx, ref, young.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, young.Target); err != nil {
 		s.Fatal(err)
 	}
 	finds("moved", ctrd.Named{Target: young.Target})
 	name("storetest-alias:v1", old)
-	if err := s.c.Settle(s.ctx, ref, old.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, old.Target); err != nil {
 		s.Fatal(err)
 	}
-	if err := s.c.Settle(s.ctx, ref, young.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, young.Target); err != nil {
 		s.Fatal(err)
 	}
 	finds("the short one is older", ctrd.Named{Target: young.Target, Other: "storetest-alias:v1"})
@@ -87,7 +87,7 @@ func byDigest(s *suite) {
 	}
 	// Another tag of the image keeps what it needs.
 	const tag = "docker.io/library/storetest-bydigest:v1"
-	if err := s.c.Settle(s.ctx, tag, img.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, tag, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	s.remove(ref)
@@ -116,16 +116,16 @@ func onlyManifest(s *suite) {
 	const ref = "docker.io/library/storetest-only:v1"
 	one := NewIndex(s, ref, 720, other(s.c))
 	s.bring(one)
-	if got, err := s.c.OnlyManifest(s.ctx, one.Target); err != nil || got.Digest != one.Manifests[0].Descriptor.Digest {
+	if got, err := s.c.Content.OnlyManifest(s.ctx, one.Target); err != nil || got.Digest != one.Manifests[0].Descriptor.Digest {
 		s.Errorf("of an index of one: %v %v", got.Digest, err)
 	}
 	s.remove(ref)
-	two := NewIndex(s, ref, 730, other(s.c), s.c.Platform())
+	two := NewIndex(s, ref, 730, other(s.c), s.c.Conn.Platform())
 	s.bring(two)
-	if _, err := s.c.OnlyManifest(s.ctx, two.Target); err == nil || !strings.Contains(err.Error(), "an index of 2") {
+	if _, err := s.c.Content.OnlyManifest(s.ctx, two.Target); err == nil || !strings.Contains(err.Error(), "an index of 2") {
 		s.Errorf("of an index of two: %v", err)
 	}
-	if got, err := s.c.OnlyManifest(s.ctx, two.Manifests[0].Descriptor); err != nil || got.Digest != two.Manifests[0].Descriptor.Digest {
+	if got, err := s.c.Content.OnlyManifest(s.ctx, two.Manifests[0].Descriptor); err != nil || got.Digest != two.Manifests[0].Descriptor.Digest {
 		s.Errorf("of a manifest: %v %v", got.Digest, err)
 	}
 }

@@ -30,7 +30,7 @@ func archives(s *suite) {
 	s.ready(ref, img.Target.Digest)
 	s.remove(ref)
 	s.imports(img.DockerArchive(s), "", ref)
-	if target, err := s.c.Resolve(s.ctx, ref); err != nil {
+	if target, err := s.c.Images.Resolve(s.ctx, ref); err != nil {
 		s.Error(err)
 	} else {
 		s.ready(ref, target.Digest)
@@ -90,7 +90,7 @@ func badArchives(s *suite) {
 // as docker save and BuildKit leave them out, is an image like any other.
 func absentParts(s *suite) {
 	const ref = "docker.io/library/storetest-absent:latest"
-	img := NewIndex(s, ref, 4, s.c.Platform(), "linux/s390x")
+	img := NewIndex(s, ref, 4, s.c.Conn.Platform(), "linux/s390x")
 	keep := []digest.Digest{img.Target.Digest, img.Manifests[0].Descriptor.Digest, img.Manifests[0].Config.Digest}
 	for _, l := range img.Manifests[0].Layers {
 		keep = append(keep, l.Digest)

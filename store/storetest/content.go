@@ -15,11 +15,11 @@ import (
 func ingest(s *suite) {
 	blob := bytes.Repeat([]byte("ingest "), 40_000)
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, release, err := s.c.Lease(s.ctx, "storetest-ingest")
+	lctx, release, err := s.c.Leases.Take(s.ctx, "storetest-ingest")
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Ingest(lctx, desc)
+	w, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func ingest(s *suite) {
 	}
 	// Another process goes on where this one stopped.
 	again := s.Open(s.T, ctrd.Config{})
-	if w, err = again.Ingest(lctx, desc); err != nil {
+	if w, err = again.Content.Ingest(lctx, desc); err != nil {
 		s.Fatal(err)
 	}
 	if w.Offset() != 100_000 {
@@ -46,10 +46,10 @@ func ingest(s *suite) {
 	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
 		s.Fatal(err)
 	}
-	if _, err := s.c.Ingest(lctx, desc); !errors.Is(err, ctrd.ErrExists) {
+	if _, err := s.c.Content.Ingest(lctx, desc); !errors.Is(err, ctrd.ErrExists) {
 		s.Errorf("begin again: %v", err)
 	}
-	ra, err := s.c.ReaderAt(s.ctx, desc.Digest)
+	ra, err := s.c.Content.ReaderAt(s.ctx, desc.Digest)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func ingest(s *suite) {
 	if s.here(desc.Digest) {
 		s.Error("what no image and no lease needs is kept")
 	}
-	if _, err := s.c.ReaderAt(s.ctx, desc.Digest); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Content.ReaderAt(s.ctx, desc.Digest); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("read what is gone: %v", err)
 	}
 }
@@ -72,12 +72,12 @@ func ingest(s *suite) {
 func ingestMismatch(s *suite) {
 	blob := []byte("what was asked for")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, release, err := s.c.Lease(s.ctx, "storetest-mismatch")
+	lctx, release, err := s.c.Leases.Take(s.ctx, "storetest-mismatch")
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer release(s.ctx)
-	w, err := s.c.Ingest(lctx, desc)
+	w, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -91,14 +91,14 @@ func ingestMismatch(s *suite) {
 	if s.here(desc.Digest) {
 		s.Error("another blob was committed")
 	}
-	if err := s.c.Abort(s.ctx, desc.Digest); err != nil {
+	if err := s.c.Content.Abort(s.ctx, desc.Digest); err != nil {
 		s.Fatal(err)
 	}
-	if w, err = s.c.Ingest(lctx, desc); err != nil || w.Offset() != 0 {
+	if w, err = s.c.Content.Ingest(lctx, desc); err != nil || w.Offset() != 0 {
 		s.Fatalf("after Abort: offset %d, %v", w.Offset(), err)
 	}
 	w.Close()
-	if err := errors.Join(s.c.Abort(s.ctx, desc.Digest), s.c.Abort(s.ctx, desc.Digest)); err != nil {
+	if err := errors.Join(s.c.Content.Abort(s.ctx, desc.Digest), s.c.Content.Abort(s.ctx, desc.Digest)); err != nil {
 		s.Errorf("Abort is not idempotent: %v", err)
 	}
 }
@@ -107,16 +107,16 @@ func ingestMismatch(s *suite) {
 func ingestLocked(s *suite) {
 	blob := []byte("written under another name")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, release, err := s.c.Lease(s.ctx, "storetest-locked")
+	lctx, release, err := s.c.Leases.Take(s.ctx, "storetest-locked")
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer release(s.ctx)
-	lost, err := s.c.Ingest(lctx, desc)
+	lost, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Ingest(lctx, desc)
+	w, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func ingestLocked(s *suite) {
 	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil || !s.here(desc.Digest) {
 		s.Errorf("it is not here: %v", err)
 	}
-	if err := errors.Join(lost.Close(), s.c.Abort(s.ctx, desc.Digest)); err != nil {
+	if err := errors.Join(lost.Close(), s.c.Content.Abort(s.ctx, desc.Digest)); err != nil {
 		s.Error(err)
 	}
 }
@@ -135,11 +135,11 @@ func ingestLocked(s *suite) {
 func writeWhole(s *suite) {
 	blob := []byte("a small layer, or a manifest")
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, release, err := s.c.Lease(s.ctx, "storetest-whole")
+	lctx, release, err := s.c.Leases.Take(s.ctx, "storetest-whole")
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Ingest(lctx, desc)
+	w, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func writeWhole(s *suite) {
 	}
 	const label = "containerd.io/uncompressed"
 	want := digest.FromString("unpacked").String()
-	if err := s.c.WriteWhole(lctx, desc, blob, map[string]string{label: want}); err != nil {
+	if err := s.c.Content.WriteWhole(lctx, desc, blob, map[string]string{label: want}); err != nil {
 		s.Fatal(err)
 	}
 	info, err := s.cl.ContentStore().Info(s.ctx, desc.Digest)
@@ -161,18 +161,18 @@ func writeWhole(s *suite) {
 	if got, err := content.ReadBlob(s.ctx, s.cl.ContentStore(), desc); err != nil || !bytes.Equal(got, blob) {
 		s.Errorf("reads %q, %v", got, err)
 	}
-	if err := s.c.WriteWhole(lctx, desc, blob, map[string]string{label: "another"}); !errors.Is(err, ctrd.ErrExists) {
+	if err := s.c.Content.WriteWhole(lctx, desc, blob, map[string]string{label: "another"}); !errors.Is(err, ctrd.ErrExists) {
 		s.Errorf("write it again: %v", err)
 	}
 	if info, err := s.cl.ContentStore().Info(s.ctx, desc.Digest); err != nil || info.Labels[label] != want {
 		s.Errorf("written again, its labels are %v, %v", info.Labels, err)
 	}
 	// What is there already is protected by the lease of the one that writes it again.
-	other, releaseOther, err := s.c.Lease(s.ctx, "storetest-whole-2")
+	other, releaseOther, err := s.c.Leases.Take(s.ctx, "storetest-whole-2")
 	if err != nil {
 		s.Fatal(err)
 	}
-	if err := s.c.WriteWhole(other, desc, blob, nil); !errors.Is(err, ctrd.ErrExists) {
+	if err := s.c.Content.WriteWhole(other, desc, blob, nil); !errors.Is(err, ctrd.ErrExists) {
 		s.Errorf("write it under another lease: %v", err)
 	}
 	if err := release(s.ctx); err != nil {
@@ -195,23 +195,23 @@ func writeWhole(s *suite) {
 func writeWholeMismatch(s *suite) {
 	blob := []byte("what was asked for at once")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, release, err := s.c.Lease(s.ctx, "storetest-whole-mismatch")
+	lctx, release, err := s.c.Leases.Take(s.ctx, "storetest-whole-mismatch")
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer release(s.ctx)
 	for _, wrong := range []string{"what came at once, as long", "short", ""} {
-		if err := s.c.WriteWhole(lctx, desc, []byte(wrong), nil); !errors.Is(err, ctrd.ErrMismatch) {
+		if err := s.c.Content.WriteWhole(lctx, desc, []byte(wrong), nil); !errors.Is(err, ctrd.ErrMismatch) {
 			s.Errorf("write %q: %v", wrong, err)
 		}
 		if s.here(desc.Digest) {
 			s.Errorf("%q was committed", wrong)
 		}
 	}
-	if err := s.c.WriteWhole(lctx, desc, make([]byte, ctrd.MaxWholeBytes+1), nil); err == nil {
+	if err := s.c.Content.WriteWhole(lctx, desc, make([]byte, ctrd.MaxWholeBytes+1), nil); err == nil {
 		s.Error("more than a message takes is written at once")
 	}
-	if err := errors.Join(s.c.Abort(s.ctx, desc.Digest), s.c.WriteWhole(lctx, desc, blob, nil)); err != nil || !s.here(desc.Digest) {
+	if err := errors.Join(s.c.Content.Abort(s.ctx, desc.Digest), s.c.Content.WriteWhole(lctx, desc, blob, nil)); err != nil || !s.here(desc.Digest) {
 		s.Errorf("after Abort: %v", err)
 	}
 }
@@ -219,11 +219,11 @@ func writeWholeMismatch(s *suite) {
 func lease(s *suite) {
 	blob := []byte("leased")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-	lctx, _, err := s.c.Lease(s.ctx, "storetest-lease")
+	lctx, _, err := s.c.Leases.Take(s.ctx, "storetest-lease")
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Ingest(lctx, desc)
+	w, err := s.c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func lease(s *suite) {
 		s.Error("collected in spite of the lease")
 	}
 	// A daemon that comes back finds its lease by the name of the work.
-	_, release, err := s.Open(s.T, ctrd.Config{}).Lease(s.ctx, "storetest-lease")
+	_, release, err := s.Open(s.T, ctrd.Config{}).Leases.Take(s.ctx, "storetest-lease")
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -294,12 +294,12 @@ func corpus(s *suite) {
 			s.Errorf("%s: %v, left out %q, %v; want %v, %q", c.Producer, got.Names, got.LeftOut, err, c.Names, c.LeftOut)
 		}
 		for _, name := range got.Names {
-			target, err := s.c.Resolve(s.ctx, name)
+			target, err := s.c.Images.Resolve(s.ctx, name)
 			if err != nil {
 				s.Errorf("%s: %v", c.Producer, err)
 				continue
 			}
-			if ok, reason, err := s.c.Check(s.ctx, name, target.Digest); !ok || err != nil {
+			if ok, reason, err := s.c.Checks.Check(s.ctx, name, target.Digest); !ok || err != nil {
 				s.Errorf("%s: %s is not ready: %q %v", c.Producer, name, reason, err)
 			}
 			s.remove(name)

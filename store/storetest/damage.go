@@ -58,7 +58,7 @@ func (s *suite) labelsOf(d digest.Digest) map[string]string {
 // where the archive does not have it.
 func importHealsDamage(s *suite) {
 	const ref, docker = "docker.io/library/storetest-rotten:latest", "docker.io/library/storetest-rotten-docker:latest"
-	img := NewIndex(s, ref, 60, s.c.Platform(), "linux/s390x")
+	img := NewIndex(s, ref, 60, s.c.Conn.Platform(), "linux/s390x")
 	own, foreign := img.Manifests[0], img.Manifests[1]
 	s.imports(img.OCIArchive(s), "", ref)
 	absent := []digest.Digest{foreign.Descriptor.Digest, foreign.Config.Digest, foreign.Layers[0].Digest, foreign.Layers[1].Digest}
@@ -69,7 +69,7 @@ func importHealsDamage(s *suite) {
 		for _, known := range []bool{false, true} {
 			s.rot(d)
 			if known {
-				s.c.MarkDamaged(d, s.c.Stamp(s.ctx, d))
+				s.c.Content.MarkDamaged(d, s.c.Files.Stamp(s.ctx, d))
 			}
 			s.heals(what, d, func() { s.imports(part, "", ref) })
 			s.ready(ref, img.Target.Digest)
@@ -85,7 +85,7 @@ func importHealsDamage(s *suite) {
 	// Of a docker-archive containerd's importer makes the manifest.
 	one := NewImage(s, docker, 61)
 	s.imports(one.DockerArchive(s), "", docker)
-	target, err := s.c.Resolve(s.ctx, docker)
+	target, err := s.c.Images.Resolve(s.ctx, docker)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func importHealsDamage(s *suite) {
 	}
 	s.rot(gz)
 	s.imports(one.DockerArchive(s), "", docker)
-	if target, err = s.c.Resolve(s.ctx, docker); err != nil {
+	if target, err = s.c.Images.Resolve(s.ctx, docker); err != nil {
 		s.Fatal(err)
 	}
 	s.document(target.Digest, &m)

@@ -29,7 +29,7 @@ func fromRegistry(s *suite) {
 	s.bring(img)
 	is := func(want bool) {
 		s.Helper()
-		if got, err := s.c.FromRegistry(s.ctx, ref); got != want || err != nil {
+		if got, err := s.c.Images.FromRegistry(s.ctx, ref); got != want || err != nil {
 			s.Errorf("from a registry: %v %v, want %v", got, err, want)
 		}
 	}
@@ -39,13 +39,13 @@ func fromRegistry(s *suite) {
 		s.Fatal(err)
 	}
 	is(true)
-	if _, err := s.c.FromRegistry(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Images.FromRegistry(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("an unknown image: %v", err)
 	}
 	// k3s has a label for what is in its agent/images.
 	preloaded := func(want bool) {
 		s.Helper()
-		if got, err := s.c.Preloaded(s.ctx, ref); got != want || err != nil {
+		if got, err := s.c.Images.Preloaded(s.ctx, ref); got != want || err != nil {
 			s.Errorf("preloaded: %v %v, want %v", got, err, want)
 		}
 	}
@@ -56,7 +56,7 @@ func fromRegistry(s *suite) {
 		s.Fatal(err)
 	}
 	preloaded(true)
-	if got, err := s.c.Preloaded(s.ctx, "docker.io/library/storetest-none:latest"); got || err != nil {
+	if got, err := s.c.Images.Preloaded(s.ctx, "docker.io/library/storetest-none:latest"); got || err != nil {
 		s.Errorf("an unknown image is preloaded: %v %v", got, err) // its name is one that k3s never gives
 	}
 }
@@ -69,7 +69,7 @@ func inUse(s *suite) {
 	s.bring(img)
 	users := func(want ...string) {
 		s.Helper()
-		if got, err := s.c.InUse(s.ctx, ref); err != nil || !slices.Equal(got, want) {
+		if got, err := s.c.Images.InUse(s.ctx, ref); err != nil || !slices.Equal(got, want) {
 			s.Errorf("used by %v %v, want %v", got, err, want)
 		}
 	}
@@ -142,7 +142,7 @@ func unpinOthers(s *suite) {
 		}
 	}
 	last := builds[2]
-	if err := s.c.Settle(s.ctx, ref, last.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, last.Target); err != nil {
 		s.Fatal(err)
 	}
 	elsewhere, preloaded := NewImage(s, other, 70), NewImage(s, k3s, 71)
@@ -154,21 +154,21 @@ func unpinOthers(s *suite) {
 			s.Fatal(err)
 		}
 	}
-	if _, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}}); err != nil {
+	if _, err := s.c.Images.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}}); err != nil {
 		s.Fatal(err)
 	}
 	pinned(ref, byDigest(last), other, byDigest(elsewhere), k3s, byDigest(preloaded))
-	released, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}})
+	released, err := s.c.Images.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}})
 	if err != nil || len(released) != 0 {
 		s.Errorf("released once more: %v %v", released, err)
 	}
 	s.ready(ref, last.Target.Digest)
-	if _, err := s.c.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: nil}); err != nil { // withdrawn
+	if _, err := s.c.Images.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: nil}); err != nil { // withdrawn
 		s.Fatal(err)
 	}
 	pinned(ref, other, byDigest(elsewhere), k3s, byDigest(preloaded)) // the name itself may be somebody's by now
 	off := s.Open(s.T, ctrd.Config{})
-	if _, err := off.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}, other: {elsewhere.Target.Digest}, k3s: nil}); err != nil {
+	if _, err := off.Images.UnpinOthers(s.ctx, map[string][]digest.Digest{ref: {last.Target.Digest}, other: {elsewhere.Target.Digest}, k3s: nil}); err != nil {
 		s.Fatal(err)
 	}
 	pinned(k3s, byDigest(preloaded))
@@ -184,7 +184,7 @@ func keepPrevious(s *suite) {
 	absent := digest.FromString("never here")
 	keep := func(targets ...digest.Digest) {
 		s.Helper()
-		if err := s.c.KeepPrevious(s.ctx, targets); err != nil {
+		if err := s.c.Images.KeepPrevious(s.ctx, targets); err != nil {
 			s.Fatal(err)
 		}
 	}
@@ -201,15 +201,15 @@ func keepPrevious(s *suite) {
 		}
 	}
 	// It can be found and named again.
-	got, err := s.c.Find(s.ctx, before.Target.Digest)
+	got, err := s.c.Images.Find(s.ctx, before.Target.Digest)
 	if err != nil || got.Digest != before.Target.Digest || got.MediaType != before.Target.MediaType || got.Size != before.Target.Size {
 		s.Errorf("found %+v %v, want %+v", got, err, before.Target)
 	}
-	if err := s.c.Settle(s.ctx, ref, got); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, got); err != nil {
 		s.Fatal(err)
 	}
 	s.ready(ref, before.Target.Digest)
-	if err := s.c.Settle(s.ctx, ref, after.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, after.Target); err != nil {
 		s.Fatal(err)
 	}
 	for name := range s.records(before.Target.Digest) {
@@ -225,10 +225,10 @@ func keepPrevious(s *suite) {
 		}
 	}
 	s.noLeases()
-	if _, err := s.c.Find(s.ctx, before.Target.Digest); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Images.Find(s.ctx, before.Target.Digest); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("found what is gone: %v", err)
 	}
-	if _, err := s.c.Find(s.ctx, after.Manifests[0].Layers[1].Digest); err == nil || !strings.Contains(err.Error(), "is not an image") {
+	if _, err := s.c.Images.Find(s.ctx, after.Manifests[0].Layers[1].Digest); err == nil || !strings.Contains(err.Error(), "is not an image") {
 		s.Errorf("a layer is an image: %v", err)
 	}
 }
@@ -238,11 +238,11 @@ func leaseRenewed(s *suite) {
 	blob := []byte("leased for long")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
 	c := s.Open(s.T, ctrd.Config{LeaseTTL: 4 * time.Second})
-	lctx, _, err := c.Lease(s.ctx, "storetest-renewed")
+	lctx, _, err := c.Leases.Take(s.ctx, "storetest-renewed")
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := c.Ingest(lctx, desc)
+	w, err := c.Content.Ingest(lctx, desc)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func leaseRenewed(s *suite) {
 		if time.Since(begun) > 20*time.Second {
 			s.Fatal("the lease is not renewed")
 		}
-		_, release, err := c.Lease(s.ctx, "storetest-renewed")
+		_, release, err := c.Leases.Take(s.ctx, "storetest-renewed")
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func leaseRenewed(s *suite) {
 	if !s.here(desc.Digest) {
 		s.Error("what the first lease protected is gone")
 	}
-	if err := c.DropLease(s.ctx, "storetest-renewed"); err != nil {
+	if err := c.Leases.Drop(s.ctx, "storetest-renewed"); err != nil {
 		s.Error(err)
 	}
 	s.Collect(s.T)
@@ -303,18 +303,18 @@ func discard(s *suite) {
 	before, after := NewImage(s, ref, 24), NewImage(s, ref, 25)
 	s.bring(before)
 	s.Cleanup(func() { s.remove(tag) })
-	if err := s.c.Settle(s.ctx, tag, before.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, tag, before.Target); err != nil {
 		s.Fatal(err)
 	}
 	s.bring(after)
-	if err := s.c.Discard(s.ctx, ref, before.Target.Digest); err != nil {
+	if err := s.c.Images.Discard(s.ctx, ref, before.Target.Digest); err != nil {
 		s.Fatal(err)
 	}
 	s.ready(tag, before.Target.Digest) // it has another tag
 	if err := s.cl.ImageService().Delete(s.ctx, tag); err != nil {
 		s.Fatal(err)
 	}
-	if err := s.c.Discard(s.ctx, ref, before.Target.Digest); err != nil {
+	if err := s.c.Images.Discard(s.ctx, ref, before.Target.Digest); err != nil {
 		s.Fatal(err)
 	}
 	left := s.names(before.Target.Digest)
@@ -341,10 +341,10 @@ func clearedPin(s *suite) {
 	intact := func(want bool) {
 		s.Helper()
 		s.ready(ref, img.Target.Digest)
-		if _, err := s.c.List(s.ctx); err != nil {
+		if _, err := s.c.Images.List(s.ctx); err != nil {
 			s.Fatal(err)
 		}
-		if got := s.c.Intact(s.ctx, ref); got != want {
+		if got := s.c.Checks.Intact(s.ctx, ref); got != want {
 			s.Errorf("intact: %v, want %v", got, want)
 		}
 	}
@@ -354,13 +354,13 @@ func clearedPin(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if _, err := s.c.List(s.ctx); err != nil {
+	if _, err := s.c.Images.List(s.ctx); err != nil {
 		s.Fatal(err)
 	}
-	if s.c.Intact(s.ctx, ref) {
+	if s.c.Checks.Intact(s.ctx, ref) {
 		s.Error("intact without its pin")
 	}
-	if err := s.c.Publish(s.ctx, ref, img.Target); err != nil {
+	if err := s.c.Images.Publish(s.ctx, ref, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	intact(true)
@@ -369,9 +369,9 @@ func clearedPin(s *suite) {
 // local: how other programs on this host may know an image.
 func local(s *suite) {
 	const ref = "docker.io/library/storetest-local:latest"
-	img := NewIndex(s, ref, 27, s.c.Platform(), "linux/s390x")
+	img := NewIndex(s, ref, 27, s.c.Conn.Platform(), "linux/s390x")
 	s.bring(img)
-	got, err := s.c.Local(s.ctx, ref)
+	got, err := s.c.Images.Local(s.ctx, ref)
 	if err != nil || got.Digest != img.Target.Digest {
 		s.Errorf("%+v %v", got, err)
 	}
@@ -383,7 +383,7 @@ func local(s *suite) {
 	if slices.Contains(got.IDs, img.Manifests[0].Layers[0].Digest) {
 		s.Error("a layer is no id")
 	}
-	if _, err := s.c.Local(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Images.Local(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("an unknown image: %v", err)
 	}
 }
@@ -399,7 +399,7 @@ func severalInOne(s *suite) {
 	s.remove(one, two, tag)
 	// Two tags of one image, as docker save writes them.
 	s.imports(a.DockerArchive(s, tag), "", tag, one)
-	if x, err := s.c.Resolve(s.ctx, one); err != nil {
+	if x, err := s.c.Images.Resolve(s.ctx, one); err != nil {
 		s.Error(err)
 	} else {
 		s.ready(tag, x.Digest)

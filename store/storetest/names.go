@@ -28,7 +28,7 @@ func publish(s *suite) {
 	img := NewImage(s, ref, 7)
 	s.bring(img)
 	for range 2 { // it is idempotent
-		if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+		if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
 			s.Fatal(err)
 		}
 	}
@@ -50,7 +50,7 @@ func publish(s *suite) {
 			s.Errorf("blob %s of a named image was collected", d)
 		}
 	}
-	if err := s.c.Unpin(s.ctx, ref); err != nil {
+	if err := s.c.Images.Unpin(s.ctx, ref); err != nil {
 		s.Fatal(err)
 	}
 	for name, labels := range s.records(img.Target.Digest) {
@@ -58,14 +58,14 @@ func publish(s *suite) {
 			s.Errorf("%s is still pinned", name)
 		}
 	}
-	if err := s.c.Unpin(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
+	if err := s.c.Images.Unpin(s.ctx, "docker.io/library/storetest-none:latest"); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("unpin what is not there: %v", err)
 	}
 	// Without pins there is none.
 	bare := s.Open(s.T, ctrd.Config{Pin: false})
 	const plain = "docker.io/library/storetest-unpinned:latest"
 	s.Cleanup(func() { s.remove(plain) })
-	if err := bare.Settle(s.ctx, plain, img.Target); err != nil {
+	if err := bare.Images.Settle(s.ctx, plain, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	if l := s.records(img.Target.Digest)[plain]; l["io.cri-containerd.pinned"] != "" {
@@ -83,7 +83,7 @@ func publishKeepsLabels(s *suite) {
 		s.Fatal(err)
 	}
 	s.notReady(ref, img.Target.Digest, "pinned")
-	if err := s.c.Publish(s.ctx, ref, img.Target); err != nil {
+	if err := s.c.Images.Publish(s.ctx, ref, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	if l := s.records(img.Target.Digest)[ref]; l["owner"] != "somebody" || l["io.cri-containerd.pinned"] != "pinned" {
@@ -96,7 +96,7 @@ func retag(s *suite) {
 	before, after := NewImage(s, ref, 9), NewImage(s, ref, 10)
 	s.bring(before)
 	s.bring(after)
-	if target, err := s.c.Resolve(s.ctx, ref); err != nil || target.Digest != after.Target.Digest {
+	if target, err := s.c.Images.Resolve(s.ctx, ref); err != nil || target.Digest != after.Target.Digest {
 		s.Errorf("%s stands for %s, %v", ref, target.Digest, err)
 	}
 	s.notReady(ref, before.Target.Digest, after.Target.Digest.String())
@@ -123,7 +123,7 @@ func checkFindsWhatLacks(s *suite) {
 		}
 		s.notReady(ref, img.Target.Digest, "")
 		// What is left keeps the blobs, so that naming is all there is to do.
-		if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+		if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
 			s.Fatal(err)
 		}
 		s.ready(ref, img.Target.Digest)
@@ -164,7 +164,7 @@ func strippedLabels(s *suite) {
 		}
 	}
 	for range 2 {
-		if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+		if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
 			s.Fatal(err)
 		}
 		s.ready(ref, img.Target.Digest)
@@ -179,11 +179,11 @@ func discardedContent(s *suite) {
 	const ref = "docker.io/library/storetest-discard:latest"
 	img := NewImage(s, ref, 15)
 	s.bring(img)
-	if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	layer := img.Manifests[0].Layers[0].Digest
-	ra, err := s.c.ReaderAt(s.ctx, layer)
+	ra, err := s.c.Content.ReaderAt(s.ctx, layer)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func discardedContent(s *suite) {
 		s.Error(err)
 	}
 	s.ready(ref, img.Target.Digest)
-	if !s.c.Intact(s.ctx, ref) || !s.c.Intact(s.ctx, "docker.io/library/storetest-none:latest") {
+	if !s.c.Checks.Intact(s.ctx, ref) || !s.c.Checks.Intact(s.ctx, "docker.io/library/storetest-none:latest") {
 		s.Error("a ready image is not intact, or one that was not checked")
 	}
 	s.strip(img.Manifests[0].Descriptor.Digest)
@@ -200,7 +200,7 @@ func discardedContent(s *suite) {
 	if s.here(layer) {
 		s.Fatal("the layer is still there")
 	}
-	if file && s.c.Intact(s.ctx, ref) {
+	if file && s.c.Checks.Intact(s.ctx, ref) {
 		s.Error("an image without a layer is intact")
 	}
 	s.notReady(ref, img.Target.Digest, layer.String())
@@ -211,14 +211,14 @@ func twoNamesOfOneConfig(s *suite) {
 	a := NewImage(s, one, 12)
 	s.bring(a)
 	s.imports(a.DockerArchive(s), two, two) // other layers, other manifest, the same config
-	b, err := s.c.Resolve(s.ctx, two)
+	b, err := s.c.Images.Resolve(s.ctx, two)
 	if err != nil || b.Digest == a.Target.Digest {
 		s.Fatalf("%s: %v %v", two, b.Digest, err)
 	}
 	s.ready(one, a.Target.Digest)
 	s.ready(two, b.Digest)
 	s.remove(one)
-	if err := s.c.Settle(s.ctx, two, b); err != nil {
+	if err := s.c.Images.Settle(s.ctx, two, b); err != nil {
 		s.Fatal(err)
 	}
 	s.Collect(s.T)
@@ -230,11 +230,11 @@ func deleteNames(s *suite) {
 	img := NewImage(s, ref, 13)
 	s.bring(img)
 	s.Cleanup(func() { s.remove(tag) })
-	if err := s.c.Settle(s.ctx, tag, img.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, tag, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	s.remove(ref)
-	if _, err := s.c.Resolve(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.c.Images.Resolve(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("%s after its removal: %v", ref, err)
 	}
 	s.ready(tag, img.Target.Digest)
@@ -247,7 +247,7 @@ func deleteNames(s *suite) {
 			s.Errorf("blob %s is left", d)
 		}
 	}
-	if err := s.c.Delete(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
+	if err := s.c.Images.Delete(s.ctx, ref); !errors.Is(err, fs.ErrNotExist) {
 		s.Errorf("remove again: %v", err)
 	}
 }

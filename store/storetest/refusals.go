@@ -29,7 +29,7 @@ func bzip2d(s *suite) {
 	}
 	const ref = "docker.io/library/bzip2:v1"
 	s.imports(b, "", ref)
-	target, err := s.c.Resolve(s.ctx, ref)
+	target, err := s.c.Images.Resolve(s.ctx, ref)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -206,12 +206,12 @@ func singleManifest(s *suite) {
 		img.Target = img.manifest(s, *platform, 600).Descriptor
 		s.imports(img.OCIArchive(s), "", ref)
 		s.ready(ref, img.Target.Digest)
-		blobs, err := s.c.Walk(s.ctx, img.Target)
+		blobs, err := s.c.Content.Walk(s.ctx, img.Target)
 		if err != nil {
 			s.Fatal(err)
 		}
 		for _, b := range blobs {
-			if !s.c.HoldsAll() && name != "none" && len(b.For) > 0 {
+			if !s.c.Conn.HoldsAll() && name != "none" && len(b.For) > 0 {
 				s.Errorf("%s: blob %s is for %v alone", name, b.Digest, b.For)
 			}
 		}

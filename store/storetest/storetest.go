@@ -124,7 +124,7 @@ func importInto(ctx context.Context, c *ctrd.Containerd, r io.Reader, ref string
 
 func (s *suite) remove(refs ...string) {
 	for _, ref := range refs {
-		if err := s.c.Delete(context.WithoutCancel(s.ctx), ref); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.c.Images.Delete(context.WithoutCancel(s.ctx), ref); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.Errorf("remove %s: %v", ref, err)
 		}
 	}
@@ -154,7 +154,7 @@ func (s *suite) names(target digest.Digest) []string {
 // here reports whether a blob is in the content store.
 func (s *suite) here(d digest.Digest) bool {
 	s.Helper()
-	_, ok, err := s.c.Has(s.ctx, d)
+	_, ok, err := s.c.Content.Has(s.ctx, d)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func (s *suite) here(d digest.Digest) bool {
 
 func (s *suite) ready(ref string, target digest.Digest) {
 	s.Helper()
-	if ok, reason, err := s.c.Check(s.ctx, ref, target); !ok || err != nil {
+	if ok, reason, err := s.c.Checks.Check(s.ctx, ref, target); !ok || err != nil {
 		s.Errorf("%s is not ready: %q %v", ref, reason, err)
 	}
 }
@@ -171,7 +171,7 @@ func (s *suite) ready(ref string, target digest.Digest) {
 // notReady expects a reason that holds a text.
 func (s *suite) notReady(ref string, target digest.Digest, want string) {
 	s.Helper()
-	if ok, reason, err := s.c.Check(s.ctx, ref, target); ok || err != nil || !strings.Contains(reason, want) {
+	if ok, reason, err := s.c.Checks.Check(s.ctx, ref, target); ok || err != nil || !strings.Contains(reason, want) {
 		s.Errorf("%s: ready %v, %q, %v; want %q", ref, ok, reason, err, want)
 	}
 }

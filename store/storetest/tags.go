@@ -50,7 +50,7 @@ func invalidTags(s *suite) {
 			s.Errorf("%s: %v, left out %q, %v; want %v, %q", tc.name, got.Names, got.LeftOut, err, tc.names, tc.leftOut)
 		}
 		for _, ref := range got.Names {
-			if target, err := s.c.Resolve(s.ctx, ref); err != nil {
+			if target, err := s.c.Images.Resolve(s.ctx, ref); err != nil {
 				s.Error(err)
 			} else {
 				s.ready(ref, target.Digest)

@@ -15,12 +15,12 @@ func unpack(s *suite) {
 	const ref = "docker.io/library/storetest-unpack:latest"
 	img := NewImage(s, ref, 14)
 	s.bring(img)
-	u, err := s.c.Unpacker(s.ctx, img.Target)
+	u, err := s.c.Runtime.Unpacker(s.ctx, img.Target)
 	if err != nil {
 		s.Fatal(err)
 	}
 	if !s.Unpacks {
-		if u != nil || !s.c.StoreOnly() {
+		if u != nil || !s.c.Conn.StoreOnly() {
 			s.Error("a store without snapshotters unpacks")
 		}
 		return
@@ -48,7 +48,7 @@ func unpack(s *suite) {
 		s.Fatal(err)
 	}
 	s.notReady(ref, img.Target.Digest, "not unpacked")
-	if err := s.c.Settle(s.ctx, ref, img.Target); err != nil {
+	if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
 		s.Fatal(err)
 	}
 	s.ready(ref, img.Target.Digest)
@@ -67,7 +67,7 @@ func applyAnew(s *suite) {
 	s.bring(img)
 	m := img.Manifests[0]
 	sn, cs := s.cl.SnapshotService("overlayfs"), s.cl.ContentStore()
-	u, err := s.c.Unpacker(s.ctx, img.Target)
+	u, err := s.c.Runtime.Unpacker(s.ctx, img.Target)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func applyAnew(s *suite) {
 	for _, elsewhere := range []bool{false, true} {
 		// An import unpacks under a lease. Without one garbage collection, which the
 		// removals below cause, takes a layer whose image does not refer to it yet.
-		ctx, release, err := s.c.Lease(s.ctx, "storetest-apply")
+		ctx, release, err := s.c.Leases.Take(s.ctx, "storetest-apply")
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func applyAnew(s *suite) {
 		}
 		apply(ctx, 0)
 		if elsewhere {
-			if err := s.c.Settle(ctx, ref, img.Target); err != nil {
+			if err := s.c.Images.Settle(ctx, ref, img.Target); err != nil {
 				s.Fatal(err)
 			}
 		}
@@ -133,7 +133,7 @@ func changes(s *suite) {
 	s.bring(img)
 	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
-	told := s.c.Changes(ctx)
+	told := s.c.Checks.Changes(ctx)
 	<-told // the first word comes with the subscription
 	for drained := false; !drained; {
 		select {

@@ -15,7 +15,7 @@ import (
 func unknownReference(s *suite) {
 	const ref = "docker.io/library/storetest-known:latest"
 	s.bring(NewImage(s, ref, 3))
-	_, err := s.c.Resolve(s.ctx, "docker.io/library/storetest-know:latest")
+	_, err := s.c.Images.Resolve(s.ctx, "docker.io/library/storetest-know:latest")
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "nearest: "+ref) {
 		s.Errorf("unknown reference: %v", err)
 	}
@@ -32,7 +32,7 @@ func order(blobs []ctrd.Blob) []digest.Digest {
 
 // other is a platform that no host of this architecture runs.
 func other(c *ctrd.Containerd) string {
-	if strings.HasPrefix(c.Platform(), "linux/s390x") {
+	if strings.HasPrefix(c.Conn.Platform(), "linux/s390x") {
 		return "linux/riscv64"
 	}
 	return "linux/s390x"
@@ -40,10 +40,10 @@ func other(c *ctrd.Containerd) string {
 
 func walk(s *suite) {
 	const ref = "docker.io/library/storetest-walk:latest"
-	ours, theirs := s.c.Platform(), other(s.c)
+	ours, theirs := s.c.Conn.Platform(), other(s.c)
 	img := NewIndex(s, ref, 4, theirs, ours)
 	s.bring(img)
-	blobs, err := s.c.Walk(s.ctx, img.Target)
+	blobs, err := s.c.Content.Walk(s.ctx, img.Target)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func walk(s *suite) {
 	if err := s.cl.ContentStore().Delete(s.ctx, a.Layers[0].Digest); err != nil {
 		s.Fatal(err)
 	}
-	if blobs, err = s.c.Walk(s.ctx, img.Target); err != nil || len(blobs) != 5 {
+	if blobs, err = s.c.Content.Walk(s.ctx, img.Target); err != nil || len(blobs) != 5 {
 		s.Errorf("without the other platform's layer: %v %v", order(blobs), err)
 	}
 	s.ready(ref, img.Target.Digest)
@@ -78,7 +78,7 @@ func walkIncomplete(s *suite) {
 	if err := s.cl.ContentStore().Delete(s.ctx, lost); err != nil {
 		s.Fatal(err)
 	}
-	_, err := s.c.Walk(s.ctx, img.Target)
+	_, err := s.c.Content.Walk(s.ctx, img.Target)
 	var missing *ctrd.MissingError
 	if !errors.As(err, &missing) || missing.Missing.Digest != lost || missing.What != "layer" || !strings.Contains(err.Error(), "discard_unpacked_layers") {
 		s.Errorf("walk: %v", err)
@@ -90,22 +90,22 @@ func walkOtherPlatform(s *suite) {
 	const ref = "docker.io/library/storetest-other:latest"
 	img := NewIndex(s, ref, 6, other(s.c))
 	c := s.Open(s.T, ctrd.Config{Platform: other(s.c), Pin: true})
-	if got := c.Platform(); got != other(s.c) {
+	if got := c.Conn.Platform(); got != other(s.c) {
 		s.Fatalf("platform %s", got)
 	}
-	if !c.Runs(other(s.c)) || c.Runs(s.c.Platform()) {
+	if !c.Conn.Runs(other(s.c)) || c.Conn.Runs(s.c.Conn.Platform()) {
 		s.Error("Runs mistakes the platform")
 	}
 	if _, err := importInto(s.ctx, c, bytes.NewReader(img.OCIArchive(s)), ""); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { s.remove(ref) })
-	if ok, reason, err := c.Check(s.ctx, ref, img.Target.Digest); !ok || err != nil {
+	if ok, reason, err := c.Checks.Check(s.ctx, ref, img.Target.Digest); !ok || err != nil {
 		s.Errorf("not ready for its platform: %q %v", reason, err)
 	}
 	if s.Unpacks { // who runs another platform names it, so that it can be given to others
 		s.remove(ref)
 		s.bring(img)
-		s.notReady(ref, img.Target.Digest, "the image has nothing for "+s.c.Platform())
+		s.notReady(ref, img.Target.Digest, "the image has nothing for "+s.c.Conn.Platform())
 	}
 }

@@ -263,7 +263,7 @@ func (c *cluster) leasesOf(m *machine) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database of containerd as it is on disk: %w", err)
 	}
-	leases, err := d.Leases(context.Background())
+	leases, err := d.Leases.Names(context.Background())
 	return leases, errors.Join(err, d.Close())
 }
 

@@ -39,7 +39,7 @@ func (e *exam) checkContainerd(ctx context.Context) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
-	address, version, err := c.Health(ctx)
+	address, version, err := c.Conn.Health(ctx)
 	f := finding{Name: "containerd", State: StateOK, Subject: address, Detail: "version " + version}
 	set := cfg.Containerd.Address != ctrd.Auto
 	if err != nil && e.forbidden(address) {
@@ -104,7 +104,7 @@ func (e *exam) forbidden(address string) bool {
 // unreachable is a finding for what depends on a containerd that does not answer,
 // which checkContainerd has said.
 func (e *exam) unreachable(name string, err error) []finding {
-	if e.ctrd != nil && e.forbidden(e.ctrd.Address()) {
+	if e.ctrd != nil && e.forbidden(e.ctrd.Conn.Address()) {
 		return one(needsRoot(name, ""))
 	}
 	return one(finding{Name: name, State: StateSkipped, Detail: "containerd cannot be asked: " + firstLine(err.Error())})
@@ -125,7 +125,7 @@ func (e *exam) checkNamespace(ctx context.Context) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
-	all, err := c.Namespaces(ctx)
+	all, err := c.Conn.Namespaces(ctx)
 	if err != nil {
 		return e.unreachable("namespace", err)
 	}
@@ -138,7 +138,7 @@ func (e *exam) checkNamespace(ctx context.Context) []finding {
 	var out []finding
 	for ns, images := range all {
 		if ns != ours {
-			if f, ok := strayed(c.Address(), ns, ours, images, all[ours]); ok {
+			if f, ok := strayed(c.Conn.Address(), ns, ours, images, all[ours]); ok {
 				out = append(out, f)
 			}
 		}
@@ -201,17 +201,17 @@ func (e *exam) checkCRI(ctx context.Context) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
-	cri, err := c.CRI(ctx)
+	cri, err := c.Runtime.CRI(ctx)
 	if err != nil {
 		return e.unreachable("cri", err)
 	}
-	f := finding{Name: "cri", State: StateOK, Subject: c.Address(), Detail: "served"}
+	f := finding{Name: "cri", State: StateOK, Subject: c.Conn.Address(), Detail: "served"}
 	switch {
 	case cri.Disabled:
 		f.State = stateProblem
 		f.Detail = `CRI is off: this containerd has no CRI plugin, so no kubelet can use it; Docker's packages write disabled_plugins = ["cri"]`
 		f.Fix = `sed -i '/^ *disabled_plugins/s/"cri",\? *//' /etc/containerd/config.toml && systemctl restart containerd`
-		if other := e.otherSocket(c.Address()); other != "" {
+		if other := e.otherSocket(c.Conn.Address()); other != "" {
 			f.Fix += "; or, if the kubelet uses the containerd at " + other + ", set containerd.address to that"
 		}
 	case !cri.Served:
@@ -235,8 +235,8 @@ func (e *exam) checkLayers(ctx context.Context) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, walkTimeout)
 	defer cancel()
-	cri, criErr := c.CRI(ctx)
-	lacking, looked, err := c.Lacking(ctx)
+	cri, criErr := c.Runtime.CRI(ctx)
+	lacking, looked, err := c.Images.Lacking(ctx)
 	if err != nil {
 		return e.unreachable("layers", err)
 	}

@@ -24,7 +24,7 @@ func (e *exam) checkDisk(ctx context.Context) []finding {
 	if c, err := e.containerd(ctx); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 		defer cancel()
-		if dir := c.Dir(ctx); dir != "" {
+		if dir := c.Files.Dir(ctx); dir != "" {
 			out = append(out, diskFinding(dir, cfg.Images.MinFree, reserve))
 		}
 	}

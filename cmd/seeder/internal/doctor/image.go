@@ -53,12 +53,12 @@ func (e *exam) newImageFinder(ctx context.Context, waiting []pods.Waiting) *imag
 	}
 	strays := map[string][]string{}
 	if c, err := e.containerd(ctx); err == nil {
-		if all, err := c.Namespaces(ctx); err == nil {
+		if all, err := c.Conn.Namespaces(ctx); err == nil {
 			strays = all
 		}
 	}
 	if c, err := e.containerd(ctx); err == nil {
-		if have, err := c.List(ctx); err == nil {
+		if have, err := c.Images.List(ctx); err == nil {
 			f.byDigest = namesOfDigests(have)
 		}
 	}
@@ -111,8 +111,8 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 	short := cli.ShortRef(ref)
 	announce := "seeder announce " + short
 	if c, err := e.containerd(ctx); err == nil {
-		if desc, err := c.Resolve(ctx, ref); err == nil {
-			if _, err := c.Walk(ctx, desc); errors.Is(err, fs.ErrNotExist) {
+		if desc, err := c.Images.Resolve(ctx, ref); err == nil {
+			if _, err := c.Content.Walk(ctx, desc); errors.Is(err, fs.ErrNotExist) {
 				return place{"is in this host's containerd, but not complete", fmt.Sprintf("import it again: `k3s ctr images import FILE && %s`", announce)}
 			}
 			return place{"is in this host's containerd and not announced", announce}
@@ -140,7 +140,7 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 			continue
 		}
 		return place{fmt.Sprintf("is in the namespace %s of this host's containerd, which no kubelet uses", ns),
-			fmt.Sprintf("%s -n %s images export - %s | seeder announce --from - %s", ctrCommand(c.Address()), ns, ref, short)}
+			fmt.Sprintf("%s -n %s images export - %s | seeder announce --from - %s", ctrCommand(c.Conn.Address()), ns, ref, short)}
 	}
 	return place{}
 }

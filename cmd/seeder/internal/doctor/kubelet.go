@@ -27,7 +27,7 @@ func (e *exam) checkKubelet(ctx context.Context) []finding {
 	for _, i := range intents {
 		f := finding{Name: "kubelet", State: StateWarning, Subject: i.Image, Detail: i.Why(), Fix: i.Fix}
 		if cerr == nil {
-			if _, err := c.Resolve(ctx, i.Reference); err == nil {
+			if _, err := c.Images.Resolve(ctx, i.Reference); err == nil {
 				f.State, f.Detail = stateProblem, "the image is here, but "+i.Why()
 			}
 		}

@@ -67,9 +67,9 @@ func findSnapshotter(ctx context.Context, l *config.Loaded, root string) (name, 
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if _, _, err := c.Health(ctx); err != nil {
+	if _, _, err := c.Conn.Health(ctx); err != nil {
 		return "", "", err
 	}
-	name, err = c.SnapshotterName(ctx)
+	name, err = c.Runtime.SnapshotterName(ctx)
 	return name, "that of CRI; overlayfs where there is no CRI", err
 }
