@@ -2,21 +2,14 @@ package ctrd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"seeder/store/imageref"
 )
@@ -199,177 +192,12 @@ func unpin(ctx context.Context, is images.Store, name string) error {
 	return err
 }
 
-// awaitCRI waits until CRI answers for the record of target with its config.
-func (rt *Runtime) awaitCRI(ctx context.Context, cl *client.Client, cs store, r record, target ocispec.Descriptor) error {
-	ctx, cancel := context.WithTimeout(ctx, criWait)
-	defer cancel()
-	touched := false
-	start := time.Now()
-	var reason string
-	for {
-		now, err := rt.askCRI(ctx, cs, r.name, target)
-		if err == nil && now == "" {
-			return nil
-		}
-		if ctx.Err() != nil && reason != "" {
-			err = nil // the wait ended while it was asked; what it said before is why
-		} else {
-			reason = now
-		}
-		if !touched && time.Since(start) > criTouch {
-			touched = true
-			err = errors.Join(err, update(ctx, cl.ImageService(), images.Image{Name: r.name, Target: target, Labels: r.labels}))
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("image %s is stored, but CRI does not show it: %s: %w", r.name, reason, errors.Join(err, context.Cause(ctx)))
-		case <-time.After(criPoll):
-		}
+// Settle unpacks and publishes an image whose blobs are all here. One that is for
+// other platforms is named, so that it can be given to others, and not unpacked. It is
+// idempotent; the caller holds a lease. The blobs here are not looked for again.
+func (im *Images) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
+	if err := im.runtime.Unpack(ctx, target); err != nil {
+		return err
 	}
-}
-
-// askCRI says why CRI does not answer for ref with target, "" where it does, where
-// the socket serves no CRI, or where Config.Platform is one that its host does not run.
-func (rt *Runtime) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
-	conn, err := rt.cri(ctx)
-	if err != nil || conn == nil || !platforms.Default().Match(rt.conn.spec) {
-		return "", err
-	}
-	resp, err := runtime.NewImageServiceClient(conn).ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}})
-	if err = errdefsOf(err); errdefs.IsNotImplemented(err) {
-		rt.mu.Lock()
-		rt.noCRI = true
-		rt.mu.Unlock()
-		return "", nil
-	}
-	if err != nil {
-		return "CRI does not answer", rt.conn.fail(err)
-	}
-	if resp.GetImage() == nil {
-		return "CRI does not know the reference", nil
-	}
-	config, err := images.Config(ctx, cs, target, rt.conn.platform)
-	if err != nil {
-		return "the config is not readable", rt.conn.fail(err)
-	}
-	if resp.GetImage().GetId() != config.Digest.String() {
-		return "CRI still answers with " + resp.GetImage().GetId(), nil
-	}
-	return "", nil
-}
-
-// errdefsOf turns a status of gRPC into an error of errdefs.
-func errdefsOf(err error) error {
-	if err == nil {
-		return nil
-	}
-	return errgrpc.ToNative(err)
-}
-
-// Check says whether ref is at target, complete, unpacked, pinned and known to
-// CRI; where it is not, reason says what lacks.
-func (ck *Checks) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
-	ctx, cl, err := ck.conn.use(ctx)
-	if err != nil {
-		return false, "", err
-	}
-	cs := ck.content.once(cl)
-	var top digest.Digest
-	defer func() {
-		seen := checked{}
-		if ready {
-			seen = checked{blobs: slices.Collect(maps.Keys(cs.infos)), top: top}
-		}
-		ck.keepChecked(ref, seen)
-	}()
-	img, err := cl.ImageService().Get(ctx, ref)
-	if errdefs.IsNotFound(err) {
-		return false, "containerd has no image of that name", nil
-	}
-	if err != nil {
-		return false, "", fmt.Errorf("look up image %s: %w", ref, ck.conn.fail(err))
-	}
-	if img.Target.Digest != target {
-		return false, "the name stands for " + img.Target.Digest.String(), nil
-	}
-	blobs, err := ck.content.walk(ctx, cs, img.Target)
-	if err != nil {
-		var missing *MissingError
-		if errors.As(err, &missing) {
-			return false, missing.Error(), nil
-		}
-		return false, "", err
-	}
-	for _, b := range blobs {
-		if ck.content.Damaged(ctx, b.Digest) {
-			return false, fmt.Sprintf("blob %s is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `seeder announce --from` of an archive that has it", b.Digest), nil
-		}
-	}
-	if foreign, err := ck.content.isForeign(ctx, cs, img.Target); err != nil {
-		return false, "", err
-	} else if foreign {
-		return false, "the image has nothing for " + ck.conn.Platform(), nil
-	}
-	if loose, err := ck.content.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
-		return false, fmt.Sprintf("nothing keeps blob %s from garbage collection", loose), err
-	}
-	if reason, err := ck.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
-		return false, reason, err
-	}
-	if ck.conn.embedded != nil {
-		return true, "", nil
-	}
-	top, err = ck.runtime.unpacked(ctx, cs, img.Target)
-	if err != nil {
-		return false, "", err
-	}
-	if top == "" {
-		return false, "the image is not unpacked", nil
-	}
-	reason, err = ck.runtime.askCRI(ctx, cs, ref, img.Target)
-	return reason == "" && err == nil, reason, err
-}
-
-// unlabelled is a blob that garbage collection does not find from its image's
-// target by labels: somebody removed them (`ctr content prune references` does),
-// and what is here now is gone soon.
-func (c *Content) unlabelled(ctx context.Context, cs store, target digest.Digest, blobs []Blob) (digest.Digest, error) {
-	kept := map[digest.Digest]bool{target: true}
-	for _, b := range blobs { // parents come before their children
-		if !kept[b.Digest] {
-			return b.Digest, nil
-		}
-		info, err := cs.Info(ctx, b.Digest)
-		if err != nil {
-			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.conn.fail(err))
-		}
-		for label, child := range info.Labels {
-			if strings.HasPrefix(label, labelContent) {
-				kept[digest.Digest(child)] = true
-			}
-		}
-	}
-	return "", nil
-}
-
-// checkRecords says which of the records of ref is not as it should be.
-func (ck *Checks) checkRecords(ctx context.Context, cl *client.Client, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
-	records, err := ck.images.records(ctx, cs, ref, target)
-	if err != nil {
-		return "", err
-	}
-	for _, r := range records {
-		img, err := cl.ImageService().Get(ctx, r.name)
-		switch {
-		case errdefs.IsNotFound(err):
-			return "there is no record " + r.name, nil
-		case err != nil:
-			return "", fmt.Errorf("look up image %s: %w", r.name, ck.conn.fail(err))
-		case !r.shared && img.Target.Digest != target.Digest:
-			return "the record " + r.name + " is another one", nil
-		case !hasLabels(img.Labels, r.labels):
-			return fmt.Sprintf("labels are missing from the record %s of %v", r.name, r.labels), nil
-		}
-	}
-	return "", nil
+	return im.Publish(ctx, ref, target, here...)
 }

@@ -158,26 +158,3 @@ func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 	c.unmark(dgst)
 	return nil
 }
-
-// collectNow has containerd collect garbage, and waits: the end of a lease does that.
-func (le *Leases) collectNow(ctx context.Context) error {
-	if le.conn.embedded != nil {
-		return le.conn.collect(ctx)
-	}
-	ctx, cl, err := le.conn.use(ctx)
-	if err != nil {
-		return err
-	}
-	ls := cl.LeasesService()
-	l, err := ls.Create(ctx, leases.WithID(leasePrefix+"collect"), leases.WithExpiration(le.conn.cfg.LeaseTTL))
-	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return le.conn.fail(err)
-	}
-	if err != nil {
-		l = leases.Lease{ID: leasePrefix + "collect"}
-	}
-	if err := ls.Delete(ctx, l, leases.SynchronousDelete); err != nil && !errdefs.IsNotFound(err) {
-		return le.conn.fail(err)
-	}
-	return nil
-}

@@ -2,9 +2,7 @@ package ctrd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"path"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -17,8 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Unpacker unpacks the layers of one image for this host's platform, one after
@@ -244,16 +240,6 @@ func (rt *Runtime) unpacked(ctx context.Context, cs store, target ocispec.Descri
 	return u.top(), nil
 }
 
-// Settle unpacks and publishes an image whose blobs are all here. One that is for
-// other platforms is named, so that it can be given to others, and not unpacked. It is
-// idempotent; the caller holds a lease. The blobs here are not looked for again.
-func (im *Images) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
-	if err := im.runtime.Unpack(ctx, target); err != nil {
-		return err
-	}
-	return im.Publish(ctx, ref, target, here...)
-}
-
 // Unpack unpacks an image whose blobs are all here, unless it is for other platforms.
 func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor) error {
 	nctx, cl, err := rt.conn.use(ctx)
@@ -276,86 +262,4 @@ func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor) error 
 		}
 	}
 	return u.Finish(ctx)
-}
-
-// SnapshotterName resolves auto: the snapshotter that CRI uses, as the path of
-// its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
-// status say; overlayfs where there is no CRI.
-func (rt *Runtime) SnapshotterName(ctx context.Context) (string, error) {
-	if rt.conn.cfg.Snapshotter != Auto {
-		return rt.conn.cfg.Snapshotter, nil
-	}
-	rt.mu.Lock()
-	name := rt.snapshotter
-	rt.mu.Unlock()
-	if name != "" {
-		return name, nil
-	}
-	name, err := rt.askSnapshotter(ctx)
-	if err != nil {
-		return "", err
-	}
-	rt.conn.log.Debug("snapshotter found", "snapshotter", name)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	rt.snapshotter = name
-	return name, nil
-}
-
-func (rt *Runtime) forget() {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	rt.snapshotter, rt.noCRI = "", false
-}
-
-const defaultSnapshotter = "overlayfs"
-
-func (rt *Runtime) askSnapshotter(ctx context.Context) (string, error) {
-	conn, err := rt.cri(ctx)
-	if err != nil || conn == nil {
-		return defaultSnapshotter, err
-	}
-	st, err := runtime.NewRuntimeServiceClient(conn).Status(ctx, &runtime.StatusRequest{Verbose: true})
-	if err == nil {
-		var info struct {
-			Containerd struct {
-				Snapshotter string `json:"snapshotter"`
-			} `json:"containerd"`
-		}
-		if json.Unmarshal([]byte(st.GetInfo()["config"]), &info) == nil && info.Containerd.Snapshotter != "" {
-			return info.Containerd.Snapshotter, nil
-		}
-	}
-	fsInfo, err := runtime.NewImageServiceClient(conn).ImageFsInfo(ctx, &runtime.ImageFsInfoRequest{})
-	if errdefs.IsNotImplemented(errdefsOf(err)) {
-		return defaultSnapshotter, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("ask CRI for its snapshotter: %w", rt.conn.fail(errdefsOf(err)))
-	}
-	const prefix = "io.containerd.snapshotter.v1."
-	for _, f := range fsInfo.GetImageFilesystems() {
-		if base := path.Base(f.GetFsId().GetMountpoint()); len(base) > len(prefix) && base[:len(prefix)] == prefix {
-			return base[len(prefix):], nil
-		}
-	}
-	return defaultSnapshotter, nil
-}
-
-// cri is the connection to CRI, nil where the socket serves none.
-func (rt *Runtime) cri(ctx context.Context) (grpc.ClientConnInterface, error) {
-	if rt.conn.embedded != nil {
-		return nil, nil
-	}
-	_, cl, err := rt.conn.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	if rt.noCRI {
-		return nil, nil
-	}
-	conn, _ := cl.Conn().(grpc.ClientConnInterface)
-	return conn, nil
 }

@@ -27,11 +27,11 @@ type limit struct {
 
 // limits are those of docs/decisions.md, "The shape of the code".
 var limits = []limit{
-	{"lines of the largest package", (*shape).largestPackage, 4600, 3300},
+	{"lines of the largest package", (*shape).largestPackage, 4400, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
 	{"lines of the largest file", (*shape).largestFile, 500, 500},
 	{"lines of the longest function", (*shape).longestFunction, 70, 70},
-	{"methods of the largest type", (*shape).mostMethods, 103, 30},
+	{"methods of the largest type", (*shape).mostMethods, 64, 30},
 	{"fields of the largest type", (*shape).mostFields, 34, 15},
 	{"methods of the widest interface", (*shape).widestInterface, 6, 6},
 	{"import depth inside the module", (*shape).depth, 6, 6},

@@ -4,44 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sync"
 	"syscall"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Reader reads a committed blob.
-type Reader interface {
-	io.ReaderAt
-	io.Closer
-	Size() int64
-}
+// Files owns the way to blobs as files, where this process can read them.
+type Files struct {
+	conn *Conn
 
-// ReaderAt opens a blob; the error wraps fs.ErrNotExist where it is not there.
-//
-// The blob's file is read where this process can, since the content API costs
-// forty times the CPU for the same bytes (measured: 2 CPU-s per GB against
-// 0.05), and through the API everywhere else. Neither verifies what is read:
-// whoever knows its digest does.
-func (c *Content) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, error) {
-	if f := c.files.openFile(ctx, dgst); f != nil {
-		return f, nil
-	}
-	ctx, cl, err := c.conn.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ra, err := cl.ContentStore().ReaderAt(ctx, ocispec.Descriptor{Digest: dgst})
-	if err != nil {
-		return nil, fmt.Errorf("open blob %s: %w", dgst, c.conn.fail(err))
-	}
-	return ra, nil
+	mu    sync.Mutex
+	dir   string // of the content store's blobs, once known; empty where it cannot be read
+	known bool
 }
 
 // File is a blob that is read as the file that it is: many small reads cost no
@@ -198,85 +176,4 @@ func canRead(root string) error {
 		_, err = os.ReadDir(filepath.Dir(root))
 	}
 	return err
-}
-
-// checked is what the last Check of a ref saw.
-type checked struct {
-	blobs     []digest.Digest
-	top       digest.Digest // the chain id of its topmost snapshot; "" where there is none
-	unstacked bool          // an event has told since that the snapshot is gone
-	dir       Stamp         // of the blobs' directory when Intact last saw all of them
-}
-
-// settled is how long a directory has to be as it is before its stamp tells all later
-// states from this one: two changes within one tick of the kernel's clock (10 ms at
-// HZ=100), or on a file system that counts in seconds or pairs of them, leave one stamp.
-const settled = 3 * time.Second
-
-// settledStamp is that of a directory, false where it changed just now or cannot be read.
-func settledStamp(dir string) (Stamp, bool) {
-	info, err := os.Stat(dir)
-	if err != nil || time.Since(info.ModTime()) < settled {
-		return Stamp{}, false
-	}
-	return stampOfInfo(info)
-}
-
-// Intact says whether the pin, the snapshot and the blobs that the last Check of ref
-// saw are still there. It asks nobody, since it is called often: the pin was there
-// when List was called last, of the snapshot an event would have told, and the blobs
-// are there as files, since containerd collects the content of an image that somebody
-// discards without an event. While no file comes or goes in their directory, one look
-// at that does for all of them. True where the files cannot be read.
-func (ck *Checks) Intact(ctx context.Context, ref string) bool {
-	ck.mu.Lock()
-	seen, known := ck.checked[ref]
-	ck.mu.Unlock()
-	if !known {
-		return true
-	}
-	if seen.unstacked || ck.images.isLoose(ref) {
-		return false
-	}
-	if slices.ContainsFunc(seen.blobs, func(d digest.Digest) bool { return ck.content.Damaged(ctx, d) }) {
-		return false
-	}
-	blobs := ck.files.blobs(ctx)
-	if blobs == "" {
-		return true
-	}
-	dir, quiet := settledStamp(filepath.Join(blobs, digest.SHA256.String()))
-	for _, dgst := range seen.blobs {
-		if quiet && dir == seen.dir && dgst.Algorithm() == digest.SHA256 {
-			continue
-		}
-		_, err := os.Lstat(blobPath(blobs, dgst))
-		if errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
-	}
-	if quiet && dir != seen.dir {
-		ck.keepDir(ref, seen.blobs, dir)
-	}
-	return true
-}
-
-// keepDir remembers that these blobs of ref were seen, all of them, after their directory
-// had its stamp; nothing where a Check has found other blobs meanwhile.
-func (ck *Checks) keepDir(ref string, blobs []digest.Digest, dir Stamp) {
-	ck.mu.Lock()
-	defer ck.mu.Unlock()
-	if seen, known := ck.checked[ref]; known && slices.Equal(seen.blobs, blobs) {
-		seen.dir = dir
-		ck.checked[ref] = seen
-	}
-}
-
-// keepChecked remembers what Intact looks for; nothing where ref is not ready.
-func (ck *Checks) keepChecked(ref string, seen checked) {
-	ck.mu.Lock()
-	defer ck.mu.Unlock()
-	if ck.checked[ref] = seen; len(seen.blobs) == 0 {
-		delete(ck.checked, ref)
-	}
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -15,84 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"seeder/internal/text"
 	"seeder/store/artifact"
 )
-
-// Resolve returns the target of a reference. The error of an unknown one names
-// the nearest that are there and wraps fs.ErrNotExist.
-func (im *Images) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
-	ctx, cl, err := im.conn.use(ctx)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	img, err := cl.ImageService().Get(ctx, ref)
-	if errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, im.unknown(ctx, ref)
-	}
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("look up image %s: %w", ref, im.conn.fail(err))
-	}
-	return img.Target, nil
-}
-
-func (im *Images) unknown(ctx context.Context, ref string) error {
-	all, err := im.List(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for name := range all {
-		if !strings.HasPrefix(name, "sha256:") && !strings.Contains(name, "@") {
-			names = append(names, name)
-		}
-	}
-	where := fmt.Sprintf("containerd (%s, namespace %s)", im.conn.Address(), im.conn.cfg.Namespace)
-	if hint := im.elsewhere(ctx, ref); hint != "" {
-		return absentf("%s has no image %s; %s", where, ref, hint)
-	}
-	if len(names) == 0 {
-		return absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
-	}
-	most := max(3, len(ref[strings.LastIndex(ref, "/")+1:])/3) // of what may be a misspelling
-	if near := text.Nearest(names, 3, most, func(name string) int { return text.Distance(ref, name) }); len(near) > 0 {
-		return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(near, ", "))
-	}
-	return absentf("%s has no image %s", where, ref)
-}
-
-// elsewhere says in which other namespace of this containerd an image is, and how it is
-// announced from there; empty where it is in none.
-func (im *Images) elsewhere(ctx context.Context, ref string) string {
-	if im.conn.embedded != nil { // has one namespace
-		return ""
-	}
-	all, err := im.conn.Namespaces(ctx)
-	if err != nil {
-		return ""
-	}
-	ctr := "ctr -a " + im.conn.Address()
-	if strings.HasPrefix(im.conn.Address(), "/run/k3s/") {
-		ctr = "k3s ctr"
-	}
-	for _, ns := range slices.Sorted(maps.Keys(all)) {
-		if ns != im.conn.cfg.Namespace && slices.Contains(all[ns], ref) {
-			return fmt.Sprintf("it is in the namespace %[1]s, where no kubelet looks: %[2]s -n %[1]s images export - %[3]s | seeder announce --from - %[3]s", ns, ctr, ref)
-		}
-	}
-	return ""
-}
-
-// absentError says what is not there. errors.Is finds fs.ErrNotExist in it, of whose
-// text nobody is the wiser.
-type absentError struct{ text string }
-
-func absentf(format string, args ...any) error { return &absentError{fmt.Sprintf(format, args...)} }
-
-func (e *absentError) Error() string { return e.text }
-
-// Unwrap makes errors.Is find fs.ErrNotExist.
-func (e *absentError) Unwrap() error { return fs.ErrNotExist }
 
 // Blob is one blob of an image.
 type Blob struct {
