@@ -38,9 +38,9 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 	rule := announce.Rule{Announcers: n.cfg.Announcers, Excluded: n.cfg.Excluded}
 	n.announcer = announce.New(announce.Config{
 		Identity: id, Name: n.cfg.Name, Rule: rule, Catalog: n.catalog, Store: n.store, Conflicts: n.members.Conflicts,
-		Published: func(ctx context.Context, rec catalog.Record) {
+		Published: func(rec catalog.Record) {
 			n.exchange.Published(rec)
-			converging.Published(ctx)
+			converging.Published()
 			if a := rec.Announcement(); n.cfg.Published != nil && !a.Withdrawn {
 				n.cfg.Published(a.Reference, a.Version)
 			}

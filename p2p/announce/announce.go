@@ -53,7 +53,7 @@ type Config struct {
 	Conflicts func() []report.Conflict
 	// Published is told of each record that was announced or withdrawn here, Confirmed
 	// when what is to be announced is announced already.
-	Published func(context.Context, catalog.Record)
+	Published func(catalog.Record)
 	Confirmed func()
 	Log       *slog.Logger
 }
@@ -263,7 +263,7 @@ func (an *Announcer) Withdraw(ctx context.Context, ref string, w report.Withdraw
 }
 
 // publish signs a as the next version of its reference and spreads it.
-func (an *Announcer) publish(ctx context.Context, a catalog.Announcement) (uint64, error) {
+func (an *Announcer) publish(_ context.Context, a catalog.Announcement) (uint64, error) {
 	a.Version = an.cfg.Catalog.NextVersion(a.Reference)
 	a.AnnouncedAt = an.cfg.Catalog.Now()
 	a.NodeName = an.cfg.Name
@@ -293,7 +293,7 @@ func (an *Announcer) publish(ctx context.Context, a catalog.Announcement) (uint6
 		what = "withdrawn"
 	}
 	an.cfg.Log.Info(what, "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version, "purge", a.Purge)
-	an.cfg.Published(ctx, rec)
+	an.cfg.Published(rec)
 	return a.Version, nil
 }
 

@@ -136,7 +136,7 @@ func (k *keep) previous(ctx context.Context) {
 	k.unkept.Store(false)
 	if err := k.now(ctx); err != nil {
 		k.unkept.Store(true)
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && k.cfg.Down(ctx) == "" { // else that is said already, once
 			k.cfg.Log.Warn("failed to keep previous versions (images.keep_previous); will retry", "err", err)
 		}
 	}

@@ -32,14 +32,15 @@ const (
 // Loop compares the catalog with this host's images, forever: events are hints that
 // wake it, the comparison is the truth. New starts nothing; Run runs it.
 type Loop struct {
-	cfg     Config
-	keep    *keep
-	wake    wait.Signal
-	back    atomic.Bool  // containerd has come back since the loop last looked
-	results chan jobDone // from the jobs
-	checks  *semaphore.Weighted
-	fetches *semaphore.Weighted
-	jobs    sync.WaitGroup
+	cfg       Config
+	keep      *keep
+	wake      wait.Signal
+	back      atomic.Bool  // containerd has come back since the loop last looked
+	published atomic.Bool  // this host has published a record since the loop last looked
+	results   chan jobDone // from the jobs
+	checks    *semaphore.Weighted
+	fetches   *semaphore.Weighted
+	jobs      sync.WaitGroup
 
 	// Only the goroutine of Run touches these.
 	tasks   map[string]*entry // by reference
@@ -83,13 +84,13 @@ func (l *Loop) Recovered() {
 	l.Wake()
 }
 
-// Published says that this host has published a record. The version before is kept at once,
+// Published says that this host has published a record. The version before is kept soon,
 // whether or not the job of the new record has ended already: nothing but its lease keeps
-// containerd's garbage collection from it.
-func (l *Loop) Published(ctx context.Context) {
+// containerd's garbage collection from it. Published waits for nothing.
+func (l *Loop) Published() {
 	l.keep.changed()
+	l.published.Store(true)
 	l.Wake()
-	l.keep.previous(ctx)
 }
 
 // Tend keeps and releases earlier versions where something has changed, and every ten
@@ -112,6 +113,9 @@ func (l *Loop) Run(ctx context.Context) {
 		case done := <-l.results:
 			l.jobEnded(ctx, done)
 		case <-l.wake:
+			if l.published.CompareAndSwap(true, false) {
+				l.jobs.Go(func() { l.keep.previous(ctx) })
+			}
 		case _, ok := <-changes:
 			if !ok {
 				changes = nil
