@@ -25,11 +25,14 @@ type blame struct {
 	times int
 }
 
-// blamed is until when k is not asked; zero: it may be.
-func (e *engine) blamed(k *known, now time.Time) time.Time {
-	until := e.blames[k.peer.Address].until
+// blames are by proved id, and by address.
+type blames map[string]blame
+
+// of is until when k is not asked; zero: it may be.
+func (bs blames) of(k *known, now time.Time) time.Time {
+	until := bs[k.peer.Address].until
 	if k.id != "" {
-		if t := e.blames[k.id].until; t.After(until) {
+		if t := bs[k.id].until; t.After(until) {
 			until = t
 		}
 	}
@@ -39,83 +42,61 @@ func (e *engine) blamed(k *known, now time.Time) time.Time {
 	return until
 }
 
-// isBlamed reports whether the identity is not asked now.
-func (e *engine) isBlamed(id string, now time.Time) bool {
-	return id != "" && now.Before(e.blames[id].until)
+// blamed reports whether the identity is not asked now.
+func (bs blames) blamed(id string, now time.Time) bool {
+	return id != "" && now.Before(bs[id].until)
 }
 
 // accuse records a bad chunk from the node that proved id at address, and returns for how long
 // it is not asked.
-func (e *engine) accuse(id, address string, now time.Time) time.Duration {
+func (bs blames) accuse(id, address string, now time.Time) time.Duration {
 	var longest time.Duration
 	for _, key := range []string{id, address} {
 		if key == "" {
 			continue
 		}
-		b := e.blames[key]
+		b := bs[key]
 		b.times++
 		d := wait.Doubled(firstBlame, maxBlame, b.times-1)
 		b.until = now.Add(d)
 		longest = max(longest, d)
-		if len(e.blames) >= maxBlamed && e.blames[key].times == 0 {
-			e.forgetBlame()
+		if len(bs) >= maxBlamed && bs[key].times == 0 {
+			bs.forget()
 		}
-		e.blames[key] = b
+		bs[key] = b
 	}
 	return longest
 }
 
-// forgetBlame makes room: what lapses first goes.
-func (e *engine) forgetBlame() {
+// forget makes room: what lapses first goes.
+func (bs blames) forget() {
 	first := ""
-	for key, b := range e.blames {
-		if first == "" || b.until.Before(e.blames[first].until) || b.until.Equal(e.blames[first].until) && key < first {
+	for key, b := range bs {
+		if first == "" || b.until.Before(bs[first].until) || b.until.Equal(bs[first].until) && key < first {
 			first = key
 		}
 	}
-	delete(e.blames, first)
+	delete(bs, first)
 }
 
 // acquit forgets what is held against the sender of a chunk that verified.
-func (e *engine) acquit(id, address string) {
-	delete(e.blames, id)
-	delete(e.blames, address)
+func (bs blames) acquit(id, address string) {
+	delete(bs, id)
+	delete(bs, address)
 }
 
 // bad: what came from a peer is not what was asked for.
 func (e *engine) bad(r *request, from string, n int, why string, now time.Time) {
 	nb := r.nb
-	wait := e.accuse(from, nb.peer.Address, now)
+	wait := e.blames.accuse(from, nb.peer.Address, now)
 	e.log.Warn("rejected a bad chunk; not asking its sender for a while",
 		"peer", nb.peer.Name, "id", from, "address", nb.peer.Address, "chunk", n, "err", why, "for", wait)
-	if k := e.known[nb.peer.Name]; k != nil && k.peer.Address == nb.peer.Address {
+	if k := e.peers.known[nb.peer.Name]; k != nil && k.peer.Address == nb.peer.Address {
 		k.id = from
 	}
-	e.lastError = fmt.Sprintf("%s sent damaged data (chunk %d); it is asked again after %s", nb.peer.Name, n, wait)
+	e.status.lastError = fmt.Sprintf("%s sent damaged data (chunk %d); it is asked again after %s", nb.peer.Name, n, wait)
 	e.part(nb, now, now)
 	if f := e.cfg.Observe.BadChunk; f != nil {
 		f(nb.peer.Name, from, n)
 	}
-}
-
-// makeRoom forgets one known peer that never answered, or has not for long, where there
-// are too many: anyone who makes up names keeps none of the others out.
-func (e *engine) makeRoom() bool {
-	if len(e.known) < maxKnown {
-		return true
-	}
-	victim := ""
-	for name, k := range e.known {
-		if k.neighbour || k.tries == 0 {
-			continue
-		}
-		if v := e.known[victim]; v == nil || k.tries > v.tries || k.tries == v.tries && name < victim {
-			victim = name
-		}
-	}
-	if victim == "" {
-		return false
-	}
-	delete(e.known, victim)
-	return true
 }

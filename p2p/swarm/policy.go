@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"slices"
 	"time"
 
 	"seeder/internal/wait"
@@ -55,29 +54,6 @@ const (
 	// maxStrikes failures in a row make a peer no neighbour for a while.
 	maxStrikes = 3
 )
-
-// durations keeps the last few durations of one kind, for their median.
-type durations struct {
-	last   [32]time.Duration
-	n      int
-	middle time.Duration // of last: it is read far more often than something is added
-	least  time.Duration
-}
-
-func (d *durations) add(t time.Duration) {
-	d.last[d.n%len(d.last)] = t
-	d.n++
-	sorted := d.last
-	k := min(d.n, len(sorted))
-	slices.Sort(sorted[:k])
-	d.middle, d.least = sorted[k/2], sorted[0]
-}
-
-// enough reports whether the median says something.
-func (d *durations) enough() bool { return d.n >= 4 }
-
-// median is 0 while nothing was added.
-func (d *durations) median() time.Duration { return d.middle }
 
 // deadline is after what time a chunk is asked for elsewhere too: max(1 s, 4 ×
 // the median of the last chunks).

@@ -32,20 +32,20 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 	}
 	// One request per neighbour first, in random order (chance spreads the load;
 	// nobody knows the queues of others), then a second one where requests are left.
-	order := e.rng.Perm(len(e.neighbours))
+	order := e.rng.Perm(len(e.peers.neighbours))
 	useful := 0
 	for _, i := range order {
-		if e.isUseful(e.neighbours[i]) {
+		if e.isUseful(e.peers.neighbours[i]) {
 			useful++
 		}
 	}
 	for round := range perPeer(useful, limit) {
 		for _, i := range order {
-			nb := e.neighbours[i]
+			nb := e.peers.neighbours[i]
 			if flying >= limit {
 				return wake
 			}
-			if len(nb.requests) > round || nb.slow(e.took.median()) && len(nb.requests) > 0 {
+			if len(nb.requests) > round || nb.slow(e.pace.took.median()) && len(nb.requests) > 0 {
 				continue
 			}
 			chunk, want, ok := e.pick(nb, now)
@@ -63,24 +63,16 @@ func (e *engine) ask(now time.Time) (wake time.Time) {
 	return earlier(wake, e.endgame(now, order))
 }
 
-// limit is how many requests may be in flight. Where nobody refuses there are few
-// peers, which take no more than they have.
+// limit is how many requests may be in flight.
 func (e *engine) limit() int {
-	limit := maxRequests
-	switch {
-	case e.trips.enough() && e.gaps.enough():
-		limit = inFlightFor(e.trips.median(), e.gaps.median())
-	case e.far.enough():
-		limit = inFlightAlone(e.far.least, e.took.least)
-	}
-	return min(limit, max(e.cfg.Memory.room(e.bufBytes)-e.puts, minRequests))
+	return min(e.pace.requests(), max(e.cfg.Memory.room(e.todo.largest)-e.puts, minRequests))
 }
 
 // inFlight counts the requests that take up room: not the overdue ones, nor a few
 // that take much longer than most, since they wait for a slow peer and leave our
 // link idle. wake is when the next one will.
 func (e *engine) inFlight(now time.Time) (k int, wake time.Time) {
-	patience := stuckAfter * e.took.median()
+	patience := stuckAfter * e.pace.took.median()
 	stuck := 0
 	for _, r := range e.requests {
 		at := r.start.Add(patience)
@@ -104,7 +96,7 @@ func (e *engine) isUseful(nb *neighbour) bool {
 		return true
 	}
 	found := false
-	e.missing.Both(nb.have, func(int) bool { found = true; return false })
+	e.todo.missing.Both(nb.have, func(int) bool { found = true; return false })
 	return found
 }
 
@@ -114,13 +106,13 @@ func (e *engine) isUseful(nb *neighbour) bool {
 // asked of what partial neighbours hold: the two sets do not overlap, so neither
 // do the answers.
 func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want chunk.Bitmap, ok bool) {
-	free := e.free
-	if e.free.Count() <= e.openNexts(now) {
+	free := e.todo.free
+	if e.todo.free.Count() <= e.openNexts(now) {
 		return 0, nil, false // what is left is being chosen from right now
 	}
-	if nb.complete && e.superSeeds() {
-		fresh := e.fresh()
-		rank, classes := e.rank(nb)
+	if nb.complete && e.peers.superSeed() {
+		fresh := e.todo.fresh(e.peers.copies)
+		rank, classes := e.peers.rank(nb)
 		if want := classOf(fresh, rank, classes); want.Count() > 0 {
 			return -1, want, true
 		}
@@ -130,46 +122,8 @@ func (e *engine) pick(nb *neighbour, now time.Time) (chunk int, want chunk.Bitma
 			free = free.Without(fresh)
 		}
 	}
-	n := rarest(free, nb.have, e.copies)
+	n := rarest(free, nb.have, e.peers.copies)
 	return n, nil, n >= 0
-}
-
-// superSeeds reports whether complete neighbours are left to choose: not where
-// nobody else is about, since then only file order matters, and more than one
-// complete neighbour can be asked for different chunks.
-func (e *engine) superSeeds() bool {
-	for _, nb := range e.neighbours {
-		if !nb.complete {
-			return true
-		}
-	}
-	return len(e.neighbours) < 2
-}
-
-// fresh is what is free and held by no partial neighbour.
-func (e *engine) fresh() chunk.Bitmap {
-	out := e.free.Clone()
-	e.free.Both(e.free, func(n int) bool {
-		if e.copies[n] > 0 {
-			out.Clear(n)
-		}
-		return true
-	})
-	return out
-}
-
-// rank is the place of nb among the complete neighbours by name, and over how
-// many of them new chunks are divided.
-func (e *engine) rank(nb *neighbour) (rank, classes int) {
-	for _, o := range e.neighbours {
-		if o.complete {
-			classes++
-			if o.peer.Name < nb.peer.Name {
-				rank++
-			}
-		}
-	}
-	return rank, min(classes, maxClasses)
 }
 
 // openNexts counts the requests that will yield a chunk not known yet, those
@@ -177,34 +131,26 @@ func (e *engine) rank(nb *neighbour) (rank, classes int) {
 func (e *engine) openNexts(now time.Time) int {
 	k := 0
 	for _, r := range e.requests {
-		if r.chunk < 0 && !r.overdue && now.Before(e.oldAt(r)) {
+		if r.chunk < 0 && !r.overdue && now.Before(e.pace.oldAt(r)) {
 			k++
 		}
 	}
 	return k
 }
 
-// oldAt is when r will have taken longer than most requests do.
-func (e *engine) oldAt(r *request) time.Time {
-	if median := e.took.median(); median > 0 {
-		return r.start.Add(median * 3 / 2)
-	}
-	return r.start.Add(minDeadline)
-}
-
 // endgame asks a second peer for each of the last few chunks once they take longer
 // than most, and the first answer wins. It waits that long
 // since a copy that is about to come costs its uplink for nothing.
 func (e *engine) endgame(now time.Time, order []int) (wake time.Time) {
-	if e.left-e.puts > endgameChunks {
+	if e.todo.left-e.puts > endgameChunks {
 		return time.Time{}
 	}
-	over := endgame(e.free.Count(), e.left-e.puts)
+	over := endgame(e.todo.free.Count(), e.todo.left-e.puts)
 	for _, r := range slices.Clone(e.requests) {
-		if r.overdue || r.chunk >= 0 && e.asked[r.chunk] > 1 {
+		if r.overdue || r.chunk >= 0 && e.todo.asked[r.chunk] > 1 {
 			continue
 		}
-		if old := e.oldAt(r); now.Before(old) {
+		if old := e.pace.oldAt(r); now.Before(old) {
 			wake = earlier(wake, old)
 			continue
 		}
@@ -212,7 +158,7 @@ func (e *engine) endgame(now time.Time, order []int) (wake time.Time) {
 			continue
 		}
 		for _, i := range order {
-			nb := e.neighbours[i]
+			nb := e.peers.neighbours[i]
 			if flying, _ := e.inFlight(now); flying >= maxRequests {
 				return wake
 			}
@@ -227,19 +173,18 @@ func (e *engine) endgame(now time.Time, order []int) (wake time.Time) {
 
 // request asks nb for chunk, or for one of want.
 func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.Time) {
-	if len(e.requests) >= min(maxOpen, max(e.cfg.Memory.room(e.bufBytes), minRequests+maxStuck)) {
+	if len(e.requests) >= min(maxOpen, max(e.cfg.Memory.room(e.todo.largest), minRequests+maxStuck)) {
 		e.dropOldest()
 	}
-	ctx, cancel := context.WithTimeoutCause(e.ctx, hardDeadline(e.bufBytes), errGivenUp)
+	ctx, cancel := context.WithTimeoutCause(e.workers.ctx, hardDeadline(e.todo.largest), errGivenUp)
 	r := &request{nb: nb, chunk: chunk, want: want, start: now, cancel: cancel}
 	e.requests = append(e.requests, r)
 	nb.requests = append(nb.requests, r)
 	if chunk >= 0 {
-		e.asked[chunk]++
-		e.refresh(chunk)
+		e.todo.ask(chunk)
 	}
 	t, peer, seed := e.cfg.Transport, nb.peer, e.cfg.Seed
-	limit := e.bufBytes
+	limit := e.todo.largest
 	if chunk >= 0 {
 		limit = min(limit, e.cfg.Chunks.Bytes(chunk))
 	}
@@ -250,7 +195,7 @@ func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.T
 		r.buf = e.cfg.Memory.take(bytes)
 		return r.buf
 	}
-	e.start(func() {
+	e.workers.start(func() {
 		defer cancel()
 		var reply Reply
 		var err error
@@ -259,7 +204,7 @@ func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.T
 		} else {
 			reply, err = t.Next(ctx, peer, seed, want, lend)
 		}
-		e.send(e.ctx, replied{r: r, reply: reply, err: err})
+		e.workers.send(e.workers.ctx, replied{r: r, reply: reply, err: err})
 	})
 }
 
@@ -286,7 +231,7 @@ func (r *request) drop() {
 // else until they end. They are not ended, since on a slow link they are all
 // there is.
 func (e *engine) expire(now time.Time) (wake time.Time) {
-	limit := deadline(e.took.median())
+	limit := deadline(e.pace.took.median())
 	for _, r := range e.requests {
 		if r.overdue {
 			continue
@@ -297,8 +242,7 @@ func (e *engine) expire(now time.Time) (wake time.Time) {
 		}
 		r.overdue = true
 		if r.chunk >= 0 {
-			e.asked[r.chunk]--
-			e.refresh(r.chunk)
+			e.todo.unask(r.chunk)
 		}
 	}
 	return wake
@@ -326,37 +270,29 @@ func (ev replied) apply(e *engine, now time.Time) {
 		e.bad(r, ev.reply.From, n, fmt.Sprintf("asked for chunk %d, got %d", r.chunk, n), now)
 		return
 	}
-	if e.isBlamed(ev.reply.From, now) { // by another name
+	if e.blames.blamed(ev.reply.From, now) { // by another name
 		e.cfg.Memory.give(r.buf)
-		if k := e.known[r.nb.peer.Name]; k != nil {
+		if k := e.peers.known[r.nb.peer.Name]; k != nil {
 			k.id = ev.reply.From
 		}
 		e.part(r.nb, now, now)
 		return
 	}
-	e.took.add(now.Sub(r.start))
-	if ev.reply.Trip > 0 {
-		e.far.add(ev.reply.Trip)
-	}
-	if !e.lastReply.IsZero() {
-		e.gaps.add(now.Sub(e.lastReply))
-	}
-	e.lastReply = now
+	e.pace.replied(r.start, now, ev.reply.Trip)
 	r.nb.took.add(now.Sub(r.start))
 	r.nb.strikes = 0
-	if !e.missing.Has(n) || e.verifying.Has(n) {
+	if !e.todo.missing.Has(n) || e.todo.verifying.Has(n) {
 		e.cfg.Memory.give(r.buf)
 		if f := e.cfg.Observe.Duplicate; f != nil {
 			f(r.nb.peer.Name, int64(len(ev.reply.Payload)))
 		}
 		return
 	}
-	e.verifying.Set(n)
-	e.refresh(n)
+	e.todo.verify(n)
 	e.puts++
-	e.start(func() {
-		ok, err := e.cfg.Chunks.Put(e.ctx, n, ev.reply.Encoding, ev.reply.Payload)
-		e.send(e.ctx, put{r: r, from: ev.reply.From, n: n, wire: int64(len(ev.reply.Payload)), ok: ok, err: err})
+	e.workers.start(func() {
+		ok, err := e.cfg.Chunks.Put(e.workers.ctx, n, ev.reply.Encoding, ev.reply.Payload)
+		e.workers.send(e.workers.ctx, put{r: r, from: ev.reply.From, n: n, wire: int64(len(ev.reply.Payload)), ok: ok, err: err})
 	})
 }
 
@@ -365,11 +301,7 @@ func (e *engine) forget(r *request) {
 	e.requests = without(e.requests, r)
 	r.nb.requests = without(r.nb.requests, r)
 	if r.chunk >= 0 && !r.overdue {
-		e.asked[r.chunk]--
-		e.refresh(r.chunk)
-	}
-	if r.chunk >= 0 && e.asked[r.chunk] <= 0 {
-		delete(e.asked, r.chunk)
+		e.todo.unask(r.chunk)
 	}
 }
 
@@ -387,14 +319,14 @@ func without[T comparable](list []T, x T) []T {
 func (e *engine) refused(r *request, err error, now time.Time) {
 	nb := r.nb
 	var busy *BusyError
-	ours := isOurs(e.ctx, err) || r.dropped
+	ours := isOurs(e.workers.ctx, err) || r.dropped
 	if f := e.cfg.Observe.Refused; f != nil && !ours {
 		f(nb.peer.Name, refusal(err))
 	}
 	switch {
 	case nb.gone, r.dropped && !r.overdue:
 	case errors.As(err, &busy):
-		e.trips.add(now.Sub(r.start))
+		e.pace.trips.add(now.Sub(r.start))
 		nb.pause(now, min(max(busy.RetryAfter, minRetry), 10*time.Second))
 	case errors.Is(err, ErrCrowded):
 		// Its places are taken by others, who pass on what they get.
@@ -410,12 +342,12 @@ func (e *engine) refused(r *request, err error, now time.Time) {
 			e.part(nb, now, now.Add(backoff(maxStrikes))) // it does not know the seed any more
 			return
 		}
-		e.lacks(nb, r.chunk)
+		e.peers.lacks(nb, r.chunk)
 		nb.pause(now, 50*time.Millisecond)
-	case isOurs(e.ctx, err):
+	case isOurs(e.workers.ctx, err):
 	default:
 		nb.strikes++
-		e.lastError = fmt.Sprintf("%s: %v", nb.peer.Name, err)
+		e.status.lastError = fmt.Sprintf("%s: %v", nb.peer.Name, err)
 		e.log.Debug("failed to fetch a chunk", "peer", nb.peer.Name, "chunk", r.chunk, "err", err)
 		nb.pause(now, backoff(nb.strikes))
 		if nb.strikes >= maxStrikes {
@@ -450,11 +382,6 @@ func refusal(err error) string {
 	return RefusedError
 }
 
-// chance is a random duration below d.
-func (e *engine) chance(d time.Duration) time.Duration {
-	return time.Duration(e.rng.Int64N(int64(d)))
-}
-
 // put: a chunk has been verified, or not.
 type put struct {
 	r    *request
@@ -468,24 +395,18 @@ type put struct {
 func (ev put) apply(e *engine, now time.Time) {
 	e.puts--
 	e.cfg.Memory.give(ev.r.buf)
-	e.verifying.Clear(ev.n)
+	e.todo.verified(ev.n, ev.err == nil && ev.ok)
 	name := ev.r.nb.peer.Name
 	switch {
 	case ev.err != nil:
 		e.err = fmt.Errorf("stage chunk %d: %w", ev.n, ev.err)
 		return
 	case !ev.ok:
-		e.refresh(ev.n)
 		e.bad(ev.r, ev.from, ev.n, "it does not verify", now)
 		return
 	}
-	e.acquit(ev.from, ev.r.nb.peer.Address)
-	e.lastChunk = now
-	if e.missing.Has(ev.n) {
-		e.missing.Clear(ev.n)
-		e.left--
-	}
-	e.refresh(ev.n)
+	e.blames.acquit(ev.from, ev.r.nb.peer.Address)
+	e.status.lastChunk = now
 	for _, r := range e.requests {
 		if r.chunk == ev.n && !r.dropped {
 			r.drop()

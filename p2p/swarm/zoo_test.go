@@ -181,9 +181,9 @@ func TestBlameLapses(t *testing.T) {
 // blamed is not believed under another name either.
 func TestBlameIsForTheIdentity(t *testing.T) {
 	t.Parallel()
-	e := &engine{blames: map[string]blame{}}
+	bs := blames{}
 	now := time.Now()
-	e.accuse("evil", "10.0.0.9:1", now)
+	bs.accuse("evil", "10.0.0.9:1", now)
 	honest := &known{peer: Peer{Name: "n1", Address: "10.0.0.1:1"}}
 	for name, c := range map[string]struct {
 		k    *known
@@ -193,15 +193,15 @@ func TestBlameIsForTheIdentity(t *testing.T) {
 		"its name, evil address": {&known{peer: Peer{Name: "n1", Address: "10.0.0.9:1"}}, true},
 		"another address":        {&known{peer: Peer{Name: "n2", Address: "10.0.0.8:1"}, id: "evil"}, true},
 	} {
-		if got := !e.blamed(c.k, now.Add(time.Second)).IsZero(); got != c.want {
+		if got := !bs.of(c.k, now.Add(time.Second)).IsZero(); got != c.want {
 			t.Errorf("%s: blamed %v, want %v", name, got, c.want)
 		}
 	}
 	for range 3 * maxBlamed {
-		e.accuse(fmt.Sprint(len(e.blames), "-", time.Now().UnixNano()), fmt.Sprint(now), now)
+		bs.accuse(fmt.Sprint(len(bs), "-", time.Now().UnixNano()), fmt.Sprint(now), now)
 	}
-	if len(e.blames) > maxBlamed {
-		t.Errorf("%d are remembered, at most %d", len(e.blames), maxBlamed)
+	if len(bs) > maxBlamed {
+		t.Errorf("%d are remembered, at most %d", len(bs), maxBlamed)
 	}
 }
 
