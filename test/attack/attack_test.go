@@ -44,6 +44,8 @@ type arena struct {
 	victim, member, stranger  *harness.Host
 	full                      bool // in full size, as `make attack` does
 	sniffed                   func() [][]byte
+	bounds                    harness.MemoryBounds // of the unit
+	group                     *harness.MemoryGroup // in which the victim's daemon runs
 	worst                     time.Duration
 	rss, before               float64
 	files, linesBefore, lines int
@@ -57,11 +59,38 @@ func newArena(t *testing.T) *arena {
 	a.sniffed = sniffUDP(n, 7950)
 	for _, h := range n.Hosts[:2] {
 		h.Sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
-		h.StartSeeder(harness.StoreNode)
 	}
+	a.startBounded()
+	a.member.StartSeeder(harness.StoreNode)
 	a.victim.AwaitMembers(2)
 	return a
 }
+
+// startBounded starts the victim's daemon within the memory that its unit gives it.
+func (a *arena) startBounded() {
+	a.t.Helper()
+	a.bounds = harness.UnitMemory(a.t, "../../systemd/seeder.service")
+	a.group = a.victim.BoundMemory(a.bounds)
+	a.victim.Write("/etc/seeder/secret", harness.Secret+"\n", 0o600)
+	a.victim.Seeder = a.victim.Start([]string{harness.StoreNode}, "sh", "-ec", a.group.Enter+`; exec "$0" daemon`, harness.SeederBin(a.t))
+	harness.Eventually(a.t, 20*time.Second, "the daemon answers", func() error { return a.victim.Try(nil, "status") })
+}
+
+// wantWithin fails the test where the daemon came to the unit's bounds of memory.
+func (a *arena) wantWithin() {
+	a.t.Helper()
+	if events := a.group.Events(); len(events) > 0 {
+		a.t.Errorf("the daemon came to the unit's bounds of memory: %v", events)
+	}
+	if !a.group.Holds(a.victim.Seeder.PID) {
+		a.t.Error("the daemon is not in its cgroup")
+	}
+	if peak := a.group.Peak(); peak > a.bounds.High {
+		a.t.Errorf("the kernel counted %.1f MiB for the daemon, MemoryHigh is %d MiB", mib(peak), a.bounds.High>>20)
+	}
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // times is how often something is done: so often in full size, a tenth of it else.
 func (a *arena) times(full int) int {
@@ -79,6 +108,7 @@ func (a *arena) watch(fn func() string) (did string) {
 		a.t.Fatal(err) // the peak begins anew
 	}
 	a.before, a.linesBefore, a.worst, a.files = harness.ResidentBytes(a.t, pid), a.logLines(), 0, 0
+	a.group.ResetPeak()
 	filesBefore := countFiles(a.victim.Seeder)
 	ctx, cancel := context.WithCancel(a.t.Context())
 	var wg sync.WaitGroup
@@ -135,11 +165,11 @@ func countFiles(d *harness.Daemon) (n int) {
 func (a *arena) logLines() int { return strings.Count(a.victim.Seeder.Log.String(), "\n") }
 
 // TestAttack does each attack to a daemon that is one of two members, and holds what
-// that costs it to its bounds. `make attack` does them in full size and prints a table.
+// that costs it to its bounds. The daemon runs in a cgroup with the bounds of the unit. `make attack` does them in full size and prints a table.
 func TestAttack(t *testing.T) {
 	a := newArena(t)
 	var table strings.Builder
-	fmt.Fprintf(&table, "| attack | what may happen | what was done | slowest answer | memory | open files | log |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&table, "| attack | what may happen | what was done | slowest answer | memory | cgroup | open files | log |\n|---|---|---|---|---|---|---|---|\n")
 	for _, group := range groups() {
 		for _, one := range group {
 			t.Run(one.name, func(t *testing.T) {
@@ -148,14 +178,15 @@ func TestAttack(t *testing.T) {
 					one.before(a)
 				}
 				did := a.watch(func() string { return one.run(a) })
-				fmt.Fprintf(&table, "| %s | %s | %s | %d ms | +%.1f MiB | +%d | %s |\n",
-					one.name, one.bound, did, a.worst.Milliseconds(), max(a.rss, 0)/(1<<20), a.files, plural(a.lines, "line"))
+				fmt.Fprintf(&table, "| %s | %s | %s | %d ms | +%.1f MiB | %.1f MiB | +%d | %s |\n",
+					one.name, one.bound, did, a.worst.Milliseconds(), max(a.rss, 0)/(1<<20), mib(a.group.Peak()), a.files, plural(a.lines, "line"))
 				if a.rss > attackRSS {
 					t.Errorf("the daemon's memory grew by %.1f MiB, at most %d are meant", a.rss/(1<<20), attackRSS>>20)
 				}
 				if a.lines > attackLines {
 					t.Errorf("%d lines of log, at most %d are meant:\n%s", a.lines, attackLines, a.victim.Seeder.Log.Tail(30))
 				}
+				a.wantWithin()
 				if a.files > attackFiles {
 					t.Errorf("%d more files are open, at most %d are meant", a.files, attackFiles)
 				}
