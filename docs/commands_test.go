@@ -51,6 +51,7 @@ var commands = map[string]evidence{
 	"seeder wait --timeout 10m":                          {file: readmeTest, runs: `{"seeder wait --timeout 5m", r.wait}`},
 	"k3s token rotate --new-token NEW":                   {why: "the hosts of the tests have a stand-in for k3s; TestDoctorSecrets changes its token"},
 	"seeder reload":                                      {file: "../test/hosts/rotation_test.go", runs: `"reload"`},
+	"seeder registry setup --write":                      {file: "../test/hosts/registry_test.go", runs: `"registry", "setup", "--for", "containerd", "--write"`},
 	"systemctl stop seeder":                              {file: upgradeTest, runs: "systemctl stop seeder"},
 	"rm -rf /var/lib/seeder":                             {why: "a shell command; a daemon without its directory is a first start"},
 	"truncate -s 0 /etc/machine-id":                      {why: "a shell command; p2p/trust tests an identity of another machine"},

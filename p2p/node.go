@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/p2p/announce"
 	"seeder/p2p/catalog"
@@ -195,6 +196,12 @@ func (n *Node) MayAnnounce() error { return n.announcer.MayAnnounce() }
 
 // References are what is announced now.
 func (n *Node) References() []string { return n.catalog.References() }
+
+// Here is what ref is announced as, and how far this node is with it; ok is false where it
+// is not announced. Nobody is asked.
+func (n *Node) Here(ref string) (target ocispec.Descriptor, s report.State, ok bool) {
+	return n.matrix.Here(ref)
+}
 
 // Records are the encoded records of the whole catalog, as another node gets them.
 func (n *Node) Records() [][]byte { return n.exchange.Records() }

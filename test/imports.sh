@@ -57,6 +57,7 @@ table() { # room: the packages of this module that it may import
 	cmd/seeder/internal/k3s: cmd/seeder/internal/cli cmd/seeder/internal/config p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli
 	cmd/seeder/internal/pods: cmd/seeder/internal/cli p2p/report
+	cmd/seeder/internal/registry: cmd/seeder/internal/cli cmd/seeder/internal/config internal/disk p2p/report
 	cmd/seeder/internal/reload: cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/k3s p2p/trust
 	cmd/seeder/internal/rollout: p2p/report
 	cmd/seeder/internal/show: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report
@@ -98,6 +99,7 @@ only() { # import pattern, the package that may
 
 only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
+only 'cuelabs.dev/go/oci' 'seeder/cmd/seeder/internal/registry'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/agext/levenshtein' 'seeder/internal/text'
 only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd|storetest)' # the suite that tests ctrd

@@ -19,6 +19,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/pods"
+	"seeder/cmd/seeder/internal/registry"
 	"seeder/cmd/seeder/internal/reload"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/web"
@@ -169,21 +170,43 @@ func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, 
 	return w, nil
 }
 
-func (d *running) openServers(w *wired, registry *prometheus.Registry) error {
+func (d *running) openServers(w *wired, metrics *prometheus.Registry) error {
 	d.reload.Node = w.node
 	api := control.NewServer(d.cfg.API.Socket, w.node, w, d.reload, d.log)
 	if err := api.Open(); err != nil {
 		return err
 	}
 	d.opened("control socket", api.Close)
+	if err := d.openRegistry(w); err != nil {
+		return err
+	}
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
-	httpd := web.NewServer(d.cfg.HTTP, w.node, pods.NewWatch("/").Waiting, registry, d.log)
+	httpd := web.NewServer(d.cfg.HTTP, w.node, pods.NewWatch("/").Waiting, metrics, d.log)
 	if _, err := httpd.Open(); err != nil {
 		return err
 	}
 	d.opened("http listener", httpd.Close)
+	return nil
+}
+
+// openRegistry serves the announced images to this host's containerd, where that is wanted.
+func (d *running) openRegistry(w *wired) error {
+	if d.cfg.Registry.Bind == "" {
+		return nil
+	}
+	auth, err := registry.LoadOrCreate(d.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	r := registry.NewServer(d.cfg.Registry.Bind, auth, w.node, w.openHeld, d.log)
+	addr, err := r.Open()
+	if err != nil {
+		return err
+	}
+	d.opened("registry", r.Close)
+	d.log.Info("serving announced images to containerd", "registry", addr.String())
 	return nil
 }
 

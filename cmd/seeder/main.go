@@ -29,6 +29,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
+	"seeder/cmd/seeder/internal/registry"
 	"seeder/internal/text"
 )
 
@@ -89,7 +90,7 @@ the timeout, 4 the daemon cannot be reached.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),
-		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), reloadCommand(env), secretCommand(env),
+		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), registry.Command(env), reloadCommand(env), secretCommand(env),
 		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env),
 	)
 	completeNoFiles(root)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -17,6 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/kubelet"
+	"seeder/cmd/seeder/internal/registry"
 	"seeder/cmd/seeder/internal/rollout"
 	"seeder/cmd/seeder/internal/web"
 	"seeder/internal/pattern"
@@ -141,6 +143,15 @@ func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announce
 		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Bytes: a.Bytes, Said: a.Said,
 		Already: a.Version == a.Before.Version, By: a.Before.By, At: a.Before.At,
 	}, nil
+}
+
+// openHeld is a registry.Opener.
+func (w *wired) openHeld(ctx context.Context, d digest.Digest) (registry.Blob, error) {
+	blob, err := w.store.OpenHeld(ctx, d)
+	if err != nil {
+		return nil, err // no interface with a nil blob in it
+	}
+	return blob, nil
 }
 
 // storeAdapter gives a store.Store the types that p2p speaks.

@@ -42,6 +42,7 @@ type Config struct {
 	Labels     []string   `mapstructure:"labels"` // key=value
 	API        API        `mapstructure:"api"`
 	HTTP       HTTP       `mapstructure:"http"`
+	Registry   Registry   `mapstructure:"registry"`
 	Log        Log        `mapstructure:"log"`
 }
 
@@ -90,6 +91,11 @@ type HTTP struct {
 	Pprof bool   `mapstructure:"pprof"`
 }
 
+// Registry is the registry of this host, for its containerd.
+type Registry struct {
+	Bind string `mapstructure:"bind"`
+}
+
 // Log is what the daemon writes to standard error.
 type Log struct {
 	Level  string `mapstructure:"level"`
@@ -133,6 +139,7 @@ func Keys() []Key {
 		{"api.socket", "/run/seeder/seeder.sock", "unix `socket` of the control API"},
 		{"http.bind", "127.0.0.1:7952", "`ip:port` of the status page, /metrics, /healthz and /readyz; empty: off"},
 		{"http.pprof", false, "serve Go's profiles at http.bind/debug/pprof/"},
+		{"registry.bind", "", "loopback `ip:port` of a registry of the announced images, e.g. 127.0.0.1:7953, for pods that always pull; empty: off"},
 		{"log.level", "info", "`level` of the log: debug, info, warn or error"},
 		{"log.format", "text", "`format` of the log: text or json"},
 	}

@@ -102,6 +102,7 @@ func (l *Loaded) validateAddresses(p *Problems) {
 	} else if l.HTTP.Bind != "" {
 		checkBind(p, "http.bind", l.HTTP.Bind)
 	}
+	l.validateRegistry(p)
 	for i, join := range l.Gossip.Join {
 		full, err := JoinAddress(join, cmp.Or(transfer.Port(), DefaultTransferPort))
 		if err != nil {
@@ -112,6 +113,23 @@ func (l *Loaded) validateAddresses(p *Problems) {
 			p.Add("gossip.join", join, "%s is the port of gossip's packets (gossip.bind); hosts are joined at their transfer port: leave the port out, or name that one", port)
 		}
 		l.Gossip.Join[i] = full
+	}
+}
+
+// validateRegistry: what reads from the registry sends a password in the clear.
+func (l *Loaded) validateRegistry(p *Problems) {
+	if l.Registry.Bind == "" {
+		return
+	}
+	addr, err := netip.ParseAddrPort(l.Registry.Bind)
+	if err != nil || !addr.Addr().IsLoopback() {
+		p.Add("registry.bind", l.Registry.Bind, "want a loopback ip:port, e.g. 127.0.0.1:7953; every host has a registry of its own")
+		return
+	}
+	for _, other := range []struct{ key, bind string }{{"transfer.bind", l.Transfer.Bind}, {"http.bind", l.HTTP.Bind}} {
+		if taken, err := netip.ParseAddrPort(other.bind); err == nil && addr.Port() != 0 && taken.Port() == addr.Port() && sameHost(addr, taken) {
+			p.Add("registry.bind", l.Registry.Bind, "%s has the same port; give each its own", other.key)
+		}
 	}
 }
 

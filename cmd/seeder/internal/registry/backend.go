@@ -1,0 +1,291 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+
+	"cuelabs.dev/go/oci/ociregistry"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/cmd/seeder/internal/cli"
+	"seeder/p2p/report"
+)
+
+// Catalog is what is announced.
+type Catalog interface {
+	// Here is what ref is announced as, and how far this host is with it; ok is false
+	// where it is not announced.
+	Here(ref string) (target ocispec.Descriptor, s report.State, ok bool)
+	// References are all that are announced.
+	References() []string
+}
+
+// Blob is a blob of this host, open for reading.
+type Blob interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+	// Whole reads all of it; the last bytes never come where its digest is not right.
+	Whole() io.Reader
+}
+
+// Opener opens a blob that this host has; the error wraps fs.ErrNotExist where it has none.
+type Opener func(ctx context.Context, d digest.Digest) (Blob, error)
+
+// maxManifestBytes is the most that registries take (distribution-spec, "Pushing
+// Manifests").
+const maxManifestBytes = 4 << 20
+
+// patience is how long a pull waits for an image that is on its way. total is below the five
+// minutes after which CRI gives up a pull that brings nothing (image_pull_progress_timeout).
+type patience struct {
+	stalled time.Duration // while nothing arrives
+	total   time.Duration
+	look    time.Duration // how often it is looked
+}
+
+var defaultPatience = patience{stalled: 20 * time.Second, total: 4 * time.Minute, look: 100 * time.Millisecond}
+
+// backend answers the requests that ociserver reads.
+type backend struct {
+	catalog  Catalog
+	open     Opener
+	patience patience
+}
+
+func (b *backend) funcs() *ociregistry.Funcs {
+	return &ociregistry.Funcs{
+		GetTag_:          b.getTag,
+		ResolveTag_:      b.resolveTag,
+		GetManifest_:     b.getManifest,
+		ResolveManifest_: b.resolveManifest,
+		GetBlob_:         b.getBlob,
+		GetBlobRange_:    b.getBlobRange,
+		ResolveBlob_:     b.resolveBlob,
+	}
+}
+
+// repository is the full name of what the client calls repo.
+func repository(ctx context.Context, repo string) (string, error) {
+	if ns := namespaceOf(ctx); ns != "" {
+		repo = ns + "/" + repo
+	}
+	ref, err := cli.NormalizeRef(repo + ":x")
+	if err != nil {
+		return "", ociregistry.ErrNameInvalid
+	}
+	return strings.TrimSuffix(ref, ":x"), nil
+}
+
+// announced are the references of a repository that are announced, an error where none is:
+// whatever else this host holds is nobody's business.
+func (b *backend) announced(ctx context.Context, repo string) ([]string, error) {
+	full, err := repository(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	var refs []string
+	for _, ref := range b.catalog.References() {
+		rest, ok := strings.CutPrefix(ref, full)
+		if ok && strings.IndexAny(rest, ":@") == 0 {
+			refs = append(refs, ref)
+		}
+	}
+	if len(refs) == 0 {
+		return nil, ociregistry.ErrNameUnknown
+	}
+	return refs, nil
+}
+
+func (b *backend) getTag(ctx context.Context, repo, tag string) (ociregistry.BlobReader, error) {
+	full, err := repository(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	target, err := b.await(ctx, full+":"+tag)
+	if err != nil {
+		return nil, err
+	}
+	return b.manifest(ctx, target.Digest)
+}
+
+func (b *backend) resolveTag(ctx context.Context, repo, tag string) (ociregistry.Descriptor, error) {
+	return describe(b.getTag(ctx, repo, tag))
+}
+
+// getManifest gives any manifest of an announced repository that this host has, and waits
+// for one that is announced.
+func (b *backend) getManifest(ctx context.Context, repo string, d digest.Digest) (ociregistry.BlobReader, error) {
+	refs, err := b.announced(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.manifest(ctx, d)
+	if !errors.Is(err, ociregistry.ErrManifestUnknown) {
+		return r, err
+	}
+	for _, ref := range refs {
+		if target, _, ok := b.catalog.Here(ref); ok && target.Digest == d {
+			if target, err := b.await(ctx, ref); err != nil || target.Digest != d {
+				return nil, ociregistry.ErrManifestUnknown
+			}
+			return b.manifest(ctx, d)
+		}
+	}
+	return nil, err
+}
+
+func (b *backend) resolveManifest(ctx context.Context, repo string, d digest.Digest) (ociregistry.Descriptor, error) {
+	return describe(b.getManifest(ctx, repo, d))
+}
+
+// await is the target of an announced reference once this host holds it. The node fetches
+// whatever is announced to it: who pulls joins that.
+func (b *backend) await(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	begun := time.Now()
+	moved := begun
+	for {
+		target, state, ok := b.catalog.Here(ref)
+		switch {
+		case !ok:
+			return target, fmt.Errorf("%w: %s is not announced", ociregistry.ErrManifestUnknown, ref)
+		case state == report.Ready:
+			return target, nil
+		case state == report.Fetching || state == report.Importing:
+			moved = time.Now()
+		case state != report.Waiting:
+			return target, fmt.Errorf("%w: %s is %s on this host", ociregistry.ErrManifestUnknown, ref, state)
+		}
+		if now := time.Now(); now.Sub(moved) > b.patience.stalled || now.Sub(begun) > b.patience.total {
+			return target, fmt.Errorf("%w: %s is still %s on this host", ociregistry.ErrManifestUnknown, ref, state)
+		}
+		select {
+		case <-time.After(b.patience.look):
+		case <-ctx.Done():
+			return target, fmt.Errorf("wait for %s: %w", ref, context.Cause(ctx))
+		}
+	}
+}
+
+// manifest reads and verifies a manifest that this host has.
+func (b *backend) manifest(ctx context.Context, d digest.Digest) (ociregistry.BlobReader, error) {
+	blob, err := b.open(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ociregistry.ErrManifestUnknown
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	defer blob.Close()
+	if blob.Size() > maxManifestBytes {
+		return nil, fmt.Errorf("%w: %s has %d bytes, a manifest at most %d", ociregistry.ErrManifestUnknown, d, blob.Size(), maxManifestBytes)
+	}
+	content, err := io.ReadAll(blob.Whole())
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	mediaType := mediaTypeOf(content)
+	if mediaType == "" { // a config or a layer is asked for as a blob
+		return nil, ociregistry.ErrManifestUnknown
+	}
+	return &part{bytes.NewReader(content), io.NopCloser(nil), ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(content))}}, nil
+}
+
+// mediaTypeOf is the media type of a manifest or an index, empty of anything else. OCI's may
+// leave it out.
+func mediaTypeOf(content []byte) string {
+	var m struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
+		Config    json.RawMessage `json:"config"`
+		Layers    json.RawMessage `json:"layers"`
+	}
+	switch err := json.Unmarshal(content, &m); {
+	case err != nil, m.Manifests == nil && m.Layers == nil:
+		return ""
+	case m.MediaType != "":
+		return m.MediaType
+	case m.Manifests != nil:
+		return ocispec.MediaTypeImageIndex
+	}
+	return ocispec.MediaTypeImageManifest
+}
+
+func (b *backend) openBlob(ctx context.Context, repo string, d digest.Digest) (Blob, error) {
+	if _, err := b.announced(ctx, repo); err != nil {
+		return nil, err
+	}
+	blob, err := b.open(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ociregistry.ErrBlobUnknown
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return blob, nil
+}
+
+func (b *backend) getBlob(ctx context.Context, repo string, d digest.Digest) (ociregistry.BlobReader, error) {
+	blob, err := b.openBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	return &part{blob.Whole(), blob, blobDescriptor(blob, d)}, nil
+}
+
+// getBlobRange gives the bytes from from to before to, to the end where to is negative.
+func (b *backend) getBlobRange(ctx context.Context, repo string, d digest.Digest, from, to int64) (ociregistry.BlobReader, error) {
+	blob, err := b.openBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	if to < 0 || to > blob.Size() {
+		to = blob.Size()
+	}
+	if from >= to {
+		return nil, errors.Join(ociregistry.ErrRangeInvalid, blob.Close())
+	}
+	return &part{io.NewSectionReader(blob, from, to-from), blob, blobDescriptor(blob, d)}, nil
+}
+
+func (b *backend) resolveBlob(ctx context.Context, repo string, d digest.Digest) (ociregistry.Descriptor, error) {
+	blob, err := b.openBlob(ctx, repo, d)
+	if err != nil {
+		return ociregistry.Descriptor{}, err
+	}
+	return blobDescriptor(blob, d), blob.Close()
+}
+
+func blobDescriptor(blob Blob, d digest.Digest) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: blob.Size()}
+}
+
+func describe(r ociregistry.BlobReader, err error) (ociregistry.Descriptor, error) {
+	if err != nil {
+		return ociregistry.Descriptor{}, err
+	}
+	return r.Descriptor(), r.Close()
+}
+
+// part is what is sent of a blob: ociregistry.BlobReader.
+type part struct {
+	io.Reader
+	io.Closer
+	descriptor ocispec.Descriptor
+}
+
+// Descriptor is that of the whole blob.
+func (p *part) Descriptor() ociregistry.Descriptor { return p.descriptor }
+
+// unavailable is an error of this host and not of the request.
+func unavailable(err error) error {
+	return ociregistry.NewHTTPError(err, 503, nil, nil)
+}

@@ -1,0 +1,106 @@
+// Package registry is an OCI registry on this host's loopback: containerd asks it for
+// announced images before it asks the real registry, so that a pod whose pull policy is
+// Always starts from what this host holds.
+//
+// It owns the listener, who may read from it, and the lines by which k3s and containerd find
+// it. It never writes an image, never asks a peer, and lists nothing: whoever asks names a
+// repository. What is announced and how far this host is with it, it asks a Catalog.
+//
+// Invariant: nothing but an announced image leaves it, and nothing at all without the
+// credentials; what is not announced is refused at once, so that containerd goes on to the
+// real registry.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+)
+
+// Server serves the images to this host's containerd.
+type Server struct {
+	bind    string
+	handler http.Handler
+	log     *slog.Logger
+
+	server *http.Server
+	group  errgroup.Group
+	cancel context.CancelFunc
+}
+
+// NewServer returns the registry at bind; it serves after Open. What it answers comes from
+// c, blobs from open, whose error wraps fs.ErrNotExist where this host has none.
+func NewServer(bind string, auth Credentials, c Catalog, open Opener, log *slog.Logger) *Server {
+	s := &Server{bind: bind, log: log.With("component", "registry")}
+	b := &backend{catalog: c, open: open, patience: defaultPatience}
+	api := ociserver.New(b.funcs(), &ociserver.Options{
+		DisableReferrersAPI: true,
+		WriteError:          s.refuse,
+	})
+	s.handler = s.guard(auth, api)
+	return s
+}
+
+// Open listens and serves, and says where.
+func (s *Server) Open() (net.Addr, error) {
+	l, err := net.Listen("tcp", s.bind)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("registry.bind %s: the port is in use by another process; set registry.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", s.bind)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("registry.bind %s: %w", s.bind, err)
+	}
+	s.serve(netutil.LimitListener(l, maxConns))
+	return l.Addr(), nil
+}
+
+// maxConns bounds the connections: containerd opens a few for each image that it pulls. Who
+// opens more waits until others are closed.
+const maxConns = 128
+
+// readTimeout is for a request's headers; a ReadTimeout would end those that wait.
+const readTimeout = 5 * time.Second
+
+// maxHeaderBytes bounds what is read of a request; nothing that is answered has a body.
+const maxHeaderBytes = 16 << 10
+
+func (s *Server) serve(l net.Listener) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.server = &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: readTimeout,
+		WriteTimeout:      defaultPatience.total + writeTimeout, // for the first bytes, see patientWriter
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	s.group.Go(func() error {
+		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve registry.bind %s: %w", s.bind, err)
+		}
+		return nil
+	})
+}
+
+// Close ends every request: containerd asks again, or elsewhere.
+func (s *Server) Close() error {
+	s.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := s.server.Shutdown(ctx)
+	if err != nil {
+		err = s.server.Close()
+	}
+	return errors.Join(err, s.group.Wait())
+}

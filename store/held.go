@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/store/ctrd"
+)
+
+// Held is a blob that this host's containerd has, open for reading. ReadAt verifies
+// nothing; Whole does.
+type Held struct {
+	ctrd.Reader
+	store *Store
+	dgst  digest.Digest
+}
+
+// OpenHeld opens a blob of containerd's namespace. The error wraps fs.ErrNotExist where it
+// has none, or one that is known to be damaged.
+func (s *Store) OpenHeld(ctx context.Context, d digest.Digest) (*Held, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("blob %q: %w", d, err)
+	}
+	// A blob's file may be that of another namespace.
+	_, here, err := s.ctrd.Content.Has(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if !here {
+		return nil, fmt.Errorf("blob %s: %w", d, fs.ErrNotExist)
+	}
+	ra, err := s.ctrd.Content.ReaderAt(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return &Held{Reader: ra, store: s, dgst: d}, nil
+}
+
+// Whole reads the blob from its beginning. Of one that is not what its digest says, the
+// last bytes never come, and the blob counts as damaged from then on.
+func (h *Held) Whole() io.Reader {
+	return &verified{held: h, r: io.NewSectionReader(h, 0, h.Size()), verifier: h.dgst.Verifier(), left: h.Size()}
+}
+
+// verified hands out the last bytes of a blob only once all of it is verified.
+type verified struct {
+	held     *Held
+	r        io.Reader
+	verifier digest.Verifier
+	left     int64 // bytes that have not been read
+}
+
+var errDamaged = errors.New("the blob is damaged in containerd's content store")
+
+// Read implements io.Reader.
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.verifier.Write(p[:n])
+	v.left -= int64(n)
+	if n > 0 && v.left == 0 && !v.verifier.Verified() {
+		v.held.store.ctrd.Content.MarkDamaged(v.held.dgst, stampOf(v.held.Reader))
+		return 0, fmt.Errorf("read blob %s: %w", v.held.dgst, errDamaged)
+	}
+	return n, err
+}
