@@ -10,6 +10,7 @@ import (
 
 	"seeder/internal/wait"
 	"seeder/store/archive"
+	"seeder/store/artifact"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
 )
@@ -95,12 +96,12 @@ func (a Archives) read(ctx context.Context, r io.Reader, ref string, out *Import
 	}
 	for _, img := range imgs {
 		if _, err := a.Containerd.Content.Walk(ctx, img.Target); err != nil {
-			return ctrd.InArchive(err)
+			return artifact.InArchive(err)
 		}
 	}
 	for _, img := range imgs {
 		if err := a.Containerd.Runtime.Unpack(ctx, img.Target); err != nil {
-			return ctrd.InArchive(err)
+			return artifact.InArchive(err)
 		}
 	}
 	for _, img := range imgs { // all before the first is named: they may share records

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"seeder/store/artifact"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/stage"
@@ -325,7 +326,7 @@ func (b *blob) isChecked(ra ctrd.Reader, at int) bool {
 		b.stamp = stamp
 		clear(b.checked)
 	}
-	return b.checked[at] && (isLayer(b.info.MediaType) || len(b.info.Sums) > 1)
+	return b.checked[at] && (artifact.IsLayer(b.info.MediaType) || len(b.info.Sums) > 1)
 }
 
 // stampOf is that of the file that ra reads, none where it reads through

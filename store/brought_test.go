@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"seeder/store/artifact"
 )
 
 // TestArchiveEndsAFetch: an import that waits for chunks which nobody has goes on when
@@ -46,7 +48,7 @@ func TestArchiveEndsAFetch(t *testing.T) {
 	}
 	brings(img)
 	for _, blob := range img.blobs {
-		if isLayer(blob.info.MediaType) {
+		if artifact.IsLayer(blob.info.MediaType) {
 			continue
 		}
 		rot(t, filepath.Join(b.cfg.DataDir, "containerd", "content", "blobs", "sha256", blob.info.Digest.Encoded()), blob.info.Bytes/2)

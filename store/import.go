@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"seeder/store/artifact"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
@@ -120,7 +121,7 @@ func (r *importRun) hasDamaged(ctx context.Context) bool {
 // labels are what a layer's blob is committed with, nil where they are not known yet:
 // they are put there once it is unpacked.
 func (r *importRun) labels(b *blob) map[string]string {
-	if !isLayer(b.info.MediaType) || r.store.ctrd.Conn.StoreOnly() {
+	if !artifact.IsLayer(b.info.MediaType) || r.store.ctrd.Conn.StoreOnly() {
 		return nil
 	}
 	for _, d := range r.documents() {
@@ -138,7 +139,7 @@ func (r *importRun) labels(b *blob) map[string]string {
 func (i *Image) documents() []digest.Digest {
 	var out []digest.Digest
 	for k, b := range i.blobs {
-		if i.wanted[k] && !isLayer(b.info.MediaType) {
+		if i.wanted[k] && !artifact.IsLayer(b.info.MediaType) {
 			out = append(out, b.info.Digest)
 		}
 	}
@@ -351,12 +352,6 @@ func (r *importRun) unpack(ctx context.Context) error {
 		r.store.log.Debug("layer unpacked", "layer", layer)
 	}
 	return u.Finish(ctx)
-}
-
-// isLayer tells layers from the small blobs by their media types (OCI and
-// Docker).
-func isLayer(mediaType string) bool {
-	return strings.Contains(mediaType, ".layer.") || strings.Contains(mediaType, ".rootfs.")
 }
 
 // isCompressed tells compressed layers by the suffix of their media types.

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"seeder/internal/figure"
+	"seeder/store/artifact"
 	"seeder/store/stage"
 )
 
@@ -94,7 +95,7 @@ func (i *Image) room(ctx context.Context) error {
 		}
 		stored = stored.plus(need{b.info.Bytes, 1})
 		switch {
-		case i.store.ctrd.Conn.StoreOnly() || !isLayer(b.info.MediaType):
+		case i.store.ctrd.Conn.StoreOnly() || !artifact.IsLayer(b.info.MediaType):
 		case isCompressed(b.info.MediaType):
 			stored = stored.plus(unpacked(unpackedFor * b.info.Bytes))
 		default:

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/artifact"
 )
 
 // rot changes a byte of a file as a disk does that fails: no time of the file tells.
@@ -119,7 +121,7 @@ func TestRottenDocumentHeals(t *testing.T) {
 	served := image(t, a, p.Index) // open all the time
 	for k, blob := range served.blobs {
 		info := blob.info
-		if isLayer(info.MediaType) {
+		if artifact.IsLayer(info.MediaType) {
 			continue
 		}
 		documents++

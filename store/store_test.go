@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
+	"seeder/store/artifact"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
@@ -294,7 +295,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Close()
-		if isLayer(img.index.Blobs[k].MediaType) && (enc != chunk.Raw || size != img.Bytes(n)) {
+		if artifact.IsLayer(img.index.Blobs[k].MediaType) && (enc != chunk.Raw || size != img.Bytes(n)) {
 			t.Errorf("chunk %d of a gzip layer travels with encoding %d", n, enc)
 		}
 	}
@@ -394,7 +395,7 @@ func TestRebuiltWithoutNetwork(t *testing.T) {
 	to = image(t, b, p.Index)
 	have, layers := to.Have(), 0
 	for n := range to.Len() {
-		if k, _ := to.index.Locate(n); isLayer(to.index.Blobs[k].MediaType) && has(have, n) {
+		if k, _ := to.index.Locate(n); artifact.IsLayer(to.index.Blobs[k].MediaType) && has(have, n) {
 			layers++
 		}
 	}

@@ -20,11 +20,12 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/chunk store/ctrd store/imageref store/stage
+	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/imageref store/stage
 	store/archive: store/artifact store/imageref
 	store/artifact:
 	store/chunk:
-	store/ctrd: internal/disk internal/text internal/wait store/artifact store/imageref
+	store/blobfile:
+	store/ctrd: internal/disk internal/text internal/wait store/artifact store/blobfile store/imageref
 	store/imageref:
 	store/source:
 	store/stage: store/chunk

@@ -1,9 +1,10 @@
-// Package artifact tells container images from what else has a manifest: charts, files,
-// signatures, attestations.
+// Package artifact reads the documents of an image: which blobs it has, for which
+// platforms, and what of it is missing. It tells container images from what else has a
+// manifest: charts, files, signatures, attestations.
 //
-// It owns the media types that tell them apart, and how large a document may be. It writes
-// nothing. Invariant: what has missing blobs passes for an image, so that its reader says
-// what is missing.
+// It owns the media types that tell them apart, the order of the blobs of an image, and
+// how large a document may be. It writes nothing. Invariant: what has missing blobs passes
+// for an image, so that its reader says what is missing.
 package artifact
 
 import (

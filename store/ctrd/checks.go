@@ -18,6 +18,9 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
+	"seeder/store/blobfile"
 )
 
 // Checks owns the answer to whether an image is ready, and what may have changed it since.
@@ -76,7 +79,7 @@ func (ck *Checks) Check(ctx context.Context, ref string, target digest.Digest) (
 	} else if foreign {
 		return false, "the image has nothing for " + ck.conn.Platform(), nil
 	}
-	if loose, err := ck.content.unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
+	if loose, err := artifact.Unlabelled(ctx, cs, target, blobs); loose != "" || err != nil {
 		return false, fmt.Sprintf("nothing keeps blob %s from garbage collection", loose), err
 	}
 	if reason, err := ck.checkRecords(ctx, cl, cs, ref, img.Target); reason != "" || err != nil {
@@ -135,20 +138,6 @@ func (ck *Checks) keepChecked(ref string, seen checked) {
 	}
 }
 
-// settled is how long a directory has to be as it is before its stamp tells all later
-// states from this one: two changes within one tick of the kernel's clock (10 ms at
-// HZ=100), or on a file system that counts in seconds or pairs of them, leave one stamp.
-const settled = 3 * time.Second
-
-// settledStamp is that of a directory, false where it changed just now or cannot be read.
-func settledStamp(dir string) (Stamp, bool) {
-	info, err := os.Stat(dir)
-	if err != nil || time.Since(info.ModTime()) < settled {
-		return Stamp{}, false
-	}
-	return stampOfInfo(info)
-}
-
 // Intact says whether the pin, the snapshot and the blobs that the last Check of ref
 // saw are still there. It asks nobody, since it is called often: the pin was there
 // when List was called last, of the snapshot an event would have told, and the blobs
@@ -172,12 +161,13 @@ func (ck *Checks) Intact(ctx context.Context, ref string) bool {
 	if blobs == "" {
 		return true
 	}
-	dir, quiet := settledStamp(filepath.Join(blobs, digest.SHA256.String()))
+	dir := blobfile.SettledStamp(filepath.Join(blobs, digest.SHA256.String()))
+	quiet := dir != Stamp{}
 	for _, dgst := range seen.blobs {
 		if quiet && dir == seen.dir && dgst.Algorithm() == digest.SHA256 {
 			continue
 		}
-		_, err := os.Lstat(blobPath(blobs, dgst))
+		_, err := os.Lstat(blobfile.Path(blobs, dgst))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false
 		}

@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // Conn owns the connection: the socket, the client and the namespace, what containerd says
@@ -57,10 +59,9 @@ func (c *Conn) HoldsAll() bool { return c.embedded != nil && c.cfg.Platform == "
 func (c *Conn) Platform() string { return platforms.Format(platforms.Normalize(c.spec)) }
 
 // Runs reports whether this host runs images of a platform.
-func (c *Conn) Runs(platform string) bool {
-	p, err := platforms.Parse(platform)
-	return err == nil && c.platform.Match(p)
-}
+func (c *Conn) Runs(platform string) bool { return c.host().Runs(platform) }
+
+func (c *Conn) host() artifact.Host { return artifact.Host{Platform: c.platform, All: c.HoldsAll()} }
 
 // use returns the client and a context in the namespace.
 func (c *Conn) use(ctx context.Context) (context.Context, *client.Client, error) {

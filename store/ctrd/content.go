@@ -2,13 +2,10 @@ package ctrd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -93,34 +90,6 @@ func (c *Content) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, err
 	return ra, nil
 }
 
-// mediaType reads what a manifest or index says that it is.
-func (c *Content) mediaType(ctx context.Context, cl *client.Client, desc ocispec.Descriptor) (string, error) {
-	if desc.Size > artifact.MaxDocBytes {
-		return "", fmt.Errorf("%d bytes are too many for a manifest", desc.Size)
-	}
-	p, err := content.ReadBlob(ctx, c.once(cl), desc)
-	if err != nil {
-		return "", c.conn.fail(err)
-	}
-	var doc struct {
-		MediaType string            `json:"mediaType"`
-		Manifests []json.RawMessage `json:"manifests"`
-		Config    json.RawMessage   `json:"config"`
-	}
-	if err := json.Unmarshal(p, &doc); err != nil {
-		return "", err
-	}
-	switch {
-	case images.IsIndexType(doc.MediaType) || images.IsManifestType(doc.MediaType):
-		return doc.MediaType, nil
-	case doc.MediaType == "" && doc.Manifests != nil:
-		return ocispec.MediaTypeImageIndex, nil
-	case doc.MediaType == "" && doc.Config != nil:
-		return ocispec.MediaTypeImageManifest, nil
-	}
-	return "", fmt.Errorf("its media type is %q", doc.MediaType)
-}
-
 // label sets the labels by which garbage collection finds an image's blobs from
 // its target, for those that are here.
 func (c *Content) label(ctx context.Context, cs *once, target ocispec.Descriptor) error {
@@ -148,74 +117,40 @@ func (c *Content) label(ctx context.Context, cs *once, target ocispec.Descriptor
 	return nil
 }
 
-// unlabelled is a blob that garbage collection does not find from its image's
-// target by labels: somebody removed them (`ctr content prune references` does),
-// and what is here now is gone soon.
-func (c *Content) unlabelled(ctx context.Context, cs store, target digest.Digest, blobs []Blob) (digest.Digest, error) {
-	kept := map[digest.Digest]bool{target: true}
-	for _, b := range blobs { // parents come before their children
-		if !kept[b.Digest] {
-			return b.Digest, nil
-		}
-		info, err := cs.Info(ctx, b.Digest)
-		if err != nil {
-			return "", fmt.Errorf("look for blob %s: %w", b.Digest, c.conn.fail(err))
-		}
-		for label, child := range info.Labels {
-			if strings.HasPrefix(label, labelContent) {
-				kept[digest.Digest(child)] = true
-			}
-		}
-	}
-	return "", nil
-}
-
 // OnlyManifest is the one container image of an index, for which containerd chooses by
 // platform, and a manifest itself. It is an error where there are several.
 func (c *Content) OnlyManifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
-	if !images.IsIndexType(target.MediaType) {
-		return target, nil
-	}
 	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	cs := c.once(cl)
-	var found []ocispec.Descriptor
-	var look func(d ocispec.Descriptor, depth int) error
-	look = func(d ocispec.Descriptor, depth int) error {
-		children, err := images.Children(ctx, cs, d)
-		if err != nil {
-			return err
-		}
-		for _, child := range children {
-			if ok, err := cs.has(ctx, child.Digest); err != nil || !ok {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			if images.IsIndexType(child.MediaType) && depth < artifact.MaxIndexDepth {
-				if err := look(child, depth+1); err != nil {
-					return err
-				}
-				continue
-			}
-			k, err := artifact.Classify(ctx, cs, child)
-			if err != nil {
-				return err
-			}
-			if k.Artifact == "" {
-				found = append(found, child)
-			}
-		}
-		return nil
-	}
-	if err := look(target, 0); err != nil && !errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, fmt.Errorf("read index %s: %w", target.Digest, c.conn.fail(err))
-	}
-	if len(found) != 1 {
-		return ocispec.Descriptor{}, fmt.Errorf("--any-platform is for an image of one platform; %s is an index of %d that are here, and containerd takes the one for its platform", target.Digest, len(found))
-	}
-	return ocispec.Descriptor{MediaType: found[0].MediaType, Digest: found[0].Digest, Size: found[0].Size}, nil
+	return artifact.OnlyManifest(ctx, c.once(cl), target)
 }
+
+// Walk lists the blobs of target that are here, in the order in which an import
+// wants them: index, manifests, configs, layers from the bottom up. Platforms
+// whose manifest is absent, and attestations, are passed over; for this host's
+// own platform nothing may be missing (*MissingError).
+func (c *Content) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blob, error) {
+	ctx, cl, err := c.conn.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.walk(ctx, c.once(cl), target)
+}
+
+func (c *Content) walk(ctx context.Context, cs *once, target ocispec.Descriptor) ([]Blob, error) {
+	return artifact.Walk(ctx, cs, c.conn.host(), target)
+}
+
+// isForeign reports whether an image, whose blobs for this host are here if there are any,
+// has nothing that this host's containerd would run.
+func (c *Content) isForeign(ctx context.Context, cs *once, target ocispec.Descriptor) (bool, error) {
+	return artifact.IsForeign(ctx, cs, c.conn.host(), target)
+}
+
+// Blob is one blob of an image.
+type Blob = artifact.Blob
+
+// MissingError says that an image is incomplete.
+type MissingError = artifact.MissingError

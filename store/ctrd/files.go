@@ -8,9 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/blobfile"
 )
 
 // Files owns the way to blobs as files, where this process can read them.
@@ -22,42 +23,11 @@ type Files struct {
 	known bool
 }
 
-// File is a blob that is read as the file that it is: many small reads cost no
-// more than one large one.
-type File struct {
-	*os.File
-	stamp Stamp
-}
+// File is a blob that is read as the file that it is.
+type File = blobfile.File
 
-// Size is that of the blob in bytes.
-func (f *File) Size() int64 { return f.stamp.size }
-
-// Stamp is another one once somebody has written to the file, or put another one
-// in its place.
-func (f *File) Stamp() Stamp { return f.stamp }
-
-// Stamp tells states of a file apart. The zero value is that of no file.
-type Stamp struct {
-	device, inode uint64
-	size          int64
-	mtime, ctime  syscall.Timespec
-}
-
-func stampOf(f *os.File) (Stamp, bool) {
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return Stamp{}, false
-	}
-	return stampOfInfo(info)
-}
-
-func stampOfInfo(info fs.FileInfo) (Stamp, bool) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return Stamp{}, false
-	}
-	return Stamp{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}, true
-}
+// Stamp tells states of a file apart.
+type Stamp = blobfile.Stamp
 
 // Stamp is that of a blob's file, the zero value where there is none to be read.
 func (fi *Files) Stamp(ctx context.Context, dgst digest.Digest) Stamp {
@@ -66,7 +36,7 @@ func (fi *Files) Stamp(ctx context.Context, dgst digest.Digest) Stamp {
 		return Stamp{}
 	}
 	defer f.Close()
-	return f.stamp
+	return f.Stamp()
 }
 
 // openFile opens the file of a blob, nil where that cannot be.
@@ -78,23 +48,14 @@ func (fi *Files) openFile(ctx context.Context, dgst digest.Digest) *File {
 	if dir == "" {
 		return nil
 	}
-	f, err := os.Open(blobPath(dir, dgst))
+	f, err := blobfile.Open(blobfile.Path(dir, dgst))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			fi.conn.log.Debug("failed to open a blob as a file; reading it through containerd", "blob", dgst, "err", err)
 		}
 		return nil
 	}
-	stamp, ok := stampOf(f)
-	if !ok {
-		f.Close()
-		return nil
-	}
-	return &File{File: f, stamp: stamp}
-}
-
-func blobPath(dir string, dgst digest.Digest) string {
-	return filepath.Join(dir, dgst.Algorithm().String(), dgst.Encoded())
+	return f
 }
 
 // fileless reports whether a blob has no file, false where that cannot be seen.
@@ -103,7 +64,7 @@ func (fi *Files) fileless(ctx context.Context, dgst digest.Digest) bool {
 	if dir == "" || dgst.Validate() != nil {
 		return false
 	}
-	_, err := os.Lstat(blobPath(dir, dgst))
+	_, err := os.Lstat(blobfile.Path(dir, dgst))
 	return errors.Is(err, fs.ErrNotExist)
 }
 

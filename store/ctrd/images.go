@@ -2,23 +2,21 @@ package ctrd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/internal/text"
+	"seeder/store/artifact"
 	"seeder/store/imageref"
 )
 
@@ -88,16 +86,16 @@ func (im *Images) unknown(ctx context.Context, ref string) error {
 	}
 	where := fmt.Sprintf("containerd (%s, namespace %s)", im.conn.Address(), im.conn.cfg.Namespace)
 	if hint := im.elsewhere(ctx, ref); hint != "" {
-		return absentf("%s has no image %s; %s", where, ref, hint)
+		return artifact.Absentf("%s has no image %s; %s", where, ref, hint)
 	}
 	if len(names) == 0 {
-		return absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
+		return artifact.Absentf("%s has no image %s, nor any other; import it first, e.g. k3s ctr images import FILE", where, ref)
 	}
 	most := max(3, len(ref[strings.LastIndex(ref, "/")+1:])/3) // of what may be a misspelling
 	if near := text.Nearest(names, 3, most, func(name string) int { return text.Distance(ref, name) }); len(near) > 0 {
-		return absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(near, ", "))
+		return artifact.Absentf("%s has no image %s; nearest: %s", where, ref, strings.Join(near, ", "))
 	}
-	return absentf("%s has no image %s", where, ref)
+	return artifact.Absentf("%s has no image %s", where, ref)
 }
 
 // elsewhere says in which other namespace of this containerd an image is, and how it is
@@ -121,17 +119,6 @@ func (im *Images) elsewhere(ctx context.Context, ref string) string {
 	}
 	return ""
 }
-
-// absentError says what is not there. errors.Is finds fs.ErrNotExist in it, of whose
-// text nobody is the wiser.
-type absentError struct{ text string }
-
-func absentf(format string, args ...any) error { return &absentError{fmt.Sprintf(format, args...)} }
-
-func (e *absentError) Error() string { return e.text }
-
-// Unwrap makes errors.Is find fs.ErrNotExist.
-func (e *absentError) Unwrap() error { return fs.ErrNotExist }
 
 // Named is what a reference stands for in containerd.
 type Named struct {
@@ -199,13 +186,13 @@ func (im *Images) Find(ctx context.Context, target digest.Digest) (ocispec.Descr
 	}
 	info, err := cl.ContentStore().Info(ctx, target)
 	if errdefs.IsNotFound(err) {
-		return ocispec.Descriptor{}, absentf("this host has no image %s and does not keep it as an earlier version (images.keep_previous says how many are kept)", target)
+		return ocispec.Descriptor{}, artifact.Absentf("this host has no image %s and does not keep it as an earlier version (images.keep_previous says how many are kept)", target)
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("look for %s: %w", target, im.conn.fail(err))
 	}
 	desc := ocispec.Descriptor{Digest: target, Size: info.Size}
-	if desc.MediaType, err = im.content.mediaType(ctx, cl, desc); err != nil {
+	if desc.MediaType, err = artifact.MediaType(ctx, im.content.once(cl), desc); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%s is in containerd, but is not an image: %w", target, err)
 	}
 	return desc, nil
@@ -232,7 +219,7 @@ func (im *Images) Local(ctx context.Context, ref string) (Local, error) {
 	}
 	out := Local{Digest: target.Digest}
 	for _, b := range blobs {
-		if !isLayerType(b.MediaType) {
+		if !artifact.IsLayer(b.MediaType) {
 			out.IDs = append(out.IDs, b.Digest)
 		}
 	}
@@ -241,25 +228,8 @@ func (im *Images) Local(ctx context.Context, ref string) (Local, error) {
 		return Local{}, err
 	}
 	cs := im.content.once(cl)
-	config, err := images.Config(ctx, cs, target, im.conn.platform)
-	if err != nil {
-		return out, nil // of another platform
-	}
-	p, err := content.ReadBlob(ctx, cs, config)
-	if err != nil {
-		return Local{}, fmt.Errorf("read config %s: %w", config.Digest, im.conn.fail(err))
-	}
-	var doc struct {
-		Created time.Time `json:"created"`
-	}
-	if json.Unmarshal(p, &doc) == nil {
-		out.Created = doc.Created
-	}
-	return out, nil
-}
-
-func isLayerType(mediaType string) bool {
-	return strings.Contains(mediaType, ".layer.") || strings.Contains(mediaType, ".rootfs.")
+	out.Created, err = artifact.Created(ctx, cs, im.conn.host(), target)
+	return out, err
 }
 
 // Delete removes an image name, and the records that only it needed: that by
@@ -308,35 +278,13 @@ func (im *Images) Remove(ctx context.Context, ref string) (freedBytes int64, err
 	return freedBytes, nil
 }
 
-// onlyFor names, of all records of one target, those that ref needs and no other
-// name does.
+// onlyFor names those records of all that ref needs and no other name does.
 func onlyFor(ref string, all []images.Image) []string {
-	var ids []string
-	byDigest := map[string]string{} // by repository
-	repos := map[string]int{}       // how many other tags each has
-	tags := 0
-	for _, i := range all {
-		repo, tag := imageref.Repository(i.Name)
-		switch {
-		case i.Name == ref:
-		case strings.HasPrefix(i.Name, "sha256:"):
-			ids = append(ids, i.Name)
-		case !tag:
-			byDigest[repo] = i.Name
-		default:
-			repos[repo]++
-			tags++
-		}
+	names := make([]string, len(all))
+	for k, i := range all {
+		names[k] = i.Name
 	}
-	var out []string
-	if repo, tag := imageref.Repository(ref); tag && repos[repo] == 0 && byDigest[repo] != "" {
-		out = append(out, byDigest[repo])
-		delete(byDigest, repo)
-	}
-	if tags == 0 && len(byDigest) == 0 {
-		out = append(out, ids...)
-	}
-	return out
+	return imageref.OnlyFor(ref, names)
 }
 
 // Lacking is an image that is not complete here.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/blobfile"
 )
 
 // TestIntact: a blob that goes is missed, whether its directory has been as it is for
@@ -41,31 +43,31 @@ func TestIntact(t *testing.T) {
 		if got := c.Checks.Intact(t.Context(), "image"); got != intact {
 			t.Errorf("%s: intact is %v, want %v", what, got, intact)
 		}
-		stamp, _ := settledStamp(dir)
+		stamp := blobfile.SettledStamp(dir)
 		if got := stamp != (Stamp{}) && c.Checks.checked["image"].dir == stamp; got != vouched {
 			t.Errorf("%s: the directory vouches for its files: %v, want %v", what, got, vouched)
 		}
 	}
 
 	want("a directory that has just changed", true, false)
-	age(settled + time.Hour)
+	age(blobfile.Settled + time.Hour)
 	want("one that has been as it is for an hour", true, true)
 	want("the same again", true, true)
 	if err := os.WriteFile(file(digest.FromString("of another image")), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	age(settled + time.Hour)
+	age(blobfile.Settled + time.Hour)
 	want("a blob has come", true, true)
 	if err := os.Remove(file(blobs[2])); err != nil {
 		t.Fatal(err)
 	}
 	want("a blob went just now", false, false)
-	age(settled + time.Hour)
+	age(blobfile.Settled + time.Hour)
 	want("a blob went an hour ago", false, false)
 
 	// What a Check found meanwhile counts, not what was looked at before.
 	c.Checks.keepChecked("image", checked{blobs: blobs[:2]})
-	stamp, _ := settledStamp(dir)
+	stamp := blobfile.SettledStamp(dir)
 	c.Checks.keepDir("image", blobs, stamp)
 	if c.Checks.checked["image"].dir != (Stamp{}) {
 		t.Error("the stamp of other blobs is kept")

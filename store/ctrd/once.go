@@ -60,6 +60,19 @@ func (o *once) has(ctx context.Context, dgst digest.Digest) (bool, error) {
 	return err == nil, err
 }
 
+// Fileless implements artifact.Blobs.
+func (o *once) Fileless(ctx context.Context, dgst digest.Digest) bool {
+	return o.content.files.fileless(ctx, dgst)
+}
+
+// Damaged implements artifact.Blobs.
+func (o *once) Damaged(ctx context.Context, dgst digest.Digest) bool {
+	return o.content.Damaged(ctx, dgst)
+}
+
+// Explain implements artifact.Blobs.
+func (o *once) Explain(err error) error { return o.content.conn.fail(err) }
+
 // Info implements content.InfoProvider. A blob that is known to be damaged is not found.
 func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
 	if o.content.Damaged(ctx, dgst) {
@@ -78,7 +91,7 @@ func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, erro
 // ReaderAt implements content.Provider for manifests, indexes and configs, which are
 // verified: one whose bytes do not match its digest is marked as damaged and not found,
 // so that it is fetched again. A file alone says nothing: containerd has to know the
-// blob. What is larger than a document may be is for walk.bounded to refuse.
+// blob. What is larger than a document may be is for artifact.Walk to refuse.
 func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if _, err := o.Info(ctx, desc.Digest); err != nil {
 		return nil, err
@@ -102,7 +115,7 @@ func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.R
 // open opens a blob as a file where it can be; stamp is that of the file.
 func (o *once) open(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, Stamp, error) {
 	if f := o.content.files.openFile(ctx, desc.Digest); f != nil {
-		return f, f.stamp, nil
+		return f, f.Stamp(), nil
 	}
 	ra, err := o.Store.ReaderAt(ctx, desc)
 	return ra, Stamp{}, err

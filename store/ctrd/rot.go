@@ -13,14 +13,14 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/artifact"
+	"seeder/store/blobfile"
 )
 
-// The labels by which a blob keeps others, and snapshots, from garbage collection; the
-// snapshotter's name ends the second.
-const (
-	labelContent  = "containerd.io/gc.ref.content"
-	labelSnapshot = "containerd.io/gc.ref.snapshot."
-)
+// labelSnapshot begins the label by which a blob keeps snapshots from garbage collection;
+// the snapshotter's name ends it.
+const labelSnapshot = "containerd.io/gc.ref.snapshot."
 
 // MarkDamaged notes that the blob in the file with that stamp, none where it was read
 // through containerd, is not what its digest says: Has and Check pass over it until it
@@ -121,7 +121,7 @@ func (c *Content) keepChildren(ctx context.Context, cl *client.Client, dgst dige
 		kind := "content"
 		if snapshotter, ok := strings.CutPrefix(label, labelSnapshot); ok {
 			kind = "snapshots/" + snapshotter
-		} else if !strings.HasPrefix(label, labelContent) {
+		} else if !strings.HasPrefix(label, artifact.LabelContent) {
 			continue
 		}
 		err := cl.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, leases.Resource{ID: id, Type: kind})
@@ -151,7 +151,7 @@ func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 		return fmt.Errorf("remove the damaged blob %s: %w", dgst, err)
 	}
 	if dir := c.files.blobs(ctx); dir != "" {
-		if _, err := os.Lstat(blobPath(dir, dgst)); err == nil {
+		if _, err := os.Lstat(blobfile.Path(dir, dgst)); err == nil {
 			return fmt.Errorf("the damaged blob %s is still in %s: another namespace of containerd uses it; remove its image there", dgst, dir)
 		}
 	}

@@ -189,7 +189,7 @@ func (s *shape) most(pick func(*pkg) map[string]int) (value int, where string) {
 }
 
 func (s *shape) largestPackage() (int, string) {
-	return s.most(func(p *pkg) map[string]int { return map[string]int{p.name: p.lines} })
+	return s.most(lines)
 }
 
 func (s *shape) mainPackage() (int, string) {
@@ -217,19 +217,38 @@ func (s *shape) longestFunction() (int, string) {
 }
 
 func (s *shape) mostMethods() (int, string) {
-	return s.most(func(p *pkg) map[string]int { return p.methods })
+	return s.most(methods)
 }
 
 func (s *shape) mostFields() (int, string) {
-	return s.most(func(p *pkg) map[string]int {
-		fields := map[string]int{}
-		for name, n := range p.fields { // configuration is a list of settings, however long
-			if !strings.HasSuffix(name, "Config") && !strings.HasSuffix(name, "Options") {
-				fields[name] = n
-			}
+	return s.most(fields)
+}
+
+func lines(p *pkg) map[string]int { return map[string]int{p.name: p.lines} }
+
+func methods(p *pkg) map[string]int { return p.methods }
+
+func fields(p *pkg) map[string]int {
+	fields := map[string]int{}
+	for name, n := range p.fields { // configuration is a list of settings, however long
+		if !strings.HasSuffix(name, "Config") && !strings.HasSuffix(name, "Options") {
+			fields[name] = n
 		}
-		return fields
-	})
+	}
+	return fields
+}
+
+// within is most in the packages at and below path: for rooms that have reached their aim
+// where others have not.
+func within(path string, pick func(*pkg) map[string]int) func(*shape) (int, string) {
+	return func(s *shape) (int, string) {
+		return s.most(func(p *pkg) map[string]int {
+			if !strings.HasPrefix(p.path+"/", s.module+"/"+path+"/") {
+				return nil
+			}
+			return pick(p)
+		})
+	}
 }
 
 func (s *shape) widestInterface() (int, string) {

@@ -1,99 +1,48 @@
-package ctrd
+package artifact
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
+	"strings"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"seeder/store/artifact"
 )
 
-// Blob is one blob of an image.
-type Blob struct {
-	ocispec.Descriptor
-	For []string // platforms that need it, e.g. linux/amd64; empty: all
+// Blobs are the blobs of a host, as a walk asks for them.
+type Blobs interface {
+	content.InfoReaderProvider
+	// Fileless reports whether a blob is known to have no file, whatever containerd says.
+	Fileless(ctx context.Context, dgst digest.Digest) bool
+	// Damaged reports whether a blob is known to be damaged.
+	Damaged(ctx context.Context, dgst digest.Digest) bool
+	// Explain adds to an error of containerd what it means.
+	Explain(err error) error
 }
 
-// MissingError says that an image is incomplete.
-type MissingError struct {
-	Target  digest.Digest
-	Missing ocispec.Descriptor
-	What    string // manifest, config, layer
-	Damaged bool   // containerd has it, with bytes that do not match its digest
+// Host is for whom an image is looked at.
+type Host struct {
+	Platform platforms.MatchComparer
+	All      bool // it is meant to hold every platform of an image
 }
 
-func (e *MissingError) Error() string {
-	if e.Damaged {
-		return fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is damaged in containerd's content store; it is replaced by that of another node, or where no other has it by `seeder announce --from` of an archive that has it", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
-	}
-	s := fmt.Sprintf("image %s is incomplete: %s %s (%d bytes) is not in containerd's content store", e.Target, e.What, e.Missing.Digest, e.Missing.Size)
-	if e.What == "layer" {
-		s += "; if containerd's CRI plugin has discard_unpacked_layers = true it discards layers after unpacking: set it to false and import the image again"
-	}
-	return s
-}
-
-// Unwrap makes errors.Is find fs.ErrNotExist.
-func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
-
-// InArchive says of the archive that was imported what err says of containerd, if it is a
-// *MissingError.
-func InArchive(err error) error {
-	var missing *MissingError
-	if !errors.As(err, &missing) || missing.Damaged { // the archive has it, containerd's copy has rotted
-		return fmt.Errorf("archive: %w", err)
-	}
-	if images.IsNonDistributable(missing.Missing.MediaType) {
-		return absentf("the archive leaves out the foreign layer %s (%d bytes) of image %s, as its builder was configured to do; save the image with it",
-			missing.Missing.Digest, missing.Missing.Size, missing.Target)
-	}
-	return absentf("the archive is incomplete: %s %s (%d bytes) of image %s is not in it",
-		missing.What, missing.Missing.Digest, missing.Missing.Size, missing.Target)
+// Runs reports whether the host runs images of a platform, e.g. linux/amd64.
+func (h Host) Runs(platform string) bool {
+	p, err := platforms.Parse(platform)
+	return err == nil && h.Platform.Match(p)
 }
 
 // Walk lists the blobs of target that are here, in the order in which an import
 // wants them: index, manifests, configs, layers from the bottom up. Platforms
 // whose manifest is absent, and attestations, are passed over; for this host's
 // own platform nothing may be missing (*MissingError).
-func (c *Content) Walk(ctx context.Context, target ocispec.Descriptor) ([]Blob, error) {
-	ctx, cl, err := c.conn.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c.walk(ctx, c.once(cl), target)
-}
-
-// isForeign reports whether an image, whose blobs for this host are here if there are
-// any, has nothing that this host's containerd would run. It chooses by platform in an
-// index alone: a target that is a manifest it takes, whatever the config says.
-func (c *Content) isForeign(ctx context.Context, cs store, target ocispec.Descriptor) (bool, error) {
-	if c.conn.HoldsAll() || images.IsManifestType(target.MediaType) {
-		return false, nil
-	}
-	config, err := images.Config(ctx, cs, target, c.conn.platform)
-	if errdefs.IsNotFound(err) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("find the config of %s: %w", target.Digest, c.conn.fail(err))
-	}
-	p, err := images.ConfigPlatform(ctx, cs, config)
-	if err != nil {
-		return false, fmt.Errorf("read config %s: %w", config.Digest, c.conn.fail(err))
-	}
-	return !c.conn.Runs(platforms.Format(p)), nil
-}
-
-func (c *Content) walk(ctx context.Context, cs store, target ocispec.Descriptor) (_ []Blob, err error) {
-	w := &walk{content: c, cs: cs, target: target}
+func Walk(ctx context.Context, blobs Blobs, host Host, target ocispec.Descriptor) (_ []Blob, err error) {
+	w := &walk{blobs: blobs, host: host, target: target}
 	switch {
 	case images.IsIndexType(target.MediaType):
 		err = w.index(ctx, target, 0)
@@ -109,15 +58,36 @@ func (c *Content) walk(ctx context.Context, cs store, target ocispec.Descriptor)
 		if w.incomplete != nil {
 			return nil, w.incomplete
 		}
-		return nil, absentf("image %s has no complete platform here", target.Digest)
+		return nil, Absentf("image %s has no complete platform here", target.Digest)
 	}
 	return slices.Concat(w.indexes, w.manifests, w.configs, w.layers), nil
 }
 
+// IsForeign reports whether an image, whose blobs for this host are here if there are
+// any, has nothing that this host's containerd would run. It chooses by platform in an
+// index alone: a target that is a manifest it takes, whatever the config says.
+func IsForeign(ctx context.Context, blobs Blobs, host Host, target ocispec.Descriptor) (bool, error) {
+	if host.All || images.IsManifestType(target.MediaType) {
+		return false, nil
+	}
+	config, err := images.Config(ctx, blobs, target, host.Platform)
+	if errdefs.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find the config of %s: %w", target.Digest, blobs.Explain(err))
+	}
+	p, err := images.ConfigPlatform(ctx, blobs, config)
+	if err != nil {
+		return false, fmt.Errorf("read config %s: %w", config.Digest, blobs.Explain(err))
+	}
+	return !host.Runs(platforms.Format(p)), nil
+}
+
 // walk gathers the blobs of one image.
 type walk struct {
-	content    *Content
-	cs         store
+	blobs      Blobs
+	host       Host
 	target     ocispec.Descriptor
 	found      int // platforms that are complete
 	incomplete error
@@ -132,9 +102,9 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 	if err := w.bounded(ctx, desc, "index"); err != nil {
 		return err
 	}
-	children, err := images.Children(ctx, w.cs, desc)
+	children, err := images.Children(ctx, w.blobs, desc)
 	if err != nil {
-		return fmt.Errorf("read index %s: %w", desc.Digest, w.content.conn.fail(err))
+		return fmt.Errorf("read index %s: %w", desc.Digest, w.blobs.Explain(err))
 	}
 	w.indexes = add(w.indexes, desc, "")
 	for _, child := range children {
@@ -142,11 +112,11 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 		case err != nil:
 			return err
 		case !ok:
-			if w.ours(child.Platform) && !artifact.IsAttestation(child) && w.incomplete == nil {
+			if w.ours(child.Platform) && !IsAttestation(child) && w.incomplete == nil {
 				w.incomplete = w.missing(ctx, child, "manifest")
 			}
-		case artifact.IsAttestation(child):
-		case images.IsIndexType(child.MediaType) && depth < artifact.MaxIndexDepth:
+		case IsAttestation(child):
+		case images.IsIndexType(child.MediaType) && depth < MaxIndexDepth:
 			if err := w.index(ctx, child, depth+1); err != nil {
 				return err
 			}
@@ -160,7 +130,7 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 }
 
 // ours reports whether p is this host's platform, or might be.
-func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.content.conn.platform.Match(*p) }
+func (w *walk) ours(p *ocispec.Platform) bool { return p != nil && w.host.Platform.Match(*p) }
 
 // manifest adds a manifest with everything below it, or nothing where something
 // is missing; for this host's platform that is an error.
@@ -171,9 +141,9 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 	if err := w.bounded(ctx, desc, "manifest"); err != nil {
 		return err
 	}
-	children, err := images.Children(ctx, w.cs, desc)
+	children, err := images.Children(ctx, w.blobs, desc)
 	if err != nil {
-		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.content.conn.fail(err))
+		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.blobs.Explain(err))
 	}
 	if len(children) == 0 {
 		return fmt.Errorf("manifest %s has no config", desc.Digest)
@@ -201,9 +171,9 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 		return err
 	}
 	if p == nil || p.OS == "" {
-		got, err := images.ConfigPlatform(ctx, w.cs, children[0])
+		got, err := images.ConfigPlatform(ctx, w.blobs, children[0])
 		if err != nil {
-			return fmt.Errorf("read config %s: %w", children[0].Digest, w.content.conn.fail(err))
+			return fmt.Errorf("read config %s: %w", children[0].Digest, w.blobs.Explain(err))
 		}
 		p = &got
 	}
@@ -218,7 +188,7 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 // right label it is not given to hosts that cannot run it.
 func (w *walk) platform(desc ocispec.Descriptor, p ocispec.Platform) string {
 	name := platforms.Format(platforms.Normalize(p))
-	if desc.Digest == w.target.Digest && !w.content.conn.HoldsAll() && !w.content.conn.Runs(name) {
+	if desc.Digest == w.target.Digest && !w.host.All && !w.host.Runs(name) {
 		return ""
 	}
 	return name
@@ -257,26 +227,26 @@ func (w *walk) hasDocument(ctx context.Context, d ocispec.Descriptor) (bool, err
 	if ok, err := w.has(ctx, d); err != nil || !ok {
 		return false, err
 	}
-	ra, err := w.cs.ReaderAt(ctx, d)
+	ra, err := w.blobs.ReaderAt(ctx, d)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read blob %s: %w", d.Digest, w.content.conn.fail(err))
+		return false, fmt.Errorf("read blob %s: %w", d.Digest, w.blobs.Explain(err))
 	}
 	return true, ra.Close()
 }
 
 // has asks for a blob of the descriptor's size.
 func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	info, err := w.cs.Info(ctx, d.Digest)
+	info, err := w.blobs.Info(ctx, d.Digest)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.content.conn.fail(err))
+		return false, fmt.Errorf("look for blob %s: %w", d.Digest, w.blobs.Explain(err))
 	}
-	if w.content.files.fileless(ctx, d.Digest) || w.content.Damaged(ctx, d.Digest) { // containerd does not know yet
+	if w.blobs.Fileless(ctx, d.Digest) || w.blobs.Damaged(ctx, d.Digest) { // containerd does not know yet
 		return false, nil
 	}
 	return d.Size == 0 || info.Size == d.Size, nil
@@ -284,9 +254,9 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 
 // bounded refuses a document that is too large to be one.
 func (w *walk) bounded(ctx context.Context, d ocispec.Descriptor, what string) error {
-	info, err := w.cs.Info(ctx, d.Digest)
-	if err == nil && info.Size > artifact.MaxDocBytes {
-		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, artifact.MaxDocBytes)
+	info, err := w.blobs.Info(ctx, d.Digest)
+	if err == nil && info.Size > MaxDocBytes {
+		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, MaxDocBytes)
 	}
 	return nil
 }
@@ -299,5 +269,30 @@ func (w *walk) orMissing(ctx context.Context, err error, desc ocispec.Descriptor
 }
 
 func (w *walk) missing(ctx context.Context, desc ocispec.Descriptor, what string) error {
-	return &MissingError{Target: w.target.Digest, Missing: desc, What: what, Damaged: w.content.Damaged(ctx, desc.Digest)}
+	return &MissingError{Target: w.target.Digest, Missing: desc, What: what, Damaged: w.blobs.Damaged(ctx, desc.Digest)}
+}
+
+// LabelContent begins the labels by which a blob keeps others from garbage collection.
+const LabelContent = "containerd.io/gc.ref.content"
+
+// Unlabelled is a blob that garbage collection does not find from its image's
+// target by labels: somebody removed them (`ctr content prune references` does),
+// and what is here now is gone soon.
+func Unlabelled(ctx context.Context, blobs Blobs, target digest.Digest, all []Blob) (digest.Digest, error) {
+	kept := map[digest.Digest]bool{target: true}
+	for _, b := range all { // parents come before their children
+		if !kept[b.Digest] {
+			return b.Digest, nil
+		}
+		info, err := blobs.Info(ctx, b.Digest)
+		if err != nil {
+			return "", fmt.Errorf("look for blob %s: %w", b.Digest, blobs.Explain(err))
+		}
+		for label, child := range info.Labels {
+			if strings.HasPrefix(label, LabelContent) {
+				kept[digest.Digest(child)] = true
+			}
+		}
+	}
+	return "", nil
 }
