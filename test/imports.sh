@@ -53,7 +53,7 @@ table() { # room: the packages of this module that it may import
 	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text internal/wait p2p/report store
 	cmd/seeder/internal/demo: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term p2p/report p2p/trust
-	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/pods cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
+	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/pods cmd/seeder/internal/registry cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
 	cmd/seeder/internal/engines: cmd/seeder/internal/cli store/source
 	cmd/seeder/internal/k3s: cmd/seeder/internal/cli cmd/seeder/internal/config p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli

@@ -42,7 +42,7 @@ func TestDoctorWhereAllIsWell(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	for _, n := range []string{"config", "daemon", "ports", "secret", "join", "containerd", "namespace", "cri", "layers", "disk", "members", "pods"} {
+	for _, n := range []string{"config", "daemon", "ports", "secret", "join", "containerd", "namespace", "cri", "layers", "registry", "disk", "members", "pods"} {
 		if !names[n] {
 			t.Errorf("nothing of %s", n)
 		}

@@ -78,8 +78,8 @@ func Command(env *cli.Env) *cobra.Command {
 		Short: "Diagnose problems on this host and suggest fixes",
 		Long: `Check everything that images need on their way to the pods of this host: the
 configuration, the daemon, the secret, containerd with its namespace and CRI, layers,
-disk, ports, the network to and from each member, clocks, and pods that wait for an
-image. It takes at most 15 s and changes nothing; run it as root. Checks that do not
+the registry, disk, ports, the network to and from each member, clocks, and pods that
+wait for an image. It takes at most 15 s and changes nothing; run it as root. Checks that do not
 need the daemon run even when it is down.
 
 The exit code is 0 if no problem is found, else 1. Pods are checked if kubectl and a

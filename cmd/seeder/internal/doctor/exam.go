@@ -54,7 +54,7 @@ func (e *exam) checks() []check {
 		{"config", e.checkConfig}, {"daemon", e.checkDaemon}, {"ports", e.checkPorts},
 		{"secret", e.checkSecret}, {"join", e.checkJoin},
 		{"containerd", e.checkContainerd}, {"namespace", e.checkNamespace}, {"cri", e.checkCRI}, {"layers", e.checkLayers},
-		{"kubelet", e.checkKubelet}, {"disk", e.checkDisk}, {"members", e.checkMembers}, {"pods", e.checkPods},
+		{"kubelet", e.checkKubelet}, {"registry", e.checkRegistry}, {"disk", e.checkDisk}, {"members", e.checkMembers}, {"pods", e.checkPods},
 	}
 }
 

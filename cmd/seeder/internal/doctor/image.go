@@ -158,7 +158,7 @@ func (f *imageFinder) fix(w pods.Waiting) (detail, fix string) {
 	detail, fix = f.find(ref, short, w)
 	if w.Policy == "Always" {
 		detail += "; its imagePullPolicy is Always, which asks a registry even if the host has the image"
-		fix = fmt.Sprintf("set imagePullPolicy: IfNotPresent (or Never) for it, and: %s", fix)
+		fix = pods.AlwaysFix + fix
 	}
 	if w.Node != "" && f.members != nil && !f.members[w.Node] {
 		detail += fmt.Sprintf("; no member is called %s", w.Node)

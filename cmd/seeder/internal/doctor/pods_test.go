@@ -109,7 +109,7 @@ func TestDoctorFindsImages(t *testing.T) {
 		{"app:1", "h2", "Never", "is announced, but failed there: the disk is full", "seeder wait app:1"},
 		{"app:1", "h9", "Never", "no member is called h9", "on h9: systemctl enable --now seeder"},
 		{"near:1", "h1", "Never", "is in this host's Docker", "seeder announce near:1"},
-		{"near:1", "h1", "Always", "asks a registry even if the host has the image", "set imagePullPolicy: IfNotPresent (or Never) for it, and: seeder announce near:1"},
+		{"near:1", "h1", "Always", "asks a registry even if the host has the image", "set imagePullPolicy: IfNotPresent (or Never) for it, or have containerd ask seeder first (registry.bind and `seeder registry setup`), and: seeder announce near:1"},
 		{"far:1", "h1", "Never", "is on h2 and not announced", "on h2: seeder announce far:1"},
 		{"none:1", "h1", "Never", "is on no host that answers", "docker build -t none:1 . && seeder announce none:1"},
 		{"slow:1", "h1", "Never", "is announced and ready there, but the kubelet refuses it, since a pull never ended", "on h1: rm FILE && systemctl restart k3s-agent"},

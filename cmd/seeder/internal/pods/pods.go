@@ -110,6 +110,9 @@ func (w Waiting) Explain(row report.ImageState) (detail, fix string) {
 	return "is announced", "seeder images " + short
 }
 
+// AlwaysFix begins the fix of a pod whose policy is Always.
+const AlwaysFix = "set imagePullPolicy: IfNotPresent (or Never) for it, or have containerd ask seeder first (registry.bind and `seeder registry setup`), and: "
+
 // Advice says how it is with the image that the pod waits for, and what makes the pod start.
 func (w Waiting) Advice(rows []report.ImageState) (detail, fix string) {
 	ref := w.Reference()
@@ -124,7 +127,7 @@ func (w Waiting) Advice(rows []report.ImageState) (detail, fix string) {
 	}
 	if w.Policy == "Always" {
 		detail += "; its imagePullPolicy is Always, which asks a registry even if the host has the image"
-		fix = "set imagePullPolicy: IfNotPresent (or Never) for it, and: " + fix
+		fix = AlwaysFix + fix
 	}
 	return detail, fix
 }
