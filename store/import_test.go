@@ -2,13 +2,11 @@ package store
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,75 +22,21 @@ import (
 	"seeder/store/ctrd"
 )
 
-// noise is a gzip layer: it travels raw, and any changed byte of it still is a
-// frame.
-func noise(t testing.TB, n int) []byte {
-	t.Helper()
-	p := make([]byte, n)
-	rand.Read(p)
-	var buf bytes.Buffer
-	w := gzip.NewWriter(&buf)
-	if _, err := w.Write(tarOf(t, entry{"noise", p})); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-// second adds an image with the given layers to s and prepares it.
-func second(t testing.TB, s *Store, ref string, layers ...[]byte) chunk.Prepared {
-	t.Helper()
-	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
-		t.Fatal(err)
-	}
-	p, err := s.Prepare(t.Context(), ref, "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// damage changes a byte in the middle of the one file that matches.
-func damage(t testing.TB, pattern string) {
-	t.Helper()
-	var largest string
-	var size int64
-	found, err := filepath.Glob(pattern)
-	if err != nil || len(found) == 0 {
-		t.Fatalf("no file %s: %v", pattern, err)
-	}
-	for _, path := range found {
-		if st, err := os.Stat(path); err == nil && st.Size() > size {
-			largest, size = path, st.Size()
+func BenchmarkImport(b *testing.B) {
+	a, p := announceSide(b, layer(b, "base", 32<<20))
+	from := image(b, a, p.Index)
+	b.SetBytes(p.Bytes)
+	b.ReportAllocs()
+	for b.Loop() {
+		s := open(b, b.TempDir())
+		to := image(b, s, p.Index)
+		for n := range to.Len() {
+			move(b, from, to, n)
+		}
+		if err := to.Import(b.Context(), full); err != nil {
+			b.Fatal(err)
 		}
 	}
-	f, err := os.OpenFile(largest, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b := make([]byte, 1)
-	if _, err := f.ReadAt(b, size/2); err != nil {
-		t.Fatal(err)
-	}
-	b[0] ^= 0x10
-	if _, err := f.WriteAt(b, size/2); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func moveAll(t testing.TB, from, to *Image) (moved int) {
-	t.Helper()
-	have := to.Have()
-	for n := range to.Len() {
-		if !has(have, n) {
-			move(t, from, to, n)
-			moved++
-		}
-	}
-	return moved
 }
 
 // TestSharedBlobs: two images with a base layer in common are open at once; what
@@ -181,22 +125,6 @@ func TestConcurrentImports(t *testing.T) {
 	ready(t, b, p)
 }
 
-// pass is move for goroutines.
-func pass(ctx context.Context, from, to *Image, n int) error {
-	enc, _, r, err := opened(from.Frame(ctx, n))
-	if err != nil {
-		return err
-	}
-	p, err := io.ReadAll(r)
-	if err := errors.Join(err, r.Close()); err != nil {
-		return err
-	}
-	if ok, err := to.Put(ctx, n, enc, p); err != nil || !ok {
-		return errors.Join(errors.New("not verified"), err)
-	}
-	return nil
-}
-
 // TestOtherCutsOfABlob: seed indexes may cut one blob differently (another
 // version, or a liar). Their chunks are different things.
 func TestOtherCutsOfABlob(t *testing.T) {
@@ -261,143 +189,6 @@ func TestOtherCutsOfABlob(t *testing.T) {
 		t.Error(err)
 	} else {
 		r.Close()
-	}
-}
-
-func encode(t testing.TB, x chunk.Index, blobs []chunk.Blob) []byte {
-	t.Helper()
-	y, err := chunk.New(x.Target, blobs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := y.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// TestDamagedIngest: what containerd has of an unfinished blob was changed on
-// disk. It is found out at the commit, and written anew without the network.
-func TestDamagedIngest(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	from, dir := image(t, a, p.Index), t.TempDir()
-	b := open(t, dir)
-	to := image(t, b, p.Index)
-	ctx, cancel := context.WithCancel(t.Context())
-	imported := make(chan error, 1)
-	go func() { imported <- to.Import(ctx, full) }()
-	last := to.Len() - 1
-	for n := range last {
-		move(t, from, to, n)
-	}
-	data := filepath.Join(dir, "containerd", "content", "ingest", "*", "data")
-	until(t, func() bool {
-		found, _ := filepath.Glob(data)
-		for _, path := range found {
-			if st, err := os.Stat(path); err == nil && st.Size() > 1<<20 {
-				return true
-			}
-		}
-		return false
-	})
-	cancel()
-	<-imported
-	damage(t, data)
-	move(t, from, to, last)
-	if err := to.Import(t.Context(), full); err == nil {
-		t.Fatal("a damaged blob was imported")
-	}
-	if got := count(to.Have(), to.Len()); got != to.Len() {
-		t.Errorf("%d of %d chunks are held after the failed import", got, to.Len())
-	}
-	if err := to.Import(t.Context(), full); err != nil {
-		t.Fatalf("second try: %v", err)
-	}
-	ready(t, b, p)
-}
-
-// TestDamagedStaging: a staged frame was changed on disk after it was verified.
-// It is not imported, and fetched again.
-func TestDamagedStaging(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	from, dir := image(t, a, p.Index), t.TempDir()
-	b := open(t, dir)
-	to := image(t, b, p.Index)
-	moveAll(t, from, to)
-	damage(t, filepath.Join(dir, "stage", "*.frames"))
-	if err := to.Import(t.Context(), full); err == nil {
-		t.Fatal("a damaged frame was imported")
-	}
-	if moved := moveAll(t, from, to); moved != 1 {
-		t.Errorf("%d chunks were fetched again, want the damaged one", moved)
-	}
-	if err := to.Import(t.Context(), full); err != nil {
-		t.Fatalf("second try: %v", err)
-	}
-	ready(t, b, p)
-}
-
-// TestDamagedBlob: a blob in the announcer's content store was changed on disk.
-// It is neither announced nor served.
-func TestDamagedBlob(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	img := image(t, a, p.Index)
-	blobs := filepath.Join(a.cfg.DataDir, "containerd", "content", "blobs", "sha256", "*")
-	found, err := filepath.Glob(blobs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range found {
-		os.Chmod(path, 0o600)
-	}
-	damage(t, blobs)
-	if _, err := a.Prepare(t.Context(), short, "", false); err == nil || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("a damaged blob was prepared: %v", err)
-	}
-	refused := 0
-	for n := range img.Len() {
-		_, _, r, err := opened(img.Frame(t.Context(), n))
-		if err != nil {
-			refused++
-			continue
-		}
-		r.Close()
-	}
-	if refused == 0 {
-		t.Error("a damaged blob was served")
-	}
-}
-
-// TestDamagedAfterServing: a blob that was verified and served is changed on disk.
-// It is not served again.
-func TestDamagedAfterServing(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	img := image(t, a, p.Index)
-	for n := range img.Len() {
-		move(t, img, img, n)
-	}
-	n := img.Len() - 2
-	blob, at := img.index.Locate(n)
-	info := img.blobs[blob].info
-	path := filepath.Join(a.cfg.DataDir, "containerd", "content", "blobs", "sha256", info.Digest.Encoded())
-	if err := os.Chmod(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteAt([]byte("damage"), int64(at)*info.ChunkBytes)
-	if err := errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, _, err := opened(img.Frame(t.Context(), n)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a chunk that was damaged after it had been served: %v", err)
 	}
 }
 
@@ -483,107 +274,6 @@ func TestPutRacesWithImport(t *testing.T) {
 	}
 }
 
-// until waits for a condition.
-func until(t testing.TB, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatal("waited for 20 s")
-		}
-		<-tick.C
-	}
-}
-
-// TestResumesWithinAChunk: containerd kept a part of a chunk.
-func TestResumesWithinAChunk(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	from, dir := image(t, a, p.Index), t.TempDir()
-	b := open(t, dir)
-	to := image(t, b, p.Index)
-	ctx, cancel := context.WithCancel(t.Context())
-	imported := make(chan error, 1)
-	go func() { imported <- to.Import(ctx, full) }()
-	last := to.Len() - 1
-	for n := range last {
-		move(t, from, to, n)
-	}
-	var ingest string
-	until(t, func() bool {
-		found, _ := filepath.Glob(filepath.Join(dir, "containerd", "content", "ingest", "*", "data"))
-		for _, ingest = range found {
-			if st, err := os.Stat(ingest); err == nil && st.Size() > 1<<20 {
-				return true
-			}
-		}
-		return false
-	})
-	cancel()
-	<-imported
-	if err := os.Truncate(ingest, 700_001); err != nil {
-		t.Fatal(err)
-	}
-	move(t, from, to, last)
-	if err := to.Import(t.Context(), full); err != nil {
-		t.Fatal(err)
-	}
-	ready(t, b, p)
-}
-
-// TestCompressesAhead: who asks for a chunk has the next ones made for others.
-func TestCompressesAhead(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, layer(t, "base", 2<<20))
-	img := image(t, a, p.Index)
-	k := len(img.blobs) - 1
-	move(t, img, image(t, open(t, t.TempDir()), p.Index), img.index.Start(k))
-	until(t, func() bool {
-		for at := range 1 + aheadChunks {
-			if !img.blobs[k].staged().Have(at) {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// TestAheadIsBounded: compressing ahead leaves half of the cores to others.
-func TestAheadIsBounded(t *testing.T) {
-	t.Parallel()
-	for cores, want := range map[int]int{1: 1, 2: 1, 4: 2, 8: 4, 64: 4} {
-		if got := aheadWorkers(cores); got != want {
-			t.Errorf("%d of %d cores, want %d", got, cores, want)
-		}
-	}
-}
-
-// TestServesWithoutRoomInTheCache: what cannot be kept is compressed each time.
-func TestServesWithoutRoomInTheCache(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, layer(t, "base", 1<<20))
-	dir := a.cfg.DataDir
-	if err := a.Close(); err != nil {
-		t.Fatal(err)
-	}
-	small, err := Open(t.Context(), Config{DataDir: dir, Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Cache: Reserve{Bytes: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer small.Close()
-	from, to := image(t, small, p.Index), image(t, open(t, t.TempDir()), p.Index)
-	for range 2 {
-		for n := range from.Len() {
-			move(t, from, to, n)
-		}
-	}
-	if kept, _ := filepath.Glob(filepath.Join(dir, "cache", "*")); len(kept) > 0 {
-		t.Errorf("kept beyond the bound: %v", kept)
-	}
-}
-
 func TestWanted(t *testing.T) {
 	t.Parallel()
 	blobFor := func(i int, platforms ...string) chunk.Blob {
@@ -646,32 +336,4 @@ func TestClosed(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(b.cfg.DataDir, "stage", "*")); len(left) > 0 {
 		t.Errorf("staged: %v", left)
 	}
-}
-
-// TestVanishedBlobIsFetchedAgain through the image that was open when it went.
-func TestVanishedBlobIsFetchedAgain(t *testing.T) {
-	t.Parallel()
-	a, p := announceSide(t, noise(t, 1<<20), layer(t, "base", 300_000))
-	from, b := image(t, a, p.Index), open(t, t.TempDir())
-	to := image(t, b, p.Index)
-	moveAll(t, from, to)
-	if err := to.Import(t.Context(), full); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Remove(t.Context(), full); err != nil {
-		t.Fatal(err)
-	}
-	for tries := 0; ; tries++ { // each finds one blob gone
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		err := to.Import(ctx, full)
-		cancel()
-		if err == nil {
-			break
-		}
-		if tries > len(to.blobs) {
-			t.Fatal(err)
-		}
-		moveAll(t, from, to)
-	}
-	ready(t, b, p)
 }
