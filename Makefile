@@ -48,6 +48,7 @@ alerts: ## the alert rules and the dashboard, by Prometheus' own checker
 unit: ## unit tests with the race detector; lint has vetted them
 	go test -race -vet=off -shuffle=on ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/...
 	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
+	go test -count=1 -run '^TestTables$$' ./test/bench
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p
@@ -138,6 +139,16 @@ bench: build containerds ## seeder against a registry and a loop over hosts, on 
 	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -parallel 16 -run '^TestBench$$' ./test/bench
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test/bench
+
+.PHONY: bench-quick
+bench-quick: build containerds ## the table of README.md, one run of each cell; 3 hosts at 100 Mbit/s, 2 to 4 at 1 Gbit/s; under ten minutes
+	test/install.sh docker-registry
+	rm -f bin/bench-quick.jsonl
+	BENCH_OUT=$(CURDIR)/bin/bench-quick.jsonl BENCH_RUNS=1 BENCH_MB=100 BENCH_IMAGES="raw gzip" BENCH_WAYS="seeder registry loop" BENCH_HOSTS=3 BENCH_RATES=100mbit \
+		go test -count=1 -timeout 10m -run '^TestBench$$' ./test/bench
+	BENCH_OUT=$(CURDIR)/bin/bench-quick.jsonl BENCH_RUNS=1 BENCH_MB=100 BENCH_IMAGES="raw gzip" BENCH_WAYS="seeder registry loop" BENCH_HOSTS="2 3 4" BENCH_RATES=1000mbit \
+		go test -count=1 -timeout 10m -run '^TestBench$$' ./test/bench
+	BENCH_OUT=$(CURDIR)/bin/bench-quick.jsonl BENCH_TABLE=1 go test -count=1 -v -run '^TestBenchTable$$' ./test/bench
 
 chaos: build containerds ## the chaos suite, longer than in `make test`, with CHAOS_SEED (random) and CHAOS_ROUNDS
 	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-1} \

@@ -63,6 +63,7 @@ type sample struct {
 	Announced float64 `json:"announced_s"`       // the image was cut, summed and announced
 	LastByte  float64 `json:"last_byte_s"`       // on all hosts; 0: not known
 	Ready     float64 `json:"ready_s"`           // on all hosts
+	Done      float64 `json:"done_s,omitempty"`  // the command of seeder has returned
 	Source    float64 `json:"source_sent_bytes"` // of the host that had the image
 	Others    float64 `json:"others_sent_bytes"` // of each other host, mean
 	Wire      float64 `json:"wire_bytes"`        // received by each other host, mean
@@ -266,6 +267,7 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		}
 		// 2,000 layers on sixteen hosts take minutes.
 		first.RunWithin(benchWait+time.Minute, "announce", "--timeout", benchWait.String(), load.refs[0])
+		s.Done = time.Since(start).Seconds()
 		first.RunWithin(benchWait+time.Minute, "wait", "--timeout", benchWait.String())
 		s.Announced, s.LastByte, s.Ready = fromLogs(n, t, load, start)
 	case "registry":

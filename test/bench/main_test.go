@@ -1,5 +1,5 @@
 // Package bench measures seeder on real hosts, beside a registry and a loop over hosts. It
-// runs where a target of the Makefile asks for it: `make bench`, bench-idle, bench-profile.
+// runs where a target of the Makefile asks for it: `make bench`, bench-quick, bench-idle, bench-profile.
 package bench
 
 import (
