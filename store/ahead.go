@@ -81,10 +81,11 @@ func (b *blob) worthAhead(at int) bool {
 // compressAhead makes the frame of chunk at for the cache. Anyone who asks for the
 // chunk itself is told what went wrong.
 func (b *blob) compressAhead(ctx context.Context, at int) {
-	if !b.worthAhead(at) {
+	effort, worth := b.store.pace.ahead()
+	if !worth || !b.worthAhead(at) {
 		return
 	}
-	enc, _, r, err := b.frame(ctx, at, chunk.Thorough)
+	enc, _, r, err := b.frame(ctx, at, effort, false)
 	if err != nil {
 		b.store.log.Debug("failed to compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
 		return

@@ -8,14 +8,16 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"time"
 
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
 
 // frame opens a chunk as it travels: as it was received or made before, else from
-// the content store.
-func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort) (chunk.Encoding, int64, io.ReadCloser, error) {
+// the content store. awaited says that a peer waits for it: it is not compressed then
+// where more goes out without.
+func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort, awaited bool) (chunk.Encoding, int64, io.ReadCloser, error) {
 	if enc, size, r, err := b.staged().Frame(at); err == nil {
 		return enc, size, r, nil
 	} else if !errors.Is(err, fs.ErrNotExist) || !b.isPresent() {
@@ -23,6 +25,10 @@ func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort) (chunk.En
 	}
 	if b.isPlain(at) {
 		return b.openPlain(ctx, at)
+	}
+	if awaited && b.store.pace.isRaw() {
+		size, r, err := b.open(ctx, at)
+		return chunk.Raw, size, r, err
 	}
 	unlock, err := b.encode.lock(ctx, at) // the second finds the frame
 	if err != nil {
@@ -62,7 +68,10 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
 		scratch := b.store.buffers.Get(len(raw))
-		if enc, payload, err = b.store.codec.Encode(scratch, raw, effort, b.shrinks.Load()); err != nil {
+		b.store.pace.encode(time.Now(), 1)
+		enc, payload, err = b.store.codec.Encode(scratch, raw, effort, b.shrinks.Load())
+		b.store.pace.encode(time.Now(), -1)
+		if err != nil {
 			return 0, 0, nil, fmt.Errorf("compress chunk %d of %s: %w", at, b.info.Digest, err)
 		}
 		b.shrinks.Store(enc == chunk.Zstd)

@@ -148,19 +148,25 @@ func (i *Image) Put(ctx context.Context, n int, enc chunk.Encoding, payload []by
 }
 
 // Frame opens a chunk as it travels: as it was received, else from the content
-// store, compressed where that helps, once. The error wraps fs.ErrNotExist where
+// store, compressed where that helps, once. Where more goes out uncompressed it
+// travels as it is. The error wraps fs.ErrNotExist where
 // the chunk is not here.
 func (i *Image) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 	if n < 0 || n >= i.Len() {
 		return chunk.Frame{}, fmt.Errorf("chunk %d of %d: %w", n, i.Len(), fs.ErrNotExist)
 	}
 	k, at := i.index.Locate(n)
-	enc, size, r, err := i.blobs[k].frame(ctx, at, chunk.Fast)
+	b := i.blobs[k]
+	compressible := b.isPresent() && chunk.Compressible(b.info.MediaType, nil)
+	enc, size, r, err := b.frame(ctx, at, chunk.Fast, true)
 	if err != nil {
 		return chunk.Frame{}, err
 	}
 	if enc == chunk.Zstd {
-		i.store.ahead.want(i.blobs[k], at+1)
+		i.store.ahead.want(b, at+1)
+	}
+	if compressible {
+		r = &paced{ReadCloser: r, pace: i.store.pace, bytes: int64(b.info.ChunkLen(at)), left: size}
 	}
 	return chunk.Frame{Encoding: enc, Bytes: size, Payload: r}, nil
 }

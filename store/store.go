@@ -64,6 +64,7 @@ type Store struct {
 	writes   keyLock[digest.Digest] // one writer of each blob
 	archives sync.RWMutex           // read: an archive is being imported
 	ahead    ahead
+	pace     *pace
 	keeping  keeping // of the cache within its bound
 
 	leaseUse  time.Duration // how long one lease is used before it is renewed
@@ -112,6 +113,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"),
 		verifying: make(chan struct{}, min(runtime.GOMAXPROCS(0), 4)),
 		open:      map[string]*blob{}, sums: map[string]ctrd.Stamp{},
+		pace: newPace(),
 	}
 	if err := os.MkdirAll(s.seeds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of seed indexes: %w", err)

@@ -1,0 +1,135 @@
+package store
+
+import (
+	"io"
+	"sync"
+	"time"
+
+	"seeder/store/chunk"
+)
+
+const (
+	// paceBytes of chunks, as they are stored, make one measurement. As many go out
+	// unmeasured after a change: the kernel takes some in advance.
+	paceBytes = 8 << 20
+	// paceGain is how much more must go out raw for that to be worth the bytes.
+	paceGain = 1.05
+	// paceTurns measurements after the last change the other way is tried again.
+	paceTurns = 64
+	// paceSpare: while the encoder works for less than this part of the time, it is not
+	// what is waited for: there is time for smaller frames, and raw chunks would only
+	// take longer.
+	paceSpare = 0.5
+	// paceGap is the most that is counted of a time in which nothing happens.
+	paceGap = 2 * time.Second
+)
+
+// pace finds out whether compressing pays: by how much goes out in a second of the
+// clock, as stored, with it and without. The kernel takes a chunk at once and sends it
+// later, so the time until the next one is asked for counts. Whatever the links carry,
+// and whoever else uses the cores, counts with it. It concerns chunks that are compressed
+// here; frames that came from others are passed on as they are. It is safe for concurrent
+// use.
+type pace struct {
+	mu       sync.Mutex
+	raw      bool // chunks go out as they are
+	spare    bool // the encoder is not what is waited for
+	settling bool // what goes out now is not measured
+	encoders int  // that are at work
+	last     time.Time
+	total    time.Duration // of this measurement
+	encoding time.Duration // of it, with an encoder at work
+	bytes    int64
+	good     [2]float64 // bytes per second, as stored, compressed and raw; 0: not known
+	turns    int        // measurements since the last change
+}
+
+func newPace() *pace { return &pace{settling: true} }
+
+// isRaw reports whether a chunk for which there is no frame goes out as it is.
+func (p *pace) isRaw() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.raw
+}
+
+// ahead is how chunks are compressed that nobody asks for yet, and whether they are.
+func (p *pace) ahead() (effort chunk.Effort, worth bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spare {
+		return chunk.Thorough, true
+	}
+	return chunk.Fast, !p.raw
+}
+
+// encode is when so many encoders more are at work.
+func (p *pace) encode(now time.Time, more int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tick(now)
+	p.encoders += more
+}
+
+// tick moves the clock on. The mutex is held.
+func (p *pace) tick(now time.Time) {
+	d := min(now.Sub(p.last), paceGap)
+	p.last = now
+	p.total += d
+	if p.encoders > 0 {
+		p.encoding += d
+	}
+}
+
+// out is when a chunk of so many bytes, as stored, has gone out.
+func (p *pace) out(now time.Time, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tick(now)
+	if p.bytes += bytes; p.bytes < paceBytes {
+		return
+	}
+	if p.settling {
+		p.settling = false
+	} else {
+		total := max(p.total, time.Microsecond)
+		p.measured(float64(p.bytes)/total.Seconds(), float64(p.encoding)/float64(total))
+		p.settling = p.turns == 0
+	}
+	p.bytes, p.total, p.encoding = 0, 0, 0
+}
+
+// measured takes a measurement: the rate, and the part of the time in which an encoder
+// was at work. The mutex is held.
+func (p *pace) measured(rate, encoding float64) {
+	p.turns++
+	again := p.turns >= paceTurns
+	if p.raw {
+		p.good[1] = rate
+		if again || rate < paceGain*p.good[0] {
+			p.raw, p.turns = false, 0
+		}
+		return
+	}
+	p.good[0], p.spare = rate, encoding < paceSpare
+	if !p.spare && (again || p.good[1] == 0 || p.good[1] > paceGain*rate) {
+		p.raw, p.turns = true, 0
+	}
+}
+
+// paced tells when a chunk has gone out. One goroutine uses it.
+type paced struct {
+	io.ReadCloser
+	pace  *pace
+	bytes int64 // of the chunk, as stored
+	left  int64 // of the frame
+}
+
+// Read implements io.Reader.
+func (p *paced) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	if p.left -= int64(n); p.left <= 0 && n > 0 {
+		p.pace.out(time.Now(), p.bytes)
+	}
+	return n, err
+}
