@@ -192,6 +192,11 @@ func TestLoadSecrets(t *testing.T) {
 	short.SecretFile = write("short", "abc\n")
 	empty := open
 	empty.SecretFile = write("empty", "# nothing\n")
+	exposed := open
+	exposed.SecretFile = write("exposed", trust.GenerateSecret()+"\n")
+	if err := os.Chmod(exposed.SecretFile, 0o604); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name, root string
 		cfg        config.Config
@@ -200,6 +205,7 @@ func TestLoadSecrets(t *testing.T) {
 	}{
 		{"default file", withDefault, open, 2, nil},
 		{"named file", absent, named, 2, []string{"the secret in line 4 looks as if it could be guessed", "seeder secret generate"}},
+		{"that everybody can read", absent, exposed, 1, []string{"every user of this host can read the secret: chmod 600 " + exposed.SecretFile}},
 		{"with a byte order mark", absent, marked, 0, []string{marked.SecretFile, "save it as UTF-8 without BOM"}},
 		{"in quotes", absent, quoted, 0, []string{quoted.SecretFile, "line 1 has quotes around it", "remove them"}},
 		{"none, other hosts", absent, open, 0, []string{"no secret", "gossip.bind 0.0.0.0:7950", "seeder secret generate > /etc/seeder/secret", "mode 0600"}},

@@ -111,3 +111,41 @@ func TestRepeatsAreForgiven(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowHost: a host that takes its chunks slowly gets no third one under another
+// identity, until one of the two has ended.
+func TestSlowHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newTestUploader(8, 8)
+		up := u.Serve(simSeed, partial())
+		evil := func(i int) Requester { return Requester{ID: fmt.Sprint("id", i), Host: "evil"} }
+		var slow []Outgoing
+		for i := range 2 {
+			o, err := up.Chunk(t.Context(), evil(i), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slow = append(slow, o)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		var busy *BusyError
+		if o, err := up.Chunk(t.Context(), evil(2), 1); !errors.As(err, &busy) {
+			t.Errorf("a third chunk for a slow host: %v", err)
+			if err == nil {
+				slow = append(slow, o)
+			}
+		}
+		send(t, mustChunk(t, up, "honest", 1))
+		for _, o := range slow {
+			send(t, o)
+			o.Done()
+		}
+		idle(t, u)
+		o, err := up.Chunk(t.Context(), evil(2), 1)
+		if err != nil {
+			t.Fatalf("after the two have ended: %v", err)
+		}
+		send(t, o)
+	})
+}
