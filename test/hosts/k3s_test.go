@@ -1,7 +1,14 @@
 package hosts
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +35,7 @@ func addK3s(n *harness.Network, servers ...*harness.Host) *harness.Host {
 func TestNoConfiguration(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	n := harness.NewNetwork(t, "")
+	tap := n.Tap()
 	server := addK3s(n)
 	agent := addK3s(n, server)
 	other := addK3s(n, server)
@@ -54,6 +62,7 @@ func TestNoConfiguration(t *testing.T) {
 	if strings.Contains(out, harness.K3sPassword) {
 		t.Error("config show tells the token")
 	}
+	wantTokenKept(t, n, tap())
 
 	// Another server, which knows nobody: it is there once an agent hears of it.
 	second := addK3s(n)
@@ -80,6 +89,48 @@ func TestNoConfiguration(t *testing.T) {
 		t.Errorf("the rotated token: %s", log)
 	}
 	other.AwaitMembers(4)
+}
+
+// wantTokenKept fails the test where the token, or a plain hash of it, was sent, or written
+// where seeder writes.
+func wantTokenKept(t *testing.T, n *harness.Network, sent []byte) {
+	t.Helper()
+	if len(sent) < 1<<20 {
+		t.Errorf("%d bytes of network traffic were seen, less than the image has", len(sent))
+	}
+	sum := sha256.Sum256([]byte(harness.K3sPassword))
+	for what, secret := range map[string][]byte{
+		"the token": []byte(harness.K3sPassword), "its hash": sum[:], "its hash in hexadecimal": []byte(hex.EncodeToString(sum[:])),
+	} {
+		if bytes.Contains(sent, secret) {
+			t.Errorf("%s crossed the network", what)
+		}
+		for _, h := range n.Hosts {
+			for _, dir := range []string{dataDir, "/run/seeder"} {
+				err := filepath.WalkDir(h.Path(dir), func(path string, d fs.DirEntry, err error) error {
+					if err != nil || !d.Type().IsRegular() {
+						return ignoreGone(err)
+					}
+					b, err := os.ReadFile(path)
+					if bytes.Contains(b, secret) {
+						t.Errorf("%s: %s has %s", h.Name, path, what)
+					}
+					return ignoreGone(err)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// ignoreGone is err, unless that says that a file was removed meanwhile.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // TestReadiness: /readyz says that containerd is away, and that it is back.
