@@ -26,6 +26,7 @@ table() { # room: the packages of this module that it may import
 	store/chunk:
 	store/blobfile:
 	store/ctrd: internal/disk internal/text internal/wait store/artifact store/blobfile store/imageref
+	store/delta:
 	store/imageref:
 	store/source:
 	store/stage: store/chunk
