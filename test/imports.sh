@@ -38,7 +38,8 @@ table() { # room: the packages of this module that it may import
 	p2p/diagnose: internal/text p2p/gossip p2p/members p2p/report p2p/swarm p2p/trust p2p/wire
 	p2p/exchange: internal/wait p2p/catalog p2p/gossip p2p/members p2p/wire
 	p2p/fetch: internal/figure p2p/catalog p2p/converge p2p/gossip p2p/images p2p/members p2p/report p2p/swarm p2p/tally p2p/trust store/chunk
-	p2p/gossip: internal/disk internal/text internal/wait p2p/netaddr p2p/report p2p/trust
+	p2p/gossip: internal/disk internal/text internal/wait p2p/gossip/wall p2p/netaddr p2p/report p2p/trust
+	p2p/gossip/wall: internal/text internal/wait p2p/report
 	p2p/images: p2p/swarm store/chunk
 	p2p/matrix: internal/text p2p/catalog p2p/gossip p2p/images p2p/members p2p/report p2p/tally p2p/trust store/chunk
 	p2p/members: p2p/gossip p2p/report p2p/swarm p2p/trust
@@ -99,7 +100,7 @@ only() { # import pattern, the package that may
 	[ -z "$found" ] || { echo "only $2 imports $1:"; echo "$found"; bad=1; }
 }
 
-only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip'
+only 'github.com/hashicorp/memberlist' 'seeder/p2p/gossip(/wall)?'
 only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'cuelabs.dev/go/oci' 'seeder/cmd/seeder/internal/registry'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'

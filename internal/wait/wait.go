@@ -26,6 +26,18 @@ func (s Signal) Set() {
 	}
 }
 
+// For pauses for d; false says that ctx ended first.
+func For(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
 // Doubled is first after no failure, twice as long after each further one, and never longer
 // than most.
 func Doubled(first, most time.Duration, failures int) time.Duration {

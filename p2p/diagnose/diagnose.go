@@ -47,7 +47,7 @@ type Gossip interface {
 	SendProbe(member string, n gossip.Nonce) error
 	AwaitArrival(ctx context.Context, n gossip.Nonce) (small, large bool)
 	// Strangers are the hosts that tried to connect with another secret.
-	Strangers(since time.Time) []gossip.Stranger
+	Strangers(since time.Time) []report.Stranger
 	// NoAddress is why this host has none that others reach.
 	NoAddress() error
 }
@@ -109,9 +109,7 @@ func (dg *Diagnoser) All(ctx context.Context) report.Diagnosis {
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
 	defer cancel()
 	d := report.Diagnosis{Node: dg.cfg.Members.Self(), Members: []report.MemberReport{}, Strangers: []report.Stranger{}}
-	for _, s := range dg.cfg.Gossip.Strangers(time.Now().Add(-strangerFor)) {
-		d.Strangers = append(d.Strangers, report.Stranger(s))
-	}
+	d.Strangers = append(d.Strangers, dg.cfg.Gossip.Strangers(time.Now().Add(-strangerFor))...)
 	d.Alone = dg.cfg.Members.Join().Reason
 	if err := dg.cfg.Gossip.NoAddress(); err != nil {
 		d.NoAddress = err.Error()

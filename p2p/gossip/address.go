@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/internal/wait"
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/netaddr"
 )
 
@@ -88,16 +90,16 @@ func (g *Gossip) start(ctx context.Context, p place) error {
 	if err != nil {
 		return err
 	}
-	t, err := g.openTransport(ctx)
+	t, err := g.wall.Open(ctx, g.cfg.BindAddr)
 	if err != nil {
 		return g.explainListen(err)
 	}
 	conf.Transport = t
 	if conf.BindPort == 0 {
-		conf.BindPort = t.port()
+		conf.BindPort = t.Port()
 	}
 	if conf.AdvertisePort = g.cfg.AdvertisePort; conf.AdvertisePort == 0 {
-		conf.AdvertisePort = t.port()
+		conf.AdvertisePort = t.Port()
 	}
 	if p.address.IsValid() {
 		conf.AdvertiseAddr = p.address.String()
@@ -135,7 +137,7 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	}
 	c := memberlist.DefaultLANConfig()
 	c.BindAddr, c.BindPort = host, port
-	c.UDPBufferSize = packetBytes - sealOverhead
+	c.UDPBufferSize = wall.PacketBytes
 	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
 	c.PushPullInterval = 30 * time.Second
 	c.Logger = log.New(g.lines, "", 0)
@@ -166,7 +168,7 @@ func (g *Gossip) follow(ctx context.Context) {
 		case _, open := <-events:
 			if !open {
 				events = nil
-			} else if !wait(ctx, settleTime) {
+			} else if !wait.For(ctx, settleTime) {
 				return
 			}
 		case <-tick.C:
@@ -203,7 +205,7 @@ func (g *Gossip) renew(ctx context.Context) {
 	g.mu.Lock()
 	last := g.place
 	g.mu.Unlock()
-	if pause := moveInterval - time.Since(last.since); pause > 0 && !wait(ctx, pause) {
+	if pause := moveInterval - time.Since(last.since); pause > 0 && !wait.For(ctx, pause) {
 		return
 	}
 	select {
@@ -232,7 +234,7 @@ func (g *Gossip) pollAddress(ctx context.Context) {
 		g.log.Warn("lost the address that other hosts reach", "before", last.address, "err", p.none)
 		g.recordJoin(ctx, p.none)
 	case p.none == nil && p.address != last.address:
-		if pause := moveInterval - time.Since(last.since); pause > 0 && !wait(ctx, pause) {
+		if pause := moveInterval - time.Since(last.since); pause > 0 && !wait.For(ctx, pause) {
 			return
 		}
 		g.move(ctx, p)
@@ -261,7 +263,7 @@ func (g *Gossip) move(ctx context.Context, p place) {
 			break
 		}
 		g.log.Error("failed to move gossip to a new address", "address", p.address, "err", err)
-		if !wait(ctx, moveInterval) {
+		if !wait.For(ctx, moveInterval) {
 			return
 		}
 	}
@@ -287,7 +289,7 @@ func (g *Gossip) meet(ctx context.Context) {
 	list := g.list.Load()
 	g.wg.Go(func() {
 		for range 2 {
-			if !wait(ctx, moveAgain) || g.list.Load() != list {
+			if !wait.For(ctx, moveAgain) || g.list.Load() != list {
 				return
 			}
 			if err := list.UpdateNode(leaveTimeout); err != nil {

@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/internal/wait"
 	"seeder/p2p/trust"
 )
 
@@ -198,7 +198,7 @@ func (g *Gossip) NeverReached() int { return g.members.neverReached() }
 // reach pings members that were never reached, and suspects those that do not answer,
 // as memberlist does of one member a second.
 func (g *Gossip) reach(ctx context.Context) {
-	for wait(ctx, jitter(reachInterval)) {
+	for wait.For(ctx, jitter(reachInterval)) {
 		var wg sync.WaitGroup
 		for _, m := range g.members.toReach(time.Now()) {
 			wg.Go(func() {
@@ -214,99 +214,10 @@ func (g *Gossip) reach(ctx context.Context) {
 // suspect tells memberlist that this node suspects a member. One that is there hears of
 // it and objects.
 func (g *Gossip) suspect(i instance) {
-	t, name := g.transport.Load(), i.String()
 	g.mu.Lock()
 	self := g.place.instance.String()
 	g.mu.Unlock()
-	incarnation, ok := t.incarnations.of(name)
-	if !ok {
-		return
-	}
-	b := []byte{kindSuspect, 0x83}
-	b = binary.BigEndian.AppendUint32(append(appendString(b, "Incarnation"), 0xce), incarnation)
-	b = appendString(appendString(b, "Node"), name)
-	b = appendString(appendString(b, "From"), self)
-	select {
-	case t.packetCh <- &memberlist.Packet{Buf: b, From: t.packets.LocalAddr(), Timestamp: time.Now()}:
-	case <-t.ctx.Done():
-	}
-}
-
-// incarnations are the highest numbers of what was said of members.
-type incarnations struct {
-	outdone func(name string) // told of an instance that has renewIncarnation or more; nil: nobody
-
-	mu     sync.Mutex
-	byName map[string]uint32
-}
-
-// maxIncarnations bounds them.
-const maxIncarnations = 2 * maxAlive
-
-func (in *incarnations) of(name string) (uint32, bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	n, ok := in.byName[name]
-	return n, ok
-}
-
-// packet notes what a packet says of members. It has passed checkPacket.
-func (in *incarnations) packet(msg []byte) {
-	if len(msg) > 5 && msg[0] == kindCRC {
-		msg = msg[5:]
-	}
-	if len(msg) == 0 || msg[0] != kindCompound {
-		in.message(msg)
-		return
-	}
-	count := int(msg[1])
-	lengths, parts := msg[2:2+2*count], msg[2+2*count:]
-	for ; len(lengths) > 0; lengths = lengths[2:] {
-		n := int(binary.BigEndian.Uint16(lengths))
-		in.message(parts[:n])
-		parts = parts[n:]
-	}
-}
-
-func (in *incarnations) message(msg []byte) {
-	if len(msg) == 0 || msg[0] != kindAlive && msg[0] != kindSuspect && msg[0] != kindDead {
-		return
-	}
-	if got, _, err := msgpackMap(msg[1:]); err == nil {
-		in.record(got["Node"], got["Incarnation"])
-	}
-}
-
-// stream notes what an exchange of states says, and returns what is in it besides, nil
-// where msg is none. It has passed checkStream.
-func (in *incarnations) stream(msg []byte) (user []byte) {
-	if len(msg) == 0 || msg[0] != kindPushPull {
-		return nil
-	}
-	header, b, err := msgpackMap(msg[1:])
-	if err != nil {
-		return nil
-	}
-	for range header["Nodes"].number {
-		var got map[string]value
-		if got, b, err = msgpackMap(b); err != nil {
-			return nil
-		}
-		in.record(got["Name"], got["Incarnation"])
-	}
-	return b
-}
-
-func (in *incarnations) record(name, number value) {
-	if in.outdone != nil && number.number >= renewIncarnation {
-		in.outdone(string(name.bytes))
-	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.byName == nil || len(in.byName) >= maxIncarnations {
-		in.byName = map[string]uint32{}
-	}
-	in.byName[string(name.bytes)] = max(in.byName[string(name.bytes)], uint32(number.number))
+	g.transport.Load().Suspect(i.String(), self)
 }
 
 // ProofFirst sorts members whose identity a handshake has proved first, then those that
@@ -344,9 +255,4 @@ func (g *Gossip) sendDirect(msg []byte) {
 			g.log.Debug("failed to send a hint", "member", m.Name, "err", err)
 		}
 	}
-}
-
-// appendString adds a msgpack string of less than 64 KiB.
-func appendString(b []byte, s string) []byte {
-	return append(binary.BigEndian.AppendUint16(append(b, 0xda), uint16(len(s))), s...)
 }

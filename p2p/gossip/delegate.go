@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"seeder/p2p/gossip/wall"
 )
 
 // delegate is Gossip as the memberlist of one instance calls it. Event callbacks run under
@@ -16,7 +18,7 @@ import (
 type delegate struct {
 	*Gossip
 	of        instance
-	transport *transport
+	transport *wall.Transport
 }
 
 // during runs what a callback does, unless this node was closed: then nobody is there to be
@@ -46,7 +48,7 @@ var (
 func (d *delegate) NodeMeta(int) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	meta, at := d.meta, d.transport.advertised.Load()
+	meta, at := d.meta, d.transport.Advertised()
 	sign := d.cfg.Identity != nil && at != nil
 	if sign {
 		meta.ID = "" // follows from the key of the proof
@@ -67,7 +69,7 @@ func (d *delegate) NotifyMsg(msg []byte) { d.during(func() { d.message(msg) }) }
 // message takes one of the messages that are seeder's own.
 func (d *delegate) message(msg []byte) {
 	if len(msg) > 0 && msg[0] == summaryKind {
-		d.summary(msg[1:], maxMetaBytes)
+		d.summary(msg[1:], wall.MaxMetaBytes)
 		return
 	}
 	if len(msg) > 0 && msg[0] == probeKind {
@@ -114,7 +116,7 @@ func (d *delegate) LocalState(bool) []byte {
 
 // MergeRemoteState implements memberlist.Delegate.
 func (d *delegate) MergeRemoteState(buf []byte, _ bool) {
-	d.during(func() { d.summary(buf, maxStateBytes) })
+	d.during(func() { d.summary(buf, wall.MaxStateBytes) })
 }
 
 // summary hands over a member's catalog summary where it is other than ours.

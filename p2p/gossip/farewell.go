@@ -15,7 +15,7 @@ import (
 // earlier run means nothing. Nodes that were not known stay unknown.
 
 // maxFarewells bounds the farewells that a node tells, takes from one exchange and saves.
-// With metadata of 512 bytes each they still fit into maxStateBytes.
+// With metadata of 512 bytes each they still fit into wall.MaxStateBytes.
 const maxFarewells = 64
 
 // farewell is the farewell of a member, as another one tells of it. How long ago is said in

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/trust"
 )
 
@@ -64,7 +65,7 @@ func TestForgedFarewell(t *testing.T) {
 		"with other metadata": with(func(f *farewell) {
 			f.Meta = slices.Concat(bytes.Replace(text, []byte("test"), []byte("tost"), 1), []byte{0}, proof)
 		}),
-		"with too much":             with(func(f *farewell) { f.Meta = append(make([]byte, maxMetaBytes), f.Meta...) }),
+		"with too much":             with(func(f *farewell) { f.Meta = append(make([]byte, wall.MaxMetaBytes), f.Meta...) }),
 		"of the time to come":       with(func(f *farewell) { f.Seconds = -1 }),
 		"of more than a day before": with(func(f *farewell) { f.Seconds = int64(leftFor/time.Second) + 1 }),
 	} {
@@ -125,9 +126,9 @@ func TestFarewellsAreBounded(t *testing.T) {
 		t.Fatalf("%d farewells: %+v", len(list), list)
 	}
 	for k := range list {
-		list[k].Meta = make([]byte, maxMetaBytes)
+		list[k].Meta = make([]byte, wall.MaxMetaBytes)
 	}
-	if b, err := json.Marshal(state{Name: "a", Left: list}); err != nil || len(b) > maxStateBytes {
+	if b, err := json.Marshal(state{Name: "a", Left: list}); err != nil || len(b) > wall.MaxStateBytes {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 	i := newInstance("z")

@@ -1,21 +1,18 @@
 // Package gossip knows who is in the cluster and spreads hints that something
 // changed.
 //
-// It is the only importer of memberlist. It owns the wall before that (transport.go:
-// sealed packets, framed streams, and a filter for what memberlist cannot take),
-// membership, which of memberlist's members are one node, the move to another address,
-// the node metadata,
-// the encoding of everything that gossip carries, and the loop that joins and
-// joins again. It never carries an announcement itself, nor who holds what:
-// gossip moves a few dozen small messages a second in a large cluster, so it
-// says where there is something to pull.
+// It runs memberlist, behind the wall that package wall is. It owns membership, which of
+// memberlist's members are one node, the move to another address, the node metadata, the
+// encoding of everything that gossip carries, and the loop that joins and joins again. It
+// never carries an announcement itself, nor who holds what: gossip moves a few dozen small
+// messages a second in a large cluster, so it says where there is something to pull.
 //
-// Invariant: memberlist sees only what a member with an accepted secret sent, and of
-// that only what it can take. Nothing that arrives here changes any state but
-// membership; a hint
-// is bounded, decoded, handed over, and dropped where the reader is behind.
-// memberlist's callbacks copy and hand over; they never block and never call
-// back into memberlist.
+// Invariant: nothing that arrives here changes any state but membership; a hint is bounded,
+// decoded, handed over, and dropped where the reader is behind. memberlist's callbacks copy
+// and hand over; they never block and never call back into memberlist.
+//
+// Locks, from the outside in: memberlist's own, Gossip.callbacks, Gossip.mu, members.mu. No
+// function of Config but OnMember is called under one of them.
 package gossip
 
 import (
@@ -36,7 +33,10 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/internal/wait"
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/netaddr"
+	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
 
@@ -136,10 +136,9 @@ type Gossip struct {
 	list      atomic.Pointer[memberlist.Memberlist] // another one after each change of address
 	lines     *logWriter                            // memberlist's
 	queue     *memberlist.TransmitLimitedQueue
-	seal      *sealer
-	transport atomic.Pointer[transport]
+	wall      *wall.Wall
+	transport atomic.Pointer[wall.Transport]
 	members   *members
-	strangers *strangers
 	events    chan event
 	arrivals  arrivals
 
@@ -183,22 +182,23 @@ func New(cfg Config) *Gossip {
 	if cfg.Join == nil {
 		cfg.Join = func() []string { return nil }
 	}
-	return &Gossip{
+	g := &Gossip{
 		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
-		lines:     &logWriter{log: cfg.Log.With("component", "memberlist")},
-		members:   newMembers(newInstance(cfg.NodeName)),
-		strangers: newStrangers(cfg.Log),
-		events:    make(chan event, maxEvents),
-		ranks:     map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1), parted: make(chan struct{}, 1),
+		lines:   &logWriter{log: cfg.Log.With("component", "memberlist")},
+		members: newMembers(newInstance(cfg.NodeName)),
+		events:  make(chan event, maxEvents),
+		ranks:   map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1), parted: make(chan struct{}, 1),
 	}
+	g.wall = g.newWall()
+	return g
 }
 
 // Open listens and starts to join. It waits for no other member.
 func (g *Gossip) Open(ctx context.Context) (err error) {
-	if name := g.cfg.NodeName; !validName(name) || len(name)+suffixBytes > MaxNameBytes {
-		return fmt.Errorf("node name %q is empty, longer than %d bytes or not printable", name, MaxNameBytes-suffixBytes)
+	if name := g.cfg.NodeName; !wall.ValidName(name) || len(name)+suffixBytes > wall.MaxNameBytes {
+		return fmt.Errorf("node name %q is empty, longer than %d bytes or not printable", name, wall.MaxNameBytes-suffixBytes)
 	}
-	if g.seal, err = newSealer(g.cfg.Keys); err != nil {
+	if err = g.wall.SetKeys(g.cfg.Keys); err != nil {
 		return err
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
@@ -220,40 +220,22 @@ func (g *Gossip) Open(ctx context.Context) (err error) {
 	return nil
 }
 
-// openTransport opens the socket for packets and puts the wall before it.
-func (g *Gossip) openTransport(ctx context.Context) (*transport, error) {
-	listen := g.cfg.Listen
-	if listen == nil {
-		listen = func(addr string) (net.PacketConn, error) { return net.ListenPacket("udp", addr) }
-	}
-	packets, err := listen(g.cfg.BindAddr)
-	if err != nil {
-		return nil, err
-	}
-	t := &transport{
-		packets: packets, seal: g.seal, dial: g.cfg.Dial, proved: g.Proved, vouched: g.vouched, member: g.members.byInstance, strange: g.strangers.packet, log: g.log,
-	}
-	t.incarnations.outdone = g.outdone
-	t.start(ctx)
-	return t, nil
-}
-
 // Serve takes a stream that another member opened, after a handshake that proved
 // that it has the secret. It returns when the stream has ended, and closes conn.
 func (g *Gossip) Serve(conn net.Conn) {
 	if t := g.transport.Load(); t != nil {
-		t.serve(conn)
+		t.Serve(conn)
 	} else {
 		conn.Close()
 	}
 }
 
 // Strange books a host whose handshake failed because its secret differs.
-func (g *Gossip) Strange(from net.Addr) { g.strangers.connected(hostOf(from)) }
+func (g *Gossip) Strange(from net.Addr) { g.wall.Strange(from) }
 
 // Strangers are the hosts that tried to connect since some time with a secret that
 // this node does not have, the last first.
-func (g *Gossip) Strangers(since time.Time) []Stranger { return g.strangers.list(since) }
+func (g *Gossip) Strangers(since time.Time) []report.Stranger { return g.wall.Strangers(since) }
 
 func (g *Gossip) explainListen(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -263,7 +245,7 @@ func (g *Gossip) explainListen(err error) error {
 }
 
 // SetKeys replaces the keys of packets, 32 bytes each: the first seals, all open.
-func (g *Gossip) SetKeys(keys [][]byte) error { return g.seal.set(keys) }
+func (g *Gossip) SetKeys(keys [][]byte) error { return g.wall.SetKeys(keys) }
 
 // splitAddr splits host[:port], with a default for the port.
 func splitAddr(addr string, defaultPort int) (host string, port int, err error) {
@@ -333,7 +315,7 @@ func (g *Gossip) state() []byte {
 
 // sendSummary tells one random member after the other the hash of the catalog.
 func (g *Gossip) sendSummary(ctx context.Context) {
-	for wait(ctx, jitter(summaryInterval)) {
+	for wait.For(ctx, jitter(summaryInterval)) {
 		others := slices.DeleteFunc(g.Peers(), func(m Member) bool { return m.Name == g.cfg.NodeName })
 		if len(others) == 0 {
 			continue
@@ -402,7 +384,7 @@ func (g *Gossip) leave() error {
 	g.cancel()
 	// A join that is under way ends first: the other side may have taken this node in
 	// already, and hears the farewell only if this node knows it.
-	cut := time.AfterFunc(leaveTimeout, func() { g.transport.Load().cancel() })
+	cut := time.AfterFunc(leaveTimeout, func() { g.transport.Load().Cut() })
 	g.wg.Wait()
 	cut.Stop()
 	g.savePeers()

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"seeder/p2p/gossip/wall"
 )
 
 // instance is a node at one address since one start: what memberlist takes for a member,
@@ -42,7 +44,7 @@ func (i instance) String() string { return fmt.Sprintf("%s/%s.%d", i.node, i.pro
 
 func parseInstance(s string) (instance, error) {
 	at := strings.LastIndexByte(s, '/')
-	if at < 1 || !validName(s[:at]) || !instanceSuffix.MatchString(s[at+1:]) {
+	if at < 1 || !wall.ValidName(s[:at]) || !instanceSuffix.MatchString(s[at+1:]) {
 		return instance{}, fmt.Errorf("invalid instance name %q: want NAME/PROCESS.MOVES", s)
 	}
 	process, count, _ := strings.Cut(s[at+1:], ".")

@@ -16,6 +16,7 @@ import (
 
 	"seeder/internal/disk"
 	"seeder/internal/text"
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
@@ -45,7 +46,7 @@ type known struct {
 // anybody may have edited it.
 func (k known) valid() bool {
 	host, _, err := net.SplitHostPort(k.Gossip)
-	if err != nil || net.ParseIP(host) == nil || !validName(k.Name) || !text.Valid(k.Version, maxMetaBytes) || !text.Valid(k.Address, maxMetaBytes) {
+	if err != nil || net.ParseIP(host) == nil || !wall.ValidName(k.Name) || !text.Valid(k.Version, wall.MaxMetaBytes) || !text.Valid(k.Address, wall.MaxMetaBytes) {
 		return false
 	}
 	_, err = trust.ParseNodeID(string(k.ID))
@@ -162,7 +163,7 @@ func (g *Gossip) Forget(name string) error {
 
 // decodeForget reads the message by which a member is forgotten.
 func decodeForget(msg []byte) (name string, err error) {
-	if len(msg) < 2 || msg[0] != forgetKind || !validName(string(msg[1:])) {
+	if len(msg) < 2 || msg[0] != forgetKind || !wall.ValidName(string(msg[1:])) {
 		return "", fmt.Errorf("forget message of %d bytes without a valid name", len(msg))
 	}
 	return string(msg[1:]), nil
@@ -208,7 +209,7 @@ func (ms *members) restore(list []known, now time.Time) {
 		if !k.Left.IsZero() {
 			m.State, m.Since = StateLeft, k.Left
 		}
-		if i, err := parseInstance(k.Instance); err == nil && i.node == k.Name && len(k.Farewell) <= maxMetaBytes {
+		if i, err := parseInstance(k.Instance); err == nil && i.node == k.Name && len(k.Farewell) <= wall.MaxMetaBytes {
 			m.instance, m.told = i, string(k.Farewell)
 		}
 		if m.Since.IsZero() || m.Since.After(now) {

@@ -12,17 +12,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/internal/text"
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/trust"
 )
 
 const (
-	// maxMetaBytes is memberlist's limit for a node's metadata.
-	maxMetaBytes = 512
 	// maxHintBytes keeps a hint small: a cluster of 1,000 carries about 13
 	// messages of 100 bytes a second in all.
 	maxHintBytes = 200
-	// MaxNameBytes bounds a node name, as DNS bounds a host name.
-	MaxNameBytes = 128
 )
 
 // Meta is what a node says of itself to every member.
@@ -75,7 +72,7 @@ func spoken(b []byte) (p Protocols, ok bool) {
 		Oldest   uint8 `json:"o"`
 	}
 	body, _ := splitMeta(b)
-	if len(b) > maxMetaBytes || json.Unmarshal(body, &m) != nil {
+	if len(b) > wall.MaxMetaBytes || json.Unmarshal(body, &m) != nil {
 		return Protocols{}, false // of no protocol at all, which decodeMeta says
 	}
 	return Meta{Protocol: m.Protocol, Oldest: m.Oldest}.protocols(), true
@@ -93,7 +90,7 @@ func (p Protocols) foreign(b []byte) string {
 
 func (m Meta) encode() ([]byte, error) {
 	b, err := json.Marshal(m)
-	if limit := maxMetaBytes - proofSuffix; err == nil && len(b) > limit {
+	if limit := wall.MaxMetaBytes - proofSuffix; err == nil && len(b) > limit {
 		err = fmt.Errorf("node metadata of %d bytes, at most %d: shorten transfer.advertise", len(b), limit)
 	}
 	return b, err
@@ -102,8 +99,8 @@ func (m Meta) encode() ([]byte, error) {
 // decodeMeta reads what another node says of itself.
 func decodeMeta(b []byte) (Meta, error) {
 	var m Meta
-	if len(b) > maxMetaBytes {
-		return m, fmt.Errorf("node metadata of %d bytes, at most %d", len(b), maxMetaBytes)
+	if len(b) > wall.MaxMetaBytes {
+		return m, fmt.Errorf("node metadata of %d bytes, at most %d", len(b), wall.MaxMetaBytes)
 	}
 	body, _ := splitMeta(b)
 	if err := json.Unmarshal(body, &m); err != nil {
@@ -120,7 +117,7 @@ func decodeMeta(b []byte) (Meta, error) {
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return Meta{}, fmt.Errorf("node metadata: transfer address %q has no port", m.TransferAddress)
 	}
-	if !text.Valid(m.Version, maxMetaBytes) || !text.Valid(m.TransferAddress, maxMetaBytes) {
+	if !text.Valid(m.Version, wall.MaxMetaBytes) || !text.Valid(m.TransferAddress, wall.MaxMetaBytes) {
 		return Meta{}, errors.New("node metadata has characters that are not printable")
 	}
 	return m, nil
@@ -182,7 +179,7 @@ func decodeHint(b []byte) (Hint, error) {
 	h.Digest = digest.NewDigestFromBytes(digest.SHA256, b[n:n+32])
 	b = b[n+32:]
 	var ok bool
-	if h.Holder, b, ok = cutString(b); !ok || !validName(h.Holder) {
+	if h.Holder, b, ok = cutString(b); !ok || !wall.ValidName(h.Holder) {
 		return Hint{}, errors.New("hint has no holder")
 	}
 	if h.Reference, b, ok = cutString(b); !ok || len(b) != 0 || !text.Valid(h.Reference, maxHintBytes) {
@@ -218,13 +215,8 @@ func decodeState(b []byte, limit int) (state, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return state{}, fmt.Errorf("catalog summary: %w", err)
 	}
-	if !validName(s.Name) {
+	if !wall.ValidName(s.Name) {
 		return state{}, errors.New("catalog summary without a node name")
 	}
 	return s, nil
-}
-
-// validName bounds a node name and keeps control characters off terminals.
-func validName(s string) bool {
-	return s != "" && text.Valid(s, MaxNameBytes)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/trust"
 )
 
@@ -83,7 +84,7 @@ func claimedID(meta []byte) trust.NodeID {
 	var m struct {
 		ID trust.NodeID `json:"id"`
 	}
-	if len(meta) > maxMetaBytes || json.Unmarshal(text, &m) != nil {
+	if len(meta) > wall.MaxMetaBytes || json.Unmarshal(text, &m) != nil {
 		return ""
 	}
 	if _, err := trust.ParseNodeID(string(m.ID)); err != nil {

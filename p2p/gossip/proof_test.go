@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/trust"
 )
 
@@ -45,7 +46,7 @@ func TestProof(t *testing.T) {
 	id, other := newIdentity(t), newIdentity(t)
 	i, at := newInstance("b"), netip.MustParseAddrPort("10.0.0.2:7950")
 	meta := []byte(said(t, id, i, at.String()).told)
-	if len(meta) > maxMetaBytes || !verifyMeta(meta, i.String(), at) || claimedID(meta) != id.ID() {
+	if len(meta) > wall.MaxMetaBytes || !verifyMeta(meta, i.String(), at) || claimedID(meta) != id.ID() {
 		t.Fatalf("%d bytes are not the node's own: %s", len(meta), meta)
 	}
 	text, proof := splitMeta(meta)

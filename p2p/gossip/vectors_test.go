@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/pem"
@@ -102,8 +101,8 @@ func vectorIdentity(t *testing.T) *trust.Identity {
 	return id
 }
 
-// TestPacketVector: the packet of docs/protocol.md is what sealing makes, it opens as
-// the page says, and a node takes the hint in it.
+// TestPacketVector: the packet of docs/protocol.md is what sealing makes, and a node takes
+// the hint in it.
 func TestPacketVector(t *testing.T) {
 	t.Parallel()
 	v, hint := docs.Protocol(t, "packet"), docs.Protocol(t, "hint")
@@ -119,16 +118,8 @@ func TestPacketVector(t *testing.T) {
 	want := append([]byte{8}, hint.Hex("message")...)
 	head := append([]byte{1}, v.Hex("nonce")...)
 	v.IsHex("packet", gcm.Seal(head, v.Hex("nonce"), want, append([]byte{1}, v.Text("label")...)))
-	s, err := newSealer([][]byte{key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := s.open(packet); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("it opens to %x, %v", got, err)
-	}
-
 	n := startAt(t, "a", "127.0.0.1:0", [][]byte{key}, nil)
-	conn, err := net.Dial("udp", n.transport.Load().packets.LocalAddr().String())
+	conn, err := net.Dial("udp", n.transport.Load().LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"seeder/p2p/gossip/wall"
 	"seeder/p2p/trust"
 )
 
@@ -19,8 +20,6 @@ const (
 	// that are counted on the word of others.
 	maxVouched    = 128
 	maxVouchedAll = 512
-	// maxStateBytes bounds what a node says of itself in an exchange of states.
-	maxStateBytes = 64 << 10
 	// maxForgotten bounds the names that were forgotten, which nobody brings back.
 	maxForgotten = 1024
 )
@@ -61,7 +60,7 @@ func (g *Gossip) exchanged() []byte {
 		if err != nil {
 			return nil // strings and numbers always encode
 		}
-		if len(b) <= maxStateBytes {
+		if len(b) <= wall.MaxStateBytes {
 			return b
 		}
 		s.Away, s.Left = s.Away[:len(s.Away)/2], s.Left[:len(s.Left)/2]
@@ -70,7 +69,7 @@ func (g *Gossip) exchanged() []byte {
 
 // vouched takes the members that died and those that left from what an identity says in an exchange of states.
 func (g *Gossip) vouched(by trust.NodeID, user []byte) {
-	s, err := decodeState(user, maxStateBytes)
+	s, err := decodeState(user, wall.MaxStateBytes)
 	if err != nil || by == "" || by == g.cfg.Meta.ID {
 		return
 	}

@@ -32,7 +32,7 @@ var limits = []limit{
 	{"lines of the largest file", (*shape).largestFile, 500, 500},
 	{"lines of the longest function", (*shape).longestFunction, 70, 70},
 	{"methods of the largest type", (*shape).mostMethods, 64, 30},
-	{"fields of the largest type", (*shape).mostFields, 29, 15},
+	{"fields of the largest type", (*shape).mostFields, 28, 15},
 	{"lines of the largest package of store", within("store", lines), 3300, 3300},
 	{"methods of the largest type of store/ctrd", within("store/ctrd", methods), 30, 30},
 	{"fields of the largest type of store/ctrd", within("store/ctrd", fields), 15, 15},

@@ -1,11 +1,9 @@
-package gossip
+package wall
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -14,7 +12,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"seeder/p2p/trust"
+	"seeder/internal/wait"
 )
 
 const (
@@ -29,7 +27,7 @@ const (
 	readPause = 10 * time.Millisecond
 )
 
-// transport is the wall between the network and memberlist: nothing gets through
+// Transport is the wall as one memberlist has it: nothing gets through
 // that the cluster's secret has not authenticated and that memberlist cannot take.
 //
 // Packets are sealed (seal.go) and go to the UDP address of a member. Streams are
@@ -39,16 +37,9 @@ const (
 //
 // It lives as long as one memberlist, also while that says farewell: Shutdown ends its
 // goroutines, closes the socket and every stream, and waits for both.
-type transport struct {
-	packets net.PacketConn
-	seal    *sealer
-	dial    Dial
-	proved  func(id trust.NodeID) // of the other side of a stream
-	vouched func(by trust.NodeID, user []byte)
-	member  func(name string) (Member, error)
-	strange func(from net.Addr) // a packet came that no key opens
-	log     *slog.Logger
-
+type Transport struct {
+	wall         *Wall
+	packets      net.PacketConn
 	incarnations incarnations
 	advertised   atomic.Pointer[netip.AddrPort] // what others are told
 
@@ -67,14 +58,10 @@ type transport struct {
 	perHost map[string]int // of arrived
 }
 
-// Dial connects to the transfer port at addr for a stream of gossip and returns the
-// identity that the other side has proved.
-type Dial func(ctx context.Context, addr string) (net.Conn, trust.NodeID, error)
-
-var _ memberlist.NodeAwareTransport = (*transport)(nil)
+var _ memberlist.NodeAwareTransport = (*Transport)(nil)
 
 // start begins to read packets. Streams are opened until ctx ends.
-func (t *transport) start(ctx context.Context) {
+func (t *Transport) start(ctx context.Context) {
 	t.dials = ctx
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.idle = sync.NewCond(&t.mu)
@@ -86,16 +73,25 @@ func (t *transport) start(ctx context.Context) {
 	t.reader.Go(t.read)
 }
 
-// port is the UDP port that the socket is bound to.
-func (t *transport) port() int {
+// Port is the UDP port that the socket is bound to.
+func (t *Transport) Port() int {
 	if a, ok := t.packets.LocalAddr().(*net.UDPAddr); ok {
 		return a.Port
 	}
 	return 0
 }
 
+// LocalAddr is what the socket for packets is bound to.
+func (t *Transport) LocalAddr() net.Addr { return t.packets.LocalAddr() }
+
+// Advertised is the address that others are told; nil: none yet.
+func (t *Transport) Advertised() *netip.AddrPort { return t.advertised.Load() }
+
+// Cut ends every stream and reads no more packets; Shutdown waits for them.
+func (t *Transport) Cut() { t.cancel() }
+
 // FinalAdvertiseAddr implements memberlist.Transport.
-func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+func (t *Transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 	if bound, ok := t.packets.LocalAddr().(*net.UDPAddr); ip == "" && ok && !bound.IP.IsUnspecified() {
 		ip = bound.IP.String()
 	}
@@ -113,28 +109,28 @@ func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error)
 }
 
 // WriteTo implements memberlist.Transport.
-func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+func (t *Transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	to, err := netip.ParseAddrPort(addr) // never a name: looking one up would hold up gossip
 	if err != nil {
 		return time.Time{}, fmt.Errorf("send a packet: %w", err)
 	}
-	_, err = t.packets.WriteTo(t.seal.seal(b), net.UDPAddrFromAddrPort(to))
+	_, err = t.packets.WriteTo(t.wall.seal.seal(b), net.UDPAddrFromAddrPort(to))
 	return time.Now(), err
 }
 
 // WriteToAddress implements memberlist.NodeAwareTransport.
-func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	return t.WriteTo(b, a.Addr)
 }
 
 // PacketCh implements memberlist.Transport.
-func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packetCh }
+func (t *Transport) PacketCh() <-chan *memberlist.Packet { return t.packetCh }
 
 // StreamCh implements memberlist.Transport.
-func (t *transport) StreamCh() <-chan net.Conn { return t.streamCh }
+func (t *Transport) StreamCh() <-chan net.Conn { return t.streamCh }
 
 // read hands the packets over that members sealed.
-func (t *transport) read() {
+func (t *Transport) read() {
 	buf := make([]byte, maxPacketBytes+1)
 	for {
 		n, from, err := t.packets.ReadFrom(buf)
@@ -142,21 +138,21 @@ func (t *transport) read() {
 		case t.ctx.Err() != nil:
 			return
 		case err != nil:
-			t.log.Debug("failed to read a packet", "err", err)
-			if !wait(t.ctx, readPause) {
+			t.wall.cfg.Log.Debug("failed to read a packet", "err", err)
+			if !wait.For(t.ctx, readPause) {
 				return
 			}
 			continue
 		case n > maxPacketBytes:
 			continue
 		}
-		msg, err := t.seal.open(buf[:n])
+		msg, err := t.wall.seal.open(buf[:n])
 		if err != nil {
-			t.strange(from)
+			t.wall.strangers.packet(from)
 			continue
 		}
 		if err := checkPacket(msg); err != nil {
-			t.log.Debug("dropped a packet of a member", "from", from, "err", err)
+			t.wall.cfg.Log.Debug("dropped a packet of a member", "from", from, "err", err)
 			continue
 		}
 		t.incarnations.packet(msg)
@@ -169,31 +165,30 @@ func (t *transport) read() {
 }
 
 // DialTimeout implements memberlist.Transport.
-func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (t *Transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
 // DialAddressTimeout implements memberlist.NodeAwareTransport. With a name the
 // address is that of the member's packets, and the stream goes to its transfer
 // address; without one it is a transfer address itself, of a host to join.
-func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	addr, id := a.Addr, trust.NodeID("")
+func (t *Transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	addr, id := a.Addr, ""
 	if a.Name != "" {
-		m, err := t.member(a.Name)
-		if err != nil {
+		var err error
+		if addr, id, err = t.wall.cfg.Member(a.Name); err != nil {
 			return nil, err
 		}
-		if m.Address == "" {
+		if addr == "" {
 			return nil, fmt.Errorf("member %q has not said where its transfer port is", a.Name)
 		}
-		addr, id = m.Address, m.ID
 	}
-	if t.dial == nil {
+	if t.wall.cfg.Dial == nil {
 		return nil, errors.New("gossip has no way to open a stream")
 	}
 	ctx, cancel := context.WithTimeout(t.dials, timeout)
 	defer cancel()
-	conn, proved, err := t.dial(ctx, addr)
+	conn, proved, err := t.wall.cfg.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +196,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		conn.Close()
 		return nil, fmt.Errorf("the host at %s proves the identity %s, member %q has %s", addr, proved, a.Name, id)
 	}
-	t.proved(proved)
+	t.wall.cfg.Proved(proved)
 	s := &stream{Conn: conn, answer: true, heard: t.heard(proved)}
 	if !t.enter(s, "") {
 		conn.Close()
@@ -212,31 +207,17 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 
 // heard takes what concerns this package from the messages of a stream whose other side has
 // proved an identity.
-func (t *transport) heard(from trust.NodeID) func(msg []byte) {
+func (t *Transport) heard(from string) func(msg []byte) {
 	return func(msg []byte) {
 		if user := t.incarnations.stream(msg); len(user) > 0 {
-			t.vouched(from, user)
+			t.wall.cfg.Exchanged(from, user)
 		}
 	}
 }
 
-// identityOf is the identity that the other side of a connection has proved, empty where it
-// has proved none.
-func identityOf(conn net.Conn) trust.NodeID {
-	c, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
-	if !ok {
-		return ""
-	}
-	id, err := trust.PeerID(c.ConnectionState())
-	if err != nil {
-		return ""
-	}
-	return id
-}
-
 // enter books a stream, which ends with the transport, until it is closed. With a
 // host it is one that arrived from there, and false says that there are too many.
-func (t *transport) enter(s *stream, host string) bool {
+func (t *Transport) enter(s *stream, host string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil || host != "" && (t.arrived >= maxStreams || t.perHost[host] >= maxStreamsPerHost) {
@@ -255,7 +236,7 @@ func (t *transport) enter(s *stream, host string) bool {
 	return true
 }
 
-func (t *transport) leave(host string) {
+func (t *Transport) leave(host string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open--
@@ -269,14 +250,14 @@ func (t *transport) leave(host string) {
 	}
 }
 
-// serve reads the question of a stream that another member opened, hands it over
+// Serve reads the question of a stream that another member opened, hands it over
 // and returns once memberlist has closed it. conn is closed in any case.
-func (t *transport) serve(conn net.Conn) {
+func (t *Transport) Serve(conn net.Conn) {
 	done := make(chan struct{})
-	s := &stream{Conn: conn, heard: t.heard(identityOf(conn))}
+	s := &stream{Conn: conn, heard: t.heard(t.wall.cfg.Identity(conn))}
 	if !t.enter(s, hostOf(conn.RemoteAddr())) {
 		conn.Close()
-		t.log.Debug("refused a stream: too many are open", "from", conn.RemoteAddr())
+		t.wall.cfg.Log.Debug("refused a stream: too many are open", "from", conn.RemoteAddr())
 		return
 	}
 	leave := s.closed
@@ -289,7 +270,7 @@ func (t *transport) serve(conn net.Conn) {
 		err = s.receive()
 	}
 	if err != nil {
-		t.log.Debug("dropped a stream of a member", "from", conn.RemoteAddr(), "err", err)
+		t.wall.cfg.Log.Debug("dropped a stream of a member", "from", conn.RemoteAddr(), "err", err)
 		s.Close()
 		return
 	}
@@ -310,7 +291,7 @@ func hostOf(addr net.Addr) string {
 }
 
 // Shutdown implements memberlist.Transport.
-func (t *transport) Shutdown() error {
+func (t *Transport) Shutdown() error {
 	t.cancel()
 	err := t.packets.Close()
 	t.reader.Wait()

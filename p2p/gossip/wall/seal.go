@@ -1,4 +1,4 @@
-package gossip
+package wall
 
 import (
 	"crypto/aes"
@@ -32,11 +32,6 @@ var errUnsealed = errors.New("no accepted secret opens the packet")
 // label. It is safe for concurrent use.
 type sealer struct {
 	keys atomic.Pointer[[]cipher.AEAD]
-}
-
-func newSealer(keys [][]byte) (*sealer, error) {
-	s := &sealer{}
-	return s, s.set(keys)
 }
 
 // set replaces the keys, 32 bytes each: the first seals, all open.

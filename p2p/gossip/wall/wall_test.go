@@ -1,14 +1,16 @@
-package gossip
+package wall
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -17,7 +19,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"seeder/p2p/trust"
+	"seeder/docs"
 )
 
 // pipePackets is a socket whose packets the test makes.
@@ -60,58 +62,73 @@ func (p *pipePackets) SetDeadline(time.Time) error      { return nil }
 func (p *pipePackets) SetReadDeadline(time.Time) error  { return nil }
 func (p *pipePackets) SetWriteDeadline(time.Time) error { return nil }
 
-// behind is memberlist behind the wall, without the loops of Gossip: what gets
-// through the wall is handled before the function returns.
+// behind is memberlist behind the wall, and nothing else: what gets through the wall is
+// handled before the function returns.
 type behind struct {
-	*Gossip
+	*Transport
+	list    *memberlist.Memberlist
 	packets *pipePackets
+	marks   chan string    // messages of the members' own that arrived
 	answer  func(net.Conn) // the other end of a stream that memberlist opens
 }
+
+const (
+	testID   = "0123456789abcdef"
+	markKind = 3
+)
+
+// NotifyMsg implements memberlist.Delegate. It never blocks: a mark that nobody waits for is lost.
+func (b *behind) NotifyMsg(msg []byte) {
+	select {
+	case b.marks <- string(msg):
+	default:
+	}
+}
+
+// The rest of memberlist.Delegate: this member has nothing to say.
+func (b *behind) NodeMeta(int) []byte             { return []byte("{}") }
+func (b *behind) GetBroadcasts(int, int) [][]byte { return nil }
+func (b *behind) LocalState(bool) []byte          { return nil }
+func (b *behind) MergeRemoteState([]byte, bool)   {}
 
 var wallKey = bytes.Repeat([]byte{7}, 32)
 
 func newBehind(t testing.TB) *behind {
 	t.Helper()
-	b := &behind{packets: &pipePackets{in: make(chan []byte), ended: make(chan struct{})}}
-	b.Gossip = New(Config{
-		NodeName: "a", BindAddr: "127.0.0.1:7950", Keys: [][]byte{wallKey}, Log: slog.New(slog.DiscardHandler),
-		Meta:   Meta{ID: testID, TransferAddress: ":7951", Protocol: 1, Version: "test"},
+	b := &behind{packets: &pipePackets{in: make(chan []byte), ended: make(chan struct{})}, marks: make(chan string, 64)}
+	w := New(Config{
+		Log:    slog.New(slog.DiscardHandler),
 		Listen: func(string) (net.PacketConn, error) { return b.packets, nil },
-		Dial: func(context.Context, string) (net.Conn, trust.NodeID, error) {
+		Dial: func(context.Context, string) (net.Conn, string, error) {
 			near, far := net.Pipe()
 			go b.answer(far)
 			return near, testID, nil
 		},
+		Identity:  func(net.Conn) string { return testID },
+		Member:    func(string) (string, string, error) { return "127.0.0.1:7951", testID, nil },
+		Proved:    func(string) {},
+		Exchanged: func(string, []byte) {},
 	})
-	var err error
-	if b.seal, err = newSealer(b.cfg.Keys); err != nil {
-		t.Fatal(err)
-	}
-	conf, err := b.config()
+	err := w.SetKeys([][]byte{wallKey})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.place.instance = b.members.self
-	tr, err := b.openTransport(t.Context())
-	if err != nil {
+	if b.Transport, err = w.Open(t.Context(), "127.0.0.1:7950"); err != nil {
 		t.Fatal(err)
 	}
-	d := &delegate{Gossip: b.Gossip, of: b.place.instance, transport: tr}
-	conf.Name, conf.Delegate, conf.Events, conf.Conflict = "a", d, d, d // the name that the messages are for
-	conf.Transport = tr
+	conf := memberlist.DefaultLANConfig()
+	conf.Name, conf.Delegate, conf.Transport = "a", b, b.Transport
+	conf.BindAddr, conf.BindPort, conf.AdvertisePort = "127.0.0.1", 7950, 7950
+	conf.UDPBufferSize, conf.EnableCompression = PacketBytes, false
 	conf.ProbeInterval, conf.GossipInterval, conf.PushPullInterval = time.Hour, time.Hour, time.Hour
-	b.transport.Store(tr)
-	b.queue = &memberlist.TransmitLimitedQueue{NumNodes: func() int { return 1 }, RetransmitMult: 1}
-	list, err := memberlist.Create(conf)
-	if err != nil {
+	conf.LogOutput = io.Discard
+	if b.list, err = memberlist.Create(conf); err != nil {
 		t.Fatal(err)
 	}
-	b.list.Store(list)
 	t.Cleanup(func() {
-		if err := list.Shutdown(); err != nil {
+		if err := b.list.Shutdown(); err != nil {
 			t.Error(err)
 		}
-		b.lines.close()
 	})
 	return b
 }
@@ -121,11 +138,15 @@ func newBehind(t testing.TB) *behind {
 func (b *behind) send(t testing.TB, packet []byte) {
 	t.Helper()
 	b.packets.in <- packet
-	nonce := NewNonce()
+	mark := string(append([]byte{markKind}, rand.Text()...))
 	for {
-		b.packets.in <- b.seal.seal(append([]byte{kindUser, probeKind}, nonce[:]...))
-		if small, _ := b.Arrived(nonce); small {
-			return
+		b.packets.in <- b.wall.seal.seal(append([]byte{kindUser}, mark...))
+		select {
+		case got := <-b.marks:
+			if got == mark {
+				return
+			}
+		case <-time.After(20 * time.Millisecond): // it was lost: memberlist's queue was full
 		}
 	}
 }
@@ -195,7 +216,7 @@ func TestWallRefuses(t *testing.T) {
 		if err := checkPacket(msg); err == nil {
 			t.Errorf("%s: let through as a packet", name)
 		}
-		b.send(t, b.seal.seal(msg))
+		b.send(t, b.wall.seal.seal(msg))
 		for _, answer := range []bool{false, true} {
 			if err := checkStream(msg, answer); err == nil && name != "push/pull in a packet" {
 				t.Errorf("%s: let through on a stream (answer %t)", name, answer)
@@ -207,7 +228,7 @@ func TestWallRefuses(t *testing.T) {
 			}
 		}
 	}
-	if n := b.list.Load().NumMembers(); n != 1 {
+	if n := b.list.NumMembers(); n != 1 {
 		t.Errorf("%d members", n)
 	}
 }
@@ -216,15 +237,15 @@ func TestWallRefuses(t *testing.T) {
 // on the way, or that came with another one, does not open.
 func TestForgedVersion(t *testing.T) {
 	t.Parallel()
-	s, err := newSealer([][]byte{wallKey})
-	if err != nil {
+	var s sealer
+	if err := s.set([][]byte{wallKey}); err != nil {
 		t.Fatal(err)
 	}
-	good := s.seal([]byte{kindUser, probeKind})
-	if msg, err := s.open(good); err != nil || !bytes.Equal(msg, []byte{kindUser, probeKind}) {
+	good := s.seal([]byte{kindUser, markKind})
+	if msg, err := s.open(good); err != nil || !bytes.Equal(msg, []byte{kindUser, markKind}) {
 		t.Fatalf("%x %v", msg, err)
 	}
-	if bytes.Equal(good, s.seal([]byte{kindUser, probeKind})) {
+	if bytes.Equal(good, s.seal([]byte{kindUser, markKind})) {
 		t.Error("two packets with the same nonce")
 	}
 	for i := range good {
@@ -278,7 +299,6 @@ func TestStreamsAreBounded(t *testing.T) {
 	// once, and room comes back.
 	var open []net.Conn
 	var wg sync.WaitGroup
-	tr := b.transport.Load()
 	for host := range maxStreams / maxStreamsPerHost {
 		for range maxStreamsPerHost {
 			near, far := net.Pipe()
@@ -286,9 +306,9 @@ func TestStreamsAreBounded(t *testing.T) {
 			wg.Go(func() { b.Serve(fromHost{far, host}) })
 		}
 		eventually(t, "the streams are open", func() bool {
-			tr.mu.Lock()
-			defer tr.mu.Unlock()
-			return tr.arrived == len(open)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.arrived == len(open)
 		})
 		next := host
 		if len(open) == maxStreams {
@@ -368,84 +388,78 @@ func TestStatesAreBounded(t *testing.T) {
 	if answer, err := b.ask(states(3)); err != nil || answer[0] != kindPushPull {
 		t.Fatalf("%x %v", answer, err)
 	}
-	eventually(t, "they are members", func() bool { return b.list.Load().NumMembers() == 4 })
+	eventually(t, "they are members", func() bool { return b.list.NumMembers() == 4 })
 }
 
-// TestReplays: packets that somebody recorded change nothing when they are sent
-// again, also after those who sent them have started anew.
-func TestReplays(t *testing.T) {
+// TestIncarnationsAreBounded: none above 2^31 passes the wall, so a member can always
+// object to what is said of it.
+func TestIncarnationsAreBounded(t *testing.T) {
 	t.Parallel()
-	var mu sync.Mutex
-	var recorded [][]byte
-	record := func(c *Config) {
-		c.Listen = func(addr string) (net.PacketConn, error) {
-			p, err := net.ListenPacket("udp", addr)
-			return recorder{p, func(b []byte) {
-				mu.Lock()
-				defer mu.Unlock()
-				if len(recorded) < 500 {
-					recorded = append(recorded, bytes.Clone(b))
-				}
-			}}, err
+	for number, want := range map[uint32]bool{0: true, 1 << 31: true, 1<<31 + 1: false, math.MaxUint32: false} {
+		for _, kind := range []byte{kindSuspect, kindDead} {
+			b := binary.BigEndian.AppendUint32(append(appendString([]byte{kind, 0x83}, "Incarnation"), 0xce), number)
+			b = appendString(appendString(b, "Node"), "b")
+			b = appendString(appendString(b, "From"), "c")
+			if err := checkPacket(b); (err == nil) != want {
+				t.Errorf("kind %d, incarnation %d: %v", kind, number, err)
+			}
 		}
 	}
-	a := start(t, "a", 7, record)
-	b := start(t, "b", 7, record, a.addr)
-	eventually(t, "they know each other", func() bool { return len(a.Alive()) == 2 && len(b.Alive()) == 2 })
-	if err := b.Close(); err != nil {
+}
+
+// TestSetKeysReplaces: what a key sealed that is not accepted any more does not open.
+func TestSetKeysReplaces(t *testing.T) {
+	t.Parallel()
+	var s sealer
+	next := bytes.Repeat([]byte{8}, 32)
+	if err := s.set([][]byte{wallKey}); err != nil {
 		t.Fatal(err)
 	}
-	b.shut()
-	eventually(t, "b has left", func() bool { return a.state("b") == StateLeft })
-	b = startAt(t, "b", b.addr, b.cfg.Keys, nil, a.addr)
-	eventually(t, "b is back", func() bool { return a.state("b") == StateAlive && len(b.Alive()) == 2 })
-	mu.Lock()
-	packets := recorded
-	mu.Unlock()
-	if len(packets) < 5 {
-		t.Fatalf("only %d packets were recorded", len(packets))
+	old := s.seal([]byte{kindUser, markKind})
+	if err := s.set([][]byte{next, wallKey}); err != nil {
+		t.Fatal(err)
 	}
-	for range 20 {
-		for _, n := range []*node{a, b} {
-			conn, err := net.Dial("udp", n.transport.Load().packets.LocalAddr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, p := range packets {
-				if _, err := conn.Write(p); err != nil {
-					t.Fatal(err)
-				}
-			}
-			conn.Close()
-		}
-		if a.state("b") != StateAlive || b.state("a") != StateAlive {
-			t.Fatalf("a replay changed who is alive: %+v %+v", a.Members(), b.Members())
-		}
+	if _, err := s.open(old); err != nil {
+		t.Errorf("while both are accepted: %v", err)
 	}
-	// Both still hear of each other what is new.
-	a.SetCatalog(9)
-	eventually(t, "b hears of a's catalog", func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return len(b.diffs) > 0
-	})
+	if err := s.set([][]byte{next}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.open(old); !errors.Is(err, errUnsealed) {
+		t.Errorf("a packet of the old key opens: %v", err)
+	}
 }
 
-type recorder struct {
-	net.PacketConn
-	note func([]byte)
+// TestPacketVector: the packet of docs/protocol.md opens as the page says.
+func TestPacketVector(t *testing.T) {
+	t.Parallel()
+	v := docs.Protocol(t, "packet")
+	var s sealer
+	if err := s.set([][]byte{v.Hex("key")}); err != nil {
+		t.Fatal(err)
+	}
+	want := append([]byte{kindUser}, docs.Protocol(t, "hint").Hex("message")...)
+	if got, err := s.open(v.Hex("packet")); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("it opens to %x, %v", got, err)
+	}
 }
 
-func (r recorder) WriteTo(b []byte, to net.Addr) (int, error) {
-	r.note(b)
-	return r.PacketConn.WriteTo(b, to)
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // TestStrangersAreBounded: whatever comes from hosts without the secret, the log has
 // at most so many lines in its time, and the last one says what was left out.
 func TestStrangersAreBounded(t *testing.T) {
 	t.Parallel()
-	var buf syncBuffer
+	var buf bytes.Buffer
 	s := newStrangers(slog.New(slog.NewTextHandler(&buf, nil)))
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s.now = func() time.Time { return now }
@@ -495,15 +509,15 @@ func FuzzPacket(f *testing.F) {
 			return
 		}
 		b := newBehind(t)
-		b.send(t, b.seal.seal(msg))
-		b.send(t, b.seal.seal(msg)) // and with what the first has left
+		b.send(t, b.wall.seal.seal(msg))
+		b.send(t, b.wall.seal.seal(msg)) // and with what the first has left
 	})
 }
 
 // FuzzSealed: nor does what no member has sealed.
 func FuzzSealed(f *testing.F) {
-	s, err := newSealer([][]byte{wallKey})
-	if err != nil {
+	var s sealer
+	if err := s.set([][]byte{wallKey}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(s.seal(aPing("a")))
@@ -535,7 +549,7 @@ func FuzzStream(f *testing.F) {
 				_, _ = far.Write(frame(msg))
 			}
 		}
-		if _, err := b.list.Load().Join([]string{"127.0.0.1:1"}); err == nil && checkStream(msg, true) != nil {
+		if _, err := b.list.Join([]string{"127.0.0.1:1"}); err == nil && checkStream(msg, true) != nil {
 			t.Fatalf("joined by %x", msg)
 		}
 	})

@@ -1,4 +1,4 @@
-package gossip
+package wall
 
 import (
 	"encoding/binary"
@@ -24,12 +24,12 @@ const (
 )
 
 const (
-	// maxPacketBytes bounds a packet: members send at most packetBytes and a few bytes
+	// maxPacketBytes bounds a packet: members send at most 1,400 and a few bytes
 	// for a checksum.
 	maxPacketBytes = 2048
-	// packetBytes is what members fill packets up to: an Ethernet frame of 1,500 bytes
-	// holds it in any tunnel.
-	packetBytes = 1400
+	// PacketBytes is what members fill packets up to before they are sealed: an Ethernet
+	// frame of 1,500 bytes holds the 1,400 that come of it in any tunnel.
+	PacketBytes = 1400 - sealOverhead
 	// maxStreamBytes bounds a message on a stream. The states of 1,000 members are
 	// some 200 KB, of as many with the longest names and metadata 740 KB.
 	maxStreamBytes = 1 << 20
@@ -64,7 +64,7 @@ var bodies = map[byte]map[string]check{
 		"SeqNo": atMost(math.MaxUint32), "Target": address, "Port": atMost(math.MaxUint16), "Node": nameOrNone, "Nack": boolean,
 		"SourceAddr": addressOrNone, "SourcePort": atMost(math.MaxUint16), "SourceNode": nameOrNone,
 	},
-	kindAck:     {"SeqNo": atMost(math.MaxUint32), "Payload": bytesUpTo(maxMetaBytes)},
+	kindAck:     {"SeqNo": atMost(math.MaxUint32), "Payload": bytesUpTo(MaxMetaBytes)},
 	kindNack:    {"SeqNo": atMost(math.MaxUint32)},
 	kindSuspect: {"Incarnation": atMost(maxIncarnation), "Node": name, "From": name},
 	kindDead:    {"Incarnation": atMost(maxIncarnation), "Node": name, "From": name},
@@ -74,17 +74,17 @@ var bodies = map[byte]map[string]check{
 
 var aliveFields = map[string]check{
 	"Incarnation": atMost(maxIncarnation), "Node": name, "Addr": address, "Port": port,
-	"Meta": bytesUpTo(maxMetaBytes), "Vsn": versions,
+	"Meta": bytesUpTo(MaxMetaBytes), "Vsn": versions,
 }
 
 // stateFields are those of a member in an exchange of states.
 var stateFields = map[string]check{
-	"Name": name, "Addr": address, "Port": port, "Meta": bytesUpTo(maxMetaBytes),
+	"Name": name, "Addr": address, "Port": port, "Meta": bytesUpTo(MaxMetaBytes),
 	"Incarnation": atMost(maxIncarnation), "State": atMost(maxMemberState), "Vsn": versions,
 }
 
 var headerFields = map[string]check{
-	"Nodes": atMost(maxStates), "UserStateLen": atMost(maxStateBytes), "Join": boolean,
+	"Nodes": atMost(maxStates), "UserStateLen": atMost(MaxStateBytes), "Join": boolean,
 }
 
 // required are the checks that a field that is missing does not pass.
@@ -124,7 +124,7 @@ func boolean(v value) error {
 }
 
 func name(v value) error {
-	if v.kind != kindBytes || !validName(string(v.bytes)) {
+	if v.kind != kindBytes || !ValidName(string(v.bytes)) {
 		return errors.New("not the name of a node")
 	}
 	return nil

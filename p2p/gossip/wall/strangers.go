@@ -1,20 +1,15 @@
-package gossip
+package wall
 
 import (
-	"bytes"
 	"cmp"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
 	"time"
-)
 
-// Stranger is a host that tried to connect with another secret.
-type Stranger struct {
-	Host string    `json:"host"` // its IP address
-	At   time.Time `json:"at"`   // when it last did
-}
+	"seeder/p2p/report"
+)
 
 const (
 	// maxStrangers bounds what is remembered and told of them.
@@ -93,42 +88,15 @@ func (s *strangers) warn(host, text string) {
 }
 
 // list are those that tried to connect since some time, the last first.
-func (s *strangers) list(since time.Time) []Stranger {
+func (s *strangers) list(since time.Time) []report.Stranger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []Stranger
+	var out []report.Stranger
 	for host, at := range s.heard {
 		if at.After(since) {
-			out = append(out, Stranger{Host: host, At: at})
+			out = append(out, report.Stranger{Host: host, At: at})
 		}
 	}
-	slices.SortFunc(out, func(a, b Stranger) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(a.Host, b.Host)) })
+	slices.SortFunc(out, func(a, b report.Stranger) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(a.Host, b.Host)) })
 	return out
-}
-
-// logWriter takes memberlist's log lines ("[WARN] memberlist: …"). What it calls an
-// error is mostly the network being the network, so all of it is debug.
-type logWriter struct {
-	log *slog.Logger
-
-	mu     sync.Mutex
-	closed bool
-}
-
-// close drops what comes from now on: memberlist's timers of suspicion outlive
-// its Shutdown, and the owner of the log need not.
-func (w *logWriter) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-}
-
-// Write implements io.Writer, one line a call.
-func (w *logWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.closed {
-		w.log.Debug(string(bytes.TrimSpace(p)))
-	}
-	return len(p), nil
 }
