@@ -41,6 +41,11 @@ func (s *Store) OpenHeld(ctx context.Context, d digest.Digest) (*Held, error) {
 	return &Held{Reader: ra, store: s, dgst: d}, nil
 }
 
+// Room is an error that says what lacks where data_dir's disk cannot take bytes more.
+func (s *Store) Room(ctx context.Context, bytes int64) error {
+	return s.room(ctx, need{bytes: bytes}, need{})
+}
+
 // Whole reads the blob from its beginning. Of one that is not what its digest says, the
 // last bytes never come, and the blob counts as damaged from then on.
 func (h *Held) Whole() io.Reader {

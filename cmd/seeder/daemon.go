@@ -196,17 +196,11 @@ func (d *running) openRegistry(w *wired) error {
 	if d.cfg.Registry.Bind == "" {
 		return nil
 	}
-	auth, err := registry.LoadOrCreate(d.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	r := registry.NewServer(d.cfg.Registry.Bind, auth, w.node, w.openHeld, d.log)
-	addr, err := r.Open()
+	r, err := registry.Start(d.cfg, w.node, w.openHeld, w, d.log)
 	if err != nil {
 		return err
 	}
 	d.opened("registry", r.Close)
-	d.log.Info("serving announced images to containerd", "registry", addr.String())
 	return nil
 }
 

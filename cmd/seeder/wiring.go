@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -152,6 +153,24 @@ func (w *wired) openHeld(ctx context.Context, d digest.Digest) (registry.Blob, e
 		return nil, err // no interface with a nil blob in it
 	}
 	return blob, nil
+}
+
+// MayAnnounce is part of registry.Publisher.
+func (w *wired) MayAnnounce() error { return w.node.MayAnnounce() }
+
+// Room is part of registry.Publisher.
+func (w *wired) Room(ctx context.Context, bytes int64) error { return w.store.Room(ctx, bytes) }
+
+// Publish is part of registry.Publisher.
+func (w *wired) Publish(ctx context.Context, archive io.Reader, ref string) error {
+	imported, err := w.ImportArchive(ctx, archive, ref)
+	if err != nil {
+		return err
+	}
+	if _, err = w.Announce(ctx, control.Order{Ref: ref}); err != nil {
+		return errors.Join(err, imported.TakeBack(context.WithoutCancel(ctx), ref))
+	}
+	return nil
 }
 
 // storeAdapter gives a store.Store the types that p2p speaks.

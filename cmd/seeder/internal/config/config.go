@@ -94,6 +94,7 @@ type HTTP struct {
 // Registry is the registry of this host, for its containerd.
 type Registry struct {
 	Bind string `mapstructure:"bind"`
+	Push bool   `mapstructure:"push"`
 }
 
 // Log is what the daemon writes to standard error.
@@ -140,6 +141,7 @@ func Keys() []Key {
 		{"http.bind", "127.0.0.1:7952", "`ip:port` of the status page, /metrics, /healthz and /readyz; empty: off"},
 		{"http.pprof", false, "serve Go's profiles at http.bind/debug/pprof/"},
 		{"registry.bind", "", "loopback `ip:port` of a registry of the announced images, e.g. 127.0.0.1:7953, for pods that always pull; empty: off"},
+		{"registry.push", false, "take images that are pushed to registry.bind, and announce them"},
 		{"log.level", "info", "`level` of the log: debug, info, warn or error"},
 		{"log.format", "text", "`format` of the log: text or json"},
 	}

@@ -103,8 +103,8 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB", "transfer.cache": "1GiB",
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
-		"registry.bind": "127.0.0.1:4",
-		"log.level":     "debug", "log.format": "json",
+		"registry.bind": "127.0.0.1:4", "registry.push": "true",
+		"log.level": "debug", "log.format": "json",
 	}
 	for _, k := range Keys() {
 		value, ok := values[k.Name]

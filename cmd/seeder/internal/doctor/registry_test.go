@@ -57,7 +57,10 @@ func TestDoctorRegistry(t *testing.T) {
 	want(stateProblem, "does not answer", "systemctl restart seeder")
 	serve := func(auth registry.Credentials) (stop func()) {
 		t.Helper()
-		r := registry.NewServer(bind, auth, nothing{}, nil, slog.New(slog.DiscardHandler))
+		r, err := registry.NewServer(bind, auth, nothing{}, nil, registry.Push{}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := r.Open(); err != nil {
 			t.Fatal(err)
 		}

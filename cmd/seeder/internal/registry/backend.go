@@ -264,8 +264,10 @@ func (b *backend) resolveBlob(ctx context.Context, repo string, d digest.Digest)
 	return blobDescriptor(blob, d), blob.Close()
 }
 
+const blobMediaType = "application/octet-stream"
+
 func blobDescriptor(blob Blob, d digest.Digest) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: blob.Size()}
+	return ocispec.Descriptor{MediaType: blobMediaType, Digest: d, Size: blob.Size()}
 }
 
 func describe(r ociregistry.BlobReader, err error) (ociregistry.Descriptor, error) {

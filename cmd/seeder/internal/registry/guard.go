@@ -37,7 +37,15 @@ func (s *Server) guard(auth Credentials, api http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
-		api.ServeHTTP(&patientWriter{ResponseWriter: w, control: http.NewResponseController(w)}, r.WithContext(withNamespace(r.Context(), ns)))
+		control := http.NewResponseController(w)
+		r = r.WithContext(withNamespace(r.Context(), ns))
+		if r.ContentLength != 0 {
+			r.Body = &patientBody{r.Body, control}
+			if strings.Contains(r.URL.Path, "/manifests/") {
+				r.Body = http.MaxBytesReader(w, r.Body, maxManifestBytes)
+			}
+		}
+		api.ServeHTTP(&patientWriter{ResponseWriter: w, control: control}, r)
 	})
 }
 
@@ -48,6 +56,10 @@ func (s *Server) allow(auth Credentials, r *http.Request) error {
 		return fmt.Errorf("%w: the host %q is not an address of this registry", ociregistry.ErrDenied, r.Host)
 	case !auth.match(r):
 		return ociregistry.ErrUnauthorized
+	case strings.Contains(r.URL.Path, "/manifests/") && r.ContentLength > maxManifestBytes:
+		return ociregistry.NewHTTPError(errLarge, http.StatusRequestEntityTooLarge, nil, nil)
+	case s.staging != nil && (r.Method == http.MethodPost || r.Method == http.MethodPatch || r.Method == http.MethodPut):
+		return nil
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		return ociregistry.NewHTTPError(errReadOnly, http.StatusMethodNotAllowed, nil, nil)
 	case r.ContentLength != 0:
@@ -60,7 +72,8 @@ func (s *Server) allow(auth Credentials, r *http.Request) error {
 
 // Their codes are unknown, since that of ociregistry.ErrUnsupported has a status of its own.
 var (
-	errReadOnly = errors.New("this registry is read-only; images are announced")
+	errReadOnly = errors.New("this registry does not do that; with registry.push it takes images")
+	errLarge    = fmt.Errorf("a manifest has at most %d bytes", maxManifestBytes)
 	errBody     = errors.New("a request that reads has no body")
 )
 
@@ -99,6 +112,12 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 		return 0, fmt.Errorf("set the deadline of an answer: %w", err)
 	}
 	return w.ResponseWriter.Write(p)
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *patientWriter) WriteHeader(status int) {
+	w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // of a closed connection fails
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap is for http.ResponseController.

@@ -18,12 +18,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+
+	"seeder/cmd/seeder/internal/config"
 )
 
 // Server serves the images to this host's containerd.
@@ -31,23 +34,68 @@ type Server struct {
 	bind    string
 	handler http.Handler
 	log     *slog.Logger
+	staging *staging // nil where nobody may push
 
 	server *http.Server
 	group  errgroup.Group
 	cancel context.CancelFunc
 }
 
+// Push is who gets what clients push, and where it is kept until then.
+type Push struct {
+	To  Publisher
+	Dir string // nobody else's: it is removed and made anew
+}
+
 // NewServer returns the registry at bind; it serves after Open. What it answers comes from
-// c, blobs from open, whose error wraps fs.ErrNotExist where this host has none.
-func NewServer(bind string, auth Credentials, c Catalog, open Opener, log *slog.Logger) *Server {
+// c, blobs from open, whose error wraps fs.ErrNotExist where this host has none. With a push
+// whose To is nil it is read-only.
+func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push, log *slog.Logger) (*Server, error) {
 	s := &Server{bind: bind, log: log.With("component", "registry")}
 	b := &backend{catalog: c, open: open, patience: defaultPatience}
-	api := ociserver.New(b.funcs(), &ociserver.Options{
-		DisableReferrersAPI: true,
-		WriteError:          s.refuse,
+	funcs := b.funcs()
+	var p *pusher
+	if push.To != nil {
+		var err error
+		if s.staging, err = openStaging(push.Dir, push.To.Room); err != nil {
+			return nil, err
+		}
+		p = &pusher{b, s.staging, push.To}
+		p.add(funcs)
+	}
+	var api http.Handler = ociserver.New(funcs, &ociserver.Options{
+		DisableReferrersAPI:     true,
+		DisableSinglePostUpload: true,
+		WriteError:              s.refuse,
 	})
+	if p != nil {
+		api = p.mounts(api)
+	}
 	s.handler = s.guard(auth, api)
-	return s
+	return s, nil
+}
+
+// Start makes this host's credentials where there are none, and serves what cfg wants. The
+// images that are pushed, where they are wanted, go to p.
+func Start(cfg config.Config, c Catalog, open Opener, p Publisher, log *slog.Logger) (*Server, error) {
+	auth, err := LoadOrCreate(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	push := Push{Dir: filepath.Join(cfg.DataDir, "pushed")}
+	if cfg.Registry.Push {
+		push.To = p
+	}
+	s, err := NewServer(cfg.Registry.Bind, auth, c, open, push, log)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := s.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("serving announced images to containerd", "address", addr.String(), "push", cfg.Registry.Push)
+	return s, nil
 }
 
 // Open listens and serves, and says where.
@@ -85,12 +133,31 @@ func (s *Server) serve(l net.Listener) {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	if s.staging != nil {
+		s.group.Go(func() error { return s.sweep(ctx) })
+	}
 	s.group.Go(func() error {
 		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve registry.bind %s: %w", s.bind, err)
 		}
 		return nil
 	})
+}
+
+// sweep removes what pushes have left that broke off.
+func (s *Server) sweep(ctx context.Context) error {
+	tick := time.NewTicker(staleAfter / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			if err := s.staging.sweep(now); err != nil {
+				s.log.Warn("failed to remove what a push has left", "dir", s.staging.dir, "err", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // Close ends every request: containerd asks again, or elsewhere.
@@ -102,5 +169,9 @@ func (s *Server) Close() error {
 	if err != nil {
 		err = s.server.Close()
 	}
-	return errors.Join(err, s.group.Wait())
+	err = errors.Join(err, s.group.Wait())
+	if s.staging != nil {
+		err = errors.Join(err, s.staging.close())
+	}
+	return err
 }

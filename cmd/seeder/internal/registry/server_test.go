@@ -83,6 +83,12 @@ type served struct {
 
 func serve(t *testing.T) *served {
 	t.Helper()
+	return servePush(t, func(*served) Push { return Push{} })
+}
+
+// servePush is serve with what pushed images go to.
+func servePush(t *testing.T, to func(*served) Push) *served {
+	t.Helper()
 	dir := t.TempDir()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := store.Open(t.Context(), store.Config{DataDir: dir, Log: log,
@@ -107,7 +113,11 @@ func serve(t *testing.T) *served {
 		}
 		return b, nil
 	}
-	r := NewServer("127.0.0.1:0", auth, catalog, open, log)
+	out := &served{t, "", auth, catalog, s, img, dir}
+	r, err := NewServer("127.0.0.1:0", auth, catalog, open, to(out), log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	addr, err := r.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +127,8 @@ func serve(t *testing.T) *served {
 			t.Error(err)
 		}
 	})
-	return &served{t, "http://" + addr.String(), auth, catalog, s, img, dir}
+	out.url = "http://" + addr.String()
+	return out
 }
 
 // request is one of the owner of the credentials.

@@ -1,0 +1,243 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/p2p/report"
+	"seeder/store/storetest"
+)
+
+// announcer imports into the store of a test and announces in its catalog.
+type announcer struct {
+	*served
+	mu      sync.Mutex
+	refused error // what MayAnnounce says
+	full    error // what Room says
+}
+
+// MayAnnounce implements Publisher.
+func (a *announcer) MayAnnounce() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refused
+}
+
+// Room implements Publisher.
+func (a *announcer) Room(context.Context, int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.full
+}
+
+// Publish implements Publisher.
+func (a *announcer) Publish(ctx context.Context, archive io.Reader, ref string) error {
+	if _, err := a.store.ImportArchive(ctx, archive, ref); err != nil {
+		return err
+	}
+	p, err := a.store.Prepare(ctx, ref, "", false)
+	if err != nil {
+		return err
+	}
+	a.catalog.set(ref, p.Target, report.Ready)
+	return nil
+}
+
+func servePushes(t *testing.T) (*served, *announcer) {
+	t.Helper()
+	var a *announcer
+	s := servePush(t, func(s *served) Push {
+		a = &announcer{served: s}
+		return Push{To: a, Dir: filepath.Join(s.dir, "pushed")}
+	})
+	return s, a
+}
+
+// send is a request with a body.
+func (s *served) send(method, path, contentType string, body []byte) *http.Request {
+	s.Helper()
+	req := s.request(method, path)
+	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	req.Header.Set("Content-Type", contentType)
+	return req
+}
+
+// push sends a blob as Docker does, in one PATCH, and says where it was begun.
+func (s *served) push(repo string, d digest.Digest, b []byte) {
+	s.Helper()
+	resp, _ := s.wants(s.request("POST", "/v2/"+repo+"/blobs/uploads/"), 202, "")
+	resp, _ = s.wants(s.send("PATCH", resp.Header.Get("Location"), blobMediaType, b), 202, "")
+	s.wants(s.request("PUT", resp.Header.Get("Location")+"?digest="+d.String()), 201, "")
+}
+
+// left are the names in the directory of what is pushed.
+func (s *served) left() (names []string) {
+	s.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.dir, "pushed"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// TestPush: an image that is pushed blob by blob, its manifest last, is announced under the
+// name that the kubelet has for it, and nothing of the push is left; what this host has need
+// not be sent, and a blob of another repository can be mounted. An index comes with all of
+// its manifests.
+func TestPush(t *testing.T) {
+	t.Parallel()
+	s, _ := servePushes(t)
+	img := storetest.NewIndex(t, "docker.io/library/app:v1", 21, "linux/amd64", "linux/arm64")
+	manifests := map[digest.Digest]bool{}
+	for d, b := range img.Blobs {
+		if mediaTypeOf(b) != "" {
+			manifests[d] = true
+			continue
+		}
+		s.wants(s.request("HEAD", "/v2/app/blobs/"+d.String()), 404, "")
+		s.push("app", d, b)
+		s.wants(s.request("HEAD", "/v2/app/blobs/"+d.String()), 200, "")
+	}
+	delete(manifests, img.Target.Digest)
+	early := s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, img.Blobs[img.Target.Digest])
+	s.wants(early, 404, "MANIFEST_BLOB_UNKNOWN")
+	for d := range manifests {
+		s.wants(s.send("PUT", "/v2/app/manifests/"+d.String(), ocispec.MediaTypeImageManifest, img.Blobs[d]), 201, "")
+	}
+	s.wants(s.request("GET", "/v2/app/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+	resp, _ := s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, img.Blobs[img.Target.Digest]), 201, "")
+	if got := resp.Header.Get("Docker-Content-Digest"); got != img.Target.Digest.String() {
+		t.Errorf("the digest is %s, want %s", got, img.Target.Digest)
+	}
+	if target, _, ok := s.catalog.Here(img.Ref); !ok || target.Digest != img.Target.Digest {
+		t.Errorf("%s is announced %v as %s", img.Ref, ok, target.Digest)
+	}
+	if left := s.left(); len(left) != 0 {
+		t.Errorf("the push left %q", left)
+	}
+	s.wants(s.request("GET", "/v2/library/app/manifests/v1?ns=docker.io"), 200, "")
+
+	layer := img.Manifests[0].Layers[0].Digest.String()
+	s.wants(s.request("HEAD", "/v2/other/blobs/"+layer), 200, "")
+	s.wants(s.request("POST", "/v2/other/blobs/uploads/?mount="+layer+"&from=app"), 201, "")
+	s.wants(s.request("POST", "/v2/other/blobs/uploads/?mount="+digest.FromString("absent").String()+"&from=app"), 202, "")
+	one := img.Manifests[0].Descriptor // all of it is here
+	s.wants(s.send("PUT", "/v2/other/manifests/v2", one.MediaType, img.Blobs[one.Digest]), 201, "")
+	if target, _, ok := s.catalog.Here("docker.io/library/other:v2"); !ok || target.Digest != one.Digest {
+		t.Errorf("other:v2 is announced %v as %s", ok, target.Digest)
+	}
+}
+
+// TestPushRefused: what is wrong with a push is said by the API's codes, and nothing of it
+// becomes visible or stays.
+func TestPushRefused(t *testing.T) {
+	t.Parallel()
+	s, a := servePushes(t)
+	img := storetest.NewImage(t, "docker.io/library/app:v1", 23)
+	manifest := img.Blobs[img.Target.Digest]
+	begin := func() string {
+		t.Helper()
+		resp, _ := s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 202, "")
+		return resp.Header.Get("Location")
+	}
+	s.wants(s.send("PUT", begin()+"?digest="+digest.FromString("a").String(), blobMediaType, []byte("b")), 400, "DIGEST_INVALID")
+	if left := s.left(); len(left) != 0 {
+		t.Errorf("a wrong digest left %q", left)
+	}
+	out := s.send("PATCH", begin(), blobMediaType, []byte("later"))
+	out.Header.Set("Content-Range", "100-104")
+	s.wants(out, 416, "RANGE_INVALID")
+	s.wants(s.send("PATCH", "/v2/app/blobs/uploads/bm9uZQ", blobMediaType, []byte("x")), 404, "BLOB_UPLOAD_UNKNOWN")
+	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, manifest), 404, "MANIFEST_BLOB_UNKNOWN")
+	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, []byte("{}")), 400, "MANIFEST_INVALID")
+	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, bytes.Repeat([]byte(" "), 5<<20)), 413, "UNKNOWN")
+	s.wants(s.request("DELETE", "/v2/app/manifests/v1"), 405, "UNKNOWN")
+	anonymous := s.request("POST", "/v2/app/blobs/uploads/")
+	anonymous.Header.Del("Authorization")
+	s.wants(anonymous, 401, "UNAUTHORIZED")
+	for range maxUploads - len(s.left()) {
+		begin()
+	}
+	s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 429, "TOOMANYREQUESTS")
+
+	a.mu.Lock()
+	a.refused, a.full = errors.New("announcers does not list this host"), errors.New("the disk is full")
+	a.mu.Unlock()
+	s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 403, "DENIED")
+	if _, _, ok := s.catalog.Here(img.Ref); ok {
+		t.Errorf("%s is announced", img.Ref)
+	}
+}
+
+// TestPushOfNoRoom: a disk that has no room ends an upload before it is full.
+func TestPushOfNoRoom(t *testing.T) {
+	t.Parallel()
+	s, a := servePushes(t)
+	resp, _ := s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 202, "")
+	a.mu.Lock()
+	a.full = errors.New("the disk is full")
+	a.mu.Unlock()
+	_, body := s.wants(s.send("PATCH", resp.Header.Get("Location"), blobMediaType, []byte("x")), http.StatusInsufficientStorage, "UNKNOWN")
+	if !strings.Contains(string(body), "the disk is full") {
+		t.Errorf("it says %q", body)
+	}
+}
+
+// TestStaleUploads: a push that nobody goes on with leaves nothing, neither does one that a
+// restart cut off.
+func TestStaleUploads(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "pushed")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "upload-before"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	room := func(context.Context, int64) error { return nil }
+	s, err := openStaging(dir, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.put(t.Context(), []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Write([]byte("some")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sweep(time.Now().Add(2 * staleAfter)); err != nil { // somebody writes
+		t.Fatal(err)
+	}
+	u.Close()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("while somebody writes %v is left, %v; want the upload", left, err)
+	}
+	if err := s.sweep(time.Now().Add(2 * staleAfter)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+	if _, err := s.resume(t.Context(), u.ID(), 0); err == nil {
+		t.Error("a stale upload goes on")
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+}
