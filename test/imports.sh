@@ -25,8 +25,9 @@ table() { # room: the packages of this module that it may import
 	store/artifact:
 	store/chunk:
 	store/blobfile:
-	store/ctrd: internal/disk internal/text internal/wait store/artifact store/blobfile store/imageref
+	store/ctrd: internal/disk internal/text internal/wait store/artifact store/blobfile store/grpcerr store/imageref
 	store/delta:
+	store/grpcerr:
 	store/imageref:
 	store/source:
 	store/stage: store/chunk

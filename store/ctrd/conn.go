@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/store/artifact"
+	"seeder/store/grpcerr"
 )
 
 // Conn owns the connection: the socket, the client and the namespace, what containerd says
@@ -114,7 +115,7 @@ func (c *Conn) fail(err error) error {
 	case errdefs.IsNotFound(err):
 		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	case errdefs.IsUnavailable(err):
-		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), plain(err))
+		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), grpcerr.Plain(err))
 	}
 	return err
 }
@@ -132,7 +133,7 @@ func (c *Conn) Health(ctx context.Context) (address, version string, err error) 
 	if err != nil {
 		c.forget()
 		if !errdefs.IsUnavailable(err) {
-			err = fmt.Errorf("%s does not answer: %w", c.Address(), plain(err))
+			err = fmt.Errorf("%s does not answer: %w", c.Address(), grpcerr.Plain(err))
 		}
 		return c.Address(), "", c.fail(err)
 	}

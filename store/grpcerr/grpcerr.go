@@ -1,4 +1,8 @@
-package ctrd
+// Package grpcerr makes errors of gRPC plain for people.
+//
+// It owns what gRPC puts in front of a cause, and drops it. It never changes what
+// errors.Is and errdefs find. Invariant: an error that is not of gRPC stays as it is.
+package grpcerr
 
 import (
 	"context"
@@ -23,8 +27,8 @@ func (e *plainError) Error() string { return e.text }
 // Unwrap is the error of gRPC.
 func (e *plainError) Unwrap() error { return e.cause }
 
-// plain makes an error of gRPC plain; others stay as they are.
-func plain(err error) error {
+// Plain makes an error of gRPC plain; others stay as they are.
+func Plain(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) || status.Code(err) == codes.DeadlineExceeded {
 		return &plainError{"no answer in time", err}
 	}

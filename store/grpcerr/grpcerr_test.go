@@ -1,4 +1,4 @@
-package ctrd
+package grpcerr
 
 import (
 	"context"
@@ -28,15 +28,9 @@ func TestPlainErrors(t *testing.T) {
 		{status.Error(codes.Unavailable, "error reading from server: EOF"), "error reading from server: EOF"},
 		{errors.New("no such socket"), "no such socket"},
 	} {
-		got := plain(c.err)
+		got := Plain(c.err)
 		if got.Error() != c.want || !errors.Is(got, c.err) {
 			t.Errorf("%v becomes %q, want %q", c.err, got, c.want)
 		}
 	}
-	c := &Conn{cfg: Config{Address: "/run/x.sock"}}
-	err := c.fail(errdefs.ErrUnavailable.WithMessage(dial))
-	if err.Error() != "containerd is not available: /run/x.sock does not answer: connection refused" && !errors.Is(err, ErrUnavailable) {
-		t.Errorf("%v", err)
-	}
-	t.Log(err)
 }
