@@ -44,13 +44,11 @@ func (s *ingester) Writer(ctx context.Context, opts ...content.WriterOpt) (conte
 	w, err := s.Store.Writer(ctx, opts...)
 	var labels map[string]string
 	if errdefs.IsAlreadyExists(err) && o.Desc.Digest != "" {
-		var removed bool
 		var rerr error
-		if removed, labels, rerr = s.blobs.MakeWay(ctx, o.Desc.Digest); rerr != nil {
+		if _, labels, rerr = s.blobs.MakeWay(ctx, o.Desc.Digest); rerr != nil {
 			return nil, &replaceError{rerr}
-		} else if removed {
-			w, err = s.Store.Writer(ctx, opts...)
 		}
+		w, err = s.Store.Writer(ctx, opts...) // it may be gone: somebody else replaces it, too
 	}
 	if err != nil {
 		return nil, err

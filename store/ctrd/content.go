@@ -24,8 +24,20 @@ type Content struct {
 	leases *Leases
 	files  *Files
 
+	// removing is held to remove a damaged blob, and shared to begin and commit a blob:
+	// containerd takes the file of a blob that it was told to delete for the one that is
+	// written, as long as the file is there. It is taken before mu.
+	removing sync.RWMutex
+
 	mu      sync.Mutex
 	damaged map[digest.Digest]Stamp
+}
+
+// shared calls write while no damaged blob is removed.
+func (c *Content) shared(write func() error) error {
+	c.removing.RLock()
+	defer c.removing.RUnlock()
+	return write()
 }
 
 // Explain says what an error of containerd means: errors.Is finds fs.ErrNotExist and
@@ -39,7 +51,35 @@ func (c *Content) ContentStore(ctx context.Context) (context.Context, content.St
 	if err != nil {
 		return nil, nil, err
 	}
-	return ctx, cl.ContentStore(), nil
+	return ctx, guarded{cl.ContentStore(), c}, nil
+}
+
+// guarded is a content store into which nothing is written while a damaged blob is removed.
+type guarded struct {
+	content.Store
+	c *Content
+}
+
+// Writer implements content.Ingester.
+func (g guarded) Writer(ctx context.Context, opts ...content.WriterOpt) (w content.Writer, err error) {
+	err = g.c.shared(func() error {
+		w, err = g.Store.Writer(ctx, opts...)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return guardedWriter{w, g.c}, nil
+}
+
+type guardedWriter struct {
+	content.Writer
+	c *Content
+}
+
+// Commit implements content.Writer.
+func (w guardedWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	return w.c.shared(func() error { return w.Writer.Commit(ctx, size, expected, opts...) })
 }
 
 // Has asks the content store for a blob. One that has no file is not there: containerd

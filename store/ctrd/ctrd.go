@@ -59,7 +59,8 @@ var ErrExists = errors.New("blob exists")
 var ErrMismatch = errors.New("not the bytes of the blob")
 
 // Containerd is one containerd namespace, in parts. Each is safe for concurrent use, and
-// holds its lock only while it looks at its own fields: no two locks nest.
+// holds its lock mu only while it looks at its own fields: none of them is held while
+// another lock is taken.
 type Containerd struct {
 	Conn    *Conn
 	Leases  *Leases

@@ -38,10 +38,11 @@ func (c *Content) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest,
 	if err != nil {
 		return nil, err
 	}
+	cs := guarded{cl.ContentStore(), c}
 	var w content.Writer
 	err = c.whereGone(ctx, cl, desc.Digest, func() error {
 		return c.withRef(ctx, desc.Digest, func(ref string) (err error) {
-			w, err = cl.ContentStore().Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+			w, err = cs.Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
 			return err
 		})
 	})

@@ -134,12 +134,17 @@ func (c *Content) keepChildren(ctx context.Context, cl *client.Client, dgst dige
 
 // RemoveDamaged removes a damaged blob, so that it can be written anew. Containerd
 // would take the file that it has for the blob as long as it is there: garbage is
-// collected before it returns. What the blob keeps from that is put under the lease of
-// ctx.
+// collected before it returns, and nothing is written meanwhile. What the blob keeps from
+// that is put under the lease of ctx. Nothing is removed if somebody else has replaced it.
 func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 	ctx, cl, err := c.conn.use(ctx)
 	if err != nil {
 		return err
+	}
+	c.removing.Lock()
+	defer c.removing.Unlock()
+	if !c.Damaged(ctx, dgst) {
+		return nil
 	}
 	if err := c.keepChildren(ctx, cl, dgst); err != nil {
 		return fmt.Errorf("keep what the damaged blob %s refers to: %w", dgst, err)
@@ -151,7 +156,7 @@ func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 		return fmt.Errorf("remove the damaged blob %s: %w", dgst, err)
 	}
 	if dir := c.files.blobs(ctx); dir != "" {
-		if _, err := os.Lstat(blobfile.Path(dir, dgst)); err == nil {
+		if _, err := os.Lstat(blobfile.Path(dir, dgst)); err == nil && c.Damaged(ctx, dgst) {
 			return fmt.Errorf("the damaged blob %s is still in %s: another namespace of containerd uses it; remove its image there", dgst, dir)
 		}
 	}

@@ -36,9 +36,9 @@ func (c *Content) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p []b
 	err = c.whereGone(ctx, cl, desc.Digest, func() error {
 		return c.withRef(ctx, desc.Digest, func(ref string) error {
 			if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.conn.embedded == nil {
-				return commitWhole(ctx, conn, ref, desc, p, labels)
+				return c.shared(func() error { return commitWhole(ctx, conn, ref, desc, p, labels) })
 			}
-			return writeWhole(ctx, cl.ContentStore(), ref, desc, p, labels)
+			return writeWhole(ctx, guarded{cl.ContentStore(), c}, ref, desc, p, labels)
 		})
 	})
 	switch {
