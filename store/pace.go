@@ -13,9 +13,11 @@ const (
 	// unmeasured after a change: the kernel takes some in advance.
 	paceBytes = 8 << 20
 	// paceGain is how much more must go out raw for that to be worth the bytes.
-	paceGain = 1.05
-	// paceTurns measurements after the last change the other way is tried again.
-	paceTurns = 64
+	paceGain = 1.2
+	// paceTurns measurements after the last change raw chunks are tried again, and
+	// paceRawTurns after it compressed ones: on slow links those are the lesser harm.
+	paceTurns    = 64
+	paceRawTurns = 8
 	// paceSpare: while the encoder works for less than this part of the time, it is not
 	// what is waited for: there is time for smaller frames, and raw chunks would only
 	// take longer.
@@ -103,16 +105,15 @@ func (p *pace) out(now time.Time, bytes int64) {
 // was at work. The mutex is held.
 func (p *pace) measured(rate, encoding float64) {
 	p.turns++
-	again := p.turns >= paceTurns
 	if p.raw {
 		p.good[1] = rate
-		if again || rate < paceGain*p.good[0] {
+		if p.turns >= paceRawTurns || rate < paceGain*p.good[0] {
 			p.raw, p.turns = false, 0
 		}
 		return
 	}
 	p.good[0], p.spare = rate, encoding < paceSpare
-	if !p.spare && (again || p.good[1] == 0 || p.good[1] > paceGain*rate) {
+	if !p.spare && (p.turns >= paceTurns || p.good[1] == 0 || p.good[1] > paceGain*rate) {
 		p.raw, p.turns = true, 0
 	}
 }
