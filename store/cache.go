@@ -45,16 +45,11 @@ func (s *Store) cacheBound(used stage.Use) stage.Use {
 	return bound
 }
 
-// Cache is the frames of finished blobs, which give way to everything else.
-type Cache struct {
-	Bytes      int64 // that it holds
-	LimitBytes int64 // that it may hold now
-}
-
-// Cache says how much the cache holds.
-func (s *Store) Cache() Cache {
+// Cache says how much the cache holds, and how much it may hold now: the frames of finished
+// blobs, which give way to everything else.
+func (s *Store) Cache() (heldBytes, limitBytes int64) {
 	held, limit := s.stage.Cache()
-	return Cache{Bytes: held.Bytes, LimitBytes: limit.Bytes}
+	return held.Bytes, limit.Bytes
 }
 
 // giveWay shrinks the cache where others have taken its room.

@@ -173,7 +173,8 @@ func (w *wired) Publish(ctx context.Context, archive io.Reader, ref string) erro
 	return nil
 }
 
-// storeAdapter gives a store.Store the types that p2p speaks.
+// storeAdapter gives an image the type that p2p speaks as it is opened; chunks do not pass
+// through here.
 type storeAdapter struct{ *store.Store }
 
 // Image is part of p2p.Store.
@@ -183,12 +184,6 @@ func (s storeAdapter) Image(ctx context.Context, index []byte) (p2p.Image, error
 		return nil, err // no interface with a nil image in it
 	}
 	return img, nil
-}
-
-// Cache is part of p2p.Store.
-func (s storeAdapter) Cache() (heldBytes, limitBytes int64) {
-	c := s.Store.Cache()
-	return c.Bytes, c.LimitBytes
 }
 
 // register adds to the node's counters everything else that /metrics shows.

@@ -233,11 +233,6 @@ func (s *faultyStore) Tidy(ctx context.Context, seeds, targets []digest.Digest) 
 	return s.Store.Tidy(ctx, seeds, targets)
 }
 
-func (s *faultyStore) Cache() (held, limit int64) {
-	c := s.Store.Cache()
-	return c.Bytes, c.LimitBytes
-}
-
 func (s *faultyStore) Health(ctx context.Context) (address, version string, err error) {
 	if err := s.gate(ctx, "health"); err != nil {
 		return "embedded", "", err

@@ -26,7 +26,7 @@ type Measured interface {
 type gauges struct {
 	node  Measured
 	disks func(context.Context) []store.Disk
-	cache func() store.Cache
+	cache func() (heldBytes, limitBytes int64)
 	// secretChanged: the secret on disk is another one than the one in use.
 	secretChanged func() bool
 
@@ -51,7 +51,7 @@ func (d *gaugeDescs) all() []*prometheus.Desc {
 
 // NewGauges returns the gauges of a node, its disks, its cache of frames and its
 // secret; each is asked at a scrape.
-func NewGauges(node Measured, disks func(context.Context) []store.Disk, cache func() store.Cache, secretChanged func() bool) *gauges {
+func NewGauges(node Measured, disks func(context.Context) []store.Disk, cache func() (heldBytes, limitBytes int64), secretChanged func() bool) *gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
@@ -152,9 +152,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		send(g.desc.inodes, float64(d.Inodes), d.Dir)
 		send(g.desc.inodesFree, float64(d.FreeInodes), d.Dir)
 	}
-	held := g.cache()
-	send(g.desc.cache, float64(held.Bytes))
-	send(g.desc.cacheLimit, float64(held.LimitBytes))
+	held, limit := g.cache()
+	send(g.desc.cache, float64(held))
+	send(g.desc.cacheLimit, float64(limit))
 }
 
 func truth(b bool) float64 {

@@ -187,7 +187,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	t.Parallel()
 	f := &controltest.Node{}
 	reg := prometheus.NewRegistry()
-	cache := func() store.Cache { return store.Cache{Bytes: 7, LimitBytes: 9} }
+	cache := func() (int64, int64) { return 7, 9 }
 	reg.MustRegister(NewGauges(fakeGauges{f}, func(context.Context) []store.Disk {
 		return []store.Disk{{Dir: "/data", FreeBytes: 7, ReserveBytes: 5}}
 	}, cache, func() bool { return true }))
