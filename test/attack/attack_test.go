@@ -32,6 +32,8 @@ const (
 	attackRSS = 32 << 20
 	// attackLines is how many lines of log one attack may cause.
 	attackLines = 20
+	// attackAnswer is how long the daemon may take to say who its members are.
+	attackAnswer = time.Second
 	// attackFiles is how many more files may be open while it is attacked.
 	attackFiles = 700
 )
@@ -185,6 +187,9 @@ func TestAttack(t *testing.T) {
 				}
 				if a.lines > attackLines {
 					t.Errorf("%d lines of log, at most %d are meant:\n%s", a.lines, attackLines, a.victim.Seeder.Log.Tail(30))
+				}
+				if a.worst > attackAnswer {
+					t.Errorf("the daemon took %s to say who its members are, at most %s are meant", a.worst, attackAnswer)
 				}
 				a.wantWithin()
 				if a.files > attackFiles {
