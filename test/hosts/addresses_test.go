@@ -21,15 +21,21 @@ const (
 	linkVPN     = "ip tuntap add tailscale0 mode tun; ip addr add 100.101.102.103/32 dev tailscale0; ip link set tailscale0 up\n"
 )
 
+// addCard gives the host a second card, eth1, on the same switch.
+func addCard(h *harness.Host) {
+	h.T.Helper()
+	harness.Run(h.T, exec.CommandContext(h.T.Context(), "ip", "link", "add", h.Port+"b", "netns", strconv.Itoa(h.Net.Switched.PID),
+		"type", "veth", "peer", "name", "eth1", "netns", strconv.Itoa(h.PID)))
+	harness.Run(h.T, h.Net.Switched.In(h.T.Context(), "ip", "link", "set", h.Port+"b", "master", "br0", "up"))
+	harness.Run(h.T, h.In(h.T.Context(), "ip", "link", "set", "eth1", "up"))
+}
+
 // renumber replaces the addresses and routes of the host's interfaces. eth1 is a second
 // card on the same switch.
 func renumber(h *harness.Host, script string) {
 	h.T.Helper()
 	if strings.Contains(script, "eth1") {
-		harness.Run(h.T, exec.CommandContext(h.T.Context(), "ip", "link", "add", h.Port+"b", "netns", strconv.Itoa(h.Net.Switched.PID),
-			"type", "veth", "peer", "name", "eth1", "netns", strconv.Itoa(h.PID)))
-		harness.Run(h.T, h.Net.Switched.In(h.T.Context(), "ip", "link", "set", h.Port+"b", "master", "br0", "up"))
-		harness.Run(h.T, h.In(h.T.Context(), "ip", "link", "set", "eth1", "up"))
+		addCard(h)
 	}
 	harness.Run(h.T, h.In(h.T.Context(), "sh", "-ec", "ip addr flush dev eth0\n"+script))
 }
@@ -101,6 +107,11 @@ func TestAddresses(t *testing.T) {
 		{name: "IPv6 alone, public and private", want: "2a01:4f8::19", meets: 7,
 			script: "ip addr add fd00:79::19/64 dev eth0 nodad; ip addr add 2a01:4f8::19/64 dev eth0 nodad; ip -6 route add default via fd00:79::1\n",
 			env:    []string{"SEEDER_GOSSIP_ADVERTISE=2a01:4f8::/32"}},
+		{name: "both families", want: "10.79.0.20", meets: 0,
+			script: linkDocker + "ip addr add 10.79.0.20/24 dev eth0; ip addr add fd00:79::20/64 dev eth0 nodad; ip route add default via 10.79.0.1; ip -6 route add default via fd00:79::1\n"},
+		{name: "a VPN that k3s was given", want: "100.101.102.103", meets: -1,
+			script: linkVPN + "ip addr add 10.79.0.22/24 dev eth0; ip route add default via 10.79.0.1\n",
+			files:  map[string]string{"/etc/rancher/k3s/config.yaml": "flannel-iface: tailscale0\n"}},
 	} {
 		h := n.AddHost(harness.Newest)
 		renumber(h, row.script)

@@ -22,6 +22,7 @@ func TestAddressChanges(t *testing.T) {
 		n.AddHost(harness.Newest).StartSeeder(harness.StoreNode)
 	}
 	a, b, c := n.Hosts[0], n.Hosts[1], n.Hosts[2]
+	addCard(b)
 	a.AwaitMembers(3)
 	b.AwaitMembers(3)
 	pid := b.Seeder.PID
@@ -31,6 +32,8 @@ func TestAddressChanges(t *testing.T) {
 		{"renamed", "ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up; ip addr add 10.77.0.23/24 dev lan0 2>/dev/null || true", "10.77.0.23"},
 		{"no address, and the same one again", "ip addr del 10.77.0.23/24 dev lan0; sleep 15; ip addr add 10.77.0.23/24 dev lan0", "10.77.0.23"},
 		{"no address, and another one", "ip addr del 10.77.0.23/24 dev lan0; sleep 15; ip addr add 10.77.0.24/24 dev lan0", "10.77.0.24"},
+		{"the other card instead", "ip addr add 10.77.0.26/24 dev eth1; ip link set lan0 down", "10.77.0.26"},
+		{"back, with the other one unplugged", "ip link set lan0 up; ip addr add 10.77.0.24/24 dev lan0 2>/dev/null || true; ip addr flush dev eth1; ip link set eth1 down", "10.77.0.24"},
 	} {
 		harness.Run(t, b.In(t.Context(), "sh", "-c", step.script))
 		began := time.Now()
