@@ -59,6 +59,17 @@ type backend struct {
 	catalog  Catalog
 	open     Opener
 	patience patience
+	// pushed opens a blob that was pushed and is no image yet, in whatever repository; nil
+	// where nobody may push.
+	pushed func(d digest.Digest) (Blob, error)
+}
+
+// openPushed is pushed, and finds nothing where nobody may push.
+func (b *backend) openPushed(d digest.Digest) (Blob, error) {
+	if b.pushed == nil {
+		return nil, fs.ErrNotExist
+	}
+	return b.pushed(d)
 }
 
 func (b *backend) funcs() *ociregistry.Funcs {
@@ -124,6 +135,9 @@ func (b *backend) resolveTag(ctx context.Context, repo, tag string) (ociregistry
 // getManifest gives any manifest of an announced repository that this host has, and waits
 // for one that is announced.
 func (b *backend) getManifest(ctx context.Context, repo string, d digest.Digest) (ociregistry.BlobReader, error) {
+	if blob, err := b.openPushed(d); err == nil {
+		return readManifest(blob, d)
+	}
 	refs, err := b.announced(ctx, repo)
 	if err != nil {
 		return nil, err
@@ -184,6 +198,11 @@ func (b *backend) manifest(ctx context.Context, d digest.Digest) (ociregistry.Bl
 	if err != nil {
 		return nil, unavailable(err)
 	}
+	return readManifest(blob, d)
+}
+
+// readManifest reads and closes a blob.
+func readManifest(blob Blob, d digest.Digest) (ociregistry.BlobReader, error) {
 	defer blob.Close()
 	if blob.Size() > maxManifestBytes {
 		return nil, fmt.Errorf("%w: %s has %d bytes, a manifest at most %d", ociregistry.ErrManifestUnknown, d, blob.Size(), maxManifestBytes)
@@ -220,6 +239,9 @@ func mediaTypeOf(content []byte) string {
 }
 
 func (b *backend) openBlob(ctx context.Context, repo string, d digest.Digest) (Blob, error) {
+	if blob, err := b.openPushed(d); err == nil {
+		return blob, nil
+	}
 	if _, err := b.announced(ctx, repo); err != nil {
 		return nil, err
 	}

@@ -85,6 +85,9 @@ func (p *pusher) pushBlobChunked(ctx context.Context, repo string, _ int) (ocire
 }
 
 func (p *pusher) pushBlobChunkedResume(ctx context.Context, _, id string, offset int64, _ int) (ociregistry.BlobWriter, error) {
+	if _, ranged := ctx.Value(rangedKey{}).(bool); offset == 0 && !ranged {
+		offset = atEnd
+	}
 	u, err := p.staging.resume(ctx, id, offset)
 	if err != nil {
 		return nil, err
@@ -107,9 +110,16 @@ func (p *pusher) mounts(api http.Handler) http.Handler {
 				r.URL.RawQuery = q.Encode()
 			}
 		}
+		if r.Header.Get("Content-Range") != "" {
+			r = r.WithContext(context.WithValue(r.Context(), rangedKey{}, true))
+		}
 		api.ServeHTTP(w, r)
 	})
 }
+
+// rangedKey marks the context of a request that says where in the blob its body belongs.
+// ociserver takes a request without that for one of offset 0.
+type rangedKey struct{}
 
 // may refuses before anything is sent what would be refused at the end.
 func (p *pusher) may(ctx context.Context, repo string) error {
@@ -169,7 +179,8 @@ func (p *pusher) publish(ctx context.Context, target ocispec.Descriptor, ref str
 		err = perr
 	}
 	if err != nil {
-		return unavailable(fmt.Errorf("announce %s: %w", ref, err))
+		// Not 5xx, after which clients try again: it is the image in all but few cases.
+		return fmt.Errorf("%w: announce %s: %w", ociregistry.ErrManifestInvalid, ref, err)
 	}
 	return p.staging.remove(blobs)
 }

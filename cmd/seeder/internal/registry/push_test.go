@@ -112,12 +112,16 @@ func TestPush(t *testing.T) {
 		s.wants(s.request("HEAD", "/v2/app/blobs/"+d.String()), 404, "")
 		s.push("app", d, b)
 		s.wants(s.request("HEAD", "/v2/app/blobs/"+d.String()), 200, "")
+		if _, got := s.wants(s.request("GET", "/v2/app/blobs/"+d.String()), 200, ""); !bytes.Equal(got, b) {
+			t.Errorf("%s was pushed with other bytes", d)
+		}
 	}
 	delete(manifests, img.Target.Digest)
 	early := s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, img.Blobs[img.Target.Digest])
 	s.wants(early, 404, "MANIFEST_BLOB_UNKNOWN")
 	for d := range manifests {
 		s.wants(s.send("PUT", "/v2/app/manifests/"+d.String(), ocispec.MediaTypeImageManifest, img.Blobs[d]), 201, "")
+		s.wants(s.request("GET", "/v2/app/manifests/"+d.String()), 200, "")
 	}
 	s.wants(s.request("GET", "/v2/app/manifests/v1"), 404, "MANIFEST_UNKNOWN")
 	resp, _ := s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, img.Blobs[img.Target.Digest]), 201, "")
@@ -162,6 +166,11 @@ func TestPushRefused(t *testing.T) {
 	out := s.send("PATCH", begin(), blobMediaType, []byte("later"))
 	out.Header.Set("Content-Range", "100-104")
 	s.wants(out, 416, "RANGE_INVALID")
+	at := begin()
+	s.wants(s.send("PATCH", at, blobMediaType, []byte("first")), 202, "")
+	again := s.send("PATCH", at, blobMediaType, []byte("first"))
+	again.Header.Set("Content-Range", "0-4")
+	s.wants(again, 416, "RANGE_INVALID")
 	s.wants(s.send("PATCH", "/v2/app/blobs/uploads/bm9uZQ", blobMediaType, []byte("x")), 404, "BLOB_UPLOAD_UNKNOWN")
 	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, manifest), 404, "MANIFEST_BLOB_UNKNOWN")
 	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, []byte("{}")), 400, "MANIFEST_INVALID")
@@ -234,7 +243,7 @@ func TestStaleUploads(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("%v is left, %v", left, err)
 	}
-	if _, err := s.resume(t.Context(), u.ID(), 0); err == nil {
+	if _, err := s.resume(t.Context(), u.ID(), atEnd); err == nil {
 		t.Error("a stale upload goes on")
 	}
 	if err := s.close(); err != nil {

@@ -61,6 +61,7 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 			return nil, err
 		}
 		p = &pusher{b, s.staging, push.To}
+		b.pushed = s.staging.open
 		p.add(funcs)
 	}
 	var api http.Handler = ociserver.New(funcs, &ociserver.Options{

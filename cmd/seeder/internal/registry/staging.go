@@ -141,7 +141,10 @@ func (s *staging) begin(ctx context.Context) (*upload, error) {
 	return u, nil
 }
 
-// resume goes on with an upload at offset, at its end where that is not above 0.
+// atEnd as an offset is wherever the upload ends.
+const atEnd = -1
+
+// resume goes on with an upload at offset.
 func (s *staging) resume(ctx context.Context, id string, offset int64) (*upload, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +155,7 @@ func (s *staging) resume(ctx context.Context, id string, offset int64) (*upload,
 	if !u.mu.TryLock() {
 		return nil, fmt.Errorf("%w: another request writes to this upload", ociregistry.ErrTooManyRequests)
 	}
-	if offset > 0 && offset != u.size {
+	if offset != atEnd && offset != u.size {
 		u.mu.Unlock()
 		return nil, fmt.Errorf("%w: the upload has %d bytes", ociregistry.ErrRangeInvalid, u.size)
 	}
