@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need on Debian 12 and 13, if it is not there: runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
 # busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race
-# detector), podman, mandoc (checks the man pages), systemd and rpm (the hosts that boot have
+# detector), podman, pigz, zopfli and libdeflate (their gzip), mandoc (checks the man pages), systemd and rpm (the hosts that boot have
 # it; on this machine systemd starts nothing); and the
 # programs named as arguments, each from the package of its name. Debian's dockerd and
 # docker are unpacked to bin/docker, and promtool to bin/prometheus, since their packages
@@ -21,6 +21,9 @@ need busybox busybox-static
 need nft nftables
 need gcc gcc
 need git git
+need pigz pigz # these three compress what store/delta gives back
+need zopfli zopfli
+need libdeflate-gzip libdeflate-tools
 need podman podman
 need kubectl kubernetes-client
 need dpkg-deb dpkg

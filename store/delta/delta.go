@@ -1,19 +1,24 @@
 // Package delta makes the difference between two builds of a layer, and a build again from
 // the one before and the difference: to the bit.
 //
-// It owns the format of a delta, its codec and the bounds of both. It never chooses a base,
+// It owns the format of a delta, its two codecs and their bounds. It never chooses a base,
 // never knows a peer or containerd, and keeps no file and no goroutine of its own.
 //
 // Words: the base is the blob that a host has, the target is the one that it wants, a delta
 // is what makes the second from the first. A stream is what the codec compares: the bytes of
-// a blob. A page is a short stretch of the stream of a base.
+// a blob, or the tokens and the block headers of a gzip blob. A page is a short stretch of the
+// streams of a base, and can be read without what is before it.
 //
 // Kind Bytes: stretches of the target that lie in the base, too, are found by a table of
 // seeds, extended while they agree better than not, and subtracted; the differences, which are
 // nearly all zero, and what has no counterpart are compressed. This is bsdiff's idea (Percival,
-// 2003) without its suffix array. A kind for gzip blobs is to come; until then they are refused.
+// 2003) without its suffix array. Kind Deflate: the same over the tokens (literals, and pairs of
+// length and distance) of a gzip blob and over its block headers, which Huffman codes again
+// turn into the same bits. This is puffin's idea (Android and ChromeOS updates). No compressor
+// is run again, so none has to be known.
 //
-// Memory, for blobs of any size: Encode keeps at most 64 MiB and Decode 48 MiB. The table of seeds is bounded;
+// Memory, for blobs of any size: Encode keeps at most 64 MiB and Decode 48 MiB;
+// for kind Deflate a byte for each 500 of the base besides. The table of seeds is bounded;
 // its step grows with the base.
 //
 // Invariant: Encode returns without an error only when its own delta, decoded by Decode's
@@ -48,24 +53,35 @@ var (
 // Kind is the codec of a delta.
 type Kind byte
 
-// Bytes compares the bytes of any two blobs. Its number is part of the format.
-const Bytes Kind = 1
+// The codecs. Their numbers are part of the format.
+const (
+	Bytes   Kind = 1 // any two blobs
+	Deflate Kind = 2 // two gzip blobs
+)
 
 // String is the name of a kind in logs and reports.
 func (k Kind) String() string {
-	if k == Bytes {
+	switch k {
+	case Bytes:
 		return "bytes"
+	case Deflate:
+		return "deflate"
 	}
 	return fmt.Sprintf("kind %d", byte(k))
 }
 
-// KindOf is the codec for a pair of blobs by their first bytes (4 are enough). A pair of which
-// one is compressed by gzip or zstd is refused: it shares next to no bytes after a change.
+// KindOf is the codec for a pair of blobs by their first bytes (4 are enough): Deflate for
+// two of gzip, Bytes for two that are not compressed. Other pairs are refused: a blob of zstd
+// cannot be given back to the bit, and one of gzip shares nothing as bytes with any other.
 func KindOf(base, target []byte) (Kind, error) {
-	if b, t := packing(base), packing(target); b != "" || t != "" {
-		return 0, fmt.Errorf("%w: base and target are packed as %q and %q, want neither packed", ErrRefused, b, t)
+	switch b, t := packing(base), packing(target); {
+	case b == "gzip" && t == "gzip":
+		return Deflate, nil
+	case b == "" && t == "":
+		return Bytes, nil
+	default:
+		return 0, fmt.Errorf("%w: base and target are packed as %q and %q, want both gzip or neither packed", ErrRefused, b, t)
 	}
-	return Bytes, nil
 }
 
 func packing(head []byte) string {
@@ -111,7 +127,7 @@ func Decode(ctx context.Context, w io.Writer, delta io.Reader, base Blob) (Heade
 		return h, fmt.Errorf("decode the delta of %s: its base is %s of %d bytes, not %s of %d: %w",
 			h.Target, h.Base, h.BaseBytes, base.Digest, base.Bytes, ErrMismatch)
 	}
-	old := newCache(&fileSource{r: base, size: base.Bytes}, h)
+	old := newCaches(sourcesOf(h.Kind, base), h)
 	d := newDecoder(h, old, w)
 	defer d.close()
 	for {
@@ -132,7 +148,7 @@ func Decode(ctx context.Context, w io.Writer, delta io.Reader, base Blob) (Heade
 	} else if !errors.Is(err, io.EOF) {
 		return h, fmt.Errorf("decode the delta of %s: read its end: %w", h.Target, err)
 	}
-	if err := d.sink.check(h.Target); err != nil {
+	if err := d.finish(); err != nil {
 		return h, fmt.Errorf("decode the delta of %s: %w", h.Target, err)
 	}
 	return h, nil

@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -21,60 +22,69 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 	if err := out.write(head); err != nil {
 		return 0, err
 	}
-	old := newCache(&fileSource{r: base, size: base.Bytes}, h)
-	old.left *= 4 // it looks at more than it takes
-	a := &aligner{old: old, seeds: newSeeds(base.Bytes, maxSeeds)}
-	if err := scan(ctx, base, a.seeds); err != nil {
-		return 0, fmt.Errorf("read the base: %w", err)
+	old := newCaches(sourcesOf(h.Kind, base), h)
+	var aligners []*aligner
+	var views []source
+	for i, c := range old {
+		c.left *= 4 // it looks at more than it takes
+		a := &aligner{old: c, seeds: newSeeds(2*base.Bytes, maxSeeds>>(4*i))}
+		if err := scan(ctx, c.src, a.seeds); err != nil {
+			return 0, fmt.Errorf("read the base: %w", err)
+		}
+		aligners, views = append(aligners, a), append(views, shared{c})
 	}
-	check := newDecoder(h, newCache(shared{old}, h), io.Discard)
+	check := newDecoder(h, newCaches(views, h), io.Discard)
 	defer check.close()
+	from := newReader(h.Kind, target)
+	streams := make([][]byte, len(old))
 	var seg, packed []byte
-	buf := make([]byte, min(segmentBytes, target.Bytes))
-	for off := int64(0); ; off += int64(len(buf)) {
+	for more := true; more; {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		buf = buf[:min(segmentBytes, target.Bytes-off)]
-		if err := readAt(target, buf, off); err != nil {
+		if err := from.segment(streams); err != nil {
 			return 0, fmt.Errorf("read the target: %w", err)
 		}
-		if err := a.align(buf); err != nil {
-			return 0, err
+		seg = seg[:0]
+		for i, a := range aligners {
+			if err := a.align(streams[i]); err != nil {
+				return 0, err
+			}
+			seg = appendPart(seg, z, &a.part, &packed)
 		}
-		seg = appendPart(seg[:0], z, &a.part, &packed)
 		if err := out.write(seg); err != nil {
 			return 0, err
 		}
-		if _, err := check.segment(bytes.NewReader(seg)); err != nil {
+		if more, err = check.segment(bytes.NewReader(seg)); err != nil {
 			return 0, fmt.Errorf("check the delta: %w", err)
 		}
-		if len(buf) == 0 {
-			break
-		}
 	}
-	if err := check.sink.check(h.Target); err != nil {
+	if err := check.finish(); err != nil {
 		return 0, fmt.Errorf("check the delta: %w", err)
 	}
 	return out.n, nil
 }
 
-// scan fills the table of seeds from the base. Seeds that reach from one piece into the next are
-// left out: one place in a mebibyte.
-func scan(ctx context.Context, base Blob, t *seeds) error {
-	buf := make([]byte, min(1<<20, base.Bytes))
-	for off := int64(0); off < base.Bytes; {
+// scan fills the table of seeds from a stream of the base. Seeds that reach from one page
+// into the next are left out.
+func scan(ctx context.Context, src source, t *seeds) error {
+	var p page
+	for off := int64(0); ; off = p.at + int64(len(p.data)) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p := buf[:min(int64(len(buf)), base.Bytes-off)]
-		if err := readAt(base, p, off); err != nil {
+		i, err := src.find(off)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		t.add(p, off)
-		off += int64(len(p))
+		if err := src.load(i, &p); err != nil {
+			return err
+		}
+		t.add(p.data, p.at)
 	}
-	return nil
 }
 
 // counter writes a delta and stops where it no longer pays.

@@ -29,8 +29,8 @@ type Header struct {
 
 // validate checks all that Encode is given and Decode reads.
 func (h Header) validate() error {
-	if h.Kind != Bytes {
-		return fmt.Errorf("%s is not known, want %s", h.Kind, Bytes)
+	if h.Kind != Bytes && h.Kind != Deflate {
+		return fmt.Errorf("%s is not known, want %s or %s", h.Kind, Bytes, Deflate)
 	}
 	for _, d := range []digest.Digest{h.Base, h.Target} {
 		if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {

@@ -80,6 +80,13 @@ func newCache(src source, h Header) *cache {
 	return &cache{src: src, left: 16*((h.BaseBytes+h.TargetBytes)/pageBytes) + 1024}
 }
 
+func newCaches(sources []source, h Header) (out []*cache) {
+	for _, s := range sources {
+		out = append(out, newCache(s, h))
+	}
+	return out
+}
+
 // span returns the page that has offset off, and where it begins. It is valid
 // until the next call. io.EOF: off is outside the stream.
 func (c *cache) span(off int64) ([]byte, int64, error) {

@@ -62,18 +62,23 @@ func zeros(p []byte) bool {
 
 // decoder makes the target from segments.
 type decoder struct {
-	h      Header
-	old    *cache
-	sink   *sink
-	zstd   *zstd.Decoder
-	next   int64 // where in the old stream the last copy ended
-	part   part
-	packed []byte
-	made   []byte // of this segment
+	h       Header
+	old     []*cache // of each stream
+	sink    *sink
+	zstd    *zstd.Decoder
+	next    [2]int64 // where in the old stream the last copy ended
+	part    part
+	packed  []byte
+	made    [2][]byte // the streams of this segment
+	recoder *recoder  // kind Deflate
 }
 
-func newDecoder(h Header, old *cache, w io.Writer) *decoder {
-	return &decoder{h: h, old: old, sink: newSink(w, h.TargetBytes)}
+func newDecoder(h Header, old []*cache, w io.Writer) *decoder {
+	d := &decoder{h: h, old: old, sink: newSink(w, h.TargetBytes)}
+	if h.Kind == Deflate {
+		d.recoder = newRecoder(d.sink)
+	}
+	return d
 }
 
 func (d *decoder) close() {
@@ -85,17 +90,37 @@ func (d *decoder) close() {
 // segment reads one segment and writes what it makes. more is false when it was the mark of
 // the end.
 func (d *decoder) segment(r io.Reader) (more bool, err error) {
-	if err := d.readPart(&byteReader{r: r}); err != nil || len(d.made) == 0 {
-		return false, err
+	br := byteReader{r: r}
+	for s := range d.old {
+		if err := d.readPart(&br, s); err != nil {
+			return false, err
+		}
+		more = more || len(d.made[s]) > 0
 	}
-	_, err = d.sink.Write(d.made)
+	if !more {
+		return false, nil
+	}
+	if d.recoder != nil {
+		return true, d.recoder.segment(d.made[0], d.made[1])
+	}
+	_, err = d.sink.Write(d.made[0])
 	return true, err
 }
 
-// readPart reads a segment into d.made.
-func (d *decoder) readPart(r *byteReader) error {
+// finish checks that the target is complete.
+func (d *decoder) finish() error {
+	if d.recoder != nil {
+		if err := d.recoder.finish(); err != nil {
+			return err
+		}
+	}
+	return d.sink.check(d.h.Target)
+}
+
+// readPart reads one stream of a segment into d.made[s].
+func (d *decoder) readPart(r *byteReader, s int) error {
 	n, err := r.length("stream", maxPart)
-	d.made = d.made[:0]
+	d.made[s] = d.made[s][:0]
 	if err != nil || n == 0 {
 		return err
 	}
@@ -112,7 +137,7 @@ func (d *decoder) readPart(r *byteReader) error {
 	if len(p.diff)+len(p.extra) != n {
 		return fmt.Errorf("a stream of %d bytes from %d and %d: %w", n, len(p.diff), len(p.extra), ErrInvalid)
 	}
-	return d.apply()
+	return d.apply(s)
 }
 
 // readPiece reads ctrl, diff or extra: never more than maxPart, as read or as unpacked.
@@ -152,15 +177,15 @@ func (d *decoder) readPiece(r *byteReader, name string, to *[]byte) error {
 	return nil
 }
 
-// apply makes this segment from d.part and the old stream.
-func (d *decoder) apply() error {
+// apply makes stream s of this segment from d.part and the old stream.
+func (d *decoder) apply(s int) error {
 	p := d.part
 	for n := p.bytes; n > 0; {
 		extra, err := takeLength(&p.ctrl, min(n, len(p.extra)))
 		if err != nil {
 			return err
 		}
-		d.made = append(d.made, p.extra[:extra]...)
+		d.made[s] = append(d.made[s], p.extra[:extra]...)
 		p.extra = p.extra[extra:]
 		if n -= extra; n == 0 {
 			break
@@ -174,7 +199,7 @@ func (d *decoder) apply() error {
 			return fmt.Errorf("a step that does nothing, or none: %w", ErrInvalid)
 		}
 		p.ctrl = p.ctrl[k:]
-		if err := d.copy(p.diff[:copied], jump); err != nil {
+		if err := d.copy(s, p.diff[:copied], jump); err != nil {
 			return err
 		}
 		p.diff = p.diff[copied:]
@@ -187,13 +212,13 @@ func (d *decoder) apply() error {
 }
 
 // copy appends the old bytes that lie jump behind where the last copy ended, plus diff.
-func (d *decoder) copy(diff []byte, jump int64) error {
-	if jump > maxBlobBytes || jump < -maxBlobBytes {
+func (d *decoder) copy(s int, diff []byte, jump int64) error {
+	if jump > maxBlobBytes*8 || jump < -maxBlobBytes*8 {
 		return fmt.Errorf("a jump of %d bytes: %w", jump, ErrInvalid)
 	}
-	off := d.next + jump
+	off := d.next[s] + jump
 	for len(diff) > 0 {
-		b, start, err := d.old.span(off)
+		b, start, err := d.old[s].span(off)
 		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("offset %d of the base, which has none: %w", off, ErrInvalid)
 		}
@@ -202,12 +227,12 @@ func (d *decoder) copy(diff []byte, jump int64) error {
 		}
 		b = b[off-start:]
 		n := min(len(b), len(diff))
-		at := len(d.made)
-		d.made = append(d.made, diff[:n]...)
-		add(d.made[at:], b[:n])
+		at := len(d.made[s])
+		d.made[s] = append(d.made[s], diff[:n]...)
+		add(d.made[s][at:], b[:n])
 		diff, off = diff[n:], off+int64(n)
 	}
-	d.next = off
+	d.next[s] = off
 	return nil
 }
 

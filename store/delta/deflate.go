@@ -1,0 +1,158 @@
+package delta
+
+import (
+	"errors"
+	"io"
+	"slices"
+)
+
+// recentPages is how many pages' headers are kept, so that reading them after the tokens of a
+// segment does not decode those again.
+const recentPages = 256
+
+// tokenSource is a gzip base as pages. Their beginnings are learnt on the way: going forward
+// reads what is between, once.
+type tokenSource struct {
+	z      *tokenizer
+	marks  []mark // of each page that is known, and of the one after
+	ended  bool   // the last mark is the end
+	next   int    // the page that z would read
+	number int    // of the page in t and h; -1: none
+	t, h   []byte
+	recent [recentPages]struct {
+		number int // plus 1
+		h      []byte
+	}
+}
+
+func newTokenSource(r io.ReaderAt, size int64) *tokenSource {
+	return &tokenSource{z: newTokenizer(r, size), marks: make([]mark, 1), number: -1}
+}
+
+// read decodes page i into t and h. io.EOF: there is none. Every page before it is known.
+func (s *tokenSource) read(i int) error {
+	if s.number == i {
+		return nil
+	}
+	s.number = -1
+	if s.next != i {
+		if err := s.z.restore(s.marks[i]); err != nil {
+			return err
+		}
+	}
+	s.next = -1
+	var err error
+	if s.t, s.h, err = s.z.page(s.t[:0], s.h[:0]); err != nil {
+		s.ended = s.ended || errors.Is(err, io.EOF)
+		return err
+	}
+	s.next, s.number = i+1, i
+	if len(s.marks) == i+1 {
+		s.marks = append(s.marks, s.z.mark)
+	}
+	if r := &s.recent[i%recentPages]; len(s.h) <= 2*pageHeaders {
+		r.number, r.h = i+1, append(r.h[:0], s.h...)
+	}
+	return nil
+}
+
+// find is the page that has offset off of a stream.
+func (s *tokenSource) find(stream int, off int64) (int, error) {
+	for !s.ended && s.marks[len(s.marks)-1].at[stream] <= off {
+		if err := s.read(len(s.marks) - 1); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+	}
+	if s.marks[len(s.marks)-1].at[stream] <= off {
+		return 0, io.EOF
+	}
+	i, _ := slices.BinarySearchFunc(s.marks, off+1, func(m mark, o int64) int {
+		if m.at[stream] < o {
+			return -1
+		}
+		return 1
+	})
+	return i - 1, nil
+}
+
+// view is one stream of a tokenSource.
+type view struct {
+	s      *tokenSource
+	stream int
+}
+
+func (v view) find(off int64) (int, error) { return v.s.find(v.stream, off) }
+
+func (v view) load(i int, p *page) error {
+	s := v.s
+	p.at = s.marks[i].at[v.stream]
+	if r := &s.recent[i%recentPages]; v.stream == 1 && r.number == i+1 {
+		p.data = append(p.data[:0], r.h...)
+		return nil
+	}
+	if err := s.read(i); err != nil {
+		return err
+	}
+	if v.stream == 1 {
+		p.data = append(p.data[:0], s.h...)
+	} else {
+		p.data = append(p.data[:0], s.t...)
+	}
+	return nil
+}
+
+// sourcesOf is how a kind reads a base: one source for each stream.
+func sourcesOf(kind Kind, base Blob) []source {
+	if kind == Deflate {
+		s := newTokenSource(base, base.Bytes)
+		return []source{view{s, 0}, view{s, 1}}
+	}
+	return []source{&fileSource{r: base, size: base.Bytes}}
+}
+
+// reader gives the streams of a target, segment by segment; all empty: its end.
+type reader interface {
+	segment(streams [][]byte) error
+}
+
+// fileReader: the bytes of a file.
+type fileReader struct {
+	r         io.ReaderAt
+	off, size int64
+}
+
+func (f *fileReader) segment(streams [][]byte) error {
+	n := int(min(segmentBytes, f.size-f.off))
+	streams[0] = grow(streams[0], n)
+	f.off += int64(n)
+	return readAt(f.r, streams[0], f.off-int64(n))
+}
+
+// tokenReader: whole pages of a gzip file.
+type tokenReader struct {
+	z    *tokenizer
+	t, h []byte
+}
+
+func (r *tokenReader) segment(streams [][]byte) error {
+	streams[0], streams[1] = streams[0][:0], streams[1][:0]
+	for len(streams[0]) < segmentBytes && len(streams[1]) < segmentBytes/2 {
+		var err error
+		r.t, r.h, err = r.z.page(r.t[:0], r.h[:0])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		streams[0], streams[1] = append(streams[0], r.t...), append(streams[1], r.h...)
+	}
+	return nil
+}
+
+func newReader(kind Kind, target Blob) reader {
+	if kind == Deflate {
+		return &tokenReader{z: newTokenizer(target, target.Bytes)}
+	}
+	return &fileReader{r: target, size: target.Bytes}
+}
