@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -37,7 +40,7 @@ const (
 )
 
 // place is where this node is: the instance that memberlist runs as, at an address. Its
-// owner is Gossip.mu.
+// owner is site.mu.
 type place struct {
 	instance instance
 	address  netip.Addr // that others are told; invalid: that of BindAddr
@@ -47,37 +50,81 @@ type place struct {
 	swept    bool // what the memberlist before knew was compared with this one's
 }
 
+// site is this node as memberlist runs it: an instance at an address, behind the wall. What
+// changes the address, or needs a new instance, puts another memberlist in the place of the
+// one that runs.
+type site struct {
+	g         *Gossip
+	list      atomic.Pointer[memberlist.Memberlist] // another one after each change of address
+	transport atomic.Pointer[wall.Transport]        // of list
+	lines     *logWriter                            // memberlist's
+	renewal   wait.Signal                           // this node needs a new instance
+
+	mu    sync.Mutex
+	meta  Meta // what this node says of itself
+	place place
+}
+
+// at is where this node is.
+func (s *site) at() place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.place
+}
+
+// said is what this node says of itself now.
+func (s *site) said() Meta {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meta
+}
+
+// setLeaving has this node say that it leaves.
+func (s *site) setLeaving() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meta.Leaving = true
+}
+
+// setSecond has this node say whether it is the second of two hosts, and reports whether it
+// said something else before.
+func (s *site) setSecond(second bool) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed = second != s.meta.Second
+	s.meta.Second = second
+	return changed
+}
+
 // placeholder stands where this host has no address that others could reach: it joins
 // nobody until it has one.
 var placeholder = netip.MustParseAddr("127.0.0.1")
 
 // choose chooses the address to tell.
-func (g *Gossip) choose(ctx context.Context) place {
-	if g.cfg.Advertise == nil {
+func (s *site) choose(ctx context.Context) place {
+	if s.g.cfg.Advertise == nil {
 		return place{}
 	}
-	c, err := g.cfg.Advertise(ctx, g.knownAddresses())
+	c, err := s.g.cfg.Advertise(ctx, s.knownAddresses())
 	if err != nil {
 		return place{address: placeholder, none: fmt.Errorf("choose the address that other hosts reach: %w", err)}
 	}
-	g.mu.Lock()
-	last := g.place
-	g.mu.Unlock()
+	last := s.at()
 	if last.address != c.Addr || last.none != nil {
-		g.log.Info("address chosen", "address", c.Addr, "interface", c.Interface, "reason", c.Why)
+		s.g.log.Info("address chosen", "address", c.Addr, "interface", c.Interface, "reason", c.Why)
 		if c.Doubt != "" {
-			g.log.Warn("chose an address that may be wrong", "address", c.Addr, "reason", c.Doubt)
+			s.g.log.Warn("chose an address that may be wrong", "address", c.Addr, "reason", c.Doubt)
 		}
 	}
 	return place{address: c.Addr}
 }
 
 // knownAddresses are those of the other members, alive or not.
-func (g *Gossip) knownAddresses() []netip.Addr {
+func (s *site) knownAddresses() []netip.Addr {
 	var out []netip.Addr
-	for _, m := range g.members.list() {
+	for _, m := range s.g.members.list() {
 		ap, err := netip.ParseAddrPort(m.gossip)
-		if err == nil && m.Name != g.cfg.NodeName && m.Reason == "" && netaddr.Dialable(ap.Addr()) {
+		if err == nil && m.Name != s.g.cfg.NodeName && m.Reason == "" && netaddr.Dialable(ap.Addr()) {
 			out = append(out, ap.Addr().Unmap())
 		}
 	}
@@ -85,54 +132,54 @@ func (g *Gossip) knownAddresses() []netip.Addr {
 }
 
 // start opens the socket and a memberlist at p, in the place of the one before.
-func (g *Gossip) start(ctx context.Context, p place) error {
-	conf, err := g.config()
+func (s *site) start(ctx context.Context, p place) error {
+	conf, err := s.config()
 	if err != nil {
 		return err
 	}
-	t, err := g.wall.Open(ctx, g.cfg.BindAddr)
+	t, err := s.g.wall.Open(ctx, s.g.cfg.BindAddr)
 	if err != nil {
-		return g.explainListen(err)
+		return s.explainListen(err)
 	}
 	conf.Transport = t
 	if conf.BindPort == 0 {
 		conf.BindPort = t.Port()
 	}
-	if conf.AdvertisePort = g.cfg.AdvertisePort; conf.AdvertisePort == 0 {
+	if conf.AdvertisePort = s.g.cfg.AdvertisePort; conf.AdvertisePort == 0 {
 		conf.AdvertisePort = t.Port()
 	}
 	if p.address.IsValid() {
 		conf.AdvertiseAddr = p.address.String()
 	}
-	g.mu.Lock()
-	p.instance, p.port, p.since = g.members.self, uint16(conf.AdvertisePort), time.Now()
-	if last := g.place.instance; last != (instance{}) {
+	s.mu.Lock()
+	p.instance, p.port, p.since = s.g.members.self, uint16(conf.AdvertisePort), time.Now()
+	if last := s.place.instance; last != (instance{}) {
 		p.instance = last.next()
 	}
-	g.place = p
-	g.mu.Unlock()
-	d := &delegate{Gossip: g, of: p.instance, transport: t}
+	s.place = p
+	s.mu.Unlock()
+	d := &delegate{Gossip: s.g, of: p.instance, transport: t}
 	conf.Name, conf.Delegate, conf.Events, conf.Conflict, conf.Alive = p.instance.String(), d, d, d, d
 	list, err := memberlist.Create(conf)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start memberlist: %w", err), t.Shutdown())
 	}
-	g.list.Store(list)
-	g.transport.Store(t)
+	s.list.Store(list)
+	s.transport.Store(t)
 	if p.none != nil {
-		g.log.Warn("found no address that other hosts can reach; this node is alone until there is one", "err", p.none)
+		s.g.log.Warn("found no address that other hosts can reach; this node is alone until there is one", "err", p.none)
 	}
 	return nil
 }
 
 // config is memberlist's LAN profile behind the wall: encryption and label are the
 // transport's.
-func (g *Gossip) config() (*memberlist.Config, error) {
-	host, port, err := splitAddr(g.cfg.BindAddr, 0)
+func (s *site) config() (*memberlist.Config, error) {
+	host, port, err := splitAddr(s.g.cfg.BindAddr, 0)
 	if err != nil {
 		return nil, fmt.Errorf("gossip.bind: %w", err)
 	}
-	if _, err := g.meta.encode(); err != nil {
+	if _, err := s.said().encode(); err != nil {
 		return nil, err
 	}
 	c := memberlist.DefaultLANConfig()
@@ -140,20 +187,20 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.UDPBufferSize = wall.PacketBytes
 	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
 	c.PushPullInterval = 30 * time.Second
-	c.Logger = log.New(g.lines, "", 0)
+	c.Logger = log.New(s.lines, "", 0)
 	return c, nil
 }
 
 // follow chooses anew when something has changed, and now and then, and moves this node
 // to the address that it finds, until ctx ends. It also renews the instance. Nobody else
 // replaces the memberlist.
-func (g *Gossip) follow(ctx context.Context) {
+func (s *site) follow(ctx context.Context) {
 	var events <-chan struct{}
-	moves := g.cfg.Advertise != nil && g.cfg.Changes != nil
+	moves := s.g.cfg.Advertise != nil && s.g.cfg.Changes != nil
 	if moves {
 		var err error
-		if events, err = g.cfg.Changes(ctx); err != nil {
-			g.log.Warn("failed to watch this host's addresses; polling them instead", "interval", lookInterval, "err", err)
+		if events, err = s.g.cfg.Changes(ctx); err != nil {
+			s.g.log.Warn("failed to watch this host's addresses; polling them instead", "interval", lookInterval, "err", err)
 		}
 	}
 	tick := time.NewTicker(lookInterval)
@@ -162,8 +209,8 @@ func (g *Gossip) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.renewal:
-			g.renew(ctx)
+		case <-s.renewal:
+			s.renew(ctx)
 			continue
 		case _, open := <-events:
 			if !open {
@@ -174,155 +221,140 @@ func (g *Gossip) follow(ctx context.Context) {
 		case <-tick.C:
 		}
 		if moves {
-			g.pollAddress(ctx)
+			s.pollAddress(ctx)
 			continue
 		}
-		g.mu.Lock()
-		last := g.place
-		g.mu.Unlock()
-		g.sweep(last)
+		last := s.at()
+		s.sweep(last)
 	}
 }
 
 // outdone asks for a new instance where the one that is named is this node's.
-func (g *Gossip) outdone(name string) {
-	g.mu.Lock()
-	own := name == g.place.instance.String()
-	g.mu.Unlock()
-	if !own {
-		return
-	}
-	select {
-	case g.renewal <- struct{}{}:
-	default:
+func (s *site) outdone(name string) {
+	if name == s.at().instance.String() {
+		s.renewal.Set()
 	}
 }
 
 // renew replaces the instance at the address where it is, since a member claims an
 // incarnation of it that it never had and soon could not exceed any more. The others take
 // the new instance for this node; what is claimed of the old one means nothing then.
-func (g *Gossip) renew(ctx context.Context) {
-	g.mu.Lock()
-	last := g.place
-	g.mu.Unlock()
+func (s *site) renew(ctx context.Context) {
+	last := s.at()
 	if pause := moveInterval - time.Since(last.since); pause > 0 && !wait.For(ctx, pause) {
 		return
 	}
 	select {
-	case <-g.renewal: // of the same instance
+	case <-s.renewal: // of the same instance
 	default:
 	}
-	g.log.Warn("a member claims an incarnation of this node that it never had; gossip starts again under a new instance", "instance", last.instance)
-	g.move(ctx, place{address: last.address, none: last.none})
+	s.g.log.Warn("a member claims an incarnation of this node that it never had; gossip starts again under a new instance", "instance", last.instance)
+	s.move(ctx, place{address: last.address, none: last.none})
 }
 
 // pollAddress moves this node where another address is chosen now. While there is none it stays
 // where it is: nobody reaches it, and the address may come back.
-func (g *Gossip) pollAddress(ctx context.Context) {
-	p := g.choose(ctx)
-	g.mu.Lock()
-	last := g.place
+func (s *site) pollAddress(ctx context.Context) {
+	p := s.choose(ctx)
+	s.mu.Lock()
+	last := s.place
 	if last.none == nil && p.none != nil {
-		g.place.none = p.none
+		s.place.none = p.none
 	}
 	if p.none == nil && p.address == last.address {
-		g.place.none = nil
+		s.place.none = nil
 	}
-	g.mu.Unlock()
+	s.mu.Unlock()
 	switch {
 	case p.none != nil && last.none == nil:
-		g.log.Warn("lost the address that other hosts reach", "before", last.address, "err", p.none)
-		g.recordJoin(ctx, p.none)
+		s.g.log.Warn("lost the address that other hosts reach", "before", last.address, "err", p.none)
+		s.g.joiner.recordJoin(ctx, p.none)
 	case p.none == nil && p.address != last.address:
 		if pause := moveInterval - time.Since(last.since); pause > 0 && !wait.For(ctx, pause) {
 			return
 		}
-		g.move(ctx, p)
+		s.move(ctx, p)
 	case p.none == nil && last.none != nil:
-		g.log.Info("the address of this host is back", "address", p.address)
-		g.recordJoin(ctx, nil)
-		g.meet(ctx)
+		s.g.log.Info("the address of this host is back", "address", p.address)
+		s.g.joiner.recordJoin(ctx, nil)
+		s.meet(ctx)
 	default:
-		g.sweep(last)
+		s.sweep(last)
 	}
 }
 
 // move ends the memberlist at the old address and begins one at another. The other members
 // hear of a new instance of this node, which takes the place of the one before at once;
 // nobody says farewell, since nobody goes.
-func (g *Gossip) move(ctx context.Context, p place) {
-	g.mu.Lock()
-	before := g.place.address
-	g.mu.Unlock()
-	if err := g.list.Load().Shutdown(); err != nil {
-		g.log.Debug("failed to shut down the old memberlist", "err", err)
+func (s *site) move(ctx context.Context, p place) {
+	before := s.at().address
+	if err := s.list.Load().Shutdown(); err != nil {
+		s.g.log.Debug("failed to shut down the old memberlist", "err", err)
 	}
 	for {
-		err := g.start(ctx, p)
+		err := s.start(ctx, p)
 		if err == nil {
 			break
 		}
-		g.log.Error("failed to move gossip to a new address", "address", p.address, "err", err)
+		s.g.log.Error("failed to move gossip to a new address", "address", p.address, "err", err)
 		if !wait.For(ctx, moveInterval) {
 			return
 		}
 	}
 	if before != p.address {
-		g.log.Info("moved to a new address", "before", before, "address", p.address)
+		s.g.log.Info("moved to a new address", "before", before, "address", p.address)
 	}
-	g.recordJoin(ctx, p.none)
-	g.meet(ctx)
+	s.g.joiner.recordJoin(ctx, p.none)
+	s.meet(ctx)
 }
 
 // meet tells some members of this node, each beside the others: some of them may be gone.
-func (g *Gossip) meet(ctx context.Context) {
-	targets := g.missing(ctx, g.known)
-	for _, m := range g.members.list() {
-		if m.State == StateAlive && m.Name != g.cfg.NodeName {
+func (s *site) meet(ctx context.Context) {
+	targets := s.g.joiner.missing(ctx, s.g.roster.known)
+	for _, m := range s.g.members.list() {
+		if m.State == StateAlive && m.Name != s.g.cfg.NodeName {
 			targets = append(targets, m.joinAddress())
 		}
 	}
 	rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
 	for _, t := range targets[:min(moveJoins, len(targets))] {
-		g.wg.Go(func() { g.join(ctx, []string{t}) })
+		s.g.wg.Go(func() { s.g.joiner.join(ctx, []string{t}) })
 	}
-	list := g.list.Load()
-	g.wg.Go(func() {
+	list := s.list.Load()
+	s.g.wg.Go(func() {
 		for range 2 {
-			if !wait.For(ctx, moveAgain) || g.list.Load() != list {
+			if !wait.For(ctx, moveAgain) || s.list.Load() != list {
 				return
 			}
 			if err := list.UpdateNode(leaveTimeout); err != nil {
-				g.log.Debug("failed to announce the new address again", "err", err)
+				s.g.log.Debug("failed to announce the new address again", "err", err)
 			}
 		}
 	})
 }
 
 // sweep ends the members that the memberlist before had alive and this one does not know.
-func (g *Gossip) sweep(p place) {
+func (s *site) sweep(p place) {
 	if p.swept || p.instance.moved == 0 || time.Since(p.since) < forgetAfter {
 		return
 	}
-	g.mu.Lock()
-	g.place.swept = true
-	g.mu.Unlock()
+	s.mu.Lock()
+	s.place.swept = true
+	s.mu.Unlock()
 	there := map[string]bool{}
-	for _, n := range g.list.Load().Members() {
+	for _, n := range s.list.Load().Members() {
 		there[n.Name] = true
 	}
-	for _, i := range g.members.instances() {
+	for _, i := range s.g.members.instances() {
 		if !there[i.String()] {
-			g.gone(i)
+			s.g.gone(i)
 		}
 	}
 }
 
 // homeless is why this node has no address to tell, nil where it has one.
-func (g *Gossip) homeless() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.place.none
+func (s *site) homeless() error {
+	return s.at().none
 }
 
 // to is where a member gets messages.
@@ -349,4 +381,11 @@ func undialable(n *memberlist.Node, own place) string {
 		return "tells others the address " + net.JoinHostPort(here.String(), fmt.Sprint(n.Port)) + ", which is this host's"
 	}
 	return ""
+}
+
+func (s *site) explainListen(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lnup shows it)", s.g.cfg.BindAddr)
+	}
+	return fmt.Errorf("listen on gossip.bind %s: %w", s.g.cfg.BindAddr, err)
 }

@@ -3,7 +3,6 @@ package gossip
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -214,10 +213,7 @@ func (g *Gossip) reach(ctx context.Context) {
 // suspect tells memberlist that this node suspects a member. One that is there hears of
 // it and objects.
 func (g *Gossip) suspect(i instance) {
-	g.mu.Lock()
-	self := g.place.instance.String()
-	g.mu.Unlock()
-	g.transport.Load().Suspect(i.String(), self)
+	g.site.transport.Load().Suspect(i.String(), g.site.at().instance.String())
 }
 
 // ProofFirst sorts members whose identity a handshake has proved first, then those that
@@ -241,18 +237,3 @@ func (m Member) Proved() bool { return m.contact.proved }
 
 // Reached reports whether the member has ever answered this node.
 func (m Member) Reached() bool { return m.contact.known() }
-
-// sendDirect sends a message to proved members while many were never reached: of those
-// that memberlist chooses most would not be there.
-func (g *Gossip) sendDirect(msg []byte) {
-	if g.members.neverReached() < maxDirect {
-		return
-	}
-	list := slices.DeleteFunc(g.Peers(), func(m Member) bool { return !m.contact.proved || m.Name == g.cfg.NodeName })
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	for _, m := range list[:min(len(list), maxDirect)] {
-		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
-			g.log.Debug("failed to send a hint", "member", m.Name, "err", err)
-		}
-	}
-}

@@ -17,7 +17,7 @@ type Dial func(ctx context.Context, addr string) (net.Conn, trust.NodeID, error)
 // tells what streams say.
 func (g *Gossip) newWall() *wall.Wall {
 	cfg := wall.Config{
-		Log: g.log, Listen: g.cfg.Listen, Identity: identityOf, Outdone: g.outdone,
+		Log: g.log, Listen: g.cfg.Listen, Identity: identityOf, Outdone: g.site.outdone,
 		Member: func(name string) (addr, identity string, err error) {
 			m, err := g.members.byInstance(name)
 			return m.Address, string(m.ID), err

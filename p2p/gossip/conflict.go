@@ -5,8 +5,10 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"seeder/internal/wait"
 	"seeder/p2p/report"
 	"seeder/p2p/trust"
 )
@@ -15,6 +17,17 @@ import (
 type Conflict struct {
 	report.Conflict
 	second instance
+}
+
+// ranks is what this node has decided of hosts with its name or identity: whether it is the
+// second of the two.
+type ranks struct {
+	g          *Gossip
+	reconsider wait.Signal
+
+	mu        sync.Mutex
+	byProcess map[string]bool // whether this node is the second
+	joins     int             // that are under way
 }
 
 // Conflicts are the pairs of hosts that are alive and cannot be told apart. Every node
@@ -76,11 +89,11 @@ func (ms *members) conflict(kind string, first, second *Member) Conflict {
 const youngFor = time.Minute
 
 // joining notes that this node joins others, until the returned function is called.
-func (g *Gossip) joining() (done func()) {
+func (r *ranks) joining() (done func()) {
 	count := func(by int) {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.joins += by
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.joins += by
 	}
 	count(1)
 	return func() { count(-1) }
@@ -93,12 +106,18 @@ func (d *delegate) rival(i instance, m Meta) {
 	if i.node != d.cfg.NodeName && (m.ID == "" || m.ID != d.cfg.Meta.ID) {
 		return
 	}
-	alone := !d.members.others(i.node)
-	d.mu.Lock()
-	if _, known := d.ranks[i.process]; !known && len(d.ranks) < maxGone {
-		d.ranks[i.process] = d.joins > 0 || alone && d.place.instance.moved == 0 && time.Since(d.place.since) < youngFor
+	alone, at := !d.members.others(i.node), d.site.at()
+	d.ranks.decide(i, alone && at.instance.moved == 0 && time.Since(at.since) < youngFor)
+}
+
+// decide keeps whether this node is the second beside a new instance: where it joins others
+// just now, or is new and alone.
+func (r *ranks) decide(i instance, newcomer bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.byProcess[i.process]; !known && len(r.byProcess) < maxGone {
+		r.byProcess[i.process] = r.joins > 0 || newcomer
 	}
-	d.mu.Unlock()
 }
 
 // others reports whether there are members of other names than this one and that.
@@ -113,50 +132,39 @@ func (ms *members) others(name string) bool {
 	return false
 }
 
-func (g *Gossip) wakeRank() {
-	select {
-	case g.reconsider <- struct{}{}:
-	default:
-	}
-}
-
 // rank tells the others whether this node is the second of two hosts that cannot be told
 // apart, and logs conflicts as they come and go, until ctx ends.
-func (g *Gossip) rank(ctx context.Context) {
+func (r *ranks) rank(ctx context.Context) {
 	logged := map[string]Conflict{}
 	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.reconsider:
+		case <-r.reconsider:
 		case <-again:
 		}
 		again = nil
-		if g.confirm() {
+		if r.confirm() {
 			again = time.After(confirmInterval)
 		}
-		second := g.second()
-		g.mu.Lock()
-		changed := second != g.meta.Second
-		g.meta.Second = second
-		g.mu.Unlock()
-		if changed {
-			g.members.setSecond(second)
-			if err := g.list.Load().UpdateNode(leaveTimeout); err != nil {
-				g.log.Debug("failed to resolve a conflict of two hosts", "err", err)
+		second := r.second()
+		if r.g.site.setSecond(second) {
+			r.g.members.setSecond(second)
+			if err := r.g.site.list.Load().UpdateNode(leaveTimeout); err != nil {
+				r.g.log.Debug("failed to resolve a conflict of two hosts", "err", err)
 			}
 		}
 		now := map[string]Conflict{}
-		for _, c := range g.Conflicts() {
+		for _, c := range r.g.Conflicts() {
 			key := c.Kind + " " + c.Name + " " + c.OtherAddress
 			if now[key] = c; logged[key] == (Conflict{}) {
-				g.log.Error("found two hosts with the same name or identity", "kind", c.Kind, "name", c.Name, "address", c.Address, "other_name", c.Other, "other_address", c.OtherAddress, "reason", c.Reason(), "fix", c.Fix())
+				r.g.log.Error("found two hosts with the same name or identity", "kind", c.Kind, "name", c.Name, "address", c.Address, "other_name", c.Other, "other_address", c.OtherAddress, "reason", c.Reason(), "fix", c.Fix())
 			}
 		}
 		for key, c := range logged {
 			if now[key] == (Conflict{}) {
-				g.log.Info("resolved a conflict of two hosts", "kind", c.Kind, "name", c.Name, "other_name", c.Other)
+				r.g.log.Info("resolved a conflict of two hosts", "kind", c.Kind, "name", c.Name, "other_name", c.Other)
 			}
 		}
 		logged = now
@@ -165,12 +173,12 @@ func (g *Gossip) rank(ctx context.Context) {
 
 // second decides whether this node is the second of two. Where both say so, that one of
 // the two is not whose process comes first by name.
-func (g *Gossip) second() bool {
-	rivals := g.members.rivalsOfSelf(g.cfg.Meta.ID)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, r := range rivals {
-		if g.ranks[r.instance.process] && (!r.second || r.instance.process < g.place.instance.process) {
+func (r *ranks) second() bool {
+	rivals, self := r.g.members.rivalsOfSelf(r.g.cfg.Meta.ID), r.g.site.at().instance.process
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range rivals {
+		if r.byProcess[m.instance.process] && (!m.second || m.instance.process < self) {
 			return true
 		}
 	}
@@ -207,18 +215,18 @@ const (
 // confirm asks the instances that may be in a conflict whether they are there: one that was
 // killed, or of which somebody sends an old packet again, is alive for memberlist for some
 // seconds, and no other host. It reports whether some have not answered.
-func (g *Gossip) confirm() (left bool) {
-	for _, m := range g.members.doubts() {
-		if time.Since(m.Since) < confirmedAfter && g.ping(m) != nil {
+func (r *ranks) confirm() (left bool) {
+	for _, m := range r.g.members.doubts() {
+		if time.Since(m.Since) < confirmedAfter && r.g.ping(m) != nil {
 			left = true
 			continue
 		}
-		g.members.mu.Lock()
-		if g.members.alive[m.instance] != nil {
-			g.members.confirmed[m.instance] = true
-			g.members.resolveName(m.Name)
+		r.g.members.mu.Lock()
+		if r.g.members.alive[m.instance] != nil {
+			r.g.members.confirmed[m.instance] = true
+			r.g.members.resolveName(m.Name)
 		}
-		g.members.mu.Unlock()
+		r.g.members.mu.Unlock()
 	}
 	return left
 }

@@ -32,21 +32,21 @@ func TestPeersCut(t *testing.T) {
 	disktest.Crashes(t, nil, func(dir string, ack func(string)) {
 		g, _ := keeper(t, dir)
 		for _, list := range []string{first, next} {
-			if err := g.writePeers([]byte(list)); err != nil {
+			if err := g.roster.writePeers([]byte(list)); err != nil {
 				panic(err)
 			}
 			ack(list)
 		}
 	}, func(t *testing.T, s disktest.State) {
 		g, log := keeper(t, s.Dir)
-		peers := g.loadPeers()
+		peers := g.roster.loadPeers()
 		if log.String() != "" {
 			t.Error(log.String())
 		}
 		if n := len(peers); n > 2 || (n < 1 && s.Has(first)) || (n < 2 && s.Has(next)) {
 			t.Errorf("%v", peers)
 		}
-		if err := g.writePeers([]byte(next)); err != nil || len(g.loadPeers()) != 2 {
+		if err := g.roster.writePeers([]byte(next)); err != nil || len(g.roster.loadPeers()) != 2 {
 			t.Errorf("not written after the cut: %v", err)
 		}
 	})
@@ -63,13 +63,13 @@ func TestDamagedPeers(t *testing.T) {
 		if err := os.WriteFile(g.cfg.PeersFile, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if peers := g.loadPeers(); len(peers) > 0 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), g.cfg.PeersFile) {
+		if peers := g.roster.loadPeers(); len(peers) > 0 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), g.cfg.PeersFile) {
 			t.Errorf("%s: %v, and it says %q", name, peers, log.String())
 		}
-		if err := g.writePeers([]byte(`[{"name":"b","gossip":"10.0.0.1:7950","address":"10.0.0.1:7951"}]`)); err != nil {
+		if err := g.roster.writePeers([]byte(`[{"name":"b","gossip":"10.0.0.1:7950","address":"10.0.0.1:7951"}]`)); err != nil {
 			t.Error(err)
 		}
-		if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) {
+		if peers := g.roster.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) {
 			t.Errorf("%s: written anew and read as %v", name, peers)
 		}
 	}
@@ -77,7 +77,7 @@ func TestDamagedPeers(t *testing.T) {
 	if err := os.WriteFile(g.cfg.PeersFile, []byte(`[{"name":"b","gossip":"10.0.0.1:7950","address":"b.lan:7951"},{"name":"c","gossip":"no address"},{"name":"","gossip":"10.0.0.3:7950"}]`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if peers := g.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) || log.String() != "" {
+	if peers := g.roster.loadPeers(); !slices.Equal(peers, []string{"10.0.0.1:7951"}) || log.String() != "" {
 		t.Errorf("%v %s", peers, log.String())
 	}
 }
@@ -86,7 +86,7 @@ func TestDamagedPeers(t *testing.T) {
 func TestPeersAreWrittenOnce(t *testing.T) {
 	t.Parallel()
 	g, _ := keeper(t, t.TempDir())
-	if err := g.writePeers([]byte(`[]`)); err != nil {
+	if err := g.roster.writePeers([]byte(`[]`)); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(g.cfg.PeersFile); err != nil || st.Mode().Perm() != 0o600 {
@@ -95,7 +95,7 @@ func TestPeersAreWrittenOnce(t *testing.T) {
 	if err := os.Remove(g.cfg.PeersFile); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.writePeers([]byte(`[]`)); err != nil {
+	if err := g.roster.writePeers([]byte(`[]`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(g.cfg.PeersFile); err == nil {
@@ -117,9 +117,9 @@ func TestKnownMembersOutliveARestart(t *testing.T) {
 	} {
 		g.members.byName[m.Name] = &m
 	}
-	g.savePeers()
+	g.roster.savePeers()
 	again, _ := keeper(t, filepath.Dir(g.cfg.PeersFile))
-	if addrs := again.loadPeers(); len(addrs) != 4 {
+	if addrs := again.roster.loadPeers(); len(addrs) != 4 {
 		t.Errorf("addresses to join: %v", addrs)
 	}
 	states := func() map[string]string {

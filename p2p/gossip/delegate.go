@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -21,22 +22,31 @@ type delegate struct {
 	transport *wall.Transport
 }
 
-// during runs what a callback does, unless this node was closed: then nobody is there to be
-// told any more.
+// gate lets memberlist's callbacks through until this node is closed: then nobody is there
+// to be told any more.
+type gate struct {
+	mu    sync.RWMutex
+	ended bool
+}
+
+// during runs what a callback does.
 func (d *delegate) during(f func()) {
-	d.callbacks.RLock()
-	defer d.callbacks.RUnlock()
-	if !d.ended {
+	d.gate.mu.RLock()
+	defer d.gate.mu.RUnlock()
+	if !d.gate.ended {
 		f()
 	}
 }
 
-// current reports whether the instance is the one that runs.
-func (d *delegate) current() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.place.instance == d.of
+// close waits for the callbacks that run.
+func (ga *gate) close() {
+	ga.mu.Lock()
+	defer ga.mu.Unlock()
+	ga.ended = true
 }
+
+// current reports whether the instance is the one that runs.
+func (d *delegate) current() bool { return d.site.at().instance == d.of }
 
 var (
 	_ memberlist.Delegate         = (*delegate)(nil)
@@ -46,9 +56,7 @@ var (
 
 // NodeMeta implements memberlist.Delegate.
 func (d *delegate) NodeMeta(int) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	meta, at := d.meta, d.transport.Advertised()
+	meta, at := d.site.said(), d.transport.Advertised()
 	sign := d.cfg.Identity != nil && at != nil
 	if sign {
 		meta.ID = "" // follows from the key of the proof
@@ -85,7 +93,7 @@ func (d *delegate) message(msg []byte) {
 		d.log.Debug("dropped a hint", "err", err)
 		return
 	}
-	d.Gossip.offer(event{hint: &h})
+	d.Gossip.news.offer(event{hint: &h})
 }
 
 // forget drops a member that somebody wants forgotten, unless it is alive, and passes
@@ -101,17 +109,17 @@ func (d *delegate) forget(msg []byte) {
 		return
 	}
 	d.log.Info("removed a dead member", "member", name)
-	d.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: slices.Clone(msg)})
+	d.news.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: slices.Clone(msg)})
 }
 
 // GetBroadcasts implements memberlist.Delegate.
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.queue.GetBroadcasts(overhead, limit)
+	return d.news.queue.GetBroadcasts(overhead, limit)
 }
 
 // LocalState implements memberlist.Delegate.
 func (d *delegate) LocalState(bool) []byte {
-	return d.exchanged()
+	return d.news.exchanged()
 }
 
 // MergeRemoteState implements memberlist.Delegate.
@@ -126,8 +134,8 @@ func (d *delegate) summary(buf []byte, limit int) {
 		d.log.Debug("dropped a catalog summary", "err", err)
 		return
 	}
-	if s.Hash != d.catalogHash.Load() && s.Name != d.cfg.NodeName {
-		d.Gossip.offer(event{name: s.Name, hash: s.Hash})
+	if s.Hash != d.news.catalogHash.Load() && s.Name != d.cfg.NodeName {
+		d.Gossip.news.offer(event{name: s.Name, hash: s.Hash})
 	}
 }
 
@@ -149,10 +157,7 @@ func (d *delegate) seen(n *memberlist.Node) {
 	}
 	self := i.process == d.of.process
 	if reason == "" && !self {
-		d.mu.Lock()
-		reason = undialable(n, d.place)
-		d.mu.Unlock()
-		if reason != "" {
+		if reason = undialable(n, d.site.at()); reason != "" {
 			fix = setAddress
 		}
 	}
@@ -161,10 +166,10 @@ func (d *delegate) seen(n *memberlist.Node) {
 		d.rival(i, m)
 	}
 	if d.members.doubtful(i) {
-		d.wakeRank()
+		d.ranks.reconsider.Set()
 	}
 	if self && before.Address != "" && before.gossip != after.gossip {
-		d.offer(event{name: i.node, from: before.Address})
+		d.news.offer(event{name: i.node, from: before.Address})
 	}
 	if after.instance != i || i.node == d.cfg.NodeName {
 		return // another host, or an earlier instance, which changes nothing
@@ -172,7 +177,7 @@ func (d *delegate) seen(n *memberlist.Node) {
 	switch {
 	case before.State == StateAlive && before.gossip != after.gossip:
 		d.log.Info("member moved to another address", "member", i.node, "address", after.gossip, "before", before.gossip)
-		d.offer(event{name: i.node, from: before.Address})
+		d.news.offer(event{name: i.node, from: before.Address})
 	case before.State == StateDead:
 		d.log.Info("member back", "member", i.node, "address", after.gossip, "away", time.Since(before.Since).Round(time.Second))
 		d.reportState(i.node, StateAlive, reason)
@@ -215,7 +220,7 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 func (g *Gossip) gone(i instance) {
 	last, err := g.members.byInstance(i.String())
 	state := g.members.gone(i)
-	g.wakeRank()
+	g.ranks.reconsider.Set()
 	switch {
 	case err != nil || state == "":
 		return
@@ -223,17 +228,9 @@ func (g *Gossip) gone(i instance) {
 		g.log.Warn("member lost: no answer to gossip", "member", i.node, "address", last.gossip)
 	default:
 		g.log.Info("member left", "member", i.node, "address", last.gossip)
-		g.wakeSave()
+		g.roster.parted.Set()
 	}
 	g.reportState(i.node, state, "")
-}
-
-// wakeSave has the farewell of a member saved at once.
-func (g *Gossip) wakeSave() {
-	select {
-	case g.parted <- struct{}{}:
-	default:
-	}
 }
 
 func (g *Gossip) reportState(name, state, reason string) {

@@ -11,24 +11,20 @@
 // decoded, handed over, and dropped where the reader is behind. memberlist's callbacks copy
 // and hand over; they never block and never call back into memberlist.
 //
-// Locks, from the outside in: memberlist's own, Gossip.callbacks, Gossip.mu, members.mu. No
-// function of Config but OnMember is called under one of them.
+// Locks, from the outside in: memberlist's own, gate.mu, then one of members.mu, site.mu,
+// ranks.mu and joiner.mu, which never nest. No function of Config but OnMember is called
+// under one of them.
 package gossip
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -129,49 +125,25 @@ const (
 	leaveTimeout = 2 * time.Second
 )
 
-// Gossip is this node's membership. New starts nothing.
+// Gossip is this node's membership, and what its parts have in common. New starts nothing.
 type Gossip struct {
-	cfg       Config
-	log       *slog.Logger
-	list      atomic.Pointer[memberlist.Memberlist] // another one after each change of address
-	lines     *logWriter                            // memberlist's
-	queue     *memberlist.TransmitLimitedQueue
-	wall      *wall.Wall
-	transport atomic.Pointer[wall.Transport]
-	members   *members
-	events    chan event
-	arrivals  arrivals
+	arrivals // the probes that came
 
-	catalogHash atomic.Uint64
+	cfg     Config
+	log     *slog.Logger
+	wall    *wall.Wall
+	members *members
 
-	mu     sync.Mutex
-	meta   Meta
-	failed error     // why the cluster could not be joined, nil once it was
-	since  time.Time // since when failed is not nil
-	known  []string  // gossip addresses that PeersFile had when this node was opened
-	saved  []byte    // what PeersFile has; of the loop that writes it
-	place  place
-	ranks  map[string]bool // of processes with this node's name or identity, whether this node is the second
-	joins  int             // that are under way
-
-	reconsider chan struct{} // the ranks
-	renewal    chan struct{} // this node needs a new instance
-	parted     chan struct{} // a member has left
-
-	callbacks sync.RWMutex // held by memberlist's callbacks; Close takes it to end them
-	ended     bool
+	site   site   // this node as memberlist runs it
+	joiner joiner // who joins those that are missing
+	ranks  ranks  // which of two hosts that cannot be told apart is the second
+	roster roster // the file of known members
+	news   news   // what spreads
+	gate   gate   // memberlist's callbacks go through it
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	closed sync.Once
-}
-
-// event is a hint or a summary on its way out of a callback.
-type event struct {
-	hint *Hint
-	name string
-	from string // the transfer address of a member that moved
-	hash uint64
 }
 
 // New returns gossip that is not open yet.
@@ -182,13 +154,12 @@ func New(cfg Config) *Gossip {
 	if cfg.Join == nil {
 		cfg.Join = func() []string { return nil }
 	}
-	g := &Gossip{
-		cfg: cfg, log: cfg.Log, meta: cfg.Meta,
-		lines:   &logWriter{log: cfg.Log.With("component", "memberlist")},
-		members: newMembers(newInstance(cfg.NodeName)),
-		events:  make(chan event, maxEvents),
-		ranks:   map[string]bool{}, reconsider: make(chan struct{}, 1), renewal: make(chan struct{}, 1), parted: make(chan struct{}, 1),
-	}
+	g := &Gossip{cfg: cfg, log: cfg.Log, members: newMembers(newInstance(cfg.NodeName))}
+	g.site = site{g: g, meta: cfg.Meta, renewal: wait.NewSignal(), lines: &logWriter{log: cfg.Log.With("component", "memberlist")}}
+	g.joiner.g = g
+	g.ranks = ranks{g: g, byProcess: map[string]bool{}, reconsider: wait.NewSignal()}
+	g.roster = roster{g: g, parted: wait.NewSignal()}
+	g.news = news{g: g, events: make(chan event, maxEvents)}
 	g.wall = g.newWall()
 	return g
 }
@@ -202,28 +173,28 @@ func (g *Gossip) Open(ctx context.Context) (err error) {
 		return err
 	}
 	ctx, g.cancel = context.WithCancel(ctx)
-	g.known = g.loadPeers()
-	g.queue = &memberlist.TransmitLimitedQueue{
+	g.roster.known = g.roster.loadPeers()
+	g.news.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return max(g.members.aliveCount(), spreadAsIf) },
 		RetransmitMult: memberlist.DefaultLANConfig().RetransmitMult,
 	}
-	if err := g.start(ctx, g.choose(ctx)); err != nil {
+	if err := g.site.start(ctx, g.site.choose(ctx)); err != nil {
 		g.cancel()
 		return err
 	}
-	g.wg.Go(func() { g.deliver(ctx) })
-	g.wg.Go(func() { g.sendSummary(ctx) })
-	g.wg.Go(func() { g.rejoin(ctx) })
+	g.wg.Go(func() { g.news.deliver(ctx) })
+	g.wg.Go(func() { g.news.sendSummary(ctx) })
+	g.wg.Go(func() { g.joiner.rejoin(ctx) })
 	g.wg.Go(func() { g.reach(ctx) })
-	g.wg.Go(func() { g.rank(ctx) })
-	g.wg.Go(func() { g.follow(ctx) })
+	g.wg.Go(func() { g.ranks.rank(ctx) })
+	g.wg.Go(func() { g.site.follow(ctx) })
 	return nil
 }
 
 // Serve takes a stream that another member opened, after a handshake that proved
 // that it has the secret. It returns when the stream has ended, and closes conn.
 func (g *Gossip) Serve(conn net.Conn) {
-	if t := g.transport.Load(); t != nil {
+	if t := g.site.transport.Load(); t != nil {
 		t.Serve(conn)
 	} else {
 		conn.Close()
@@ -236,13 +207,6 @@ func (g *Gossip) Strange(from net.Addr) { g.wall.Strange(from) }
 // Strangers are the hosts that tried to connect since some time with a secret that
 // this node does not have, the last first.
 func (g *Gossip) Strangers(since time.Time) []report.Stranger { return g.wall.Strangers(since) }
-
-func (g *Gossip) explainListen(err error) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("listen on gossip.bind %s: the port is in use by another process; set gossip.bind to a free port or stop that process (ss -lnup shows it)", g.cfg.BindAddr)
-	}
-	return fmt.Errorf("listen on gossip.bind %s: %w", g.cfg.BindAddr, err)
-}
 
 // SetKeys replaces the keys of packets, 32 bytes each: the first seals, all open.
 func (g *Gossip) SetKeys(keys [][]byte) error { return g.wall.SetKeys(keys) }
@@ -260,35 +224,6 @@ func splitAddr(addr string, defaultPort int) (host string, port int, err error) 
 	return host, port, nil
 }
 
-// deliver hands over what the callbacks brought.
-func (g *Gossip) deliver(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e := <-g.events:
-			if e.hint != nil && g.cfg.OnHint != nil {
-				g.cfg.OnHint(*e.hint)
-			}
-			if e.from != "" && g.cfg.OnMoved != nil {
-				g.cfg.OnMoved(e.name, e.from)
-			}
-			if e.hint == nil && e.from == "" && g.cfg.OnCatalog != nil {
-				g.cfg.OnCatalog(e.name, e.hash)
-			}
-		}
-	}
-}
-
-// offer queues an event; where the reader is behind it is dropped, and
-// anti-entropy finds the difference later.
-func (g *Gossip) offer(e event) {
-	select {
-	case g.events <- e:
-	default:
-	}
-}
-
 // Broadcast spreads a hint. A newer one about the same reference takes the place
 // of one that is still being spread.
 func (g *Gossip) Broadcast(h Hint) {
@@ -297,40 +232,12 @@ func (g *Gossip) Broadcast(h Hint) {
 		g.log.Warn("failed to send a hint", "ref", h.Reference, "err", err)
 		return
 	}
-	g.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
-	g.sendDirect(b)
+	g.news.queue.QueueBroadcast(&broadcast{name: "hint " + h.Reference, msg: b})
+	g.news.sendDirect(b)
 }
 
 // SetCatalog says what this node's catalog is now.
-func (g *Gossip) SetCatalog(hash uint64) { g.catalogHash.Store(hash) }
-
-// state is the summary of this node's catalog.
-func (g *Gossip) state() []byte {
-	b, err := json.Marshal(state{Name: g.cfg.NodeName, Hash: g.catalogHash.Load()})
-	if err != nil {
-		return nil // a string and a number always encode
-	}
-	return b
-}
-
-// sendSummary tells one random member after the other the hash of the catalog.
-func (g *Gossip) sendSummary(ctx context.Context) {
-	for wait.For(ctx, jitter(summaryInterval)) {
-		others := slices.DeleteFunc(g.Peers(), func(m Member) bool { return m.Name == g.cfg.NodeName })
-		if len(others) == 0 {
-			continue
-		}
-		proved := slices.DeleteFunc(slices.Clone(others), func(m Member) bool { return !m.contact.proved })
-		if len(proved) > 0 && rand.IntN(4) > 0 { // the others are not there, perhaps
-			others = proved
-		}
-		m := others[rand.IntN(len(others))]
-		msg := append([]byte{summaryKind}, g.state()...)
-		if err := g.list.Load().SendToAddress(m.to(), msg); err != nil {
-			g.log.Debug("failed to send the catalog summary", "member", m.Name, "err", err)
-		}
-	}
-}
+func (g *Gossip) SetCatalog(hash uint64) { g.news.catalogHash.Store(hash) }
 
 // Members are all members by name: alive ones, those that died in the last three days
 // and were not forgotten, and those that left in the last day.
@@ -350,45 +257,41 @@ func (g *Gossip) Peers() []Member {
 // join those that are missing: errors.Is trust.ErrSecretsDiffer where that is it. A host
 // without an address that others reach has joined nobody.
 func (g *Gossip) Status() (joined bool, failed error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.place.none != nil {
-		return false, g.place.none
+	if none := g.site.homeless(); none != nil {
+		return false, none
 	}
-	return g.members.aliveCount() > 1, g.failed
+	_, failed = g.joiner.last()
+	return g.members.aliveCount() > 1, failed
 }
 
 // NoAddress is why this host has no address that others reach, nil where it has one.
-func (g *Gossip) NoAddress() error { return g.homeless() }
+func (g *Gossip) NoAddress() error { return g.site.homeless() }
 
 // FailedSince is since when the cluster cannot be joined; zero: the last try went well.
 func (g *Gossip) FailedSince() time.Time {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.since
+	since, _ := g.joiner.last()
+	return since
 }
 
 // Close says farewell, so that the others need not find out, and waits for every
 // goroutine of this package. It may be called more than once.
 func (g *Gossip) Close() (err error) {
-	if g.list.Load() != nil {
+	if g.site.list.Load() != nil {
 		g.closed.Do(func() { err = g.leave() })
 	}
 	return err
 }
 
 func (g *Gossip) leave() error {
-	g.mu.Lock()
-	g.meta.Leaving = true
-	g.mu.Unlock()
+	g.site.setLeaving()
 	g.cancel()
 	// A join that is under way ends first: the other side may have taken this node in
 	// already, and hears the farewell only if this node knows it.
-	cut := time.AfterFunc(leaveTimeout, func() { g.transport.Load().Cut() })
+	cut := time.AfterFunc(leaveTimeout, func() { g.site.transport.Load().Cut() })
 	g.wg.Wait()
 	cut.Stop()
-	g.savePeers()
-	list := g.list.Load()
+	g.roster.savePeers()
+	list := g.site.list.Load()
 	if g.members.aliveCount() > 1 {
 		_ = list.UpdateNode(leaveTimeout / 2) // best effort: the others find out anyway
 		if err := list.Leave(leaveTimeout); err != nil {
@@ -396,10 +299,8 @@ func (g *Gossip) leave() error {
 		}
 	}
 	err := list.Shutdown()
-	g.callbacks.Lock()
-	g.ended = true // memberlist's timers of suspicion outlive its Shutdown
-	g.callbacks.Unlock()
-	g.lines.close()
+	g.gate.close() // memberlist's timers of suspicion outlive its Shutdown
+	g.site.lines.close()
 	if err != nil {
 		return fmt.Errorf("close gossip: %w", err)
 	}

@@ -104,7 +104,7 @@ func TestDialEnds(t *testing.T) {
 	}, "127.0.0.1:1")
 	time.AfterFunc(100*time.Millisecond, func() { a.Close() })
 	began := time.Now()
-	conn, err := a.transport.Load().DialTimeout("127.0.0.1:1", 20*time.Second)
+	conn, err := a.site.transport.Load().DialTimeout("127.0.0.1:1", 20*time.Second)
 	if err == nil {
 		conn.Close()
 	}
@@ -150,7 +150,7 @@ func TestOtherSecretIsTold(t *testing.T) {
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a", 1, nil)
-	addr := a.transport.Load().LocalAddr().String()
+	addr := a.site.transport.Load().LocalAddr().String()
 	g := New(Config{NodeName: "b", BindAddr: addr, Keys: [][]byte{bytes.Repeat([]byte{1}, 32)},
 		Meta: Meta{ID: testID, TransferAddress: ":7951"}})
 	err := g.Open(t.Context())
@@ -266,7 +266,7 @@ func TestProtocols(t *testing.T) {
 func TestWhatALaterBuildAdds(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a", 1, func(c *Config) { c.OnHint = func(h Hint) { t.Errorf("handed over %+v", h) } })
-	d := &delegate{Gossip: a.Gossip, of: a.place.instance}
+	d := &delegate{Gossip: a.Gossip, of: a.site.place.instance}
 	for _, msg := range []string{"", "\x02", "\x07 what nobody knows yet", strings.Repeat("x", 4000)} {
 		d.NotifyMsg([]byte(msg))
 	}
@@ -465,13 +465,13 @@ func TestNothingAfterClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	of := a.place.instance
+	of := a.site.place.instance
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
 	before, lines := told.Load(), a.log.String()
 	n := &memberlist.Node{Name: m.instance.String(), Addr: net.IP{127, 0, 0, 1}, Port: 7950}
-	d := &delegate{Gossip: a.Gossip, of: of, transport: a.transport.Load()}
+	d := &delegate{Gossip: a.Gossip, of: of, transport: a.site.transport.Load()}
 	d.NotifyLeave(n)
 	d.NotifyJoin(n)
 	d.NotifyUpdate(n)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"seeder/p2p/trust"
@@ -25,26 +26,42 @@ const (
 	maxTries = 4
 )
 
+// joiner joins those that are missing, and keeps why they cannot be joined.
+type joiner struct {
+	g *Gossip
+
+	mu     sync.Mutex
+	failed error     // why the cluster could not be joined, nil once it was
+	since  time.Time // since when failed is not nil
+}
+
+// last is since when joining fails, and what became of the last try.
+func (j *joiner) last() (since time.Time, failed error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.since, j.failed
+}
+
 // rejoin joins the configured addresses and the members that were known, again
 // and again while any of them is missing. A node that is alone is healthy: it
 // tries quietly.
-func (g *Gossip) rejoin(ctx context.Context) {
+func (j *joiner) rejoin(ctx context.Context) {
 	retry := firstRetry
 	for {
-		targets, err := []string(nil), g.homeless()
+		targets, err := []string(nil), j.g.site.homeless()
 		if err == nil {
-			targets = g.missing(ctx, g.known)
-			err = g.join(ctx, targets)
+			targets = j.missing(ctx, j.g.roster.known)
+			err = j.join(ctx, targets)
 		}
-		g.recordJoin(ctx, err)
+		j.recordJoin(ctx, err)
 		pause := healInterval
-		if g.members.aliveCount() <= 1 && len(targets) > 0 {
+		if j.g.members.aliveCount() <= 1 && len(targets) > 0 {
 			pause, retry = retry, min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
 		}
-		g.savePeers()
-		if !g.pause(ctx, jitter(pause)) {
+		j.g.roster.savePeers()
+		if !j.pause(ctx, jitter(pause)) {
 			return
 		}
 	}
@@ -52,15 +69,15 @@ func (g *Gossip) rejoin(ctx context.Context) {
 
 // pause is wait, in which a farewell is written down at once: nobody would say it again
 // to a host that loses its power before the file is written.
-func (g *Gossip) pause(ctx context.Context, d time.Duration) bool {
+func (j *joiner) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-g.parted:
-			g.savePeers()
+		case <-j.g.roster.parted:
+			j.g.roster.savePeers()
 		case <-t.C:
 			return true
 		}
@@ -69,10 +86,10 @@ func (g *Gossip) pause(ctx context.Context, d time.Duration) bool {
 
 // missing lists addresses that should be members and are not: the configured
 // ones, and a few of those that are known and do not answer.
-func (g *Gossip) missing(ctx context.Context, known []string) []string {
+func (j *joiner) missing(ctx context.Context, known []string) []string {
 	there := map[string]bool{}
 	var gone []string
-	for _, m := range g.members.list() {
+	for _, m := range j.g.members.list() {
 		if m.State == StateAlive {
 			there[m.Address], there[m.joinAddress()] = true, true
 		}
@@ -87,12 +104,12 @@ func (g *Gossip) missing(ctx context.Context, known []string) []string {
 			out = append(out, addr)
 		}
 	}
-	for _, join := range g.cfg.Join() {
-		for _, addr := range resolve(ctx, join, g.cfg.JoinPort) {
+	for _, join := range j.g.cfg.Join() {
+		for _, addr := range resolve(ctx, join, j.g.cfg.JoinPort) {
 			add(addr)
 		}
 	}
-	if g.members.aliveCount() <= 1 {
+	if j.g.members.aliveCount() <= 1 {
 		gone = append(gone, known...)
 	}
 	rand.Shuffle(len(gone), func(i, j int) { gone[i], gone[j] = gone[j], gone[i] })
@@ -140,14 +157,14 @@ func resolve(ctx context.Context, addr string, defaultPort int) []string {
 }
 
 // join tries each target and returns the last failure, explained.
-func (g *Gossip) join(ctx context.Context, targets []string) error {
+func (j *joiner) join(ctx context.Context, targets []string) error {
 	var last error
-	defer g.joining()()
+	defer j.g.ranks.joining()()
 	for _, t := range targets {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if _, err := g.list.Load().Join([]string{t}); err != nil {
+		if _, err := j.g.site.list.Load().Join([]string{t}); err != nil {
 			last = explain(t, err)
 		}
 	}
@@ -184,7 +201,7 @@ func plainError(err error, target string) string {
 }
 
 // recordJoin keeps and logs why the cluster could not be joined, if that has changed.
-func (g *Gossip) recordJoin(ctx context.Context, err error) {
+func (j *joiner) recordJoin(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		err = nil
 	}
@@ -192,24 +209,24 @@ func (g *Gossip) recordJoin(ctx context.Context, err error) {
 	if err != nil {
 		reason = err.Error()
 	}
-	g.mu.Lock()
-	changed := (err == nil) != (g.failed == nil) || err != nil && reason != g.failed.Error()
-	g.failed = err
+	j.mu.Lock()
+	changed := (err == nil) != (j.failed == nil) || err != nil && reason != j.failed.Error()
+	j.failed = err
 	switch {
 	case err == nil:
-		g.since = time.Time{}
-	case g.since.IsZero():
-		g.since = time.Now()
+		j.since = time.Time{}
+	case j.since.IsZero():
+		j.since = time.Now()
 	}
-	g.mu.Unlock()
+	j.mu.Unlock()
 	switch {
 	case !changed:
 	case errors.Is(err, trust.ErrSecretsDiffer):
-		g.log.Error("failed to join the cluster", "err", err)
-	case reason != "" && g.members.aliveCount() <= 1:
-		g.log.Warn("failed to join the cluster; will retry", "err", err)
+		j.g.log.Error("failed to join the cluster", "err", err)
+	case reason != "" && j.g.members.aliveCount() <= 1:
+		j.g.log.Warn("failed to join the cluster; will retry", "err", err)
 	case reason != "":
-		g.log.Debug("failed to reach a member", "err", err)
+		j.g.log.Debug("failed to reach a member", "err", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"seeder/internal/disk"
 	"seeder/internal/text"
+	"seeder/internal/wait"
 	"seeder/p2p/gossip/wall"
 	"seeder/p2p/report"
 	"seeder/p2p/trust"
@@ -53,22 +54,30 @@ func (k known) valid() bool {
 	return k.ID == "" || err == nil
 }
 
+// roster is the file of known members. known is of Open, saved of the loop that writes it.
+type roster struct {
+	g      *Gossip
+	parted wait.Signal // a member has left: its farewell is saved at once
+	known  []string    // gossip addresses that the file had when this node was opened
+	saved  []byte      // what the file has
+}
+
 // loadPeers takes the members that were known when this node last ran as dead ones,
 // until they are heard of: they belong to the cluster, but for those that had left. It
 // returns the addresses of all at which they can be joined.
-func (g *Gossip) loadPeers() (addresses []string) {
-	if g.cfg.PeersFile == "" {
+func (r *roster) loadPeers() (addresses []string) {
+	if r.g.cfg.PeersFile == "" {
 		return nil
 	}
-	b, err := readPeers(g.cfg.PeersFile)
+	b, err := readPeers(r.g.cfg.PeersFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	peers, derr := decodePeersFile(b)
 	if err := cmp.Or(err, derr); err != nil {
-		g.log.Warn("ignored the file of known members: it is damaged", "path", g.cfg.PeersFile, "err", err)
+		r.g.log.Warn("ignored the file of known members: it is damaged", "path", r.g.cfg.PeersFile, "err", err)
 	}
-	g.members.restore(peers, time.Now())
+	r.g.members.restore(peers, time.Now())
 	for _, k := range peers {
 		if k.Voucher != "" {
 			continue
@@ -100,18 +109,18 @@ func readPeers(path string) ([]byte, error) {
 // savePeers writes the other members, so that a node without join addresses finds its
 // cluster again, and knows after a restart who is missing. Losing the file loses only
 // that.
-func (g *Gossip) savePeers() {
-	if g.cfg.PeersFile == "" {
+func (r *roster) savePeers() {
+	if r.g.cfg.PeersFile == "" {
 		return
 	}
 	peers := []known{}
-	list, farewells := g.members.named(), map[string][]byte{}
-	for _, f := range g.members.farewells(time.Now()) {
+	list, farewells := r.g.members.named(), map[string][]byte{}
+	for _, f := range r.g.members.farewells(time.Now()) {
 		farewells[f.Instance] = f.Meta
 	}
 	slices.SortStableFunc(list, func(a, b Member) int { return compare(a.voucher != "", b.voucher != "") })
 	for _, m := range list {
-		if m.Name == g.cfg.NodeName || len(peers) == maxPeers {
+		if m.Name == r.g.cfg.NodeName || len(peers) == maxPeers {
 			continue
 		}
 		k := known{Name: m.Name, Gossip: m.gossip, Address: m.Address, Version: m.Version, ID: m.ID, Voucher: m.voucher}
@@ -131,23 +140,23 @@ func (g *Gossip) savePeers() {
 	}
 	b, err := json.Marshal(peers)
 	if err == nil {
-		err = g.writePeers(b)
+		err = r.writePeers(b)
 	}
 	if err != nil {
-		g.log.Warn("failed to write the file of known members", "err", err)
+		r.g.log.Warn("failed to write the file of known members", "err", err)
 	}
 }
 
 // writePeers writes the file where its content is another one than before: each
 // time costs two syncs.
-func (g *Gossip) writePeers(b []byte) error {
-	if bytes.Equal(b, g.saved) {
+func (r *roster) writePeers(b []byte) error {
+	if bytes.Equal(b, r.saved) {
 		return nil
 	}
-	if err := disk.WriteFile(g.cfg.PeersFile, b); err != nil {
+	if err := disk.WriteFile(r.g.cfg.PeersFile, b); err != nil {
 		return err
 	}
-	g.saved = b
+	r.saved = b
 	return nil
 }
 
@@ -157,7 +166,7 @@ func (g *Gossip) Forget(name string) error {
 	if err := g.members.forget(name); err != nil {
 		return err
 	}
-	g.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: append([]byte{forgetKind}, name...)})
+	g.news.queue.QueueBroadcast(&broadcast{name: "forget " + name, msg: append([]byte{forgetKind}, name...)})
 	return nil
 }
 

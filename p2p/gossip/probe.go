@@ -76,10 +76,10 @@ func (a *arrivals) record(msg []byte) {
 }
 
 // Arrived says which of the two sizes of a probe have come by packet.
-func (g *Gossip) Arrived(n Nonce) (small, large bool) {
-	g.arrivals.mu.Lock()
-	defer g.arrivals.mu.Unlock()
-	if got := g.arrivals.byNonce[n]; got != nil {
+func (a *arrivals) Arrived(n Nonce) (small, large bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if got := a.byNonce[n]; got != nil {
 		return got.small, got.large
 	}
 	return false, false
@@ -90,16 +90,16 @@ func (g *Gossip) Arrived(n Nonce) (small, large bool) {
 const arrivalPoll = 20 * time.Millisecond
 
 // AwaitArrival is Arrived once both sizes are here, or when ctx ends.
-func (g *Gossip) AwaitArrival(ctx context.Context, n Nonce) (small, large bool) {
+func (a *arrivals) AwaitArrival(ctx context.Context, n Nonce) (small, large bool) {
 	tick := time.NewTicker(arrivalPoll)
 	defer tick.Stop()
 	for {
-		if small, large = g.Arrived(n); small && large {
+		if small, large = a.Arrived(n); small && large {
 			return small, large
 		}
 		select {
 		case <-ctx.Done():
-			return g.Arrived(n)
+			return a.Arrived(n)
 		case <-tick.C:
 		}
 	}
@@ -114,7 +114,7 @@ func (g *Gossip) SendProbe(member string, n Nonce) error {
 	}
 	small := append([]byte{probeKind}, n[:]...)
 	large := append(slices.Clone(small), make([]byte, largeProbeBytes-len(small))...)
-	to, list := m.to(), g.list.Load()
+	to, list := m.to(), g.site.list.Load()
 	var sent error
 	for range probeCopies {
 		// A message that is larger than the interface takes is an error here.
@@ -137,7 +137,7 @@ func (g *Gossip) ping(m Member) error {
 	if err != nil {
 		return err
 	}
-	_, err = g.list.Load().Ping(m.instance.String(), addr)
+	_, err = g.site.list.Load().Ping(m.instance.String(), addr)
 	return err
 }
 

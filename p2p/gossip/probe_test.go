@@ -28,7 +28,7 @@ func TestProbeArrives(t *testing.T) {
 	if err := a.Ping("b"); err != nil {
 		t.Error(err)
 	}
-	if m, _ := a.member("b"); m.GossipAddress() != b.transport.Load().LocalAddr().String() {
+	if m, _ := a.member("b"); m.GossipAddress() != b.site.transport.Load().LocalAddr().String() {
 		t.Errorf("address %s", m.GossipAddress())
 	}
 	for _, err := range []error{a.SendProbe("c", nonce), a.Ping("c")} {

@@ -43,7 +43,7 @@ func TestReplays(t *testing.T) {
 	}
 	for range 20 {
 		for _, n := range []*node{a, b} {
-			conn, err := net.Dial("udp", n.transport.Load().LocalAddr().String())
+			conn, err := net.Dial("udp", n.site.transport.Load().LocalAddr().String())
 			if err != nil {
 				t.Fatal(err)
 			}

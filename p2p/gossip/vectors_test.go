@@ -66,8 +66,8 @@ func TestVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.SetCatalog(hash)
-	v.Is("state", string(g.state()))
-	v.IsHex("message", append([]byte{summaryKind}, g.state()...))
+	v.Is("state", string(g.news.state()))
+	v.IsHex("message", append([]byte{summaryKind}, g.news.state()...))
 
 	v = docs.Protocol(t, "forget")
 	if name, err := decodeForget(v.Hex("message")); err != nil || name != v.Text("node") {
@@ -119,7 +119,7 @@ func TestPacketVector(t *testing.T) {
 	head := append([]byte{1}, v.Hex("nonce")...)
 	v.IsHex("packet", gcm.Seal(head, v.Hex("nonce"), want, append([]byte{1}, v.Text("label")...)))
 	n := startAt(t, "a", "127.0.0.1:0", [][]byte{key}, nil)
-	conn, err := net.Dial("udp", n.transport.Load().LocalAddr().String())
+	conn, err := net.Dial("udp", n.site.transport.Load().LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

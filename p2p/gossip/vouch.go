@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -50,23 +49,6 @@ func (ms *members) dead(now time.Time) []away {
 	return out[:min(len(out), maxVouched)]
 }
 
-// exchanged is what this node says in an exchange of states: the summary of its catalog,
-// who died and who left.
-func (g *Gossip) exchanged() []byte {
-	now := time.Now()
-	s := state{Name: g.cfg.NodeName, Hash: g.catalogHash.Load(), Away: g.members.dead(now), Left: g.members.farewells(now)}
-	for {
-		b, err := json.Marshal(s)
-		if err != nil {
-			return nil // strings and numbers always encode
-		}
-		if len(b) <= wall.MaxStateBytes {
-			return b
-		}
-		s.Away, s.Left = s.Away[:len(s.Away)/2], s.Left[:len(s.Left)/2]
-	}
-}
-
 // vouched takes the members that died and those that left from what an identity says in an exchange of states.
 func (g *Gossip) vouched(by trust.NodeID, user []byte) {
 	s, err := decodeState(user, wall.MaxStateBytes)
@@ -78,7 +60,7 @@ func (g *Gossip) vouched(by trust.NodeID, user []byte) {
 	}
 	for _, name := range g.members.learn(by, s.Left, time.Now()) {
 		g.log.Info("a member left, and this node had missed its farewell", "member", name, "told_by", s.Name)
-		g.wakeSave()
+		g.roster.parted.Set()
 		g.reportState(name, StateLeft, "")
 	}
 }

@@ -27,12 +27,12 @@ type limit struct {
 
 // limits are those of docs/decisions.md, "The shape of the code".
 var limits = []limit{
-	{"lines of the largest package", (*shape).largestPackage, 4400, 3300},
+	{"lines of the largest package", (*shape).largestPackage, 3400, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
 	{"lines of the largest file", (*shape).largestFile, 500, 500},
 	{"lines of the longest function", (*shape).longestFunction, 70, 70},
-	{"methods of the largest type", (*shape).mostMethods, 64, 30},
-	{"fields of the largest type", (*shape).mostFields, 28, 15},
+	{"methods of the largest type", (*shape).mostMethods, 52, 30},
+	{"fields of the largest type", (*shape).mostFields, 25, 15},
 	{"lines of the largest package of store", within("store", lines), 3300, 3300},
 	{"methods of the largest type of store/ctrd", within("store/ctrd", methods), 30, 30},
 	{"fields of the largest type of store/ctrd", within("store/ctrd", fields), 15, 15},
