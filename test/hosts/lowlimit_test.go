@@ -11,6 +11,22 @@ import (
 	"seeder/test/harness"
 )
 
+// medianAnswer is how long h takes to say what all hosts have of each image.
+func medianAnswer(h *harness.Host) time.Duration {
+	h.T.Helper()
+	var all []time.Duration
+	for range 9 {
+		began := time.Now()
+		if err := h.Try(&report.Images{}, "images"); err != nil {
+			h.T.Fatal(err)
+		}
+		all = append(all, time.Since(began))
+	}
+	slices.Sort(all)
+	h.T.Logf("%s answers after %s", h.Name, all)
+	return all[len(all)/2]
+}
+
 // TestLowLimit: at the lowest limit that the configuration takes, 64 KiB/s, chunks wait
 // for their turn and nothing else does. While an image is on its way, members answer
 // the matrix, announcements reach them, and doctor accuses neither a firewall nor the
@@ -28,6 +44,9 @@ func TestLowLimit(t *testing.T) {
 		}
 		return nil
 	})
+	if took := medianAnswer(b); took > 250*time.Millisecond { // behind chunks it is half a second
+		t.Errorf("the matrix of both hosts takes %s in the median under the limit of one", took)
+	}
 	for _, h := range n.Hosts {
 		var m report.Images
 		if err := h.Try(&m, "images"); err != nil {
