@@ -27,7 +27,7 @@ type limit struct {
 
 // limits are those of docs/decisions.md, "The shape of the code".
 var limits = []limit{
-	{"lines of the largest package", (*shape).largestPackage, 3400, 3300},
+	{"lines of the largest package", (*shape).largestPackage, 3300, 3300},
 	{"lines of package main of cmd/seeder", (*shape).mainPackage, 2000, 2000},
 	{"lines of the largest file", (*shape).largestFile, 500, 500},
 	{"lines of the longest function", (*shape).longestFunction, 70, 70},
