@@ -57,7 +57,7 @@ type site struct {
 	g         *Gossip
 	list      atomic.Pointer[memberlist.Memberlist] // another one after each change of address
 	transport atomic.Pointer[wall.Transport]        // of list
-	lines     *logWriter                            // memberlist's
+	lines     *wall.LogWriter                       // memberlist's
 	renewal   wait.Signal                           // this node needs a new instance
 
 	mu    sync.Mutex

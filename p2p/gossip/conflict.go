@@ -46,7 +46,7 @@ func (ms *members) conflictsLocked() []Conflict {
 			if !ms.confirmedLocked(r) || !ms.confirmedLocked(ms.byName[name]) {
 				continue
 			}
-			out = append(out, ms.conflict(report.ConflictName, ms.byName[name], r))
+			out = append(out, ms.self.conflict(report.ConflictName, ms.byName[name], r))
 		}
 	}
 	byID := map[string][]*Member{}
@@ -62,7 +62,7 @@ func (ms *members) conflictsLocked() []Conflict {
 		slices.SortFunc(same, func(a, b *Member) int { return cmp.Or(compare(a.second, b.second), a.order-b.order) })
 		for _, m := range same[1:] {
 			if m.gossip != same[0].gossip { // else it was renamed, and the other instance is about to be found dead
-				out = append(out, ms.conflict(report.ConflictIdentity, same[0], m))
+				out = append(out, ms.self.conflict(report.ConflictIdentity, same[0], m))
 			}
 		}
 	}
@@ -72,15 +72,15 @@ func (ms *members) conflictsLocked() []Conflict {
 	return out
 }
 
-// conflict is that between two members. That this node is the second it says itself.
-func (ms *members) conflict(kind string, first, second *Member) Conflict {
-	if first.instance.process == ms.self.process && first.second && !second.second {
+// conflict is that between two members, as i sees it. That it is the second a node says itself.
+func (i instance) conflict(kind string, first, second *Member) Conflict {
+	if first.instance.process == i.process && first.second && !second.second {
 		first, second = second, first
 	}
 	return Conflict{second: second.instance, Conflict: report.Conflict{
 		Kind: kind, Name: first.Name, Address: first.gossip, Other: second.Name, OtherAddress: second.gossip,
-		Self:   first.instance.process == ms.self.process || second.instance.process == ms.self.process,
-		Second: second.instance.process == ms.self.process,
+		Self:   first.instance.process == i.process || second.instance.process == i.process,
+		Second: second.instance.process == i.process,
 	}}
 }
 

@@ -203,7 +203,7 @@ func memberOf(n *memberlist.Node, i instance, meta Meta, reason, fix string) *Me
 	return &Member{
 		Protocols: protocols,
 		Name:      i.node, Address: addr, State: StateAlive, Reason: reason, Fix: fix, Version: meta.Version, ID: meta.ID,
-		gossip: n.Address(), instance: i, told: string(n.Meta), leaving: meta.Leaving, second: meta.Second,
+		gossip: n.Address(), instance: i, word: word{told: string(n.Meta), leaving: meta.Leaving, second: meta.Second},
 	}
 }
 

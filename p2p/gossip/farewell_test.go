@@ -119,7 +119,7 @@ func TestFarewellsAreBounded(t *testing.T) {
 	for n := range 2 * maxFarewells {
 		i := newInstance("b" + string(rune('0'+n)))
 		f := farewellOf(t, id, i, "10.0.0.2:7950", Meta{Leaving: true})
-		ms.byName[i.node] = &Member{Name: i.node, State: StateLeft, Since: now.Add(-time.Duration(n) * time.Minute), ID: id.ID(), instance: i, gossip: f.Gossip, told: string(f.Meta)}
+		ms.byName[i.node] = &Member{Name: i.node, State: StateLeft, Since: now.Add(-time.Duration(n) * time.Minute), ID: id.ID(), instance: i, gossip: f.Gossip, word: word{told: string(f.Meta)}}
 	}
 	list := ms.farewells(now)
 	if len(list) != maxFarewells || list[0].Seconds != 0 || list[maxFarewells-1].Seconds != (maxFarewells-1)*60 {
@@ -133,7 +133,7 @@ func TestFarewellsAreBounded(t *testing.T) {
 	}
 	i := newInstance("z")
 	f := farewellOf(t, id, i, "10.0.0.2:7950", Meta{Leaving: true})
-	ms.byName["z"] = &Member{Name: "z", State: StateDead, Since: now, ID: id.ID(), gossip: f.Gossip, voucher: testID}
+	ms.byName["z"] = &Member{Name: "z", State: StateDead, Since: now, ID: id.ID(), gossip: f.Gossip, standing: standing{voucher: testID}}
 	if left := ms.learn(id.ID(), []farewell{f}, now); len(left) != 0 || ms.byName["z"] == nil || ms.byName["z"].State != StateDead {
 		t.Errorf("%v, %+v", left, ms.byName["z"])
 	}

@@ -98,14 +98,24 @@ type Member struct {
 
 	gossip   string   // gossip address, ip:port
 	instance instance // what memberlist knows it by; zero: this node never saw it
-	contact  contact
-	told     string // its metadata as it came
-	proven   proven // whether the node says itself what told has
-	owner    owner
-	voucher  trust.NodeID // the identity on whose word it counts as dead; empty: this node's own
-	order    int          // in which instances were seen
-	leaving  bool         // it said that it was leaving
-	second   bool         // it said that another host has its name or identity
+	word
+	standing
+}
+
+// word is what a member says of itself.
+type word struct {
+	told    string // its metadata as it came
+	proven  proven // whether the node says itself what told has
+	leaving bool   // it said that it was leaving
+	second  bool   // it said that another host has its name or identity
+}
+
+// standing is what this node thinks of a member.
+type standing struct {
+	contact contact
+	owner   owner
+	voucher trust.NodeID // the identity on whose word it counts as dead; empty: this node's own
+	order   int          // in which instances were seen
 }
 
 const (
@@ -155,7 +165,7 @@ func New(cfg Config) *Gossip {
 		cfg.Join = func() []string { return nil }
 	}
 	g := &Gossip{cfg: cfg, log: cfg.Log, members: newMembers(newInstance(cfg.NodeName))}
-	g.site = site{g: g, meta: cfg.Meta, renewal: wait.NewSignal(), lines: &logWriter{log: cfg.Log.With("component", "memberlist")}}
+	g.site = site{g: g, meta: cfg.Meta, renewal: wait.NewSignal(), lines: wall.NewLogWriter(cfg.Log.With("component", "memberlist"))}
 	g.joiner.g = g
 	g.ranks = ranks{g: g, byProcess: map[string]bool{}, reconsider: wait.NewSignal()}
 	g.roster = roster{g: g, parted: wait.NewSignal()}
@@ -300,7 +310,7 @@ func (g *Gossip) leave() error {
 	}
 	err := list.Shutdown()
 	g.gate.close() // memberlist's timers of suspicion outlive its Shutdown
-	g.site.lines.close()
+	g.site.lines.Close()
 	if err != nil {
 		return fmt.Errorf("close gossip: %w", err)
 	}

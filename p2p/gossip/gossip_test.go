@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"reflect"
@@ -434,23 +433,6 @@ func TestForget(t *testing.T) {
 	}
 	c := start(t, "c", 1, nil, a.addr)
 	eventually(t, "c is back", func() bool { return b.state("c") == StateAlive && len(c.Alive()) == 3 })
-}
-
-// TestLogEnds: memberlist's timers outlive it, its log does not.
-func TestLogEnds(t *testing.T) {
-	t.Parallel()
-	var buf syncBuffer
-	w := &logWriter{log: slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	fmt.Fprintln(w, "[ERR] memberlist: Failed to send ping")
-	if got := buf.String(); !strings.Contains(got, "level=DEBUG") || !strings.Contains(got, "Failed to send ping") {
-		t.Errorf("logged %q", got)
-	}
-	w.close()
-	before := buf.String()
-	fmt.Fprintln(w, "[INFO] memberlist: Marking a as failed, suspect timeout reached")
-	if buf.String() != before {
-		t.Errorf("written after the end: %s", buf.String())
-	}
 }
 
 // TestNothingAfterClose: what memberlist's timers find out after Close is told to nobody:

@@ -184,7 +184,7 @@ func (ms *members) forget(name string) error {
 	defer ms.mu.Unlock()
 	m := ms.byName[name]
 	if m == nil || m.State != StateAlive {
-		ms.noteForgottenLocked(name, time.Now())
+		ms.forgotten.add(name, time.Now())
 	}
 	switch {
 	case m == nil:
@@ -214,7 +214,7 @@ func (ms *members) restore(list []known, now time.Time) {
 		if ms.byName[k.Name] != nil || k.Name == ms.self.node {
 			continue
 		}
-		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip, voucher: k.Voucher}
+		m := &Member{Name: k.Name, Address: k.Address, State: StateDead, Version: k.Version, ID: k.ID, Since: k.Dead, gossip: k.Gossip, standing: standing{voucher: k.Voucher}}
 		if !k.Left.IsZero() {
 			m.State, m.Since = StateLeft, k.Left
 		}

@@ -31,8 +31,8 @@ type members struct {
 	confirmed map[instance]bool          // that have answered by their own name; see doubts
 	contacts  map[instance]contact       // of instances that are alive
 	proved    map[trust.NodeID]time.Time // identities that are no member's yet
-	forgotten map[string]time.Time       // names that somebody had forgotten, until they are alive again
-	count     int                        // of instances ever seen
+	forgotten forgotten
+	count     int // of instances ever seen
 }
 
 const (
@@ -46,7 +46,7 @@ const (
 
 func newMembers(self instance) *members {
 	return &members{self: self, byName: map[string]*Member{}, alive: map[instance]*Member{}, rivals: map[string][]*Member{}, ids: map[trust.NodeID]int{}, confirmed: map[instance]bool{},
-		contacts: map[instance]contact{}, proved: map[trust.NodeID]time.Time{}, forgotten: map[string]time.Time{}}
+		contacts: map[instance]contact{}, proved: map[trust.NodeID]time.Time{}, forgotten: forgotten{}}
 }
 
 // seen books an instance that is alive, and returns what was known of the node by its name
@@ -128,7 +128,9 @@ func (ms *members) resolveName(name string) bool {
 	of = onlyGenuine(of)
 	slices.SortFunc(of, func(a, b *Member) int { return a.order - b.order })
 	candidates := slices.DeleteFunc(slices.Clone(of), func(m *Member) bool {
-		return slices.ContainsFunc(of, func(o *Member) bool { return ms.replacesLocked(o, m) })
+		return slices.ContainsFunc(of, func(o *Member) bool {
+			return o.replaces(m, ms.contacts[o.instance].reached || ms.confirmed[o.instance])
+		})
 	})
 	delete(ms.rivals, name)
 	if len(candidates) == 0 {
@@ -145,7 +147,7 @@ func (ms *members) resolveName(name string) bool {
 	if holder != nil && holder.State == StateAlive {
 		winner.Since = holder.Since
 	}
-	winner.owner = ms.ownerLocked(holder, &winner, time.Now())
+	winner.owner = ownerAfter(holder, &winner, ms.contacts[winner.instance].proved, time.Now())
 	ms.byName[name] = &winner
 	if len(candidates) > 1 {
 		ms.rivals[name] = candidates[1:]
@@ -153,15 +155,15 @@ func (ms *members) resolveName(name string) bool {
 	return true
 }
 
-// replacesLocked reports whether m stands for the same host as o, at a later time. Of
-// several processes at one address the last is the one that is there; one with another
-// identity has to answer first. mu is held.
-func (ms *members) replacesLocked(m, o *Member) bool {
+// replaces reports whether m stands for the same host as o, at a later time. Of several
+// processes at one address the last is the one that is there; one with another identity has
+// to answer first.
+func (m *Member) replaces(o *Member, answered bool) bool {
 	same := m.ID == o.ID
 	if m.instance.process == o.instance.process {
 		return m.instance.moved > o.instance.moved && same
 	}
-	return m.gossip == o.gossip && m.order > o.order && (same || ms.contacts[m.instance].reached || ms.confirmed[m.instance])
+	return m.gossip == o.gossip && m.order > o.order && (same || answered)
 }
 
 // owner is the identity that a handshake has proved of a member: while it is there, or was
@@ -179,8 +181,9 @@ func (m *Member) owns(holder *Member) bool {
 	return holder != nil && m.ID != "" && m.ID == holder.owner.id
 }
 
-// ownerLocked is the owner of a name that goes from holder to winner. mu is held.
-func (ms *members) ownerLocked(holder, winner *Member, now time.Time) owner {
+// ownerAfter is the owner of a name that goes from holder to winner, whose identity a
+// handshake has proved, or not.
+func ownerAfter(holder, winner *Member, proved bool, now time.Time) owner {
 	var before owner
 	if holder != nil {
 		before = holder.owner
@@ -188,7 +191,7 @@ func (ms *members) ownerLocked(holder, winner *Member, now time.Time) owner {
 	switch {
 	case winner.owns(holder):
 		return owner{winner.ID, now}
-	case ms.contacts[winner.instance].proved && (before.id == "" || now.Sub(before.seen) > ownerFor):
+	case proved && (before.id == "" || now.Sub(before.seen) > ownerFor):
 		return owner{winner.ID, now}
 	}
 	return before
@@ -281,14 +284,14 @@ func (ms *members) list() []Member {
 	ms.forgetLocked(time.Now())
 	out := make([]Member, 0, len(ms.byName))
 	for _, m := range ms.byName {
-		out = append(out, ms.withContact(m))
+		out = append(out, m.as(ms.contacts))
 	}
 	for name, rivals := range ms.rivals {
 		for _, r := range rivals {
 			if !ms.confirmedLocked(r) {
 				continue
 			}
-			m := ms.withContact(r)
+			m := r.as(ms.contacts)
 			m.Name = fmt.Sprintf("%s (%s)", name, m.gossip)
 			out = append(out, m)
 		}
@@ -304,10 +307,10 @@ func (ms *members) list() []Member {
 	return out
 }
 
-// withContact is a copy of m with what this node knows of it now. mu is held.
-func (ms *members) withContact(m *Member) Member {
+// as is a copy of m with what this node knows of it now.
+func (m *Member) as(contacts map[instance]contact) Member {
 	out := *m
-	if c, ok := ms.contacts[m.instance]; ok {
+	if c, ok := contacts[m.instance]; ok {
 		out.contact = c
 	}
 	return out

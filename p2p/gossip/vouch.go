@@ -91,25 +91,29 @@ func (ms *members) vouch(by trust.NodeID, list []away, now time.Time) (added []s
 		}
 		ms.byName[a.Name] = &Member{
 			Name: a.Name, Address: a.Address, State: StateDead, Version: a.Version, ID: a.ID,
-			Since: now.Add(-time.Duration(a.Seconds) * time.Second), gossip: a.Gossip, voucher: by,
+			Since: now.Add(-time.Duration(a.Seconds) * time.Second), gossip: a.Gossip, standing: standing{voucher: by},
 		}
 		own, all, added = own+1, all+1, append(added, a.Name)
 	}
 	return added
 }
 
-// noteForgottenLocked keeps others from bringing a member back. mu is held.
-func (ms *members) noteForgottenLocked(name string, now time.Time) {
+// forgotten are names that somebody had forgotten, until they are alive again: nobody brings
+// those members back.
+type forgotten map[string]time.Time
+
+// add remembers one more.
+func (fs forgotten) add(name string, now time.Time) {
 	oldest := name
-	for o, at := range ms.forgotten {
+	for o, at := range fs {
 		if now.Sub(at) > deadFor {
-			delete(ms.forgotten, o)
-		} else if first, ok := ms.forgotten[oldest]; !ok || at.Before(first) {
+			delete(fs, o)
+		} else if first, ok := fs[oldest]; !ok || at.Before(first) {
 			oldest = o
 		}
 	}
-	if len(ms.forgotten) >= maxForgotten {
-		delete(ms.forgotten, oldest)
+	if len(fs) >= maxForgotten {
+		delete(fs, oldest)
 	}
-	ms.forgotten[name] = now
+	fs[name] = now
 }

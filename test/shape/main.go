@@ -35,6 +35,9 @@ var limits = []limit{
 	{"fields of the largest type", (*shape).mostFields, 25, 15},
 	{"methods of the largest type of store/ctrd", within("store/ctrd", methods), 30, 30},
 	{"fields of the largest type of store/ctrd", within("store/ctrd", fields), 15, 15},
+	{"methods of the largest type of p2p", within("p2p", methods), 33, 30},
+	{"fields of the largest type of p2p/gossip", within("p2p/gossip", fields), 15, 15},
+	{"fields of the largest type of p2p/swarm", within("p2p/swarm", fields), 15, 15},
 	{"methods of the widest interface", (*shape).widestInterface, 6, 6},
 	{"import depth inside the module", (*shape).depth, 6, 6},
 }

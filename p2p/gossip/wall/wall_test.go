@@ -407,6 +407,23 @@ func TestIncarnationsAreBounded(t *testing.T) {
 	}
 }
 
+// TestLogEnds: memberlist's timers outlive it, its log does not.
+func TestLogEnds(t *testing.T) {
+	t.Parallel()
+	var buf bytes.Buffer
+	w := NewLogWriter(slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	fmt.Fprintln(w, "[ERR] memberlist: Failed to send ping")
+	if got := buf.String(); !strings.Contains(got, "level=DEBUG") || !strings.Contains(got, "Failed to send ping") {
+		t.Errorf("logged %q", got)
+	}
+	w.Close()
+	before := buf.String()
+	fmt.Fprintln(w, "[INFO] memberlist: Marking a as failed, suspect timeout reached")
+	if buf.String() != before {
+		t.Errorf("written after the end: %s", buf.String())
+	}
+}
+
 // TestSetKeysReplaces: what a key sealed that is not accepted any more does not open.
 func TestSetKeysReplaces(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-package gossip
+package wall
 
 import (
 	"bytes"
@@ -6,25 +6,28 @@ import (
 	"sync"
 )
 
-// logWriter takes memberlist's log lines ("[WARN] memberlist: …"). What it calls an
+// LogWriter takes memberlist's log lines ("[WARN] memberlist: …"). What it calls an
 // error is mostly the network being the network, so all of it is debug.
-type logWriter struct {
+type LogWriter struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
 	closed bool
 }
 
-// close drops what comes from now on: memberlist's timers of suspicion outlive
+// NewLogWriter returns one that is open.
+func NewLogWriter(log *slog.Logger) *LogWriter { return &LogWriter{log: log} }
+
+// Close drops what comes from now on: memberlist's timers of suspicion outlive
 // its Shutdown, and the owner of the log need not.
-func (w *logWriter) close() {
+func (w *LogWriter) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
 }
 
 // Write implements io.Writer, one line a call.
-func (w *logWriter) Write(p []byte) (int, error) {
+func (w *LogWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.closed {
