@@ -8,7 +8,7 @@ import (
 
 // recentPages is how many pages' headers are kept, so that reading them after the tokens of a
 // segment does not decode those again.
-const recentPages = 256
+const recentPages = 64
 
 // tokenSource is a gzip base as pages. Their beginnings are learnt on the way: going forward
 // reads what is between, once.

@@ -17,7 +17,7 @@
 // turn into the same bits. This is puffin's idea (Android and ChromeOS updates). No compressor
 // is run again, so none has to be known.
 //
-// Memory, for blobs of any size: Encode keeps at most 64 MiB and Decode 48 MiB;
+// Memory, for blobs of any size: Encode keeps at most 64 MiB of heap in use and Decode 48 MiB;
 // for kind Deflate a byte for each 500 of the base besides. The table of seeds is bounded;
 // its step grows with the base.
 //

@@ -9,8 +9,8 @@ import (
 const (
 	// pageBytes is the length of a page: what one jump in a base costs to read.
 	pageBytes = 64 << 10
-	// cachePages bounds the pages in memory: 12 MiB.
-	cachePages = 192
+	// cachePages bounds the pages of a stream in memory: 4 MiB.
+	cachePages = 64
 )
 
 // page is a stretch of a base.

@@ -11,8 +11,8 @@ import (
 
 const (
 	// segmentBytes is how much of the target a segment has; maxPart bounds what Decode accepts of a segment, and each of its three pieces.
-	segmentBytes = 4 << 20
-	maxPart      = 5 << 20
+	segmentBytes = 2 << 20
+	maxPart      = 4 << 20
 )
 
 // newZstdWriter is the compressor of one encoder.

@@ -19,7 +19,7 @@ const (
 	maxHead             = 128 << 10 // of a member
 	maxTail             = 1 << 20   // behind the last member
 	pageHeaders         = 16 << 10  // a page ends when it has as many bytes of headers
-	maxPageHeaders      = 2 << 20
+	maxPageHeaders      = 1 << 20
 )
 
 type phase byte
