@@ -175,8 +175,8 @@ bench-data: ## throughput and allocations of the data path
 bench-delta: ## what travels instead of a rebuilt layer: pairs made of DELTA_DIR (GOROOT), and seeder's own binary rebuilt after one line
 	mkdir -p bin/delta
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/delta/old ./cmd/seeder
-	printf 'package main\n\nimport "fmt"\n\nfunc init() { fmt.Print("") }\n' > bin/delta/line.go
-	printf '{"Replace":{"%s/cmd/seeder/line.go":"%s/bin/delta/line.go"}}' "$(CURDIR)" "$(CURDIR)" > bin/delta/overlay.json
+	printf 'package main\n\nimport "fmt"\n\nfunc init() { fmt.Print("") }\n' > bin/delta/line
+	printf '{"Replace":{"%s/cmd/seeder/line.go":"%s/bin/delta/line"}}' "$(CURDIR)" "$(CURDIR)" > bin/delta/overlay.json
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -overlay bin/delta/overlay.json -o bin/delta/new ./cmd/seeder
 	DELTA_DIR=$${DELTA_DIR:-$$(go env GOROOT)} DELTA_OLD=$(CURDIR)/bin/delta/old DELTA_NEW=$(CURDIR)/bin/delta/new \
 		go test -run '^$$' -bench '^BenchmarkDelta$$' -benchtime 1x -timeout 30m ./store/delta
