@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/klauspost/compress/gzip"
 	"github.com/pierrec/lz4/v4"
 )
 
@@ -78,6 +79,12 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		plain = io.NopCloser(bzip2.NewReader(outer))
 	case "lz4":
 		plain = io.NopCloser(lz4.NewReader(outer))
+	case "gzip":
+		// Not by containerd's package: that hands gzip to a program where the host has one
+		// (unpigz, igzip), whose errors are its own. A file of somebody starts no process.
+		if plain, err = gzip.NewReader(outer); err != nil {
+			return nil, err
+		}
 	default:
 		if plain, err = compression.DecompressStream(outer); err != nil {
 			return nil, err
