@@ -87,7 +87,7 @@ func (b *blob) compressAhead(ctx context.Context, at int) {
 	}
 	enc, _, r, err := b.frame(ctx, at, effort, false)
 	if err != nil {
-		b.store.log.Debug("failed to compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
+		b.store.cfg.Log.Debug("failed to compress ahead", "blob", b.info.Digest, "chunk", at, "err", err)
 		return
 	}
 	r.Close()

@@ -132,13 +132,13 @@ func (s *Store) ImportArchive(ctx context.Context, r io.Reader, ref string) (Imp
 			return Imported{}, err
 		}
 	}
-	s.archives.RLock()
-	defer s.archives.RUnlock()
-	room := func(ctx context.Context) error { return s.room(ctx, need{}, need{bytes: archiveRoom}) }
+	s.locks.archives.RLock()
+	defer s.locks.archives.RUnlock()
+	room := func(ctx context.Context) error { return s.disks.room(ctx, need{}, need{bytes: archiveRoom}) }
 	out, err := Archives{s.ctrd, room}.Import(ctx, r, ref)
 	if err == nil {
 		if err := s.checkOpen(ctx); err != nil { // who waits goes on waiting for peers
-			s.log.Warn("failed to look for the blobs that an archive has brought", "err", err)
+			s.cfg.Log.Warn("failed to look for the blobs that an archive has brought", "err", err)
 		}
 	}
 	return out, err

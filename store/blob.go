@@ -92,7 +92,7 @@ func (b *blob) openFrames(present bool) error {
 	if b.frames = frames; present != b.present {
 		b.changes++
 		b.present = present
-		b.trust(b.store.summed(b.name))
+		b.trust(b.store.sums.get(b.name))
 	}
 	return nil
 }
@@ -108,11 +108,11 @@ func (b *blob) trust(stamp ctrd.Stamp) {
 
 // lost records that the content store has lost the blob, or damaged it.
 func (b *blob) lost() {
-	b.store.keepSummed(b.name, ctrd.Stamp{})
+	b.store.sums.set(b.name, ctrd.Stamp{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.openFrames(false); err != nil {
-		b.store.log.Warn("failed to stage a blob that was removed", "blob", b.info.Digest, "err", err)
+		b.store.cfg.Log.Warn("failed to stage a blob that was removed", "blob", b.info.Digest, "err", err)
 	}
 }
 
@@ -228,10 +228,10 @@ func (b *blob) await(ctx context.Context, at int) error {
 
 // put verifies a frame and stages it.
 func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, err error) {
-	b.store.verifying <- struct{}{} // more at once than there are cores would only take memory
-	defer func() { <-b.store.verifying }()
-	buf := b.store.buffers.Get(b.info.ChunkLen(at))
-	defer func() { b.store.buffers.Put(buf) }()
+	b.store.work.verifying <- struct{}{} // more at once than there are cores would only take memory
+	defer func() { <-b.store.work.verifying }()
+	buf := b.store.work.buffers.Get(b.info.ChunkLen(at))
+	defer func() { b.store.work.buffers.Put(buf) }()
 	raw, err := b.store.codec.Decode(buf, enc, payload, b.info.ChunkLen(at))
 	if errors.Is(err, chunk.ErrFrame) || (err == nil && sha256.Sum256(raw) != b.info.Sums[at]) {
 		return false, nil
@@ -261,8 +261,8 @@ func (b *blob) handOver(at int, raw []byte) bool {
 	if b.near == nil || at < b.nearAt || at >= b.nearAt+nearChunks || b.near[at] != nil {
 		return false
 	}
-	if b.store.near.Add(int64(len(raw))) > nearBytes {
-		b.store.near.Add(-int64(len(raw)))
+	if b.store.work.near.Add(int64(len(raw))) > nearBytes {
+		b.store.work.near.Add(-int64(len(raw)))
 		return false
 	}
 	b.near[at] = raw
@@ -287,7 +287,7 @@ func (b *blob) wantFrom(at int) {
 	b.nearAt = at
 	for k := range b.near {
 		if k < at {
-			b.store.buffers.Put(b.unhand(k))
+			b.store.work.buffers.Put(b.unhand(k))
 		}
 	}
 }
@@ -302,7 +302,7 @@ func (b *blob) take(at int) []byte {
 // unhand takes back what was handed over. The caller holds the mutex.
 func (b *blob) unhand(at int) []byte {
 	p := b.near[at]
-	b.store.near.Add(-int64(len(p)))
+	b.store.work.near.Add(-int64(len(p)))
 	delete(b.near, at)
 	return p
 }
@@ -312,7 +312,7 @@ func (b *blob) wantNone() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for at := range b.near {
-		b.store.buffers.Put(b.unhand(at))
+		b.store.work.buffers.Put(b.unhand(at))
 	}
 	b.near = nil
 }
@@ -356,7 +356,7 @@ func (b *blob) reader(ctx context.Context) (ctrd.Reader, error) {
 // the first time. A blob that is damaged is lost.
 func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 	checked := b.isChecked(ra, at)
-	raw := b.store.buffers.Get(b.info.ChunkLen(at))
+	raw := b.store.work.buffers.Get(b.info.ChunkLen(at))
 	n, err := ra.ReadAt(raw, int64(at)*b.info.ChunkBytes)
 	switch {
 	case n < len(raw) && errors.Is(err, io.EOF):
@@ -377,7 +377,7 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 // damaged notes that the content store has other bytes where chunk at should be. From
 // here on it counts as missing, so that it is fetched from those who have it.
 func (b *blob) damaged(ra ctrd.Reader, at int) error {
-	b.store.log.Error("found a damaged blob in containerd's content store; not serving it, and fetching it again if another node has it", "blob", b.info.Digest, "chunk", at)
+	b.store.cfg.Log.Error("found a damaged blob in containerd's content store; not serving it, and fetching it again if another node has it", "blob", b.info.Digest, "chunk", at)
 	b.store.ctrd.Content.MarkDamaged(b.info.Digest, stampOf(ra))
 	b.lost()
 	return fmt.Errorf("chunk %d of %s is damaged: %w", at, b.info.Digest, fs.ErrNotExist)
@@ -407,8 +407,8 @@ func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
 		}
 		return dst[:len(dst)+n], nil
 	}
-	payload := b.store.buffers.Get(int(size))
-	defer b.store.buffers.Put(payload)
+	payload := b.store.work.buffers.Get(int(size))
+	defer b.store.work.buffers.Put(payload)
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
 	}

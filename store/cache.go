@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"seeder/store/stage"
 )
 
 // MaxCacheShare bounds what a share amounts to: on a disk of 8 TB a twentieth would
@@ -26,37 +24,11 @@ const (
 	cacheLook = 5 * time.Second
 )
 
-// cacheBound is how much the cache may hold while it holds used: no more than
-// transfer.cache, and nothing that images.min_free or the kubelet wants to be free.
-func (s *Store) cacheBound(used stage.Use) stage.Use {
-	f, err := s.cfg.statFS(s.cfg.DataDir)
-	if err != nil {
-		return stage.Use{} // the directory itself cannot be used
-	}
-	most := s.cfg.Cache.Bytes
-	if share := int64(s.cfg.Cache.Share * float64(f.total)); share > 0 {
-		most = max(most, min(share, MaxCacheShare))
-	}
-	leaves := max(s.cfg.MinFree.of(f.total), int64(cacheLeavesFree*float64(f.total)))
-	bound := stage.Use{Bytes: max(0, min(most, used.Bytes+f.free-leaves)), Files: stage.Unbounded.Files}
-	if f.files > 0 {
-		bound.Files = max(0, used.Files+f.freeFiles-int64(cacheLeavesInodes*float64(f.files)))
-	}
-	return bound
-}
-
 // Cache says how much the cache holds, and how much it may hold now: the frames of finished
 // blobs, which give way to everything else.
 func (s *Store) Cache() (heldBytes, limitBytes int64) {
 	held, limit := s.stage.Cache()
 	return held.Bytes, limit.Bytes
-}
-
-// giveWay shrinks the cache where others have taken its room.
-func (s *Store) giveWay() {
-	if freed := s.stage.Shrink(stage.Use{}); freed != (stage.Use{}) {
-		s.log.Info("removed cached frames: the disk is filling up", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
-	}
 }
 
 // keeping polls the disk every few seconds until stop, which waits for it.

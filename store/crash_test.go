@@ -34,7 +34,7 @@ func TestSeedIndexCut(t *testing.T) {
 	index := bytes.Repeat([]byte("index "), 1000)
 	d := digest.FromBytes(index)
 	disktest.Crashes(t, nil, func(dir string, ack func(string)) {
-		if err := keeper(t, dir).keepIndex(t.Context(), d, index); err != nil {
+		if err := keeper(t, dir).seeds.keep(d, index); err != nil {
 			panic(err)
 		}
 		ack("kept")
@@ -49,7 +49,7 @@ func TestSeedIndexCut(t *testing.T) {
 		default:
 			t.Errorf("%d bytes, %v", len(b), err)
 		}
-		if err := k.keepIndex(t.Context(), d, index); err != nil {
+		if err := k.seeds.keep(d, index); err != nil {
 			t.Error(err)
 		}
 	})
@@ -68,17 +68,17 @@ func TestKeepFixesASeedIndex(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		s := keeper(t, t.TempDir())
-		s.log = slog.New(slog.NewTextHandler(&log, nil))
-		if err := put(s.indexPath(d)); err != nil {
+		s.seeds.log = slog.New(slog.NewTextHandler(&log, nil))
+		if err := put(s.seeds.file(d)); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.keepIndex(t.Context(), d, index); err != nil {
+		if err := s.seeds.keep(d, index); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if b, err := s.SeedIndex(t.Context(), d); err != nil || !bytes.Equal(b, index) {
 			t.Errorf("%s: %q %v", name, b, err)
 		}
-		if bytes.Count(log.Bytes(), []byte("\n")) != 1 || !bytes.Contains(log.Bytes(), []byte(s.indexPath(d))) {
+		if bytes.Count(log.Bytes(), []byte("\n")) != 1 || !bytes.Contains(log.Bytes(), []byte(s.seeds.file(d))) {
 			t.Errorf("%s: it says %q", name, log.String())
 		}
 	}
@@ -139,10 +139,10 @@ func TestSeedIndexDisk(t *testing.T) {
 	s := keeper(t, root)
 	fails := func(why string) {
 		t.Helper()
-		if err := s.keepIndex(t.Context(), d, index); err == nil || !strings.Contains(err.Error(), why) {
+		if err := s.seeds.keep(d, index); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%v, want %s", err, why)
 		}
-		if left, err := os.ReadDir(s.seeds); err != nil || len(left) > 0 {
+		if left, err := os.ReadDir(s.seeds.dir); err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v %v", left, err)
 		}
 	}

@@ -64,7 +64,7 @@ func TestDamagedSeedIndexIsFetchedAgain(t *testing.T) {
 	if b, err := s.SeedIndex(t.Context(), p.SeedDigest()); err != nil || !bytes.Equal(b, p.Index) {
 		t.Fatalf("kept index: %v", err)
 	}
-	if err := os.WriteFile(s.indexPath(p.SeedDigest()), []byte("damaged"), 0o600); err != nil {
+	if err := os.WriteFile(s.seeds.file(p.SeedDigest()), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.SeedIndex(t.Context(), p.SeedDigest()); !errors.Is(err, fs.ErrNotExist) {

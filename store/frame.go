@@ -67,7 +67,7 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	}
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
-		scratch := b.store.buffers.Get(len(raw))
+		scratch := b.store.work.buffers.Get(len(raw))
 		b.store.pace.encode(time.Now(), 1)
 		enc, payload, err = b.store.codec.Encode(scratch, raw, effort, b.shrinks.Load())
 		b.store.pace.encode(time.Now(), -1)
@@ -76,25 +76,25 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 		}
 		b.shrinks.Store(enc == chunk.Zstd)
 		if enc == chunk.Raw {
-			b.store.buffers.Put(scratch)
+			b.store.work.buffers.Put(scratch)
 		} else {
-			b.store.compressed.Add(1)
+			b.store.work.compressed.Add(1)
 		}
 	}
 	if _, file := ra.(*ctrd.File); enc == chunk.Raw && file {
-		b.store.buffers.Put(raw)
+		b.store.work.buffers.Put(raw)
 		return b.openPlain(ctx, at)
 	}
 	if enc == chunk.Raw {
 		b.setPlain(at)
 		return enc, int64(len(raw)), b.store.pooledReader(raw), nil
 	}
-	b.store.buffers.Put(raw)
+	b.store.work.buffers.Put(raw)
 	if err := b.staged().Put(at, enc, payload); err != nil {
-		b.store.log.Warn("failed to cache a frame", "blob", b.info.Digest, "chunk", at, "err", err)
+		b.store.cfg.Log.Warn("failed to cache a frame", "blob", b.info.Digest, "chunk", at, "err", err)
 	}
 	if _, size, r, err := b.staged().Frame(at); err == nil {
-		b.store.buffers.Put(payload)
+		b.store.work.buffers.Put(payload)
 		return enc, size, r, nil
 	}
 	return enc, int64(len(payload)), b.store.pooledReader(payload), nil
@@ -149,7 +149,7 @@ type section struct {
 
 // pooledReader gives a buffer away as a reader; its Close takes the buffer back.
 func (s *Store) pooledReader(p []byte) io.ReadCloser {
-	return &lent{Reader: bytes.NewReader(p), giveBack: sync.OnceFunc(func() { s.buffers.Put(p) })}
+	return &lent{Reader: bytes.NewReader(p), giveBack: sync.OnceFunc(func() { s.work.buffers.Put(p) })}
 }
 
 type lent struct {

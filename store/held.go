@@ -43,7 +43,7 @@ func (s *Store) OpenHeld(ctx context.Context, d digest.Digest) (*Held, error) {
 
 // Room is an error that says what lacks where data_dir's disk cannot take bytes more.
 func (s *Store) Room(ctx context.Context, bytes int64) error {
-	return s.room(ctx, need{bytes: bytes}, need{})
+	return s.disks.room(ctx, need{bytes: bytes}, need{})
 }
 
 // Whole reads the blob from its beginning. Of one that is not what its digest says, the

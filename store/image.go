@@ -44,7 +44,7 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 		return nil, err
 	}
 	wanted, excluded := s.wanted(x)
-	if err := s.keepIndex(ctx, digest.FromBytes(index), index); err != nil {
+	if err := s.seeds.keep(digest.FromBytes(index), index); err != nil {
 		return nil, err
 	}
 	img := &Image{store: s, index: x, wanted: wanted, excluded: excluded}

@@ -31,7 +31,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 		return err
 	}
 	s, target := i.store, i.index.Target
-	unlock, err := s.imports.lock(ctx, target.Digest)
+	unlock, err := s.locks.imports.lock(ctx, target.Digest)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (i *Image) Import(ctx context.Context, ref string) error {
 		if !errors.Is(err, errLeaseOld) || ctx.Err() != nil {
 			return err
 		}
-		s.log.Debug("renewed the lease", "ref", ref, "digest", target.Digest)
+		s.cfg.Log.Debug("renewed the lease", "ref", ref, "digest", target.Digest)
 	}
 }
 
@@ -58,7 +58,7 @@ func (i *Image) importOnce(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	tctx, cancel := context.WithTimeoutCause(lctx, s.leaseUse, errLeaseOld)
+	tctx, cancel := context.WithTimeoutCause(lctx, s.work.leaseUse, errLeaseOld)
 	defer cancel()
 	run := &importRun{i, newBlobSet(), sync.OnceValues(func() (*ctrd.Unpacker, error) { return s.ctrd.Runtime.Unpacker(tctx, target) })}
 	group, gctx := errgroup.WithContext(tctx)
@@ -73,7 +73,7 @@ func (i *Image) importOnce(ctx context.Context, ref string) error {
 	if err := s.ctrd.Images.Publish(lctx, ref, target, run.committed.all()...); err != nil {
 		return err
 	}
-	s.log.Debug("named", "ref", ref, "digest", target.Digest)
+	s.cfg.Log.Debug("named", "ref", ref, "digest", target.Digest)
 	return release(ctx)
 }
 
@@ -149,7 +149,7 @@ func (i *Image) documents() []digest.Digest {
 // ingest commits the blob with labels, or puts the one that is there, with its own,
 // under the lease.
 func (b *blob) ingest(ctx context.Context, labels map[string]string) (exists bool, err error) {
-	unlock, err := b.store.writes.lock(ctx, b.info.Digest)
+	unlock, err := b.store.locks.writes.lock(ctx, b.info.Digest)
 	if err != nil {
 		return false, err
 	}
@@ -195,7 +195,7 @@ func (b *blob) ingestOnce(ctx context.Context, labels map[string]string) (exists
 		return false, errors.Join(b.explain(begun, err), s.ctrd.Content.Abort(ctx, b.info.Digest))
 	}
 	if err == nil {
-		s.log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
+		s.cfg.Log.Debug("blob committed", "blob", b.info.Digest, "bytes", b.info.Bytes)
 		b.markPresent(ctx, begun == 0)
 	}
 	return false, err
@@ -215,7 +215,7 @@ func (b *blob) replaceDamaged(ctx context.Context) error {
 	if err := b.store.ctrd.Content.RemoveDamaged(ctx, b.info.Digest); err != nil {
 		return err
 	}
-	b.store.log.Info("removed a damaged blob from containerd; writing it again", "blob", b.info.Digest)
+	b.store.cfg.Log.Info("removed a damaged blob from containerd; writing it again", "blob", b.info.Digest)
 	return nil
 }
 
@@ -230,8 +230,8 @@ func (b *blob) writeWhole(ctx context.Context, labels map[string]string) error {
 	if err := b.await(ctx, 0); err != nil {
 		return err
 	}
-	buf := b.store.buffers.Get(b.info.ChunkLen(0))[:0]
-	defer func() { b.store.buffers.Put(buf) }()
+	buf := b.store.work.buffers.Get(b.info.ChunkLen(0))[:0]
+	defer func() { b.store.work.buffers.Put(buf) }()
 	buf, err := b.appendChunk(buf, 0, 0)
 	if err != nil {
 		return err
@@ -277,8 +277,8 @@ func (b *blob) stream(ctx context.Context, w *ctrd.Ingest) error {
 	if w.Offset() > b.info.Bytes {
 		return fmt.Errorf("%d bytes are written of %d: %w", w.Offset(), b.info.Bytes, ctrd.ErrMismatch)
 	}
-	batch := b.store.buffers.Get(chunk.MaxBytes)[:0]
-	defer func() { b.store.buffers.Put(batch) }()
+	batch := b.store.work.buffers.Get(chunk.MaxBytes)[:0]
+	defer func() { b.store.work.buffers.Put(batch) }()
 	defer b.wantNone()
 	for {
 		next := w.Offset() + int64(len(batch))
@@ -311,7 +311,7 @@ func (b *blob) stream(ctx context.Context, w *ctrd.Ingest) error {
 func (b *blob) appendChunk(dst []byte, at int, skip int64) ([]byte, error) {
 	if raw := b.take(at); raw != nil {
 		dst = append(dst, raw[skip:]...)
-		b.store.buffers.Put(raw)
+		b.store.work.buffers.Put(raw)
 		return dst, nil
 	}
 	return b.readStaged(dst, at, skip)
@@ -349,7 +349,7 @@ func (r *importRun) unpack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.store.log.Debug("layer unpacked", "layer", layer)
+		r.store.cfg.Log.Debug("layer unpacked", "layer", layer)
 	}
 	return u.Finish(ctx)
 }

@@ -215,7 +215,7 @@ func TestHandsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, b, p)
-	if left := b.near.Load(); left != 0 {
+	if left := b.work.near.Load(); left != 0 {
 		t.Errorf("%d bytes are still handed over", left)
 	}
 }

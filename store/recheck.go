@@ -48,7 +48,7 @@ func (i *Image) Recheck(ctx context.Context, n int) (damaged bool, err error) {
 	if err != nil {
 		return bad, err
 	}
-	b.store.buffers.Put(raw)
+	b.store.work.buffers.Put(raw)
 	return bad, nil
 }
 
@@ -96,8 +96,8 @@ func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) e
 	case got == d:
 		s.stage.Drop(name)
 	default:
-		s.log.Error("found a damaged blob in containerd's content store; fetching it again if another node has it", "blob", d)
-		s.keepSummed(name, ctrd.Stamp{})
+		s.cfg.Log.Error("found a damaged blob in containerd's content store; fetching it again if another node has it", "blob", d)
+		s.sums.set(name, ctrd.Stamp{})
 		s.ctrd.Content.MarkDamaged(d, stampOf(ra))
 	}
 	return nil
@@ -116,9 +116,9 @@ func (b *blob) recheckFrame(at int) (damaged bool, err error) {
 		return false, err
 	}
 	defer r.Close()
-	payload, scratch := b.store.buffers.Get(int(size)), b.store.buffers.Get(b.info.ChunkLen(at))
-	defer b.store.buffers.Put(payload)
-	defer b.store.buffers.Put(scratch)
+	payload, scratch := b.store.work.buffers.Get(int(size)), b.store.work.buffers.Get(b.info.ChunkLen(at))
+	defer b.store.work.buffers.Put(payload)
+	defer b.store.work.buffers.Put(scratch)
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return false, fmt.Errorf("read the frame of chunk %d of %s: %w", at, b.info.Digest, err)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"seeder/internal/figure"
 	"seeder/store/artifact"
-	"seeder/store/stage"
 )
 
 // Reserve is what stays free of a file system: a share of it, or bytes.
@@ -105,61 +104,7 @@ func (i *Image) room(ctx context.Context) error {
 	if stored.bytes == 0 {
 		return nil
 	}
-	return i.store.room(ctx, staged, stored)
-}
-
-// room asks for room in data_dir and in containerd's directory, and has the cache
-// give way where there is none. One that cannot be seen from here is passed over.
-func (s *Store) room(ctx context.Context, staged, stored need) error {
-	err := s.askRoom(ctx, staged, stored)
-	var lacks *RoomError
-	if !errors.As(err, &lacks) {
-		return err
-	}
-	data, derr := s.cfg.statFS(s.cfg.DataDir)
-	if derr != nil || data.device != lacks.device {
-		return s.explainRoom(ctx, lacks)
-	}
-	freed := s.stage.Shrink(stage.Use{Bytes: lacks.Lacking, Files: lacks.LackingFiles})
-	if freed != (stage.Use{}) {
-		s.log.Info("removed cached frames to make room for an image", "freed_bytes", freed.Bytes, "dir", s.cfg.DataDir)
-		err = s.askRoom(ctx, staged, stored)
-	}
-	if errors.As(err, &lacks) {
-		return s.explainRoom(ctx, lacks)
-	}
-	return err
-}
-
-// askRoom is room as the disks are now.
-func (s *Store) askRoom(ctx context.Context, staged, stored need) error {
-	data, err := s.cfg.statFS(s.cfg.DataDir)
-	if err != nil {
-		return nil
-	}
-	root := s.ctrd.Files.Dir(ctx)
-	if root == "" {
-		return data.room(staged, s.cfg.MinFree)
-	}
-	blobs, err := s.cfg.statFS(root)
-	if err != nil {
-		return data.room(staged, s.cfg.MinFree)
-	}
-	if blobs.device == data.device {
-		return data.room(staged.plus(stored), s.cfg.MinFree)
-	}
-	if err := data.room(staged, s.cfg.MinFree); err != nil {
-		return err
-	}
-	return blobs.room(stored, s.cfg.MinFree)
-}
-
-// explainRoom adds what would make room: the versions that are kept for rolling back.
-func (s *Store) explainRoom(ctx context.Context, e *RoomError) error {
-	if kept, err := s.ctrd.Images.KeptBytes(ctx); err == nil {
-		e.Kept = kept
-	}
-	return e
+	return i.store.disks.room(ctx, staged, stored)
 }
 
 // Disk is a directory that this host's images are written to, and the room on its
@@ -168,21 +113,6 @@ type Disk struct {
 	Dir                     string
 	FreeBytes, ReserveBytes int64
 	FreeInodes, Inodes      int64 // 0 of 0 where the file system has no limit of them
-}
-
-// Disks are data_dir and, where it can be seen from here, containerd's directory.
-func (s *Store) Disks(ctx context.Context) []Disk {
-	var out []Disk
-	for _, dir := range []string{s.cfg.DataDir, s.ctrd.Files.Dir(ctx)} {
-		if dir == "" || len(out) > 0 && out[0].Dir == dir {
-			continue
-		}
-		if f, err := s.cfg.statFS(dir); err == nil {
-			out = append(out, Disk{Dir: dir, FreeBytes: f.free, ReserveBytes: s.cfg.MinFree.of(f.total),
-				FreeInodes: f.freeFiles, Inodes: f.files})
-		}
-	}
-	return out
 }
 
 // fileSystem is one with a directory on it.

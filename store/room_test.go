@@ -14,14 +14,14 @@ import (
 	"seeder/store/stage"
 )
 
-// disks are made-up file systems: each directory whose path begins with a key is on
+// madeUp are made-up file systems: each directory whose path begins with a key is on
 // that one.
-type disks struct {
+type madeUp struct {
 	mu sync.Mutex
 	fs map[string]*fileSystem
 }
 
-func (d *disks) stat(dir string) (fileSystem, error) {
+func (d *madeUp) stat(dir string) (fileSystem, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out fileSystem
@@ -35,15 +35,15 @@ func (d *disks) stat(dir string) (fileSystem, error) {
 	return out, nil
 }
 
-func (d *disks) change(prefix string, f func(*fileSystem)) {
+func (d *madeUp) change(prefix string, f func(*fileSystem)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f(d.fs[prefix])
 }
 
-// smallStore is a store on disks, with the frames of one image in its cache, and a
+// smallStore is a store on made-up disks, with the frames of one image in its cache, and a
 // seed index of another image that it lacks.
-func smallStore(t *testing.T, d *disks, dir string) (*Store, *Image) {
+func smallStore(t *testing.T, d *madeUp, dir string) (*Store, *Image) {
 	t.Helper()
 	s, err := Open(t.Context(), Config{DataDir: dir, Cache: Reserve{Share: 0.05}, MinFree: Reserve{Share: 0.1}, statFS: d.stat,
 		Containerd: ctrd.Config{Address: ctrd.Embedded, Pin: true}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
@@ -73,7 +73,7 @@ func TestCacheGivesWayToAnImage(t *testing.T) {
 	for _, two := range []bool{false, true} {
 		t.Run(map[bool]string{false: "one file system", true: "two"}[two], func(t *testing.T) {
 			dir := t.TempDir()
-			d := &disks{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30}}}
+			d := &madeUp{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30}}}
 			if two {
 				d.fs[dir+"/containerd"] = &fileSystem{device: 2, free: 1 << 40, total: 1 << 30}
 			}
@@ -104,7 +104,7 @@ func TestCacheGivesWayToAnImage(t *testing.T) {
 func TestCacheIsNotToBlame(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := &disks{fs: map[string]*fileSystem{
+	d := &madeUp{fs: map[string]*fileSystem{
 		dir: {device: 1, free: 1 << 40, total: 1 << 30}, dir + "/containerd": {device: 2, free: 1 << 40, total: 1 << 30},
 	}}
 	s, img := smallStore(t, d, dir)
@@ -123,7 +123,7 @@ func TestCacheIsNotToBlame(t *testing.T) {
 func TestRoomCountsInodes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := &disks{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30, files: 1000, freeFiles: 900}}}
+	d := &madeUp{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30, files: 1000, freeFiles: 900}}}
 	s, img := smallStore(t, d, dir)
 	d.change(dir, func(f *fileSystem) { f.freeFiles = 51 })
 	var lacks *RoomError
@@ -165,8 +165,8 @@ func TestCacheBound(t *testing.T) {
 		if tc.minFree == (Reserve{}) {
 			tc.minFree = Reserve{Share: 0.1}
 		}
-		s := &Store{cfg: Config{Cache: tc.cache, MinFree: tc.minFree, statFS: func(string) (fileSystem, error) { return tc.fs, nil }}}
-		if got := s.cacheBound(tc.held).Bytes; got != tc.want {
+		d := &disks{cfg: Config{Cache: tc.cache, MinFree: tc.minFree, statFS: func(string) (fileSystem, error) { return tc.fs, nil }}}
+		if got := d.cacheBound(tc.held).Bytes; got != tc.want {
 			t.Errorf("%s: %d bytes, want %d", name, got, tc.want)
 		}
 	}
@@ -176,10 +176,10 @@ func TestCacheBound(t *testing.T) {
 func TestGivesWayByItself(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d := &disks{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30}}}
+	d := &madeUp{fs: map[string]*fileSystem{dir: {device: 1, free: 1 << 40, total: 1 << 30}}}
 	s, _ := smallStore(t, d, dir)
 	d.change(dir, func(f *fileSystem) { f.free = f.total / 7 })
-	s.giveWay()
+	s.disks.giveWay()
 	if held, _ := s.Cache(); held != 0 {
 		t.Errorf("at 86 %% used the cache holds %d bytes", held)
 	}

@@ -15,9 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -28,7 +26,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"seeder/internal/disk"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
@@ -51,55 +48,49 @@ type Config struct {
 
 // Store is this host's images. It is safe for concurrent use.
 type Store struct {
+	*Names
 	cfg   Config
-	log   *slog.Logger
 	ctrd  *ctrd.Containerd
 	stage *stage.Dir
+	seeds *seedDir
+	disks *disks
+	locks locks
 	codec *chunk.Codec
-	seeds string
+	ahead ahead
+	pace  *pace
+	sums  sums
+	work  work
 
-	buffers  chunk.Buffers
-	imports  keyLock[digest.Digest] // one import of each target
-	prepares keyLock[digest.Digest] // one announcement of each target
-	writes   keyLock[digest.Digest] // one writer of each blob
-	archives sync.RWMutex           // read: an archive is being imported
-	ahead    ahead
-	pace     *pace
-	keeping  keeping // of the cache within its bound
-
-	leaseUse  time.Duration // how long one lease is used before it is renewed
-	verifying chan struct{} // slots
-	near      atomic.Int64  // bytes that were handed over and not taken yet
-
-	compressed atomic.Int64 // chunks, since it was opened
+	keeping keeping // of the cache within its bound
 
 	cutsMu sync.Mutex
 	cuts   map[digest.Digest][]string // the names of blobs by stage, by seed index
 
 	mu   sync.Mutex
 	open map[string]*blob // by stage.Name
-	// sums are the files, by stage.Name, from which this process made the sums of a
-	// blob's chunks: nobody needs to verify them again before they are served.
-	sums map[string]ctrd.Stamp
+}
+
+// locks say who works on what. Where several are held at once they are taken in this order:
+// archives, imports or prepares, writes.
+type locks struct {
+	archives sync.RWMutex           // read: an archive is being imported
+	imports  keyLock[digest.Digest] // one import of each target
+	prepares keyLock[digest.Digest] // one announcement of each target
+	writes   keyLock[digest.Digest] // one writer of each blob
+}
+
+// work is what the chunks under way share.
+type work struct {
+	buffers    chunk.Buffers
+	verifying  chan struct{} // slots
+	near       atomic.Int64  // bytes that were handed over and not taken yet
+	compressed atomic.Int64  // chunks, since the store was opened
+	leaseUse   time.Duration // how long one lease is used before it is renewed
 }
 
 // Compressed is how many chunks this process has compressed: what came from others as
 // frames is passed on as it came, and what the cache keeps is not compressed again.
-func (s *Store) Compressed() int64 { return s.compressed.Load() }
-
-func (s *Store) summed(name string) ctrd.Stamp {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sums[name]
-}
-
-func (s *Store) keepSummed(name string, stamp ctrd.Stamp) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sums[name] = stamp; stamp == (ctrd.Stamp{}) {
-		delete(s.sums, name)
-	}
-}
+func (s *Store) Compressed() int64 { return s.work.compressed.Load() }
 
 // Open prepares the directories below data_dir. Containerd need not be there.
 func Open(_ context.Context, cfg Config) (*Store, error) {
@@ -109,20 +100,14 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.statFS == nil {
 		cfg.statFS = statFS
 	}
-	s := &Store{
-		cfg: cfg, log: cfg.Log, codec: chunk.NewCodec(), seeds: filepath.Join(cfg.DataDir, "seeds"),
-		verifying: make(chan struct{}, min(runtime.GOMAXPROCS(0), 4)),
-		open:      map[string]*blob{}, sums: map[string]ctrd.Stamp{},
-		pace: newPace(),
-	}
-	if err := os.MkdirAll(s.seeds, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of seed indexes: %w", err)
-	}
-	if err := disk.RemoveUnfinished(s.seeds); err != nil {
-		return nil, fmt.Errorf("remove unfinished seed indexes: %w", err)
-	}
+	s := &Store{cfg: cfg, codec: chunk.NewCodec(), open: map[string]*blob{}, sums: sums{of: map[string]ctrd.Stamp{}}, pace: newPace()}
+	s.work.verifying = make(chan struct{}, min(runtime.GOMAXPROCS(0), 4))
 	var err error
-	if s.stage, err = stage.Open(cfg.DataDir, s.cacheBound, s.codec, cfg.Log); err != nil {
+	if s.seeds, err = openSeeds(filepath.Join(cfg.DataDir, "seeds"), cfg.Log); err != nil {
+		return nil, err
+	}
+	s.disks = &disks{cfg: cfg}
+	if s.stage, err = stage.Open(cfg.DataDir, s.disks.cacheBound, s.codec, cfg.Log); err != nil {
 		return nil, err
 	}
 	if cfg.Containerd.Root == "" {
@@ -134,12 +119,13 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.Containerd.LeaseTTL == 0 {
 		cfg.Containerd.LeaseTTL = ctrd.DefaultLeaseTTL
 	}
-	s.leaseUse = cfg.Containerd.LeaseTTL / 2
+	s.work.leaseUse = cfg.Containerd.LeaseTTL / 2
 	if s.ctrd, err = ctrd.Open(cfg.Containerd); err != nil {
 		return nil, err
 	}
+	s.Names, s.disks.ctrd, s.disks.stage = &Names{s.ctrd}, s.ctrd, s.stage
 	s.ahead.start()
-	s.keeping.start(s.giveWay)
+	s.keeping.start(s.disks.giveWay)
 	return s, nil
 }
 
@@ -194,7 +180,7 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 	if err != nil {
 		return p, err
 	}
-	unlock, err := s.prepares.lock(ctx, target.Digest) // one of them has the lease
+	unlock, err := s.locks.prepares.lock(ctx, target.Digest) // one of them has the lease
 	if err != nil {
 		return p, err
 	}
@@ -226,10 +212,10 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 	if p.Index, err = index.Encode(); err != nil {
 		return p, fmt.Errorf("prepare %s: %w", ref, err)
 	}
-	if err := s.keepIndex(ctx, p.SeedDigest(), p.Index); err != nil {
+	if err := s.seeds.keep(p.SeedDigest(), p.Index); err != nil {
 		return p, err
 	}
-	s.log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.SeedDigest())
+	s.cfg.Log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.SeedDigest())
 	here := make([]digest.Digest, len(blobs))
 	for i, b := range blobs {
 		here[i] = b.Digest
@@ -284,7 +270,7 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 		s.ctrd.Content.MarkDamaged(b.Digest, stampOf(ra))
 		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; `seeder announce --from` of an archive that has it replaces it", b.Digest, got)
 	}
-	s.keepSummed(stage.Name(cb), stampOf(ra))
+	s.sums.set(stage.Name(cb), stampOf(ra))
 	return cb, nil
 }
 
@@ -301,130 +287,9 @@ func (d *digested) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// keepIndex writes a seed index where SeedIndex finds it, unless it is there and
-// undamaged. Either way it is young again: see Tidy.
-func (s *Store) keepIndex(ctx context.Context, d digest.Digest, b []byte) error {
-	if _, err := s.SeedIndex(ctx, d); err == nil {
-		now := time.Now()
-		if err := os.Chtimes(s.indexPath(d), now, now); err != nil {
-			return fmt.Errorf("keep seed index %s: %w", d, err)
-		}
-		return nil
-	}
-	if err := disk.WriteFile(s.indexPath(d), b); err != nil {
-		return fmt.Errorf("keep seed index %s: %w", d, err)
-	}
-	return nil
-}
-
-func (s *Store) indexPath(d digest.Digest) string {
-	return filepath.Join(s.seeds, d.Encoded()+".json")
-}
-
 // SeedIndex returns a seed index that this host keeps. One that is damaged is
 // removed. The error wraps fs.ErrNotExist where there is none.
-func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) {
-	if err := d.Validate(); err != nil {
-		return nil, fmt.Errorf("seed index %q: %w", d, err)
-	}
-	f, err := os.Open(s.indexPath(d))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, chunk.MaxIndexBytes+1))
-	if err != nil || digest.FromBytes(b) != d {
-		s.log.Warn("removed a damaged seed index; fetching it again", "seed", d, "path", f.Name(), "err", err)
-		if err := os.RemoveAll(f.Name()); err != nil {
-			return nil, fmt.Errorf("remove the damaged seed index: %w", err)
-		}
-		return nil, fmt.Errorf("seed index %s: %w", d, fs.ErrNotExist)
-	}
-	return b, nil
-}
+func (s *Store) SeedIndex(_ context.Context, d digest.Digest) ([]byte, error) { return s.seeds.read(d) }
 
-// List maps the references that have an image record to their targets.
-func (s *Store) List(ctx context.Context) (map[string]digest.Digest, error) {
-	return s.ctrd.Images.List(ctx)
-}
-
-// Check says whether ref is at target, complete and visible to the kubelet;
-// where it is not, reason says what lacks.
-func (s *Store) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
-	return s.ctrd.Checks.Check(ctx, ref, target)
-}
-
-// Intact says whether the blobs that the last Check of ref saw are still there, as
-// far as that can be told without asking anybody.
-func (s *Store) Intact(ctx context.Context, ref string) bool { return s.ctrd.Checks.Intact(ctx, ref) }
-
-// Release takes the pins off an image: the kubelet may collect it from now on.
-func (s *Store) Release(ctx context.Context, ref string) error { return s.ctrd.Images.Unpin(ctx, ref) }
-
-// ReleaseOthers takes the pins off all versions of the references in wanted that are
-// none of their targets there, and says which names had one.
-func (s *Store) ReleaseOthers(ctx context.Context, wanted map[string][]digest.Digest) ([]string, error) {
-	return s.ctrd.Images.UnpinOthers(ctx, wanted)
-}
-
-// Remove deletes an image's names; containerd collects what only they needed. It
-// returns how many bytes of blobs that freed; snapshots are not counted.
-func (s *Store) Remove(ctx context.Context, ref string) (freedBytes int64, err error) {
-	return s.ctrd.Images.Remove(ctx, ref)
-}
-
-// FromRegistry reports whether ref was pulled from a registry.
-func (s *Store) FromRegistry(ctx context.Context, ref string) (bool, error) {
-	return s.ctrd.Images.FromRegistry(ctx, ref)
-}
-
-// Preloaded reports whether k3s has brought ref from its agent/images.
-func (s *Store) Preloaded(ctx context.Context, ref string) (bool, error) {
-	return s.ctrd.Images.Preloaded(ctx, ref)
-}
-
-// InUse names the containers that were made from the image of ref.
-func (s *Store) InUse(ctx context.Context, ref string) ([]string, error) {
-	return s.ctrd.Images.InUse(ctx, ref)
-}
-
-// KeepPrevious protects those of targets that are here from garbage collection, and
-// no others that it protected before. It has to be called every few hours.
-func (s *Store) KeepPrevious(ctx context.Context, targets []digest.Digest) error {
-	return s.ctrd.Images.KeepPrevious(ctx, targets)
-}
-
-// Has reports whether the target of an image is here, be it named or kept.
-func (s *Store) Has(ctx context.Context, target digest.Digest) bool {
-	_, here, err := s.ctrd.Content.Has(ctx, target)
-	return err == nil && here
-}
-
-// Discard releases an earlier target of ref, which stands for another one now.
-func (s *Store) Discard(ctx context.Context, ref string, target digest.Digest) error {
-	return s.ctrd.Images.Discard(ctx, ref, target)
-}
-
-// Local says what containerd has under ref: its ids are the digests by which Docker
-// may know the same image.
-func (s *Store) Local(ctx context.Context, ref string) (Local, error) {
-	ref, err := imageref.Normalize(ref)
-	if err != nil {
-		return Local{}, err
-	}
-	return s.ctrd.Images.Local(ctx, ref)
-}
-
-// Local is an image of this host's containerd.
-type Local = ctrd.Local
-
-// HeedsPins reports whether containerd tells the kubelet what is pinned.
-func (s *Store) HeedsPins() bool { return s.ctrd.Conn.HeedsPins() }
-
-// Changes wakes up after image records changed.
-func (s *Store) Changes(ctx context.Context) <-chan struct{} { return s.ctrd.Checks.Changes(ctx) }
-
-// Health asks whether containerd answers.
-func (s *Store) Health(ctx context.Context) (address, version string, err error) {
-	return s.ctrd.Conn.Health(ctx)
-}
+// Disks are data_dir and, where it can be seen from here, containerd's directory.
+func (s *Store) Disks(ctx context.Context) []Disk { return s.disks.list(ctx) }

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,17 +22,13 @@ const (
 	forArchive  = "archive-"
 )
 
-// youngIndex is how long a seed index is kept without an announcement that names
-// it: announcing keeps it first.
-const youngIndex = time.Minute
-
 // Tidy removes what work that will not go on has left behind, a crash or a newer
 // announcement having ended it: leases, frames and kept seed indexes of images that
 // are not among those named by the digests of their seed indexes and of their
 // targets. What is being fetched stays.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
 	_, err := s.DropFrames(ctx, seeds)
-	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.tidySeeds(seeds), s.ctrd.Content.CollectIngests(ctx))
+	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.seeds.tidy(seeds), s.ctrd.Content.CollectIngests(ctx))
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import
@@ -52,20 +45,20 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	var errs []error
 	for _, name := range names {
 		if strings.HasPrefix(name, forArchive) {
-			if s.archives.TryLock() { // no import runs: it was cut off by a kill
+			if s.locks.archives.TryLock() { // no import runs: it was cut off by a kill
 				errs = append(errs, s.ctrd.Leases.Drop(ctx, name))
-				s.archives.Unlock()
+				s.locks.archives.Unlock()
 			}
 			continue
 		}
-		locks, hex := &s.imports, ""
+		locks, hex := &s.locks.imports, ""
 		if rest, ok := strings.CutPrefix(name, forImport); ok {
 			hex = rest
 		} else if rest, ok := strings.CutPrefix(name, forAnnounce); ok {
-			locks, hex = &s.prepares, rest
+			locks, hex = &s.locks.prepares, rest
 		}
 		target := digest.NewDigestFromEncoded(digest.SHA256, hex)
-		if target.Validate() != nil || locks == &s.imports && keep[target] {
+		if target.Validate() != nil || locks == &s.locks.imports && keep[target] {
 			continue
 		}
 		if unlock, ok := locks.try(target); ok {
@@ -127,30 +120,4 @@ func (s *Store) cutsOf(ctx context.Context, seed digest.Digest) ([]string, error
 		names = append(names, stage.Name(blob))
 	}
 	return names, nil
-}
-
-func (s *Store) tidySeeds(seeds []digest.Digest) error {
-	keep := map[string]bool{}
-	for _, seed := range seeds {
-		keep[s.indexPath(seed)] = true
-	}
-	entries, err := os.ReadDir(s.seeds)
-	if err != nil {
-		return fmt.Errorf("look through the kept seed indexes: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		path := filepath.Join(s.seeds, e.Name())
-		if keep[path] {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil || time.Since(info.ModTime()) < youngIndex {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove a seed index that nobody needs: %w", err))
-		}
-	}
-	return errors.Join(errs...)
 }

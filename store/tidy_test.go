@@ -61,7 +61,7 @@ func TestTidy(t *testing.T) {
 		}
 	}
 	want("before", 2, 2)
-	unlock, err := s.imports.lock(t.Context(), old.Target.Digest)
+	unlock, err := s.locks.imports.lock(t.Context(), old.Target.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,12 +84,12 @@ func TestTidy(t *testing.T) {
 			t.Fatal(err)
 		}
 		if running {
-			s.archives.RLock()
+			s.locks.archives.RLock()
 		}
 		tidy()
 		if running {
 			want("while an archive is imported", 1, 1)
-			s.archives.RUnlock()
+			s.locks.archives.RUnlock()
 		} else {
 			want("after an import that was cut off", 1, 0)
 		}
@@ -98,7 +98,7 @@ func TestTidy(t *testing.T) {
 	// An index that nothing names stays for the minute in which it is announced.
 	for _, age := range []time.Duration{0, 2 * youngIndex} {
 		then := time.Now().Add(-age)
-		if err := os.Chtimes(s.indexPath(next.SeedDigest()), then, then); err != nil {
+		if err := os.Chtimes(s.seeds.file(next.SeedDigest()), then, then); err != nil {
 			t.Fatal(err)
 		}
 		tidy()
