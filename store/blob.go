@@ -25,19 +25,18 @@ type blob struct {
 	name  string
 	users int // guarded by Store's mutex
 
+	near    handover
 	encode  keyLock[int] // a chunk is compressed once, however many ask for it
 	shrinks atomic.Bool  // the chunk that was compressed last did
 
 	mu      sync.Mutex
 	frames  *stage.Blob
-	present bool           // in the content store
-	changes uint64         // of present, so that an older answer of containerd is not believed
-	checked []bool         // chunks in the content store that were verified
-	stamp   ctrd.Stamp     // of the file in which they were; none where it was read through containerd
-	plain   []bool         // chunks that do not shrink
-	full    bool           // the cache has no room for its frames
-	near    map[int][]byte // chunks for the import that runs, nil while none runs
-	nearAt  int            // which one it wants next
+	present bool       // in the content store
+	changes uint64     // of present, so that an older answer of containerd is not believed
+	checked []bool     // chunks in the content store that were verified
+	stamp   ctrd.Stamp // of the file in which they were; none where it was read through containerd
+	plain   []bool     // chunks that do not shrink
+	full    bool       // the cache has no room for its frames
 	arrived chan struct{}
 }
 
@@ -48,7 +47,7 @@ func (s *Store) openBlob(ctx context.Context, info chunk.Blob) (*blob, error) {
 	b := s.open[name]
 	if b == nil {
 		b = &blob{
-			store: s, info: info, name: name, arrived: make(chan struct{}),
+			store: s, info: info, name: name, arrived: make(chan struct{}), near: handover{work: &s.work},
 			checked: make([]bool, len(info.Sums)), plain: make([]bool, len(info.Sums)),
 		}
 		s.open[name] = b
@@ -245,76 +244,11 @@ func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, e
 	if err := b.staged().Put(at, enc, payload); err != nil {
 		return false, err
 	}
-	if enc == chunk.Zstd && b.handOver(at, raw) {
+	if enc == chunk.Zstd && b.near.give(at, raw) {
 		buf = nil
 	}
 	b.signal()
 	return true, nil
-}
-
-// handOver gives a verified chunk to the import that will want it next, so that it
-// need not be read and decompressed again. It is staged anyway. False: there
-// is no such import, or it has enough.
-func (b *blob) handOver(at int, raw []byte) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.near == nil || at < b.nearAt || at >= b.nearAt+nearChunks || b.near[at] != nil {
-		return false
-	}
-	if b.store.work.near.Add(int64(len(raw))) > nearBytes {
-		b.store.work.near.Add(-int64(len(raw)))
-		return false
-	}
-	b.near[at] = raw
-	return true
-}
-
-const (
-	// nearChunks is how far ahead of the import chunks are handed over, nearBytes
-	// how much of them there is, of all blobs.
-	nearChunks = 8
-	nearBytes  = 8 << 20
-)
-
-// wantFrom says which chunk the import wants next. What was handed over before it
-// is freed.
-func (b *blob) wantFrom(at int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.near == nil {
-		b.near = map[int][]byte{}
-	}
-	b.nearAt = at
-	for k := range b.near {
-		if k < at {
-			b.store.work.buffers.Put(b.unhand(k))
-		}
-	}
-}
-
-// take is chunk at where it was handed over, else nil. The buffer is the caller's.
-func (b *blob) take(at int) []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.unhand(at)
-}
-
-// unhand takes back what was handed over. The caller holds the mutex.
-func (b *blob) unhand(at int) []byte {
-	p := b.near[at]
-	b.store.work.near.Add(-int64(len(p)))
-	delete(b.near, at)
-	return p
-}
-
-// wantNone ends the handing over.
-func (b *blob) wantNone() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for at := range b.near {
-		b.store.work.buffers.Put(b.unhand(at))
-	}
-	b.near = nil
 }
 
 // isChecked reports whether chunk at was verified in what ra reads. A manifest or config

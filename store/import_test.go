@@ -200,12 +200,12 @@ func TestHandsOver(t *testing.T) {
 	from, b := image(t, a, p.Index), open(t, t.TempDir())
 	to := image(t, b, p.Index)
 	last := to.blobs[len(to.blobs)-1]
-	last.wantFrom(0)
+	last.near.wantFrom(0)
 	move(t, from, to, to.index.Start(len(to.blobs)-1))
-	if last.take(0) == nil {
+	if last.near.take(0) == nil {
 		t.Error("the chunk that an import waits for was not handed over")
 	}
-	last.wantNone()
+	last.near.end()
 	imported := make(chan error, 1)
 	go func() { imported <- to.Import(t.Context(), full) }()
 	for n := to.Len() - 1; n >= 0; n-- {

@@ -33,9 +33,9 @@ func TestImportsWhileChunksArrive(t *testing.T) {
 	}
 	until(t, func() bool { return slices.Equal(to.Missing(), []digest.Digest{last}) })
 	until(t, func() bool { // the import waits for the one chunk that is not here
-		to.blobs[top].mu.Lock()
-		defer to.blobs[top].mu.Unlock()
-		return to.blobs[top].near != nil && to.blobs[top].nearAt == len(to.blobs[top].info.Sums)-1
+		to.blobs[top].near.mu.Lock()
+		defer to.blobs[top].near.mu.Unlock()
+		return to.blobs[top].near.chunks != nil && to.blobs[top].near.next == len(to.blobs[top].info.Sums)-1
 	})
 	move(t, from, to, n)
 	if err := <-imported; err != nil {
