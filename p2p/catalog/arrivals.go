@@ -72,3 +72,8 @@ func (a arrivals) since(r Record, now time.Time) time.Time {
 	}
 	return now
 }
+
+// outlived reports whether r is a withdrawal that has lived its time.
+func (a arrivals) outlived(r Record, now time.Time, ttl time.Duration) bool {
+	return r.ann.Withdrawn && now.Sub(a.since(r, now)) > ttl
+}

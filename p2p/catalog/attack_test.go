@@ -59,7 +59,7 @@ func TestJunkLeavesRoom(t *testing.T) {
 	for i := range limit + 10 {
 		merge(t, c, sign(t, evil, junk(i)))
 	}
-	if got := c.bytes(); got > limit*1024/2 {
+	if got := bytesOf(c); got > limit*1024/2 {
 		t.Errorf("%d bytes of one announcer's junk were taken, at most %d", got, limit*1024/2)
 	}
 	for i := range limit / 3 {
@@ -113,7 +113,7 @@ func TestWithdrawalFromTheFuture(t *testing.T) {
 // bounded is the configuration of a catalog that takes so many announcements.
 func bounded(n int) Config { return Config{MaxBytes: int64(n) * recordCost} }
 
-func (c *Catalog) bytes() (n int) {
+func bytesOf(c *Catalog) (n int) {
 	for _, r := range c.byRef {
 		n += len(r.Encode())
 	}

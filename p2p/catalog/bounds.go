@@ -258,11 +258,6 @@ func (c *Catalog) Refusals() []Refusal {
 	return out
 }
 
-// isOld reports whether r is a withdrawal that has lived its time. mu is held.
-func (c *Catalog) isOld(r Record, now time.Time) bool {
-	return r.ann.Withdrawn && now.Sub(c.arrivals.since(r, now)) > c.cfg.TombstoneTTL
-}
-
 // surplus picks withdrawals until those that are left fit: always one of the announcer
 // that has the most, the oldest that are done with first. mu is held.
 func (c *Catalog) surplus(now time.Time) map[string]Record {

@@ -131,7 +131,7 @@ func (c *Catalog) Merge(records ...Record) (changed []Record, err error) {
 		c.ledger.count(cur, -1)
 		c.ledger.count(r, 1)
 		delete(bury, ref)
-		if !known && c.isOld(r, now) { // and nothing is known here that it withdraws
+		if !known && c.arrivals.outlived(r, now, c.cfg.TombstoneTTL) { // and nothing is known here that it withdraws
 			bury[ref] = r
 		} else {
 			winners[ref] = r
@@ -265,7 +265,7 @@ func (c *Catalog) Expire(now time.Time) error {
 	defer c.mu.Unlock()
 	old := map[string]Record{}
 	for ref, r := range c.byRef {
-		if c.isOld(r, now) && c.trail.is(r) {
+		if c.arrivals.outlived(r, now, c.cfg.TombstoneTTL) && c.trail.is(r) {
 			old[ref] = r
 		}
 	}

@@ -154,7 +154,7 @@ func TestMergeConverges(t *testing.T) {
 			}
 			for ref, r := range newest {
 				got, ok := c.Get(ref)
-				if gone := c.isOld(r, time.Now()); ok == gone || ok && got.Hash() != r.Hash() {
+				if gone := c.arrivals.outlived(r, time.Now(), c.cfg.TombstoneTTL); ok == gone || ok && got.Hash() != r.Hash() {
 					rt.Fatalf("catalog %d has %+v of %s, want %+v (gone: %v)", i, got.ann, ref, r.ann, gone)
 				}
 				if c.NextVersion(ref) <= r.ann.Version && i == 0 {
