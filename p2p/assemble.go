@@ -65,7 +65,7 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 	janitor := &janitor{dir: n.cfg.DataDir, store: n.store, catalog: n.catalog, images: n.images, health: health, loop: converging, log: n.log}
 	n.matrix = matrix.New(matrix.Config{
 		ID: id.ID(), Version: n.cfg.Version, Catalog: n.catalog, Members: n.members, Images: n.images, Store: n.store, Column: column,
-		Client: n.port.client, Health: health, Policy: n.policy, Disk: janitor.diskStatus, Blocked: n.cfg.Blocked,
+		Client: n.port.client, Health: health, Policy: policyOf(n.cfg, rule, n.port.limiter.Limits), Disk: janitor.diskStatus, Blocked: n.cfg.Blocked,
 	})
 	n.diagnoser = diagnose.New(diagnose.Config{
 		Members: n.members, Client: n.port.client, Gossip: n.gossip, Store: n.store,
@@ -122,9 +122,11 @@ func (n *Node) gossipConfig(id *trust.Identity) gossip.Config {
 	return cfg
 }
 
-// policy is what this node takes and sends.
-func (n *Node) policy() report.Policy {
-	p := report.Policy{Accept: n.cfg.Accept.Strings(), Announcers: announce.Rule{Announcers: n.cfg.Announcers, Excluded: n.cfg.Excluded}.Strings()}
-	p.UploadLimit, p.DownloadLimit = n.port.limiter.Limits()
-	return p
+// policyOf is what a node with this configuration takes and sends, as asked for.
+func policyOf(cfg Config, rule announce.Rule, limits func() (upload, download int64)) func() report.Policy {
+	return func() report.Policy {
+		p := report.Policy{Accept: cfg.Accept.Strings(), Announcers: rule.Strings()}
+		p.UploadLimit, p.DownloadLimit = limits()
+		return p
+	}
 }
