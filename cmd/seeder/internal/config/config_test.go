@@ -103,7 +103,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB", "transfer.cache": "1GiB",
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
-		"registry.bind": "127.0.0.1:4", "registry.push": "true",
+		"registry.bind": "127.0.0.1:4", "registry.push": "false", // true needs registry.bind
 		"log.level": "debug", "log.format": "json",
 	}
 	for _, k := range Keys() {
@@ -180,6 +180,7 @@ func TestConfigProblems(t *testing.T) {
 		{"advertise half an address", "gossip: {advertise: 10.0.0}", []string{"gossip.advertise", "10.0.0", "CIDR"}},
 		{"advertise a long name", "gossip: {advertise: \"interface-of-which\"}", []string{"gossip.advertise", "an interface of it, e.g. eth1"}},
 		{"a registry for others", "registry: {bind: \"10.0.0.1:7953\"}", []string{"registry.bind", "10.0.0.1:7953", "loopback", "127.0.0.1:7953"}},
+		{"push without a registry", "registry: {push: true}", []string{"registry.push", "registry.bind", "127.0.0.1:7953"}},
 		{"a registry everywhere", "registry: {bind: \":7953\"}", []string{"registry.bind", "loopback"}},
 		{"the port of the page", "registry: {bind: \"127.0.0.1:7952\"}", []string{"registry.bind", "http.bind has the same port"}},
 		{"http without an address", "http: {bind: \":7952\"}", []string{"http.bind", ":7952", "127.0.0.1:7952", "0.0.0.0:7952", "no secret"}},

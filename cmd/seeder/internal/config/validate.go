@@ -119,6 +119,9 @@ func (l *Loaded) validateAddresses(p *Problems) {
 // validateRegistry: what reads from the registry sends a password in the clear.
 func (l *Loaded) validateRegistry(p *Problems) {
 	if l.Registry.Bind == "" {
+		if l.Registry.Push {
+			p.Add("registry.push", "true", "there is no registry to push to; set registry.bind, e.g. 127.0.0.1:7953")
+		}
 		return
 	}
 	addr, err := netip.ParseAddrPort(l.Registry.Bind)
