@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -103,14 +104,16 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		"containerd.address": "/c.sock", "containerd.namespace": "x", "containerd.snapshotter": "native", "containerd.platform": "linux/arm64",
 		"images.pin": "false", "images.keep_previous": "3", "images.follow": "false", "images.auto": "a/*", "images.accept": "b/*", "images.min_free": "5GiB", "transfer.cache": "1GiB",
 		"announcers": strings.Repeat("a", 32), "labels": "Zone.example/x=a,rack=2", "api.socket": "/r.sock", "http.bind": "127.0.0.1:3", "http.pprof": "true",
-		"registry.bind": "127.0.0.1:4", "registry.push": "false", // true needs registry.bind
+		"registry.bind": "127.0.0.1:4", "registry.push": "true",
 		"log.level": "debug", "log.format": "json",
 	}
+	with := map[string]map[string]string{"registry.push": {"SEEDER_REGISTRY_BIND": "127.0.0.1:4"}} // what a key needs
 	for _, k := range Keys() {
 		value, ok := values[k.Name]
 		if !ok {
 			t.Fatalf("no test value for %s", k.Name)
 		}
+		env := with[k.Name]
 		section, leaf, nested := strings.Cut(k.Name, ".")
 		quotedValue := `"` + value + `"`
 		if _, isBool := k.Value.(bool); isBool {
@@ -120,9 +123,11 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		if nested {
 			yaml = section + ": {" + leaf + ": " + quotedValue + "}"
 		}
-		byFile, err1 := loadEnv(t, yaml, nil)
-		byEnv, err2 := loadEnv(t, "", map[string]string{k.Env(): value})
-		byFlag, err3 := loadEnv(t, "", nil, "--"+k.Flag()+"="+value)
+		set := map[string]string{k.Env(): value}
+		maps.Copy(set, env)
+		byFile, err1 := loadEnv(t, yaml, env)
+		byEnv, err2 := loadEnv(t, "", set)
+		byFlag, err3 := loadEnv(t, "", env, "--"+k.Flag()+"="+value)
 		for i, got := range []Loaded{byFile, byEnv, byFlag} {
 			if err := []error{err1, err2, err3}[i]; err != nil {
 				t.Errorf("%s: %v", k.Name, err)
@@ -133,7 +138,7 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		if diff := cmp.Diff(byFile.Config, byEnv.Config) + cmp.Diff(byEnv.Config, byFlag.Config); diff != "" {
 			t.Errorf("%s differs by its source:\n%s", k.Name, diff)
 		}
-		if def, err := loadEnv(t, "", nil); err != nil || cmp.Equal(def.Config, byEnv.Config) {
+		if def, err := loadEnv(t, "", env); err != nil || cmp.Equal(def.Config, byEnv.Config) {
 			t.Errorf("%s = %s changed nothing (%v)", k.Name, value, err)
 		}
 	}
