@@ -106,7 +106,7 @@ func (s *Store) Prepare(_ context.Context, ref string, at digest.Digest, anyPlat
 	defer s.mu.Unlock()
 	s.forAll[ref] = anyPlatform
 	p, ok := s.added[ref]
-	if !ok || at != "" && p.Target.Digest != at {
+	if !ok || s.images[ref] == "" || at != "" && p.Target.Digest != at {
 		return p2p.Prepared{}, fmt.Errorf("prepare %s: %w", ref, fs.ErrNotExist)
 	}
 	s.indexes[digest.FromBytes(p.Index)] = p.Index
@@ -378,6 +378,12 @@ func (s *Store) Changes(ctx context.Context) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hints = append(s.hints, c)
+	context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.hints = slices.DeleteFunc(s.hints, func(h chan struct{}) bool { return h == c })
+		close(c)
+	})
 	return c
 }
 
