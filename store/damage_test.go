@@ -79,31 +79,9 @@ func TestDamagedSeedIndexIsFetchedAgain(t *testing.T) {
 // disk. It is found out at the commit, and written anew without the network.
 func TestDamagedIngest(t *testing.T) {
 	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	from, dir := image(t, a, p.Index), t.TempDir()
-	b := open(t, dir)
-	to := image(t, b, p.Index)
-	ctx, cancel := context.WithCancel(t.Context())
-	imported := make(chan error, 1)
-	go func() { imported <- to.Import(ctx, full) }()
-	last := to.Len() - 1
-	for n := range last {
-		move(t, from, to, n)
-	}
-	data := filepath.Join(dir, "containerd", "content", "ingest", "*", "data")
-	until(t, func() bool {
-		found, _ := filepath.Glob(data)
-		for _, path := range found {
-			if st, err := os.Stat(path); err == nil && st.Size() > 1<<20 {
-				return true
-			}
-		}
-		return false
-	})
-	cancel()
-	<-imported
-	damage(t, data)
-	move(t, from, to, last)
+	b, p, from, to, ingest := cutOffIngest(t)
+	damage(t, ingest)
+	move(t, from, to, to.Len()-1)
 	if err := to.Import(t.Context(), full); err == nil {
 		t.Fatal("a damaged blob was imported")
 	}

@@ -281,3 +281,31 @@ func until(t testing.TB, ok func() bool) {
 		<-tick.C
 	}
 }
+
+// cutOffIngest is a store that lacks an image's last chunk, and whose import of the rest was
+// cut off: ingest is the file that containerd keeps of the unfinished blob.
+func cutOffIngest(t *testing.T) (s *Store, p chunk.Prepared, from, to *Image, ingest string) {
+	t.Helper()
+	a, p := announceSide(t, noise(t, 2<<20))
+	from, dir := image(t, a, p.Index), t.TempDir()
+	s = open(t, dir)
+	to = image(t, s, p.Index)
+	ctx, cancel := context.WithCancel(t.Context())
+	imported := make(chan error, 1)
+	go func() { imported <- to.Import(ctx, full) }()
+	for n := range to.Len() - 1 {
+		move(t, from, to, n)
+	}
+	until(t, func() bool {
+		found, _ := filepath.Glob(filepath.Join(dir, "containerd", "content", "ingest", "*", "data"))
+		for _, ingest = range found {
+			if st, err := os.Stat(ingest); err == nil && st.Size() > 1<<20 {
+				return true
+			}
+		}
+		return false
+	})
+	cancel()
+	<-imported
+	return s, p, from, to, ingest
+}

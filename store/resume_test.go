@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"seeder/store/artifact"
@@ -93,33 +92,11 @@ func TestRebuiltWithoutNetwork(t *testing.T) {
 // TestResumesWithinAChunk: containerd kept a part of a chunk.
 func TestResumesWithinAChunk(t *testing.T) {
 	t.Parallel()
-	a, p := announceSide(t, noise(t, 2<<20))
-	from, dir := image(t, a, p.Index), t.TempDir()
-	b := open(t, dir)
-	to := image(t, b, p.Index)
-	ctx, cancel := context.WithCancel(t.Context())
-	imported := make(chan error, 1)
-	go func() { imported <- to.Import(ctx, full) }()
-	last := to.Len() - 1
-	for n := range last {
-		move(t, from, to, n)
-	}
-	var ingest string
-	until(t, func() bool {
-		found, _ := filepath.Glob(filepath.Join(dir, "containerd", "content", "ingest", "*", "data"))
-		for _, ingest = range found {
-			if st, err := os.Stat(ingest); err == nil && st.Size() > 1<<20 {
-				return true
-			}
-		}
-		return false
-	})
-	cancel()
-	<-imported
+	b, p, from, to, ingest := cutOffIngest(t)
 	if err := os.Truncate(ingest, 700_001); err != nil {
 		t.Fatal(err)
 	}
-	move(t, from, to, last)
+	move(t, from, to, to.Len()-1)
 	if err := to.Import(t.Context(), full); err != nil {
 		t.Fatal(err)
 	}
