@@ -60,14 +60,15 @@ table() { # room: the packages of this module that it may import
 	cmd/seeder/internal/engines: cmd/seeder/internal/cli store/source
 	cmd/seeder/internal/k3s: cmd/seeder/internal/cli cmd/seeder/internal/config p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli
+	cmd/seeder/internal/listen:
 	cmd/seeder/internal/pods: cmd/seeder/internal/cli p2p/report
-	cmd/seeder/internal/registry: cmd/seeder/internal/cli cmd/seeder/internal/config internal/disk p2p/report
+	cmd/seeder/internal/registry: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/listen internal/disk p2p/report
 	cmd/seeder/internal/reload: cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/k3s p2p/trust
 	cmd/seeder/internal/rollout: p2p/report
 	cmd/seeder/internal/show: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report
 	cmd/seeder/internal/term: cmd/seeder/internal/cli internal/figure internal/text
 	cmd/seeder/internal/verdict: cmd/seeder/internal/cli internal/text p2p/report
-	cmd/seeder/internal/web: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/pods cmd/seeder/internal/show cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report store
+	cmd/seeder/internal/web: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/listen cmd/seeder/internal/pods cmd/seeder/internal/show cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report store
 	EOF
 }
 

@@ -14,19 +14,17 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/listen"
 )
 
 // Server serves the images to this host's containerd.
@@ -36,8 +34,8 @@ type Server struct {
 	log     *slog.Logger
 	staging *staging // nil where nobody may push
 
-	server *http.Server
-	group  errgroup.Group
+	http   *listen.HTTP
+	group  errgroup.Group // what sweeps
 	cancel context.CancelFunc
 }
 
@@ -101,19 +99,15 @@ func Start(cfg config.Config, c Catalog, open Opener, p Publisher, log *slog.Log
 
 // Open listens and serves, and says where.
 func (s *Server) Open() (net.Addr, error) {
-	l, err := net.Listen("tcp", s.bind)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("registry.bind %s: the port is in use by another process; set registry.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", s.bind)
-	}
+	l, err := listen.TCP("registry.bind", s.bind, maxConns)
 	if err != nil {
-		return nil, fmt.Errorf("registry.bind %s: %w", s.bind, err)
+		return nil, err
 	}
-	s.serve(netutil.LimitListener(l, maxConns))
+	s.serve(l)
 	return l.Addr(), nil
 }
 
-// maxConns bounds the connections: containerd opens a few for each image that it pulls. Who
-// opens more waits until others are closed.
+// maxConns bounds the connections: containerd opens a few for each image that it pulls.
 const maxConns = 128
 
 // readTimeout is for a request's headers; a ReadTimeout would end those that wait.
@@ -125,7 +119,10 @@ const maxHeaderBytes = 16 << 10
 func (s *Server) serve(l net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.server = &http.Server{
+	if s.staging != nil {
+		s.group.Go(func() error { return s.sweep(ctx) })
+	}
+	s.http = listen.Serve("registry.bind", l, &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readTimeout,
 		WriteTimeout:      defaultPatience.total + writeTimeout, // for the first bytes, see patientWriter
@@ -133,15 +130,6 @@ func (s *Server) serve(l net.Listener) {
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	if s.staging != nil {
-		s.group.Go(func() error { return s.sweep(ctx) })
-	}
-	s.group.Go(func() error {
-		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve registry.bind %s: %w", s.bind, err)
-		}
-		return nil
 	})
 }
 
@@ -164,13 +152,7 @@ func (s *Server) sweep(ctx context.Context) error {
 // Close ends every request: containerd asks again, or elsewhere.
 func (s *Server) Close() error {
 	s.cancel()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	err := s.server.Shutdown(ctx)
-	if err != nil {
-		err = s.server.Close()
-	}
-	err = errors.Join(err, s.group.Wait())
+	err := errors.Join(s.http.Close(), s.group.Wait())
 	if s.staging != nil {
 		err = errors.Join(err, s.staging.close())
 	}

@@ -8,23 +8,19 @@
 package web
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
-	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/config"
+	"seeder/cmd/seeder/internal/listen"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/verdict"
 )
@@ -37,8 +33,7 @@ type Server struct {
 	page    *page
 	log     *slog.Logger
 
-	server *http.Server
-	group  errgroup.Group
+	http *listen.HTTP
 }
 
 // NewServer returns the listener of cfg for the page of c and of pods, and the metrics of
@@ -76,23 +71,20 @@ func NewServer(cfg config.HTTP, c Cluster, pods Pods, reg prometheus.Gatherer, l
 
 // Open listens and serves, and says where.
 func (h *Server) Open() (net.Addr, error) {
-	l, err := net.Listen("tcp", h.bind)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("http.bind %s: the port is in use by another process; set http.bind to a free one, or to \"\" for none (ss -ltnp shows who has it)", h.bind)
-	}
+	l, err := listen.TCP("http.bind", h.bind, maxHTTPConns)
 	if err != nil {
-		return nil, fmt.Errorf("http.bind %s: %w", h.bind, err)
+		return nil, err
 	}
-	h.serve(netutil.LimitListener(l, maxHTTPConns))
+	h.serve(l)
 	return l.Addr(), nil
 }
 
 // maxHTTPConns bounds the connections of the http listener: a few programs ask for
-// metrics and health now and then. Who opens more waits until others are closed.
+// metrics and health now and then.
 const maxHTTPConns = 128
 
 func (h *Server) serve(l net.Listener) {
-	h.server = &http.Server{
+	h.http = listen.Serve("http.bind", l, &http.Server{
 		Handler:           h.handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -100,23 +92,11 @@ func (h *Server) serve(l net.Listener) {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
-	}
-	h.group.Go(func() error {
-		if err := h.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve http.bind %s: %w", h.bind, err)
-		}
-		return nil
 	})
 }
 
 // Close ends every request.
 func (h *Server) Close() error {
 	h.page.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	err := h.server.Shutdown(ctx)
-	if err != nil {
-		err = h.server.Close()
-	}
-	return errors.Join(err, h.group.Wait())
+	return h.http.Close()
 }
