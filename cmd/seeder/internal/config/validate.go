@@ -120,7 +120,7 @@ func (l *Loaded) validateAddresses(p *Problems) {
 func (l *Loaded) validateRegistry(p *Problems) {
 	if l.Registry.Bind == "" {
 		if l.Registry.Push {
-			p.Add("registry.push", "true", "there is no registry to push to; set registry.bind, e.g. 127.0.0.1:7953")
+			p.Add("registry.push", "true", "pushing needs the registry; set registry.bind too, e.g. 127.0.0.1:7953")
 		}
 		return
 	}

@@ -43,7 +43,7 @@ is changed.`,
 	}
 	config.FileFlag(env, cmd)
 	kind := cmd.Flags().String("for", "auto", "`kind` of configuration: k3s, rke2, containerd, or auto: what this host has")
-	write := cmd.Flags().Bool("write", false, "write the file, where there is none")
+	write := cmd.Flags().Bool("write", false, "write the file if it does not exist")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		cfg, err := config.Load(env, nil)
 		if err != nil {

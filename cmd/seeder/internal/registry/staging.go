@@ -80,7 +80,7 @@ func (s *staging) path(d digest.Digest) string {
 	return filepath.Join(s.dir, "sha256-"+d.Encoded())
 }
 
-// open opens a blob that was pushed; the error wraps fs.ErrNotExist where there is none. It
+// open opens a blob that was pushed; the error wraps fs.ErrNotExist if it is not there. It
 // is young again.
 func (s *staging) open(d digest.Digest) (Blob, error) {
 	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
