@@ -210,6 +210,15 @@ func (r *recorder) inside(dir uint64, path string) (string, bool) {
 	return strings.CutPrefix(filepath.Clean(path), r.dir+"/")
 }
 
+// begin takes a call before the kernel does it. A file is closed here: as soon as
+// the kernel has closed it, another thread may get its number from a call that ends
+// first.
+func (r *recorder) begin(c *call) {
+	if c.nr == unix.SYS_CLOSE {
+		delete(r.open, int(int32(c.args[0])))
+	}
+}
+
 // call takes a call that succeeded.
 func (r *recorder) call(c *call) {
 	fd := int(int32(c.args[0]))
@@ -217,8 +226,6 @@ func (r *recorder) call(c *call) {
 	switch c.nr {
 	case unix.SYS_OPENAT:
 		r.openat(c)
-	case unix.SYS_CLOSE:
-		delete(r.open, fd)
 	case unix.SYS_WRITE:
 		r.write(c, fd, o)
 	case unix.SYS_PWRITE64:

@@ -113,6 +113,7 @@ func follow(tid int, pending map[int]*call, mem memory, rec *recorder) {
 		c := &call{nr: info.values[0], args: [6]uint64(info.values[1:7])}
 		mem.fill(c)
 		pending[tid] = c
+		rec.begin(c)
 	case atExit:
 		c := pending[tid]
 		delete(pending, tid)
