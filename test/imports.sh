@@ -51,10 +51,11 @@ table() { # room: the packages of this module that it may import
 	p2p/trust: internal/disk
 	p2p/wire: internal/text p2p/catalog p2p/swarm p2p/trust store/chunk
 
-	cmd/seeder: cmd/seeder/internal/* internal/disk internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd
+	cmd/seeder: cmd/seeder/internal/* internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd
 	cmd/seeder/internal/cli: internal/text
 	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text internal/wait p2p/report store
+	cmd/seeder/internal/datadir: cmd/seeder/internal/cli internal/disk
 	cmd/seeder/internal/demo: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term p2p/report p2p/trust
 	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/pods cmd/seeder/internal/registry cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
 	cmd/seeder/internal/engines: cmd/seeder/internal/cli store/source
@@ -66,6 +67,7 @@ table() { # room: the packages of this module that it may import
 	cmd/seeder/internal/reload: cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/k3s p2p/trust
 	cmd/seeder/internal/rollout: p2p/report
 	cmd/seeder/internal/show: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report
+	cmd/seeder/internal/systemd: cmd/seeder/internal/control cmd/seeder/internal/show p2p/report
 	cmd/seeder/internal/term: cmd/seeder/internal/cli internal/figure internal/text
 	cmd/seeder/internal/verdict: cmd/seeder/internal/cli internal/text p2p/report
 	cmd/seeder/internal/web: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/listen cmd/seeder/internal/pods cmd/seeder/internal/show cmd/seeder/internal/term cmd/seeder/internal/verdict internal/text p2p/report store

@@ -10,17 +10,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/control"
+	"seeder/cmd/seeder/internal/datadir"
 	"seeder/cmd/seeder/internal/k3s"
 	"seeder/cmd/seeder/internal/pods"
 	"seeder/cmd/seeder/internal/registry"
 	"seeder/cmd/seeder/internal/reload"
+	"seeder/cmd/seeder/internal/systemd"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/cmd/seeder/internal/web"
 	"seeder/p2p/trust"
@@ -61,7 +62,7 @@ the file, the file over the default. ` + "`seeder config show`" + ` prints the e
 		}
 		err = d.runBounded(cmd.Context())
 		if err != nil {
-			notify(log, "STATUS="+term.Clean(err.Error()))
+			systemd.Notify(log, systemd.Status+term.Clean(err.Error()))
 		}
 		return err
 	}
@@ -125,7 +126,7 @@ func (d *running) run(ctx context.Context) (err error) {
 	}
 	defer func() {
 		d.ending()
-		notify(d.log, daemon.SdNotifyStopping)
+		systemd.Notify(d.log, systemd.Stopping)
 		err = errors.Join(err, d.close())
 	}()
 	f, err := d.secrets.Load(d.cfg, "/")
@@ -137,9 +138,11 @@ func (d *running) run(ctx context.Context) (err error) {
 	}
 	d.log.Info("secret found", "source", f.Source)
 	d.reload.Held = f
-	if err := d.openDataDir(); err != nil {
+	unlock, err := datadir.Open(d.cfg.DataDir, d.log)
+	if err != nil {
 		return err
 	}
+	d.opened("lock of data_dir", unlock)
 	w, err := d.openNode(ctx, f.Secrets)
 	if err != nil {
 		return err
@@ -150,7 +153,7 @@ func (d *running) run(ctx context.Context) (err error) {
 	}
 	d.log.Info("ready", "node", d.cfg.NodeName, "id", w.node.ID(), "version", cli.Version(),
 		"gossip", d.cfg.Gossip.Bind, "transfer", w.node.TransferAddress(), "socket", d.cfg.API.Socket)
-	notify(d.log, daemon.SdNotifyReady)
+	systemd.Notify(d.log, systemd.Ready)
 	return d.serve(ctx, w)
 }
 
@@ -210,9 +213,9 @@ func (d *running) serve(ctx context.Context, w *wired) error {
 	failed := make(chan error, 1)
 	go func() { failed <- w.node.Wait() }() // ends with the node, which close waits for
 	var group sync.WaitGroup
-	group.Go(func() { notifyStatus(ctx, d.log, w.node) })
-	if dog := newWatchdog(w.node.Stuck, d.cfg.API.Socket, d.log); dog != nil {
-		group.Go(func() { dog.run(ctx) })
+	group.Go(func() { systemd.FollowStatus(ctx, d.log, w.node) })
+	if dog := systemd.NewWatchdog(w.node.Stuck, d.cfg.API.Socket, d.log); dog != nil {
+		group.Go(func() { dog.Run(ctx) })
 	}
 	group.Go(func() { w.rollouts.Run(ctx, w.node) })
 	group.Go(func() { d.reload.OnSignal(ctx) })

@@ -27,36 +27,6 @@ import (
 	"seeder/p2p/trust"
 )
 
-func TestDataDir(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "a", "b")
-	first := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
-	if err := first.openDataDir(); err != nil {
-		t.Fatal(err)
-	}
-	second := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.DiscardHandler)}
-	if err := second.openDataDir(); err == nil || !strings.Contains(err.Error(), "another seeder daemon uses it") {
-		t.Errorf("a second daemon: %v", err)
-	}
-	if err := first.close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := second.openDataDir(); err != nil {
-		t.Errorf("after the first has ended: %v", err)
-	}
-	if err := second.close(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	third := &running{cfg: config.Config{DataDir: filepath.Join(file, "data")}, log: slog.New(slog.DiscardHandler)}
-	if err := third.openDataDir(); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
-		t.Errorf("data_dir below a file: %v", err)
-	}
-}
-
 // TestEndIsBounded: a part that does not close holds the process up for so long
 // and no longer.
 func TestEndIsBounded(t *testing.T) {

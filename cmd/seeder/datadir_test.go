@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,66 +14,10 @@ import (
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/cli/clitest"
-	"seeder/cmd/seeder/internal/config"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/internal/disk/disktest"
 	"seeder/p2p/trust"
 )
-
-// dataDir opens dir as the daemon does and says what was logged.
-func dataDir(t testing.TB, dir string) (*running, string, error) {
-	t.Helper()
-	var log bytes.Buffer
-	d := &running{cfg: config.Config{DataDir: dir}, log: slog.New(slog.NewTextHandler(&log, nil))}
-	t.Cleanup(func() { d.close() })
-	err := d.openDataDir()
-	return d, log.String(), err
-}
-
-func TestSchema(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		name, before string
-		newer        bool
-		says         string // logged
-	}{
-		{"none: written before there were schemas", "", false, ""},
-		{"this one", "1\n", false, ""},
-		{"a newer one", "2\n", true, ""},
-		{"a much newer one", "4711\n", true, ""},
-		{"damaged", "\x00\x00", false, "schema file of data_dir was damaged"},
-		{"half", "\n", false, "schema file of data_dir was damaged"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			path := filepath.Join(dir, "schema")
-			if tc.before != "" {
-				if err := os.WriteFile(path, []byte(tc.before), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			_, log, err := dataDir(t, dir)
-			now, rerr := os.ReadFile(path)
-			if rerr != nil {
-				t.Fatal(rerr)
-			}
-			if tc.newer {
-				if err == nil {
-					t.Fatal("no error")
-				}
-				clitest.WantAll(t, err.Error(), dir, "schema "+strings.TrimSpace(tc.before), "up to 1", "install the newer version again, or set data_dir to")
-				if string(now) != tc.before {
-					t.Errorf("the schema was changed to %q", now)
-				}
-				return
-			}
-			if err != nil || string(now) != "1\n" || !strings.Contains(log, tc.says) || (tc.says == "") != (log == "") {
-				t.Errorf("%v, schema %q, it says %q", err, now, log)
-			}
-		})
-	}
-}
 
 // TestNewerSchemaIsLeftAlone: the daemon refuses before it opens anything there.
 func TestNewerSchemaIsLeftAlone(t *testing.T) {
@@ -105,34 +48,6 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	if err != nil || len(entries) != 2 { // schema, lock
 		t.Errorf("%v %v", entries, err)
 	}
-}
-
-// TestDataDirCut: a cut anywhere leaves a data_dir that opens, with its schema
-// whole or absent, and nothing half written stays.
-func TestDataDirCut(t *testing.T) {
-	t.Parallel()
-	disktest.Crashes(t, nil, func(dir string, ack func(string)) {
-		if _, _, err := dataDir(t, filepath.Join(dir, "data")); err != nil {
-			panic(err)
-		}
-		ack("open")
-	}, func(t *testing.T, s disktest.State) {
-		dir := filepath.Join(s.Dir, "data")
-		if b, err := os.ReadFile(filepath.Join(dir, "schema")); s.Has("open") && (err != nil || string(b) != "1\n") {
-			t.Errorf("%q %v", b, err)
-		}
-		d, log, err := dataDir(t, dir)
-		if err != nil || log != "" {
-			t.Error(err, log)
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil || len(entries) != 2 { // schema, lock
-			t.Errorf("%v %v", entries, err)
-		}
-		if err := d.close(); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // node starts a daemon in this process and returns when it is ready.
@@ -239,60 +154,4 @@ func checkModes(t *testing.T, dir string) {
 	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
 		t.Errorf("control socket: %v %v", info.Mode(), err)
 	}
-}
-
-// TestStartsOnAFullDisk: a data_dir of before opens without a byte of room.
-func TestStartsOnAFullDisk(t *testing.T) {
-	t.Parallel()
-	if !disktest.Alone(t) {
-		return
-	}
-	dir := t.TempDir()
-	d, _, err := dataDir(t, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.close()
-	disktest.LimitFiles(t, 0)
-	if _, log, err := dataDir(t, dir); err != nil || log != "" {
-		t.Error(err, log)
-	}
-	_, _, err = dataDir(t, filepath.Join(dir, "new"))
-	if err == nil {
-		t.Fatal("a new data_dir without room")
-	}
-	clitest.WantAll(t, err.Error(), filepath.Join(dir, "new"), "write its schema", "file too large")
-}
-
-// TestDisk: a disk that is full, and one that cannot be written, told apart.
-func TestDisk(t *testing.T) {
-	t.Parallel()
-	if !disktest.Alone(t) {
-		return
-	}
-	root, readOnly := disktest.SmallDisk(t, 64<<10)
-	open := func(name string) error {
-		d, _, err := dataDir(t, filepath.Join(root, name))
-		d.close()
-		return err
-	}
-	if err := open("data"); err != nil {
-		t.Fatal(err)
-	}
-	free := disktest.Fill(t, root)
-	if err := open("data"); err != nil {
-		t.Errorf("full: %v", err)
-	}
-	err := open("new")
-	if err == nil {
-		t.Fatal("a new data_dir on a full disk")
-	}
-	clitest.WantAll(t, err.Error(), filepath.Join(root, "new"), "no space left")
-	free()
-	readOnly()
-	err = open("data")
-	if err == nil {
-		t.Fatal("a read-only disk")
-	}
-	clitest.WantAll(t, err.Error(), filepath.Join(root, "data"), "not writable", "read-only file system", "set data_dir to")
 }

@@ -1,4 +1,4 @@
-package main
+package systemd
 
 import (
 	"context"
@@ -11,23 +11,30 @@ import (
 	"seeder/cmd/seeder/internal/show"
 )
 
+// What systemd is told, see sd_notify(3). Status is followed by a line for people.
+const (
+	Ready    = daemon.SdNotifyReady
+	Stopping = daemon.SdNotifyStopping
+	Status   = "STATUS="
+)
+
 const statusInterval = 5 * time.Second
 
-// notify tells systemd something; without systemd it does nothing.
-func notify(log *slog.Logger, state string) {
+// Notify tells systemd a state; without systemd it does nothing.
+func Notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Debug("failed to notify systemd", "err", err)
 	}
 }
 
-// notifyStatus keeps the status line of `systemctl status` true until ctx ends.
-func notifyStatus(ctx context.Context, log *slog.Logger, c control.Cluster) {
+// FollowStatus keeps the status line of `systemctl status` true until ctx ends.
+func FollowStatus(ctx context.Context, log *slog.Logger, c control.Cluster) {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	last := ""
 	for {
 		if line := show.StatusLine(c.Status(ctx)); line != last {
-			notify(log, "STATUS="+line)
+			Notify(log, Status+line)
 			last = line
 		}
 		select {

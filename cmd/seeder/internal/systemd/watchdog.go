@@ -1,4 +1,4 @@
-package main
+package systemd
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"seeder/p2p/report"
 )
 
-// watchdog tells systemd that the daemon works, for as long as it does. systemd ends
+// Watchdog tells systemd that the daemon works, for as long as it does. systemd ends
 // a daemon that says nothing for WatchdogSec with SIGABRT, at which the Go runtime
 // prints every goroutine to the journal, and starts it again.
 //
@@ -26,7 +26,7 @@ import (
 // WatchdogSec is three minutes, so that a machine that stands still for one or two (an
 // overloaded virtual machine, a disk that hangs) kills no healthy daemon. A daemon that
 // runs and fails its checks does not wait for that: it has itself ended after stuckFor.
-type watchdog struct {
+type Watchdog struct {
 	every   time.Duration
 	check   func(ctx context.Context) error
 	feed    func()
@@ -42,8 +42,9 @@ const (
 	stuckFor = time.Minute
 )
 
-// newWatchdog is nil where systemd expects nothing.
-func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog {
+// NewWatchdog is nil where systemd expects nothing. stuck is why a loop of the node makes no
+// turns; socket is the control socket.
+func NewWatchdog(stuck func() error, socket string, log *slog.Logger) *Watchdog {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		log.Warn("failed to notify systemd's watchdog", "err", err)
@@ -51,9 +52,9 @@ func newWatchdog(stuck func() error, socket string, log *slog.Logger) *watchdog 
 	if err != nil || limit == 0 {
 		return nil
 	}
-	return &watchdog{every: min(limit/3, checkEvery), log: log, check: healthCheck(stuck, socket),
-		feed:    func() { notify(log, daemon.SdNotifyWatchdog) },
-		trigger: func() { notify(log, "WATCHDOG=trigger") }}
+	return &Watchdog{every: min(limit/3, checkEvery), log: log, check: healthCheck(stuck, socket),
+		feed:    func() { Notify(log, daemon.SdNotifyWatchdog) },
+		trigger: func() { Notify(log, "WATCHDOG=trigger") }}
 }
 
 // healthCheck is what the daemon is asked.
@@ -71,8 +72,8 @@ func healthCheck(stuck func() error, socket string) func(context.Context) error 
 	}
 }
 
-// run checks and feeds until ctx ends.
-func (w *watchdog) run(ctx context.Context) {
+// Run checks and feeds until ctx ends.
+func (w *Watchdog) Run(ctx context.Context) {
 	tick := time.NewTicker(w.every)
 	defer tick.Stop()
 	var failing time.Duration // for how long, in checks that came on time

@@ -1,4 +1,4 @@
-package main
+package systemd
 
 import (
 	"context"
@@ -27,11 +27,11 @@ func TestWatchdog(t *testing.T) {
 		set := func(f func(context.Context) error) { check.Store(&f) }
 		healthy := func(context.Context) error { return nil }
 		set(healthy)
-		w := &watchdog{every: 20 * time.Second, log: slog.New(slog.DiscardHandler), feed: func() { fed.Add(1) }, trigger: func() { triggered.Add(1) },
+		w := &Watchdog{every: 20 * time.Second, log: slog.New(slog.DiscardHandler), feed: func() { fed.Add(1) }, trigger: func() { triggered.Add(1) },
 			check: func(ctx context.Context) error { return (*check.Load())(ctx) }}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { w.run(ctx); close(done) }()
+		go func() { w.Run(ctx); close(done) }()
 		within := func(what string, want int32) {
 			t.Helper()
 			before := fed.Load()
@@ -128,15 +128,15 @@ func TestWatchdogInterval(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	t.Setenv("WATCHDOG_USEC", "60000000")
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
-	if w := newWatchdog(func() error { return nil }, "s", log); w == nil || w.every != 20*time.Second {
+	if w := NewWatchdog(func() error { return nil }, "s", log); w == nil || w.every != 20*time.Second {
 		t.Errorf("%+v, want every 20 s", w)
 	}
 	t.Setenv("WATCHDOG_PID", "1")
-	if w := newWatchdog(func() error { return nil }, "s", log); w != nil {
+	if w := NewWatchdog(func() error { return nil }, "s", log); w != nil {
 		t.Errorf("%+v for another process", w)
 	}
 	t.Setenv("WATCHDOG_USEC", "")
-	if w := newWatchdog(func() error { return nil }, "s", log); w != nil {
+	if w := NewWatchdog(func() error { return nil }, "s", log); w != nil {
 		t.Errorf("%+v without a watchdog", w)
 	}
 }
