@@ -242,7 +242,7 @@ func (f *Fetcher) swarm(ctx context.Context, a catalog.Announcement, sw *images.
 			Received: func(peer string, raw, wire int64) {
 				f.cfg.Metrics.goodChunks.Inc()
 				f.cfg.Metrics.chunks("peer", raw)
-				p.tally.Received(time.Now(), peer, raw, wire)
+				p.tally.Received(peer, raw, wire)
 			},
 			Duplicate: func(_ string, wire int64) {
 				f.cfg.Metrics.twiceBytes.Add(float64(wire))

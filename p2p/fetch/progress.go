@@ -31,7 +31,7 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 			p.total += img.Bytes(i)
 		}
 	}
-	p.local, _ = p.bytes()
+	p.local, _ = p.held()
 	t.Holds(p.local)
 	t.Restart(time.Now())
 	return p
@@ -40,8 +40,16 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 // arrived: every wanted chunk is here.
 func (p *progress) arrived() { p.tally.Holds(p.total) }
 
-// bytes sums the wanted chunks that are here.
+// bytes sums the wanted chunks that are here and what has come of those under way.
 func (p *progress) bytes() (done, total int64) {
+	done, total = p.held()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(done, p.state.Bytes), total
+}
+
+// held sums the wanted chunks that are here.
+func (p *progress) held() (done, total int64) {
 	have := p.image.Have()
 	for i := range p.image.Len() {
 		if p.wanted.Has(i) && have.Has(i) {
@@ -51,10 +59,16 @@ func (p *progress) bytes() (done, total int64) {
 	return done, p.total
 }
 
+// set takes what the swarm says of itself. A swarm that runs again counts from 0.
 func (p *progress) set(s swarm.Progress) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	before := p.state.Received
 	p.state = s
+	p.mu.Unlock()
+	if s.Received < before {
+		before = 0
+	}
+	p.tally.Arrived(time.Now(), s.Received-before)
 }
 
 // reason says where a fetch stands: from whom, or why nothing comes.

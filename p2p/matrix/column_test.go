@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,7 +39,7 @@ func TestOriginsAreBounded(t *testing.T) {
 		a := catalog.Announcement{Reference: fmt.Sprintf("r%d", i), Version: 1}
 		c.begin(a, 0)
 		c.update(a, func(x *cell) { x.total = 1 })
-		c.Tally(a).Received(time.Now(), "a", 1, 1)
+		c.Tally(a).Received("a", 1, 1)
 		c.setState(a, report.Ready, "")
 		c.setState(a, report.Ready, "") // looked at again
 	}

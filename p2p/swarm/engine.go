@@ -20,12 +20,13 @@ type engine struct {
 	workers workers
 	err     error // this host's own trouble
 
-	todo   todo
-	peers  peers
-	blames blames
-	search search
-	pace   pace
-	status status
+	todo     todo
+	peers    peers
+	blames   blames
+	search   search
+	pace     pace
+	status   status
+	standing standing
 
 	requests []*request
 	puts     int // chunks being verified
@@ -46,13 +47,15 @@ type event interface {
 }
 
 func newEngine(cfg FetchConfig) *engine {
-	return &engine{
+	e := &engine{
 		cfg: cfg, log: cfg.Log.With("seed", cfg.Seed), rng: newRand(cfg.Rand),
 		workers: workers{events: make(chan event, 64)},
 		todo:    newTodo(cfg.Chunks),
 		peers:   newPeers(cfg.Chunks.Len()),
 		blames:  blames{},
 	}
+	e.standing.recount(cfg.Chunks)
+	return e
 }
 
 // run applies events until nothing is missing. Each turn asks for what can be

@@ -31,7 +31,7 @@ func (s stalled) FollowHaves(ctx context.Context, _ Peer, _ digest.Digest, chunk
 
 func (s stalled) Chunk(ctx context.Context, _ Peer, _ digest.Digest, _ int, buf Buffer) (Reply, error) {
 	// As large as the chunk, without touching so much memory in a test.
-	if p := buf(1); p == nil {
+	if p := buf(0, 1); p == nil {
 		return Reply{}, errors.New("nothing was lent")
 	}
 	s.lent.Add(chunk.MaxBytes)

@@ -227,6 +227,8 @@ func (e *engine) tick(now time.Time) {
 	e.nextTick = now.Add(tickEvery)
 	before := e.todo.missing.Clone()
 	e.todo.readHeld(e.cfg.Chunks)
+	e.standing.recount(e.cfg.Chunks)
+	e.standing.measure(e.coming())
 	for i := range e.cfg.Chunks.Len() {
 		e.todo.refresh(i)
 		if f := e.cfg.Observe.Have; f != nil && before.Has(i) && !e.todo.missing.Has(i) {

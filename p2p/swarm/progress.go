@@ -13,6 +13,11 @@ type Progress struct {
 	Peers      int    // known for this swarm
 	Neighbours int    // whose haves are followed
 	Reason     string // why nothing comes; empty while something does
+	// Bytes are raw: of the wanted chunks that are held, and what has come of those under
+	// way. They go back only where a held chunk is lost.
+	Bytes int64
+	// Received are those of Bytes that peers gave in this fetch. They never go back.
+	Received int64
 }
 
 // status is what the progress of a fetch follows from, besides its peers and requests.
@@ -29,7 +34,8 @@ func (e *engine) reportProgress(now time.Time) {
 	if f == nil {
 		return
 	}
-	p := Progress{Peers: len(e.peers.known), Neighbours: len(e.peers.neighbours), Reason: e.status.reported.Reason}
+	p := Progress{Peers: len(e.peers.known), Neighbours: len(e.peers.neighbours), Reason: e.status.reported.Reason,
+		Bytes: e.standing.shown, Received: e.standing.received}
 	// A request that is under way says nothing yet: one that is refused ends soon.
 	const while = tickEvery / 2
 	waited := func(r *request) bool { return now.Sub(r.start) >= while }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"seeder/store/chunk"
@@ -20,6 +21,7 @@ type request struct {
 	dropped bool // we do not want the answer any more
 	cancel  context.CancelFunc
 	buf     []byte // lent to the transport, once the frame's length was known
+	in      atomic.Pointer[Incoming]
 }
 
 // ask starts requests while there is room and something to ask for. It returns
@@ -188,12 +190,12 @@ func (e *engine) request(nb *neighbour, chunk int, want chunk.Bitmap, now time.T
 	if chunk >= 0 {
 		limit = min(limit, e.cfg.Chunks.Bytes(chunk))
 	}
-	lend := func(bytes int64) []byte { // the event that comes after it gives r back to the engine
+	lend := func(n int, bytes int64) *Incoming { // the event that comes after it gives r back to the engine
 		if bytes > limit || r.buf != nil {
 			return nil
 		}
 		r.buf = e.cfg.Memory.take(bytes)
-		return r.buf
+		return r.lend(n)
 	}
 	e.workers.start(func() {
 		defer cancel()
@@ -395,6 +397,7 @@ type put struct {
 func (ev put) apply(e *engine, now time.Time) {
 	e.puts--
 	e.cfg.Memory.give(ev.r.buf)
+	missing := e.todo.missing.Has(ev.n)
 	e.todo.verified(ev.n, ev.err == nil && ev.ok)
 	name := ev.r.nb.peer.Name
 	switch {
@@ -407,6 +410,7 @@ func (ev put) apply(e *engine, now time.Time) {
 	}
 	e.blames.acquit(ev.from, ev.r.nb.peer.Address)
 	e.status.lastChunk = now
+	e.standing.hold(e.cfg.Chunks.Bytes(ev.n), missing)
 	for _, r := range e.requests {
 		if r.chunk == ev.n && !r.dropped {
 			r.drop()

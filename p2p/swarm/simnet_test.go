@@ -349,11 +349,11 @@ func (n *simNode) get(ctx context.Context, p Peer, chunk int, buf Buffer, ask fu
 	if err := n.pause(ctx, kindArrived, o, out.N, time.Until(arrived)); err != nil {
 		return Reply{}, err
 	}
-	lent := buf(int64(len(payload)))
+	lent := buf(out.N, int64(len(payload)))
 	if lent == nil {
 		return Reply{}, fmt.Errorf("frame of %d bytes is too long", len(payload))
 	}
-	return Reply{Chunk: out.N, Encoding: out.Encoding, Payload: append(lent[:0], payload...), Trip: 2 * n.trip(o)}, nil
+	return Reply{Chunk: out.N, Encoding: out.Encoding, Payload: append(lent.Payload[:0], payload...), Trip: 2 * n.trip(o)}, nil
 }
 
 // refused counts a refusal by its kind.

@@ -55,7 +55,7 @@ type Chunks interface {
 	Frame(ctx context.Context, n int) (chunk.Frame, error)
 }
 
-// Reply is a chunk on its way in. Payload is what Buffer lent.
+// Reply is a chunk on its way in. Payload is that of what Buffer lent.
 type Reply struct {
 	Chunk    int
 	Encoding chunk.Encoding
@@ -105,9 +105,9 @@ type Transport interface {
 	Next(ctx context.Context, p Peer, seed digest.Digest, want chunk.Bitmap, buf Buffer) (Reply, error)
 }
 
-// Buffer lends memory for a frame of so many bytes, once; nil where that is more
-// than the chunk that was asked for.
-type Buffer func(bytes int64) []byte
+// Buffer lends memory for the frame of chunk n, of so many bytes, once; nil where that is
+// more than the chunk that was asked for.
+type Buffer func(n int, bytes int64) *Incoming
 
 // Finder finds peers of a swarm. Peers registers this node with the owners of
 // the seed (see Tracker) and returns at most 32 peers, without this node.

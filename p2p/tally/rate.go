@@ -4,8 +4,7 @@ import "time"
 
 const (
 	// rateSlot and rateSlots are the window over which a rate is taken, 10 s: long
-	// enough that a slow link, which brings a chunk of 4 MiB every few seconds, has
-	// a steady one.
+	// enough that a slow link, whose bytes are counted once a second, has a steady one.
 	rateSlot  = 500 * time.Millisecond
 	rateSlots = 20
 )

@@ -43,7 +43,7 @@ func New(now time.Time) *Tally {
 }
 
 // Received records a verified chunk of so many raw bytes, which travelled as wire.
-func (t *Tally) Received(now time.Time, peer string, raw, wire int64) {
+func (t *Tally) Received(peer string, raw, wire int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, known := t.raw[peer]; !known {
@@ -51,6 +51,13 @@ func (t *Tally) Received(now time.Time, peer string, raw, wire int64) {
 	}
 	t.raw[peer] += raw
 	t.wire += wire
+}
+
+// Arrived records raw bytes that came, of chunks that are not whole yet, too: the rate is
+// theirs, since over a slow link a chunk takes longer than the window of the rate.
+func (t *Tally) Arrived(now time.Time, raw int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.rate.add(now, raw)
 }
 

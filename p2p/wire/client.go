@@ -387,18 +387,18 @@ func (c *Client) frame(ctx context.Context, method, addr, path string, body []by
 	if resp.ContentLength < 0 || resp.ContentLength > chunk.MaxBytes {
 		return swarm.Reply{}, fmt.Errorf("frame of %d bytes, at most %d", resp.ContentLength, chunk.MaxBytes)
 	}
-	payload := buf(resp.ContentLength)
-	if payload == nil {
+	in := buf(n, resp.ContentLength)
+	if in == nil {
 		return swarm.Reply{}, fmt.Errorf("frame of %d bytes is longer than the chunk", resp.ContentLength)
 	}
-	if _, err := io.ReadFull(resp.Body, payload); err != nil {
+	if err := in.ReadFull(resp.Body); err != nil {
 		return swarm.Reply{}, fmt.Errorf("read the frame of chunk %d: %w", n, err)
 	}
 	from, err := trust.PeerID(*resp.TLS)
 	if err != nil {
 		return swarm.Reply{}, err
 	}
-	return swarm.Reply{Chunk: n, Encoding: enc, Payload: payload, From: string(from), Trip: trip}, nil
+	return swarm.Reply{Chunk: n, Encoding: enc, Payload: in.Payload, From: string(from), Trip: trip}, nil
 }
 
 // below is the connection that TLS goes over; nil where it is not one of this package.

@@ -413,10 +413,10 @@ func TestProbe(t *testing.T) {
 
 // upTo lends memory for frames of at most so many bytes.
 func upTo(limit int64) swarm.Buffer {
-	return func(bytes int64) []byte {
+	return func(_ int, bytes int64) *swarm.Incoming {
 		if bytes > limit {
 			return nil
 		}
-		return make([]byte, bytes)
+		return &swarm.Incoming{Payload: make([]byte, bytes)}
 	}
 }
