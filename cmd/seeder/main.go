@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
+	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
 	"seeder/cmd/seeder/internal/registry"
@@ -91,7 +92,7 @@ the timeout, 4 the daemon cannot be reached.`,
 	root.AddCommand(
 		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),
 		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), registry.Command(env), reloadCommand(env), secretCommand(env),
-		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env),
+		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env), control.DialStdio(env),
 	)
 	completeNoFiles(root)
 	return root
