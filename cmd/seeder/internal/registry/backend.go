@@ -81,6 +81,7 @@ func (b *backend) funcs() *ociregistry.Funcs {
 		GetBlob_:         b.getBlob,
 		GetBlobRange_:    b.getBlobRange,
 		ResolveBlob_:     b.resolveBlob,
+		Tags_:            b.tags,
 	}
 }
 

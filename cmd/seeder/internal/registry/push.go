@@ -107,8 +107,11 @@ func (p *pusher) mounts(api http.Handler) http.Handler {
 			}
 			if err != nil {
 				q.Del("mount")
-				r.URL.RawQuery = q.Encode()
+			} else if q.Get("from") == "" {
+				// Blobs belong to no repository here, and ociserver mounts from none that is not named.
+				q.Set("from", "any")
 			}
+			r.URL.RawQuery = q.Encode()
 		}
 		if r.Header.Get("Content-Range") != "" {
 			r = r.WithContext(context.WithValue(r.Context(), rangedKey{}, true))

@@ -139,6 +139,7 @@ func TestPush(t *testing.T) {
 	layer := img.Manifests[0].Layers[0].Digest.String()
 	s.wants(s.request("HEAD", "/v2/other/blobs/"+layer), 200, "")
 	s.wants(s.request("POST", "/v2/other/blobs/uploads/?mount="+layer+"&from=app"), 201, "")
+	s.wants(s.request("POST", "/v2/other/blobs/uploads/?mount="+layer), 201, "")
 	s.wants(s.request("POST", "/v2/other/blobs/uploads/?mount="+digest.FromString("absent").String()+"&from=app"), 202, "")
 	one := img.Manifests[0].Descriptor // all of it is here
 	s.wants(s.send("PUT", "/v2/other/manifests/v2", one.MediaType, img.Blobs[one.Digest]), 201, "")

@@ -3,8 +3,8 @@
 // Always starts from what this host holds.
 //
 // It owns the listener, who may read from it, and the lines by which k3s and containerd find
-// it. It never writes an image, never asks a peer, and lists nothing: whoever asks names a
-// repository. What is announced and how far this host is with it, it asks a Catalog.
+// it. It never writes an image, never asks a peer, and lists no repositories: whoever asks
+// names one, and may see its announced tags. What is announced and how far this host is with it, it asks a Catalog.
 //
 // Invariant: nothing but an announced image leaves it, and nothing at all without the
 // credentials; what is not announced is refused at once, so that containerd goes on to the
@@ -70,7 +70,7 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 	if p != nil {
 		api = p.mounts(api)
 	}
-	s.handler = s.guard(auth, api)
+	s.handler = s.guard(auth, s.bySpec(b, api))
 	return s, nil
 }
 

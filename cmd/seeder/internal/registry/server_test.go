@@ -203,16 +203,40 @@ func TestPull(t *testing.T) {
 		if resp, _ := s.wants(s.request("HEAD", path), 200, ""); resp.ContentLength != layer.Size {
 			t.Errorf("HEAD %s: %d bytes, want %d", path, resp.ContentLength, layer.Size)
 		}
-		for asked, want := range map[string][]byte{"bytes=10-19": body[10:20], "bytes=100-": body[100:]} {
+		for asked, want := range map[string][]byte{"bytes=10-19": body[10:20], "bytes=100-": body[100:], "bytes=-7": body[len(body)-7:], "bytes=-999999999": body} {
 			req := s.request("GET", path)
 			req.Header.Set("Range", asked)
 			if _, got := s.wants(req, 206, ""); !bytes.Equal(got, want) {
 				t.Errorf("%s %s: %d other bytes, want %d", path, asked, len(got), len(want))
 			}
 		}
-		req := s.request("GET", path)
-		req.Header.Set("Range", "bytes=999999999-")
-		s.wants(req, 416, "RANGE_INVALID")
+		for _, asked := range []string{"bytes=999999999-", "bytes=-0", "bytes=-x"} {
+			req := s.request("GET", path)
+			req.Header.Set("Range", asked)
+			s.wants(req, 416, "RANGE_INVALID")
+		}
+	}
+}
+
+// TestTags: of an announced repository the announced tags are listed, page by page where
+// that is asked for.
+func TestTags(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	for _, ref := range []string{"docker.io/library/k3s-dashboard:a", "docker.io/library/k3s-dashboard:v2",
+		"docker.io/library/k3s-dashboard-2:other", "docker.io/library/k3s-dashboard@" + s.img.Target.Digest.String()} {
+		s.catalog.set(ref, s.img.Target, report.Waiting)
+	}
+	for query, want := range map[string]string{
+		"": `["a","latest","v2"]`, "?n=2": `["a","latest"]`, "?n=2&last=latest": `["v2"]`, "?last=v2": "null", "?ns=docker.io": `["a","latest","v2"]`,
+	} {
+		resp, body := s.wants(s.request("GET", "/v2/library/k3s-dashboard/tags/list"+query), 200, "")
+		if got := string(body); got != `{"name":"library/k3s-dashboard","tags":`+want+`}` {
+			t.Errorf("%q: %s, want the tags %s", query, got, want)
+		}
+		if link := resp.Header.Get("Link"); (link != "") != (query == "?n=2") {
+			t.Errorf("%q: the next page is %q", query, link)
+		}
 	}
 }
 
@@ -241,7 +265,7 @@ func TestNotAnnounced(t *testing.T) {
 		"/v2/library/k3s-dashboard/manifests/" + layer:                       "MANIFEST_UNKNOWN", // no manifest
 		"/v2/library/k3s-dashboard/blobs/" + absent:                          "BLOB_UNKNOWN",
 		"/v2/library/k3s-dash/blobs/" + layer:                                "NAME_UNKNOWN",
-		"/v2/library/k3s-dashboard/tags/list":                                "NAME_UNKNOWN",
+		"/v2/library/other/tags/list":                                        "NAME_UNKNOWN",
 		"/v2/_catalog":                                                       "NAME_UNKNOWN",
 		"/other":                                                             "NAME_UNKNOWN",
 	} {
@@ -255,6 +279,7 @@ func TestNotAnnounced(t *testing.T) {
 		"/v2/library/k3s-dashboard/manifests/latest?ns=docker.io/evil": "NAME_INVALID",
 		"/v2/UPPER/manifests/latest":                                   "NAME_INVALID",
 		"/v2/library/k3s-dashboard/blobs/sha256:zz":                    "DIGEST_INVALID",
+		"/v2/library/k3s-dashboard/manifests/sha256:zz":                "DIGEST_INVALID",
 	} {
 		s.wants(s.request("GET", path), 400, code)
 	}
