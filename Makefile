@@ -18,7 +18,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: deps lint alerts unit cluster dst-short fuzz test-ui boot hosts ## everything; as root on Debian
+test: deps lint alerts conformance unit cluster dst-short fuzz test-ui boot hosts ## everything; as root on Debian
 
 .PHONY: fresh
 fresh: ## make demo and make test on Debian 12 and 13, each just installed; FRESH_TARGETS, FRESH_RELEASES, see test/fresh.sh; as root
@@ -44,6 +44,11 @@ shape: ## lines, functions, types and imports of the code, and their limits; par
 .PHONY: alerts
 alerts: ## the alert rules and the dashboard, by Prometheus' own checker
 	PROMTOOL=$(CURDIR)/bin/prometheus/promtool go test -count=1 -run '^(TestAlerts|TestDashboard)$$' ./cmd/seeder
+
+.PHONY: conformance
+conformance: ## the registry of a daemon against the conformance suite of the OCI distribution-spec
+	cd test/tools/conformance && CGO_ENABLED=0 go build -trimpath -o ../../../bin/conformance tool
+	CONFORMANCE=$(CURDIR)/bin/conformance go test -count=1 -timeout 5m -run '^TestOCIConformance$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector; lint has vetted them
 	go test -race -vet=off -shuffle=on ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/...
