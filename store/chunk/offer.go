@@ -1,0 +1,27 @@
+package chunk
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// DeltaMediaType is that of a delta as the only blob, and the target, of a seed index.
+const DeltaMediaType = "application/vnd.seeder.layer.delta.v1"
+
+// Offer is a delta that a host has of a layer, or is making, or why there is none. Nobody
+// has to believe it: what comes of it is verified like every chunk.
+type Offer struct {
+	Target digest.Digest // the layer that it makes
+	Base   digest.Digest // the layer that it makes it from; empty: there is none
+	Seed   digest.Digest // of the seed index of the delta; empty: it is not ready
+	Bytes  int64         // of the delta; 0: not known yet
+	After  time.Duration // until it is ready, as estimated; 0: it is, or there is none
+	Why    string        // why there is none; empty where there is one
+}
+
+// Ready reports whether the delta can be fetched.
+func (o Offer) Ready() bool { return o.Seed != "" }
+
+// Pending reports whether the delta is being made.
+func (o Offer) Pending() bool { return o.Seed == "" && o.Why == "" }
