@@ -20,7 +20,7 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/imageref store/stage
+	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage
 	store/archive: store/artifact store/imageref
 	store/artifact:
 	store/chunk:
@@ -29,6 +29,7 @@ table() { # room: the packages of this module that it may import
 	store/delta:
 	store/grpcerr:
 	store/imageref:
+	store/offers: internal/disk store/chunk store/delta
 	store/source:
 	store/stage: store/chunk
 

@@ -1,0 +1,249 @@
+package offers
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/store/delta"
+)
+
+// shelf are the layers of a host, in memory.
+type shelf struct {
+	mu     sync.Mutex
+	blobs  map[digest.Digest][]byte
+	budget int64
+	kept   map[digest.Digest]int64
+}
+
+type held struct {
+	*bytes.Reader
+	io.Closer
+}
+
+func (s *shelf) put(p []byte) Layer {
+	d := digest.FromBytes(p)
+	s.blobs[d] = p
+	return Layer{Digest: d, Bytes: int64(len(p))}
+}
+
+func (s *shelf) maker(t *testing.T, dir string) *Maker {
+	t.Helper()
+	m, err := New(Config{
+		Dir: dir,
+		Open: func(_ context.Context, d digest.Digest) (Blob, error) {
+			if p, ok := s.blobs[d]; ok {
+				return held{bytes.NewReader(p), io.NopCloser(nil)}, nil
+			}
+			return nil, fmt.Errorf("layer %s: %w", d, fs.ErrNotExist)
+		},
+		Keep: func(_ context.Context, r io.ReaderAt, n int64) (digest.Digest, error) {
+			p := make([]byte, n)
+			if _, err := r.ReadAt(p, 0); err != nil {
+				return "", err
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.kept[digest.FromBytes(p)] = n
+			return digest.FromBytes(p), nil
+		},
+		Holds: func(_ context.Context, seed digest.Digest) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.kept[seed] > 0
+		},
+		Room:   func(context.Context, int64) error { return nil },
+		Budget: func() int64 { return s.budget },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func newShelf() *shelf {
+	return &shelf{blobs: map[digest.Digest][]byte{}, budget: 1 << 30, kept: map[digest.Digest]int64{}}
+}
+
+// tree is a tar of files that depend on seed, of which those from changed on depend on it.
+func tree(t *testing.T, seed byte, files, changed int) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for i := range files {
+		own := seed
+		if i < changed {
+			own = 0
+		}
+		r := rand.NewChaCha8([32]byte{own, byte(i), byte(i >> 8)})
+		p := make([]byte, 20_000)
+		r.Read(p)
+		if err := errors.Join(w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%d/%d", own, i), Mode: 0o644, Size: int64(len(p))})); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(p)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func zip(t *testing.T, p []byte) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	w.Write(p)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+var image = digest.FromString("an image")
+
+// wait is the offer of one layer once it is made.
+func wait(t *testing.T, m *Maker, l Layer, bases ...digest.Digest) (base, seed digest.Digest, why string) {
+	t.Helper()
+	for {
+		list, changed, err := m.Offers(t.Context(), image, []Layer{l}, bases)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("offers: %+v %v", list, err)
+		}
+		if !list[0].Pending() {
+			return list[0].Base, list[0].Seed, list[0].Why
+		}
+		select {
+		case <-changed:
+		case <-time.After(20 * time.Second):
+			t.Fatal("no delta in 20 s")
+		}
+	}
+}
+
+// TestBaseIsWhatIsLike: the base is the layer that shares the most, wherever it is in the
+// list, and one of the same kind.
+func TestBaseIsWhatIsLike(t *testing.T) {
+	s := newShelf()
+	m := s.maker(t, t.TempDir())
+	next := s.put(tree(t, 2, 100, 90))
+	same := s.put(tree(t, 3, 100, 90)).Digest       // nine of ten files
+	less := s.put(tree(t, 4, 100, 30)).Digest       // three of ten
+	other := s.put(tree(t, 5, 100, 0)).Digest       // none
+	packed := s.put(zip(t, s.blobs[same])).Digest   // the same, and cannot be a base
+	noTar := s.put(make([]byte, 3<<20)).Digest      // looks like nothing
+	absent := digest.FromString("not on this host") // the other one has it alone
+	for _, order := range [][]digest.Digest{
+		{absent, other, less, same, packed, noTar}, {noTar, packed, same, less, other}, {packed, less, absent, same},
+	} {
+		if base, seed, why := wait(t, m, next, order...); base != same || seed == "" {
+			t.Errorf("of %v it is made from %s (%s), want %s", order, base, why, same)
+		}
+	}
+	if base, seed, why := wait(t, m, next, absent, other, packed, noTar); base != "" || seed != "" || why == "" {
+		t.Errorf("made from %s although nothing is like it (%q)", base, why)
+	}
+	gz := s.put(zip(t, s.blobs[next.Digest]))
+	if base, _, why := wait(t, m, gz, same, packed); base != packed {
+		t.Errorf("a gzip layer is made from %s (%s), want %s", base, why, packed)
+	}
+}
+
+// TestNotOffered: what is small, what the other host has, and what does not pay.
+func TestNotOffered(t *testing.T) {
+	s := newShelf()
+	m := s.maker(t, t.TempDir())
+	big := s.put(tree(t, 2, 100, 90))
+	small := s.put(tree(t, 2, 3, 2))
+	base := s.put(tree(t, 3, 100, 90)).Digest
+	list, _, err := m.Offers(t.Context(), image, []Layer{big, small}, []digest.Digest{base, big.Digest})
+	if err != nil || len(list) > 0 {
+		t.Errorf("offers of what is small or there: %+v %v", list, err)
+	}
+	s.budget = 10
+	if _, seed, why := wait(t, m, big, base); seed != "" || why == "" {
+		t.Errorf("a delta above the budget: %s %q", seed, why)
+	}
+}
+
+// TestBookIsKept: deltas are offered after a restart, as long as their image is announced
+// and all of them is there; a damaged book begins anew.
+func TestBookIsKept(t *testing.T) {
+	s, dir := newShelf(), t.TempDir()
+	m := s.maker(t, dir)
+	next, base := s.put(tree(t, 2, 100, 90)), s.put(tree(t, 3, 100, 90)).Digest
+	_, seed, why := wait(t, m, next, base)
+	if seed == "" {
+		t.Fatal(why)
+	}
+	m.Close()
+	m = s.maker(t, dir)
+	list, _, err := m.Offers(t.Context(), image, []Layer{next}, []digest.Digest{base})
+	if err != nil || len(list) != 1 || list[0].Seed != seed {
+		t.Fatalf("after a restart: %+v %v", list, err)
+	}
+	if got := m.Tidy([]digest.Digest{image}); !slices.Equal(got, []digest.Digest{seed}) {
+		t.Errorf("kept for an announced image: %v", got)
+	}
+	s.mu.Lock()
+	clear(s.kept) // its bytes are lost
+	s.mu.Unlock()
+	if _, again, why := wait(t, m, next, base); again != seed || s.kept[seed] == 0 {
+		t.Errorf("a delta whose bytes were lost: %s %q", again, why)
+	}
+	if got := m.Tidy(nil); len(got) > 0 || m.book.bytes() > 0 {
+		t.Errorf("kept for no image: %v", got)
+	}
+	if _, again, why := wait(t, m, next, base); again != seed {
+		t.Errorf("a delta of an image that is announced again: %s %q", again, why)
+	}
+	m.Close()
+	for name, text := range map[string]string{"no json": "{", "invalid": `[{"base":"x"}]`} {
+		if err := os.WriteFile(filepath.Join(dir, bookName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := openBook(dir, m.cfg.Log)
+		if err != nil || len(b.list) > 0 {
+			t.Errorf("%s: %v %v", name, b, err)
+		}
+	}
+}
+
+// TestBoundsHold: whatever is asked for, what is remembered is bounded.
+func TestBoundsHold(t *testing.T) {
+	s := newShelf()
+	m := s.maker(t, t.TempDir())
+	for i := range 2 * maxKept {
+		d := digest.FromString(fmt.Sprint(i))
+		if err := m.book.add(entry{Image: image, Base: d, Layer: d, Seed: d, Bytes: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := m.book.bytes(); got != maxKept {
+		t.Errorf("%d deltas are kept, want %d", got, maxKept)
+	}
+	m.mu.Lock()
+	for i := range 2 * maxPairs {
+		d := digest.FromString(fmt.Sprint(i))
+		m.remember(&build{pair: pair{d, d}, kind: delta.Bytes, ended: true})
+	}
+	if len(m.pairs) > maxPairs {
+		t.Errorf("%d pairs are remembered, at most %d", len(m.pairs), maxPairs)
+	}
+	m.mu.Unlock()
+}
