@@ -61,6 +61,9 @@ type Store struct {
 	sums  sums
 	work  work
 
+	// Deltas are those of layers.
+	Deltas *Deltas
+
 	keeping keeping // of the cache within its bound
 
 	cutsMu sync.Mutex
@@ -124,6 +127,9 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.Names, s.disks.ctrd, s.disks.stage = &Names{s.ctrd}, s.ctrd, s.stage
+	if s.Deltas, err = openDeltas(s); err != nil {
+		return nil, errors.Join(err, s.ctrd.Close())
+	}
 	s.ahead.start()
 	s.keeping.start(s.disks.giveWay)
 	return s, nil
@@ -133,6 +139,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 func (s *Store) Close() error {
 	s.keeping.stop()
 	s.ahead.stop()
+	s.Deltas.Close()
 	return s.ctrd.Close()
 }
 

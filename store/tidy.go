@@ -27,6 +27,7 @@ const (
 // are not among those named by the digests of their seed indexes and of their
 // targets. What is being fetched stays.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
+	seeds = s.withDeltas(seeds)
 	_, err := s.DropFrames(ctx, seeds)
 	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.seeds.tidy(seeds), s.ctrd.Content.CollectIngests(ctx))
 }
@@ -80,7 +81,7 @@ func (s *Store) DropFrames(ctx context.Context, seeds []digest.Digest) (freed in
 	known := map[digest.Digest][]string{}
 	s.cutsMu.Lock()
 	defer s.cutsMu.Unlock()
-	for _, seed := range seeds {
+	for _, seed := range s.withDeltas(seeds) {
 		if len(unexplained) == 0 {
 			break
 		}
@@ -96,6 +97,11 @@ func (s *Store) DropFrames(ctx context.Context, seeds []digest.Digest) (freed in
 	s.cuts = known
 	names := slices.Collect(maps.Keys(unexplained))
 	return s.stage.Drop(names...) + s.stage.Forget(names...).Bytes, nil
+}
+
+// withDeltas adds the seed indexes of the deltas of images.
+func (s *Store) withDeltas(images []digest.Digest) []digest.Digest {
+	return slices.Concat(images, s.Deltas.Tidy(images))
 }
 
 // cutsOf names the blobs of a seed index as stage does; none where it is not here:
