@@ -125,6 +125,7 @@ func (c *cluster) run(course Course) {
 			if len(c.result.Violations) > 0 {
 				return
 			}
+			c.result.Begun++
 			c.apply(e)
 		}
 		c.advance(begun.Add(roundLength))
@@ -137,6 +138,7 @@ func (c *cluster) run(course Course) {
 
 // stop ends everything and waits for it.
 func (c *cluster) stop() {
+	c.endAll() // where a violation cut a round off
 	for _, m := range c.machines {
 		if m.up {
 			if err := m.leave(); err != nil {

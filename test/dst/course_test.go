@@ -125,6 +125,7 @@ type Result struct {
 	Limited     int            `json:"limited"`     // looks at a host with limits
 	MaxFiles    int            `json:"max_files"`   // open of one host, on average over a course's
 	MaxHeap     int64          `json:"max_heap"`    // bytes of one host, likewise
+	Begun       int            `json:"begun"`       // events of the course that had happened at its end, or when it failed
 	Unavailable []string       `json:"unavailable"` // kinds that this machine does not allow
 	Violations  []string       `json:"violations"`
 }

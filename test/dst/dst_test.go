@@ -232,7 +232,7 @@ func showFailure(t *testing.T, c Course, r Result) {
 	for _, v := range r.Violations {
 		t.Errorf("seed %d: %s", c.Seed, v)
 	}
-	if limit := time.Duration(number(t, envShrink, 60)) * time.Second; limit > 0 {
+	if limit := time.Duration(number(t, envShrink, 180)) * time.Second; limit > 0 {
 		shorten(t, c, r, limit)
 	}
 }

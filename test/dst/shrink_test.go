@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,27 +44,51 @@ func rebuilt(c Course, events []placed) Course {
 }
 
 // shrink takes events out of a course that fails, as long as fails says that the rest
-// fails, too: Zeller and Hildebrandt's delta debugging (ddmin), after the try with the
-// last rounds alone. It ends early when time is over.
+// fails, too: Zeller and Hildebrandt's delta debugging (ddmin, "Simplifying and Isolating
+// Failure-Inducing Input", 2002), by whole rounds first, then by kinds and by hosts, and
+// only then by single events: a course has hundreds of events, and a try takes seconds.
+// It ends early when time is over.
 func shrink(c Course, until time.Time, fails func(Course) bool) Course {
 	events := flatten(c)
-	for k := len(c.Rounds) - 1; k > 0; k-- { // what came before may not matter
-		tail := slices.DeleteFunc(slices.Clone(events), func(p placed) bool { return p.round < k })
-		if time.Now().After(until) || fails(rebuilt(c, tail)) {
-			events = tail
-			break
+	for _, group := range []func(at int, p placed) any{
+		func(_ int, p placed) any { return p.round },
+		func(_ int, p placed) any { return p.event.Kind },
+		func(_ int, p placed) any { return p.event.Node },
+		func(at int, _ placed) any { return at },
+	} {
+		of := make([]any, len(events))
+		var groups []any
+		for at, p := range events {
+			of[at] = group(at, p)
+			if !slices.Contains(groups, of[at]) {
+				groups = append(groups, of[at])
+			}
 		}
-		if k < len(c.Rounds)-2 {
-			break
+		all := events
+		with := func(keep []any) (out []placed) {
+			for at, p := range all {
+				if slices.Contains(keep, of[at]) {
+					out = append(out, p)
+				}
+			}
+			return out
 		}
+		events = with(ddmin(groups, until, func(keep []any) bool { return fails(rebuilt(c, with(keep))) }))
 	}
-	for parts := 2; len(events) > 1 && time.Now().Before(until); {
-		size := (len(events) + parts - 1) / parts
+	return rebuilt(c, events)
+}
+
+// ddmin is a part of items from which nothing can be left out so that it still fails,
+// or what it has come to when time is over. The last items are kept longest: what came
+// before a failure is less often its cause.
+func ddmin(items []any, until time.Time, fails func([]any) bool) []any {
+	for parts := 2; len(items) > 1 && time.Now().Before(until); {
+		size := (len(items) + parts - 1) / parts
 		smaller := false
-		for at := 0; at < len(events) && time.Now().Before(until); {
-			rest := slices.Concat(events[:at], events[min(at+size, len(events)):])
-			if len(rest) > 0 && fails(rebuilt(c, rest)) {
-				events, smaller = rest, true
+		for at := 0; at < len(items) && time.Now().Before(until); {
+			rest := slices.Concat(items[:at], items[min(at+size, len(items)):])
+			if len(rest) > 0 && fails(rest) {
+				items, smaller = rest, true
 				continue
 			}
 			at += size
@@ -70,9 +96,14 @@ func shrink(c Course, until time.Time, fails func(Course) bool) Course {
 		if !smaller && size == 1 {
 			break
 		}
-		parts = min(2*parts, len(events))
+		parts = min(2*parts, len(items))
 	}
-	return rebuilt(c, events)
+	return items
+}
+
+// upTo is the beginning of a course with n events: those that happened before it failed.
+func upTo(c Course, n int) Course {
+	return rebuilt(c, flatten(c)[:min(n, c.Events())])
 }
 
 // differs are the parts of a violation that are others in each run.
@@ -90,18 +121,27 @@ func class(violation string) string {
 func shorten(t *testing.T, c Course, r Result, limit time.Duration) {
 	t.Helper()
 	want := class(r.Violations[0])
-	tries := 0
+	var tries atomic.Int32
 	fails := func(c Course) bool {
-		for range 2 { // not every run of a course is the same to the last packet
-			tries++
-			got := runCourse(t, c, "")
-			if slices.ContainsFunc(got.Violations, func(v string) bool { return class(v) == want }) {
-				return true
-			}
+		// Not every run of a course is the same to the last packet: two runs, side by side.
+		var failed [2]bool
+		var wg sync.WaitGroup
+		for i := range failed {
+			wg.Go(func() {
+				tries.Add(1)
+				got := runCourse(t, c, "")
+				failed[i] = slices.ContainsFunc(got.Violations, func(v string) bool { return class(v) == want })
+			})
 		}
-		return false
+		wg.Wait()
+		return failed[0] || failed[1]
 	}
-	short := shrink(c, time.Now().Add(limit), fails)
+	until := time.Now().Add(limit)
+	short := c
+	if cut := upTo(c, r.Begun); cut.Events() > 0 && cut.Events() < c.Events() && fails(cut) {
+		short = cut
+	}
+	short = shrink(short, until, fails)
 	again := 0
 	for range 5 {
 		if r := runCourse(t, short, ""); len(r.Violations) > 0 {
@@ -120,7 +160,7 @@ func shorten(t *testing.T, c Course, r Result, limit time.Duration) {
 		t.Errorf("write the shortest course: %v", err)
 	}
 	t.Errorf("seed %d: %d of %d events still fail, %d of 5 times (%d runs to find out); %s=%s runs them again:\n%s",
-		c.Seed, short.Events(), c.Events(), again, tries, envReplay, path, b.String())
+		c.Seed, short.Events(), c.Events(), again, tries.Load(), envReplay, path, b.String())
 }
 
 // TestShrink: of a course that fails by two of its events these two are left.
@@ -139,8 +179,14 @@ func TestShrink(t *testing.T) {
 			}
 			return found == 2
 		}
-		if got := shrink(c, time.Now().Add(time.Minute), fails); got.Events() != 2 || !fails(got) {
+		tries := 0
+		counted := func(c Course) bool { tries++; return fails(c) }
+		got := shrink(c, time.Now().Add(time.Minute), counted)
+		if got.Events() != 2 || !fails(got) {
 			t.Errorf("seed %d: of %d events %d are left", seed, c.Events(), got.Events())
+		}
+		if most := 80; tries > most {
+			t.Errorf("seed %d: it took %d tries for %d events, %d should do", seed, tries, c.Events(), most)
 		}
 	}
 }
