@@ -2,6 +2,7 @@ package p2p_test
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 
 	"seeder/p2p"
 	"seeder/p2p/p2ptest"
+	"seeder/p2p/report"
 )
 
 // lookedAt is a store that counts how often it is asked, and calls importing before
@@ -78,5 +80,60 @@ func TestLooksOnceAfterAnImport(t *testing.T) {
 	}
 	// What happens after that look is looked at.
 	s.Forget(testRef)
+	nd.holds(t, a)
+}
+
+// unpacking is a store whose imports take long, and say how many layers they have unpacked.
+type unpacking struct {
+	*p2ptest.Store
+	layers atomic.Int64
+	end    chan struct{}
+}
+
+func (s *unpacking) Image(ctx context.Context, index []byte) (p2p.Image, error) {
+	img, err := s.Store.Image(ctx, index)
+	return slowImport{img, s}, err
+}
+
+type slowImport struct {
+	p2p.Image
+	s *unpacking
+}
+
+func (i slowImport) Unpacked() (layers, of int) { return int(i.s.layers.Load()), 4 }
+
+func (i slowImport) Import(ctx context.Context, ref string) error {
+	select {
+	case <-i.s.end:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return i.Image.Import(ctx, ref)
+}
+
+// TestUnpackingIsShown: once every chunk is here, others see which layer is being unpacked.
+func TestUnpackingIsShown(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t, 2)
+	nd := nodes[1]
+	nd.close(t)
+	s := &unpacking{Store: nd.store, end: make(chan struct{})}
+	nd.Node = p2p.New(nd.cfg, s)
+	if err := nd.Node.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nd.Node.Close() })
+	a := nodes[0].store.Add(testRef, blob(1, 1<<20), 256<<10)
+	announce(t, nodes[0], a)
+	for layers, want := range []string{"layer 1 of 4", "layer 2 of 4", "layer 3 of 4", "layer 4 of 4", "layer 4 of 4"} {
+		s.layers.Store(int64(layers))
+		nodes[0].waitFor(t, "unpacking "+want, func() bool {
+			imgs, err := nodes[0].Images(t.Context(), testRef)
+			return err == nil && slices.ContainsFunc(imgs.Images[0].Nodes, func(n report.NodeState) bool {
+				return n.State == report.Importing && n.Reason == "all data received, unpacking "+want && n.DoneBytes == n.TotalBytes
+			})
+		})
+	}
+	close(s.end)
 	nd.holds(t, a)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -27,6 +28,8 @@ type Image struct {
 	// serves what it has of it anyway.
 	excluded string
 	closed   sync.Once
+	// unpacked and layers are those of the import that runs, 0 before it knows them.
+	unpacked, layers atomic.Int64
 }
 
 // OtherPlatform begins why a host should not hold an image of other platforms.

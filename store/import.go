@@ -162,6 +162,8 @@ func (r *importRun) unpack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.unpacked.Store(0)
+	r.layers.Store(int64(len(u.Layers())))
 	for k, layer := range u.Layers() {
 		labelled, err := r.committed.wait(ctx, layer)
 		if err != nil {
@@ -176,9 +178,16 @@ func (r *importRun) unpack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.unpacked.Add(1)
 		r.store.cfg.Log.Debug("layer unpacked", "layer", layer)
 	}
 	return u.Finish(ctx)
+}
+
+// Unpacked is how many layers the import that runs has unpacked, of how many; of 0 where
+// it does not know its layers yet.
+func (i *Image) Unpacked() (layers, of int) {
+	return int(i.unpacked.Load()), int(i.layers.Load())
 }
 
 // isCompressed tells compressed layers by the suffix of their media types.

@@ -43,8 +43,8 @@ type Column interface {
 	Wait(a catalog.Announcement, reason string)
 	// Fetch shows that chunks arrive: how many bytes of how many, and why so.
 	Fetch(a catalog.Announcement, bytes func() (done, total int64), reason func() string)
-	// Import shows that all chunks are here.
-	Import(a catalog.Announcement, reason string)
+	// Import shows that all chunks are here, and what is done with them.
+	Import(a catalog.Announcement, reason func() string)
 	// Tally counts where the bytes of a come from, over all tries.
 	Tally(a catalog.Announcement) *tally.Tally
 }
@@ -167,7 +167,7 @@ func (f *Fetcher) fetchAndImport(ctx context.Context, rec catalog.Record, sw *im
 			arrived = time.Now()
 			p.arrived()
 			f.cfg.Log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.Names(), "seconds", arrived.Sub(start).Seconds())
-			f.cfg.Column.Import(a, "all data received, unpacking")
+			f.cfg.Column.Import(a, p.importing)
 			if !lostChunks(gctx, sw.Image, imported) {
 				return nil
 			}

@@ -40,6 +40,15 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 // arrived: every wanted chunk is here.
 func (p *progress) arrived() { p.tally.Holds(p.total) }
 
+// importing says how far the import is once every chunk is here.
+func (p *progress) importing() string {
+	const here = "all data received, unpacking"
+	if k, of := p.image.Unpacked(); of > 0 {
+		return fmt.Sprintf("%s layer %d of %d", here, min(k+1, of), of)
+	}
+	return here
+}
+
 // bytes sums the wanted chunks that are here and what has come of those under way.
 func (p *progress) bytes() (done, total int64) {
 	done, total = p.held()

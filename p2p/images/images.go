@@ -55,6 +55,9 @@ type Importer interface {
 	// and returns once ref is complete and visible. With all chunks here it
 	// repairs whatever Check found lacking.
 	Import(ctx context.Context, ref string) error
+	// Unpacked is how many layers of the image the import that runs has unpacked, of how
+	// many; of 0 where it has not come so far.
+	Unpacked() (layers, of int)
 	// Excluded is why this host should not hold the image, empty where it is.
 	Excluded() string
 	// Room says why what is missing may not come yet, empty where it may, and how many

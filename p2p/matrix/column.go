@@ -95,8 +95,8 @@ func (c *Column) Fetch(a catalog.Announcement, bytes func() (done, total int64),
 }
 
 // Import implements fetch.Column.
-func (c *Column) Import(a catalog.Announcement, reason string) {
-	c.update(a, func(x *cell) { x.state, x.reason, x.liveReason = report.Importing, reason, nil })
+func (c *Column) Import(a catalog.Announcement, reason func() string) {
+	c.update(a, func(x *cell) { x.state, x.reason, x.liveReason = report.Importing, "", reason })
 }
 
 // begin makes the cell one of a, the newest announcement of its reference. sent is how

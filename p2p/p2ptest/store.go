@@ -501,6 +501,8 @@ func (i *image) Import(ctx context.Context, ref string) error {
 	return nil
 }
 
+func (i *image) Unpacked() (layers, of int) { return 0, 0 }
+
 func (i *image) Close() error { return nil }
 
 // ErrDown is a ready-made error for SetDown.

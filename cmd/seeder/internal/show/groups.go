@@ -42,8 +42,11 @@ func groups(nodes []report.NodeState) []group {
 	}
 	out := make([]group, 0, len(order))
 	for _, g := range order {
-		if g.state == report.Fetching {
+		switch {
+		case g.state == report.Fetching:
 			g.why = fetchingLine(g.nodes)
+		case g.state == report.Importing && len(g.nodes) == 1:
+			g.why = reasonOf(g.nodes[0])
 		}
 		out = append(out, *g)
 	}

@@ -180,15 +180,42 @@ func imageLine(row report.ImageState) string {
 		}
 	}
 	parts := []string{fmt.Sprintf("%s: ready on %s", short(row.Reference), readyOf(row))}
-	if !control.Converged(row) && total > 0 {
+	switch {
+	case control.Converged(row) || total == 0:
+	case onlyUnpacks(row):
+		parts = append(parts, "unpacking")
+	default:
 		parts = append(parts, fmt.Sprintf("%d%%", min(term.Percent(done, total), 99))) // 100 % is ready
 	}
-	for _, p := range []string{term.Remaining(done, total, rate), term.Rate(rate)} {
+	for _, p := range []string{left(done, total, rate), term.Rate(rate)} {
 		if p != "" {
 			parts = append(parts, p)
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// left is the time until every byte is here, which is not yet that until the nodes are ready.
+func left(done, total, rate int64) string {
+	if s := term.Remaining(done, total, rate); s != "" {
+		return s + ", then unpacking"
+	}
+	return ""
+}
+
+// onlyUnpacks reports whether nothing is waited for but that nodes unpack what they have.
+func onlyUnpacks(row report.ImageState) bool {
+	unpacks := false
+	for _, n := range row.Nodes {
+		switch {
+		case n.Away, n.State == report.Ready, n.State == report.Excluded:
+		case n.State == report.Importing:
+			unpacks = true
+		default:
+			return false
+		}
+	}
+	return unpacks
 }
 
 // nodeRows are the nodes of an image on a terminal so wide, in at most as many rows.

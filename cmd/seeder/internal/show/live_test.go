@@ -84,7 +84,7 @@ func TestLiveToTheEnd(t *testing.T) {
 			b.State, b.Reason, b.DoneBytes = report.Waiting, "queued", 0
 			m.State, m.DoneBytes, m.RateBytesPerSecond = report.Fetching, m.TotalBytes/2, 1<<20
 			if i%2 == 0 {
-				m.State, m.Reason = report.Importing, "all data received, unpacking"
+				m.State, m.Reason = report.Importing, "all data received, unpacking layer 3 of 4"
 			}
 			e.State, e.DoneBytes = report.Ready, e.TotalBytes
 		}

@@ -260,7 +260,12 @@ func PrintImage(w io.Writer, terminal term.Terminal, img report.ImageState) erro
 	if len(img.Nodes) == 0 {
 		return nil
 	}
-	if _, err := fmt.Fprintln(w, imageLine(img)[len(short(img.Reference)+": "):]+"\n"); err != nil {
+	for _, line := range term.Wrap(imageLine(img)[len(short(img.Reference)+": "):], terminal.Width, 2) {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
 	if t := nodeTable(terminal, img.Nodes); len(img.Nodes) <= maxColumns && t.Fits() {

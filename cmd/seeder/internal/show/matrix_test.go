@@ -73,7 +73,7 @@ func busyCluster(nodes int) report.Images {
 		app.Nodes = append(app.Nodes, n)
 		d := report.NodeState{Name: name, TotalBytes: 40 * mib, DoneBytes: 40 * mib, State: report.Ready}
 		if i == nodes-1 {
-			d.State, d.Reason = report.Importing, "all data received, unpacking"
+			d.State, d.Reason = report.Importing, "all data received, unpacking layer 3 of 4"
 		} else {
 			dash.Ready++
 		}

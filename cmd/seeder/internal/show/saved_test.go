@@ -1,6 +1,7 @@
 package show
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -129,7 +130,7 @@ func TestPlainOfManyNodes(t *testing.T) {
 		v.show(control.Event{Event: control.EventProgress, Time: begin.Add(time.Duration(i) * 100 * time.Millisecond), Ref: img.Reference, Image: &img})
 	}
 	v.close()
-	if n := strings.Count(out.String(), "app:v1: ready on 190 of 300 nodes, 70%, 1m16s left, 360 MiB/s; 30 fetching, 30 waiting, 20 failed, 30 unreachable\n"); n != 2 {
+	if n := strings.Count(out.String(), "app:v1: ready on 190 of 300 nodes, 70%, 1m16s left, then unpacking, 360 MiB/s; 30 fetching, 30 waiting, 20 failed, 30 unreachable\n"); n != 2 {
 		t.Errorf("%d lines for all nodes, want 2:\n%s", n, out.String())
 	}
 	if n := strings.Count(out.String(), "failed (no room on ?[2Jthe disk)\n"); n != 20 {
@@ -137,5 +138,26 @@ func TestPlainOfManyNodes(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "\n"); n != 22 {
 		t.Errorf("%d lines:\n%s", n, out.String())
+	}
+}
+
+// TestPlainUnpacking: in a pipe, the layers that are unpacked are told now and then, and
+// the same layer once, however long it takes.
+func TestPlainUnpacking(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	v := &plainView{w: &out, start: time.Now(), cells: map[string]plainCell{}}
+	begin := time.Unix(1_700_000_000, 0)
+	for i := range 30 {
+		img := report.ImageState{Reference: "app:v1", Total: 1, Nodes: []report.NodeState{{Name: "h2", State: report.Importing,
+			Reason: fmt.Sprintf("all data received, unpacking layer %d of 4", min(i/4+1, 3)), TotalBytes: 9, DoneBytes: 9}}}
+		v.show(control.Event{Event: control.EventProgress, Time: begin.Add(time.Duration(i) * time.Second), Ref: img.Reference, Image: &img})
+	}
+	v.close()
+	const want = "app:v1 on h2: importing (all data received, unpacking layer 1 of 4)\n" +
+		"app:v1 on h2: importing (all data received, unpacking layer 2 of 4)\n" +
+		"app:v1 on h2: importing (all data received, unpacking layer 3 of 4)\n"
+	if out.String() != want {
+		t.Errorf("%s", out.String())
 	}
 }

@@ -56,6 +56,7 @@ func (v *plainView) close() {
 
 type plainCell struct {
 	state report.State
+	why   string // an import says how far it is
 	at    time.Time
 }
 
@@ -91,7 +92,8 @@ func (v *plainView) progress(img report.ImageState, now time.Time) {
 	for _, n := range img.Nodes {
 		key := img.Reference + " " + n.Name
 		last, known := v.cells[key]
-		again := n.State == report.Fetching && now.Sub(last.at) >= plainInterval
+		goesOn := n.State == report.Fetching || n.State == report.Importing && n.Reason != last.why
+		again := goesOn && now.Sub(last.at) >= plainInterval
 		if known && last.state == n.State && !again {
 			continue
 		}
@@ -99,9 +101,9 @@ func (v *plainView) progress(img report.ImageState, now time.Time) {
 			delete(v.cells, key)
 			continue
 		}
-		v.cells[key] = plainCell{n.State, now}
+		v.cells[key] = plainCell{n.State, n.Reason, now}
 		how := []string{StateText(n)}
-		for _, p := range []string{term.Rate(n.RateBytesPerSecond), term.Remaining(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
+		for _, p := range []string{term.Rate(n.RateBytesPerSecond), left(n.DoneBytes, n.TotalBytes, n.RateBytesPerSecond)} {
 			if p != "" {
 				how = append(how, p)
 			}

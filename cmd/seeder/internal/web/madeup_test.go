@@ -170,7 +170,7 @@ func madeUpCell(r *rand.Rand, m report.MemberState, i, j, nodes int, bytes int64
 		switch {
 		case r.IntN(6) == 0:
 			c.RateBytesPerSecond = 0
-			c.State, c.DoneBytes, c.Reason = report.Importing, bytes, "all data received, unpacking"
+			c.State, c.DoneBytes, c.Reason = report.Importing, bytes, "all data received, unpacking layer 3 of 4"
 		case r.IntN(9) == 0:
 			c.State, c.DoneBytes, c.Reason = report.Waiting, 0, "shares a layer with registry.example.net/acme/ingest:v1, which is being fetched"
 		}

@@ -100,7 +100,9 @@ func newTransferRow(t arrival) transferRow {
 	}
 	if rate := n.RateBytesPerSecond; rate > 0 && n.State == report.Fetching {
 		row.Speed = term.Bytes(rate) + "/s"
-		row.Left = timeLeft(n.TotalBytes-n.DoneBytes, rate)
+		if row.Left = timeLeft(n.TotalBytes-n.DoneBytes, rate); row.Left != "" {
+			row.Left += ", then unpacking"
+		}
 	} else {
 		row.Why = cleanText(n.Reason, maxReason)
 	}
