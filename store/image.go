@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/store/artifact"
 	"seeder/store/chunk"
 )
 
@@ -31,9 +32,6 @@ type Image struct {
 	// unpacked and layers are those of the import that runs, 0 before it knows them.
 	unpacked, layers atomic.Int64
 }
-
-// OtherPlatform begins why a host should not hold an image of other platforms.
-const OtherPlatform = "the image is for "
 
 // Excluded is why this host should not hold the image, empty where it is.
 func (i *Image) Excluded() string { return i.excluded }
@@ -76,7 +74,7 @@ func (s *Store) wanted(x chunk.Index) (wanted []bool, excluded string) {
 	}
 	if !s.ctrd.Conn.HoldsAll() && len(has) > 0 && !slices.ContainsFunc(has, needs) {
 		slices.Sort(has)
-		return wanted, fmt.Sprintf(OtherPlatform+"%s, this host runs %s",
+		return wanted, fmt.Sprintf(artifact.OtherPlatform+"%s, this host runs %s",
 			strings.Join(slices.Compact(has), ", "), s.ctrd.Conn.Platform())
 	}
 	for i, b := range x.Blobs {

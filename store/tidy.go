@@ -29,7 +29,7 @@ const (
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
 	seeds = s.withDeltas(seeds)
 	_, err := s.DropFrames(ctx, seeds)
-	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.seeds.tidy(seeds), s.ctrd.Content.CollectIngests(ctx))
+	return errors.Join(s.tidyLeases(ctx, targets), err, s.recheckStaged(ctx), s.seeds.tidy(seeds), s.ctrd.Conn.CollectIngests(ctx))
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import

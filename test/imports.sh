@@ -25,7 +25,10 @@ table() { # room: the packages of this module that it may import
 	store/artifact:
 	store/chunk:
 	store/blobfile:
-	store/ctrd: internal/disk internal/text internal/wait store/artifact store/blobfile store/grpcerr store/imageref
+	store/ctrd: internal/text internal/wait store/artifact store/blobfile store/ctrd/cri store/ctrd/embedded store/ctrd/ingest store/grpcerr store/imageref
+	store/ctrd/cri:
+	store/ctrd/embedded: internal/disk
+	store/ctrd/ingest:
 	store/delta:
 	store/grpcerr:
 	store/imageref:
@@ -54,8 +57,8 @@ table() { # room: the packages of this module that it may import
 
 	cmd/seeder: cmd/seeder/internal/* internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd
 	cmd/seeder/internal/cli: internal/text
-	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust store/ctrd
-	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text internal/wait p2p/report store
+	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust
+	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text internal/wait p2p/report store/artifact
 	cmd/seeder/internal/datadir: cmd/seeder/internal/cli internal/disk
 	cmd/seeder/internal/demo: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term p2p/report p2p/trust
 	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/pods cmd/seeder/internal/registry cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
@@ -110,8 +113,8 @@ only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'cuelabs.dev/go/oci' 'seeder/cmd/seeder/internal/registry'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/agext/levenshtein' 'seeder/internal/text'
-only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd|storetest)' # the suite that tests ctrd
-only 'k8s.io/cri-api' 'seeder/store/ctrd'
+only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd(/(embedded|ingest))?|storetest)' # the suite that tests ctrd
+only 'k8s.io/cri-api' 'seeder/store/ctrd/cri'
 
 # file NAME DIR PATTERN...: only that file of DIR imports all of the patterns.
 file() {

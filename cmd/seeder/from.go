@@ -16,7 +16,6 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/engines"
 	"seeder/cmd/seeder/internal/term"
-	"seeder/store"
 )
 
 // origin finds the image. The daemon's sandbox sees neither the user's files nor
@@ -62,7 +61,7 @@ func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.wi
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
 func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed) (engines.Origin, error) {
-	var local store.Local
+	var local control.Local
 	localErr := c.Get(ctx, "/v1/local", url.Values{"ref": {t.ref}}, &local)
 	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
 		return engines.Origin{}, localErr

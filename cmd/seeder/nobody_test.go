@@ -10,7 +10,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/control/controltest"
 	"seeder/p2p/report"
-	"seeder/store"
+	"seeder/store/artifact"
 )
 
 // TestReadyOnNobody: an image that no node takes is not ready, no matter who asks: exit code
@@ -19,7 +19,7 @@ func TestReadyOnNobody(t *testing.T) {
 	t.Parallel()
 	nobody := controltest.Row(1, report.Excluded, report.Excluded)
 	for i := range nobody.Images[0].Nodes {
-		nobody.Images[0].Nodes[i].Reason = store.OtherPlatform + "linux/arm64, this host runs linux/amd64"
+		nobody.Images[0].Nodes[i].Reason = artifact.OtherPlatform + "linux/arm64, this host runs linux/amd64"
 	}
 	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{nobody}}
 	socket := controltest.Serve(t, f)

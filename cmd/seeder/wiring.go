@@ -104,16 +104,18 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 }
 
 // ImportArchive is part of announcer.
-func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) (store.Imported, error) {
+func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string) (control.Imported, error) {
 	if err := w.node.MayAnnounce(); err != nil {
-		return store.Imported{}, err
+		return control.Imported{}, err
 	}
-	return w.store.ImportArchive(ctx, archive, ref)
+	out, err := w.store.ImportArchive(ctx, archive, ref)
+	return control.Imported{Names: out.Names, LeftOut: out.LeftOut, TakeBack: out.TakeBack}, err
 }
 
 // Local is part of announcer.
-func (w *wired) Local(ctx context.Context, ref string) (store.Local, error) {
-	return w.store.Local(ctx, ref)
+func (w *wired) Local(ctx context.Context, ref string) (control.Local, error) {
+	local, err := w.store.Local(ctx, ref)
+	return control.Local(local), err
 }
 
 // References is part of announcer. While containerd is away there are no local ones.

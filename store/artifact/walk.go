@@ -63,6 +63,9 @@ func Walk(ctx context.Context, blobs Blobs, host Host, target ocispec.Descriptor
 	return slices.Concat(w.indexes, w.manifests, w.configs, w.layers), nil
 }
 
+// OtherPlatform begins why a host should not hold an image of other platforms.
+const OtherPlatform = "the image is for "
+
 // IsForeign reports whether an image, whose blobs for this host are here if there are
 // any, has nothing that this host's containerd would run. It chooses by platform in an
 // index alone: a target that is a manifest it takes, whatever the config says.

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/store/artifact"
+	"seeder/store/ctrd/embedded"
 	"seeder/store/grpcerr"
 )
 
@@ -27,8 +28,8 @@ type Conn struct {
 	log      *slog.Logger
 	spec     ocispec.Platform
 	platform platforms.MatchComparer
-	embedded *embedded // nil for a dialled one
-	gone     []func()  // called when containerd went away, to drop what was learned of it
+	embedded *embedded.Store // nil for a dialled one
+	gone     []func()        // called when containerd went away, to drop what was learned of it
 
 	mu      sync.Mutex
 	client  *client.Client
@@ -41,7 +42,7 @@ func (c *Conn) close() error {
 	defer c.mu.Unlock()
 	var err error
 	if c.embedded != nil {
-		err = c.embedded.close()
+		err = c.embedded.Close()
 	} else if c.client != nil {
 		err = c.client.Close()
 	}
@@ -207,21 +208,22 @@ func (c *Conn) Namespaces(ctx context.Context) (map[string][]string, error) {
 
 // Collect has the embedded store collect garbage; a dialled containerd does so by itself.
 func (c *Conn) Collect(ctx context.Context) error {
+	return c.withEmbedded(ctx, (*embedded.Store).Collect)
+}
+
+// CollectIngests removes from the embedded store the ingests that nobody goes on with; a
+// dialled containerd does so by itself.
+func (c *Conn) CollectIngests(ctx context.Context) error {
+	return c.withEmbedded(ctx, (*embedded.Store).CollectIngests)
+}
+
+func (c *Conn) withEmbedded(ctx context.Context, do func(*embedded.Store, context.Context) error) error {
+	if c.embedded == nil {
+		return nil
+	}
 	ctx, _, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
-	return c.collect(ctx)
-}
-
-// collect runs the embedded store's garbage collection; a dialled containerd
-// runs its own.
-func (c *Conn) collect(ctx context.Context) error {
-	if c.embedded == nil {
-		return nil
-	}
-	if _, err := c.embedded.db.GarbageCollect(ctx); err != nil {
-		return fmt.Errorf("collect garbage: %w", err)
-	}
-	return nil
+	return do(c.embedded, ctx)
 }

@@ -19,6 +19,8 @@ import (
 	"log/slog"
 	"time"
 
+	"seeder/store/ctrd/embedded"
+
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 )
@@ -101,11 +103,11 @@ func Open(cfg Config) (*Containerd, error) {
 	}
 	c.platform = platforms.Only(c.spec)
 	if cfg.Address == Embedded {
-		e, err := openEmbedded(cfg.Root)
+		e, err := embedded.Open(cfg.Root)
 		if err != nil {
 			return nil, fmt.Errorf("open the embedded store in %s: %w", cfg.Root, err)
 		}
-		c.embedded, c.client, c.address = e, e.client, Embedded
+		c.embedded, c.client, c.address = e, e.Client(), Embedded
 	}
 	return newContainerd(c), nil
 }

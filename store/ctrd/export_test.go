@@ -23,5 +23,5 @@ func (c *Containerd) HideBlobs() { c.Files.dir, c.Files.known = "", true }
 
 // Behind puts another client of the embedded store behind c.
 func (c *Containerd) Behind(make func(*metadata.DB) *client.Client) {
-	c.Conn.client = make(c.Conn.embedded.db)
+	c.Conn.client = make(c.Conn.embedded.DB())
 }

@@ -105,7 +105,7 @@ func (fi *Files) Dir(ctx context.Context) string {
 // not say so, or that sees other directories than this process, is no error.
 func (fi *Files) findBlobs(ctx context.Context) (string, error) {
 	if fi.conn.embedded != nil {
-		return filepath.Join(fi.conn.embedded.root, "content", "blobs"), nil
+		return fi.conn.embedded.Blobs(), nil
 	}
 	ctx, cl, err := fi.conn.use(ctx)
 	if err != nil {

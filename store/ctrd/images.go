@@ -198,11 +198,11 @@ func (im *Images) Find(ctx context.Context, target digest.Digest) (ocispec.Descr
 	return desc, nil
 }
 
-// Local is an image as other programs on this host may know it.
+// Local is an image of this host.
 type Local struct {
-	Digest  digest.Digest   `json:"digest"`           // of the target
-	IDs     []digest.Digest `json:"ids"`              // of target, manifests and configs
-	Created time.Time       `json:"created,omitzero"` // as the config for this host's platform says
+	Digest  digest.Digest   // of the target
+	IDs     []digest.Digest // of target, manifests and configs
+	Created time.Time       // as the config for this host's platform says
 }
 
 // Local describes what ref stands for. The error of an unknown reference wraps
@@ -258,7 +258,7 @@ func (im *Images) Delete(ctx context.Context, ref string) error {
 			return fmt.Errorf("remove image %s: %w", name, im.conn.fail(err))
 		}
 	}
-	return im.conn.collect(ctx)
+	return im.conn.Collect(ctx)
 }
 
 // Remove is Delete that says how many bytes of blobs containerd collected with it.

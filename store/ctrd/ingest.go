@@ -4,22 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"time"
+
+	"seeder/store/ctrd/ingest"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-// ingestTries is how often a locked ref is tried: containerd frees the ref of a
-// crashed writer as soon as it sees the connection end.
-const ingestTries = 20
-
-const (
-	abortTries = 20
-	abortPause = 25 * time.Millisecond
 )
 
 // Ingest is a blob being written. It is not safe for concurrent use.
@@ -41,7 +32,7 @@ func (c *Content) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest,
 	cs := guarded{cl.ContentStore(), c}
 	var w content.Writer
 	err = c.whereGone(ctx, cl, desc.Digest, func() error {
-		return c.withRef(ctx, desc.Digest, func(ref string) (err error) {
+		return ingest.WithRef(ctx, desc.Digest, func(ref string) (err error) {
 			w, err = cs.Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
 			return err
 		})
@@ -57,45 +48,6 @@ func (c *Content) Ingest(ctx context.Context, desc ocispec.Descriptor) (*Ingest,
 		return nil, errors.Join(fmt.Errorf("write blob %s: %w", desc.Digest, c.conn.fail(err)), w.Close())
 	}
 	return &Ingest{content: c, desc: desc, w: w, off: st.Offset}, nil
-}
-
-// ingestRefs are the names under which a blob may be written. One does unless
-// containerd has lost it: where its database cannot be written as an ingest begins
-// (its disk is full), it keeps the name locked until it is started again.
-func ingestRefs(dgst digest.Digest) []string {
-	ref := "seeder-" + dgst.String()
-	return []string{ref, ref + "-2", ref + "-3", ref + "-4"}
-}
-
-// withRef calls write with a name for the blob's ingest. It waits for a name that
-// another writer has; one that is locked for longer than anybody takes to notice the
-// end of a writer is left for the next.
-func (c *Content) withRef(ctx context.Context, dgst digest.Digest, write func(ref string) error) (err error) {
-	for i, ref := range ingestRefs(dgst) {
-		// A writer is a stream that lives in ctx, so that the wait is bounded here and
-		// not by ctx.
-		for try := 0; ; try++ {
-			err = write(ref)
-			if !errdefs.IsUnavailable(err) || try == ingestTries || i > 0 && isLocked(err) {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-time.After(250 * time.Millisecond):
-			}
-		}
-		if !isLocked(err) {
-			break
-		}
-	}
-	return err
-}
-
-// isLocked tells a ref that is in use from a containerd that is not there: both are
-// Unavailable.
-func isLocked(err error) bool {
-	return errdefs.IsUnavailable(err) && strings.Contains(err.Error(), " locked for ")
 }
 
 // Offset is how much of the blob has been written.
@@ -142,28 +94,8 @@ func (c *Content) Abort(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	for _, ref := range ingestRefs(dgst) {
-		if err := c.abort(ctx, cl.ContentStore(), ref); err != nil {
-			return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.conn.fail(err))
-		}
+	if err := ingest.Abort(ctx, cl.ContentStore(), dgst); err != nil {
+		return fmt.Errorf("throw away the unfinished blob %s: %w", dgst, c.conn.fail(err))
 	}
 	return nil
-}
-
-// abort tries for a while: a daemon learns a moment later than Close that the writer
-// is gone; until then what is to be removed may still be written to.
-func (c *Content) abort(ctx context.Context, cs store, ref string) error {
-	for try := 0; ; try++ {
-		err := cs.Abort(ctx, ref)
-		if err == nil || errdefs.IsNotFound(err) {
-			return nil
-		}
-		if try == abortTries || ctx.Err() != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(abortPause):
-		}
-	}
 }

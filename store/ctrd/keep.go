@@ -93,7 +93,7 @@ func (im *Images) Discard(ctx context.Context, ref string, target digest.Digest)
 	if !gone {
 		return nil
 	}
-	return im.conn.collect(ctx)
+	return im.conn.Collect(ctx)
 }
 
 // KeptBytes is how much the targets that KeepPrevious protects take at most: what

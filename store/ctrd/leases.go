@@ -160,7 +160,7 @@ func (le *Leases) Protect(ctx context.Context, target ocispec.Descriptor) error 
 // collectNow has containerd collect garbage, and waits: the end of a lease does that.
 func (le *Leases) collectNow(ctx context.Context) error {
 	if le.conn.embedded != nil {
-		return le.conn.collect(ctx)
+		return le.conn.Collect(ctx)
 	}
 	ctx, cl, err := le.conn.use(ctx)
 	if err != nil {

@@ -1,23 +1,21 @@
 package ctrd
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"sync"
 	"time"
+
+	"seeder/store/ctrd/cri"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Runtime owns what turns an image into something that runs: the snapshotter, into which
@@ -31,9 +29,8 @@ type Runtime struct {
 	noCRI       bool   // the socket serves no CRI
 }
 
-// SnapshotterName resolves auto: the snapshotter that CRI uses, as the path of
-// its image file system (…/io.containerd.snapshotter.v1.NAME) and its verbose
-// status say; overlayfs where there is no CRI.
+// SnapshotterName resolves auto: the snapshotter that CRI uses; overlayfs where there is no
+// CRI, or where it does not say.
 func (rt *Runtime) SnapshotterName(ctx context.Context) (string, error) {
 	if rt.conn.cfg.Snapshotter != Auto {
 		return rt.conn.cfg.Snapshotter, nil
@@ -68,31 +65,11 @@ func (rt *Runtime) askSnapshotter(ctx context.Context) (string, error) {
 	if err != nil || conn == nil {
 		return defaultSnapshotter, err
 	}
-	st, err := runtime.NewRuntimeServiceClient(conn).Status(ctx, &runtime.StatusRequest{Verbose: true})
-	if err == nil {
-		var info struct {
-			Containerd struct {
-				Snapshotter string `json:"snapshotter"`
-			} `json:"containerd"`
-		}
-		if json.Unmarshal([]byte(st.GetInfo()["config"]), &info) == nil && info.Containerd.Snapshotter != "" {
-			return info.Containerd.Snapshotter, nil
-		}
-	}
-	fsInfo, err := runtime.NewImageServiceClient(conn).ImageFsInfo(ctx, &runtime.ImageFsInfoRequest{})
-	if errdefs.IsNotImplemented(errdefsOf(err)) {
-		return defaultSnapshotter, nil
-	}
+	name, err := cri.Snapshotter(ctx, conn)
 	if err != nil {
-		return "", fmt.Errorf("ask CRI for its snapshotter: %w", rt.conn.fail(errdefsOf(err)))
+		return "", fmt.Errorf("ask CRI for its snapshotter: %w", rt.conn.fail(err))
 	}
-	const prefix = "io.containerd.snapshotter.v1."
-	for _, f := range fsInfo.GetImageFilesystems() {
-		if base := path.Base(f.GetFsId().GetMountpoint()); len(base) > len(prefix) && base[:len(prefix)] == prefix {
-			return base[len(prefix):], nil
-		}
-	}
-	return defaultSnapshotter, nil
+	return cmp.Or(name, defaultSnapshotter), nil
 }
 
 // cri is the connection to CRI, nil where the socket serves none.
@@ -148,27 +125,12 @@ func (rt *Runtime) CRI(ctx context.Context) (CRI, error) {
 	if err != nil || conn == nil {
 		return out, err
 	}
-	st, err := runtime.NewRuntimeServiceClient(conn).Status(ctx, &runtime.StatusRequest{Verbose: true})
-	if err = errdefsOf(err); errdefs.IsNotImplemented(err) {
-		return out, nil
-	}
+	st, err := cri.Ask(ctx, conn)
 	if err != nil {
 		return out, fmt.Errorf("ask CRI for its status: %w", rt.conn.fail(err))
 	}
-	out.Served = true
-	for _, cond := range st.GetStatus().GetConditions() {
-		if cond.GetType() == "RuntimeReady" && !cond.GetStatus() {
-			out.Reason = strings.TrimSpace(cond.GetReason() + " " + cond.GetMessage())
-		}
-	}
-	var config struct {
-		Containerd struct {
-			Discards bool `json:"discardUnpackedLayers"`
-		} `json:"containerd"`
-	}
-	if json.Unmarshal([]byte(st.GetInfo()["config"]), &config) == nil && config.Containerd.Discards {
-		out.Discards = true
-	}
+	out.Served, out.Discards = st.Served, out.Discards || st.Discards
+	out.Reason = cmp.Or(st.Reason, out.Reason)
 	return out, nil
 }
 
@@ -179,8 +141,8 @@ func (rt *Runtime) askCRI(ctx context.Context, cs store, ref string, target ocis
 	if err != nil || conn == nil || !platforms.Default().Match(rt.conn.spec) {
 		return "", err
 	}
-	resp, err := runtime.NewImageServiceClient(conn).ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}})
-	if err = errdefsOf(err); errdefs.IsNotImplemented(err) {
+	id, err := cri.ImageID(ctx, conn, ref)
+	if errdefs.IsNotImplemented(err) {
 		rt.mu.Lock()
 		rt.noCRI = true
 		rt.mu.Unlock()
@@ -189,15 +151,15 @@ func (rt *Runtime) askCRI(ctx context.Context, cs store, ref string, target ocis
 	if err != nil {
 		return "CRI does not answer", rt.conn.fail(err)
 	}
-	if resp.GetImage() == nil {
+	if id == "" {
 		return "CRI does not know the reference", nil
 	}
 	config, err := images.Config(ctx, cs, target, rt.conn.platform)
 	if err != nil {
 		return "the config is not readable", rt.conn.fail(err)
 	}
-	if resp.GetImage().GetId() != config.Digest.String() {
-		return "CRI still answers with " + resp.GetImage().GetId(), nil
+	if id != config.Digest.String() {
+		return "CRI still answers with " + id, nil
 	}
 	return "", nil
 }
@@ -229,12 +191,4 @@ func (rt *Runtime) awaitCRI(ctx context.Context, cl *client.Client, cs store, r 
 		case <-time.After(criPoll):
 		}
 	}
-}
-
-// errdefsOf turns a status of gRPC into an error of errdefs.
-func errdefsOf(err error) error {
-	if err == nil {
-		return nil
-	}
-	return errgrpc.ToNative(err)
 }

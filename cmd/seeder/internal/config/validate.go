@@ -16,7 +16,6 @@ import (
 	"seeder/internal/pattern"
 	"seeder/p2p/netaddr"
 	"seeder/p2p/trust"
-	"seeder/store/ctrd"
 )
 
 const (
@@ -225,7 +224,7 @@ func (l *Loaded) validateContainerd(p *Problems) {
 	if !identifier.MatchString(c.Snapshotter) {
 		p.Add("containerd.snapshotter", c.Snapshotter, "want auto or the name of a snapshotter, e.g. overlayfs")
 	}
-	if _, err := platforms.Parse(c.Platform); err != nil && c.Platform != ctrd.Auto {
+	if _, err := platforms.Parse(c.Platform); err != nil && c.Platform != "auto" {
 		p.Add("containerd.platform", c.Platform, "want auto, or os/architecture[/variant], e.g. linux/arm64")
 	}
 }

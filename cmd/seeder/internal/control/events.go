@@ -15,7 +15,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/internal/wait"
 	"seeder/p2p/report"
-	"seeder/store"
+	"seeder/store/artifact"
 )
 
 // The kinds of events, in the order in which a command sees them.
@@ -236,7 +236,7 @@ func noNode(row report.ImageState) error {
 			reason += ": " + n.Reason
 		}
 		why[reason]++
-		platform = platform || strings.HasPrefix(n.Reason, store.OtherPlatform)
+		platform = platform || strings.HasPrefix(n.Reason, artifact.OtherPlatform)
 	}
 	var list []string
 	for _, reason := range slices.Sorted(maps.Keys(why)) {

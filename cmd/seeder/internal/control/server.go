@@ -32,7 +32,6 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p/report"
-	"seeder/store"
 )
 
 // Announced is what became of an announcement.
@@ -53,13 +52,36 @@ type Announced struct {
 type Announcer interface {
 	// ImportArchive reads an archive into the image store and says what it brought.
 	// With ref only that image is meant.
-	ImportArchive(ctx context.Context, archive io.Reader, ref string) (store.Imported, error)
+	ImportArchive(ctx context.Context, archive io.Reader, ref string) (Imported, error)
 	// Local describes what the image store has under ref.
-	Local(ctx context.Context, ref string) (store.Local, error)
+	Local(ctx context.Context, ref string) (Local, error)
 	// References are the names that commands may take.
 	References(ctx context.Context) References
 	// Announce announces an image that the image store has.
 	Announce(ctx context.Context, o Order) (Announced, error)
+}
+
+// Imported is what an archive brought.
+type Imported struct {
+	Names   []string // of the images that are named now, sorted
+	LeftOut []string // what is said of images without a name, and of artifacts
+	// TakeBack makes the image records of a name what they were before the import.
+	TakeBack func(ctx context.Context, name string) error
+}
+
+// takeBack is TakeBack of what an archive has brought, if one has.
+func (i Imported) takeBack(ctx context.Context, name string) error {
+	if i.TakeBack == nil {
+		return nil
+	}
+	return i.TakeBack(ctx, name)
+}
+
+// Local is an image of this host as other programs on it may know it.
+type Local struct {
+	Digest  digest.Digest   `json:"digest"`           // of the target
+	IDs     []digest.Digest `json:"ids"`              // of target, manifests and configs
+	Created time.Time       `json:"created,omitzero"` // as the config for this host's platform says
 }
 
 // Order is what is to be announced.
@@ -324,7 +346,7 @@ func (c *Server) handleAnnounce(w http.ResponseWriter, r *http.Request) {
 
 // orders are what a request asks to be announced, imported where it brings an
 // archive, and what that brought.
-func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, brought store.Imported, _ error) {
+func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, brought Imported, _ error) {
 	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"], AnyPlatform: q.Get("any_platform") == "true"}
 	archive := q.Get("archive") == "true"
 	var err error
@@ -358,7 +380,7 @@ type waiting struct{ on, all bool }
 
 // announce announces one image after the other. Those that can be are, also where
 // another one cannot; of that one an archive leaves nothing behind.
-func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brought store.Imported, wait waiting) error {
+func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brought Imported, wait waiting) error {
 	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
 	for _, o := range orders {
@@ -367,7 +389,7 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brough
 		}
 		a, err := c.announcer.Announce(ctx, o)
 		if err != nil {
-			errs = append(errs, err, brought.TakeBack(context.WithoutCancel(ctx), o.Ref))
+			errs = append(errs, err, brought.takeBack(context.WithoutCancel(ctx), o.Ref))
 			continue
 		}
 		if a.Said != "" {

@@ -19,7 +19,6 @@ import (
 	"seeder/cmd/seeder/internal/pods"
 	"seeder/p2p/report"
 	transfer "seeder/p2p/wire"
-	"seeder/store"
 )
 
 // imageFinder knows where the images are that pods wait for.
@@ -118,7 +117,7 @@ func (e *exam) placeOf(ctx context.Context, ref string, namespaces map[string][]
 			return place{"is in this host's containerd and not announced", announce}
 		}
 	} else if errors.Is(err, errEmbedded) {
-		var local store.Local
+		var local control.Local
 		if e.client.Get(ctx, "/v1/local", url.Values{"ref": {ref}}, &local) == nil {
 			return place{"is in this host's store and not announced", announce}
 		}

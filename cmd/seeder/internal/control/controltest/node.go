@@ -21,7 +21,6 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/p2p/catalog"
 	"seeder/p2p/report"
-	"seeder/store"
 )
 
 // Node is a cluster whose matrix advances by one step each time it is asked.
@@ -96,13 +95,13 @@ func (f *Node) CheckOn(_ context.Context, on []string) error {
 }
 
 // Local is part of what a control.Server asks of a node.
-func (f *Node) Local(_ context.Context, ref string) (store.Local, error) {
+func (f *Node) Local(_ context.Context, ref string) (control.Local, error) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	if f.Err != nil {
-		return store.Local{}, f.Err
+		return control.Local{}, f.Err
 	}
-	return store.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
+	return control.Local{Digest: "sha256:" + digest.Digest(strings.Repeat("ab", 32))}, nil
 }
 
 // References is part of what a control.Server asks of a node.
@@ -122,15 +121,15 @@ func (f *Node) Withdraw(_ context.Context, ref string, w report.Withdrawal) erro
 }
 
 // ImportArchive is part of what a control.Server asks of a node.
-func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (store.Imported, error) {
+func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (control.Imported, error) {
 	data, err := io.ReadAll(io.LimitReader(r, 1000)) // what follows is for nobody
 	if err != nil {
-		return store.Imported{}, err
+		return control.Imported{}, err
 	}
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	f.Imported = data
-	return store.Imported{Names: f.Archive, LeftOut: f.Unnamed}, f.Err
+	return control.Imported{Names: f.Archive, LeftOut: f.Unnamed}, f.Err
 }
 
 // Announce is part of what a control.Server asks of a node.
