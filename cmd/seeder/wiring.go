@@ -166,13 +166,15 @@ func (w *wired) Room(ctx context.Context, bytes int64) error { return w.store.Ro
 // Publish is part of registry.Publisher.
 func (w *wired) Publish(ctx context.Context, archive io.Reader, ref string) error {
 	imported, err := w.ImportArchive(ctx, archive, ref)
-	if err != nil {
-		return err
+	if err == nil {
+		if _, err = w.Announce(ctx, control.Order{Ref: ref}); err != nil {
+			err = errors.Join(err, imported.TakeBack(context.WithoutCancel(ctx), ref))
+		}
 	}
-	if _, err = w.Announce(ctx, control.Order{Ref: ref}); err != nil {
-		return errors.Join(err, imported.TakeBack(context.WithoutCancel(ctx), ref))
+	if errors.Is(err, ctrd.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", registry.ErrNotNow, err)
 	}
-	return nil
+	return err
 }
 
 // storeAdapter gives an image the type that p2p speaks as it is opened; chunks do not pass

@@ -309,8 +309,3 @@ type part struct {
 
 // Descriptor is that of the whole blob.
 func (p *part) Descriptor() ociregistry.Descriptor { return p.descriptor }
-
-// unavailable is an error of this host and not of the request.
-func unavailable(err error) error {
-	return ociregistry.NewHTTPError(err, 503, nil, nil)
-}

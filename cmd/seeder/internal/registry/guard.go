@@ -38,11 +38,12 @@ func (s *Server) guard(auth Credentials, api http.Handler) http.Handler {
 			return
 		}
 		control := http.NewResponseController(w)
-		r = r.WithContext(withNamespace(r.Context(), ns))
+		ctx := withFailure(withNamespace(r.Context(), ns))
+		r = r.WithContext(ctx)
 		if r.ContentLength != 0 {
 			r.Body = &patientBody{r.Body, control}
 			if strings.Contains(r.URL.Path, "/manifests/") {
-				r.Body = http.MaxBytesReader(w, r.Body, maxManifestBytes)
+				r.Body = bounded{http.MaxBytesReader(w, r.Body, maxManifestBytes), ctx}
 			}
 		}
 		api.ServeHTTP(&patientWriter{ResponseWriter: w, control: control}, r)
@@ -89,6 +90,9 @@ func numeric(host string) bool {
 
 // refuse writes an error as the distribution API has it.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if f, ok := r.Context().Value(failureKey{}).(*failure); ok && f.err != nil {
+		err = f.err
+	}
 	if errors.Is(err, ociregistry.ErrUnsupported) { // what this registry does not have at all
 		err = ociregistry.ErrNameUnknown
 	}

@@ -24,7 +24,7 @@ type Publisher interface {
 	// MayAnnounce is an error where this host's announcements count for nothing.
 	MayAnnounce() error
 	// Publish imports an OCI archive, in which the image is called ref, and announces it. On
-	// an error nothing of it is visible.
+	// an error nothing of it is visible; it wraps ErrNotNow where the image is not to blame.
 	Publish(ctx context.Context, archive io.Reader, ref string) error
 	// Room is an error where the disk of data_dir cannot take so many bytes more.
 	Room(ctx context.Context, bytes int64) error
@@ -182,8 +182,7 @@ func (p *pusher) publish(ctx context.Context, target ocispec.Descriptor, ref str
 		err = perr
 	}
 	if err != nil {
-		// Not 5xx, after which clients try again: it is the image in all but few cases.
-		return fmt.Errorf("%w: announce %s: %w", ociregistry.ErrManifestInvalid, ref, err)
+		return ofPush(ref, err)
 	}
 	return p.staging.remove(blobs)
 }

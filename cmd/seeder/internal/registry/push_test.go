@@ -4,19 +4,23 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/p2p/report"
+	"seeder/store"
 	"seeder/store/storetest"
 )
 
@@ -26,6 +30,8 @@ type announcer struct {
 	mu      sync.Mutex
 	refused error // what MayAnnounce says
 	full    error // what Room says
+	room    int64 // bytes that Room grants before it says full
+	failing error // what Publish says
 }
 
 // MayAnnounce implements Publisher.
@@ -36,14 +42,23 @@ func (a *announcer) MayAnnounce() error {
 }
 
 // Room implements Publisher.
-func (a *announcer) Room(context.Context, int64) error {
+func (a *announcer) Room(_ context.Context, bytes int64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.room -= bytes; a.room >= 0 {
+		return nil
+	}
 	return a.full
 }
 
 // Publish implements Publisher.
 func (a *announcer) Publish(ctx context.Context, archive io.Reader, ref string) error {
+	a.mu.Lock()
+	failing := a.failing
+	a.mu.Unlock()
+	if failing != nil {
+		return failing
+	}
 	if _, err := a.store.ImportArchive(ctx, archive, ref); err != nil {
 		return err
 	}
@@ -175,7 +190,15 @@ func TestPushRefused(t *testing.T) {
 	s.wants(s.send("PATCH", "/v2/app/blobs/uploads/bm9uZQ", blobMediaType, []byte("x")), 404, "BLOB_UPLOAD_UNKNOWN")
 	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, manifest), 404, "MANIFEST_BLOB_UNKNOWN")
 	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, []byte("{}")), 400, "MANIFEST_INVALID")
-	s.wants(s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, bytes.Repeat([]byte(" "), 5<<20)), 413, "UNKNOWN")
+	large := s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, bytes.Repeat([]byte(" "), 5<<20))
+	s.wants(large, 413, "UNKNOWN")
+	large = s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, bytes.Repeat([]byte(" "), 5<<20))
+	large.ContentLength = -1 // it does not say how long it is
+	s.wants(large, 413, "UNKNOWN")
+	s.wants(s.send("PUT", "/v2/app/manifests/-v1", img.Target.MediaType, manifest), 400, "NAME_INVALID")
+	s.wants(s.send("PUT", "/v2/app/manifests/"+strings.Repeat("v", 200), img.Target.MediaType, manifest), 400, "NAME_INVALID")
+	s.wants(s.send("PUT", "/v2/App/manifests/v1", img.Target.MediaType, manifest), 400, "NAME_INVALID")
+	s.wants(s.request("POST", "/v2/App/blobs/uploads/"), 400, "NAME_INVALID")
 	s.wants(s.request("DELETE", "/v2/app/manifests/v1"), 405, "UNKNOWN")
 	anonymous := s.request("POST", "/v2/app/blobs/uploads/")
 	anonymous.Header.Del("Authorization")
@@ -194,17 +217,81 @@ func TestPushRefused(t *testing.T) {
 	}
 }
 
-// TestPushOfNoRoom: a disk that has no room ends an upload before it is full.
+// TestPushOfNoRoom: a disk that has no room ends an upload before it is full, also one that
+// never ends, and what came of it goes at once.
 func TestPushOfNoRoom(t *testing.T) {
 	t.Parallel()
 	s, a := servePushes(t)
-	resp, _ := s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 202, "")
+	a.full, a.room = errors.New("the disk is full"), 3*roomStep
+	for _, end := range []struct{ method, query string }{{"PATCH", ""}, {"PUT", "?digest=" + digest.FromString("x").String()}} {
+		resp, _ := s.wants(s.request("POST", "/v2/app/blobs/uploads/"), 202, "")
+		req := s.request(end.method, resp.Header.Get("Location")+end.query)
+		req.Body, req.ContentLength = io.NopCloser(endless{}), -1
+		_, body := s.wants(req, http.StatusInsufficientStorage, "UNKNOWN")
+		if !strings.Contains(string(body), "the disk is full") {
+			t.Errorf("%s says %q", end.method, body)
+		}
+		if left := s.left(); len(left) != 0 {
+			t.Errorf("%s left %q", end.method, left)
+		}
+		s.wants(s.send("PATCH", resp.Header.Get("Location"), blobMediaType, []byte("x")), 404, "BLOB_UPLOAD_UNKNOWN")
+	}
+}
+
+// endless is a body that does not end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestPushThatFails: a push whose import fails is answered by its cause: 5xx where this host
+// cannot take it now, after which a client sends the manifest again, 400 where the image
+// cannot be announced. Nothing of it is visible.
+func TestPushThatFails(t *testing.T) {
+	t.Parallel()
+	s, a := servePushes(t)
+	img := storetest.NewImage(t, "docker.io/library/app:v1", 25)
+	for d, b := range img.Blobs {
+		if d != img.Target.Digest {
+			s.push("app", d, b)
+		}
+	}
+	manifest := func() *http.Request {
+		return s.send("PUT", "/v2/app/manifests/v1", img.Target.MediaType, img.Blobs[img.Target.Digest])
+	}
+	for _, c := range []struct {
+		err    error
+		status int
+		code   string
+	}{
+		{fmt.Errorf("import: %w: containerd does not answer", ErrNotNow), 503, "UNKNOWN"},
+		{fmt.Errorf("write: %w", errdefs.ErrUnavailable), 503, "UNKNOWN"},
+		{fmt.Errorf("write: %w", context.DeadlineExceeded), 503, "UNKNOWN"},
+		{fmt.Errorf("import: %w", &store.RoomError{Dir: "/var/lib", Lacking: 1 << 20}), 507, "UNKNOWN"},
+		{errors.New("rpc error: write /var/lib/rancher: no space left on device"), 507, "UNKNOWN"},
+		{&os.PathError{Op: "write", Path: "/x", Err: syscall.EIO}, 503, "UNKNOWN"},
+		{errors.New("the image is for linux/s390x"), 400, "MANIFEST_INVALID"},
+	} {
+		a.mu.Lock()
+		a.failing = c.err
+		a.mu.Unlock()
+		_, body := s.wants(manifest(), c.status, c.code)
+		if !strings.Contains(string(body), strings.TrimPrefix(c.err.Error(), "import: ")) {
+			t.Errorf("%v: it says %s", c.err, body)
+		}
+		if _, _, ok := s.catalog.Here(img.Ref); ok {
+			t.Errorf("%v: %s is announced", c.err, img.Ref)
+		}
+		s.wants(s.request("GET", "/v2/app/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+	}
 	a.mu.Lock()
-	a.full = errors.New("the disk is full")
+	a.failing = nil
 	a.mu.Unlock()
-	_, body := s.wants(s.send("PATCH", resp.Header.Get("Location"), blobMediaType, []byte("x")), http.StatusInsufficientStorage, "UNKNOWN")
-	if !strings.Contains(string(body), "the disk is full") {
-		t.Errorf("it says %q", body)
+	s.wants(manifest(), 201, "")
+	if target, _, ok := s.catalog.Here(img.Ref); !ok || target.Digest != img.Target.Digest {
+		t.Errorf("%s is announced %v as %s", img.Ref, ok, target.Digest)
+	}
+	if left := s.left(); len(left) != 0 {
+		t.Errorf("the push left %q", left)
 	}
 }
 

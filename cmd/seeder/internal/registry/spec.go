@@ -38,9 +38,12 @@ func (s *Server) bySpec(b *backend, api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		repo, kind, reference := parts(r.URL.Path)
 		switch {
+		// ociserver takes these for paths that do not exist.
 		case kind == "manifests" && strings.Contains(reference, ":") && !ociref.IsValidDigest(reference):
-			// ociserver takes it for a path that does not exist.
 			s.refuse(w, r, fmt.Errorf("%w: %.100q", ociregistry.ErrDigestInvalid, reference))
+			return
+		case kind == "manifests" && !strings.Contains(reference, ":") && !ociref.IsValidTag(reference):
+			s.refuse(w, r, fmt.Errorf("%w: the tag %.100q", ociregistry.ErrNameInvalid, reference))
 			return
 		case kind == "blobs" && r.Method == http.MethodGet:
 			if err := b.suffixRange(r, repo, reference); err != nil {

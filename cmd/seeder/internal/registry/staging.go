@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -106,7 +107,7 @@ func (s *staging) put(ctx context.Context, content []byte) error {
 	}
 	defer u.Close()
 	if _, err := u.Write(content); err != nil {
-		return errors.Join(err, u.Cancel())
+		return err
 	}
 	_, err = u.Commit(digest.FromBytes(content))
 	return err
@@ -133,7 +134,7 @@ func (s *staging) begin(ctx context.Context) (*upload, error) {
 	u := &upload{staging: s, id: rand.Text(), ctx: ctx, hash: digest.SHA256.Hash(), touched: time.Now()}
 	f, err := os.OpenFile(filepath.Join(s.dir, "upload-"+u.id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("begin an upload: %w", err)
+		return nil, writing(fmt.Errorf("begin an upload: %w", err))
 	}
 	u.file = f
 	u.mu.Lock()
@@ -177,12 +178,12 @@ type upload struct {
 	touched time.Time
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. Of an upload for which there is no room nothing stays.
 func (u *upload) Write(p []byte) (int, error) {
 	if u.size+int64(len(p)) > u.asked {
 		step := max(roomStep, int64(len(p)))
 		if err := u.staging.room(u.ctx, step); err != nil {
-			return 0, ociregistry.NewHTTPError(err, 507, nil, nil) // Insufficient Storage
+			return 0, u.fail(ociregistry.NewHTTPError(err, http.StatusInsufficientStorage, nil, nil))
 		}
 		u.asked = u.size + step
 	}
@@ -190,7 +191,23 @@ func (u *upload) Write(p []byte) (int, error) {
 	u.hash.Write(p[:n])
 	u.size += int64(n)
 	u.touched = time.Now()
-	return n, err
+	if err != nil {
+		return n, u.fail(writing(err))
+	}
+	return n, nil
+}
+
+// fail drops the upload, since whoever goes on with it would fail again, and keeps why.
+func (u *upload) fail(err error) error {
+	return note(u.ctx, errors.Join(err, u.Cancel()))
+}
+
+// writing is an error of the disk of data_dir.
+func writing(err error) error {
+	if host := ofHost(err); host != nil {
+		return host
+	}
+	return unavailable(err)
 }
 
 // Close ends this request's part of the upload.
@@ -215,7 +232,7 @@ func (u *upload) Commit(d digest.Digest) (ociregistry.Descriptor, error) {
 		return ociregistry.Descriptor{}, errors.Join(fmt.Errorf("%w: what came has the digest %s", ociregistry.ErrDigestInvalid, got), u.Cancel())
 	}
 	if err := errors.Join(u.file.Close(), os.Rename(u.file.Name(), u.staging.path(d))); err != nil {
-		return ociregistry.Descriptor{}, fmt.Errorf("keep the pushed blob %s: %w", d, err)
+		return ociregistry.Descriptor{}, writing(fmt.Errorf("keep the pushed blob %s: %w", d, err))
 	}
 	u.forget()
 	return ociregistry.Descriptor{MediaType: blobMediaType, Digest: d, Size: u.size}, nil
