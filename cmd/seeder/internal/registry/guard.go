@@ -59,7 +59,7 @@ func (s *Server) allow(auth Credentials, r *http.Request) error {
 		return ociregistry.ErrUnauthorized
 	case strings.Contains(r.URL.Path, "/manifests/") && r.ContentLength > maxManifestBytes:
 		return ociregistry.NewHTTPError(errLarge, http.StatusRequestEntityTooLarge, nil, nil)
-	case s.staging != nil && (r.Method == http.MethodPost || r.Method == http.MethodPatch || r.Method == http.MethodPut):
+	case s.pushes && (r.Method == http.MethodPost || r.Method == http.MethodPatch || r.Method == http.MethodPut):
 		return nil
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		return ociregistry.NewHTTPError(errReadOnly, http.StatusMethodNotAllowed, nil, nil)

@@ -2,6 +2,9 @@
 // announced images before it asks the real registry, so that a pod whose pull policy is
 // Always starts from what this host holds.
 //
+// It also keeps what is pushed, to the listener or over the control socket, until it is
+// imported.
+//
 // It owns the listener, who may read from it, and the lines by which k3s and containerd find
 // it. It never writes an image, never asks a peer, and lists no repositories: whoever asks
 // names one, and may see its announced tags. What is announced and how far this host is with it, it asks a Catalog.
@@ -29,12 +32,14 @@ import (
 
 // Server serves the images to this host's containerd.
 type Server struct {
-	bind    string
+	bind    string // "" for no listener
 	handler http.Handler
 	log     *slog.Logger
 	staging *staging // nil where nobody may push
+	pushes  bool     // the listener's clients may push, too
+	socket  *socket  // what the control socket has; nil where nobody may push
 
-	http   *listen.HTTP
+	http   *listen.HTTP   // nil without a listener
 	group  errgroup.Group // what sweeps
 	cancel context.CancelFunc
 }
@@ -43,6 +48,8 @@ type Server struct {
 type Push struct {
 	To  Publisher
 	Dir string // nobody else's: it is removed and made anew
+	// SocketAlone leaves the listener read-only: images are pushed over the control socket.
+	SocketAlone bool
 }
 
 // NewServer returns the registry at bind; it serves after Open. What it answers comes from
@@ -58,9 +65,12 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 		if s.staging, err = openStaging(push.Dir, push.To.Room); err != nil {
 			return nil, err
 		}
-		p = &pusher{b, s.staging, push.To}
-		b.pushed = s.staging.open
-		p.add(funcs)
+		s.socket = s.newSocket(*b, push.To)
+		if s.pushes = !push.SocketAlone; s.pushes {
+			p = &pusher{b, s.staging, push.To}
+			b.pushed = s.staging.open
+			p.add(funcs)
+		}
 	}
 	var api http.Handler = ociserver.New(funcs, &ociserver.Options{
 		DisableReferrersAPI:     true,
@@ -74,20 +84,25 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 	return s, nil
 }
 
-// Start makes this host's credentials where there are none, and serves what cfg wants. The
-// images that are pushed, where they are wanted, go to p.
+// Start serves what cfg wants, with credentials that it makes where there are none. Without
+// registry.bind it has no listener, and takes what is pushed over the control socket alone.
+// The images that are pushed go to p.
 func Start(cfg config.Config, c Catalog, open Opener, p Publisher, log *slog.Logger) (*Server, error) {
-	auth, err := LoadOrCreate(cfg.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	push := Push{Dir: filepath.Join(cfg.DataDir, "pushed")}
-	if cfg.Registry.Push {
-		push.To = p
+	push := Push{To: p, Dir: filepath.Join(cfg.DataDir, "pushed"), SocketAlone: !cfg.Registry.Push}
+	var auth Credentials
+	if cfg.Registry.Bind != "" {
+		var err error
+		if auth, err = LoadOrCreate(cfg.DataDir); err != nil {
+			return nil, err
+		}
 	}
 	s, err := NewServer(cfg.Registry.Bind, auth, c, open, push, log)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Registry.Bind == "" {
+		s.start()
+		return s, nil
 	}
 	addr, err := s.Open()
 	if err != nil {
@@ -116,12 +131,18 @@ const readTimeout = 5 * time.Second
 // maxHeaderBytes bounds what is read of a request; nothing that is answered has a body.
 const maxHeaderBytes = 16 << 10
 
-func (s *Server) serve(l net.Listener) {
+// start begins what runs without a listener, too.
+func (s *Server) start() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	if s.staging != nil {
 		s.group.Go(func() error { return s.sweep(ctx) })
 	}
+	return ctx
+}
+
+func (s *Server) serve(l net.Listener) {
+	ctx := s.start()
 	s.http = listen.Serve("registry.bind", l, &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readTimeout,
@@ -152,7 +173,11 @@ func (s *Server) sweep(ctx context.Context) error {
 // Close ends every request: containerd asks again, or elsewhere.
 func (s *Server) Close() error {
 	s.cancel()
-	err := errors.Join(s.http.Close(), s.group.Wait())
+	var err error
+	if s.http != nil {
+		err = s.http.Close()
+	}
+	err = errors.Join(err, s.group.Wait())
 	if s.staging != nil {
 		err = errors.Join(err, s.staging.close())
 	}

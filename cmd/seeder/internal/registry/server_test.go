@@ -78,7 +78,10 @@ type served struct {
 	catalog *announcements
 	store   *store.Store
 	img     *storetest.Image
-	dir     string
+	server  *Server
+	// listener is its address.
+	listener string
+	dir      string
 }
 
 func serve(t *testing.T) *served {
@@ -113,7 +116,7 @@ func servePush(t *testing.T, to func(*served) Push) *served {
 		}
 		return b, nil
 	}
-	out := &served{t, "", auth, catalog, s, img, dir}
+	out := &served{T: t, auth: auth, catalog: catalog, store: s, img: img, dir: dir}
 	r, err := NewServer("127.0.0.1:0", auth, catalog, open, to(out), log)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +130,7 @@ func servePush(t *testing.T, to func(*served) Push) *served {
 			t.Error(err)
 		}
 	})
-	out.url = "http://" + addr.String()
+	out.url, out.listener, out.server = "http://"+addr.String(), addr.String(), r
 	return out
 }
 

@@ -1,0 +1,161 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"cuelabs.dev/go/oci/ociregistry"
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// socket takes what is pushed over the control socket, whose clients need no credentials:
+// only root opens it. What they push is kept with what the listener's clients push. They
+// announce by the control API, so that it has no tags.
+type socket struct {
+	*pusher
+	handler http.Handler
+}
+
+func (s *Server) newSocket(b backend, to Publisher) *socket {
+	b.pushed = s.staging.open
+	k := &socket{pusher: &pusher{&b, s.staging, to}}
+	funcs := b.funcs()
+	k.add(funcs)
+	funcs.PushBlobChunkedResume_ = k.resume
+	api := ociserver.New(funcs, &ociserver.Options{DisableReferrersAPI: true, DisableSinglePostUpload: true, WriteError: s.refuse})
+	k.handler = s.decoded(k.mounts(api))
+	return k
+}
+
+// ServeHTTP answers what comes over the control socket for /v2/. A body may be compressed
+// with zstd (Content-Encoding, RFC 8878); digests are those of what it holds.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.socket.handler.ServeHTTP(w, r) }
+
+// maxWindow bounds what a decoder of a body remembers, in bytes: what RFC 8878 wants of
+// every decoder.
+const maxWindow = 8 << 20
+
+// decoded is the handler that gives api bodies as they were before they were compressed.
+func (s *Server) decoded(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			if r.ContentLength > maxManifestBytes {
+				s.refuse(w, r, ociregistry.NewHTTPError(errLarge, http.StatusRequestEntityTooLarge, nil, nil))
+				return
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, maxManifestBytes)
+		}
+		body := &watchedBody{ReadCloser: &patientBody{r.Body, http.NewResponseController(w)}}
+		switch encoding := r.Header.Get("Content-Encoding"); encoding {
+		case "":
+		case "zstd":
+			d, err := zstd.NewReader(body.ReadCloser, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+			if err != nil {
+				s.refuse(w, r, fmt.Errorf("decode the body: %w", err))
+				return
+			}
+			body.ReadCloser = d.IOReadCloser()
+			defer body.Close()
+			r.Header.Del("Content-Encoding")
+			r.ContentLength = -1
+		default:
+			s.refuse(w, r, ociregistry.NewHTTPError(fmt.Errorf("the encoding %.20q of the body is not supported; want zstd", encoding), http.StatusUnsupportedMediaType, nil, nil))
+			return
+		}
+		r.Body = body
+		api.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
+	})
+}
+
+// bodyKey has the body of a request in its context.
+type bodyKey struct{}
+
+// watchedBody remembers that it broke off.
+type watchedBody struct {
+	io.ReadCloser
+	broken bool
+}
+
+// Read implements io.Reader.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.broken = b.broken || err != nil && !errors.Is(err, io.EOF)
+	return n, err
+}
+
+// resume goes on with an upload. Of one whose body breaks off nothing stays: whoever sent
+// it has lost the connection, and begins again.
+func (k *socket) resume(ctx context.Context, repo, id string, offset int64, size int) (ociregistry.BlobWriter, error) {
+	w, err := k.pushBlobChunkedResume(ctx, repo, id, offset, size)
+	if err != nil {
+		return nil, err
+	}
+	body, _ := ctx.Value(bodyKey{}).(*watchedBody)
+	return &socketUpload{w.(*upload), body}, nil
+}
+
+type socketUpload struct {
+	*upload
+	body *watchedBody
+}
+
+// Close implements ociregistry.BlobWriter.
+func (u *socketUpload) Close() error {
+	if u.body == nil || !u.body.broken {
+		return u.upload.Close()
+	}
+	return errors.Join(u.Cancel(), u.upload.Close())
+}
+
+// Archive is an OCI archive of an image that was pushed without a tag, all of whose blobs
+// are here; it is called ref in it.
+func (s *Server) Archive(ctx context.Context, target digest.Digest, ref string) (io.ReadCloser, error) {
+	blobs, err := s.socket.closure(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("find what was pushed as %s: %w", target, err)
+	}
+	top, err := s.socket.either(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("open the manifest that was pushed as %s: %w", target, err)
+	}
+	desc, err := describe(readManifest(top, target))
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest that was pushed as %s: %w", target, err)
+	}
+	r, w := io.Pipe()
+	a := &packing{r, make(chan struct{})}
+	go func() { // ends with the reader, which Close waits for
+		defer close(a.done)
+		w.CloseWithError(s.socket.pack(ctx, w, ocispec.Descriptor{MediaType: desc.MediaType, Digest: target, Size: desc.Size}, ref, blobs))
+	}()
+	return a, nil
+}
+
+// packing reads an archive while it is made.
+type packing struct {
+	*io.PipeReader
+	done chan struct{}
+}
+
+// Close implements io.Closer.
+func (p *packing) Close() error {
+	err := p.PipeReader.Close()
+	<-p.done
+	return err
+}
+
+// Drop removes what was pushed of an image, once it is imported.
+func (s *Server) Drop(ctx context.Context, target digest.Digest) error {
+	blobs, err := s.socket.closure(ctx, target)
+	if err != nil {
+		return fmt.Errorf("find what was pushed as %s: %w", target, err)
+	}
+	return s.staging.remove(blobs)
+}
