@@ -22,8 +22,9 @@ func DialStdio(env *cli.Env) *cobra.Command {
 		Short: "Connect standard input and output to the daemon's control socket",
 		Long: `Connect standard input and output to the daemon's control socket. ` + "`seeder push`" + ` runs
 this on the host, through ssh. It ends when the daemon closes the connection.`,
-		Hidden: true,
-		Args:   cli.ArgCount(0, 0, "no arguments"),
+		Example: "  ssh me@host sudo -n seeder dial-stdio",
+		Hidden:  true,
+		Args:    cli.ArgCount(0, 0, "no arguments"),
 	}
 	Flags(env, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -18,10 +18,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -59,6 +57,16 @@ type Announcer interface {
 	References(ctx context.Context) References
 	// Announce announces an image that the image store has.
 	Announce(ctx context.Context, o Order) (Announced, error)
+}
+
+// Pushes takes the blobs and manifests that `seeder push` sends.
+type Pushes interface {
+	// Handler answers what is below /v2/: the OCI distribution API.
+	http.Handler
+	// Archive is an OCI archive of the image that was pushed as target; it is called ref in it.
+	Archive(ctx context.Context, target digest.Digest, ref string) (io.ReadCloser, error)
+	// Drop removes what was pushed of an image.
+	Drop(ctx context.Context, target digest.Digest) error
 }
 
 // Imported is what an archive brought.
@@ -110,6 +118,9 @@ type configReloader interface {
 //	GET  /v1/selected?on=…                             whether there are such nodes
 //	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&any_platform=…&archive=…&wait=…&all=…
 //	                                                   events, one a line
+//	POST /v1/announce?pushed=REF@DIGEST&pushed=…&on=…&any_platform=…&wait=…&all=…
+//	                                                   the same of images that were pushed
+//	     /v2/…                                         the distribution API: pushes, without tags
 //	GET  /v1/wait?ref=…&all=…                          events, one a line
 //	POST /v1/forget?name=…                             nothing
 //	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
@@ -125,6 +136,8 @@ type Server struct {
 	announcer Announcer
 	reload    configReloader
 	log       *slog.Logger
+	// Pushes is set before Open; nil refuses pushes.
+	Pushes Pushes
 
 	path     string
 	server   *http.Server
@@ -157,6 +170,8 @@ func (c *Server) Open() error {
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+		Protocols:         protocols(true),
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerConnection: receiveBuffer, MaxReceiveBufferPerStream: receiveBuffer},
 	}
 	c.group.Go(func() error {
 		if err := c.server.Serve(c.listener(l)); !errors.Is(err, http.ErrServerClosed) {
@@ -248,6 +263,9 @@ func (c *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/withdraw", c.handleWithdraw)
 	mux.HandleFunc("POST /v1/announce", c.handleAnnounce)
 	mux.HandleFunc("GET /v1/wait", c.handleWait)
+	if c.Pushes != nil {
+		mux.Handle("/v2/", c.Pushes)
+	}
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
 		changed, err := c.reload.Reload()
 		c.answer(w, changed, err)
@@ -325,90 +343,6 @@ func (c *Server) handleWait(w http.ResponseWriter, r *http.Request) {
 	s := newStream(w)
 	watch := watcher{cluster: c.cluster, refs: refs, emit: s.emit, all: r.URL.Query().Get("all") == "true"}
 	s.end(watch.wait(r.Context()))
-}
-
-// handleAnnounce takes the archive, if there is one, before it writes anything:
-// an HTTP/1 client is not ready for an answer before it has sent its request.
-// What the importer leaves unread is the server's to drop.
-func (c *Server) handleAnnounce(w http.ResponseWriter, r *http.Request) {
-	q, ctx := r.URL.Query(), r.Context()
-	orders, brought, err := c.orders(ctx, q, r.Body)
-	if err != nil {
-		c.answer(w, nil, err)
-		return
-	}
-	s := newStream(w)
-	if len(brought.LeftOut) > 0 {
-		_ = s.emit(Event{Event: EventSource, Source: "archive", Reason: "left out of the archive: " + strings.Join(brought.LeftOut, "; ")}) // the next one tells if nobody listens
-	}
-	s.end(c.announce(ctx, s, orders, brought, waiting{on: q.Get("wait") == "true", all: q.Get("all") == "true"}))
-}
-
-// orders are what a request asks to be announced, imported where it brings an
-// archive, and what that brought.
-func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []Order, brought Imported, _ error) {
-	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"], AnyPlatform: q.Get("any_platform") == "true"}
-	archive := q.Get("archive") == "true"
-	var err error
-	if q.Get("ref") != "" || !archive {
-		if o.Ref, err = cli.NormalizeRef(q.Get("ref")); err != nil {
-			return nil, brought, err
-		}
-	}
-	if err := o.At.Validate(); o.At != "" && err != nil {
-		return nil, brought, cli.Usagef("digest %q: %w", o.At, err)
-	}
-	if !archive {
-		return []Order{o}, brought, nil
-	}
-	if brought, err = c.announcer.ImportArchive(ctx, body, o.Ref); err != nil {
-		return nil, brought, err
-	}
-	if len(brought.Names) == 0 {
-		return nil, brought, cli.Usagef("the archive has no name for its image; give one: seeder announce REF --from FILE")
-	}
-	for _, ref := range brought.Names {
-		next := o
-		next.Ref = ref
-		out = append(out, next)
-	}
-	return out, brought, nil
-}
-
-// waiting is what an announcement waits for: nothing, the nodes that are there, or all.
-type waiting struct{ on, all bool }
-
-// announce announces one image after the other. Those that can be are, also where
-// another one cannot; of that one an archive leaves nothing behind.
-func (c *Server) announce(ctx context.Context, s *stream, orders []Order, brought Imported, wait waiting) error {
-	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
-	var errs []error
-	for _, o := range orders {
-		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
-			return err
-		}
-		a, err := c.announcer.Announce(ctx, o)
-		if err != nil {
-			errs = append(errs, err, brought.takeBack(context.WithoutCancel(ctx), o.Ref))
-			continue
-		}
-		if a.Said != "" {
-			if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
-				return err
-			}
-		}
-		watch.refs = append(watch.refs, a.Reference)
-		watch.versions[a.Reference] = a.Version
-		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
-			Already: a.Already, By: a.By, At: a.At})
-		if err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(errs...); err != nil || !wait.on {
-		return err
-	}
-	return watch.wait(ctx)
 }
 
 // answer writes one JSON document, or why there is none.
