@@ -175,14 +175,17 @@ func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, 
 
 func (d *running) openServers(w *wired, metrics *prometheus.Registry) error {
 	d.reload.Node = w.node
+	pushes, err := registry.Start(d.cfg, w.node, w.openHeld, w, d.log)
+	if err != nil {
+		return err
+	}
+	d.opened("registry", pushes.Close)
 	api := control.NewServer(d.cfg.API.Socket, w.node, w, d.reload, d.log)
+	api.Pushes = pushes
 	if err := api.Open(); err != nil {
 		return err
 	}
 	d.opened("control socket", api.Close)
-	if err := d.openRegistry(w); err != nil {
-		return err
-	}
 	if d.cfg.HTTP.Bind == "" {
 		return nil
 	}
@@ -191,19 +194,6 @@ func (d *running) openServers(w *wired, metrics *prometheus.Registry) error {
 		return err
 	}
 	d.opened("http listener", httpd.Close)
-	return nil
-}
-
-// openRegistry serves the announced images to this host's containerd, where that is wanted.
-func (d *running) openRegistry(w *wired) error {
-	if d.cfg.Registry.Bind == "" {
-		return nil
-	}
-	r, err := registry.Start(d.cfg, w.node, w.openHeld, w, d.log)
-	if err != nil {
-		return err
-	}
-	d.opened("registry", r.Close)
 	return nil
 }
 
