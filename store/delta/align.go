@@ -34,7 +34,19 @@ type aligner struct {
 	seeds *seeds
 	next  int64 // where in the old stream the last copy ended
 	part  part
+
+	plan    lru   // the pages that every decoder has when it is here
+	allowed int64 // loads of it, for the target so far
 }
+
+const (
+	// loadBytes is what a stretch must have for each page that decoders load for it, once less
+	// than spareLoads are left: at that length the loads last to the end of the target.
+	loadBytes  = pageBytes / 16
+	spareLoads = 128
+	// looks is how many pages the encoder loads for one that decoders may.
+	looks = 2
+)
 
 // align makes a.part of the next bytes of the new stream.
 func (a *aligner) align(p []byte) error {
@@ -62,6 +74,14 @@ func (a *aligner) align(p []byte) error {
 			i++
 			continue
 		}
+		pays, err := a.pays(at-int64(back), back+ahead)
+		if err != nil {
+			return err
+		}
+		if !pays {
+			i += ahead
+			continue
+		}
 		if err := a.copy(p[done:i-back], p[i-back:i+ahead], at-int64(back)); err != nil {
 			return err
 		}
@@ -73,6 +93,22 @@ func (a *aligner) align(p []byte) error {
 		a.part.extra = append(a.part.extra, p[done:]...)
 	}
 	return nil
+}
+
+// pays says whether decoders may load what n bytes at off of the old stream need. So a target
+// that is the base in another order costs bytes, not time: what jumps too often travels.
+func (a *aligner) pays(off int64, n int) (bool, error) {
+	pages, missing := int64(0), false
+	for end := off + int64(n); off < end; pages++ {
+		i, next, err := a.old.pageOf(off)
+		if err != nil {
+			return false, err
+		}
+		missing = missing || !a.plan.has(i)
+		off = next
+	}
+	left := a.allowed - a.plan.loads - pages
+	return !missing || left >= 0 && (left >= spareLoads || int64(n) >= pages*loadBytes), nil
 }
 
 // candidate is where p may continue in the old stream: where the last copy would go on, else
@@ -92,8 +128,12 @@ func (a *aligner) candidate(p []byte, expected int64) (int64, error) {
 	return at, err
 }
 
-// agree says whether the old stream has p at off, within one page.
+// agree says whether the old stream has p at off, within one page. It does not look where
+// the encoder has looked too often.
 func (a *aligner) agree(p []byte, off int64) (bool, error) {
+	if a.old.lru.loads > looks*a.allowed && !a.old.holds(off) {
+		return false, nil
+	}
 	b, start, err := a.old.span(off)
 	if errors.Is(err, io.EOF) {
 		return false, nil
@@ -177,6 +217,7 @@ func (a *aligner) copy(extra, p []byte, off int64) error {
 		if err != nil {
 			return err
 		}
+		a.plan.visit(a.old.number())
 		b = b[off-start:]
 		n := min(len(b), len(p))
 		at := len(c.diff)

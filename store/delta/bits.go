@@ -84,6 +84,28 @@ func (b *bitReader) take(k uint) (uint32, error) {
 	return v, nil
 }
 
+// copy appends n bytes from a byte boundary, through the buffer.
+func (b *bitReader) copy(out []byte, n int) ([]byte, error) {
+	b.pos -= int(b.n / 8)
+	b.acc, b.n = 0, 0
+	for n > 0 {
+		have := b.buf[b.pos:max(b.pos, int(min(int64(len(b.buf)), b.size-b.off)))]
+		if len(have) == 0 {
+			if b.off+int64(b.pos) >= b.size {
+				return out, fmt.Errorf("it ends within a stored block: %w", ErrRefused)
+			}
+			if err := b.more(); err != nil {
+				return out, err
+			}
+			continue
+		}
+		have = have[:min(n, len(have))]
+		out = append(out, have...)
+		b.pos, n = b.pos+len(have), n-len(have)
+	}
+	return out, nil
+}
+
 // raw appends n whole bytes from a byte boundary.
 func (b *bitReader) raw(out []byte, n int64) ([]byte, error) {
 	at := b.at() / 8
@@ -116,6 +138,9 @@ func (b *bitWriter) put(v uint64, k uint) {
 	b.acc >>= b.n &^ 7
 	b.n &= 7
 }
+
+// bytes writes at most 128 of them at a byte boundary.
+func (b *bitWriter) bytes(p []byte) { b.k += copy(b.buf[b.k:], p) }
 
 // room writes out what is there once it is much; call it at least every 48 KiB.
 func (b *bitWriter) room(all bool) error {

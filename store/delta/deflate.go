@@ -83,6 +83,8 @@ type view struct {
 
 func (v view) find(off int64) (int, error) { return v.s.find(v.stream, off) }
 
+func (v view) end(i int) int64 { return v.s.marks[i+1].at[v.stream] }
+
 func (v view) load(i int, p *page) error {
 	s := v.s
 	p.at = s.marks[i].at[v.stream]
@@ -113,6 +115,8 @@ func sourcesOf(kind Kind, base Blob) []source {
 // reader gives the streams of a target, segment by segment; all empty: its end.
 type reader interface {
 	segment(streams [][]byte) error
+	// done is how much of the target was read, at most 1.
+	done() float64
 }
 
 // fileReader: the bytes of a file.
@@ -127,6 +131,8 @@ func (f *fileReader) segment(streams [][]byte) error {
 	f.off += int64(n)
 	return readAt(f.r, streams[0], f.off-int64(n))
 }
+
+func (f *fileReader) done() float64 { return part01(f.off, f.size) }
 
 // tokenReader: whole pages of a gzip file.
 type tokenReader struct {
@@ -149,6 +155,10 @@ func (r *tokenReader) segment(streams [][]byte) error {
 	}
 	return nil
 }
+
+func (r *tokenReader) done() float64 { return part01(r.z.in.at(), r.z.in.size*8) }
+
+func part01(n, of int64) float64 { return float64(n) / float64(max(of, 1)) }
 
 func newReader(kind Kind, target Blob) reader {
 	if kind == Deflate {

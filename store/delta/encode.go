@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
 // encode writes header, segments and the mark of the end, and decodes each as it is written.
@@ -26,7 +27,7 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 	var aligners []*aligner
 	var views []source
 	for i, c := range old {
-		c.left *= 4 // it looks at more than it takes
+		c.most = math.MaxInt64 // the aligner has bounds of its own
 		a := &aligner{old: c, seeds: newSeeds(2*base.Bytes, maxSeeds>>(4*i))}
 		if err := scan(ctx, c.src, a.seeds); err != nil {
 			return 0, fmt.Errorf("read the base: %w", err)
@@ -45,8 +46,10 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 		if err := from.segment(streams); err != nil {
 			return 0, fmt.Errorf("read the target: %w", err)
 		}
+		allowed := int64(float64(maxLoads(h)) * from.done())
 		seg = seg[:0]
 		for i, a := range aligners {
+			a.allowed = allowed
 			if err := a.align(streams[i]); err != nil {
 				return 0, err
 			}

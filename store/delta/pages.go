@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 const (
@@ -24,6 +25,8 @@ type source interface {
 	// find is the number of the page that has offset off of the stream. io.EOF: the stream
 	// ends before off.
 	find(off int64) (int, error)
+	// end is the offset behind page i, which find has named.
+	end(i int) int64
 	// load fills p with page i, which find has named.
 	load(i int, p *page) error
 }
@@ -40,6 +43,8 @@ func (f *fileSource) find(off int64) (int, error) {
 	}
 	return int(off / pageBytes), nil
 }
+
+func (f *fileSource) end(i int) int64 { return min(int64(i+1)*pageBytes, f.size) }
 
 func (f *fileSource) load(i int, p *page) error {
 	p.at = int64(i) * pageBytes
@@ -60,24 +65,64 @@ func readAt(r io.ReaderAt, p []byte, off int64) error {
 }
 
 // cache keeps the pages of a base that were used last, and bounds how many are loaded in all.
-// It is deterministic: what Encode's check may load is what every Decode may.
+// It is deterministic: what Encode's check loads is what every Decode does.
 type cache struct {
 	src   source
+	lru   lru
+	pages []page // of each slot of lru
+	most  int64  // loads that are allowed
+}
+
+// maxLoads is how often a decoder may load a page: each of base and target 16 times, on the
+// average. A load costs what reading a page does.
+func maxLoads(h Header) int64 { return 16*((h.BaseBytes+h.TargetBytes)/pageBytes) + 1024 }
+
+func newCache(src source, h Header) *cache { return &cache{src: src, most: maxLoads(h)} }
+
+// lru says which pages a cache holds.
+type lru struct {
 	slots []slot
 	last  int // the slot that was used last
 	clock int64
-	left  int64 // loads that are still allowed
+	loads int64 // pages that were not there, so far
 }
 
 type slot struct {
 	number int // of its page, -1: none
 	used   int64
-	page   page
 }
 
-// newCache: a decoder may load each page of base and target 16 times, on the average.
-func newCache(src source, h Header) *cache {
-	return &cache{src: src, left: 16*((h.BaseBytes+h.TargetBytes)/pageBytes) + 1024}
+// has says whether page i is there.
+func (l *lru) has(i int) bool {
+	return slices.ContainsFunc(l.slots, func(s slot) bool { return s.number == i })
+}
+
+// use returns the slot of page i; loaded is false where it takes the place of another page.
+func (l *lru) use(i int) (at int, loaded bool) {
+	l.clock++
+	for k := range l.slots {
+		if l.slots[k].number == i {
+			l.slots[k].used = l.clock
+			return k, true
+		}
+		if l.slots[k].used < l.slots[at].used {
+			at = k
+		}
+	}
+	if len(l.slots) < cachePages {
+		at = len(l.slots)
+		l.slots = append(l.slots, slot{})
+	}
+	l.loads++
+	l.slots[at] = slot{number: i, used: l.clock}
+	return at, false
+}
+
+// visit is use by a reader that goes from page to page and stays on each.
+func (l *lru) visit(i int) {
+	if len(l.slots) == 0 || l.slots[l.last].number != i {
+		l.last, _ = l.use(i)
+	}
 }
 
 func newCaches(sources []source, h Header) (out []*cache) {
@@ -90,8 +135,8 @@ func newCaches(sources []source, h Header) (out []*cache) {
 // span returns the page that has offset off, and where it begins. It is valid
 // until the next call. io.EOF: off is outside the stream.
 func (c *cache) span(off int64) ([]byte, int64, error) {
-	if len(c.slots) > 0 {
-		p := &c.slots[c.last].page
+	if len(c.pages) > 0 {
+		p := &c.pages[c.lru.last]
 		if d := off - p.at; d >= 0 && d < int64(len(p.data)) {
 			return p.data, p.at, nil
 		}
@@ -103,42 +148,51 @@ func (c *cache) span(off int64) ([]byte, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	at, err := c.slot(i)
+	p, at, err := c.page(i)
 	if err != nil {
 		return nil, 0, err
 	}
-	c.last = at
-	p := &c.slots[at].page
+	c.lru.last = at
 	return p.data, p.at, nil
 }
 
-// slot returns the slot that has page i, loading it where none does.
-func (c *cache) slot(i int) (int, error) {
-	c.clock++
-	oldest := 0
-	for k := range c.slots {
-		if c.slots[k].number == i {
-			c.slots[k].used = c.clock
-			return k, nil
-		}
-		if c.slots[k].used < c.slots[oldest].used {
-			oldest = k
-		}
+// number is that of the page that span returned last.
+func (c *cache) number() int { return c.lru.slots[c.lru.last].number }
+
+// pageOf is the number of the page that has off, which the stream has, and where the next begins.
+func (c *cache) pageOf(off int64) (i int, next int64, err error) {
+	if i, err = c.src.find(off); err != nil {
+		return 0, 0, err
 	}
-	if c.left--; c.left < 0 {
-		return 0, fmt.Errorf("it jumps too often in its base: %w", ErrInvalid)
+	return i, c.src.end(i), nil
+}
+
+// holds says whether the page that has off is there.
+func (c *cache) holds(off int64) bool {
+	if off < 0 {
+		return false
 	}
-	if len(c.slots) < cachePages {
-		oldest = len(c.slots)
-		c.slots = append(c.slots, slot{})
+	i, err := c.src.find(off)
+	return err == nil && c.lru.has(i)
+}
+
+// page returns page i and its slot, loading it where it is not there.
+func (c *cache) page(i int) (*page, int, error) {
+	at, loaded := c.lru.use(i)
+	if len(c.pages) == at {
+		c.pages = append(c.pages, page{})
 	}
-	b := &c.slots[oldest]
-	b.number, b.used = -1, c.clock
-	if err := c.src.load(i, &b.page); err != nil {
-		return 0, fmt.Errorf("read the base: %w", err)
+	p := &c.pages[at]
+	if loaded {
+		return p, at, nil
 	}
-	b.number = i
-	return oldest, nil
+	if c.lru.loads > c.most {
+		return nil, 0, fmt.Errorf("it jumps too often in its base: %w", ErrInvalid)
+	}
+	if err := c.src.load(i, p); err != nil {
+		return nil, 0, fmt.Errorf("read the base: %w", err)
+	}
+	return p, at, nil
 }
 
 // shared is a source over another cache: the decoder that checks a delta has the bounds of
@@ -147,12 +201,13 @@ type shared struct{ c *cache }
 
 func (v shared) find(off int64) (int, error) { return v.c.src.find(off) }
 
+func (v shared) end(i int) int64 { return v.c.src.end(i) }
+
 func (v shared) load(i int, p *page) error {
-	k, err := v.c.slot(i)
+	from, _, err := v.c.page(i)
 	if err != nil {
 		return err
 	}
-	from := &v.c.slots[k].page
 	p.at = from.at
 	p.data = append(p.data[:0], from.data...)
 	return nil

@@ -279,20 +279,27 @@ func (r *recoder) tokens(t []byte, most uint64) ([]byte, uint64, error) {
 			r.run, t = int(t[0])+1, t[1:]
 		}
 		k := int(min(uint64(min(r.run, len(t))), most-n))
-		for _, b := range t[:k] {
-			w := r.lit[b]
-			if stored {
-				w = word{uint32(b), 8}
-			} else if w.n == 0 {
-				return nil, n, fmt.Errorf("literal %d has no code: %w", b, ErrInvalid)
-			}
-			r.out.put(uint64(w.v), uint(w.n))
+		if stored {
+			r.out.bytes(t[:k])
+		} else if err := r.literals(t[:k]); err != nil {
+			return nil, n, err
 		}
 		n += uint64(k)
 		r.run -= k
 		t = t[k:]
 	}
 	return t, n, nil
+}
+
+func (r *recoder) literals(p []byte) error {
+	for _, b := range p {
+		w := r.lit[b]
+		if w.n == 0 {
+			return fmt.Errorf("literal %d has no code: %w", b, ErrInvalid)
+		}
+		r.out.put(uint64(w.v), uint(w.n))
+	}
+	return nil
 }
 
 // pair writes the pair that t begins with. false: the block has no code for it.

@@ -253,27 +253,21 @@ func (z *tokenizer) dynamic(h []byte) ([]byte, error) {
 	return h, errors.Join(z.lit.build(all[:nlit], z.of[0]), z.dist.build(all[nlit:], z.of[1]))
 }
 
-// literal appends one to the open run.
-func (z *tokenizer) literal(t []byte, b byte) []byte {
-	if z.run == 0 {
-		t = append(t, 0)
-	}
-	t = append(t, b)
-	if z.run++; z.run == 128 {
-		t[len(t)-129], z.run = 127, 0
-	}
-	return t
-}
-
 // stored reads on in a stored block, until the page is full or the block ends.
 func (z *tokenizer) stored(t, h []byte, full bool) ([]byte, []byte, error) {
 	for z.mark.left > 0 && (z.run > 0 || len(t) < pageBytes && !full) {
-		b, err := z.in.take(8)
-		if err != nil {
+		if z.run == 0 {
+			t = append(t, 0)
+		}
+		n := min(z.mark.left, 128-z.run)
+		var err error
+		if t, err = z.in.copy(t, n); err != nil {
 			return t, h, err
 		}
-		t = z.literal(t, byte(b))
-		z.mark.left--
+		z.mark.left -= n
+		if z.run += n; z.run == 128 {
+			t[len(t)-129], z.run = 127, 0
+		}
 	}
 	if z.mark.left > 0 {
 		return t, h, nil
