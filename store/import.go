@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"seeder/store/artifact"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
+	"seeder/store/unpack"
 )
 
 // Import makes the image visible as ref. It runs beside the fetch: each wanted
@@ -164,14 +164,9 @@ func (r *importRun) unpack(ctx context.Context) error {
 	}
 	r.unpacked.Store(0)
 	r.layers.Store(int64(len(u.Layers())))
-	for k, layer := range u.Layers() {
-		labelled, err := r.committed.wait(ctx, layer)
-		if err != nil {
-			return err
-		}
-		if !stacked {
-			err = u.Apply(ctx, k)
-		}
+	next, layers := r.arrivals(u.Layers()), u.Layers()
+	done := func(ctx context.Context, k int) error {
+		labelled, err := r.committed.wait(ctx, layers[k])
 		if err == nil && !labelled {
 			err = u.Label(ctx, k)
 		}
@@ -179,9 +174,45 @@ func (r *importRun) unpack(ctx context.Context) error {
 			return err
 		}
 		r.unpacked.Add(1)
-		r.store.cfg.Log.Debug("layer unpacked", "layer", layer)
+		r.store.cfg.Log.Debug("layer unpacked", "layer", layers[k])
+		return nil
+	}
+	if !stacked {
+		if err := u.All(ctx, next, done); err != nil {
+			return err
+		}
+		return u.Finish(ctx)
+	}
+	for k := range layers {
+		if err := done(ctx, k); err != nil {
+			return err
+		}
 	}
 	return u.Finish(ctx)
+}
+
+// arrivals are the layers in the order in which their blobs are committed. Two layers may
+// have the same blob.
+func (r *importRun) arrivals(layers []digest.Digest) unpack.Arrivals {
+	at := map[digest.Digest][]int{}
+	for k, l := range layers {
+		at[l] = append(at[l], k)
+	}
+	var here []int
+	n := 0
+	return func(ctx context.Context) (int, error) {
+		for len(here) == 0 {
+			d, err := r.committed.nth(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			here = at[d]
+			n++
+		}
+		k := here[0]
+		here = here[1:]
+		return k, nil
+	}
 }
 
 // Unpacked is how many layers the import that runs has unpacked, of how many; of 0 where
@@ -198,6 +229,7 @@ func isCompressed(mediaType string) bool {
 // blobSet is a set of committed blobs that can be waited on.
 type blobSet struct {
 	blobs map[digest.Digest]bool // whether it has its labels
+	order []digest.Digest        // as they came
 	cond  chan chan struct{}     // holds the channel that the next add closes; also the lock
 }
 
@@ -209,6 +241,9 @@ func newBlobSet() *blobSet {
 
 func (s *blobSet) add(d digest.Digest, labelled bool) {
 	next := <-s.cond
+	if _, ok := s.blobs[d]; !ok {
+		s.order = append(s.order, d)
+	}
 	s.blobs[d] = labelled
 	close(next)
 	s.cond <- make(chan struct{})
@@ -224,22 +259,40 @@ func (s *blobSet) has(d digest.Digest) bool {
 func (s *blobSet) all() []digest.Digest {
 	next := <-s.cond
 	defer func() { s.cond <- next }()
-	return slices.Collect(maps.Keys(s.blobs))
+	return slices.Clone(s.order)
 }
 
 // wait returns when d is there.
 func (s *blobSet) wait(ctx context.Context, d digest.Digest) (labelled bool, err error) {
+	err = s.until(ctx, func() (there bool) { labelled, there = s.blobs[d]; return there })
+	return labelled, err
+}
+
+// nth waits for blob n, in the order in which they come, from 0.
+func (s *blobSet) nth(ctx context.Context, n int) (d digest.Digest, err error) {
+	err = s.until(ctx, func() bool {
+		if n >= len(s.order) {
+			return false
+		}
+		d = s.order[n]
+		return true
+	})
+	return d, err
+}
+
+// until returns when holds, which looks at the set, has become true.
+func (s *blobSet) until(ctx context.Context, holds func() bool) error {
 	for {
 		next := <-s.cond
-		labelled, ok := s.blobs[d]
+		ok := holds()
 		s.cond <- next
 		if ok {
-			return labelled, nil
+			return nil
 		}
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return false, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -20,12 +20,12 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage
+	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage store/unpack
 	store/archive: store/artifact store/imageref
 	store/artifact:
 	store/chunk:
 	store/blobfile:
-	store/ctrd: internal/text internal/wait store/artifact store/blobfile store/ctrd/cri store/ctrd/embedded store/ctrd/ingest store/grpcerr store/imageref
+	store/ctrd: internal/text internal/wait store/artifact store/blobfile store/ctrd/cri store/ctrd/embedded store/ctrd/ingest store/grpcerr store/imageref store/unpack
 	store/ctrd/cri:
 	store/ctrd/embedded: internal/disk
 	store/ctrd/ingest:
@@ -35,6 +35,7 @@ table() { # room: the packages of this module that it may import
 	store/offers: internal/disk store/chunk store/delta
 	store/source:
 	store/stage: store/chunk
+	store/unpack:
 
 	p2p: internal/pattern internal/reserve internal/text p2p/announce p2p/catalog p2p/converge p2p/diagnose p2p/exchange p2p/fetch p2p/gossip p2p/images p2p/matrix p2p/members p2p/netaddr p2p/report p2p/swarm p2p/trust p2p/wire
 	p2p/announce: p2p/catalog p2p/report p2p/trust store/chunk
@@ -113,7 +114,7 @@ only 'github.com/vishvananda/netlink' 'seeder/p2p/netaddr'
 only 'cuelabs.dev/go/oci' 'seeder/cmd/seeder/internal/registry'
 only 'github.com/spf13/viper' 'seeder/cmd/seeder/internal/config'
 only 'github.com/agext/levenshtein' 'seeder/internal/text'
-only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd(/(embedded|ingest))?|storetest)' # the suite that tests ctrd
+only 'github.com/containerd/containerd' 'seeder/store/(archive|artifact|ctrd(/(embedded|ingest))?|storetest|unpack)' # the suite that tests ctrd
 only 'k8s.io/cri-api' 'seeder/store/ctrd/cri'
 
 # file NAME DIR PATTERN...: only that file of DIR imports all of the patterns.

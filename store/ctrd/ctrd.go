@@ -23,6 +23,8 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+
+	"seeder/store/unpack"
 )
 
 // Embedded as the address stands for the in-process store.
@@ -116,7 +118,7 @@ func Open(cfg Config) (*Containerd, error) {
 func newContainerd(c *Conn) *Containerd {
 	out := &Containerd{Conn: c, Leases: &Leases{c}, Files: &Files{conn: c}}
 	out.Content = &Content{conn: c, leases: out.Leases, files: out.Files, damaged: map[digest.Digest]Stamp{}}
-	out.Runtime = &Runtime{conn: c, content: out.Content}
+	out.Runtime = &Runtime{conn: c, content: out.Content, sides: &unpack.Choice{Log: c.log}}
 	out.Images = &Images{conn: c, leases: out.Leases, content: out.Content, runtime: out.Runtime}
 	out.Checks = &Checks{conn: c, files: out.Files, content: out.Content, runtime: out.Runtime, images: out.Images,
 		checked: map[string]checked{}}

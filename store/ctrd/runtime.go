@@ -8,14 +8,15 @@ import (
 	"sync"
 	"time"
 
-	"seeder/store/ctrd/cri"
-
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+
+	"seeder/store/ctrd/cri"
+	"seeder/store/unpack"
 )
 
 // Runtime owns what turns an image into something that runs: the snapshotter, into which
@@ -23,6 +24,7 @@ import (
 type Runtime struct {
 	conn    *Conn
 	content *Content
+	sides   *unpack.Choice
 
 	mu          sync.Mutex
 	snapshotter string // resolved from auto
@@ -56,6 +58,7 @@ func (rt *Runtime) forget() {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.snapshotter, rt.noCRI = "", false
+	rt.sides.Forget()
 }
 
 const defaultSnapshotter = "overlayfs"

@@ -6,26 +6,24 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/unpack"
 )
 
-// Unpacker unpacks the layers of one image for this host's platform, one after
-// the other, through containerd's own differ and snapshotter.
+// Unpacker unpacks the layers of one image for this host's platform through
+// containerd's own differ and snapshotter.
 type Unpacker struct {
 	runtime     *Runtime
 	target      ocispec.Descriptor
 	snapshotter string
 	config      digest.Digest
 	layers      []rootfs.Layer
-	applied     bool // the last layer that Apply was called for was not unpacked before
 }
 
 // Unpacker reads manifest and config of target, which must be here; the layers
@@ -82,41 +80,37 @@ func (u *Unpacker) Layers() []digest.Digest {
 	return out
 }
 
-// synced makes containerd write what it unpacks to disk before the snapshot counts as
-// there. Without it a power cut within the next half minute leaves a snapshot of empty
-// files, which containerd takes for whole ever after.
-var synced = []diff.ApplyOpt{diff.WithSyncFs(true)}
+// All unpacks the layers as they arrive, side by side where the snapshotter can do that.
+// done is called for each of them, from the bottom up, when it is unpacked.
+func (u *Unpacker) All(ctx context.Context, next unpack.Arrivals, done func(ctx context.Context, i int) error) error {
+	nctx, cl, err := u.runtime.conn.use(ctx)
+	if err != nil {
+		return err
+	}
+	slots, err := u.runtime.sides.Slots(nctx, cl.IntrospectionService(), u.snapshotter)
+	if err != nil {
+		return u.runtime.conn.fail(err)
+	}
+	if err := u.stack(cl, slots).All(nctx, next, done); err != nil {
+		return u.runtime.conn.fail(err)
+	}
+	return nil
+}
 
-// Apply unpacks layer i on top of those below it, which are unpacked; a layer
-// that is unpacked already is left as it is. One goroutine applies the layers, from the
-// bottom up.
+// Apply unpacks layer i on top of those below it, which are unpacked; a layer that is
+// unpacked already is left as it is.
 func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	ctx, cl, err := u.runtime.conn.use(ctx)
 	if err != nil {
 		return err
 	}
-	chain := make([]digest.Digest, 0, i+1)
-	for _, l := range u.layers[:i] {
-		chain = append(chain, l.Diff.Digest)
-	}
-	sn := cl.SnapshotService(u.snapshotter)
-	if i > 0 && u.applied {
-		sn = absent{sn} // there was no snapshot below which it could be
-	}
-	u.applied, err = rootfs.ApplyLayerWithOpts(ctx, u.layers[i], chain, sn, cl.DiffService(), nil, synced)
-	if err != nil {
-		return fmt.Errorf("unpack layer %s: %w", u.layers[i].Blob.Digest, u.runtime.conn.fail(err))
-	}
-	return nil
+	_, err = u.stack(cl, nil).Apply(ctx, i, false)
+	return u.runtime.conn.fail(err)
 }
 
-// absent is a snapshotter that need not be asked whether it has a snapshot. Where
-// somebody else has made it meanwhile, its Commit says so.
-type absent struct{ snapshots.Snapshotter }
-
-// Stat implements snapshots.Snapshotter.
-func (absent) Stat(_ context.Context, key string) (snapshots.Info, error) {
-	return snapshots.Info{}, fmt.Errorf("snapshot %s: %w", key, errdefs.ErrNotFound)
+func (u *Unpacker) stack(cl *client.Client, slots unpack.Slots) *unpack.Stack {
+	return &unpack.Stack{Layers: u.layers, Snapshotter: cl.SnapshotService(u.snapshotter), Differ: cl.DiffService(),
+		Slots: slots, Log: u.runtime.conn.log}
 }
 
 // LayerLabels are the labels of a layer's blob: what it unpacks to, as CRI's unpacker
@@ -164,11 +158,7 @@ func (u *Unpacker) Stacked(ctx context.Context) (bool, error) {
 
 // top is the chain id of all layers, which names the topmost snapshot.
 func (u *Unpacker) top() digest.Digest {
-	var chain []digest.Digest
-	for _, l := range u.layers {
-		chain = append(chain, l.Diff.Digest)
-	}
-	return identity.ChainID(chain)
+	return (&unpack.Stack{Layers: u.layers}).Chain(len(u.layers))
 }
 
 // unpackTries is how often Finish tries again.
@@ -192,7 +182,7 @@ func (u *Unpacker) Finish(ctx context.Context) error {
 	// A snapshot that was found may be collected before the one above it is made:
 	// it was nobody's until then. The second try makes it anew, under the lease.
 	for try := 0; ; try++ {
-		err = img.Unpack(nctx, u.snapshotter, client.WithUnpackApplyOpts(synced...))
+		err = img.Unpack(nctx, u.snapshotter, client.WithUnpackApplyOpts(unpack.Synced...))
 		if try == unpackTries || !errdefs.IsNotFound(err) {
 			break
 		}
@@ -259,6 +249,13 @@ func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor) error 
 			return fmt.Errorf("look for blob %s: %w", l.Blob.Digest, rt.conn.fail(err))
 		} else if !here {
 			return &MissingError{Target: target.Digest, Missing: l.Blob, What: "layer"}
+		}
+	}
+	if stacked, err := u.Stacked(ctx); err != nil {
+		return err
+	} else if !stacked && len(u.layers) > 0 {
+		if err := u.All(ctx, unpack.Present(), u.Label); err != nil {
+			return err
 		}
 	}
 	return u.Finish(ctx)

@@ -67,6 +67,10 @@ func TestUnpacksWhileLayersArrive(t *testing.T) {
 		t.Errorf("%.0f bytes had arrived, want at most three layers of %d", arrived, size)
 	}
 	a.Run("wait", "--timeout", "1m")
+	log := b.Seeder.Log.String()
+	if !strings.Contains(log, "layers are unpacked side by side") && !strings.Contains(log, "this host has one core") {
+		t.Errorf("%s does not unpack side by side, and does not say why", b.Name)
+	}
 }
 
 // TestContinuesAfterKill: what was verified before a kill -9 is not fetched again.
