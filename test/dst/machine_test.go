@@ -50,6 +50,7 @@ type machine struct {
 	wellAgain []func()             // ends of faults that must not outlive the process
 	limit     *limit               // what was set last, while it holds
 	kept      map[string]keptImage // by the digest of the seed index
+	over      time.Time            // since when its cache holds more than its bound; before since: it does not
 	skew      time.Duration        // of its clock
 	skewMu    sync.Mutex
 }
