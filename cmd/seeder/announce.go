@@ -76,7 +76,8 @@ announcing REF without --on is for every node.
 With -o json, the output is one object per line: source (where the image comes from, and
 why), sending, preparing, announced (ref, digest, version), progress and ready (with
 "image", a row of ` + "`seeder images -o json`" + `; ready also has "saved", what the nodes
-measured), and at the end done or error.`
+measured), pods (those that wait for an image, with detail and fix), and at the end done
+or error.`
 
 func announceCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
@@ -117,9 +118,12 @@ func announceCommand(env *cli.Env) *cobra.Command {
 		}
 		f := show.NewFollower(env, *out, flags.timeout)
 		f.Announcing = true
-		err = announceImage(cmd.Context(), env, c, f, image, flags)
-		if err == nil && !flags.detach && *out != "json" {
-			sayPods(cmd.Context(), env, c, env.Stdout)
+		say := func() {}
+		if !flags.detach {
+			say = tellPods(cmd.Context(), env, c, f, *out == "json")
+		}
+		if err = announceImage(cmd.Context(), env, c, f, image, flags); err == nil {
+			say()
 		}
 		return err
 	}

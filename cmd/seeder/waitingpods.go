@@ -3,43 +3,53 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
+	"time"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/pods"
+	"seeder/cmd/seeder/internal/show"
 	"seeder/cmd/seeder/internal/term"
 	"seeder/p2p/report"
 )
 
-// maxSaidPods is how many pods announce names; doctor names more.
+// maxSaidPods is how many pods announce names; doctor, and announce to programs, name more.
 const maxSaidPods = 5
 
-// sayPods says after an announcement which pods still wait for an image, and what makes them
-// start, where this host may ask the API server. That it may not, or has no answer, is no
-// concern of the announcement.
-func sayPods(ctx context.Context, env *cli.Env, c *control.Client, w io.Writer) {
-	path, _ := pods.Find("/", env.LookupEnv)
-	if path == "" {
-		return
+// tellPods tells after an announcement which pods still wait for an image, and what makes
+// them start: programs before the end of what f shows, people by the function that it returns.
+func tellPods(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, json bool) (say func()) {
+	list := func() []pods.Told {
+		return pods.Tell(ctx, env.LookupEnv, func() (images report.Images, err error) {
+			err = c.Get(ctx, "/v1/images", nil, &images)
+			return images, err
+		})
 	}
-	list, err := pods.Ask(ctx, path)
-	if err != nil || len(list) == 0 {
-		return
-	}
-	var images report.Images
-	if c.Get(ctx, "/v1/images", nil, &images) != nil {
-		return
-	}
-	for _, p := range list[:min(len(list), maxSaidPods)] {
-		detail, fix := p.Advice(images.Images)
-		on := ""
-		if p.Node != "" {
-			on = " on " + p.Node
+	if json {
+		f.Last = func() (out []control.Event) {
+			e := control.Event{Event: control.EventPods, Time: time.Now().UTC()}
+			for _, p := range list() {
+				e.Pods = append(e.Pods, control.WaitingPod{Namespace: p.Namespace, Name: p.Name, Node: p.Node,
+					Image: p.Image, Reason: p.Reason, Detail: p.Detail, Fix: p.Fix})
+			}
+			if len(e.Pods) > 0 {
+				out = append(out, e)
+			}
+			return out
 		}
-		fmt.Fprintln(w, term.Clean(fmt.Sprintf("pod %s/%s%s waits for %s (%s): it %s; %s", p.Namespace, p.Name, on, p.Image, p.Reason, detail, fix)))
+		return func() {}
 	}
-	if more := len(list) - maxSaidPods; more > 0 {
-		fmt.Fprintf(w, "and %s: seeder doctor\n", term.Plural(more, "more pod"))
+	return func() {
+		told := list()
+		for _, p := range told[:min(len(told), maxSaidPods)] {
+			on := ""
+			if p.Node != "" {
+				on = " on " + p.Node
+			}
+			fmt.Fprintln(env.Stdout, term.Clean(fmt.Sprintf("pod %s/%s%s waits for %s (%s): it %s; %s", p.Namespace, p.Name, on, p.Image, p.Reason, p.Detail, p.Fix)))
+		}
+		if more := len(told) - maxSaidPods; more > 0 {
+			fmt.Fprintf(env.Stdout, "and %s: seeder doctor\n", term.Plural(more, "more pod"))
+		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 	EventAnnounced = "announced" // the cluster knows: ref, digest, version, total_bytes
 	EventProgress  = "progress"  // image: the row of the matrix, whenever it changes
 	EventReady     = "ready"     // image: every alive, eligible member is ready; saved: what that took
+	EventPods      = "pods"      // pods: those that wait for an image; of announce, where there are any
 	EventDone      = "done"      // the command is done
 	EventError     = "error"     // error, code: the command failed
 	eventAlive     = "alive"     // nothing has happened for a while, and the daemon is there; no command shows it
@@ -45,12 +46,24 @@ type Event struct {
 	TotalBytes int64              `json:"total_bytes,omitempty"`
 	Image      *report.ImageState `json:"image,omitempty"`
 	Saved      *Saved             `json:"saved,omitempty"` // of ready: what was saved
+	Pods       []WaitingPod       `json:"pods,omitempty"`
 	// Already: of ready, it was before anybody waited; of announced, it was so before.
 	Already bool      `json:"already,omitempty"`
 	By      string    `json:"by,omitempty"` // of announced, already: who announced it, and when
 	At      time.Time `json:"at,omitzero"`
 	Error   string    `json:"error,omitempty"`
 	Code    int       `json:"code,omitempty"` // exit code that the error asks for
+}
+
+// WaitingPod is a pod that waits for an image.
+type WaitingPod struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node,omitempty"` // "" where none is chosen
+	Image     string `json:"image"`          // as the pod has it
+	Reason    string `json:"reason"`         // as ErrImageNeverPull
+	Detail    string `json:"detail"`         // how far the image is
+	Fix       string `json:"fix"`            // what makes the pod start
 }
 
 // Cluster is what the control API asks of the node.

@@ -1,9 +1,9 @@
 // Package pods finds the pods of a cluster that wait for an image, by the API server that a
 // kubeconfig of this host leads to.
 //
-// It owns which pods those are and how they are asked for: `seeder doctor` and `announce`
-// run kubectl; the daemon, which must neither start a program nor take its memory, asks by
-// itself. It only ever reads.
+// It owns which pods those are and how they are asked for: `seeder doctor` runs kubectl;
+// `announce`, and the daemon, which must neither start a program nor take its memory, ask by
+// themselves. It only ever reads.
 //
 // Invariant: what the API server answers is bounded, and asking it ends in time.
 package pods

@@ -33,6 +33,8 @@ type Follower struct {
 	view       view
 	timeout    time.Duration // 0: none
 	Announcing bool          // what is announced by this command, rather than waited for
+	// Last is asked for what is shown before the end of a command that succeeds. It may be nil.
+	Last func() []control.Event
 
 	mu   sync.Mutex // the archive's reader reports from the transport's goroutine
 	ref  string     // announced
@@ -64,6 +66,11 @@ func (f *Follower) Event(e control.Event) {
 	}
 	if e.Image != nil {
 		f.rows[e.Image.Reference] = *e.Image
+	}
+	if e.Event == control.EventDone && f.Last != nil {
+		for _, last := range f.Last() {
+			f.view.show(last)
+		}
 	}
 	f.view.show(e)
 }
