@@ -104,8 +104,17 @@ func TestContinuesAfterKill(t *testing.T) {
 // TestFramesOnTheWire: a plain layer shrinks on the way, compressed by the announcer
 // alone; a gzip layer is not compressed again and does not grow.
 func TestFramesOnTheWire(t *testing.T) {
-	n := harness.NewCluster(t, harness.Newest, 2, "")
-	a, b := n.Hosts[0], n.Hosts[1]
+	n := harness.NewNetwork(t, "")
+	host := func() *harness.Host {
+		h := n.AddHost(harness.Newest)
+		// The cache of frames leaves 17 % of a disk free, and this machine's may be fuller.
+		h.Sh("mkdir -p " + dataDir + " && mount -t tmpfs -o size=256m tmpfs " + dataDir)
+		h.StartContainerd()
+		h.StartSeeder()
+		return h
+	}
+	a, b := host(), host()
+	a.AwaitMembers(2)
 	for _, gz := range []bool{false, true} { // less than 16 MiB: before that no raw chunks are tried
 		spec := harness.ImageSpec{Ref: fmt.Sprintf("frames:gzip-%v", gz), Says: "hello", Payload: 8 << 20, Gzip: gz, Seed: 10}
 		img := harness.NewImage(t, spec)
@@ -132,9 +141,7 @@ func TestFramesOnTheWire(t *testing.T) {
 			t.Errorf("%.0f of %d chunks were compressed", compressed, chunks)
 		}
 	}
-	late := n.AddHost(harness.Newest) // has the frames from both
-	late.StartContainerd()
-	late.StartSeeder()
+	late := host() // has the frames from both
 	a.AwaitMembers(3)
 	a.Run("wait", "--timeout", "1m")
 	for _, h := range []*harness.Host{b, late} {
