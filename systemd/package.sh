@@ -2,7 +2,7 @@
 # Makes the .deb and .rpm for each of ARCHES, and no others, in the directory OUT, of a checkout that
 # has bin/share (make man) and bin/nfpm. Equal sources make equal bytes: the times in
 # the packages are SOURCE_DATE_EPOCH, the commit's unless it is set, and the version is
-# VERSION alone. Arguments are for `go build`.
+# VERSION alone. OUT/built-from says what they are made of. Arguments are for `go build`.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -22,7 +22,8 @@ esac
 export PACKAGE_VERSION="$version"
 
 mkdir -p "$OUT"
-rm -f "$OUT"/seeder_*.deb "$OUT"/seeder-*.rpm # of earlier versions
+rm -f "$OUT"/seeder_*.deb "$OUT"/seeder-*.rpm "$OUT/built-from" # of earlier versions
+COMMIT=$(git rev-parse HEAD 2>/dev/null || true)
 STAGE=$(mktemp -d)
 export STAGE
 trap 'rm -rf "$STAGE"' EXIT
@@ -35,3 +36,4 @@ for PACKAGE_ARCH in $ARCHES; do
 		bin/nfpm package --config systemd/nfpm.yaml --packager "$kind" --target "$OUT/"
 	done
 done
+printf '%s %s %s\n' "$VERSION" "$SOURCE_DATE_EPOCH" "$COMMIT" >"$OUT/built-from"

@@ -30,6 +30,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 
 OUT="$OUT" systemd/package.sh "$@"
+rm "$OUT/built-from" # the version of a release says it
 version=$(basename "$OUT"/seeder_*_"${ARCHES%% *}".deb)
 version=${version#seeder_}
 version=${version%_*}

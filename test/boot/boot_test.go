@@ -95,7 +95,8 @@ const nextVersion = "99.0.0"
 // default configuration.
 func nextPackages(t *testing.T) packageFiles {
 	t.Helper()
-	dir := copyTree(t)
+	from := builtFrom(t)
+	dir := copyTree(t, from)
 	config := filepath.Join(dir, "configs", "seeder.yaml")
 	b, err := os.ReadFile(config)
 	if err == nil {
@@ -104,7 +105,7 @@ func nextPackages(t *testing.T) packageFiles {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return builtPackages(t, packagesOf(t, dir, "v"+nextVersion, "amd64"), "amd64", "x86_64")
+	return builtPackages(t, packagesOf(t, dir, "v"+nextVersion, from.epoch, "amd64"), "amd64", "x86_64")
 }
 
 // inHost is where a package is on the machines.

@@ -3,7 +3,6 @@ package boot
 import (
 	"bytes"
 	"crypto/sha256"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -33,23 +32,46 @@ func builtPackages(t *testing.T, dir, deb, rpm string) packageFiles {
 	return out
 }
 
-// copyTree copies what the packages are made of to a directory that no other user
-// could read.
-func copyTree(t *testing.T) string {
+// sources are what packages are made of.
+type sources struct{ version, epoch, commit string }
+
+// builtFrom is what those of `make package` are made of.
+func builtFrom(t *testing.T) sources {
+	t.Helper()
+	b, err := os.ReadFile("../../bin/packages/built-from")
+	f := strings.Fields(string(b))
+	if err != nil || len(f) != 3 {
+		t.Fatalf("%v, %q in bin/packages/built-from; `make package` in a checkout writes the version, the time and the commit", err, b)
+	}
+	return sources{f[0], f[1], f[2]}
+}
+
+// copyTree copies what packages are made of to a directory that no other user could read:
+// the commit, whatever is checked out by now, or uncommitted changes to it.
+func copyTree(t *testing.T, from sources) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "elsewhere")
-	harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(
-		"umask 077 && mkdir -p %[1]s/bin && cp -R --no-preserve=all ../../cmd ../../configs ../../docs ../../internal ../../p2p ../../store ../../systemd ../../go.mod ../../go.sum ../../LICENSE ../../README*.md %[1]s && "+
-			"mkdir -p %[1]s/test/tools && cp -R --no-preserve=all ../tools/sbom %[1]s/test/tools && "+
-			"chmod -R u+x %[1]s/systemd && cp -R ../../bin/share ../../bin/nfpm %[1]s/bin", dir)))
+	sh := func(script string) {
+		t.Helper()
+		harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", "umask 077 && mkdir -p "+dir+"/bin && "+script))
+	}
+	if !strings.HasSuffix(from.version, "-dirty") {
+		sh("git -C ../.. archive " + from.commit + " | tar -x --no-same-permissions -C " + dir)
+	} else {
+		if now := strings.TrimSpace(harness.Run(t, exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD"))); now != from.commit {
+			t.Fatalf("the packages are %s with changes, and %s is checked out: run `make package` again", from.commit, now)
+		}
+		sh("cd ../.. && mkdir -p " + dir + "/test/tools && cp -R --no-preserve=all test/tools/sbom " + dir + "/test/tools && " +
+			"cp -R --no-preserve=all cmd configs docs internal p2p store systemd go.mod go.sum LICENSE README*.md " + dir)
+	}
+	sh("chmod -R u+x " + dir + "/systemd && cp -R ../../bin/share ../../bin/nfpm " + dir + "/bin")
 	return dir
 }
 
 // packagesOf makes packages of a tree.
-func packagesOf(t *testing.T, dir, version, arches string) string {
+func packagesOf(t *testing.T, dir, version, epoch, arches string) string {
 	t.Helper()
 	out := filepath.Join(dir, "bin", "packages")
-	epoch := strings.TrimSpace(harness.Run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release="+version)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+out, "ARCHES="+arches, "SOURCE_DATE_EPOCH="+epoch, "TZ=Pacific/Chatham", "LC_ALL=C")
@@ -61,8 +83,8 @@ func packagesOf(t *testing.T, dir, version, arches string) string {
 // time zone and time make the same bytes.
 func TestPackagesAreReproducible(t *testing.T) {
 	harness.NeedRoot(t) // `make test` has built them
-	version := strings.TrimSpace(strings.Fields(harness.Run(t, exec.CommandContext(t.Context(), "../../bin/seeder", "version")))[1])
-	again := packagesOf(t, copyTree(t), version, "amd64 arm64")
+	from := builtFrom(t)
+	again := packagesOf(t, copyTree(t, from), from.version, from.epoch, "amd64 arm64")
 	for _, arch := range [][2]string{{"amd64", "x86_64"}, {"arm64", "aarch64"}} {
 		a, b := builtPackages(t, "../../bin/packages", arch[0], arch[1]), builtPackages(t, again, arch[0], arch[1])
 		for _, pair := range [][2]string{{a.deb, b.deb}, {a.rpm, b.rpm}} {

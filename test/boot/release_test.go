@@ -27,7 +27,8 @@ type released struct {
 // a key of its own.
 func makeRelease(t *testing.T, version string) *released {
 	t.Helper()
-	tree := copyTree(t)
+	from := builtFrom(t)
+	tree := copyTree(t, from)
 	r := &released{t: t, dir: filepath.Join(tree, "bin", "release"), version: version, keys: t.TempDir()}
 	if err := os.Chmod(r.keys, 0o700); err != nil {
 		t.Fatal(err)
@@ -37,10 +38,9 @@ func makeRelease(t *testing.T, version string) *released {
 	})
 	const key = "seeder tests <tests@seeder.invalid>"
 	r.command(tree, "gpg", "--batch", "--passphrase", "", "--quick-generate-key", key, "ed25519", "sign", "never")
-	epoch := strings.TrimSpace(harness.Run(t, exec.CommandContext(t.Context(), "git", "log", "-1", "--format=%ct")))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "systemd", "release.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release=v"+version)
 	cmd.Dir = tree
-	cmd.Env = append(os.Environ(), "VERSION=v"+version, "OUT="+r.dir, "ARCHES=amd64", "SOURCE_DATE_EPOCH="+epoch, "SIGNING_KEY=tests@seeder.invalid", "GNUPGHOME="+r.keys)
+	cmd.Env = append(os.Environ(), "VERSION=v"+version, "OUT="+r.dir, "ARCHES=amd64", "SOURCE_DATE_EPOCH="+from.epoch, "SIGNING_KEY=tests@seeder.invalid", "GNUPGHOME="+r.keys)
 	harness.Run(t, cmd)
 	return r
 }
