@@ -13,10 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/cmd/seeder/internal/config"
 )
 
 // maxAnswerBytes bounds one answer of the daemon: 10,000 images × 1,000 nodes
@@ -30,6 +27,8 @@ type Client struct {
 	// patience is how long the daemon may be silent before it is asked whether it is
 	// there, and how long that answer may take. answer bounds everything but streams.
 	patience, answer time.Duration
+	// lost says more of a connection that failed, where somebody can.
+	lost func(error) error
 }
 
 const (
@@ -38,19 +37,6 @@ const (
 	// defaultAnswer is far above the bound of the longest question, that of doctor.
 	defaultAnswer = 2 * time.Minute
 )
-
-// NewClient finds the daemon's socket: --socket, else the configuration's.
-func NewClient(env *cli.Env) (*Client, error) {
-	socket := env.Socket
-	if socket == "" {
-		cfg, err := config.Load(env, nil)
-		if err != nil {
-			return nil, err
-		}
-		socket = cfg.API.Socket
-	}
-	return Dial(socket), nil
-}
 
 // Dial returns a client of the daemon at socket; it connects at each request.
 func Dial(socket string) *Client {
@@ -63,6 +49,31 @@ func Dial(socket string) *Client {
 		WriteBufferSize:   256 << 10,
 	}}}
 }
+
+// remotePatience is for a link that is slow, and for somebody who types a password.
+const remotePatience = time.Minute
+
+// DialThrough returns a client of a daemon elsewhere, which messages call name: all that it
+// asks goes over the one connection that dial makes. lost says why that has failed.
+func DialThrough(name string, dial func(context.Context) (net.Conn, error), lost func(error) error) *Client {
+	return &Client{Socket: name, patience: remotePatience, answer: defaultAnswer, lost: lost, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		Protocols:   protocols(false),
+	}}}
+}
+
+// Do sends a request that has a path alone, and returns the answer whatever it says.
+func (c *Client) Do(req *http.Request) (*http.Response, error) {
+	req.URL.Scheme, req.URL.Host = "http", "seeder" // as do has it: another name is another connection
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(req.Context(), err)
+	}
+	return resp, nil
+}
+
+// Close closes the connection of DialThrough; no request runs any more.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Get reads one JSON document into out.
 func (c *Client) Get(ctx context.Context, path string, query url.Values, out any) error {
@@ -180,6 +191,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.As(err, &coded):
 		return err
+	case c.lost != nil:
+		return c.lost(err)
 	case errors.Is(err, fs.ErrPermission):
 		return cli.WithCode(cli.ExitNoDaemon, notAllowedError(fmt.Sprintf("not allowed to open the daemon's socket %s; run this as root", c.Socket)))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -190,10 +203,4 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the seeder daemon on %s ended before it answered (%w); look at `journalctl -u seeder`", c.Socket, err))
 	}
 	return fmt.Errorf("answer of the seeder daemon on %s: %w", c.Socket, err)
-}
-
-// Flags adds the flags of the commands that talk to the daemon.
-func Flags(env *cli.Env, cmd *cobra.Command) {
-	config.FileFlag(env, cmd)
-	cmd.Flags().StringVar(&env.Socket, "socket", "", "the daemon's control `socket` (default: api.socket of the configuration)")
 }
