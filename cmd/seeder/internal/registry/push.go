@@ -35,6 +35,7 @@ type pusher struct {
 	*backend
 	staging *staging
 	to      Publisher
+	partial bool // of an index, manifests of other platforms may be missing, as in what docker save writes
 }
 
 func (p *pusher) add(f *ociregistry.Funcs) {
@@ -234,7 +235,7 @@ func isManifest(mediaType string) bool {
 	return false
 }
 
-// children are what a manifest or an index names, all of which has to be here.
+// children are what a manifest or an index names, all of which has to be here; but see partial.
 func (p *pusher) children(ctx context.Context, content []byte) ([]ocispec.Descriptor, error) {
 	var m struct {
 		Manifests []ocispec.Descriptor `json:"manifests"`
@@ -251,9 +252,13 @@ func (p *pusher) children(ctx context.Context, content []byte) ([]ocispec.Descri
 	if len(below) > maxImageBlobs {
 		return nil, fmt.Errorf("%w: it has more than %d blobs", ociregistry.ErrManifestInvalid, maxImageBlobs)
 	}
+	here := below[:0]
 	for _, d := range below {
 		blob, err := p.either(ctx, d.Digest)
 		if errors.Is(err, ociregistry.ErrBlobUnknown) {
+			if p.partial && isManifest(d.MediaType) {
+				continue
+			}
 			return nil, fmt.Errorf("%w: %s", ociregistry.ErrManifestBlobUnknown, d.Digest)
 		}
 		if err != nil {
@@ -266,8 +271,9 @@ func (p *pusher) children(ctx context.Context, content []byte) ([]ocispec.Descri
 		if size != d.Size || isManifest(d.MediaType) && size > maxManifestBytes {
 			return nil, fmt.Errorf("%w: %s has %d bytes", ociregistry.ErrManifestInvalid, d.Digest, size)
 		}
+		here = append(here, d)
 	}
-	return below, nil
+	return here, nil
 }
 
 // pack writes an OCI archive of an image.

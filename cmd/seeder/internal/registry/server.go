@@ -67,7 +67,7 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 		}
 		s.socket = s.newSocket(*b, push.To)
 		if s.pushes = !push.SocketAlone; s.pushes {
-			p = &pusher{b, s.staging, push.To}
+			p = &pusher{b, s.staging, push.To, false}
 			b.pushed = s.staging.open
 			p.add(funcs)
 		}

@@ -25,7 +25,7 @@ type socket struct {
 
 func (s *Server) newSocket(b backend, to Publisher) *socket {
 	b.pushed = s.staging.open
-	k := &socket{pusher: &pusher{&b, s.staging, to}}
+	k := &socket{pusher: &pusher{&b, s.staging, to, true}}
 	funcs := b.funcs()
 	k.add(funcs)
 	funcs.PushBlobChunkedResume_ = k.resume
