@@ -99,6 +99,14 @@ func (f *Follower) Follow(ctx context.Context, c *control.Client, method, path s
 	return err
 }
 
+// Fail shows that the command failed before there was anything to follow, and returns err.
+// The view is closed then.
+func (f *Follower) Fail(err error) error {
+	f.Event(control.Event{Event: control.EventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
+	f.view.close()
+	return err
+}
+
 // unfinished is the error of a wait that ended before convergence.
 func (f *Follower) unfinished(cause error) error {
 	f.mu.Lock()
