@@ -30,6 +30,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
+	"seeder/cmd/seeder/internal/push"
 	"seeder/cmd/seeder/internal/registry"
 	"seeder/internal/text"
 )
@@ -90,7 +91,7 @@ the timeout, 4 the daemon cannot be reached.`,
 	root.SetHelpCommand(cli.HelpCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		daemonCommand(env), announceCommand(env), withdrawCommand(env), imagesCommand(env),
+		daemonCommand(env), announceCommand(env), push.Command(env), withdrawCommand(env), imagesCommand(env),
 		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), registry.Command(env), reloadCommand(env), secretCommand(env),
 		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env), control.DialStdio(env),
 	)
