@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/internal/wait"
 	"seeder/store/archive"
 	"seeder/store/artifact"
@@ -24,8 +26,9 @@ type Archives struct {
 
 // Imported is what an archive brought.
 type Imported struct {
-	Names   []string // of the images that are named now, sorted
-	LeftOut []string // what is said of images without a name, and of artifacts
+	Names   []string                 // of the images that are named now, sorted
+	Targets map[string]digest.Digest // what the names stand for now: for Prepare, as Settled
+	LeftOut []string                 // what is said of images without a name, and of artifacts
 
 	c      *ctrd.Containerd
 	before map[string]ctrd.Before // by name
@@ -60,7 +63,7 @@ func (a Archives) Import(ctx context.Context, r io.Reader, ref string) (out Impo
 	if err != nil {
 		return Imported{}, errors.Join(err, a.dropLost(ctx, name)) // it may have been made all the same
 	}
-	out = Imported{c: a.Containerd, before: map[string]ctrd.Before{}}
+	out = Imported{c: a.Containerd, Targets: map[string]digest.Digest{}, before: map[string]ctrd.Before{}}
 	err = a.read(lctx, r, ref, &out)
 	err = errors.Join(err, release(ctx))
 	if err == nil {
@@ -116,7 +119,7 @@ func (a Archives) read(ctx context.Context, r io.Reader, ref string, out *Import
 		if err := a.Containerd.Images.Publish(ctx, img.Reference, img.Target); err != nil {
 			return err
 		}
-		out.Names = append(out.Names, img.Reference)
+		out.Names, out.Targets[img.Reference] = append(out.Names, img.Reference), img.Target.Digest
 	}
 	slices.Sort(out.Names)
 	out.Names, out.LeftOut = slices.Compact(out.Names), leftOut

@@ -9,16 +9,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"seeder/store/chunk"
 )
 
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s, p := announceSide(t, layer(t, "base", 400_000))
-	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest", "", false)
+	_, err := s.Prepare(t.Context(), "k3s-dashbord:latest", chunk.PrepareOptions{})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), full) {
 		t.Errorf("unknown reference: %v, want the nearest named", err)
 	}
-	if _, err := s.Prepare(t.Context(), "Not A Reference", "", false); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
+	if _, err := s.Prepare(t.Context(), "Not A Reference", chunk.PrepareOptions{}); err == nil || !strings.Contains(err.Error(), "NAME[:TAG]") {
 		t.Errorf("bad reference: %v, want the form", err)
 	}
 	archive := dockerArchive(t, "x:1", layer(t, "x", 300_000))

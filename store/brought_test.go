@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"seeder/store/artifact"
+	"seeder/store/chunk"
 )
 
 // TestArchiveEndsAFetch: an import that waits for chunks which nobody has goes on when
@@ -19,7 +20,7 @@ func TestArchiveEndsAFetch(t *testing.T) {
 	if _, err := a.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := a.Prepare(t.Context(), short, "", false)
+	p, err := a.Prepare(t.Context(), short, chunk.PrepareOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

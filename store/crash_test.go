@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/internal/disk/disktest"
+	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
 
@@ -95,7 +96,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			panic(err)
 		}
-		if _, err := s.Prepare(t.Context(), short, "", false); err != nil {
+		if _, err := s.Prepare(t.Context(), short, chunk.PrepareOptions{}); err != nil {
 			panic(err)
 		}
 		ack("prepared")
@@ -107,7 +108,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, there := names[full]; there {
-			if p, err := s.Prepare(t.Context(), full, "", false); err != nil {
+			if p, err := s.Prepare(t.Context(), full, chunk.PrepareOptions{}); err != nil {
 				t.Errorf("it has a name and is not complete: %v", err)
 			} else {
 				ready(t, s, p)
@@ -118,7 +119,7 @@ func TestKilledWithEmbeddedStore(t *testing.T) {
 		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			t.Error(err)
 		}
-		p, err := s.Prepare(t.Context(), short, "", false)
+		p, err := s.Prepare(t.Context(), short, chunk.PrepareOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"seeder/store/chunk"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -131,7 +133,7 @@ func TestDamagedBlob(t *testing.T) {
 		os.Chmod(path, 0o600)
 	}
 	damage(t, blobs)
-	if _, err := a.Prepare(t.Context(), short, "", false); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := a.Prepare(t.Context(), short, chunk.PrepareOptions{}); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a damaged blob was prepared: %v", err)
 	}
 	refused := 0

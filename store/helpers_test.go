@@ -112,7 +112,7 @@ func announceSide(t testing.TB, layers ...[]byte) (*Store, chunk.Prepared) {
 	if err != nil || !slices.Equal(got.Names, []string{full}) {
 		t.Fatalf("import: %v %v", got.Names, err)
 	}
-	p, err := s.Prepare(t.Context(), short, "", false)
+	p, err := s.Prepare(t.Context(), short, chunk.PrepareOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func second(t testing.TB, s *Store, ref string, layers ...[]byte) chunk.Prepared
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, ref, layers...)), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), ref, "", false)
+	p, err := s.Prepare(t.Context(), ref, chunk.PrepareOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,21 +169,20 @@ func (s *Store) find(ctx context.Context, ref string, at digest.Digest, forAll b
 
 // Prepare makes the seed index of an image that this host's containerd has, keeps
 // it, and makes the image here what it will be elsewhere: unpacked, named,
-// labelled. at is the target that ref gets, as of an earlier version that is
-// still here; empty: the one that it has. An unknown reference or target, and an
-// incomplete image, are errors that name what is near and what lacks; they wrap
-// fs.ErrNotExist. An image that containerd has under another way to write ref is
+// labelled, unless ImportArchive has just done that (Settled). An unknown reference or
+// target, and an incomplete image, are errors that name what is near and what lacks; they
+// wrap fs.ErrNotExist. An image that containerd has under another way to write ref is
 // named ref, for which the kubelet looks; Said tells that.
 //
-// anyPlatform is for an image that every host takes, whatever platform its config names. Of
+// AnyPlatform is for an image that every host takes, whatever platform its config names. Of
 // an index of one image that is its manifest, among which containerd does not choose by
 // platform.
-func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (p chunk.Prepared, err error) {
+func (s *Store) Prepare(ctx context.Context, ref string, o chunk.PrepareOptions) (p chunk.Prepared, err error) {
 	ref, err = imageref.Normalize(ref)
 	if err != nil {
 		return p, err
 	}
-	target, said, err := s.find(ctx, ref, at, anyPlatform)
+	target, said, err := s.find(ctx, ref, o.At, o.AnyPlatform)
 	if err != nil {
 		return p, err
 	}
@@ -197,7 +196,7 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 		return p, err
 	}
 	defer func() { err = errors.Join(err, release(ctx)) }()
-	if at != "" { // what nobody has named may be collected at any time
+	if o.At != "" { // what nobody has named may be collected at any time
 		if err := s.ctrd.Leases.Protect(ctx, target); err != nil {
 			return p, err
 		}
@@ -206,7 +205,7 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 	if err != nil {
 		return p, err
 	}
-	if anyPlatform {
+	if o.AnyPlatform {
 		for i := range blobs {
 			blobs[i].For = nil
 		}
@@ -223,6 +222,9 @@ func (s *Store) Prepare(ctx context.Context, ref string, at digest.Digest, anyPl
 		return p, err
 	}
 	s.cfg.Log.Debug("image cut", "ref", ref, "digest", target.Digest, "seed", p.SeedDigest())
+	if o.Settled == target.Digest {
+		return p, nil
+	}
 	here := make([]digest.Digest, len(blobs))
 	for i, b := range blobs {
 		here[i] = b.Digest

@@ -47,7 +47,7 @@ func TestImageTravels(t *testing.T) {
 		t.Errorf("missing after the import: %v", m)
 	}
 	// The receiver announces the same: one image has one seed index.
-	q, err := b.Prepare(t.Context(), full, "", false)
+	q, err := b.Prepare(t.Context(), full, chunk.PrepareOptions{})
 	if err != nil || q.SeedDigest() != p.SeedDigest() {
 		t.Errorf("the receiver's seed index is %s %v, the announcer's %s", q.SeedDigest(), err, p.SeedDigest())
 	}
@@ -69,7 +69,7 @@ func TestGzipLayersTravelRaw(t *testing.T) {
 	if _, err := s.ImportArchive(t.Context(), bytes.NewReader(dockerArchive(t, short, buf.Bytes())), ""); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Prepare(t.Context(), short, "", false)
+	p, err := s.Prepare(t.Context(), short, chunk.PrepareOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (w *wired) ImportArchive(ctx context.Context, archive io.Reader, ref string
 		return control.Imported{}, err
 	}
 	out, err := w.store.ImportArchive(ctx, archive, ref)
-	return control.Imported{Names: out.Names, LeftOut: out.LeftOut, TakeBack: out.TakeBack}, err
+	return control.Imported{Names: out.Names, LeftOut: out.LeftOut, Targets: out.Targets, TakeBack: out.TakeBack}, err
 }
 
 // Local is part of announcer.
@@ -138,7 +138,7 @@ func (w *wired) References(ctx context.Context) control.References {
 
 // Announce is part of announcer.
 func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announced, error) {
-	a, err := w.node.Announce(ctx, o.Ref, p2p.Options{At: o.At, Rollback: o.Rollback, On: o.On, AnyPlatform: o.AnyPlatform})
+	a, err := w.node.Announce(ctx, o.Ref, p2p.Options{At: o.At, Rollback: o.Rollback, On: o.On, AnyPlatform: o.AnyPlatform, Settled: o.Settled})
 	if err != nil {
 		return control.Announced{}, err
 	}
@@ -167,7 +167,7 @@ func (w *wired) Room(ctx context.Context, bytes int64) error { return w.store.Ro
 func (w *wired) Publish(ctx context.Context, archive io.Reader, ref string) error {
 	imported, err := w.ImportArchive(ctx, archive, ref)
 	if err == nil {
-		if _, err = w.Announce(ctx, control.Order{Ref: ref}); err != nil {
+		if _, err = w.Announce(ctx, control.Order{Ref: ref, Settled: imported.Targets[ref]}); err != nil {
 			err = errors.Join(err, imported.TakeBack(context.WithoutCancel(ctx), ref))
 		}
 	}

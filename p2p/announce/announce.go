@@ -31,11 +31,9 @@ import (
 // Store makes images of this host ready to be announced.
 type Store interface {
 	// Prepare makes the seed index of what this host has under ref, keeps it, and makes the
-	// image here what it will be elsewhere. at is the target that ref is to have, as of an
-	// earlier version that is still here; empty: the one that it has. anyPlatform is for
-	// every host, whatever platform the image says it is for. What is not here, or not
-	// complete, is an error that wraps fs.ErrNotExist.
-	Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (Prepared, error)
+	// image here what it will be elsewhere. What is not here, or not complete, is an error
+	// that wraps fs.ErrNotExist.
+	Prepare(ctx context.Context, ref string, o chunk.PrepareOptions) (Prepared, error)
 	// Has reports whether this host has target.
 	Has(ctx context.Context, target digest.Digest) bool
 	// SeedIndex returns a seed index that this host keeps.
@@ -101,6 +99,7 @@ type Options struct {
 	On       []string      // label selectors of the nodes it is for, which all must hold; none: every node
 	// AnyPlatform is for every node, whatever platform the image says it is for.
 	AnyPlatform bool
+	Settled     digest.Digest // the target that an import has just named under the reference; empty: none has
 }
 
 // Announced is what is announced now.
@@ -137,7 +136,7 @@ func (an *Announcer) Announce(ctx context.Context, ref string, o Options) (Annou
 	if cur, ok := an.cfg.Catalog.Get(ref); ok && keep {
 		o.AnyPlatform = o.AnyPlatform || cur.Announcement().AnyPlatform
 	}
-	p, err := an.cfg.Store.Prepare(ctx, ref, o.At, o.AnyPlatform)
+	p, err := an.cfg.Store.Prepare(ctx, ref, chunk.PrepareOptions{At: o.At, AnyPlatform: o.AnyPlatform, Settled: o.Settled})
 	if err != nil {
 		if o.At != "" && errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w; %s", err, an.earlier(ctx, ref))
@@ -156,7 +155,7 @@ func (an *Announcer) Again(ctx context.Context, ref string) error {
 	cur, _ := an.cfg.Catalog.Get(ref)
 	a := cur.Announcement()
 	anyPlatform := a.AnyPlatform && !a.Withdrawn
-	p, err := an.cfg.Store.Prepare(ctx, ref, "", anyPlatform)
+	p, err := an.cfg.Store.Prepare(ctx, ref, chunk.PrepareOptions{AnyPlatform: anyPlatform})
 	if err != nil {
 		return err
 	}

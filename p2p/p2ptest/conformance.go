@@ -39,7 +39,7 @@ func Conformance(t *testing.T, s Subject) {
 func unknownIsNotThere(t *testing.T, sub Subject) {
 	s := sub.Open(t)
 	ctx, d := t.Context(), digest.FromString("nothing")
-	if _, err := s.Prepare(ctx, conformanceRef, "", false); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Prepare(ctx, conformanceRef, chunk.PrepareOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Prepare: %v, want %v", err, fs.ErrNotExist)
 	}
 	if _, err := s.SeedIndex(ctx, d); !errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +93,7 @@ func prepared(t *testing.T, sub Subject) (p2p.Store, p2p.Prepared) {
 	t.Helper()
 	s := sub.Open(t)
 	sub.Add(t, s, conformanceRef, 1)
-	p, err := s.Prepare(t.Context(), conformanceRef, "", false)
+	p, err := s.Prepare(t.Context(), conformanceRef, chunk.PrepareOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func heldIsWhole(t *testing.T, sub Subject) {
 	if total != p.Bytes {
 		t.Errorf("the chunks have %d bytes, the image %d", total, p.Bytes)
 	}
-	if again, err := s.Prepare(t.Context(), conformanceRef, p.Target.Digest, false); err != nil || !bytes.Equal(again.Index, p.Index) {
+	if again, err := s.Prepare(t.Context(), conformanceRef, chunk.PrepareOptions{At: p.Target.Digest}); err != nil || !bytes.Equal(again.Index, p.Index) {
 		t.Errorf("prepared again it has another index (%v)", err)
 	}
 }
@@ -231,7 +231,7 @@ func removedIsGone(t *testing.T, sub Subject) {
 		t.Fatal(err)
 	}
 	notReady(t, s, p.Target.Digest)
-	if _, err := s.Prepare(t.Context(), conformanceRef, "", false); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Prepare(t.Context(), conformanceRef, chunk.PrepareOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Prepare of what was removed: %v, want %v", err, fs.ErrNotExist)
 	}
 }

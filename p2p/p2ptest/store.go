@@ -101,12 +101,12 @@ func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Prepared {
 }
 
 // Prepare implements p2p.Store: the image that was last added under ref.
-func (s *Store) Prepare(_ context.Context, ref string, at digest.Digest, anyPlatform bool) (p2p.Prepared, error) {
+func (s *Store) Prepare(_ context.Context, ref string, o chunk.PrepareOptions) (p2p.Prepared, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forAll[ref] = anyPlatform
+	s.forAll[ref] = o.AnyPlatform
 	p, ok := s.added[ref]
-	if !ok || s.images[ref] == "" || at != "" && p.Target.Digest != at {
+	if !ok || s.images[ref] == "" || o.At != "" && p.Target.Digest != o.At {
 		return p2p.Prepared{}, fmt.Errorf("prepare %s: %w", ref, fs.ErrNotExist)
 	}
 	s.indexes[digest.FromBytes(p.Index)] = p.Index

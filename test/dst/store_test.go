@@ -173,11 +173,11 @@ func (s *faultyStore) Image(ctx context.Context, index []byte) (p2p.Image, error
 	return &faultyImage{Image: img, store: s, seed: digest.FromBytes(index).Encoded()}, nil
 }
 
-func (s *faultyStore) Prepare(ctx context.Context, ref string, at digest.Digest, anyPlatform bool) (p2p.Prepared, error) {
+func (s *faultyStore) Prepare(ctx context.Context, ref string, o chunk.PrepareOptions) (p2p.Prepared, error) {
 	if err := s.gate(ctx, "prepare"); err != nil {
 		return p2p.Prepared{}, err
 	}
-	return s.Store.Prepare(ctx, ref, at, anyPlatform)
+	return s.Store.Prepare(ctx, ref, o)
 }
 
 func (s *faultyStore) FromRegistry(ctx context.Context, ref string) (bool, error) {

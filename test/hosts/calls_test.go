@@ -18,11 +18,7 @@ func TestCallsOfContainerd(t *testing.T) {
 	first, other := n.Hosts[0], n.Hosts[1]
 	calls := func(layers int) float64 {
 		t.Helper()
-		var tars [][]byte
-		for k := range layers {
-			tars = append(tars, harness.TarOf(t, map[string][]byte{fmt.Sprintf("file-%d", k): harness.Words(uint64(1000*layers+k), 1000)}))
-		}
-		img := harness.PackImage(t, fmt.Sprintf("layers-%d:latest", layers), false, tars...)
+		img := imageOf(t, layers)
 		first.Ctr("images", "import", harness.DockerArchive(t, n.Dir, img))
 		before := containerdCalls(other, "content", "snapshots", "diff")
 		first.Run("announce", img.Ref)
@@ -35,8 +31,38 @@ func TestCallsOfContainerd(t *testing.T) {
 	}
 }
 
-// containerdCalls is how many calls of these services the host's containerd has
-// answered.
+// TestArchiveIsSettledOnce: announcing an archive labels its blobs once: each layer and the
+// config as it is unpacked, manifest and index as the image is named. What the import has
+// unpacked and named is not unpacked and named again to be prepared.
+func TestArchiveIsSettledOnce(t *testing.T) {
+	t.Parallel()
+	n := harness.NewCluster(t, harness.Newest, 1, "")
+	host, img := n.Hosts[0], imageOf(t, 5)
+	archive := harness.DockerArchive(t, n.Dir, img)
+	before := containerdCalls(host, "content/Update")
+	host.Run("announce", "--from", archive)
+	if got := containerdCalls(host, "content/Update") - before; got > 5+3 {
+		t.Errorf("%v calls to label blobs, want at most 8", got)
+	}
+	before = containerdCalls(host, "content/Update")
+	host.Run("announce", img.Ref) // which names what others may have imported
+	if got := containerdCalls(host, "content/Update") - before; got != 2 {
+		t.Errorf("%v calls to label blobs of an image that containerd has, want 2", got)
+	}
+}
+
+// imageOf is an image of that many small layers.
+func imageOf(t *testing.T, layers int) *harness.Image {
+	t.Helper()
+	var tars [][]byte
+	for k := range layers {
+		tars = append(tars, harness.TarOf(t, map[string][]byte{fmt.Sprintf("file-%d", k): harness.Words(uint64(1000*layers+k), 1000)}))
+	}
+	return harness.PackImage(t, fmt.Sprintf("layers-%d:latest", layers), false, tars...)
+}
+
+// containerdCalls is how many calls of these services (content) or methods
+// (content/Update) the host's containerd has answered.
 func containerdCalls(h *harness.Host, services ...string) (calls float64) {
 	h.T.Helper()
 	out := harness.Run(h.T, h.In(h.T.Context(), "busybox", "wget", "-q", "-O", "-", "http://"+harness.ContainerdMetrics+"/v1/metrics"))
@@ -46,7 +72,8 @@ func containerdCalls(h *harness.Host, services ...string) (calls float64) {
 			continue
 		}
 		for _, s := range services {
-			if strings.Contains(labels, `grpc_service="containerd.services.`+s+`.v1.`) {
+			service, method, _ := strings.Cut(s, "/")
+			if strings.Contains(labels, `grpc_service="containerd.services.`+service+`.v1.`) && strings.Contains(labels, `grpc_method="`+method) {
 				v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 				if err != nil {
 					h.T.Fatalf("metric %q: %v", line, err)

@@ -136,6 +136,7 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait w
 		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
 			return err
 		}
+		o.Settled = o.brought.Targets[o.Ref]
 		a, err := c.announcer.Announce(ctx, o.Order)
 		if err != nil {
 			errs = append(errs, err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))

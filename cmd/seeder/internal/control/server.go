@@ -73,6 +73,8 @@ type Pushes interface {
 type Imported struct {
 	Names   []string // of the images that are named now, sorted
 	LeftOut []string // what is said of images without a name, and of artifacts
+	// Targets are what the names stand for now.
+	Targets map[string]digest.Digest
 	// TakeBack makes the image records of a name what they were before the import.
 	TakeBack func(ctx context.Context, name string) error
 }
@@ -100,6 +102,8 @@ type Order struct {
 	On       []string      // label selectors of the nodes that it is for
 	// AnyPlatform is for every node, whatever platform the image says it is for.
 	AnyPlatform bool
+	// Settled is the target that an archive has just brought under Ref; empty: none has.
+	Settled digest.Digest
 }
 
 // configReloader reads the daemon's configuration anew.

@@ -21,6 +21,7 @@ import (
 
 	"seeder/p2p/report"
 	"seeder/store"
+	"seeder/store/chunk"
 	"seeder/store/storetest"
 )
 
@@ -62,7 +63,7 @@ func (a *announcer) Publish(ctx context.Context, archive io.Reader, ref string) 
 	if _, err := a.store.ImportArchive(ctx, archive, ref); err != nil {
 		return err
 	}
-	p, err := a.store.Prepare(ctx, ref, "", false)
+	p, err := a.store.Prepare(ctx, ref, chunk.PrepareOptions{})
 	if err != nil {
 		return err
 	}

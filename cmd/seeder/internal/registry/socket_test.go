@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
+	"seeder/store/chunk"
 	"seeder/store/storetest"
 )
 
@@ -144,7 +145,7 @@ func TestPushOverSocket(t *testing.T) {
 	if left := c.left(); len(left) != 0 {
 		t.Errorf("the push left %q", left)
 	}
-	if _, err := c.store.Prepare(t.Context(), img.Ref, img.Target.Digest, false); err != nil {
+	if _, err := c.store.Prepare(t.Context(), img.Ref, chunk.PrepareOptions{At: img.Target.Digest}); err != nil {
 		t.Error(err)
 	}
 	c.want(200, "HEAD", "/v2/pushed/blobs/"+img.Target.Digest.String(), "", nil) // containerd has it: it is not sent again
