@@ -312,9 +312,9 @@ func (l *Loaded) SourceOf(key string) string {
 	return ""
 }
 
-// FileFlag adds --config to cmd.
+// FileFlag adds --config to cmd. Without it env.ConfigFile stays what it is.
 func FileFlag(env *cli.Env, cmd *cobra.Command) {
-	cmd.Flags().StringVar(&env.ConfigFile, "config", "", "configuration `file` (default "+DefaultFile+", which need not exist)")
+	cmd.Flags().StringVar(&env.ConfigFile, "config", env.ConfigFile, "configuration `file` (default "+DefaultFile+", which need not exist)")
 }
 
 // DefaultSecretFile is read where it exists and secret_file is not set.

@@ -18,9 +18,7 @@ func loadEnv(t *testing.T, yaml string, env map[string]string, flags ...string) 
 	t.Helper()
 	a := clitest.Env(t, yaml, env)
 	cmd := &cobra.Command{}
-	file := a.ConfigFile
 	KeyFlags(a, cmd)
-	a.ConfigFile = file
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}

@@ -53,10 +53,9 @@ func TestSetup(t *testing.T) {
 	setup := func(root, yaml string, args ...string) (stdout, stderr string, err error) {
 		t.Helper()
 		env := clitest.Env(t, yaml, nil)
-		file := env.ConfigFile // which the flag resets
 		cmd := setupCommand(env, root)
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true
-		cmd.SetArgs(append([]string{"--config", file}, args...))
+		cmd.SetArgs(args)
 		err = cmd.Execute()
 		return env.Stdout.(*bytes.Buffer).String(), env.Stderr.(*bytes.Buffer).String(), err
 	}

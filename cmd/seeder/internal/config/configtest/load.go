@@ -15,9 +15,7 @@ func Load(t testing.TB, yaml string, env map[string]string, flags ...string) (co
 	t.Helper()
 	a := clitest.Env(t, yaml, env)
 	cmd := &cobra.Command{}
-	file := a.ConfigFile
 	config.KeyFlags(a, cmd)
-	a.ConfigFile = file
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}
