@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 
 	"seeder/store/artifact"
 )
@@ -27,16 +28,21 @@ type Content struct {
 	// removing is held to remove a damaged blob, and shared to begin and commit a blob:
 	// containerd takes the file of a blob that it was told to delete for the one that is
 	// written, as long as the file is there. It is taken before mu.
-	removing sync.RWMutex
+	removing *semaphore.Weighted
 
 	mu      sync.Mutex
 	damaged map[digest.Digest]Stamp
 }
 
+// removingAll is all of Content.removing.
+const removingAll = 1 << 30
+
 // shared calls write while no damaged blob is removed.
-func (c *Content) shared(write func() error) error {
-	c.removing.RLock()
-	defer c.removing.RUnlock()
+func (c *Content) shared(ctx context.Context, write func() error) error {
+	if err := c.removing.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("wait until a damaged blob is removed: %w", context.Cause(ctx))
+	}
+	defer c.removing.Release(1)
 	return write()
 }
 
@@ -62,7 +68,7 @@ type guarded struct {
 
 // Writer implements content.Ingester.
 func (g guarded) Writer(ctx context.Context, opts ...content.WriterOpt) (w content.Writer, err error) {
-	err = g.c.shared(func() error {
+	err = g.c.shared(ctx, func() error {
 		w, err = g.Store.Writer(ctx, opts...)
 		return err
 	})
@@ -79,7 +85,7 @@ type guardedWriter struct {
 
 // Commit implements content.Writer.
 func (w guardedWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
-	return w.c.shared(func() error { return w.Writer.Commit(ctx, size, expected, opts...) })
+	return w.c.shared(ctx, func() error { return w.Writer.Commit(ctx, size, expected, opts...) })
 }
 
 // Has asks the content store for a blob. One that has no file is not there: containerd

@@ -23,6 +23,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"seeder/store/unpack"
 )
@@ -117,7 +118,7 @@ func Open(cfg Config) (*Containerd, error) {
 // newContainerd puts the parts together.
 func newContainerd(c *Conn) *Containerd {
 	out := &Containerd{Conn: c, Leases: &Leases{c}, Files: &Files{conn: c}}
-	out.Content = &Content{conn: c, leases: out.Leases, files: out.Files, damaged: map[digest.Digest]Stamp{}}
+	out.Content = &Content{conn: c, leases: out.Leases, files: out.Files, removing: semaphore.NewWeighted(removingAll), damaged: map[digest.Digest]Stamp{}}
 	out.Runtime = &Runtime{conn: c, content: out.Content, sides: &unpack.Choice{Log: c.log}}
 	out.Images = &Images{conn: c, leases: out.Leases, content: out.Content, runtime: out.Runtime}
 	out.Checks = &Checks{conn: c, files: out.Files, content: out.Content, runtime: out.Runtime, images: out.Images,

@@ -1,6 +1,8 @@
 package ctrd
 
 import (
+	"context"
+
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/metadata"
 )
@@ -24,4 +26,10 @@ func (c *Containerd) HideBlobs() { c.Files.dir, c.Files.known = "", true }
 // Behind puts another client of the embedded store behind c.
 func (c *Containerd) Behind(make func(*metadata.DB) *client.Client) {
 	c.Conn.client = make(c.Conn.embedded.DB())
+}
+
+// HoldRemoving keeps everything from being written into c, as while a damaged blob is
+// removed, until release.
+func (c *Containerd) HoldRemoving(ctx context.Context) (release func(), err error) {
+	return func() { c.Content.removing.Release(removingAll) }, c.Content.removing.Acquire(ctx, removingAll)
 }

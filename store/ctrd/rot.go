@@ -141,8 +141,10 @@ func (c *Content) RemoveDamaged(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	c.removing.Lock()
-	defer c.removing.Unlock()
+	if err := c.removing.Acquire(ctx, removingAll); err != nil {
+		return fmt.Errorf("wait for what is being written, to remove the damaged blob %s: %w", dgst, context.Cause(ctx))
+	}
+	defer c.removing.Release(removingAll)
 	if !c.Damaged(ctx, dgst) {
 		return nil
 	}

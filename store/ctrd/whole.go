@@ -33,7 +33,7 @@ func (c *Content) WriteWhole(ctx context.Context, desc ocispec.Descriptor, p []b
 	err = c.whereGone(ctx, cl, desc.Digest, func() error {
 		return ingest.WithRef(ctx, desc.Digest, func(ref string) error {
 			if conn, ok := cl.Conn().(grpc.ClientConnInterface); ok && c.conn.embedded == nil {
-				return c.shared(func() error { return ingest.CommitWhole(ctx, conn, ref, desc, p, labels) })
+				return c.shared(ctx, func() error { return ingest.CommitWhole(ctx, conn, ref, desc, p, labels) })
 			}
 			return ingest.WriteWhole(ctx, guarded{cl.ContentStore(), c}, ref, desc, p, labels)
 		})
