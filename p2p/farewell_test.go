@@ -69,6 +69,27 @@ func TestClusterMissedFarewell(t *testing.T) {
 	}
 }
 
+// TestClusterMissedRestartAndFarewell: a node that was away while another one was started
+// again, and then left, does not keep that one as dead.
+func TestClusterMissedRestartAndFarewell(t *testing.T) {
+	simulate(t, []int{4}, func(c *simCluster) {
+		others, gone, missed := c.nodes[:2], c.nodes[2], c.nodes[3]
+		c.start(c.nodes...)
+		c.within(5*time.Second, "all see all", c.allAlive)
+		time.Sleep(time.Minute)
+		c.net.Part([]*p2ptest.Host{missed.host}, []*p2ptest.Host{others[0].host, others[1].host, gone.host})
+		c.within(time.Minute, "it is dead for who is cut off", sees([]*simNode{missed}, gone, "dead"))
+		c.kill(gone)
+		c.start(gone)
+		c.within(time.Minute, "the others see it", sees(others, gone, "alive"))
+		time.Sleep(time.Minute)
+		c.leave(gone)
+		c.within(5*time.Second, "who heard the farewell knows", sees(others, gone, "left"))
+		c.net.Heal()
+		c.within(2*time.Minute, "all know that it left", sees(c.running(), gone, "left"))
+	})
+}
+
 // farewells is an exchange of states, framed as on a stream, that tells of farewells.
 func farewells(from, list string) []byte {
 	str := func(b []byte, s string) []byte {

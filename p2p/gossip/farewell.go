@@ -58,7 +58,9 @@ func (ms *members) learn(by trust.NodeID, list []farewell, now time.Time) (left 
 		case m == nil || m.State != StateDead:
 		case m.voucher == by:
 			delete(ms.byName, i.node) // it was dead on the word of who says now that it left
-		case m.instance.process == i.process && m.instance.moved <= i.moved: // one that is dead on others' word has none
+		// One that is dead on others' word has no instance. One that died here may have been
+		// started again, and have left, while this node was away.
+		case m.instance.process == i.process && m.instance.moved <= i.moved, i.startedAfter(m.instance):
 			if at, ok := f.verify(i, m.ID); ok {
 				m.State, m.Since, m.leaving = StateLeft, now.Add(-time.Duration(f.Seconds)*time.Second), true
 				m.instance, m.gossip, m.told, m.proven = i, at.String(), string(f.Meta), genuine

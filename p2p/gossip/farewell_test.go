@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -33,6 +35,15 @@ func TestForgedFarewell(t *testing.T) {
 	const at = "10.0.0.2:7950"
 	first := newInstance("b")
 	moved := first.next()
+	run := func(seconds int64) instance { // of the same host, that began so much later
+		began, err := strconv.ParseInt(first.process[:8], 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := newInstance("b")
+		i.process = fmt.Sprintf("%08x%s", began+seconds, i.process[8:])
+		return i
+	}
 	leaving := Meta{Leaving: true}
 	died := func() *members {
 		ms := newMembers(newInstance("a"))
@@ -52,7 +63,7 @@ func TestForgedFarewell(t *testing.T) {
 	text, proof := splitMeta(good.Meta)
 	for what, f := range map[string]farewell{
 		"signed by another node": farewellOf(t, evil, moved, at, leaving),
-		"of an earlier run":      farewellOf(t, id, newInstance("b"), at, leaving),
+		"of an earlier run":      farewellOf(t, id, run(-1), at, leaving),
 		"of an earlier instance": farewellOf(t, id, first, at, leaving),
 		"of another name":        farewellOf(t, id, newInstance("c"), at, leaving),
 		"no farewell":            farewellOf(t, id, moved, at, Meta{}),
@@ -72,6 +83,13 @@ func TestForgedFarewell(t *testing.T) {
 		ms := died()
 		if left := ms.learn(testID, []farewell{f}, now); len(left) != 0 || ms.byName["b"].State != StateDead || len(ms.byName) != 1 {
 			t.Errorf("%s: %v, %+v", what, left, ms.byName["b"])
+		}
+	}
+	// That of a later run counts: it was started again, and left, while this node was away.
+	for seconds, want := range map[int64]string{1: StateLeft, 3600: StateLeft, 0: StateDead, -1: StateDead} {
+		ms, i := died(), run(seconds)
+		if ms.learn(testID, []farewell{farewellOf(t, id, i, at, leaving)}, now); ms.byName["b"].State != want {
+			t.Errorf("of a run that began %d s later: %s, want %s", seconds, ms.byName["b"].State, want)
 		}
 	}
 	ms := died()

@@ -2,11 +2,13 @@ package gossip
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"seeder/p2p/gossip/wall"
 )
@@ -18,7 +20,7 @@ import (
 // both are seen by everybody, and this package tells them apart.
 type instance struct {
 	node    string // the node's name
-	process string // 16 hexadecimal digits, by chance at each start
+	process string // 16 hexadecimal digits: 8 of the second it started in, since 1970, and 8 by chance
 	moved   int    // how many instances the process had before
 }
 
@@ -30,7 +32,16 @@ var instanceSuffix = regexp.MustCompile(`^[0-9a-f]{16}\.[0-9]{1,8}$`)
 func newInstance(node string) instance {
 	var b [8]byte
 	rand.Read(b[:]) // never fails (crypto/rand since Go 1.24)
+	binary.BigEndian.PutUint32(b[:], uint32(time.Now().Unix()))
 	return instance{node: node, process: hex.EncodeToString(b[:])}
+}
+
+// startedAfter reports whether the process of i is a later one than that of o, both of one
+// host: by its clock, so that of two within a second, or after a clock was set back, neither
+// need be.
+func (i instance) startedAfter(o instance) bool {
+	const second = 8
+	return len(o.process) > second && i.process[:second] > o.process[:second]
 }
 
 // next is the same process at another address.
