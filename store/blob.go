@@ -28,6 +28,7 @@ type blob struct {
 	near    handover
 	encode  keyLock[int] // a chunk is compressed once, however many ask for it
 	shrinks atomic.Bool  // the chunk that was compressed last did
+	wanted  atomic.Bool  // by an image that was opened since: it is fetched or here
 
 	mu      sync.Mutex
 	frames  *stage.Blob

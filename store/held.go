@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"seeder/store/arriving"
 	"seeder/store/ctrd"
 )
 
@@ -49,27 +50,10 @@ func (s *Store) Room(ctx context.Context, bytes int64) error {
 // Whole reads the blob from its beginning. Of one that is not what its digest says, the
 // last bytes never come, and the blob counts as damaged from then on.
 func (h *Held) Whole() io.Reader {
-	return &verified{held: h, r: io.NewSectionReader(h, 0, h.Size()), verifier: h.dgst.Verifier(), left: h.Size()}
-}
-
-// verified hands out the last bytes of a blob only once all of it is verified.
-type verified struct {
-	held     *Held
-	r        io.Reader
-	verifier digest.Verifier
-	left     int64 // bytes that have not been read
+	return arriving.Verified(io.NewSectionReader(h, 0, h.Size()), h.dgst, h.Size(), func() error {
+		h.store.ctrd.Content.MarkDamaged(h.dgst, stampOf(h.Reader))
+		return errDamaged
+	})
 }
 
 var errDamaged = errors.New("the blob is damaged in containerd's content store")
-
-// Read implements io.Reader.
-func (v *verified) Read(p []byte) (int, error) {
-	n, err := v.r.Read(p)
-	v.verifier.Write(p[:n])
-	v.left -= int64(n)
-	if n > 0 && v.left == 0 && !v.verifier.Verified() {
-		v.held.store.ctrd.Content.MarkDamaged(v.held.dgst, stampOf(v.held.Reader))
-		return 0, fmt.Errorf("read blob %s: %w", v.held.dgst, errDamaged)
-	}
-	return n, err
-}

@@ -49,10 +49,13 @@ func (s *Store) Image(ctx context.Context, index []byte) (*Image, error) {
 		return nil, err
 	}
 	img := &Image{store: s, index: x, wanted: wanted, excluded: excluded}
-	for _, info := range x.Blobs {
+	for k, info := range x.Blobs {
 		b, err := s.openBlob(ctx, info)
 		if err != nil {
 			return nil, errors.Join(err, img.Close())
+		}
+		if wanted[k] {
+			b.wanted.Store(true)
 		}
 		img.blobs = append(img.blobs, b)
 	}

@@ -20,8 +20,9 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage store/unpack
+	store: internal/disk internal/figure internal/wait store/archive store/arriving store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage store/unpack
 	store/archive: store/artifact store/imageref
+	store/arriving: store/chunk
 	store/artifact:
 	store/chunk:
 	store/blobfile:
