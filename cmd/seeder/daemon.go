@@ -175,7 +175,7 @@ func (d *running) openNode(ctx context.Context, secrets trust.Secrets) (*wired, 
 
 func (d *running) openServers(w *wired, metrics *prometheus.Registry) error {
 	d.reload.Node = w.node
-	pushes, err := registry.Start(d.cfg, w.node, w.openHeld, w, d.log)
+	pushes, err := registry.Start(d.cfg, w.node, w, w, d.log)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/store/storetest"
@@ -76,7 +75,7 @@ type registryOf struct {
 	addr, socket, user, password string
 }
 
-// startRegistry starts a daemon with a registry that answers.
+// startRegistry starts a daemon with a registry. It serves once the socket answers.
 func startRegistry(t *testing.T, env ...string) registryOf {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -88,16 +87,6 @@ func startRegistry(t *testing.T, env ...string) registryOf {
 		t.Fatal(err)
 	}
 	_, socket := startDaemon(t, append([]string{"env", "SEEDER_REGISTRY_BIND=" + addr}, env...)...)
-	for deadline := time.Now().Add(30 * time.Second); ; { // the socket answers before
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
 	credentials, err := cli.ReadBounded(filepath.Join(filepath.Dir(socket), "data", "registry-credentials"), 1<<10)
 	if err != nil {
 		t.Fatal(err)

@@ -148,8 +148,17 @@ func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announce
 	}, nil
 }
 
-// openHeld is a registry.Opener.
-func (w *wired) openHeld(ctx context.Context, d digest.Digest) (registry.Blob, error) {
+// Arriving is part of registry.Images.
+func (w *wired) Arriving(ctx context.Context, d digest.Digest) (registry.Arriving, error) {
+	blob, err := w.store.OpenArriving(ctx, d)
+	if err != nil {
+		return nil, err // no interface with a nil blob in it
+	}
+	return blob, nil
+}
+
+// Held is part of registry.Images.
+func (w *wired) Held(ctx context.Context, d digest.Digest) (registry.Blob, error) {
 	blob, err := w.store.OpenHeld(ctx, d)
 	if err != nil {
 		return nil, err // no interface with a nil blob in it

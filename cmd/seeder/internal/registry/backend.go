@@ -37,8 +37,21 @@ type Blob interface {
 	Whole() io.Reader
 }
 
-// Opener opens a blob that this host has; the error wraps fs.ErrNotExist where it has none.
-type Opener func(ctx context.Context, d digest.Digest) (Blob, error)
+// Images are the blobs of this host. Errors wrap fs.ErrNotExist where there is no such blob.
+type Images interface {
+	// Held opens a blob that this host has.
+	Held(ctx context.Context, d digest.Digest) (Blob, error)
+	// Arriving opens a blob of an image that this host is fetching. Who reads it waits for
+	// what is not here yet, until ctx ends.
+	Arriving(ctx context.Context, d digest.Digest) (Arriving, error)
+}
+
+// Arriving is a blob on its way.
+type Arriving interface {
+	Blob
+	// Here reports whether all of it is here.
+	Here() bool
+}
 
 // maxManifestBytes is the most that registries take (distribution-spec, "Pushing
 // Manifests").
@@ -57,8 +70,9 @@ var defaultPatience = patience{stalled: 20 * time.Second, total: 4 * time.Minute
 // backend answers the requests that ociserver reads.
 type backend struct {
 	catalog  Catalog
-	open     Opener
+	images   Images
 	patience patience
+	streams  chan struct{} // one for each blob that is read while it arrives
 	// pushed opens a blob that was pushed and is no image yet, in whatever repository; nil
 	// where nobody may push.
 	pushed func(d digest.Digest) (Blob, error)
@@ -122,19 +136,15 @@ func (b *backend) getTag(ctx context.Context, repo, tag string) (ociregistry.Blo
 	if err != nil {
 		return nil, err
 	}
-	target, err := b.await(ctx, full+":"+tag)
-	if err != nil {
-		return nil, err
-	}
-	return b.manifest(ctx, target.Digest)
+	return b.await(ctx, full+":"+tag)
 }
 
 func (b *backend) resolveTag(ctx context.Context, repo, tag string) (ociregistry.Descriptor, error) {
 	return describe(b.getTag(ctx, repo, tag))
 }
 
-// getManifest gives any manifest of an announced repository that this host has, and waits
-// for one that is announced.
+// getManifest gives any manifest of an announced repository that this host has or is
+// fetching, and waits for one that is announced.
 func (b *backend) getManifest(ctx context.Context, repo string, d digest.Digest) (ociregistry.BlobReader, error) {
 	if blob, err := b.openPushed(d); err == nil {
 		return readManifest(blob, d)
@@ -143,56 +153,79 @@ func (b *backend) getManifest(ctx context.Context, repo string, d digest.Digest)
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.manifest(ctx, d)
-	if !errors.Is(err, ociregistry.ErrManifestUnknown) {
-		return r, err
-	}
 	for _, ref := range refs {
 		if target, _, ok := b.catalog.Here(ref); ok && target.Digest == d {
-			if target, err := b.await(ctx, ref); err != nil || target.Digest != d {
-				return nil, ociregistry.ErrManifestUnknown
+			r, err := b.await(ctx, ref)
+			if err == nil && r.Descriptor().Digest != d {
+				err = errors.Join(ociregistry.ErrManifestUnknown, r.Close())
 			}
-			return b.manifest(ctx, d)
+			return r, err
 		}
 	}
-	return nil, err
+	blob, err := b.reach(ctx, refs, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ociregistry.ErrManifestUnknown
+	}
+	if err != nil {
+		return nil, err
+	}
+	return readManifest(blob, d)
+}
+
+// reach opens a blob that this host has, or else is fetching for one of refs. The error wraps
+// fs.ErrNotExist where neither is so.
+func (b *backend) reach(ctx context.Context, refs []string, d digest.Digest) (Blob, error) {
+	blob, err := b.images.Held(ctx, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		blob, err = b.stream(ctx, refs, d)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // it may have been imported in between
+		blob, err = b.images.Held(ctx, d)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ociregistry.ErrTooManyRequests) {
+		return nil, unavailable(err)
+	}
+	return blob, err
 }
 
 func (b *backend) resolveManifest(ctx context.Context, repo string, d digest.Digest) (ociregistry.Descriptor, error) {
 	return describe(b.getManifest(ctx, repo, d))
 }
 
-// await is the target of an announced reference once this host holds it. The node fetches
-// whatever is announced to it: who pulls joins that.
-func (b *backend) await(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+// await is the manifest of an announced reference as soon as it is here. The node fetches
+// whatever is announced to it: who pulls joins that, and reads the rest as it arrives.
+func (b *backend) await(ctx context.Context, ref string) (ociregistry.BlobReader, error) {
 	begun := time.Now()
 	moved := begun
 	for {
 		target, state, ok := b.catalog.Here(ref)
 		switch {
 		case !ok:
-			return target, fmt.Errorf("%w: %s is not announced", ociregistry.ErrManifestUnknown, ref)
+			return nil, fmt.Errorf("%w: %s is not announced", ociregistry.ErrManifestUnknown, ref)
 		case state == report.Ready:
-			return target, nil
-		case state == report.Fetching || state == report.Importing:
+			return b.manifest(ctx, target.Digest)
+		case onItsWay(state):
 			moved = time.Now()
+			if r, err := b.early(ctx, target.Digest); !errors.Is(err, fs.ErrNotExist) {
+				return r, err
+			}
 		case state != report.Waiting:
-			return target, fmt.Errorf("%w: %s is %s on this host", ociregistry.ErrManifestUnknown, ref, state)
+			return nil, fmt.Errorf("%w: %s is %s on this host", ociregistry.ErrManifestUnknown, ref, state)
 		}
 		if now := time.Now(); now.Sub(moved) > b.patience.stalled || now.Sub(begun) > b.patience.total {
-			return target, fmt.Errorf("%w: %s is still %s on this host", ociregistry.ErrManifestUnknown, ref, state)
+			return nil, fmt.Errorf("%w: %s is still %s on this host", ociregistry.ErrManifestUnknown, ref, state)
 		}
 		select {
 		case <-time.After(b.patience.look):
 		case <-ctx.Done():
-			return target, fmt.Errorf("wait for %s: %w", ref, context.Cause(ctx))
+			return nil, fmt.Errorf("wait for %s: %w", ref, context.Cause(ctx))
 		}
 	}
 }
 
 // manifest reads and verifies a manifest that this host has.
 func (b *backend) manifest(ctx context.Context, d digest.Digest) (ociregistry.BlobReader, error) {
-	blob, err := b.open(ctx, d)
+	blob, err := b.images.Held(ctx, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ociregistry.ErrManifestUnknown
 	}
@@ -243,17 +276,15 @@ func (b *backend) openBlob(ctx context.Context, repo string, d digest.Digest) (B
 	if blob, err := b.openPushed(d); err == nil {
 		return blob, nil
 	}
-	if _, err := b.announced(ctx, repo); err != nil {
+	refs, err := b.announced(ctx, repo)
+	if err != nil {
 		return nil, err
 	}
-	blob, err := b.open(ctx, d)
+	blob, err := b.reach(ctx, refs, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ociregistry.ErrBlobUnknown
 	}
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	return blob, nil
+	return blob, err
 }
 
 func (b *backend) getBlob(ctx context.Context, repo string, d digest.Digest) (ociregistry.BlobReader, error) {

@@ -50,7 +50,7 @@ func (p *pusher) add(f *ociregistry.Funcs) {
 func (p *pusher) either(ctx context.Context, d digest.Digest) (Blob, error) {
 	blob, err := p.staging.open(d)
 	if errors.Is(err, fs.ErrNotExist) {
-		blob, err = p.open(ctx, d)
+		blob, err = p.images.Held(ctx, d)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s", ociregistry.ErrBlobUnknown, d)

@@ -53,11 +53,10 @@ type Push struct {
 }
 
 // NewServer returns the registry at bind; it serves after Open. What it answers comes from
-// c, blobs from open, whose error wraps fs.ErrNotExist where this host has none. With a push
-// whose To is nil it is read-only.
-func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push, log *slog.Logger) (*Server, error) {
+// c, blobs from images. With a push whose To is nil it is read-only.
+func NewServer(bind string, auth Credentials, c Catalog, images Images, push Push, log *slog.Logger) (*Server, error) {
 	s := &Server{bind: bind, log: log.With("component", "registry")}
-	b := &backend{catalog: c, open: open, patience: defaultPatience}
+	b := &backend{catalog: c, images: images, patience: defaultPatience, streams: make(chan struct{}, maxStreams)}
 	funcs := b.funcs()
 	var p *pusher
 	if push.To != nil {
@@ -87,7 +86,7 @@ func NewServer(bind string, auth Credentials, c Catalog, open Opener, push Push,
 // Start serves what cfg wants, with credentials that it makes where there are none. Without
 // registry.bind it has no listener, and takes what is pushed over the control socket alone.
 // The images that are pushed go to p.
-func Start(cfg config.Config, c Catalog, open Opener, p Publisher, log *slog.Logger) (*Server, error) {
+func Start(cfg config.Config, c Catalog, images Images, p Publisher, log *slog.Logger) (*Server, error) {
 	push := Push{To: p, Dir: filepath.Join(cfg.DataDir, "pushed"), SocketAlone: !cfg.Registry.Push}
 	var auth Credentials
 	if cfg.Registry.Bind != "" {
@@ -96,7 +95,7 @@ func Start(cfg config.Config, c Catalog, open Opener, p Publisher, log *slog.Log
 			return nil, err
 		}
 	}
-	s, err := NewServer(cfg.Registry.Bind, auth, c, open, push, log)
+	s, err := NewServer(cfg.Registry.Bind, auth, c, images, push, log)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -109,15 +110,8 @@ func servePush(t *testing.T, to func(*served) Push) *served {
 		t.Fatal(err)
 	}
 	catalog := &announcements{refs: map[string]announcement{announcedRef: {img.Target, report.Ready}}}
-	open := func(ctx context.Context, d digest.Digest) (Blob, error) {
-		b, err := s.OpenHeld(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		return b, nil
-	}
 	out := &served{T: t, auth: auth, catalog: catalog, store: s, img: img, dir: dir}
-	r, err := NewServer("127.0.0.1:0", auth, catalog, open, to(out), log)
+	r, err := NewServer("127.0.0.1:0", auth, catalog, storeImages{s}, to(out), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +126,25 @@ func servePush(t *testing.T, to func(*served) Push) *served {
 	})
 	out.url, out.listener, out.server = "http://"+addr.String(), addr.String(), r
 	return out
+}
+
+// storeImages are the Images of a store.
+type storeImages struct{ *store.Store }
+
+func (s storeImages) Held(ctx context.Context, d digest.Digest) (Blob, error) {
+	b, err := s.OpenHeld(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (s storeImages) Arriving(ctx context.Context, d digest.Digest) (Arriving, error) {
+	b, err := s.OpenArriving(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // request is one of the owner of the credentials.
@@ -376,7 +389,7 @@ func TestPullJoinsTheFetch(t *testing.T) {
 func TestPullGivesUp(t *testing.T) {
 	t.Parallel()
 	catalog := &announcements{refs: map[string]announcement{announcedRef: {ocispec.Descriptor{}, report.Waiting}}}
-	b := &backend{catalog: catalog, patience: patience{stalled: 20 * time.Millisecond, total: time.Hour, look: time.Millisecond}}
+	b := &backend{catalog: catalog, images: largeImages{}, patience: patience{stalled: 20 * time.Millisecond, total: time.Hour, look: time.Millisecond}}
 	if _, err := b.await(t.Context(), announcedRef); err == nil || !strings.Contains(err.Error(), "is still waiting on this host") {
 		t.Errorf("stalled: %v", err)
 	}
@@ -422,11 +435,18 @@ func TestDamagedBlob(t *testing.T) {
 func TestLargeManifest(t *testing.T) {
 	t.Parallel()
 	large := ocispec.Descriptor{Digest: digest.FromString("large")}
-	b := &backend{catalog: &announcements{refs: map[string]announcement{announcedRef: {large, report.Ready}}},
-		open: func(context.Context, digest.Digest) (Blob, error) { return largeBlob{}, nil }}
+	b := &backend{catalog: &announcements{refs: map[string]announcement{announcedRef: {large, report.Ready}}}, images: largeImages{}}
 	if _, err := b.getTag(t.Context(), "k3s-dashboard", "latest"); err == nil || !strings.Contains(err.Error(), "a manifest at most 4194304") {
 		t.Errorf("%v", err)
 	}
+}
+
+// largeImages has one blob, which is never to be read; nothing arrives.
+type largeImages struct{}
+
+func (largeImages) Held(context.Context, digest.Digest) (Blob, error) { return largeBlob{}, nil }
+func (largeImages) Arriving(context.Context, digest.Digest) (Arriving, error) {
+	return nil, fs.ErrNotExist
 }
 
 // largeBlob is never to be read.
