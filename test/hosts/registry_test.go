@@ -1,16 +1,22 @@
 package hosts
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"seeder/p2p/report"
@@ -21,8 +27,8 @@ const mirror = "127.0.0.1:7953"
 
 // TestRegistry: with seeder's registry as the mirror of every name, a pull as the kubelet
 // does it for the policy Always gets the announced image from this host and asks nobody
-// else; one of an image that is on its way waits for it; a name that nobody has announced is
-// refused at once and comes from its own registry.
+// else; one of an image that is on its way joins the fetch and reads the layers as they come;
+// a name that nobody has announced is refused at once and comes from its own registry.
 func TestRegistry(t *testing.T) {
 	n := harness.NewNetwork(t, "")
 	for i := range 2 {
@@ -62,9 +68,12 @@ func TestRegistry(t *testing.T) {
 			}
 			return err
 		})
+		if i == 0 {
+			streams(t, b, ref)
+		}
 		pullAlways(t, b, ref) // joins the fetch
-		if s, err := b.States(ref); err != nil || s[b.Name].State != report.Ready {
-			t.Errorf("the pull on %s ended while %s was %v, %v", b.Name, ref, s[b.Name], err)
+		if got, err := b.ImageStatus(ref); err != nil || got == nil {
+			t.Errorf("after the pull on %s CRI has no %s: %v, %v", b.Name, ref, got, err)
 		}
 		if err := <-announced; err != nil {
 			t.Fatal(err)
@@ -110,17 +119,67 @@ func pullAlways(t *testing.T, h *harness.Host, ref string) {
 	}
 }
 
+// registryClient asks the registry of a host, with what setup wrote for containerd as
+// Authorization.
+func registryClient(t *testing.T, h *harness.Host) (client *http.Client, auth string) {
+	t.Helper()
+	client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return harness.Dial(h, mirror) }}}
+	_, auth, ok := strings.Cut(h.Sh("cat /etc/containerd/certs.d/_default/hosts.toml"), "Authorization = \"")
+	auth, _, _ = strings.Cut(auth, "\"")
+	if !ok || !strings.HasPrefix(auth, "Basic ") {
+		t.Fatalf("no credentials in hosts.toml: %q", auth)
+	}
+	return client, auth
+}
+
+// streams: of an image that is being fetched the manifest is there, and a layer gives bytes
+// before all of it has arrived.
+func streams(t *testing.T, h *harness.Host, ref string) {
+	t.Helper()
+	client, auth := registryClient(t, h)
+	name, tag, _ := strings.Cut(strings.TrimPrefix(ref, registry+"/"), ":")
+	get := func(path string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+mirror+"/v2/"+name+path+"?ns="+registry, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", auth)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != 200 {
+			t.Fatalf("%s: %s", req.URL, resp.Status)
+		}
+		return resp
+	}
+	var m ocispec.Manifest
+	resp := get("/manifests/" + tag)
+	if err := errors.Join(json.NewDecoder(resp.Body).Decode(&m), resp.Body.Close()); err != nil || len(m.Layers) == 0 {
+		t.Fatalf("%d layers, %v", len(m.Layers), err)
+	}
+	layer := slices.MaxFunc(m.Layers, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) })
+	resp = get("/blobs/" + layer.Digest.String())
+	defer resp.Body.Close()
+	verifier := layer.Digest.Verifier()
+	if _, err := io.CopyN(verifier, resp.Body, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := h.States(ref); err != nil || s[h.Name].State != report.Fetching {
+		t.Errorf("when the first bytes of the layer had come, %s was %s on %s, %v; want fetching", ref, s[h.Name].State, h.Name, err)
+	}
+	if n, err := io.Copy(verifier, resp.Body); err != nil || !verifier.Verified() {
+		t.Errorf("layer %s: %d of %d bytes, %v", layer.Digest, n+64<<10, layer.Size, err)
+	}
+}
+
 // refusals: 404 for what nobody announced, sooner than anybody could have been asked; 401
 // for everything without the credentials.
 func refusals(t *testing.T, h *harness.Host) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return harness.Dial(h, mirror) }}}
-	_, header, ok := strings.Cut(h.Sh("cat /etc/containerd/certs.d/_default/hosts.toml"), "Authorization = \"")
-	header, _, _ = strings.Cut(header, "\"")
-	if !ok || !strings.HasPrefix(header, "Basic ") {
-		t.Fatalf("no credentials in hosts.toml: %q", header)
-	}
+	client, header := registryClient(t, h)
 	for _, c := range []struct {
 		path, auth string
 		status     int
