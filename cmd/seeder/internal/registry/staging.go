@@ -68,11 +68,17 @@ func (s *staging) sweep(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// close drops everything. No request runs any more.
+// close drops everything. A request that still runs, over the control socket, finds its file
+// gone.
 func (s *staging) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var errs []error
 	for _, u := range s.uploads {
-		errs = append(errs, u.drop())
+		if u.mu.TryLock() {
+			errs = append(errs, u.drop())
+			u.mu.Unlock()
+		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
 }
