@@ -81,7 +81,7 @@ func (b *blob) worthAhead(at int) bool {
 // compressAhead makes the frame of chunk at for the cache. Anyone who asks for the
 // chunk itself is told what went wrong.
 func (b *blob) compressAhead(ctx context.Context, at int) {
-	effort, worth := b.store.pace.ahead()
+	effort, worth := b.store.pace.Ahead()
 	if !worth || !b.worthAhead(at) {
 		return
 	}

@@ -170,7 +170,7 @@ func (i *Image) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 		i.store.ahead.want(b, at+1)
 	}
 	if compressible {
-		r = &paced{ReadCloser: r, pace: i.store.pace, bytes: int64(b.info.ChunkLen(at)), left: size}
+		r = i.store.pace.Measured(r, int64(b.info.ChunkLen(at)), size)
 	}
 	return chunk.Frame{Encoding: enc, Bytes: size, Payload: r}, nil
 }

@@ -29,6 +29,7 @@ import (
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 	"seeder/store/imageref"
+	"seeder/store/pace"
 	"seeder/store/stage"
 )
 
@@ -57,7 +58,7 @@ type Store struct {
 	locks locks
 	codec *chunk.Codec
 	ahead ahead
-	pace  *pace
+	pace  *pace.Pace
 	sums  sums
 	work  work
 
@@ -103,7 +104,7 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.statFS == nil {
 		cfg.statFS = statFS
 	}
-	s := &Store{cfg: cfg, codec: chunk.NewCodec(), open: map[string]*blob{}, sums: sums{of: map[string]ctrd.Stamp{}}, pace: newPace()}
+	s := &Store{cfg: cfg, codec: chunk.NewCodec(), open: map[string]*blob{}, sums: sums{of: map[string]ctrd.Stamp{}}, pace: pace.New()}
 	s.work.verifying = make(chan struct{}, min(runtime.GOMAXPROCS(0), 4))
 	var err error
 	if s.seeds, err = openSeeds(filepath.Join(cfg.DataDir, "seeds"), cfg.Log); err != nil {

@@ -20,7 +20,7 @@ table() { # room: the packages of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/arriving store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/stage store/unpack
+	store: internal/disk internal/figure internal/wait store/archive store/arriving store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/pace store/stage store/unpack
 	store/archive: store/artifact store/imageref
 	store/arriving: store/chunk
 	store/artifact:
@@ -34,6 +34,7 @@ table() { # room: the packages of this module that it may import
 	store/grpcerr:
 	store/imageref:
 	store/offers: internal/disk store/chunk store/delta
+	store/pace: store/chunk
 	store/source:
 	store/stage: store/chunk
 	store/unpack:

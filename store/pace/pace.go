@@ -1,4 +1,9 @@
-package store
+// Package pace finds out whether compressing what goes out pays.
+//
+// It owns the measurements and what follows from them, nothing else: it compresses nothing and
+// sends nothing. Invariant: it is about chunks that are compressed here; frames that came from
+// others are passed on as they are.
+package pace
 
 import (
 	"io"
@@ -26,13 +31,11 @@ const (
 	paceGap = 2 * time.Second
 )
 
-// pace finds out whether compressing pays: by how much goes out in a second of the
+// Pace finds out whether compressing pays: by how much goes out in a second of the
 // clock, as stored, with it and without. The kernel takes a chunk at once and sends it
 // later, so the time until the next one is asked for counts. Whatever the links carry,
-// and whoever else uses the cores, counts with it. It concerns chunks that are compressed
-// here; frames that came from others are passed on as they are. It is safe for concurrent
-// use.
-type pace struct {
+// and whoever else uses the cores, counts with it. It is safe for concurrent use.
+type Pace struct {
 	mu       sync.Mutex
 	raw      bool // chunks go out as they are
 	spare    bool // the encoder is not what is waited for
@@ -46,17 +49,18 @@ type pace struct {
 	turns    int        // measurements since the last change
 }
 
-func newPace() *pace { return &pace{settling: true} }
+// New returns a Pace that compresses until it has measured.
+func New() *Pace { return &Pace{settling: true} }
 
-// isRaw reports whether a chunk for which there is no frame goes out as it is.
-func (p *pace) isRaw() bool {
+// Raw reports whether a chunk for which there is no frame goes out as it is.
+func (p *Pace) Raw() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.raw
 }
 
-// ahead is how chunks are compressed that nobody asks for yet, and whether they are.
-func (p *pace) ahead() (effort chunk.Effort, worth bool) {
+// Ahead is how chunks are compressed that nobody asks for yet, and whether they are.
+func (p *Pace) Ahead() (effort chunk.Effort, worth bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.spare {
@@ -65,8 +69,8 @@ func (p *pace) ahead() (effort chunk.Effort, worth bool) {
 	return chunk.Fast, !p.raw
 }
 
-// encode is when so many encoders more are at work.
-func (p *pace) encode(now time.Time, more int) {
+// Encode is when so many encoders more are at work.
+func (p *Pace) Encode(now time.Time, more int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tick(now)
@@ -74,7 +78,7 @@ func (p *pace) encode(now time.Time, more int) {
 }
 
 // tick moves the clock on. The mutex is held.
-func (p *pace) tick(now time.Time) {
+func (p *Pace) tick(now time.Time) {
 	d := min(now.Sub(p.last), paceGap)
 	p.last = now
 	p.total += d
@@ -84,7 +88,7 @@ func (p *pace) tick(now time.Time) {
 }
 
 // out is when a chunk of so many bytes, as stored, has gone out.
-func (p *pace) out(now time.Time, bytes int64) {
+func (p *Pace) out(now time.Time, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tick(now)
@@ -103,7 +107,7 @@ func (p *pace) out(now time.Time, bytes int64) {
 
 // measured takes a measurement: the rate, and the part of the time in which an encoder
 // was at work. The mutex is held.
-func (p *pace) measured(rate, encoding float64) {
+func (p *Pace) measured(rate, encoding float64) {
 	p.turns++
 	if p.raw {
 		p.good[1] = rate
@@ -118,10 +122,22 @@ func (p *pace) measured(rate, encoding float64) {
 	}
 }
 
-// paced tells when a chunk has gone out. One goroutine uses it.
+// Turn has chunks go out as they are, or not, until measurements say otherwise.
+func (p *Pace) Turn(raw bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raw = raw
+}
+
+// Measured is r, the frame of a chunk, which tells when all of it has gone out. chunkBytes are
+// those of the chunk as it is stored. One goroutine reads it.
+func (p *Pace) Measured(r io.ReadCloser, chunkBytes, frameBytes int64) io.ReadCloser {
+	return &paced{r, p, chunkBytes, frameBytes}
+}
+
 type paced struct {
 	io.ReadCloser
-	pace  *pace
+	pace  *Pace
 	bytes int64 // of the chunk, as stored
 	left  int64 // of the frame
 }
