@@ -47,7 +47,7 @@ func comes(s *served) *coming {
 	if _, err := other.ImportArchive(s.Context(), bytes.NewReader(c.archive()), ""); err != nil {
 		s.Fatal(err)
 	}
-	p, err := other.Prepare(s.Context(), comingRef, "", false)
+	p, err := other.Prepare(s.Context(), comingRef, chunk.PrepareOptions{})
 	if err != nil {
 		s.Fatal(err)
 	}
