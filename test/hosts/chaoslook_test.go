@@ -290,7 +290,7 @@ func (c *chaos) end() {
 			}
 			return c.pins(h)
 		})
-		if rss := harness.PeakRSS(c.t, h.Seeder.PID); rss > 192<<20 {
+		if rss := harness.PeakRSS(c.t, h.Seeder.PID); rss > 128<<20 {
 			c.violate("seeder on %s took %.0f MB", h.Name, rss/1e6)
 		}
 		in, _ := harness.LinkBytes(h)

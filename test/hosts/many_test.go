@@ -95,7 +95,7 @@ func TestManyImages(t *testing.T) {
 	for _, h := range n.Hosts {
 		rss := harness.ResidentBytes(t, h.Seeder.PID)
 		t.Logf("seeder on %s: %.0f MB resident", h.Name, rss/1e6)
-		if rss > 192<<20 {
+		if rss > 128<<20 {
 			t.Errorf("seeder on %s has %.0f MB resident", h.Name, rss/1e6)
 		}
 	}
@@ -196,7 +196,7 @@ func TestHugeLayer(t *testing.T) {
 	for _, h := range n.Hosts {
 		peak := harness.PeakRSS(t, h.Seeder.PID)
 		t.Logf("%s: peak of %.0f MB resident", h.Name, peak/1e6)
-		if peak > 192<<20 {
+		if peak > 128<<20 {
 			t.Errorf("seeder on %s had %.0f MB resident", h.Name, peak/1e6)
 		}
 	}
