@@ -107,10 +107,10 @@ func (d *Deltas) holds(ctx context.Context, seed digest.Digest) bool {
 	return img.Have().Count() == img.Len()
 }
 
-// Offers are the deltas that this host has or makes of layers of the image with that seed
-// index, for a host that has bases (offers.Maker). The error wraps fs.ErrNotExist where the
+// Offers are the deltas that this host has, or with make makes, of layers of the image with
+// that seed index, for a host that has bases (offers.Maker). The error wraps fs.ErrNotExist where the
 // image is not known here.
-func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest.Digest) ([]chunk.Offer, <-chan struct{}, error) {
+func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error) {
 	b, err := d.store.SeedIndex(ctx, image)
 	if err != nil {
 		return nil, nil, err
@@ -125,7 +125,7 @@ func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest
 			layers = append(layers, offers.Layer{Digest: blob.Digest, Bytes: blob.Bytes})
 		}
 	}
-	return d.Maker.Offers(ctx, image, layers, bases)
+	return d.Maker.Offers(ctx, image, layers, bases, make)
 }
 
 // maxRelated bounds the other images whose layers are named as bases.

@@ -62,7 +62,7 @@ func packedWith(t testing.TB, p []byte, level int) []byte {
 func offered(t testing.TB, from *Store, image digest.Digest, bases []digest.Digest) chunk.Offer {
 	t.Helper()
 	for {
-		list, changed, err := from.Deltas.Offers(t.Context(), image, bases)
+		list, changed, err := from.Deltas.Offers(t.Context(), image, bases, true)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("offers: %+v %v", list, err)
 		}
@@ -182,7 +182,7 @@ func TestDeltaAfterRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	from = open(t, dir)
-	list, _, err := from.Deltas.Offers(t.Context(), next.SeedDigest(), bases)
+	list, _, err := from.Deltas.Offers(t.Context(), next.SeedDigest(), bases, true)
 	if err != nil || len(list) != 1 || list[0] != o {
 		t.Errorf("after a restart: %+v %v, want %+v", list, err, o)
 	}

@@ -7,12 +7,24 @@ import (
 	"io"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"seeder/store/chunk"
 	"seeder/store/delta"
 )
 
 // errOther says that what a delta made is not the layer.
 var errOther = errors.New("it makes other bytes than the layer has")
+
+// Layer are the chunks of a layer of the image: its first one, and how many; none where it
+// has no such layer.
+func (i *Image) Layer(d digest.Digest) (first, chunks int) {
+	k := slices.IndexFunc(i.blobs, func(b *blob) bool { return b.info.Digest == d })
+	if k < 0 {
+		return 0, 0
+	}
+	return i.index.Start(k), len(i.blobs[k].info.Sums)
+}
 
 // Rebuild makes a layer of the image from its base, which is in the content store, and a
 // delta, all of which is here. Each chunk of the layer is verified by its own sum before it

@@ -9,11 +9,19 @@ import (
 // DeltaMediaType is that of a delta as the only blob, and the target, of a seed index.
 const DeltaMediaType = "application/vnd.seeder.layer.delta.v1"
 
+// The kinds of deltas, as they are named in an offer: of layers that are not compressed, and
+// of gzip layers, which take several times longer to make and to apply.
+const (
+	DeltaBytes   = "bytes"
+	DeltaDeflate = "deflate"
+)
+
 // Offer is a delta that a host has of a layer, or is making, or why there is none. Nobody
 // has to believe it: what comes of it is verified like every chunk.
 type Offer struct {
 	Target digest.Digest // the layer that it makes
 	Base   digest.Digest // the layer that it makes it from; empty: there is none
+	Kind   string        // DeltaBytes or DeltaDeflate; empty where there is none
 	Seed   digest.Digest // of the seed index of the delta; empty: it is not ready
 	Bytes  int64         // of the delta; 0: not known yet
 	After  time.Duration // until it is ready, as estimated; 0: it is, or there is none

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/internal/disk"
+	"seeder/store/chunk"
 )
 
 // building begins the names of the files of builds: a crash leaves one.
@@ -32,6 +33,7 @@ type entry struct {
 	Base  digest.Digest `json:"base"`
 	Layer digest.Digest `json:"layer"`
 	Seed  digest.Digest `json:"seed"` // of the delta
+	Kind  string        `json:"kind"`
 	Bytes int64         `json:"bytes"`
 	// Fetched: it comes, or came, from another host.
 	Fetched bool `json:"fetched,omitempty"`
@@ -42,6 +44,9 @@ func (e entry) validate() error {
 		if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
 			return fmt.Errorf("invalid sha256 digest %q", d)
 		}
+	}
+	if e.Kind != chunk.DeltaBytes && e.Kind != chunk.DeltaDeflate {
+		return fmt.Errorf("a delta of kind %q", e.Kind)
 	}
 	if e.Bytes < 0 {
 		return fmt.Errorf("a delta of %d bytes", e.Bytes)

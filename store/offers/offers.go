@@ -151,9 +151,9 @@ type Layer struct {
 }
 
 // Offers are the offers of layers of the image whose seed index is image, for a host that has
-// bases, the likeliest first. What is not there yet is built from now on. An offer that is
-// Pending has changed when the channel is closed.
-func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer, bases []digest.Digest) ([]chunk.Offer, <-chan struct{}, error) {
+// bases, the likeliest first. With make, what is not there yet is built from now on. An offer
+// that is Pending has changed when the channel is closed.
+func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error) {
 	m.mu.Lock()
 	changed := m.changed
 	m.mu.Unlock()
@@ -162,7 +162,7 @@ func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer,
 		if l.Bytes < MinLayerBytes || slices.Contains(bases, l.Digest) {
 			continue
 		}
-		o, err := m.offer(ctx, image, l, bases[:min(len(bases), MaxBases)])
+		o, err := m.offer(ctx, image, l, bases[:min(len(bases), MaxBases)], make)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -172,12 +172,12 @@ func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer,
 }
 
 // offer is that of one layer.
-func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases []digest.Digest) (chunk.Offer, error) {
+func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases []digest.Digest, make bool) (chunk.Offer, error) {
 	for _, base := range bases { // what is there costs nothing
 		if e, ok := m.book.find(pair{base, l.Digest}); ok {
 			if m.cfg.Holds(ctx, e.Seed) {
 				m.book.use(e, image)
-				return chunk.Offer{Target: l.Digest, Base: base, Seed: e.Seed, Bytes: e.Bytes}, nil
+				return chunk.Offer{Target: l.Digest, Base: base, Kind: e.Kind, Seed: e.Seed, Bytes: e.Bytes}, nil
 			}
 			if !e.Fetched { // else it is on its way here
 				m.forget(e)
@@ -191,26 +191,27 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 	if base == "" {
 		return chunk.Offer{Target: l.Digest, Why: "this host has no layer that is like it and that the other one has, too"}, nil
 	}
-	return m.ask(image, l, base, kind), nil
+	return m.ask(&build{pair: pair{base, l.Digest}, kind: kind, bytes: l.Bytes, image: image}, make), nil
 }
 
-// ask is the offer of a pair, which is built from now on where it was not yet.
-func (m *Maker) ask(image digest.Digest, l Layer, base digest.Digest, kind delta.Kind) chunk.Offer {
+// ask is the offer of a pair. With make it is built from now on, unless it was.
+func (m *Maker) ask(asked *build, make bool) chunk.Offer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := pair{base, l.Digest}
-	b := m.pairs[p]
-	if _, kept := m.book.find(p); b == nil || b.ended && b.why == "" && !kept {
-		b = &build{pair: p, kind: kind, bytes: l.Bytes, image: image}
-		select {
-		case m.work <- b:
-			m.remember(b)
-		default:
-			return chunk.Offer{Target: l.Digest, Base: base, Why: "too many deltas are being made"}
+	b := m.pairs[asked.pair]
+	if _, kept := m.book.find(asked.pair); b == nil || b.ended && b.why == "" && !kept {
+		b = asked
+		if make {
+			select {
+			case m.work <- b:
+				m.remember(b)
+			default:
+				return chunk.Offer{Target: b.layer, Base: b.base, Why: "too many deltas are being made"}
+			}
 		}
 	}
 	b.used = time.Now()
-	o := chunk.Offer{Target: l.Digest, Base: base, Why: b.why}
+	o := chunk.Offer{Target: b.layer, Base: b.base, Kind: b.kind.String(), Why: b.why}
 	if b.ended {
 		o.Seed, o.Bytes = b.kept.Seed, b.kept.Bytes
 	} else {
@@ -340,7 +341,7 @@ func (m *Maker) build(ctx context.Context, b *build) (kept entry, err error) {
 	if err != nil {
 		return entry{}, err
 	}
-	kept = entry{Image: b.image, Base: b.base, Layer: b.layer, Bytes: bytes}
+	kept = entry{Image: b.image, Base: b.base, Layer: b.layer, Kind: b.kind.String(), Bytes: bytes}
 	if kept.Seed, err = m.cfg.Keep(ctx, f, bytes); err != nil {
 		return entry{}, err
 	}
@@ -348,9 +349,12 @@ func (m *Maker) build(ctx context.Context, b *build) (kept entry, err error) {
 }
 
 // Expect notes a delta that this host is going to get from another one: what came of it is
-// kept, and it is offered, too, once all of it is here.
+// kept where the budget allows, and it is offered, too, once all of it is here.
 func (m *Maker) Expect(image digest.Digest, o chunk.Offer) error {
-	return m.book.add(entry{Image: image, Base: o.Base, Layer: o.Target, Seed: o.Seed, Bytes: o.Bytes, Fetched: true})
+	if m.cfg.Budget()-m.book.bytes() < o.Bytes {
+		return nil // it is used, and not kept
+	}
+	return m.book.add(entry{Image: image, Base: o.Base, Layer: o.Target, Kind: o.Kind, Seed: o.Seed, Bytes: o.Bytes, Fetched: true})
 }
 
 // Discard forgets a delta that is of no use.

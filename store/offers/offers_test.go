@@ -121,7 +121,7 @@ var image = digest.FromString("an image")
 func wait(t *testing.T, m *Maker, l Layer, bases ...digest.Digest) (base, seed digest.Digest, why string) {
 	t.Helper()
 	for {
-		list, changed, err := m.Offers(t.Context(), image, []Layer{l}, bases)
+		list, changed, err := m.Offers(t.Context(), image, []Layer{l}, bases, true)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("offers: %+v %v", list, err)
 		}
@@ -171,7 +171,7 @@ func TestNotOffered(t *testing.T) {
 	big := s.put(tree(t, 2, 100, 90))
 	small := s.put(tree(t, 2, 3, 2))
 	base := s.put(tree(t, 3, 100, 90)).Digest
-	list, _, err := m.Offers(t.Context(), image, []Layer{big, small}, []digest.Digest{base, big.Digest})
+	list, _, err := m.Offers(t.Context(), image, []Layer{big, small}, []digest.Digest{base, big.Digest}, true)
 	if err != nil || len(list) > 0 {
 		t.Errorf("offers of what is small or there: %+v %v", list, err)
 	}
@@ -193,7 +193,7 @@ func TestBookIsKept(t *testing.T) {
 	}
 	m.Close()
 	m = s.maker(t, dir)
-	list, _, err := m.Offers(t.Context(), image, []Layer{next}, []digest.Digest{base})
+	list, _, err := m.Offers(t.Context(), image, []Layer{next}, []digest.Digest{base}, true)
 	if err != nil || len(list) != 1 || list[0].Seed != seed {
 		t.Fatalf("after a restart: %+v %v", list, err)
 	}
@@ -230,7 +230,7 @@ func TestBoundsHold(t *testing.T) {
 	m := s.maker(t, t.TempDir())
 	for i := range 2 * maxKept {
 		d := digest.FromString(fmt.Sprint(i))
-		if err := m.book.add(entry{Image: image, Base: d, Layer: d, Seed: d, Bytes: 1}); err != nil {
+		if err := m.book.add(entry{Image: image, Base: d, Layer: d, Kind: "bytes", Seed: d, Bytes: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
