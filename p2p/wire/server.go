@@ -31,6 +31,7 @@ type Handlers struct {
 	Images  Images
 	Owner   Owner
 	Prober  Prober
+	Deltas  Deltas // nil: this node has none
 }
 
 // Matrix says how far this node is.
@@ -191,6 +192,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /v1/swarms/{seed}/chunks/{n}", s.chunk)
 	mux.HandleFunc("POST /v1/swarms/{seed}/chunks", s.next)
 	mux.HandleFunc("POST /v1/swarms/{seed}/chunks/{n}/recheck", s.recheck)
+	mux.HandleFunc("POST /v1/swarms/{seed}/deltas", s.deltas)
 	mux.HandleFunc("POST /v1/echo", s.echo)
 	mux.HandleFunc("POST /v1/probe", s.probe)
 	mux.HandleFunc("GET /v1/held", s.held)

@@ -18,12 +18,13 @@
 //	GET  /v1/swarms/{seed}/haves         → stream of messages, see haves.go
 //	GET  /v1/swarms/{seed}/chunks/{n}    → frame of chunk n
 //	POST /v1/swarms/{seed}/chunks        body: wanted chunks as a bitmap, padded to 64 chunks → frame of one of them
+//	POST /v1/swarms/{seed}/deltas?make=1 body: digests of layers → JSON offers, see deltas.go
 //	POST /v1/echo?bytes=n                body: up to 16 KiB of anything → n zero bytes, at most as many
 //	POST /v1/probe                       JSON nonce → JSON: whether the asker's own ports are reached from here
 //	GET  /v1/held?ref=…                  → JSON: which of up to 64 references the store has
 //
 // The last three are doctor's (probe.go); nodes before them answer 404, which says
-// so. An echo's answer has the header Seeder-Clock, in nanoseconds since 1970.
+// so, as nodes without deltas do. An echo's answer has the header Seeder-Clock, in nanoseconds since 1970.
 //
 // This is protocol 1; the paths of another one begin with its number. Anything else
 // is answered with 404, which is how a probe learns that both sides accept each

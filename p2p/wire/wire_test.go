@@ -155,11 +155,17 @@ const secret = "Bw4VHCMqMTg_Rk1UW2JpcHd-hYyTmqGor7a9xMvS2eA" // as generated: a 
 // pair is a server on loopback and a client of it.
 func pair(t testing.TB, h *handler) (c *Client, addr string) {
 	t.Helper()
+	return serve(t, handlers(h))
+}
+
+// serve is pair with any handlers.
+func serve(t testing.TB, h Handlers) (c *Client, addr string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: handlers(h)})
+	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: h})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	c = NewClient(ClientConfig{Credentials: credentials(t, secret)})
