@@ -27,8 +27,9 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 	n.gossip = gossip.New(n.gossipConfig(id))
 	health := &health{store: n.store, events: &n.events, recovered: func() { converging.Recovered() }, log: n.log}
 	n.members = members.New(n.gossip, n.cfg.Name, n.cfg.Labels, func() report.Host { return hostOf(n.cfg.DataDir, health) })
+	offers, deltas := n.cfg.deltas()
 	n.images = images.New(images.Config{
-		Store: n.store, Refused: counters.putOff, Lost: func() { converging.Wake() }, NameOf: n.members.NameOf, Log: n.log,
+		Offers: offers, Store: n.store, Refused: counters.putOff, Lost: func() { converging.Wake() }, NameOf: n.members.NameOf, Log: n.log,
 	})
 	column := matrix.NewColumn(n.images.SentBytes)
 	n.exchange = exchange.New(exchange.Config{
@@ -48,6 +49,7 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 		Confirmed: func() { converging.Wake() }, Log: n.log,
 	})
 	fetcher := fetch.New(fetch.Config{
+		Deltas: deltas, History: n.catalog.History,
 		ID: id.ID(), Images: n.images, Store: n.store, Column: column, Members: n.members, Client: n.port.client,
 		Metrics: fetch.NewMetrics(n.cfg.Registerer), Note: n.events.record, Announce: n.announcer.Again,
 		Log: n.log, SwarmLog: n.cfg.Log.With("component", "swarm"),
@@ -72,7 +74,7 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 		Policy: n.matrix.Policy, Policies: n.matrix.Policies, Log: n.log,
 	})
 	n.port.answerBy(n.cfg, wire.Handlers{
-		Matrix: n.matrix, Catalog: n.exchange, Images: n.images, Owner: fetcher, Prober: n.diagnoser,
+		Matrix: n.matrix, Catalog: n.exchange, Images: n.images, Owner: fetcher, Prober: n.diagnoser, Deltas: n.images,
 	}, n.gossip)
 	return []loop{
 		{"converge", func(ctx context.Context) {

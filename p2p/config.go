@@ -13,10 +13,12 @@ import (
 	"seeder/internal/pattern"
 	"seeder/p2p/announce"
 	"seeder/p2p/converge"
+	"seeder/p2p/fetch"
 	"seeder/p2p/gossip"
 	"seeder/p2p/images"
 	"seeder/p2p/netaddr"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 // Store is this host's images as the node sees them. It is safe for concurrent
@@ -28,6 +30,24 @@ type Store interface {
 	images.Store
 	announce.Store
 	Keeper
+}
+
+// Deltas makes and keeps deltas of layers (package fetch, images.Config.Offers).
+type Deltas interface {
+	fetch.Deltas
+	// Offers are the deltas that this host has, or with make makes, of layers of the image
+	// of seed, for a host that has bases. changed is closed when one that is pending is
+	// not any more.
+	Offers(ctx context.Context, seed digest.Digest, bases []digest.Digest, make bool) (offers []chunk.Offer, changed <-chan struct{}, err error)
+}
+
+// deltas are the deltas that are offered, and those that are used: nil where they are off, and
+// no interfaces with a nil in them.
+func (c Config) deltas() (images.Offers, fetch.Deltas) {
+	if c.Deltas == nil {
+		return nil, nil
+	}
+	return c.Deltas.Offers, c.Deltas
 }
 
 // Keeper looks after the image store as a whole.
@@ -113,6 +133,9 @@ type Config struct {
 
 	// Protocols of this node; zero: those of this build. Only tests set others.
 	Protocols gossip.Protocols
+
+	// Deltas are those of this host; nil: it uses and offers none.
+	Deltas Deltas
 
 	UploadLimit   int64 // bytes per second; 0: none
 	DownloadLimit int64 // bytes per second; 0: none

@@ -34,6 +34,7 @@ import (
 	"seeder/p2p/swarm"
 	"seeder/p2p/tally"
 	"seeder/p2p/trust"
+	"seeder/store/chunk"
 )
 
 // Column is where a fetch shows how far it is. What is said of another announcement than
@@ -55,6 +56,7 @@ type Client interface {
 	registrar
 	Seed(ctx context.Context, addr string, seed digest.Digest) ([]byte, error)
 	Recheck(ctx context.Context, addr string, seed digest.Digest, n int) error
+	Deltas(ctx context.Context, addr string, seed digest.Digest, bases []digest.Digest, make bool, known int) ([]chunk.Offer, error)
 }
 
 // Config is what a Fetcher is made of.
@@ -66,6 +68,10 @@ type Config struct {
 	Members *members.Members
 	Client  Client
 	Metrics *Metrics
+	// Deltas are those of this host; nil: none are used.
+	Deltas Deltas
+	// History are the targets that a reference had before, the newest first.
+	History func(ref string) []digest.Digest
 	// Note records what happened to an announced image.
 	Note func(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string)
 	// Announce announces again what this host has under ref.
@@ -81,11 +87,15 @@ type Fetcher struct {
 	claims     *claims
 	memory     swarm.Memory   // of frames on their way in
 	complaints sync.WaitGroup // that are on their way to peers
+
+	links      links
+	tried      tried         // offers of deltas
+	rebuilding chan struct{} // capacity 1: held by the rebuild that runs
 }
 
 // New returns a Fetcher that fetches nothing yet.
 func New(cfg Config) *Fetcher {
-	return &Fetcher{Owners: newOwners(cfg.ID, cfg.Members, cfg.Client, cfg.Log), cfg: cfg, claims: newClaims()}
+	return &Fetcher{Owners: newOwners(cfg.ID, cfg.Members, cfg.Client, cfg.Log), cfg: cfg, claims: newClaims(), rebuilding: make(chan struct{}, 1)}
 }
 
 // Wait waits for the complaints to peers, once nothing is fetched any more.
@@ -227,11 +237,11 @@ func lostChunks(ctx context.Context, img images.Image, imported <-chan struct{})
 	}
 }
 
-// swarm runs the swarm until every wanted chunk is here.
-func (f *Fetcher) swarm(ctx context.Context, a catalog.Announcement, sw *images.Open, p *progress) error {
+// chunks runs the swarm of an image until every wanted chunk is here.
+func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images.Open, wanted swarm.Chunks, p *progress, m *meter) error {
 	return swarm.Fetch(ctx, swarm.FetchConfig{
 		Seed:      a.Seed.Digest,
-		Chunks:    sw.Image,
+		Chunks:    wanted,
 		Transport: f.cfg.Client,
 		Finder:    finder{f.Owners, a.NodeName},
 		Self:      f.cfg.Members.Self(),
@@ -243,16 +253,17 @@ func (f *Fetcher) swarm(ctx context.Context, a catalog.Announcement, sw *images.
 				f.cfg.Metrics.goodChunks.Inc()
 				f.cfg.Metrics.chunks("peer", raw)
 				p.tally.Received(peer, raw, wire)
+				m.received(time.Now(), raw, wire)
 			},
 			Duplicate: func(_ string, wire int64) {
 				f.cfg.Metrics.twiceBytes.Add(float64(wire))
 				p.tally.Travelled(wire)
 			},
 			Refused: func(_, reason string) { f.cfg.Metrics.refused.WithLabelValues(reason).Inc() },
-			BadChunk: func(peer, id string, chunk int) {
+			BadChunk: func(peer, id string, n int) {
 				f.cfg.Metrics.badChunks.Inc()
-				f.cfg.Note(report.EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", chunk), f.cfg.Members.NameOf(id, peer))
-				f.complain(ctx, a, f.cfg.Members.NameOf(id, peer), chunk)
+				f.cfg.Note(report.EventBadChunk, a, fmt.Sprintf("chunk %d does not verify; its sender is not asked for a while", n), f.cfg.Members.NameOf(id, peer))
+				f.complain(ctx, a, f.cfg.Members.NameOf(id, peer), n)
 			},
 			State: p.set,
 		},

@@ -12,6 +12,9 @@ type Metrics struct {
 	chunkBytes            *prometheus.CounterVec
 	goodChunks, badChunks prometheus.Counter
 	twiceBytes            prometheus.Counter
+	deltas                *prometheus.CounterVec
+	deltaBytes            prometheus.Counter
+	deltaSaved            prometheus.Counter
 	refused               *prometheus.CounterVec
 	fetchSeconds          prometheus.Histogram
 	importSeconds         prometheus.Histogram
@@ -32,6 +35,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Chunks from peers that did not have the digest the seed index names."}),
 		twiceBytes: with.NewCounter(prometheus.CounterOpts{Name: "seeder_chunk_duplicate_bytes_total",
 			Help: "Bytes on the wire of chunks that were received although they were already on this host."}),
+		deltas: with.NewCounterVec(prometheus.CounterOpts{Name: "seeder_deltas_total",
+			Help: "Deltas that this node fetched to rebuild a layer, by result: used, or failed; after a failure the ordinary chunks are fetched."}, []string{"result"}),
+		deltaBytes: with.NewCounter(prometheus.CounterOpts{Name: "seeder_delta_bytes_total",
+			Help: "Bytes on the wire of the chunks of deltas that were received."}),
+		deltaSaved: with.NewCounter(prometheus.CounterOpts{Name: "seeder_delta_saved_bytes_total",
+			Help: "Bytes of layers, as stored, that were rebuilt from deltas instead of being received, less those of the deltas."}),
 		refused: with.NewCounterVec(prometheus.CounterOpts{Name: "seeder_chunk_requests_failed_total",
 			Help: "Requests to peers that returned no chunk, by reason: the peer was busy, had too many requesters (crowded), did not hold it (absent), or the connection failed (error). Each is retried, mostly with another peer."}, []string{"reason"}),
 		fetchSeconds: with.NewHistogram(prometheus.HistogramOpts{Name: "seeder_fetch_seconds",
@@ -41,6 +50,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	for _, source := range []string{"peer", "local"} {
 		m.chunkBytes.WithLabelValues(source)
+	}
+	for _, result := range []string{"used", "failed"} {
+		m.deltas.WithLabelValues(result)
 	}
 	for _, reason := range swarm.Refusals() {
 		m.refused.WithLabelValues(reason)

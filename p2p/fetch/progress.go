@@ -22,6 +22,7 @@ type progress struct {
 
 	mu    sync.Mutex
 	state swarm.Progress
+	now   string // what is done about a delta; empty: nothing
 }
 
 func newProgress(img images.Image, t *tally.Tally) *progress {
@@ -80,12 +81,25 @@ func (p *progress) set(s swarm.Progress) {
 	p.tally.Arrived(time.Now(), s.Received-before)
 }
 
+// doing says what is done about a delta; empty: nothing.
+func (p *progress) doing(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now = what
+}
+
+// noDelta notes why a layer did not come as a delta.
+func (p *progress) noDelta(why string) { p.tally.NoDelta(why) }
+
 // reason says where a fetch stands: from whom, or why nothing comes.
 func (p *progress) reason() string {
 	done, total := p.bytes()
 	names := p.tally.Names()
 	p.mu.Lock()
 	why := p.state.Reason
+	if p.now != "" {
+		why = p.now
+	}
 	p.mu.Unlock()
 	s := fmt.Sprintf("%s of %s", figure.Size(done), figure.Size(total))
 	switch {

@@ -25,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"seeder/p2p/swarm"
+	"seeder/store/chunk"
 )
 
 // Store opens the images of this host. Errors wrap fs.ErrNotExist where a thing is not
@@ -41,10 +42,22 @@ type Store interface {
 type Image interface {
 	swarm.Chunks
 	Importer
+	Rebuilder
 	// Recheck reads chunk n again, whatever was verified before, and reports whether it
 	// was damaged here. It is not served any more then, until it is whole again.
 	Recheck(ctx context.Context, n int) (damaged bool, err error)
 	Close() error
+}
+
+// Rebuilder makes layers of an image from those of another.
+type Rebuilder interface {
+	// Layer are the chunks of a layer of the image: the first one, and how many; none where
+	// the image has no such layer.
+	Layer(layer digest.Digest) (first, chunks int)
+	// Rebuild makes a layer from its base, which is here, and a delta, of which all chunks
+	// are here, and tells have of each chunk that is verified. What it has made when it fails
+	// stays.
+	Rebuild(ctx context.Context, o chunk.Offer, have func(n int)) error
 }
 
 // Importer brings what is fetched of an image to where containers are started from.
@@ -81,10 +94,15 @@ type Open struct {
 	lastUsed time.Time
 }
 
+// Offers are the deltas that this host has, or with make makes, of the image of seed, for a
+// host that has bases. The channel is closed when one that is pending is not any more.
+type Offers func(ctx context.Context, seed digest.Digest, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error)
+
 // Config is what a Set is made of.
 type Config struct {
 	Store   Store
 	Refused func(error) // told of each request of a peer that is refused
+	Offers  Offers      // nil: this host offers no deltas
 	// Lost wakes who restores what is damaged or lost here.
 	Lost func()
 	// NameOf is the name of the member with a proved id; other where none has it.
@@ -103,7 +121,8 @@ type Set struct {
 	mu      sync.Mutex
 	open    map[digest.Digest]*Open
 	opening map[digest.Digest]chan struct{}
-	served  map[digest.Digest]bool  // seeds that the catalog names and nobody withdrew
+	served  map[digest.Digest]bool // seeds that the catalog names and nobody withdrew
+	deltas  deltas
 	sent    map[digest.Digest]int64 // raw bytes of chunks that peers got, by served seed
 	closed  bool
 }
@@ -114,6 +133,7 @@ func New(cfg Config) *Set {
 		cfg:     cfg,
 		open:    map[digest.Digest]*Open{},
 		opening: map[digest.Digest]chan struct{}{},
+		deltas:  deltas{of: map[digest.Digest]digest.Digest{}, withheld: map[digest.Digest]bool{}},
 		served:  map[digest.Digest]bool{},
 		sent:    map[digest.Digest]int64{},
 	}
@@ -132,7 +152,8 @@ func (s *Set) SetServed(seeds map[digest.Digest]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.served = seeds
-	maps.DeleteFunc(s.sent, func(seed digest.Digest, _ int64) bool { return !seeds[seed] })
+	s.deltas.keep(seeds)
+	maps.DeleteFunc(s.sent, func(seed digest.Digest, _ int64) bool { return !seeds[seed] && s.deltas.of[seed] == "" })
 }
 
 // addSent counts a chunk that a peer got.
@@ -142,19 +163,36 @@ func (s *Set) addSent(seed digest.Digest, raw int64) {
 	s.sent[seed] += raw
 }
 
-// SentBytes is how much of seed peers have got from here since this node started,
-// in raw bytes.
+// SentBytes is how much of seed, and of deltas for it, peers have got from here since this
+// node started, in raw bytes.
 func (s *Set) SentBytes(seed digest.Digest) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sent[seed]
+	sum := s.sent[seed]
+	for delta, image := range s.deltas.of {
+		if image == seed {
+			sum += s.sent[delta]
+		}
+	}
+	return sum
 }
 
-func (s *Set) isServed(seed digest.Digest) bool {
+// isAnnounced reports whether seed is of an announced image.
+func (s *Set) isAnnounced(seed digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.served[seed]
 }
+
+// isServed reports whether seed is of an announced image, or of a delta for one.
+func (s *Set) isServed(seed digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.servedNow(seed)
+}
+
+// servedNow is isServed. The caller holds mu.
+func (s *Set) servedNow(seed digest.Digest) bool { return s.served[seed] || s.deltas.of[seed] != "" }
 
 // Acquire returns the open image of seed, opening it where it is not open, and
 // counts the caller as a user until Release. For a fetch, an image that nobody
@@ -257,7 +295,7 @@ func (s *Set) Sweep(now time.Time) {
 	var idle []*Open
 	s.mu.Lock()
 	for seed, sw := range s.open {
-		if sw.refs == 0 && (now.Sub(sw.lastUsed) > idleSwarm || !s.served[seed]) {
+		if sw.refs == 0 && (now.Sub(sw.lastUsed) > idleSwarm || !s.servedNow(seed)) {
 			delete(s.open, seed)
 			idle = append(idle, sw)
 		}

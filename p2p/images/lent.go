@@ -21,13 +21,26 @@ func (s *Set) Seed(ctx context.Context, seed digest.Digest) ([]byte, error) {
 	return index, err
 }
 
+// Deltas offers deltas of layers (wire.Deltas). Those that are ready are served from now
+// on, as long as the image is.
+func (s *Set) Deltas(ctx context.Context, seed digest.Digest, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error) {
+	if s.cfg.Offers == nil || !s.isServed(seed) || s.withheld(seed) {
+		return nil, nil, fmt.Errorf("no deltas of %s: %w", seed, fs.ErrNotExist)
+	}
+	offers, changed, err := s.cfg.Offers(ctx, seed, bases, make)
+	for _, o := range offers {
+		if o.Ready() {
+			s.Lend(seed, o.Seed)
+		}
+	}
+	return offers, changed, err
+}
+
 // Swarm serves the images of this node to peers (wire.Images).
 func (s *Set) Swarm(ctx context.Context, seed digest.Digest) (swarm.Served, error) {
 	sw, err := s.acquireForPeer(ctx, seed)
 	if err != nil {
-		if s.isServed(seed) {
-			s.recordLost(seed, err)
-		}
+		s.recordLost(seed, err)
 		return nil, err
 	}
 	defer s.Release(sw, false)

@@ -23,9 +23,9 @@ type lost struct {
 // lostPause is how long after a try to get a seed index again the next one may begin.
 const lostPause = 10 * time.Second
 
-// recordLost records that a served seed index was asked for and err came of it.
+// recordLost records that an announced seed index was asked for and err came of it.
 func (s *Set) recordLost(seed digest.Digest, err error) {
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, fs.ErrNotExist) || !s.isAnnounced(seed) {
 		return
 	}
 	l, now := &s.lost, time.Now()

@@ -18,9 +18,9 @@ const (
 	maxLabels = 64
 	// maxReported bounds the images of a report: as many as a catalog has.
 	maxReported = 65_536
-	// maxSources bounds the sources of an image: the peers that are named, the other ones
-	// and what was there.
-	maxSources = tally.MaxNamed + 2
+	// maxSources bounds the sources of an image: the peers that are named, the other ones,
+	// what was rebuilt, and what was there.
+	maxSources = tally.MaxNamed + 3
 	// maxEntryBytes bounds one image of a report, with all that is told of it.
 	maxEntryBytes = 64 << 10
 	// maxReportBytes bounds a report in which no image was asked for, and imageBytes
@@ -57,6 +57,9 @@ type columnImage struct {
 	SentBytes          int64           `json:"sent_bytes,omitempty"`
 	TookMS             int64           `json:"took_ms,omitempty"`
 	FreedBytes         int64           `json:"freed_bytes,omitempty"`
+	RebuiltBytes       int64           `json:"rebuilt_bytes,omitempty"`
+	DeltaBytes         int64           `json:"delta_bytes,omitempty"`
+	NoDelta            string          `json:"no_delta,omitempty"`
 	Blocked            string          `json:"blocked,omitempty"`
 
 	// Refused: this host does not take that announcement. It may hold an earlier one of
@@ -209,6 +212,7 @@ func (ans *answer) take(img columnImage) {
 	img.RateBytesPerSecond = max(img.RateBytesPerSecond, 0)
 	img.Sources = readSources(img.Sources)
 	img.WireBytes, img.SentBytes, img.FreedBytes = max(img.WireBytes, 0), max(img.SentBytes, 0), max(img.FreedBytes, 0)
+	img.RebuiltBytes, img.DeltaBytes, img.NoDelta = max(img.RebuiltBytes, 0), max(img.DeltaBytes, 0), text.Clean(img.NoDelta, report.MaxTextBytes)
 	img.TookMS = min(max(img.TookMS, 0), maxTook.Milliseconds())
 	if img.Refused {
 		ans.refused[img.Reference] = img

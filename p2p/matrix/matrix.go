@@ -27,6 +27,7 @@ import (
 	"seeder/p2p/images"
 	"seeder/p2p/members"
 	"seeder/p2p/report"
+	"seeder/p2p/tally"
 	"seeder/p2p/trust"
 )
 
@@ -126,10 +127,18 @@ func (m *Matrix) column(refs []string) column {
 			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
 			RateBytesPerSecond: c.origin.Rate, Sources: c.origin.Sources, WireBytes: c.origin.Wire,
 			Blocked: blocked[a.Reference], SentBytes: max(m.cfg.Images.SentBytes(a.Seed.Digest)-c.sentBefore, 0),
-			TookMS: c.origin.Took.Milliseconds(),
+			TookMS: c.origin.Took.Milliseconds(), RebuiltBytes: c.origin.Rebuilt, DeltaBytes: c.origin.Delta, NoDelta: noDelta(c.origin),
 		})
 	}
 	return r
+}
+
+// noDelta is why no layer came as a delta, empty where one did.
+func noDelta(o tally.Origin) string {
+	if o.Rebuilt > 0 {
+		return ""
+	}
+	return o.NoDelta
 }
 
 // refused are those of refs, or of all, that this node knows a newer announcement of
@@ -248,6 +257,7 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
 	ns.FreedBytes, ns.TookMS = img.FreedBytes, img.TookMS
+	ns.RebuiltBytes, ns.DeltaBytes, ns.NoDelta = img.RebuiltBytes, img.DeltaBytes, img.NoDelta
 	if ns.State != report.Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}

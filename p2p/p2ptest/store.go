@@ -48,6 +48,7 @@ type Store struct {
 	claims  bool
 	full    string
 	down    error
+	deltas  *Deltas // nil until they are asked for
 }
 
 // NewStore returns an empty store.

@@ -45,6 +45,9 @@ type NodeState struct {
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
 	TookMS             int64    `json:"took_ms,omitempty"`               // until it was ready, since the node heard of it; 0: nothing was fetched, or it forgot
 	FreedBytes         int64    `json:"freed_bytes,omitempty"`           // of disk, by the purge of a withdrawn image, frames too
+	RebuiltBytes       int64    `json:"rebuilt_bytes,omitempty"`         // of layers that were made here from others, by deltas
+	DeltaBytes         int64    `json:"delta_bytes,omitempty"`           // of WireBytes, those of deltas
+	NoDelta            string   `json:"no_delta,omitempty"`              // why a layer did not come as a delta, as far as that is known
 
 	// Blocked is why the kubelet there refuses to start a container of the image although
 	// it is ready, and what to run there.
@@ -54,8 +57,8 @@ type NodeState struct {
 	Since time.Time `json:"since,omitzero"` // since when it is away
 }
 
-// Source is where bytes of an image came from: a peer, by its name, LocalSource or
-// OtherSources.
+// Source is where bytes of an image came from: a peer, by its name, LocalSource,
+// DeltaSource or OtherSources.
 type Source struct {
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"` // of chunks as stored
@@ -65,6 +68,8 @@ type Source struct {
 const (
 	// LocalSource is the name of what was not fetched because this host had it.
 	LocalSource = "local"
+	// DeltaSource is the name of the layers that this host rebuilt from others by deltas.
+	DeltaSource = "delta"
 	// OtherSources is the name of all peers together that gave less than those that are
 	// named.
 	OtherSources = "others"

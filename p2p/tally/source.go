@@ -11,9 +11,9 @@ import (
 // are one source each.
 const MaxNamed = 8
 
-// sources are the peers, those that gave most first, then the others in one, then
-// what was here already; without those that gave nothing.
-func sources(raw map[string]int64, local int64) []report.Source {
+// sources are the peers, those that gave most first, then the others in one, then what was
+// rebuilt and what was here already; without those that gave nothing.
+func sources(raw map[string]int64, rebuilt, local int64) []report.Source {
 	var out []report.Source
 	for name, bytes := range raw {
 		if bytes > 0 {
@@ -29,6 +29,9 @@ func sources(raw map[string]int64, local int64) []report.Source {
 			others.Bytes += s.Bytes
 		}
 		out = append(out[:MaxNamed:MaxNamed], others)
+	}
+	if rebuilt > 0 {
+		out = append(out, report.Source{Name: report.DeltaSource, Bytes: rebuilt})
 	}
 	if local > 0 {
 		out = append(out, report.Source{Name: report.LocalSource, Bytes: local})

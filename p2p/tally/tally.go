@@ -23,6 +23,10 @@ type Origin struct {
 	Wire    int64         // bytes of frames that came
 	Rate    int64         // bytes a second from peers
 	Took    time.Duration // until it was ready
+
+	Rebuilt int64  // bytes of layers that were rebuilt from deltas
+	Delta   int64  // bytes of those deltas, as they came
+	NoDelta string // why the last layer that did not come as a delta did not; empty: nothing is known
 }
 
 // Tally counts where the bytes of one announcement come from on this host, over all
@@ -35,6 +39,9 @@ type Tally struct {
 	local int64
 	wire  int64
 	rate  rate
+
+	rebuilt, delta int64
+	noDelta        string
 }
 
 // New returns a tally that counts from now on.
@@ -61,6 +68,28 @@ func (t *Tally) Arrived(now time.Time, raw int64) {
 	t.rate.add(now, raw)
 }
 
+// Rebuilt records bytes of a layer that were made here from a delta.
+func (t *Tally) Rebuilt(bytes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rebuilt += bytes
+}
+
+// Delta records bytes of a delta that came.
+func (t *Tally) Delta(wire int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.delta += wire
+	t.wire += wire
+}
+
+// NoDelta records why a layer does not come as a delta.
+func (t *Tally) NoDelta(why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noDelta = why
+}
+
 // Travelled records a frame that came in vain.
 func (t *Tally) Travelled(wire int64) {
 	t.mu.Lock()
@@ -73,7 +102,7 @@ func (t *Tally) Travelled(wire int64) {
 func (t *Tally) Holds(bytes int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.local = bytes
+	t.local = bytes - t.rebuilt
 	for _, raw := range t.raw {
 		t.local -= raw
 	}
@@ -98,8 +127,8 @@ func (t *Tally) Names() []string {
 func (t *Tally) Origin(now time.Time) Origin {
 	t.mu.Lock()
 	raw, local := maps.Clone(t.raw), t.local
-	o := Origin{Peers: append([]string(nil), t.order...), Wire: t.wire, Rate: t.rate.perSecond(now)}
+	o := Origin{Peers: append([]string(nil), t.order...), Wire: t.wire, Rate: t.rate.perSecond(now), Rebuilt: t.rebuilt, Delta: t.delta, NoDelta: t.noDelta}
 	t.mu.Unlock()
-	o.Sources = sources(raw, local)
+	o.Sources = sources(raw, o.Rebuilt, local)
 	return o
 }

@@ -11,11 +11,11 @@ import (
 
 func TestSourcesAreBounded(t *testing.T) {
 	t.Parallel()
-	if got := sources(nil, 0); got != nil {
+	if got := sources(nil, 0, 0); got != nil {
 		t.Errorf("nothing came from %v", got)
 	}
-	got := sources(map[string]int64{"b": 5, "a": 5, "c": 7, "none": 0}, 3)
-	if want := []report.Source{{Name: "c", Bytes: 7}, {Name: "a", Bytes: 5}, {Name: "b", Bytes: 5}, {Name: report.LocalSource, Bytes: 3}}; !slices.Equal(got, want) {
+	got := sources(map[string]int64{"b": 5, "a": 5, "c": 7, "none": 0}, 4, 3)
+	if want := []report.Source{{Name: "c", Bytes: 7}, {Name: "a", Bytes: 5}, {Name: "b", Bytes: 5}, {Name: report.DeltaSource, Bytes: 4}, {Name: report.LocalSource, Bytes: 3}}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	raw, sum := map[string]int64{}, int64(0)
@@ -23,7 +23,7 @@ func TestSourcesAreBounded(t *testing.T) {
 		raw[fmt.Sprintf("n%03d", i)] = i + 1
 		sum += i + 1
 	}
-	got = sources(raw, 10)
+	got = sources(raw, 0, 10)
 	if len(got) != MaxNamed+2 || got[0] != (report.Source{Name: "n299", Bytes: 300}) || got[9] != (report.Source{Name: report.LocalSource, Bytes: 10}) {
 		t.Fatalf("%v", got)
 	}

@@ -1,0 +1,208 @@
+package p2p_test
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// deltaRate is the link of each host of these tests, in bytes a second, and deltaLayer the
+// layer, which takes half a minute.
+const (
+	deltaRate  = 256 << 10
+	deltaLayer = 8 << 20
+)
+
+// deltaCluster are nodes on slow links, of which the first has announced a build that all
+// others but the last have. layer makes the next build.
+func deltaCluster(t *testing.T, nodes int) (c *simCluster, ref string, next func() []byte) {
+	c = newSim(t, *seed, nodes)
+	t.Cleanup(c.stop)
+	for _, nd := range c.nodes {
+		nd.cfg.UploadLimit, nd.cfg.DownloadLimit = deltaRate, deltaRate
+		nd.cfg.Deltas = nd.store.Deltas()
+	}
+	build := make([]byte, deltaLayer)
+	rand.NewChaCha8([32]byte{7}).Read(build)
+	c.start(c.nodes[:nodes-1]...)
+	c.within(2*time.Second, "all see all", c.allAlive)
+	ref = refFor("app", "all")
+	c.announceBlob(c.nodes[0], ref, build)
+	c.within(5*time.Minute, "the first build is everywhere", c.converged)
+	return c, ref, func() []byte {
+		out := bytes.Clone(build)
+		for i := range 20 {
+			copy(out[i*300_000:], "a change")
+		}
+		return out
+	}
+}
+
+// announceBlob announces an image of one layer.
+func (c *simCluster) announceBlob(nd *simNode, ref string, layer []byte) {
+	c.t.Helper()
+	a := nd.store.Add(ref, layer, 256<<10)
+	if _, err := nd.AnnouncePrepared(context.Background(), a); err != nil {
+		c.t.Fatal(err)
+	}
+	c.published(nd, ref)
+}
+
+// traffic is what has come to, and gone out of, a node.
+func (nd *simNode) traffic() (in, out int64) {
+	tr := nd.Traffic()
+	for i := range tr.In {
+		in, out = in+tr.In[i], out+tr.Out[i]
+	}
+	return in, out
+}
+
+// whole is how long a layer takes that travels whole, over one link.
+const whole = deltaLayer / deltaRate * time.Second
+
+// TestClusterDelta: the second build goes to those that have the first one as a delta, and
+// to the one that has not as ordinary chunks, also from those that rebuilt it.
+func TestClusterDelta(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, ref, next := deltaCluster(t, 5)
+		time.Sleep(11 * time.Minute) // traffic is that of ten minutes
+		c.nodes[0].store.Deltas().Takes = 2 * time.Second
+		c.announceBlob(c.nodes[0], ref, next())
+		took := c.within(whole/2, "the second build is where the first one is", c.converged)
+		_, sent := c.nodes[0].traffic()
+		t.Logf("the second build of %d bytes took %s, its announcer sent %d bytes to 3 hosts", deltaLayer, took, sent)
+		if sent > deltaLayer/10 {
+			t.Errorf("the announcer sent %d bytes, at most a tenth of the layer is meant", sent)
+		}
+		for _, nd := range c.nodes[1:4] {
+			if n := len(nd.store.Deltas().Expected); n != 1 {
+				t.Errorf("%s fetched %d deltas", nd.cfg.Name, n)
+			}
+		}
+		last := c.nodes[4]
+		last.cfg.DownloadLimit = 0
+		c.start(last)
+		took = c.within(whole, "a host without the base has it", c.converged)
+		if in, _ := last.traffic(); in < deltaLayer || len(last.store.Deltas().Expected) > 0 {
+			t.Errorf("a host without the base got %d bytes, and %d deltas", in, len(last.store.Deltas().Expected))
+		}
+		if took > whole/2 {
+			t.Errorf("a host without the base took %s: those that rebuilt the layer serve it, too", took)
+		}
+	})
+}
+
+// TestClusterDeltaNeverLater: where a delta is of no use the second build is there as
+// soon as without deltas, and nobody asks for that delta again.
+func TestClusterDeltaNeverLater(t *testing.T) {
+	t.Parallel()
+	without := func(nodes []*simNode) {
+		for _, nd := range nodes {
+			nd.cfg.Deltas = nil
+		}
+	}
+	times := map[string]time.Duration{}
+	for _, test := range []struct {
+		name  string
+		alter func(c *simCluster)
+		late  time.Duration // than without
+	}{
+		{"off", func(c *simCluster) {}, 0},
+		{"not known to the announcer", func(c *simCluster) {}, time.Second},
+		{"of other bytes", func(c *simCluster) {
+			c.nodes[0].store.Deltas().Alter = func(p []byte) []byte {
+				p = bytes.Clone(p)
+				p[len(p)/2] ^= 1
+				return p
+			}
+		}, 3 * time.Second},
+		{"not a delta", func(c *simCluster) {
+			c.nodes[0].store.Deltas().Alter = func([]byte) []byte { return []byte("not a delta") }
+		}, 3 * time.Second},
+		{"longer than half of the layer", func(c *simCluster) {
+			c.nodes[0].store.Deltas().Alter = func(p []byte) []byte { return append(p, make([]byte, deltaLayer/2)...) }
+		}, time.Second},
+		{"never made", func(c *simCluster) { c.nodes[0].store.Deltas().Takes = time.Hour }, time.Second},
+		{"made too late", func(c *simCluster) {
+			d := c.nodes[0].store.Deltas()
+			d.Takes, d.Says = 2*time.Minute, time.Second
+		}, 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, ref, next := deltaCluster(t, 3)
+			if test.name == "off" {
+				c.leave(c.running()...)
+				without(c.nodes)
+				c.start(c.nodes[:2]...)
+			}
+			if test.name == "not known to the announcer" {
+				c.leave(c.nodes[0])
+				without(c.nodes[:1])
+				c.start(c.nodes[0])
+			}
+			c.within(time.Minute, "all see all", c.allAlive)
+			test.alter(c)
+			c.announceBlob(c.nodes[0], ref, next())
+			times[test.name] = c.within(3*whole, test.name+": the second build is there", c.converged)
+			if times[test.name] > times["off"]+test.late {
+				t.Errorf("%s: it took %s, %s without", test.name, times[test.name], times["off"])
+			}
+			d := c.nodes[1].store.Deltas()
+			if len(d.Expected) != len(d.Discarded) || len(d.Expected) > 1 {
+				t.Errorf("%s: %d deltas were fetched, %d forgotten", test.name, len(d.Expected), len(d.Discarded))
+			}
+		})
+	}
+}
+
+// TestClusterDeltaKilled: hosts that are killed while they fetch or rebuild, and one
+// whose announcer is, get the build all the same.
+func TestClusterDeltaKilled(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{100 * time.Millisecond, time.Second, 2100 * time.Millisecond, 2600 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			c, ref, next := deltaCluster(t, 5)
+			c.nodes[0].store.Deltas().Takes = 2 * time.Second
+			c.announceBlob(c.nodes[0], ref, next())
+			time.Sleep(after)
+			killed := c.nodes[1]
+			c.kill(killed, c.nodes[0])
+			time.Sleep(10 * time.Second)
+			c.start(killed, c.nodes[0])
+			c.within(10*whole, "all have the second build, "+after.String(), c.converged)
+		})
+	}
+}
+
+// TestClusterFastLinks: where ordinary chunks come at once nobody asks for deltas to be made.
+func TestClusterFastLinks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, ref, next := deltaCluster(t, 4)
+		for _, nd := range c.nodes {
+			if nd.up {
+				nd.SetLimits(0, 0)
+			}
+		}
+		build := next()
+		c.announceBlob(c.nodes[0], ref, append(build, "one"...)) // by which rates are measured
+		c.within(whole, "the second build is there", c.converged)
+		before := make([]int, len(c.nodes))
+		for i, nd := range c.nodes {
+			before[i] = len(nd.store.Deltas().Expected)
+		}
+		c.announceBlob(c.nodes[0], ref, append(build, "two"...))
+		if took := c.within(whole, "the third build is there", c.converged); took > 5*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		for i, nd := range c.nodes {
+			if got := len(nd.store.Deltas().Expected); got != before[i] {
+				t.Errorf("%s fetched %d deltas", nd.cfg.Name, got-before[i])
+			}
+		}
+	})
+}

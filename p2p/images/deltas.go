@@ -1,0 +1,46 @@
+package images
+
+import (
+	"maps"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// maxLent bounds the deltas that are served at once.
+const maxLent = 1024
+
+// deltas are the deltas that are served beside the images.
+type deltas struct {
+	of       map[digest.Digest]digest.Digest // by the seed of a delta: that of its image
+	withheld map[digest.Digest]bool          // seeds of images of which no delta is offered
+}
+
+// keep drops what belongs to no announced image.
+func (d *deltas) keep(announced map[digest.Digest]bool) {
+	maps.DeleteFunc(d.of, func(_, image digest.Digest) bool { return !announced[image] })
+	maps.DeleteFunc(d.withheld, func(image digest.Digest, _ bool) bool { return !announced[image] })
+}
+
+// Lend lets peers ask for a delta as long as its image is announced.
+func (s *Set) Lend(image, delta digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.served[image] && (len(s.deltas.of) < maxLent || s.deltas.of[delta] != "") {
+		s.deltas.of[delta] = image
+	}
+}
+
+// Withhold has no deltas of an image offered by this node from now on, or again.
+func (s *Set) Withhold(image digest.Digest, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deltas.withheld[image] = yes; !yes {
+		delete(s.deltas.withheld, image)
+	}
+}
+
+func (s *Set) withheld(image digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deltas.withheld[image]
+}

@@ -1,0 +1,207 @@
+package p2ptest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"seeder/store/chunk"
+	"seeder/store/delta"
+)
+
+// Deltas are the deltas of a Store in memory, made by the codec of the real one: from what
+// the asking host names first of what is here. It implements p2p.Deltas.
+type Deltas struct {
+	store *Store
+	// Takes is how long a delta is being made.
+	Takes time.Duration
+	// Says is how long it says that this takes; 0: the truth.
+	Says time.Duration
+	// Alter changes a delta before it is offered; nil: it does not.
+	Alter func([]byte) []byte
+
+	made      map[digest.Digest]chunk.Offer // by layer
+	changed   chan struct{}
+	Expected  []chunk.Offer // by Expect
+	Discarded []chunk.Offer // by Discard
+}
+
+// Deltas are those of s. There is one for each store.
+func (s *Store) Deltas() *Deltas {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deltas == nil {
+		s.deltas = &Deltas{store: s, made: map[digest.Digest]chunk.Offer{}, changed: make(chan struct{})}
+	}
+	return s.deltas
+}
+
+// whole is the blob of an index, nil where a chunk is missing. The caller holds mu.
+func (s *Store) whole(idx index) []byte {
+	var out []byte
+	for _, sum := range idx.Sums {
+		p, ok := s.chunks[sum]
+		if !ok {
+			return nil
+		}
+		out = append(out, p...)
+	}
+	return out
+}
+
+// blob is a blob by its digest, nil where it is not here. The caller holds mu.
+func (s *Store) blob(d digest.Digest) []byte {
+	for _, b := range s.indexes {
+		var idx index
+		if json.Unmarshal(b, &idx) == nil && idx.Target == d {
+			return s.whole(idx)
+		}
+	}
+	return nil
+}
+
+// Offers implements p2p.Deltas.
+func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error) {
+	s := d.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.indexes[image]
+	if !ok {
+		return nil, nil, fmt.Errorf("seed index %s: %w", image, fs.ErrNotExist)
+	}
+	var idx index
+	if err := json.Unmarshal(b, &idx); err != nil {
+		return nil, nil, fmt.Errorf("seed index: %w", err)
+	}
+	if o, ok := d.made[idx.Target]; ok {
+		return []chunk.Offer{o}, d.changed, nil
+	}
+	for _, base := range bases {
+		old, now := s.blob(base), s.whole(idx)
+		if old == nil || now == nil || base == idx.Target {
+			continue
+		}
+		pending := chunk.Offer{Target: idx.Target, Base: base, Kind: chunk.DeltaBytes, After: cmp.Or(d.Says, d.Takes, time.Millisecond)}
+		if !make {
+			return []chunk.Offer{pending}, d.changed, nil
+		}
+		o, err := d.encode(ctx, base, old, idx, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		if d.Takes == 0 {
+			d.made[idx.Target] = o
+			return []chunk.Offer{o}, d.changed, nil
+		}
+		d.made[idx.Target] = pending
+		time.AfterFunc(d.Takes, func() { d.finish(o) })
+		return []chunk.Offer{pending}, d.changed, nil
+	}
+	return []chunk.Offer{{Target: idx.Target, Why: "no base"}}, d.changed, nil
+}
+
+// finish is when a delta has been made.
+func (d *Deltas) finish(o chunk.Offer) {
+	d.store.mu.Lock()
+	defer d.store.mu.Unlock()
+	d.made[o.Target] = o
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// encode makes a delta and keeps it as an image of one blob. The caller holds mu.
+func (d *Deltas) encode(ctx context.Context, base digest.Digest, old []byte, idx index, now []byte) (chunk.Offer, error) {
+	var out bytes.Buffer
+	_, _, err := delta.Encode(ctx, &out, delta.Bytes, delta.Blob{ReaderAt: bytes.NewReader(old), Digest: base, Bytes: int64(len(old))},
+		delta.Blob{ReaderAt: bytes.NewReader(now), Digest: idx.Target, Bytes: int64(len(now))}, 0)
+	if err != nil {
+		return chunk.Offer{}, err
+	}
+	p := out.Bytes()
+	if d.Alter != nil {
+		p = d.Alter(p)
+	}
+	x := index{Target: digest.FromBytes(p), Bytes: int64(len(p)), ChunkBytes: idx.ChunkBytes}
+	for rest := p; len(rest) > 0; {
+		n := min(int64(len(rest)), x.ChunkBytes)
+		sum := sha256.Sum256(rest[:n])
+		x.Sums = append(x.Sums, sum)
+		d.store.chunks[sum] = rest[:n]
+		rest = rest[n:]
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		return chunk.Offer{}, err
+	}
+	seed := digest.FromBytes(b)
+	d.store.indexes[seed] = b
+	return chunk.Offer{Target: idx.Target, Base: base, Kind: chunk.DeltaBytes, Seed: seed, Bytes: x.Bytes}, nil
+}
+
+// Bases implements p2p.Deltas: everything that has a name.
+func (d *Deltas) Bases(context.Context, string, []digest.Digest) ([]digest.Digest, error) {
+	d.store.mu.Lock()
+	defer d.store.mu.Unlock()
+	return slices.Sorted(maps.Values(d.store.images)), d.store.down
+}
+
+// Expect implements p2p.Deltas.
+func (d *Deltas) Expect(_ digest.Digest, o chunk.Offer) error {
+	d.store.mu.Lock()
+	defer d.store.mu.Unlock()
+	d.Expected = append(d.Expected, o)
+	return nil
+}
+
+// Discard implements p2p.Deltas.
+func (d *Deltas) Discard(o chunk.Offer) {
+	d.store.mu.Lock()
+	defer d.store.mu.Unlock()
+	d.Discarded = append(d.Discarded, o)
+}
+
+// Layer implements p2p.Image: an image is one layer here.
+func (i *image) Layer(d digest.Digest) (first, chunks int) {
+	if d != i.index.Target {
+		return 0, 0
+	}
+	return 0, i.Len()
+}
+
+// errOther says that a delta made other bytes than those of its layer.
+var errOther = errors.New("it makes other bytes than the layer has")
+
+// Rebuild implements p2p.Image.
+func (i *image) Rebuild(ctx context.Context, o chunk.Offer, have func(n int)) error {
+	s := i.store
+	s.mu.Lock()
+	var idx index
+	err := json.Unmarshal(s.indexes[o.Seed], &idx)
+	p, old := s.whole(idx), s.blob(o.Base)
+	s.mu.Unlock()
+	if err != nil || p == nil || old == nil {
+		return fmt.Errorf("rebuild %s: the delta or its base is not here (%w)", o.Target, fs.ErrNotExist)
+	}
+	var out bytes.Buffer
+	if _, err := delta.Decode(ctx, &out, bytes.NewReader(p), delta.Blob{ReaderAt: bytes.NewReader(old), Digest: o.Base, Bytes: int64(len(old))}); err != nil {
+		return err
+	}
+	for n := range i.Len() {
+		ok, err := i.Put(ctx, n, chunk.Raw, out.Next(int(i.Bytes(n))))
+		if err != nil || !ok {
+			return fmt.Errorf("rebuild %s: %w", o.Target, errors.Join(err, errOther))
+		}
+		have(n)
+	}
+	return nil
+}
