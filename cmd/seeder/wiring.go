@@ -87,6 +87,10 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
+	var deltas p2p.Deltas // none where they are off
+	if cfg.Transfer.Deltas == config.DeltasAuto {
+		deltas = s.Deltas
+	}
 	w := &wired{store: s, registry: prometheus.NewRegistry(), rollouts: rollout.New(log)}
 	w.node = p2p.New(p2p.Config{
 		Name: cfg.NodeName, Version: cli.Version(), DataDir: cfg.DataDir, Machine: trust.MachineID("/etc/machine-id"),
@@ -97,7 +101,7 @@ func wire(ctx context.Context, cfg config.Config, secrets trust.Secrets, log *sl
 		Blocked: kubelet.NewWatch("/").Blocked, Published: w.rollouts.Announced,
 		Follow: cfg.Images.Follow, Auto: auto, AutoLocal: autoLocal,
 		KeepPrevious: cfg.Images.KeepPrevious, Pinned: cfg.Images.Pin,
-		UploadLimit: upload, DownloadLimit: download,
+		UploadLimit: upload, DownloadLimit: download, Deltas: deltas,
 		Log: log, Registerer: w.registry,
 	}, storeAdapter{s})
 	return w, nil

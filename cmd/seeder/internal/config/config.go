@@ -60,7 +60,14 @@ type Transfer struct {
 	UploadLimit   string `mapstructure:"upload_limit"`
 	DownloadLimit string `mapstructure:"download_limit"`
 	Cache         string `mapstructure:"cache"`
+	Deltas        string `mapstructure:"deltas"`
 }
+
+// The values of transfer.deltas.
+const (
+	DeltasAuto = "auto"
+	DeltasOff  = "off"
+)
 
 // Containerd is where this host's images live.
 type Containerd struct {
@@ -125,6 +132,7 @@ func Keys() []Key {
 		{"transfer.upload_limit", "0", "`bytes` per second sent at most, e.g. 50MiB; 0: no limit"},
 		{"transfer.download_limit", "0", "`bytes` per second received at most, e.g. 50MiB; 0: no limit"},
 		{"transfer.cache", "5%", "`share` or size of data_dir's disk that compressed chunks may take, e.g. 5% or 1GiB"},
+		{"transfer.deltas", DeltasAuto, "`auto`: layers travel as deltas between two builds where that is sooner; off: never"},
 		{"containerd.address", "auto", "containerd's `socket`, auto, or embedded: a store of its own in data_dir"},
 		{"containerd.namespace", "k8s.io", "containerd `namespace`"},
 		{"containerd.snapshotter", "auto", "containerd `snapshotter`; auto: the one that CRI uses"},

@@ -52,6 +52,9 @@ func (l *Loaded) validate(p *Problems) {
 	if _, err := ParseMinFree(l.Transfer.Cache); err != nil {
 		p.Add("transfer.cache", l.Transfer.Cache, "%v", err)
 	}
+	if l.Transfer.Deltas != DeltasAuto && l.Transfer.Deltas != DeltasOff {
+		p.Add("transfer.deltas", l.Transfer.Deltas, "want %s or %s", DeltasAuto, DeltasOff)
+	}
 	l.validateContainerd(p)
 	l.validateImages(p)
 	for _, id := range l.Announcers {

@@ -9,7 +9,7 @@ import (
 // it was started again or much has been announced since, is missing from it.
 type Saved struct {
 	Announcer string `json:"announcer"` // the node that announced the image
-	Nodes     int    `json:"nodes"`     // that are ready and have got bytes from peers
+	Nodes     int    `json:"nodes"`     // that are ready and have got bytes from peers, or deltas
 	Had       int    `json:"had"`       // that are ready and have got none, the announcer aside
 
 	ImageBytes   int64 `json:"image_bytes"`   // the most that a node needed
@@ -19,6 +19,11 @@ type Saved struct {
 	LocalBytes   int64 `json:"local_bytes"` // that those nodes had already
 	WireBytes    int64 `json:"wire_bytes"`  // as which FetchedBytes travelled, duplicates too
 	SentBytes    int64 `json:"sent_bytes"`  // by the announcer
+
+	// What came as deltas, over the nodes that got some of it.
+	DeltaNodes   int   `json:"delta_nodes,omitempty"`
+	RebuiltBytes int64 `json:"rebuilt_bytes,omitempty"` // of layers that were made from others
+	DeltaBytes   int64 `json:"delta_bytes,omitempty"`   // of WireBytes, those of the deltas
 }
 
 // Savings sums up a row of the matrix. A sum of what nodes say may be anything but
@@ -34,13 +39,19 @@ func Savings(row report.ImageState) Saved {
 		}
 		var fetched, local int64
 		for _, src := range n.Sources {
-			if src.Name == report.LocalSource {
+			switch src.Name {
+			case report.LocalSource:
 				local = AddBytes(local, src.Bytes)
-			} else {
+			case report.DeltaSource: // RebuiltBytes
+			default:
 				fetched = AddBytes(fetched, src.Bytes)
 			}
 		}
-		if fetched == 0 {
+		if n.RebuiltBytes > 0 {
+			s.DeltaNodes++
+			s.RebuiltBytes, s.DeltaBytes = AddBytes(s.RebuiltBytes, n.RebuiltBytes), AddBytes(s.DeltaBytes, n.DeltaBytes)
+		}
+		if fetched == 0 && n.RebuiltBytes == 0 {
 			if n.Name != row.AnnouncedBy {
 				s.Had++
 			}

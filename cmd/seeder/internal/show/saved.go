@@ -30,7 +30,7 @@ func SavedLines(s control.Saved, took time.Duration, here bool) []string {
 	}
 	// From 95 % on it is the frames' own bytes, or those of chunks that came twice.
 	if compressed(s) {
-		got += fmt.Sprintf(", compressed to %d %%", max(term.Percent(s.WireBytes, s.FetchedBytes), 1))
+		got += fmt.Sprintf(", compressed to %d %%", max(term.Percent(s.WireBytes-s.DeltaBytes, s.FetchedBytes), 1))
 	}
 	if s.LocalBytes > 0 {
 		got += fmt.Sprintf("; %s were there already", term.Bytes(s.LocalBytes))
@@ -38,12 +38,26 @@ func SavedLines(s control.Saved, took time.Duration, here bool) []string {
 	if s.Had > 0 {
 		got += fmt.Sprintf("; %s fetched nothing", term.Plural(s.Had, "other node"))
 	}
-	return append([]string{got}, whoSent(s, here)...)
+	lines := append([]string{got}, whoSent(s, here)...)
+	if s.DeltaNodes > 0 {
+		lines = append(lines, byDeltas(s))
+	}
+	return lines
+}
+
+// byDeltas says what travelled instead of the layers that were rebuilt.
+func byDeltas(s control.Saved) string {
+	share := 100 * float64(s.DeltaBytes) / float64(max(s.RebuiltBytes, 1))
+	line := fmt.Sprintf("deltas: sent %s instead of %s", term.Bytes(s.DeltaBytes/int64(s.DeltaNodes)), term.Bytes(s.RebuiltBytes/int64(s.DeltaNodes)))
+	if s.DeltaNodes > 1 {
+		line += " for each of " + term.Plural(s.DeltaNodes, "node")
+	}
+	return line + fmt.Sprintf(" (%.1f %%)", share)
 }
 
 // compressed reports whether much less travelled than arrived.
 func compressed(s control.Saved) bool {
-	return s.WireBytes > 0 && float64(s.WireBytes) < 0.95*float64(s.FetchedBytes)
+	return s.WireBytes > s.DeltaBytes && float64(s.WireBytes-s.DeltaBytes) < 0.95*float64(s.FetchedBytes)
 }
 
 // whoSent compares what the announcer sent with what it would have had to send

@@ -42,7 +42,7 @@ func newFlowsView(rows []report.ImageState) flowsView {
 	for _, img := range rows {
 		for _, n := range img.Nodes {
 			for _, s := range n.Sources {
-				if s.Name == report.LocalSource || s.Bytes <= 0 {
+				if s.Name == report.LocalSource || s.Name == report.DeltaSource || s.Bytes <= 0 {
 					continue
 				}
 				name := s.Name

@@ -107,7 +107,7 @@ func newTransferRow(t arrival) transferRow {
 		row.Why = cleanText(n.Reason, maxReason)
 	}
 	for _, s := range n.Sources {
-		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == report.LocalSource, term.Bytes(s.Bytes)})
+		row.From = append(row.From, sourceView{cleanName(s.Name), s.Name == report.LocalSource || s.Name == report.DeltaSource, term.Bytes(s.Bytes)})
 	}
 	return row
 }
