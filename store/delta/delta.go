@@ -135,6 +135,9 @@ func Decode(ctx context.Context, w io.Writer, delta io.Reader, base Blob) (Heade
 			return h, context.Cause(ctx)
 		}
 		more, err := d.segment(delta)
+		if errors.Is(err, ErrRefused) { // Encode could read it
+			err = fmt.Errorf("%v: %w", err, ErrMismatch)
+		}
 		if err != nil {
 			return h, fmt.Errorf("decode the delta of %s: %w", h.Target, err)
 		}
