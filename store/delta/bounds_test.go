@@ -101,14 +101,8 @@ func FuzzTokens(f *testing.F) {
 	f.Add([]byte{0x80, 0, 0}, []byte{1, 0, 3, 1})
 	f.Add([]byte{0, 1, 2}, []byte{1, 0, 0, 0, 1, 0})
 	base := packers()[10].pack(f, text(2, 3000))
-	whole := func(p []byte) part {
-		if len(p) == 0 {
-			return part{}
-		}
-		return part{bytes: len(p), ctrl: binary.AppendUvarint(nil, uint64(len(p))), extra: p}
-	}
 	f.Fuzz(func(t *testing.T, tokens, heads []byte) {
-		_, _ = decodeFenced(t, Deflate, base, target, bodyOf(t, whole(tokens), whole(heads)))
+		_, _ = decodeFenced(t, Deflate, base, target, bodyOf(t, asExtra(tokens), asExtra(heads)))
 	})
 }
 
