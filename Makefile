@@ -177,14 +177,9 @@ bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
 
 .PHONY: bench-delta
-bench-delta: ## what travels instead of a rebuilt layer: pairs made of DELTA_DIR (GOROOT), and seeder's own binary rebuilt after one line
-	mkdir -p bin/delta
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/delta/old ./cmd/seeder
-	printf 'package main\n\nimport "fmt"\n\nfunc init() { fmt.Print("") }\n' > bin/delta/line
-	printf '{"Replace":{"%s/cmd/seeder/line.go":"%s/bin/delta/line"}}' "$(CURDIR)" "$(CURDIR)" > bin/delta/overlay.json
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -overlay bin/delta/overlay.json -o bin/delta/new ./cmd/seeder
-	DELTA_DIR=$${DELTA_DIR:-$$(go env GOROOT)} DELTA_OLD=$(CURDIR)/bin/delta/old DELTA_NEW=$(CURDIR)/bin/delta/new \
-		go test -run '^$$' -bench '^BenchmarkDelta$$' -benchtime 1x -timeout 30m ./store/delta
+bench-delta: ## what travels instead of a rebuilt layer: the table of docs/deltas.md; BENCH_DELTA_MB (60), BENCH_DELTA_BIG_MB (5000), BENCH_DELTA_DIR (GOROOT/src); 20 minutes, 25 GB of disk
+	cd test/tools/pgzip && go build -trimpath -o ../../../bin/pgzip .
+	BENCH_DELTA=1 BENCH_DELTA_REPORT=$(CURDIR)/docs/deltas.md go test -count=1 -v -timeout 2h -run '^TestBenchDelta$$' ./test/delta
 
 .PHONY: bench-profile
 bench-profile: containerds ## where seeder's CPU seconds go, by perf, in one cell of bench
