@@ -75,6 +75,7 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 
 hosts: build containerds ## real hosts with real containerd; needs root
 	go test -count=1 -timeout 20m -p 1 -parallel 3 ./test/harness ./test/attack ./test/hosts
+	go test -count=1 -timeout 10m -run '^TestCPUGate$$' ./test/bench
 
 .PHONY: boot
 boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
@@ -140,14 +141,14 @@ sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten 
 	go test -count=1 -v -run '^TestClusterSpreads$$/^1000$$' ./p2p -cluster
 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
-	test/install.sh docker-registry
+	test/install.sh
 	test -n "$(BENCH_ADD)" || rm -f docs/benchmarks.jsonl
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl go test -count=1 -timeout 24h -parallel 16 -run '^TestBench$$' ./test/bench
 	BENCH_OUT=$(CURDIR)/docs/benchmarks.jsonl BENCH_REPORT=$(CURDIR)/docs/benchmarks.md go test -count=1 -run '^TestBenchReport$$' ./test/bench
 
 .PHONY: bench-quick
 bench-quick: build containerds ## the table of README.md, one run of each cell; 3 hosts at 100 Mbit/s, 2 to 4 at 1 Gbit/s; under ten minutes
-	test/install.sh docker-registry
+	test/install.sh
 	rm -f bin/bench-quick.jsonl
 	BENCH_OUT=$(CURDIR)/bin/bench-quick.jsonl BENCH_RUNS=1 BENCH_MB=100 BENCH_IMAGES="raw gzip" BENCH_WAYS="seeder registry loop" BENCH_HOSTS=3 BENCH_RATES=100mbit \
 		go test -count=1 -timeout 10m -run '^TestBench$$' ./test/bench

@@ -13,6 +13,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need zstd zstd # this and Python are for a client of the protocol in another language
 /usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing="$missing python3-cryptography"
 need runc runc
+need docker-registry docker-registry # what seeder is measured against
 need ip iproute2
 need tc iproute2
 need unshare util-linux

@@ -69,6 +69,7 @@ type sample struct {
 	Wire      float64 `json:"wire_bytes"`        // received by each other host, mean
 	CPU       float64 `json:"cpu_s"`             // busy time of the whole machine; the mean of those that shared it
 	Seeder    float64 `json:"seeder_cpu_s"`      // of seeder alone, on all hosts
+	Daemons   float64 `json:"daemons_cpu_s"`     // of seeder or the registry, and of containerd, on all hosts
 	PeakRSS   float64 `json:"peak_rss_bytes"`    // of a seeder, the largest
 }
 
@@ -90,7 +91,7 @@ func TestBench(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				cell{out, image, rate, n}.bench(t, runs)
+				cell{out, image, rate, n, benchBytes(t)}.bench(t, runs)
 			}
 		}
 	}
@@ -99,7 +100,7 @@ func TestBench(t *testing.T) {
 // cell is a place in the matrix, and the file that gets its samples.
 type cell struct {
 	out, image, rate string
-	hosts            int
+	hosts, bytes     int
 }
 
 // bench lets the ways take turns.
@@ -154,7 +155,7 @@ func (c cell) run(t *testing.T, way string, first, count int) {
 		if why := leftOut(c.image, c.rate, way, c.hosts); why != "" {
 			t.Skip(why)
 		}
-		benchLoad(t, c.image, benchBytes(t)) // once, not in each of them
+		benchLoad(t, c.image, c.bytes) // once, not in each of them
 		b := newBatch(count)
 		for k := range count {
 			t.Run(strconv.Itoa(first+k), func(t *testing.T) {
@@ -196,9 +197,9 @@ func (c cell) apart(t *testing.T, way string, runs int) time.Duration {
 	t.Helper()
 	mbit, err := strconv.ParseFloat(strings.TrimSuffix(c.rate, "mbit"), 64)
 	if err != nil || way != "loop" {
-		return 17 * time.Second * time.Duration(benchBytes(t)>>20) / 300
+		return 17 * time.Second * time.Duration(c.bytes>>20) / 300
 	}
-	copying := float64(benchBytes(t)) * 8 / (mbit * 1e6)
+	copying := float64(c.bytes) * 8 / (mbit * 1e6)
 	return time.Duration(copying / float64(runs) * float64(time.Second))
 }
 
@@ -226,7 +227,7 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 	defer done() // a run that fails keeps no other waiting
 	defer ready()
 	hosts, rate, kind := c.hosts, c.rate, c.image
-	load := benchLoad(t, kind, benchBytes(t))
+	load := benchLoad(t, kind, c.bytes)
 	s := sample{Way: way, Hosts: hosts, Rate: rate, Image: kind}
 	if b.runs > 1 {
 		s.AtOnce = b.runs
@@ -271,7 +272,7 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		first.RunWithin(benchWait+time.Minute, "wait", "--timeout", benchWait.String())
 		s.Announced, s.LastByte, s.Ready = fromLogs(n, t, load, start)
 	case "registry":
-		byRegistry(n, t, load)
+		s.Daemons = byRegistry(n, t, load)
 		s.Ready = time.Since(start).Seconds()
 	case "loop":
 		byLoop(n, t, load)
@@ -296,8 +297,10 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 			s.Wire += received / float64(hosts-1)
 		}
 		s.Seeder += after[i].seederCPU - before[i].seederCPU
+		s.Daemons += after[i].containerdCPU - before[i].containerdCPU
 		s.PeakRSS = max(s.PeakRSS, after[i].seederRSS)
 	}
+	s.Daemons += s.Seeder
 	if bits, err := strconv.ParseFloat(strings.TrimSuffix(rate, "mbit"), 64); err == nil {
 		k := float64(s.Chunks)
 		s.Optimum = (k + math.Ceil(math.Log2(float64(hosts))) - 1) / k * s.Wire * 8 / (bits * 1e6)
@@ -355,6 +358,7 @@ func fullName(ref string) string { return "docker.io/library/" + ref }
 type counters struct {
 	sent, received float64 // bytes, headers included
 	seederCPU      float64 // seconds
+	containerdCPU  float64
 	seederRSS      float64 // peak, bytes
 }
 
@@ -363,6 +367,7 @@ func countersOf(n *harness.Network) []counters {
 	for _, h := range n.Hosts {
 		var c counters
 		c.received, c.sent = harness.LinkBytes(h)
+		c.containerdCPU = cpuSeconds(n.T, h.Containerd.PID)
 		if h.Seeder != nil {
 			c.seederCPU, c.seederRSS = cpuSeconds(n.T, h.Seeder.PID), harness.PeakRSS(n.T, h.Seeder.PID)
 		}

@@ -69,8 +69,8 @@ func copyTo(h *harness.Host, to *harness.Host, file string) error {
 }
 
 // byRegistry pushes to a registry on the first host, from which all others pull
-// at once.
-func byRegistry(n *harness.Network, t *testing.T, load benchSet) {
+// at once. It returns the CPU seconds of the registry.
+func byRegistry(n *harness.Network, t *testing.T, load benchSet) (cpu float64) {
 	t.Helper()
 	first := n.Hosts[0]
 	first.Write("/etc/registry.yml", `version: 0.1
@@ -108,6 +108,7 @@ http: {addr: "0.0.0.0:5000"}
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
+	return cpuSeconds(t, d.PID)
 }
 
 // byTLS moves the image's bytes to each other host and does nothing with them:
