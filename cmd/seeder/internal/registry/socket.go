@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 
 	"cuelabs.dev/go/oci/ociregistry"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
@@ -21,6 +22,9 @@ import (
 type socket struct {
 	*pusher
 	handler http.Handler
+	// requests is held for reading by each request: an HTTP server does not wait for those of
+	// connections that it closes.
+	requests sync.RWMutex
 }
 
 func (s *Server) newSocket(b backend, to Publisher) *socket {
@@ -28,15 +32,22 @@ func (s *Server) newSocket(b backend, to Publisher) *socket {
 	k := &socket{pusher: &pusher{&b, s.staging, to, true}}
 	funcs := b.funcs()
 	k.add(funcs)
-	funcs.PushBlobChunkedResume_ = k.resume
-	api := ociserver.New(funcs, &ociserver.Options{DisableReferrersAPI: true, DisableSinglePostUpload: true, WriteError: s.refuse})
+	funcs.PushBlob_ = k.pushBlob
+	api := ociserver.New(funcs, &ociserver.Options{DisableReferrersAPI: true, WriteError: s.refuse})
 	k.handler = s.decoded(k.mounts(api))
 	return k
 }
 
 // ServeHTTP answers what comes over the control socket for /v2/. A body may be compressed
 // with zstd (Content-Encoding, RFC 8878); digests are those of what it holds.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.socket.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.socket.requests.TryRLock() {
+		s.refuse(w, r, unavailable(errors.New("the daemon is stopping")))
+		return
+	}
+	defer s.socket.requests.RUnlock()
+	s.socket.handler.ServeHTTP(w, r)
+}
 
 // maxWindow bounds what a decoder of a body remembers, in bytes: what RFC 8878 wants of
 // every decoder.
@@ -52,66 +63,52 @@ func (s *Server) decoded(api http.Handler) http.Handler {
 			}
 			r.Body = http.MaxBytesReader(w, r.Body, maxManifestBytes)
 		}
-		body := &watchedBody{ReadCloser: &patientBody{r.Body, http.NewResponseController(w)}}
+		r.Body = &patientBody{r.Body, http.NewResponseController(w)}
 		switch encoding := r.Header.Get("Content-Encoding"); encoding {
 		case "":
 		case "zstd":
-			d, err := zstd.NewReader(body.ReadCloser, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+			d, err := zstd.NewReader(r.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 			if err != nil {
 				s.refuse(w, r, fmt.Errorf("decode the body: %w", err))
 				return
 			}
-			body.ReadCloser = d.IOReadCloser()
-			defer body.Close()
+			defer d.Close()
+			r.Body = d.IOReadCloser()
 			r.Header.Del("Content-Encoding")
 			r.ContentLength = -1
 		default:
 			s.refuse(w, r, ociregistry.NewHTTPError(fmt.Errorf("the encoding %.20q of the body is not supported; want zstd", encoding), http.StatusUnsupportedMediaType, nil, nil))
 			return
 		}
-		r.Body = body
-		api.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
+		api.ServeHTTP(w, r)
 	})
 }
 
-// bodyKey has the body of a request in its context.
-type bodyKey struct{}
-
-// watchedBody remembers that it broke off.
-type watchedBody struct {
-	io.ReadCloser
-	broken bool
-}
-
-// Read implements io.Reader.
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.broken = b.broken || err != nil && !errors.Is(err, io.EOF)
-	return n, err
-}
-
-// resume goes on with an upload. Of one whose body breaks off nothing stays: whoever sent
-// it has lost the connection, and begins again.
-func (k *socket) resume(ctx context.Context, repo, id string, offset int64, size int) (ociregistry.BlobWriter, error) {
-	w, err := k.pushBlobChunkedResume(ctx, repo, id, offset, size)
+// pushBlob takes a blob in one request (distribution-spec, "Single POST"). Of one that breaks
+// off, or has another digest, nothing stays.
+func (k *socket) pushBlob(ctx context.Context, repo string, desc ociregistry.Descriptor, r io.Reader) (ociregistry.Descriptor, error) {
+	if err := k.may(ctx, repo); err != nil {
+		return ociregistry.Descriptor{}, err
+	}
+	u, err := k.staging.begin(ctx)
 	if err != nil {
-		return nil, err
+		return ociregistry.Descriptor{}, err
 	}
-	body, _ := ctx.Value(bodyKey{}).(*watchedBody)
-	return &socketUpload{w.(*upload), body}, nil
+	defer u.Close()
+	if _, err := io.Copy(u, r); err != nil {
+		err = fmt.Errorf("take the blob %s: %w", desc.Digest, err)
+		if k.staging.has(u.id) { // it was what reads that failed
+			err = errors.Join(err, u.Cancel())
+		}
+		return ociregistry.Descriptor{}, err
+	}
+	return u.Commit(desc.Digest)
 }
 
-type socketUpload struct {
-	*upload
-	body *watchedBody
-}
-
-// Close implements ociregistry.BlobWriter.
-func (u *socketUpload) Close() error {
-	if u.body == nil || !u.body.broken {
-		return u.upload.Close()
-	}
-	return errors.Join(u.Cancel(), u.upload.Close())
+func (s *staging) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.uploads[id] != nil
 }
 
 // Archive is an OCI archive of an image that was pushed without a tag, all of whose blobs
