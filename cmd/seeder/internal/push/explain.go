@@ -20,7 +20,7 @@ func (w way) explain(code int, stderr string) error {
 	program, _, _ := strings.Cut(w.seeder, " ")
 	switch {
 	case has("sudo: a password is required", "sudo: a terminal is required", "sudo: no tty present"):
-		return fmt.Errorf("sudo on %s asks for a password; allow this one command without it, there and once: %s", w.host, w.sudoers())
+		return fmt.Errorf("sudo on %s asks for a password; if seeder is installed there, allow this one command without it, there and once: %s", w.host, w.sudoers())
 	case has("is not in the sudoers file", "may not run sudo", "is not allowed to execute", "is not allowed to run sudo"):
 		return fmt.Errorf("this user may not run %s by sudo on %s; allow it there, as root: %s", program, w.host, w.sudoers())
 	case has("sudo: not found", "sudo: command not found", "‘sudo’: No such file", "'sudo': No such file"):

@@ -23,7 +23,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{255, "ssh: Could not resolve hostname node1: Name or service not known", "ssh to me@node1 failed: ssh: Could not resolve hostname"},
 		{255, "me@node1: Permission denied (publickey).", "ssh to me@node1 failed: me@node1: Permission denied"},
-		{1, "sudo: a password is required", "asks for a password; allow this one command without it, there and once: echo 'me ALL=(root) NOPASSWD: /usr/bin/seeder dial-stdio' |"},
+		{1, "sudo: a password is required", "asks for a password; if seeder is installed there, allow this one command without it, there and once: echo 'me ALL=(root) NOPASSWD: /usr/bin/seeder dial-stdio' |"},
 		{1, "sudo: sorry, you must have a tty to run sudo", "failed with exit code 1: sudo: sorry"},
 		{1, "me is not in the sudoers file.", "this user may not run seeder by sudo on me@node1"},
 		{1, "Sorry, user me is not allowed to execute '/usr/bin/seeder dial-stdio' as root on node1.", "this user may not run seeder by sudo"},

@@ -122,11 +122,6 @@ func (u *upload) missing(ctx context.Context, blobs []ocispec.Descriptor) (out [
 
 // blob sends one blob, compressed if it is not yet.
 func (u *upload) blob(ctx context.Context, d ocispec.Descriptor) error {
-	resp, err := u.do(ctx, http.MethodPost, repository+"/blobs/uploads/", nil, nil, http.StatusAccepted)
-	if err != nil {
-		return fmt.Errorf("begin to send the blob %s: %w", d.Digest, err)
-	}
-	at := resp.Header.Get("Location")
 	f, err := u.dir.Open(ctx, d)
 	if err != nil {
 		return err
@@ -145,9 +140,7 @@ func (u *upload) blob(ctx context.Context, d ocispec.Descriptor) error {
 		defer r.Close()
 		body = r
 	}
-	if resp, err = u.do(ctx, http.MethodPatch, at, body, header, http.StatusAccepted); err == nil {
-		_, err = u.do(ctx, http.MethodPut, resp.Header.Get("Location")+"?digest="+d.Digest.String(), nil, nil, http.StatusCreated)
-	}
+	_, err = u.do(ctx, http.MethodPost, repository+"/blobs/uploads/?digest="+d.Digest.String(), body, header, http.StatusCreated)
 	if err != nil {
 		return fmt.Errorf("send the blob %s (%d bytes): %w", d.Digest, d.Size, err)
 	}
