@@ -46,7 +46,7 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 				n.cfg.Published(a.Reference, a.Version)
 			}
 		},
-		Confirmed: func() { converging.Wake() }, Log: n.log,
+		Confirmed: func() { converging.Wake() }, Withhold: n.images.Withhold, Log: n.log,
 	})
 	fetcher := fetch.New(fetch.Config{
 		Deltas: deltas, History: n.catalog.History,

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"seeder/p2p"
 )
 
 // deltaRate is the link of each host of these tests, in bytes a second, and deltaLayer the
@@ -46,6 +48,16 @@ func (c *simCluster) announceBlob(nd *simNode, ref string, layer []byte) {
 	c.t.Helper()
 	a := nd.store.Add(ref, layer, 256<<10)
 	if _, err := nd.AnnouncePrepared(context.Background(), a); err != nil {
+		c.t.Fatal(err)
+	}
+	c.published(nd, ref)
+}
+
+// announceWhole announces an image of one layer, of which no delta is offered.
+func (c *simCluster) announceWhole(nd *simNode, ref string, layer []byte) {
+	c.t.Helper()
+	nd.store.Add(ref, layer, 256<<10)
+	if _, err := nd.Announce(context.Background(), ref, p2p.Options{NoDelta: true}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.published(nd, ref)
@@ -127,6 +139,7 @@ func TestClusterDeltaNeverLater(t *testing.T) {
 			c.nodes[0].store.Deltas().Alter = func(p []byte) []byte { return append(p, make([]byte, deltaLayer/2)...) }
 		}, time.Second},
 		{"never made", func(c *simCluster) { c.nodes[0].store.Deltas().Takes = time.Hour }, time.Second},
+		{"another one each time", func(c *simCluster) { c.nodes[0].store.Deltas().Flood = true }, 3 * time.Second},
 		{"made too late", func(c *simCluster) {
 			d := c.nodes[0].store.Deltas()
 			d.Takes, d.Says = 2*time.Minute, time.Second
@@ -176,6 +189,27 @@ func TestClusterDeltaKilled(t *testing.T) {
 			c.within(10*whole, "all have the second build, "+after.String(), c.converged)
 		})
 	}
+}
+
+// TestClusterNoDelta: an image that is announced without deltas travels whole, and the next
+// one does not.
+func TestClusterNoDelta(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, ref, next := deltaCluster(t, 3)
+		build := next()
+		c.announceWhole(c.nodes[0], ref, build)
+		c.within(2*whole, "the second build is there", c.converged)
+		d := c.nodes[1].store.Deltas()
+		if len(d.Expected) > 0 {
+			t.Errorf("%d deltas were fetched", len(d.Expected))
+		}
+		c.announceBlob(c.nodes[0], ref, append([]byte("more"), build...))
+		c.within(whole/2, "the third build is there", c.converged)
+		if len(d.Expected) != 1 {
+			t.Errorf("%d deltas were fetched, want 1", len(d.Expected))
+		}
+	})
 }
 
 // TestClusterFastLinks: where ordinary chunks come at once nobody asks for deltas to be made.

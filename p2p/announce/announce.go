@@ -53,7 +53,9 @@ type Config struct {
 	// when what is to be announced is announced already.
 	Published func(catalog.Record)
 	Confirmed func()
-	Log       *slog.Logger
+	// Withhold has no deltas of an image offered, or again; nil: there are none.
+	Withhold func(seed digest.Digest, yes bool)
+	Log      *slog.Logger
 }
 
 // Announcer announces images of this host. It is safe for concurrent use.
@@ -99,6 +101,7 @@ type Options struct {
 	On       []string      // label selectors of the nodes it is for, which all must hold; none: every node
 	// AnyPlatform is for every node, whatever platform the image says it is for.
 	AnyPlatform bool
+	NoDelta     bool          // this host offers no deltas of it, until it is announced without that or the host is started again
 	Settled     digest.Digest // the target that an import has just named under the reference; empty: none has
 }
 
@@ -142,6 +145,9 @@ func (an *Announcer) Announce(ctx context.Context, ref string, o Options) (Annou
 			err = fmt.Errorf("%w; %s", err, an.earlier(ctx, ref))
 		}
 		return Announced{}, err
+	}
+	if an.cfg.Withhold != nil { // before anybody can ask
+		an.cfg.Withhold(p.SeedDigest(), o.NoDelta)
 	}
 	return an.Publish(ctx, p, o.On, keep && len(o.On) == 0, o.AnyPlatform)
 }

@@ -177,6 +177,7 @@ type byDeltas struct {
 	bases  []digest.Digest
 	offers []chunk.Offer
 	ready  int                         // that were ready when it was asked last
+	failed map[digest.Digest]bool      // layers of which a delta was of no use: they come whole
 	until  map[digest.Digest]time.Time // how long a layer is held back while its delta is made
 	first  time.Duration               // how long layers are held back until it is known what is offered
 }
@@ -200,13 +201,16 @@ func (d *byDeltas) holdUntilAsked() {
 // run ends when nothing more is to be had by deltas. Whatever fails, the ordinary chunks
 // remain.
 func (d *byDeltas) run(ctx context.Context) {
+	if !d.worthAsking() {
+		return
+	}
 	if err := d.askFirst(ctx); err != nil {
 		if ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
 			d.cfg.Log.Debug("no deltas", "ref", d.a.Reference, "err", err)
 		}
 		return
 	}
-	d.until = map[digest.Digest]time.Time{}
+	d.until, d.failed = map[digest.Digest]time.Time{}, map[digest.Digest]bool{}
 	for len(d.offers) > 0 && ctx.Err() == nil {
 		ready, wait := d.decide(time.Now())
 		switch {
@@ -275,9 +279,27 @@ func (d *byDeltas) ask(ctx context.Context, make bool, wait time.Duration) error
 		if o.Why != "" {
 			d.p.noDelta(o.Why)
 		}
-		return o.Why != "" || !slices.Contains(d.bases, o.Base) || d.missing(o.Target) == 0 || d.tried.has(o)
+		return o.Why != "" || !slices.Contains(d.bases, o.Base) || d.useless(o)
 	})
 	return nil
+}
+
+// useless reports whether nothing is to be had by an offer any more.
+func (d *byDeltas) useless(o chunk.Offer) bool {
+	return d.failed[o.Target] || d.missing(o.Target) == 0 || d.tried.has(o)
+}
+
+// worthAsking reports whether a blob is missing that takes long enough, as far as that is
+// known.
+func (d *byDeltas) worthAsking() bool {
+	raw, _, _ := d.links.rates(chunk.DeltaBytes)
+	for _, blob := range d.sw.Image.Missing() {
+		w := worth{missing: d.missing(blob), raw: raw}
+		if w.missing >= leastBytes && (raw == 0 || w.whole() >= leastGain) {
+			return true
+		}
+	}
+	return false
 }
 
 // missing are the bytes of a layer that are not here.
@@ -307,7 +329,7 @@ func (d *byDeltas) figures(o chunk.Offer) worth {
 // wait is how long it is worth to wait for one that is being made.
 func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, wait time.Duration) {
 	hold := map[digest.Digest]bool{}
-	d.offers = slices.DeleteFunc(d.offers, func(o chunk.Offer) bool { return d.missing(o.Target) == 0 || d.tried.has(o) })
+	d.offers = slices.DeleteFunc(d.offers, func(o chunk.Offer) bool { return d.useless(o) })
 	for i, o := range d.offers {
 		w := d.figures(o)
 		if !w.pays() {
@@ -442,6 +464,7 @@ func (d *byDeltas) done(ctx context.Context, o chunk.Offer, err error) {
 		d.cfg.Metrics.deltas.WithLabelValues("used").Inc()
 		return
 	}
+	d.failed[o.Target] = true
 	d.cfg.Metrics.deltas.WithLabelValues("failed").Inc()
 	d.cfg.Deltas.Discard(o)
 	d.p.noDelta(err.Error())

@@ -18,7 +18,6 @@ type deltas struct {
 // keep drops what belongs to no announced image.
 func (d *deltas) keep(announced map[digest.Digest]bool) {
 	maps.DeleteFunc(d.of, func(_, image digest.Digest) bool { return !announced[image] })
-	maps.DeleteFunc(d.withheld, func(image digest.Digest, _ bool) bool { return !announced[image] })
 }
 
 // Lend lets peers ask for a delta as long as its image is announced.
@@ -30,10 +29,14 @@ func (s *Set) Lend(image, delta digest.Digest) {
 	}
 }
 
-// Withhold has no deltas of an image offered by this node from now on, or again.
+// Withhold has no deltas of an image offered by this node from now on, or again. It may be
+// said before the image is announced.
 func (s *Set) Withhold(image digest.Digest, yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.deltas.withheld) >= maxLent { // those that are not announced any more
+		maps.DeleteFunc(s.deltas.withheld, func(old digest.Digest, _ bool) bool { return !s.served[old] })
+	}
 	if s.deltas.withheld[image] = yes; !yes {
 		delete(s.deltas.withheld, image)
 	}

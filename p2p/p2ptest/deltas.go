@@ -29,6 +29,9 @@ type Deltas struct {
 	Says time.Duration
 	// Alter changes a delta before it is offered; nil: it does not.
 	Alter func([]byte) []byte
+	// Flood: each answer offers another delta, which is altered, and one that is being made.
+	Flood bool
+	flood int
 
 	made      map[digest.Digest]chunk.Offer // by layer
 	changed   chan struct{}
@@ -83,6 +86,9 @@ func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest
 	if err := json.Unmarshal(b, &idx); err != nil {
 		return nil, nil, fmt.Errorf("seed index: %w", err)
 	}
+	if d.Flood {
+		return d.floods(ctx, bases, idx)
+	}
 	if o, ok := d.made[idx.Target]; ok {
 		return []chunk.Offer{o}, d.changed, nil
 	}
@@ -108,6 +114,23 @@ func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest
 		return []chunk.Offer{pending}, d.changed, nil
 	}
 	return []chunk.Offer{{Target: idx.Target, Why: "no base"}}, d.changed, nil
+}
+
+// floods is an answer of a host that wants to hold others up. The caller holds mu.
+func (d *Deltas) floods(ctx context.Context, bases []digest.Digest, idx index) ([]chunk.Offer, <-chan struct{}, error) {
+	alter := d.Alter
+	defer func() { d.Alter = alter }()
+	d.flood++
+	d.Alter = func(p []byte) []byte { return fmt.Appendf(bytes.Clone(p), "%d", d.flood) }
+	for _, base := range bases {
+		old, now := d.store.blob(base), d.store.whole(idx)
+		if old == nil || now == nil || base == idx.Target {
+			continue
+		}
+		o, err := d.encode(ctx, base, old, idx, now)
+		return []chunk.Offer{o, {Target: idx.Target, Base: base, Kind: chunk.DeltaBytes, After: time.Second}}, d.changed, err
+	}
+	return nil, d.changed, nil
 }
 
 // finish is when a delta has been made.
