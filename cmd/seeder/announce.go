@@ -31,6 +31,7 @@ type announcing struct {
 	detach   bool
 	all      *bool
 	any      bool // platform
+	whole    bool // no deltas
 	timeout  time.Duration
 }
 
@@ -99,6 +100,7 @@ func announceCommand(env *cli.Env) *cobra.Command {
 	cmd.Flags().StringArrayVar(&flags.on, "on", nil, "only for nodes with this label: `key=value` or key!=value; repeat it for more conditions")
 	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "announce even if --on matches no alive node")
 	cmd.Flags().BoolVar(&flags.any, "any-platform", false, "for nodes of every platform, even if the image names one platform")
+	cmd.Flags().BoolVar(&flags.whole, "no-delta", false, "this node sends layers whole, even where a delta would be sooner, until it is restarted or the image is announced again")
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the previous version again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return when the image is announced, without waiting for the nodes")
 	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
@@ -177,6 +179,9 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 	query := url.Values{"wait": {strconv.FormatBool(!flags.detach)}, "archive": {strconv.FormatBool(src.Archive != nil)}, "on": flags.on, "all": {strconv.FormatBool(*flags.all)}}
 	if flags.any {
 		query.Set("any_platform", "true")
+	}
+	if flags.whole {
+		query.Set("no_delta", "true")
 	}
 	if none != "" { // nobody to wait for
 		query.Set("wait", "false")

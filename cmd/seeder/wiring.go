@@ -142,7 +142,7 @@ func (w *wired) References(ctx context.Context) control.References {
 
 // Announce is part of announcer.
 func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announced, error) {
-	a, err := w.node.Announce(ctx, o.Ref, p2p.Options{At: o.At, Rollback: o.Rollback, On: o.On, AnyPlatform: o.AnyPlatform, Settled: o.Settled})
+	a, err := w.node.Announce(ctx, o.Ref, p2p.Options{At: o.At, Rollback: o.Rollback, On: o.On, AnyPlatform: o.AnyPlatform, NoDelta: o.NoDelta, Settled: o.Settled})
 	if err != nil {
 		return control.Announced{}, err
 	}

@@ -39,7 +39,7 @@ type order struct {
 // orders are what a request asks to be announced, imported where it brings an archive or
 // names what was pushed, and what is said of an archive's other images.
 func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out []order, leftOut []string, _ error) {
-	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"], AnyPlatform: q.Get("any_platform") == "true"}
+	o := Order{At: digest.Digest(q.Get("digest")), Rollback: q.Get("rollback") == "true", On: q["on"], AnyPlatform: q.Get("any_platform") == "true", NoDelta: q.Get("no_delta") == "true"}
 	if q.Has("pushed") {
 		out, err := c.pushed(ctx, q["pushed"], o)
 		return out, nil, err

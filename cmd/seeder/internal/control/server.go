@@ -102,6 +102,7 @@ type Order struct {
 	On       []string      // label selectors of the nodes that it is for
 	// AnyPlatform is for every node, whatever platform the image says it is for.
 	AnyPlatform bool
+	NoDelta     bool // no deltas of it are offered
 	// Settled is the target that an archive has just brought under Ref; empty: none has.
 	Settled digest.Digest
 }
@@ -120,7 +121,7 @@ type configReloader interface {
 //	GET  /v1/local?ref=…                               what containerd has under ref
 //	GET  /v1/references                                names for shells to complete
 //	GET  /v1/selected?on=…                             whether there are such nodes
-//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&any_platform=…&archive=…&wait=…&all=…
+//	POST /v1/announce?ref=…&digest=…&rollback=…&on=…&any_platform=…&no_delta=…&archive=…&wait=…&all=…
 //	                                                   events, one a line
 //	POST /v1/announce?pushed=REF@DIGEST&pushed=…&on=…&any_platform=…&wait=…&all=…
 //	                                                   the same of images that were pushed
