@@ -31,7 +31,7 @@ func TestInvalidSteps(t *testing.T) {
 	length[0]++                                                   // the part
 	raw := append([]byte{20, 1, 0}, short[1:]...)                 // ctrl of 1 byte, packed to none
 	unpack := bytes.Clone(bodyOf(t, asExtra(target[:20])))        // its piece of 20 bytes gives 20,
-	unpack[bytes.LastIndexByte(unpack[:len(unpack)-25], 20)] = 19 // not 19
+	unpack[bytes.LastIndexByte(unpack[:len(unpack)-25], 20)] = 21 // not 21
 	for name, c := range map[string]struct {
 		body []byte
 		want string
@@ -39,7 +39,7 @@ func TestInvalidSteps(t *testing.T) {
 		"too large a part":     {binary.AppendUvarint(nil, maxPart+1), "a stream of 4194305 bytes, at most"},
 		"pieces of another":    {length, "a stream of 21 bytes from 0 and 20"},
 		"a piece is missing":   {raw, "ctrl of 1 bytes is missing"},
-		"a piece unpacks else": {unpack, "unpack extra"},
+		"a piece unpacks else": {unpack, "unpack extra: 20 bytes of 21"},
 		"steps too many":       {bodyOf(t, part{bytes: 2, ctrl: append(step(0, 2, 5), 0), diff: make([]byte, 2)}), "steps too many"},
 		"step of nothing":      {bodyOf(t, part{bytes: 2, ctrl: append(step(0, 0, 0), step(0, 2, 5)...), diff: make([]byte, 2)}), "does nothing"},
 		"too far":              {bodyOf(t, part{bytes: 2, ctrl: step(0, 2, 1<<62), diff: make([]byte, 2)}), "a jump of"},
@@ -81,6 +81,7 @@ func TestInvalidTokens(t *testing.T) {
 		"literal without code":   {[]byte{0, 'A'}, append(only0, 1), "literal 65 has no code"},
 		"pair without code":      {[]byte{0x80, 0, 0}, append(only0, 1), "a pair that has no code"},
 		"pair in a stored block": {[]byte{0x80, 0, 0}, []byte{stored, 0, 3, 0}, "a pair that has no code"},
+		"pair behind codes":      {[]byte{0x80, 0, 0}, []byte{fixed - 1, 0, stored, 0, 3, 0}, "a pair that has no code"},
 		"cut pair":               {[]byte{0x80, 0}, []byte{fixed}, "a pair that has no code"},
 		"end without code":       {nil, append(dynamic(1, 1, 155, 134, 0), 0), "end has no code"},
 		"run that is cut":        {[]byte{5, 'A'}, []byte{fixed}, "a run of literals that is cut"},

@@ -345,7 +345,7 @@ func TestStreamsByChance(t *testing.T) {
 	for _, seed := range []uint64{1, uint64(time.Now().UnixNano())} {
 		t.Logf("seed %d", seed)
 		refused, kept := 0, 0
-		for i := range uint64(150) {
+		for i := range uint64(60) {
 			r := rand.New(rand.NewPCG(seed, i))
 			phrases := rand.NewPCG(seed, i/4)
 			base := gzipByChance(t, r, rand.New(phrases))
