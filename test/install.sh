@@ -26,6 +26,8 @@ need pigz pigz # these three compress what store/delta gives back
 need zopfli zopfli
 need libdeflate-gzip libdeflate-tools
 need podman podman
+need buildah buildah # these two push to the registry of a host
+need skopeo skopeo
 need sshd openssh-server # seeder push; on a machine with systemd it also runs there
 need sudo sudo
 need kubectl kubernetes-client
