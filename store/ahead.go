@@ -75,13 +75,13 @@ func (a *ahead) want(b *blob, at int) {
 func (b *blob) worthAhead(at int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.present && !b.full && !b.plain[at] && !b.frames.Have(at)
+	return b.content.present && !b.full && !b.plain[at] && !b.frames.Have(at)
 }
 
 // compressAhead makes the frame of chunk at for the cache. Anyone who asks for the
 // chunk itself is told what went wrong.
 func (b *blob) compressAhead(ctx context.Context, at int) {
-	effort, worth := b.store.pace.Ahead()
+	effort, worth := b.store.work.pace.Ahead()
 	if !worth || !b.worthAhead(at) {
 		return
 	}

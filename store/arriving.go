@@ -62,7 +62,7 @@ func (b awaited) Here() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for at := range b.info.Sums {
-		if !b.present && !b.frames.Have(at) {
+		if !b.content.present && !b.frames.Have(at) {
 			return false
 		}
 	}

@@ -32,13 +32,18 @@ type blob struct {
 
 	mu      sync.Mutex
 	frames  *stage.Blob
-	present bool       // in the content store
-	changes uint64     // of present, so that an older answer of containerd is not believed
-	checked []bool     // chunks in the content store that were verified
-	stamp   ctrd.Stamp // of the file in which they were; none where it was read through containerd
-	plain   []bool     // chunks that do not shrink
-	full    bool       // the cache has no room for its frames
+	content content
+	plain   []bool // chunks that do not shrink
+	full    bool   // the cache has no room for its frames
 	arrived chan struct{}
+}
+
+// content is what the content store has of a blob.
+type content struct {
+	present bool
+	changes uint64     // of present, so that an older answer of containerd is not believed
+	checked []bool     // chunks that were verified
+	stamp   ctrd.Stamp // of the file in which they were; none where it was read through containerd
 }
 
 // openBlob finds out what is here of a blob, also if another image has it open.
@@ -49,7 +54,7 @@ func (s *Store) openBlob(ctx context.Context, info chunk.Blob) (*blob, error) {
 	if b == nil {
 		b = &blob{
 			store: s, info: info, name: name, arrived: make(chan struct{}), near: handover{work: &s.work},
-			checked: make([]bool, len(info.Sums)), plain: make([]bool, len(info.Sums)),
+			content: content{checked: make([]bool, len(info.Sums))}, plain: make([]bool, len(info.Sums)),
 		}
 		s.open[name] = b
 	}
@@ -65,7 +70,7 @@ func (s *Store) openBlob(ctx context.Context, info chunk.Blob) (*blob, error) {
 // check asks containerd whether it has the blob.
 func (b *blob) check(ctx context.Context) error {
 	b.mu.Lock()
-	before := b.changes
+	before := b.content.changes
 	b.mu.Unlock()
 	size, ok, err := b.store.ctrd.Content.Has(ctx, b.info.Digest)
 	if err != nil {
@@ -73,7 +78,7 @@ func (b *blob) check(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.frames != nil && b.changes != before { // an import was faster
+	if b.frames != nil && b.content.changes != before { // an import was faster
 		return nil
 	}
 	return b.openFrames(ok && size == b.info.Bytes)
@@ -89,10 +94,10 @@ func (b *blob) openFrames(present bool) error {
 	if b.frames != nil {
 		b.frames.Close()
 	}
-	if b.frames = frames; present != b.present {
-		b.changes++
-		b.present = present
-		b.trust(b.store.sums.get(b.name))
+	if b.frames = frames; present != b.content.present {
+		b.content.changes++
+		b.content.present = present
+		b.trust(b.store.work.sums.get(b.name))
 	}
 	return nil
 }
@@ -100,15 +105,15 @@ func (b *blob) openFrames(present bool) error {
 // trust says that all chunks were verified in the file with that stamp, or none
 // where there is no such file. The caller holds the mutex.
 func (b *blob) trust(stamp ctrd.Stamp) {
-	b.stamp = stamp
-	for at := range b.checked {
-		b.checked[at] = stamp != ctrd.Stamp{}
+	b.content.stamp = stamp
+	for at := range b.content.checked {
+		b.content.checked[at] = stamp != ctrd.Stamp{}
 	}
 }
 
 // lost records that the content store has lost the blob, or damaged it.
 func (b *blob) lost() {
-	b.store.sums.set(b.name, ctrd.Stamp{})
+	b.store.work.sums.set(b.name, ctrd.Stamp{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.openFrames(false); err != nil {
@@ -146,9 +151,9 @@ func (b *blob) markPresent(ctx context.Context, written bool) {
 		stamp = b.store.ctrd.Files.Stamp(ctx, b.info.Digest)
 	}
 	b.mu.Lock()
-	if !b.present {
-		b.present = true
-		b.changes++
+	if !b.content.present {
+		b.content.present = true
+		b.content.changes++
 		b.trust(stamp)
 	}
 	b.frames.Finish()
@@ -186,7 +191,7 @@ func (b *blob) close() {
 func (b *blob) isPresent() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.present
+	return b.content.present
 }
 
 func (b *blob) staged() *stage.Blob {
@@ -210,7 +215,7 @@ var errBrought = errors.New("the blob has been imported from an archive")
 func (b *blob) await(ctx context.Context, at int) error {
 	for {
 		b.mu.Lock()
-		arrived, frames, present := b.arrived, b.frames, b.present
+		arrived, frames, present := b.arrived, b.frames, b.content.present
 		b.mu.Unlock()
 		if frames.Have(at) {
 			return nil
@@ -232,7 +237,7 @@ func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, e
 	defer func() { <-b.store.work.verifying }()
 	buf := b.store.work.buffers.Get(b.info.ChunkLen(at))
 	defer func() { b.store.work.buffers.Put(buf) }()
-	raw, err := b.store.codec.Decode(buf, enc, payload, b.info.ChunkLen(at))
+	raw, err := b.store.work.codec.Decode(buf, enc, payload, b.info.ChunkLen(at))
 	if errors.Is(err, chunk.ErrFrame) || (err == nil && sha256.Sum256(raw) != b.info.Sums[at]) {
 		return false, nil
 	}
@@ -257,11 +262,11 @@ func (b *blob) put(at int, enc chunk.Encoding, payload []byte) (verified bool, e
 func (b *blob) isChecked(ra ctrd.Reader, at int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if stamp := stampOf(ra); b.stamp != stamp {
-		b.stamp = stamp
-		clear(b.checked)
+	if stamp := stampOf(ra); b.content.stamp != stamp {
+		b.content.stamp = stamp
+		clear(b.content.checked)
 	}
-	return b.checked[at] && (artifact.IsLayer(b.info.MediaType) || len(b.info.Sums) > 1)
+	return b.content.checked[at] && (artifact.IsLayer(b.info.MediaType) || len(b.info.Sums) > 1)
 }
 
 // stampOf is that of the file that ra reads, none where it reads through
@@ -305,7 +310,7 @@ func (b *blob) read(ra ctrd.Reader, at int) ([]byte, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.checked[at] = b.present && b.stamp == stampOf(ra)
+	b.content.checked[at] = b.content.present && b.content.stamp == stampOf(ra)
 	return raw, nil
 }
 
@@ -347,7 +352,7 @@ func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
 	}
-	raw, err := b.store.codec.Decode(tail, enc, payload, length)
+	raw, err := b.store.work.codec.Decode(tail, enc, payload, length)
 	if err != nil {
 		frames.Drop(at)
 		return dst, fmt.Errorf("the frame of chunk %d was damaged on disk; it is fetched again: %w", at, err)

@@ -26,7 +26,7 @@ func (b *blob) frame(ctx context.Context, at int, effort chunk.Effort, awaited b
 	if b.isPlain(at) {
 		return b.openPlain(ctx, at)
 	}
-	if awaited && b.store.pace.Raw() {
+	if awaited && b.store.work.pace.Raw() {
 		size, r, err := b.open(ctx, at)
 		return chunk.Raw, size, r, err
 	}
@@ -68,9 +68,9 @@ func (b *blob) makeFrame(ctx context.Context, at int, effort chunk.Effort) (chun
 	enc, payload := chunk.Raw, raw
 	if chunk.Compressible(b.info.MediaType, b.head(raw, at)) {
 		scratch := b.store.work.buffers.Get(len(raw))
-		b.store.pace.Encode(time.Now(), 1)
-		enc, payload, err = b.store.codec.Encode(scratch, raw, effort, b.shrinks.Load())
-		b.store.pace.Encode(time.Now(), -1)
+		b.store.work.pace.Encode(time.Now(), 1)
+		enc, payload, err = b.store.work.codec.Encode(scratch, raw, effort, b.shrinks.Load())
+		b.store.work.pace.Encode(time.Now(), -1)
 		if err != nil {
 			return 0, 0, nil, fmt.Errorf("compress chunk %d of %s: %w", at, b.info.Digest, err)
 		}

@@ -119,7 +119,7 @@ func (i *Image) set(in func(blob, at int) bool) chunk.Bitmap {
 
 // Have is the set of chunks that are here.
 func (i *Image) Have() chunk.Bitmap {
-	return i.set(func(k, at int) bool { return i.blobs[k].present || i.blobs[k].frames.Have(at) })
+	return i.set(func(k, at int) bool { return i.blobs[k].content.present || i.blobs[k].frames.Have(at) })
 }
 
 // Wanted is the set of chunks that this host needs, here or not.
@@ -170,7 +170,7 @@ func (i *Image) Frame(ctx context.Context, n int) (chunk.Frame, error) {
 		i.store.ahead.want(b, at+1)
 	}
 	if compressible {
-		r = i.store.pace.Measured(r, int64(b.info.ChunkLen(at)), size)
+		r = i.store.work.pace.Measured(r, int64(b.info.ChunkLen(at)), size)
 	}
 	return chunk.Frame{Encoding: enc, Bytes: size, Payload: r}, nil
 }

@@ -29,7 +29,7 @@ func TestFastLinksGetRaw(t *testing.T) {
 	if got := encoding(n); got != chunk.Zstd {
 		t.Errorf("at first: encoding %d", got)
 	}
-	a.pace.Turn(true)
+	a.work.pace.Turn(true)
 	if got := encoding(n); got != chunk.Zstd {
 		t.Errorf("of a frame that is there: encoding %d", got)
 	}
@@ -37,7 +37,7 @@ func TestFastLinksGetRaw(t *testing.T) {
 	if got := encoding(first); got != chunk.Raw {
 		t.Errorf("on fast links: encoding %d", got)
 	}
-	a.pace.Turn(false)
+	a.work.pace.Turn(false)
 	if got := encoding(first); got != chunk.Zstd {
 		t.Errorf("on slow links: encoding %d", got)
 	}

@@ -31,7 +31,7 @@ func (i *Image) Recheck(ctx context.Context, n int) (damaged bool, err error) {
 		return bad, err
 	}
 	b.mu.Lock()
-	b.checked[at] = false
+	b.content.checked[at] = false
 	b.mu.Unlock()
 	ra, err := b.reader(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +97,7 @@ func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) e
 		s.stage.Drop(name)
 	default:
 		s.cfg.Log.Error("found a damaged blob in containerd's content store; fetching it again if another node has it", "blob", d)
-		s.sums.set(name, ctrd.Stamp{})
+		s.work.sums.set(name, ctrd.Stamp{})
 		s.ctrd.Content.MarkDamaged(d, stampOf(ra))
 	}
 	return nil
@@ -122,7 +122,7 @@ func (b *blob) recheckFrame(at int) (damaged bool, err error) {
 	if _, err := io.ReadFull(r, payload); err != nil {
 		return false, fmt.Errorf("read the frame of chunk %d of %s: %w", at, b.info.Digest, err)
 	}
-	raw, err := b.store.codec.Decode(scratch, enc, payload, b.info.ChunkLen(at))
+	raw, err := b.store.work.codec.Decode(scratch, enc, payload, b.info.ChunkLen(at))
 	if err != nil && !errors.Is(err, chunk.ErrFrame) {
 		return false, err
 	}

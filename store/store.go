@@ -56,10 +56,7 @@ type Store struct {
 	seeds *seedDir
 	disks *disks
 	locks locks
-	codec *chunk.Codec
 	ahead ahead
-	pace  *pace.Pace
-	sums  sums
 	work  work
 
 	// Deltas are those of layers.
@@ -85,6 +82,9 @@ type locks struct {
 
 // work is what the chunks under way share.
 type work struct {
+	codec      *chunk.Codec
+	pace       *pace.Pace
+	sums       sums
 	buffers    chunk.Buffers
 	verifying  chan struct{} // slots
 	near       atomic.Int64  // bytes that were handed over and not taken yet
@@ -104,14 +104,15 @@ func Open(_ context.Context, cfg Config) (*Store, error) {
 	if cfg.statFS == nil {
 		cfg.statFS = statFS
 	}
-	s := &Store{cfg: cfg, codec: chunk.NewCodec(), open: map[string]*blob{}, sums: sums{of: map[string]ctrd.Stamp{}}, pace: pace.New()}
+	s := &Store{cfg: cfg, open: map[string]*blob{}}
+	s.work.codec, s.work.pace, s.work.sums.of = chunk.NewCodec(), pace.New(), map[string]ctrd.Stamp{}
 	s.work.verifying = make(chan struct{}, min(runtime.GOMAXPROCS(0), 4))
 	var err error
 	if s.seeds, err = openSeeds(filepath.Join(cfg.DataDir, "seeds"), cfg.Log); err != nil {
 		return nil, err
 	}
 	s.disks = &disks{cfg: cfg}
-	if s.stage, err = stage.Open(cfg.DataDir, s.disks.cacheBound, s.codec, cfg.Log); err != nil {
+	if s.stage, err = stage.Open(cfg.DataDir, s.disks.cacheBound, s.work.codec, cfg.Log); err != nil {
 		return nil, err
 	}
 	if cfg.Containerd.Root == "" {
@@ -280,7 +281,7 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 		s.ctrd.Content.MarkDamaged(b.Digest, stampOf(ra))
 		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; `seeder announce --from` of an archive that has it replaces it", b.Digest, got)
 	}
-	s.sums.set(stage.Name(cb), stampOf(ra))
+	s.work.sums.set(stage.Name(cb), stampOf(ra))
 	return cb, nil
 }
 

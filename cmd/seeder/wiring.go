@@ -148,7 +148,7 @@ func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announce
 	}
 	return control.Announced{
 		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Bytes: a.Bytes, Said: a.Said,
-		Already: a.Version == a.Before.Version, By: a.Before.By, At: a.Before.At,
+		Standing: control.Standing{Already: a.Version == a.Before.Version, By: a.Before.By, At: a.Before.At},
 	}, nil
 }
 

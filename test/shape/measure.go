@@ -238,19 +238,6 @@ func fields(p *pkg) map[string]int {
 	return fields
 }
 
-// within is most in the packages at and below path: for rooms that have reached their aim
-// where others have not.
-func within(path string, pick func(*pkg) map[string]int) func(*shape) (int, string) {
-	return func(s *shape) (int, string) {
-		return s.most(func(p *pkg) map[string]int {
-			if !strings.HasPrefix(p.path+"/", s.module+"/"+path+"/") {
-				return nil
-			}
-			return pick(p)
-		})
-	}
-}
-
 func (s *shape) widestInterface() (int, string) {
 	return s.most(func(p *pkg) map[string]int { return p.interfaces })
 }

@@ -16,7 +16,7 @@ import (
 // impatient is a client that soon asks whether the daemon is there.
 func impatient(socket string) *Client {
 	c := Dial(socket)
-	c.patience = 20 * time.Millisecond
+	c.patience = 100 * time.Millisecond
 	return c
 }
 

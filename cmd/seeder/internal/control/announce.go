@@ -150,7 +150,7 @@ func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait w
 		watch.refs = append(watch.refs, a.Reference)
 		watch.versions[a.Reference] = a.Version
 		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
-			Already: a.Already, By: a.By, At: a.At})
+			Standing: a.Standing})
 		if err != nil {
 			return err
 		}

@@ -47,12 +47,17 @@ type Event struct {
 	Image      *report.ImageState `json:"image,omitempty"`
 	Saved      *Saved             `json:"saved,omitempty"` // of ready: what was saved
 	Pods       []WaitingPod       `json:"pods,omitempty"`
-	// Already: of ready, it was before anybody waited; of announced, it was so before.
+	Standing
+	Error string `json:"error,omitempty"`
+	Code  int    `json:"code,omitempty"` // exit code that the error asks for
+}
+
+// Standing is what was so before anybody asked for it.
+type Standing struct {
+	// Standing: Standing{Already: of ready}, it was before anybody waited; of announced, it was so before.
 	Already bool      `json:"already,omitempty"`
 	By      string    `json:"by,omitempty"` // of announced, already: who announced it, and when
 	At      time.Time `json:"at,omitzero"`
-	Error   string    `json:"error,omitempty"`
-	Code    int       `json:"code,omitempty"` // exit code that the error asks for
 }
 
 // WaitingPod is a pod that waits for an image.
@@ -201,7 +206,7 @@ func (w *watcher) poll(rows []report.ImageState) (done bool, err error) {
 		if first && is {
 			w.rows[row.Reference], w.ready[row.Reference] = row, true
 			sum := Savings(row)
-			if err := w.emit(Event{Event: EventReady, Ref: row.Reference, Image: &row, Saved: &sum, Already: true}); err != nil {
+			if err := w.emit(Event{Event: EventReady, Ref: row.Reference, Image: &row, Saved: &sum, Standing: Standing{Already: true}}); err != nil {
 				return false, err
 			}
 			continue

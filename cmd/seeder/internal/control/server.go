@@ -40,10 +40,7 @@ type Announced struct {
 	Bytes     int64  // of all blobs as stored
 	Said      string // what is worth a line about its name in containerd
 
-	// Already says that nothing had to be done: By announced the same at At.
-	Already bool
-	By      string
-	At      time.Time
+	Standing // Already: nothing had to be done, By announced the same at At
 }
 
 // Announcer takes images of this host to the cluster.

@@ -73,17 +73,22 @@ type pageView struct {
 	Facts         []fact
 	Images        imagesView
 	Behind        behindView
-	Transfers     transfersView
-	Quiet         bool // nothing waits and nothing is on its way
-	Pods          podsView
-	Rollouts      rolloutsView
-	Flows         flowsView
-	Traffic       trafficView
-	Members       membersView
-	Events        []eventRow
+	movesView
+	Quiet   bool // nothing waits and nothing is on its way
+	Pods    podsView
+	Members membersView
+	Events  []eventRow
 
 	Version string        // of page.html and what it loads
 	Main    template.HTML // the template "main", executed
+}
+
+// movesView is what is on its way between nodes, and was.
+type movesView struct {
+	Transfers transfersView
+	Rollouts  rolloutsView
+	Flows     flowsView
+	Traffic   trafficView
 }
 
 // headline says in one sentence how it stands.
@@ -101,9 +106,11 @@ func newPageView(l *look, q pageQuery, detail func(report.ImageState) report.Ima
 	v := &pageView{
 		Node: cleanName(l.status.Node), Program: cleanText(l.status.Version, maxName), At: stampOf(l.at, l.at),
 		Images: newImagesView(rows, q, detail), Behind: newBehindView(rows),
-		Transfers: newTransfersView(rows, l.status.Node), Members: newMembersView(l.members.Members, l.status.ID, l.at),
-		Rollouts: newRolloutsView(rows, l.at), Flows: newFlowsView(rows), Traffic: newTrafficView(l.traffic),
-		Events: newEventRows(l),
+		movesView: movesView{
+			Transfers: newTransfersView(rows, l.status.Node), Rollouts: newRolloutsView(rows, l.at),
+			Flows: newFlowsView(rows), Traffic: newTrafficView(l.traffic),
+		},
+		Members: newMembersView(l.members.Members, l.status.ID, l.at), Events: newEventRows(l),
 	}
 	v.Pods = newPodsView(l.pods, rows)
 	v.Quiet = len(v.Behind.First) == 0 && v.Transfers.Count == 0 && len(v.Pods.Rows) == 0
