@@ -43,13 +43,12 @@ type column struct {
 }
 
 type columnImage struct {
-	Reference  string       `json:"ref"`
-	Digest     string       `json:"digest"`
-	Version    uint64       `json:"version"`
-	State      report.State `json:"state"`
-	DoneBytes  int64        `json:"done_bytes"`
-	TotalBytes int64        `json:"total_bytes"`
-	Reason     string       `json:"reason"`
+	Reference string       `json:"ref"`
+	Digest    string       `json:"digest"`
+	Version   uint64       `json:"version"`
+	State     report.State `json:"state"`
+	progress
+	Reason string `json:"reason"`
 
 	RateBytesPerSecond int64           `json:"rate_bytes_per_second,omitempty"`
 	Sources            []report.Source `json:"sources,omitempty"`
@@ -57,14 +56,18 @@ type columnImage struct {
 	SentBytes          int64           `json:"sent_bytes,omitempty"`
 	TookMS             int64           `json:"took_ms,omitempty"`
 	FreedBytes         int64           `json:"freed_bytes,omitempty"`
-	RebuiltBytes       int64           `json:"rebuilt_bytes,omitempty"`
-	DeltaBytes         int64           `json:"delta_bytes,omitempty"`
-	NoDelta            string          `json:"no_delta,omitempty"`
-	Blocked            string          `json:"blocked,omitempty"`
+	report.Rebuilt
+	Blocked string `json:"blocked,omitempty"`
 
 	// Refused: this host does not take that announcement. It may hold an earlier one of
 	// the reference, of which there is another entry.
 	Refused bool `json:"refused,omitempty"`
+}
+
+// progress is how much of an image is here, of how much.
+type progress struct {
+	DoneBytes  int64 `json:"done_bytes"`
+	TotalBytes int64 `json:"total_bytes"`
 }
 
 // answer is what one member said, or why it said nothing.

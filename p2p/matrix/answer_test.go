@@ -14,8 +14,8 @@ import (
 // states, within bounds, and cannot write on a terminal.
 func FuzzDecodeReport(f *testing.F) {
 	for _, r := range []column{
-		{Name: "n", Images: []columnImage{{Reference: "a", Version: 1, State: report.Ready, DoneBytes: 5, TotalBytes: 5}}},
-		{Host: &report.Host{Containerd: "\x1b[2J", FreeBytes: 5, DiskBytes: -1}, Images: []columnImage{{State: "\x1b[2J", DoneBytes: -1, TotalBytes: -1, Reason: "\x1b[2J" + strings.Repeat("x", 600),
+		{Name: "n", Images: []columnImage{{Reference: "a", Version: 1, State: report.Ready, progress: progress{5, 5}}}},
+		{Host: &report.Host{Containerd: "\x1b[2J", FreeBytes: 5, DiskBytes: -1}, Images: []columnImage{{State: "\x1b[2J", progress: progress{-1, -1}, Reason: "\x1b[2J" + strings.Repeat("x", 600),
 			RateBytesPerSecond: -1, WireBytes: -1, TookMS: -1, SentBytes: -1, Sources: []report.Source{{Name: "\x1b[2J" + strings.Repeat("x", 600), Bytes: 1}, {Name: "a", Bytes: -1}}}}},
 	} {
 		b, err := json.Marshal(r)

@@ -124,10 +124,10 @@ func (m *Matrix) column(refs []string) column {
 		r.Images = append(r.Images, columnImage{
 			FreedBytes: freed,
 			Reference:  a.Reference, Digest: c.target.String(), Version: c.version, State: c.state,
-			DoneBytes: c.done, TotalBytes: c.total, Reason: c.reason,
+			progress: progress{c.done, c.total}, Reason: c.reason,
 			RateBytesPerSecond: c.origin.Rate, Sources: c.origin.Sources, WireBytes: c.origin.Wire,
 			Blocked: blocked[a.Reference], SentBytes: max(m.cfg.Images.SentBytes(a.Seed.Digest)-c.sentBefore, 0),
-			TookMS: c.origin.Took.Milliseconds(), RebuiltBytes: c.origin.Rebuilt, DeltaBytes: c.origin.Delta, NoDelta: noDelta(c.origin),
+			TookMS: c.origin.Took.Milliseconds(), Rebuilt: report.Rebuilt{RebuiltBytes: c.origin.Rebuilt, DeltaBytes: c.origin.Delta, NoDelta: noDelta(c.origin)},
 		})
 	}
 	return r
@@ -156,7 +156,7 @@ func (m *Matrix) refused(refs []string) (out []columnImage) {
 	for _, r := range list {
 		img := columnImage{
 			Reference: r.Reference, Digest: r.Target.Digest.String(), Version: r.Version,
-			State: report.Waiting, TotalBytes: r.ImageBytes, Reason: r.Why.Error(), Refused: true,
+			State: report.Waiting, progress: progress{TotalBytes: r.ImageBytes}, Reason: r.Why.Error(), Refused: true,
 		}
 		var announcer *catalog.AnnouncerError
 		if errors.As(r.Why, &announcer) {
@@ -257,7 +257,7 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 	ns.Blocked = img.Blocked
 	ns.WireBytes, ns.SentBytes = img.WireBytes, img.SentBytes
 	ns.FreedBytes, ns.TookMS = img.FreedBytes, img.TookMS
-	ns.RebuiltBytes, ns.DeltaBytes, ns.NoDelta = img.RebuiltBytes, img.DeltaBytes, img.NoDelta
+	ns.Rebuilt = img.Rebuilt
 	if ns.State != report.Ready && ns.Reason == "" {
 		ns.Reason = string(ns.State)
 	}

@@ -45,9 +45,7 @@ type NodeState struct {
 	SentBytes          int64    `json:"sent_bytes,omitempty"`            // that peers got from this node
 	TookMS             int64    `json:"took_ms,omitempty"`               // until it was ready, since the node heard of it; 0: nothing was fetched, or it forgot
 	FreedBytes         int64    `json:"freed_bytes,omitempty"`           // of disk, by the purge of a withdrawn image, frames too
-	RebuiltBytes       int64    `json:"rebuilt_bytes,omitempty"`         // of layers that were made here from others, by deltas
-	DeltaBytes         int64    `json:"delta_bytes,omitempty"`           // of WireBytes, those of deltas
-	NoDelta            string   `json:"no_delta,omitempty"`              // why a layer did not come as a delta, as far as that is known
+	Rebuilt
 
 	// Blocked is why the kubelet there refuses to start a container of the image although
 	// it is ready, and what to run there.
@@ -55,6 +53,13 @@ type NodeState struct {
 
 	Away  bool      `json:"away,omitempty"` // it has died: counted, and not waited for
 	Since time.Time `json:"since,omitzero"` // since when it is away
+}
+
+// Rebuilt is what deltas did for an image on a node.
+type Rebuilt struct {
+	RebuiltBytes int64  `json:"rebuilt_bytes,omitempty"` // of layers that were made here from others, by deltas
+	DeltaBytes   int64  `json:"delta_bytes,omitempty"`   // of what came over the wire, those of deltas
+	NoDelta      string `json:"no_delta,omitempty"`      // why a layer did not come as a delta, as far as that is known
 }
 
 // Source is where bytes of an image came from: a peer, by its name, LocalSource,
