@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -46,16 +48,5 @@ func completeRefs(env *cli.Env, which func(control.References) []string, most in
 			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeNoFiles keeps the shell from completing files as the arguments of commands
-// that take none.
-func completeNoFiles(cmd *cobra.Command) {
-	if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 && !cmd.HasSubCommands() {
-		cmd.ValidArgsFunction = cobra.NoFileCompletions
-	}
-	for _, c := range cmd.Commands() {
-		completeNoFiles(c)
 	}
 }

@@ -28,3 +28,14 @@ func completionCommand(env *cli.Env) *cobra.Command {
 	}
 	return cmd
 }
+
+// completeNoFiles keeps the shell from completing files as the arguments of commands
+// that take none.
+func completeNoFiles(cmd *cobra.Command) {
+	if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 && !cmd.HasSubCommands() {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	for _, c := range cmd.Commands() {
+		completeNoFiles(c)
+	}
+}

@@ -27,11 +27,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/cmd/seeder/internal/control"
-	"seeder/cmd/seeder/internal/demo"
-	"seeder/cmd/seeder/internal/doctor"
-	"seeder/cmd/seeder/internal/push"
-	"seeder/cmd/seeder/internal/registry"
 	"seeder/internal/text"
 )
 
@@ -75,9 +70,7 @@ from each other and import it into their containerd.
 
 Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 3 not ready within
 the timeout, 4 the daemon cannot be reached.`,
-		Example: `  seeder demo                           # try it on this machine alone
-  seeder announce k3s-dashboard:latest  # on the host that has the image
-  seeder images                         # which node has what`,
+		Example:       examples,
 		Version:       thisVersion().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -90,11 +83,7 @@ the timeout, 4 the daemon cannot be reached.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpCommand(cli.HelpCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(
-		daemonCommand(env), announceCommand(env), push.Command(env), withdrawCommand(env), imagesCommand(env),
-		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), registry.Command(env), reloadCommand(env), secretCommand(env),
-		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env), control.DialStdio(env),
-	)
+	root.AddCommand(commands(env)...)
 	completeNoFiles(root)
 	return root
 }

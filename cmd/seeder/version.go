@@ -7,25 +7,27 @@ import (
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
-	"seeder/p2p"
 )
 
 // versionInfo is `seeder version -o json`.
 type versionInfo struct {
 	Version  string `json:"version"`
-	Commit   string `json:"commit,omitempty"` // where the build knows it
-	Protocol string `json:"protocol"`         // that nodes speak to each other
+	Commit   string `json:"commit,omitempty"`   // where the build knows it
+	Protocol string `json:"protocol,omitempty"` // that nodes speak to each other; none where no daemon runs
 	Platform string `json:"platform"`
 	Go       string `json:"go"`
 }
 
 func thisVersion() versionInfo {
-	return versionInfo{Version: cli.Version(), Commit: cli.Commit(), Protocol: p2p.Protocol(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()}
+	return versionInfo{Version: cli.Version(), Commit: cli.Commit(), Protocol: protocol(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()}
 }
 
 // String is one line.
 func (v versionInfo) String() string {
-	s := fmt.Sprintf("seeder %s %s %s, protocol %s", v.Version, v.Platform, v.Go, v.Protocol)
+	s := fmt.Sprintf("seeder %s %s %s", v.Version, v.Platform, v.Go)
+	if v.Protocol != "" {
+		s += ", protocol " + v.Protocol
+	}
 	if v.Commit != "" {
 		s += ", commit " + v.Commit
 	}

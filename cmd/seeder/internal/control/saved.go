@@ -1,6 +1,7 @@
 package control
 
 import (
+	"seeder/cmd/seeder/internal/verdict"
 	"seeder/p2p/report"
 )
 
@@ -75,4 +76,10 @@ func AddBytes(a, b int64) int64 {
 		return sum
 	}
 	return 1<<63 - 1
+}
+
+// Judged is `seeder status -o json`: the status and what it means.
+type Judged struct {
+	report.Status
+	verdict.Verdict
 }

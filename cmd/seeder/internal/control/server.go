@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package control is the control API of the daemon on a unix socket: its types, its
 // server and its client.
 //
@@ -231,12 +233,6 @@ func listenPrivate(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
-}
-
-// Judged is `seeder status -o json`: the status and what it means.
-type Judged struct {
-	report.Status
-	verdict.Verdict
 }
 
 func (c *Server) routes() http.Handler {

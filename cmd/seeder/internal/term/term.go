@@ -13,7 +13,6 @@ import (
 	"os"
 
 	"github.com/mattn/go-runewidth"
-	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/internal/text"
@@ -33,13 +32,13 @@ func Of(env *cli.Env, w io.Writer) Terminal {
 	if !ok {
 		return Terminal{}
 	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
+	width, height, ok := size(f)
+	if !ok {
 		return Terminal{}
 	}
 	term, _ := env.LookupEnv("TERM")
 	noColour, _ := env.LookupEnv("NO_COLOR")
-	t := Terminal{Live: term != "dumb" && term != "", Width: int(size.Col), Height: int(size.Row)}
+	t := Terminal{Live: term != "dumb" && term != "", Width: width, Height: height}
 	t.colour = t.Live && noColour == "" // https://no-color.org: set, and not empty
 	return t
 }
@@ -50,8 +49,7 @@ func IsTerminal(stream any) bool {
 	if !ok {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return isTerminal(f)
 }
 
 // The colours of cells and of Paint, as escape sequences of ECMA-48.
