@@ -36,6 +36,11 @@ lint: ## gofmt, vet, staticcheck, who may import whom
 	cd test/ui && go vet ./... && ../../bin/staticcheck ./...
 	test/imports.sh
 	go run ./test/shape
+	$(MAKE) --no-print-directory clients
+
+.PHONY: clients
+clients: ## seeder push for macOS and Windows compiles; part of lint
+	for os in darwin windows; do for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -o /dev/null ./cmd/seeder || exit 1; done; done
 
 .PHONY: shape
 shape: ## lines, functions, types and imports of the code, and their limits; part of lint

@@ -53,6 +53,20 @@ for arch in $ARCHES; do
 		"$name" | gzip -9n >"$OUT/$name.tar.gz"
 done
 
+# seeder push alone, for machines on which no daemon runs.
+for os in darwin windows; do
+	for arch in amd64 arm64; do
+		name="seeder-$release-$os-$arch"
+		suffix=
+		[ $os = darwin ] || suffix=.exe
+		mkdir -p "$stage/$name"
+		cp LICENSE docs/push.md "$stage/$name"
+		CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -buildvcs=false "$@" -o "$stage/$name/seeder$suffix" ./cmd/seeder
+		tar -c -C "$stage" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+			"$name" | gzip -9n >"$OUT/$name.tar.gz"
+	done
+done
+
 # The modules are the same for every architecture.
 (cd test/tools/sbom && go build -trimpath -o ../../../bin/sbom .)
 bin/sbom -program "$stage/seeder-$release-linux-${ARCHES%% *}/bin/seeder" -version "$release" -source . >"$OUT/seeder-$release.spdx.json"
