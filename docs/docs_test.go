@@ -60,7 +60,7 @@ func TestEveryVectorIsHeld(t *testing.T) {
 	}
 }
 
-var pages = []string{"../README.md", "../README.ko.md", "../CONTRIBUTING.md", "design.md", "security.md", "reliability.md", "benchmarks.md", "protocol.md", "operations.md", "rollout.md", "compatibility.md", "metrics.md"}
+var pages = []string{"../README.md", "../README.ko.md", "../CONTRIBUTING.md", "design.md", "security.md", "reliability.md", "benchmarks.md", "protocol.md", "operations.md", "rollout.md", "push.md", "compatibility.md", "metrics.md"}
 
 func read(t *testing.T, path string) string {
 	t.Helper()
