@@ -56,7 +56,7 @@ func TestSecurityNamesTests(t *testing.T) {
 	}
 }
 
-// TestMakeRunsTests: the Makefile runs each test of the rooms of hosts: with its package,
+// TestMakeRunsTests: the Makefile runs each test that needs hosts: with its package,
 // or by its name, and then in the package where it is.
 func TestMakeRunsTests(t *testing.T) {
 	t.Parallel()

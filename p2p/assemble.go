@@ -20,7 +20,7 @@ import (
 	"seeder/p2p/wire"
 )
 
-// assemble makes the rooms of a node, which hear of each other by what is handed to them
+// assemble makes the parts of a node, which hear of each other by what is handed to them
 // here and by nothing else, and returns the loops that are to run. Nothing runs yet.
 func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 	var converging *converge.Loop // woken by nothing that runs before Open has made it

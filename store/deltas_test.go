@@ -118,7 +118,7 @@ func pairOfHosts(t testing.TB, packed bool) (from, to *Store, first, next chunk.
 	return from, to, first, next
 }
 
-// TestDelta: a host that has the build before gets the next one by a delta, whoever wrote
+// TestDelta: a host that has the build before gets the next one by a delta, whichever tool wrote
 // the layer, and its chunks are there for others.
 func TestDelta(t *testing.T) {
 	for name, packed := range map[string]bool{"plain": false, "gzip": true} {

@@ -122,7 +122,7 @@ func (b *blob) head(raw []byte, at int) []byte {
 	return nil
 }
 
-// open opens a chunk as it lies in the content store. One that was verified is
+// open opens a chunk as the content store has it. One that was verified is
 // read piece by piece where it is a file, so that it takes no memory.
 func (b *blob) open(ctx context.Context, at int) (size int64, _ io.ReadCloser, err error) {
 	ra, err := b.reader(ctx)

@@ -2,7 +2,7 @@
 # Runs FRESH_TARGETS of the last commit (make demo, then make test) on each release of
 # Debian in FRESH_RELEASES, in a root that debootstrap has just made and that has
 # nothing but make, git, certificates and this machine's Go. Uncommitted changes are
-# not tested. Everything lies in one directory, in cgroups and in name spaces of its own,
+# not tested. Everything is in one directory, in cgroups and in name spaces of its own,
 # which end with the run, so nothing is left behind, and other runs of the tests of hosts
 # on this machine are not disturbed. Needs root, the network and some 6 GB.
 #

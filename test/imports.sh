@@ -4,14 +4,14 @@
 # whose name ends in test, are free.
 #
 # Rules behind the table: p2p never imports store but its leaf store/chunk, and store never
-# p2p; they meet in cmd/seeder/wiring.go alone. A room never imports the house that it is in.
+# p2p; they meet in cmd/seeder/wiring.go alone. A package never imports the one above it.
 # What shows a cluster (doctor, show, verdict, web) knows p2p/report and control, never the
 # node; doctor alone also tries ways of its own (wire, trust, netaddr). internal/ and the
 # leaves p2p/report and store/chunk know nothing of seeder.
 set -eu
 cd "$(dirname "$0")/.."
 
-table() { # room: the packages of this module that it may import
+table() { # package: those of this module that it may import
 	cat <<-'EOF'
 	internal/disk:
 	internal/figure:
@@ -92,14 +92,14 @@ arrows=$(printf '%s\n' "$imports" | awk -v table="$(table)" '
 		n = split(table, lines, "\n")
 		for (i = 1; i <= n; i++) {
 			if (split(lines[i], parts, ":") < 2) continue
-			room[parts[1]] = 1
+			known[parts[1]] = 1
 			m = split(parts[2], may, " ")
 			for (j = 1; j <= m; j++) allowed[parts[1] " " may[j]] = 1
 		}
 	}
 	{ sub("^seeder/", "", $1) }
 	$1 ~ /test$/ { next }
-	NF == 1 { if (!room[$1]) print $1 " has no line in the table of test/imports.sh: add what it may import"; next }
+	NF == 1 { if (!known[$1]) print $1 " has no line in the table of test/imports.sh: add what it may import"; next }
 	NF == 2 && $2 ~ /^seeder\// {
 		sub("^seeder/", "", $2)
 		inside = $2; sub("[^/]*$", "*", inside)

@@ -233,7 +233,7 @@ func TestAlerts(t *testing.T) {
 		if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 			t.Errorf("%s has no summary or no description", r.Alert)
 		}
-		// Absolute: a mail of Alertmanager is read anywhere. systemd/install.sh lays it there.
+		// Absolute: a mail of Alertmanager is read anywhere. systemd/install.sh installs it there.
 		if want := "file:///usr/share/doc/seeder/operations.md#alert-" + strings.ToLower(r.Alert); r.Annotations["runbook_url"] != want {
 			t.Errorf("%s has the runbook_url %q, want %s", r.Alert, r.Annotations["runbook_url"], want)
 		}
@@ -290,7 +290,7 @@ func TestDashboard(t *testing.T) {
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 				if other := cells[[2]int{x, y}]; other != "" {
-					t.Fatalf("panel %q lies on %q", p.Title, other)
+					t.Fatalf("panel %q overlaps %q", p.Title, other)
 				}
 				cells[[2]int{x, y}] = p.Title
 			}

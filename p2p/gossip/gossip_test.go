@@ -436,7 +436,7 @@ func TestForget(t *testing.T) {
 }
 
 // TestNothingAfterClose: what memberlist's timers find out after Close is told to nobody:
-// whoever handed in the log and the callbacks may be gone.
+// the caller that handed in the log and the callbacks may be gone.
 func TestNothingAfterClose(t *testing.T) {
 	t.Parallel()
 	var told atomic.Int64

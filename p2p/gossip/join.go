@@ -93,7 +93,7 @@ func (j *joiner) missing(ctx context.Context, known []string) []string {
 		if m.State == StateAlive {
 			there[m.Address], there[m.joinAddress()] = true, true
 		}
-		if m.State == StateDead && m.voucher == "" { // whoever is there and was never reached joins by itself
+		if m.State == StateDead && m.voucher == "" { // one that is there and was never reached joins by itself
 			gone = append(gone, m.joinAddress())
 		}
 	}

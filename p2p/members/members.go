@@ -1,4 +1,4 @@
-// Package members answers what the other rooms of a node ask of the membership: who is
+// Package members answers what the other parts of a node ask of the membership: who is
 // there by name or by identity, at which address, with what to say of itself, and in which order
 // peers are tried.
 //

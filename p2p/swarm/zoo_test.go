@@ -74,12 +74,12 @@ func TestBadPeers(t *testing.T) {
 				return Outgoing{N: c, Frame: frameOf(make([]byte, 2*pieceBytes)), Done: func() {}}, nil
 			}
 		}},
-		{name: "busy for ever", within: time.Second, behave: func(*simNode) func(context.Context, int) (Outgoing, error) {
+		{name: "busy forever", within: time.Second, behave: func(*simNode) func(context.Context, int) (Outgoing, error) {
 			return func(context.Context, int) (Outgoing, error) {
 				return Outgoing{}, &BusyError{RetryAfter: time.Millisecond}
 			}
 		}},
-		{name: "crowded for ever", within: time.Second, behave: func(*simNode) func(context.Context, int) (Outgoing, error) {
+		{name: "crowded forever", within: time.Second, behave: func(*simNode) func(context.Context, int) (Outgoing, error) {
 			return func(context.Context, int) (Outgoing, error) { return Outgoing{}, ErrCrowded }
 		}},
 		{name: "claims what it lacks", within: time.Second, behave: func(*simNode) func(context.Context, int) (Outgoing, error) {

@@ -50,7 +50,7 @@ func (o *offering) ready(i int) {
 }
 
 // TestOffersAreHeldBack: an answer waits for a delta that is being made, but not for one
-// that the asker knows, and not for ever.
+// that the asker knows, and not forever.
 func TestOffersAreHeldBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

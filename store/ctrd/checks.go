@@ -193,7 +193,7 @@ func (ck *Checks) keepDir(ref string, blobs []digest.Digest, dir Stamp) {
 // back. It reconnects by itself; the channel closes when ctx ends.
 func (ck *Checks) Changes(ctx context.Context) <-chan struct{} {
 	out := make(chan struct{}, 1)
-	go func() { // ends with ctx; whoever reads out waits for its close
+	go func() { // ends with ctx; the reader of out waits for its close
 		defer close(out)
 		for {
 			ck.follow(ctx, out)

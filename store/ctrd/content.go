@@ -120,7 +120,7 @@ type Reader interface {
 // The blob's file is read where this process can, since the content API costs
 // forty times the CPU for the same bytes (measured: 2 CPU-s per GB against
 // 0.05), and through the API everywhere else. Neither verifies what is read:
-// whoever knows its digest does.
+// the caller, who knows the digest, does.
 func (c *Content) ReaderAt(ctx context.Context, dgst digest.Digest) (Reader, error) {
 	if f := c.files.openFile(ctx, dgst); f != nil {
 		return f, nil

@@ -42,13 +42,13 @@ type Config struct {
 	Namespace   string
 	Snapshotter string
 	Root        string // of the embedded store
-	// Find resolves auto, each time that there is no connection. Whoever opens with auto
-	// gives it: which containerd is the kubelet's is not known here.
+	// Find resolves auto, each time that there is no connection. The caller gives it
+	// with auto: which containerd is the kubelet's is not known here.
 	Find     func() (socket string, err error)
 	Pin      bool   // label images so that the kubelet's garbage collection passes them over
 	Platform string // e.g. linux/arm64; empty: the host's
 	// LeaseTTL is when containerd drops a lease that nobody released, since a daemon
-	// that is gone for good must not pin content for ever. 0: DefaultLeaseTTL. It is
+	// that is gone for good must not pin content forever. 0: DefaultLeaseTTL. It is
 	// renewed after half of that.
 	LeaseTTL time.Duration
 	Log      *slog.Logger

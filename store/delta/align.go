@@ -11,7 +11,7 @@ const (
 	// counted from its best end. bsdiff has 8; more bridges what a linker moved.
 	giveUp = 32
 	// minScore is what a stretch must have, agreeing minus differing bytes, to be worth the
-	// four or so bytes that say where it lies.
+	// four or so bytes that say where it is.
 	minScore = 12
 	highBits = 0x8080808080808080
 )
@@ -204,7 +204,7 @@ func (a *aligner) backward(p []byte, off int64) (int, error) {
 	return best, nil
 }
 
-// copy enters a stretch: extra bytes, then p, which lies at off of the old stream.
+// copy enters a stretch: extra bytes, then p, which is at off of the old stream.
 func (a *aligner) copy(extra, p []byte, off int64) error {
 	c := &a.part
 	c.ctrl = binary.AppendUvarint(c.ctrl, uint64(len(extra)))

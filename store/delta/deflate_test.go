@@ -96,7 +96,7 @@ func written(t testing.TB, w io.WriteCloser, b *bytes.Buffer, p []byte) []byte {
 	return b.Bytes()
 }
 
-// TestAnyGzipComesBack: whoever wrote it, at any level, also several members and bytes behind
+// TestAnyGzipComesBack: whichever tool wrote it, at any level, also several members and bytes behind
 // them.
 func TestAnyGzipComesBack(t *testing.T) {
 	old := text(1, 250_000)

@@ -56,7 +56,7 @@ func bases() (lengths, distances []codeBase) {
 	return lengths, distances
 }
 
-// canon calls f with each symbol that has a code and its code as it lies in the stream. It
+// canon calls f with each symbol that has a code and its code as the stream has it. It
 // refuses lengths of which no code can be made; complete is false where codes are left over.
 func canon(lens []uint8, f func(symbol int, code uint32, n uint8)) (complete bool, err error) {
 	var count, next [codeBits + 1]int

@@ -34,7 +34,7 @@ const (
 // Pace finds out whether compressing pays: by how much goes out in a second of the
 // clock, as stored, with it and without. The kernel takes a chunk at once and sends it
 // later, so the time until the next one is asked for counts. Whatever the links carry,
-// and whoever else uses the cores, counts with it. It is safe for concurrent use.
+// and what else uses the cores, counts with it. It is safe for concurrent use.
 type Pace struct {
 	mu       sync.Mutex
 	raw      bool // chunks go out as they are

@@ -34,7 +34,7 @@ type Blob struct {
 	zstd     int // frames that are compressed
 }
 
-// span is where the payload of a frame lies.
+// span is where the payload of a frame is.
 type span struct {
 	off  int64
 	len  uint32
@@ -177,7 +177,7 @@ func (b *Blob) verify(h header, payload, scratch []byte) bool {
 	return err == nil && sha256.Sum256(raw) == b.info.Sums[h.chunk]
 }
 
-// record notes where a frame lies.
+// record notes where a frame is.
 func (b *Blob) record(n int, s span) {
 	if !b.at[n].held {
 		b.held++

@@ -27,7 +27,7 @@ const (
 type work struct {
 	*Stack
 	first int // the lowest layer that was not unpacked; it is prepared on those below it
-	// tries are by layer; one belongs to whoever unpacks it until done is closed, then to
+	// tries are by layer; one belongs to the goroutine that unpacks it until done is closed, then to
 	// who commits.
 	tries []*try
 	// lowers are the directories of what is committed, from the top down; unknown says that

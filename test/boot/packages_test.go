@@ -184,7 +184,7 @@ func filesIn(t *testing.T, dir string) []string {
 	return out
 }
 
-// TestMakeInstall: make install lays what the packages have, make uninstall leaves
+// TestMakeInstall: make install installs what the packages have, make uninstall leaves
 // nothing of it but a configuration that somebody has edited.
 func TestMakeInstall(t *testing.T) {
 	harness.NeedRoot(t) // `make test` has built them

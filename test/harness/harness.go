@@ -9,8 +9,8 @@
 // left of this run and of runs that were killed.
 //
 // It knows how hosts are made and what people do on them, and holds no expectation of
-// what seeder does beyond that it starts. The rooms of tests beside it do: hosts,
-// attack, bench and boot. Each calls Main from its TestMain and lies two directories
+// what seeder does beyond that it starts. The packages of tests beside it do: hosts,
+// attack, bench and boot. Each calls Main from its TestMain and is two directories
 // below the module, from where bin/ is found.
 package harness
 

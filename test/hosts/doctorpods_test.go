@@ -70,7 +70,7 @@ func TestDoctorPods(t *testing.T) {
 		t.Helper()
 		command = strings.NewReplacer("k3s ctr", "/etc/standin/k3s-ctr", "seeder ", harness.SeederBin(t)+" ").Replace(command)
 		// ctr of containerd 2 ends now and then before all of an export is written, one in
-		// some sixty on a loaded machine; seeder says so, and whoever reads that tries again.
+		// some sixty on a loaded machine; seeder says so, and a reader of that tries again.
 		for try := 1; ; try++ {
 			out, err := h.In(t.Context(), "sh", "-c", "PATH="+h.Bin+":$PATH; "+command).CombinedOutput()
 			if err == nil {
@@ -81,7 +81,7 @@ func TestDoctorPods(t *testing.T) {
 			}
 		}
 	}
-	// announce says the same of an image that lies where no kubelet looks.
+	// announce says the same of an image that is where no kubelet looks.
 	said, err := a.In(t.Context(), harness.SeederBin(t), "announce", "stray:1", "--from", "containerd").CombinedOutput()
 	for _, want := range []string{"it is in the namespace default, where no kubelet looks: ", " -n default images export - docker.io/library/stray:1 | seeder announce --from - docker.io/library/stray:1"} {
 		if err == nil || !strings.Contains(string(said), want) {

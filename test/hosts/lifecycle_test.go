@@ -290,7 +290,7 @@ func TestAuto(t *testing.T) {
 	}
 	t.Logf("an import reached all by itself in %v", time.Since(begun).Round(time.Millisecond))
 	builds := uint64(1)
-	for i, h := range n.Hosts { // whoever has it may build it
+	for i, h := range n.Hosts { // anyone who has it may build it
 		says := fmt.Sprint("build ", i)
 		before, err := a.Image(harness.ShortName)
 		if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // TestRotation: a cluster of five moves from one secret to the next by the written
 // procedure (docs/security.md) while images go around all the time. No
-// announcement fails, nobody complains, and whoever has only the old secret is out.
+// announcement fails, nobody complains, and a host with only the old secret is out.
 func TestRotation(t *testing.T) {
 	harness.NeedRoot(t)
 	t.Parallel() // it waits most of the time

@@ -201,7 +201,7 @@ func TestKeyboard(t *testing.T) {
 	p.waitFor("at the status", `document.activeElement.id === 'main'`)
 }
 
-// TestAccessibilityTree: whoever does not see the page is told the same, in words.
+// TestAccessibilityTree: a user who does not see the page is told the same, in words.
 func TestAccessibilityTree(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"-nodes", "3", "-images", "5"}, {"-nodes", "30", "-images", "12"}} {

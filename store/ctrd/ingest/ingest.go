@@ -4,8 +4,8 @@
 // It owns the names of ingests and how long one is waited for that somebody else has. It
 // knows no lease, and nothing of what the blob belongs to.
 //
-// Invariant: a blob is written under one of its own names only, so that whoever comes back
-// after a crash finds what was written of it.
+// Invariant: a blob is written under one of its own names only, so that a daemon that
+// comes back after a crash finds what was written of it.
 package ingest
 
 import (

@@ -56,7 +56,7 @@ func join(ctx context.Context, conn *net.UnixConn, in io.Reader, out io.Writer) 
 	}()
 	_, err := io.Copy(out, conn)
 	if f, ok := out.(*os.File); ok {
-		err = errors.Join(err, ignoreClosed(f.Close())) // whoever reads it sees the end now
+		err = errors.Join(err, ignoreClosed(f.Close())) // its reader sees the end now
 	}
 	switch {
 	case ctx.Err() != nil:

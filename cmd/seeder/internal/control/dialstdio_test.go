@@ -60,7 +60,7 @@ func TestDialStdioHalfCloses(t *testing.T) {
 }
 
 // TestDialStdioEndsWithTheDaemon: it waits for no input of a client that has nothing more to
-// say, and whoever reads its output sees the end.
+// say, and the reader of its output sees the end.
 func TestDialStdioEndsWithTheDaemon(t *testing.T) {
 	t.Parallel()
 	l, path := listenUnix(t)

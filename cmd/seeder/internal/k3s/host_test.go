@@ -18,7 +18,7 @@ import (
 	"seeder/cmd/seeder/internal/k3s/k3stest"
 )
 
-// TestFindK3s: what a host is, by its unit before what lies about.
+// TestFindK3s: what a host is, by its unit before what is left of others.
 func TestFindK3s(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -85,7 +85,7 @@ type tunnel struct {
 	dialed atomic.Bool
 }
 
-// open starts ssh. Whoever has a terminal may still be asked for a password there.
+// open starts ssh. A user at a terminal may still be asked for a password there.
 func open(ctx context.Context, w way) (*tunnel, error) {
 	t := &tunnel{way: w, ended: make(chan struct{})}
 	args := append(append([]string{}, w.ssh[1:]...), "--", w.host, w.remote())

@@ -16,7 +16,7 @@ import (
 // writeTimeout is how long a reader may take nothing before its connection is closed.
 const writeTimeout = time.Minute
 
-// guard lets through to api what may be asked, by whoever may ask it.
+// guard lets through to api what may be asked, by those who may ask it.
 func (s *Server) guard(auth Credentials, api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")

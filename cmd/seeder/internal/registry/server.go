@@ -178,7 +178,7 @@ func (s *Server) Close() error {
 	}
 	err = errors.Join(err, s.group.Wait())
 	if s.staging != nil {
-		s.socket.requests.Lock() // for ever: the control socket's connections are closed
+		s.socket.requests.Lock() // forever: the control socket's connections are closed
 		err = errors.Join(err, s.staging.close())
 	}
 	return err

@@ -170,7 +170,7 @@ func (s *staging) resume(ctx context.Context, id string, offset int64) (*upload,
 	return u, nil
 }
 
-// upload is a blob on its way: ociregistry.BlobWriter. Whoever has it holds its lock.
+// upload is a blob on its way: ociregistry.BlobWriter. Its holder has its lock.
 type upload struct {
 	staging *staging
 	id      string
@@ -203,7 +203,7 @@ func (u *upload) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// fail drops the upload, since whoever goes on with it would fail again, and keeps why.
+// fail drops the upload, since going on with it would fail again, and keeps why.
 func (u *upload) fail(err error) error {
 	return note(u.ctx, errors.Join(err, u.Cancel()))
 }

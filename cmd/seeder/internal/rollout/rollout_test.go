@@ -94,7 +94,7 @@ func TestSaysWhatIsReadyEverywhere(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if n.asked != asked {
-			t.Error("an announcement that does not end is followed for ever")
+			t.Error("an announcement that does not end is followed forever")
 		}
 		cancel()
 		<-done
