@@ -53,7 +53,7 @@ func TestSecondDeployTravelsAsDelta(t *testing.T) {
 			layer := len(second.Layers[0])
 			t.Logf("%s layer of %.1f MB to 2 hosts at 25 Mbit/s: the first build in %.1f s, the second in %.1f s; the announcer sent %.3f MB (%.2f %% of the layer)",
 				name, float64(layer)/1e6, whole.Seconds(), took.Seconds(), sent/1e6, 100*sent/float64(layer))
-			if sent > 0.1*float64(layer) {
+			if sent > 0.05*float64(layer) { // gossip, questions and TLS are in it, too
 				t.Errorf("the announcer sent %.0f bytes for a layer of %d", sent, layer)
 			}
 			for _, h := range n.Hosts[1:] {
