@@ -208,3 +208,39 @@ func TestDo(t *testing.T) {
 		}
 	}
 }
+
+// TestPageTellsNodesApart: each section says which node it speaks of, and what is the matter
+// there: who gave how much to whom, what is unpacked, who is left out, whose disk is full.
+func TestPageTellsNodesApart(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	m := makeUp(5, 1)
+	img := &m.images.Images[0]
+	img.Nodes = []report.NodeState{
+		{Name: name(0), State: report.Ready, SentBytes: 60 * mib},
+		{Name: name(1), State: report.Ready, Sources: []report.Source{{Name: name(0), Bytes: 60 * mib}, {Name: report.LocalSource, Bytes: 7 * mib}}},
+		{Name: name(2), State: report.Importing, DoneBytes: 90 * mib, TotalBytes: 90 * mib, Reason: "all data received, unpacking layer 3 of 4"},
+		{Name: name(3), State: report.Excluded, Reason: "announced with --on gpu=true, this node has no label gpu"},
+		{Name: name(4), State: report.Waiting, Reason: "shares a layer with other:1, which is being fetched"},
+	}
+	img.Ready, img.Total = 2, 4
+	for i := range m.members.Members {
+		m.members.Members[i].Host.FreeBytes = 99 << 30
+	}
+	m.members.Members[1].Host.FreeBytes = 9 << 30
+	m.traffic.In, m.traffic.Out = []int64{0, 5 * mib, 10 * mib, 0}, []int64{0, 0, 5 * mib, 0}
+	body := getPage(t, pageHandler(t, m), "/").Body.String()
+	doc := document(t, body)
+	wantSaid(t, section(doc, "Who gave to whom"), "To edge-001 edge-002 60 MiB")
+	wantSaid(t, section(doc, "Transfers"), "edge-003", "importing", "all data received, unpacking layer 3 of 4")
+	wantSaid(t, section(doc, "Images"), "ready on edge-001, edge-002; not for edge-004")
+	wantSaid(t, section(doc, "Not ready, and why"), "waiting shares a layer with other:1, which is being fetched wait", "this node has no label gpu nothing")
+	wantSaid(t, section(doc, "Members"), "! 9 GiB of 252 GiB", " 99 GiB of 252 GiB")
+	if said := section(doc, "Members"); strings.Count(said, "! ") != 1 {
+		t.Errorf("another disk than the one that is full is marked: %s", said)
+	}
+	want := newTrafficView(m.traffic)
+	if wantSaid(t, body, `<path class="in" d="`+want.In+`"/>`, `<path class="out" d="`+want.Out+`"/>`); want.In == want.Out || want.Out == "" {
+		t.Errorf("%+v", want)
+	}
+}
