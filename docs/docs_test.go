@@ -60,7 +60,7 @@ func TestEveryVectorIsHeld(t *testing.T) {
 	}
 }
 
-var pages = []string{"../README.md", "../README.ko.md", "../CONTRIBUTING.md", "design.md", "security.md", "reliability.md", "benchmarks.md", "protocol.md", "operations.md", "rollout.md", "push.md", "compatibility.md", "metrics.md"}
+var pages = []string{"../README.md", "../README.ko.md", "../CONTRIBUTING.md", "index.md", "design.md", "security.md", "reliability.md", "benchmarks.md", "protocol.md", "operations.md", "rollout.md", "push.md", "compatibility.md", "metrics.md"}
 
 func read(t *testing.T, path string) string {
 	t.Helper()
@@ -131,6 +131,20 @@ func TestLinks(t *testing.T) {
 			} else if fragment != "" && !slices.Contains(anchors(read(t, target)), fragment) {
 				t.Errorf("%s: %s: no such heading", page, to)
 			}
+		}
+	}
+}
+
+// TestIndex: index.md leads to each page once.
+func TestIndex(t *testing.T) {
+	index := read(t, "index.md")
+	all, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range all {
+		if n := strings.Count(index, "]("+page+")"); page != "index.md" && n != 1 {
+			t.Errorf("%s is %d times in index.md, want once", page, n)
 		}
 	}
 }
