@@ -2,7 +2,8 @@
 # on Debian and installs the rest.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X seeder/cmd/seeder/internal/cli.release=$(VERSION)"
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X seeder/cmd/seeder/internal/cli.release=$(VERSION) -X seeder/cmd/seeder/internal/cli.commit=$(COMMIT)"
 FUZZTIME ?= 20000x
 
 # What was built is found again from every directory, by all targets alike: a new clone

@@ -105,7 +105,8 @@ func nextPackages(t *testing.T) packageFiles {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return builtPackages(t, packagesOf(t, dir, "v"+nextVersion, from.epoch, "amd64"), "amd64", "x86_64")
+	from.version = "v" + nextVersion
+	return builtPackages(t, packagesOf(t, dir, from, "amd64"), "amd64", "x86_64")
 }
 
 // inHost is where a package is on the machines.

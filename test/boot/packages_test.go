@@ -68,13 +68,19 @@ func copyTree(t *testing.T, from sources) string {
 	return dir
 }
 
+// ldflags are those of `make` for a version of the sources.
+func (s sources) ldflags() string {
+	const at = " -X seeder/cmd/seeder/internal/cli."
+	return "-s -w" + at + "release=" + s.version + at + "commit=" + s.commit
+}
+
 // packagesOf makes packages of a tree.
-func packagesOf(t *testing.T, dir, version, epoch, arches string) string {
+func packagesOf(t *testing.T, dir string, from sources, arches string) string {
 	t.Helper()
 	out := filepath.Join(dir, "bin", "packages")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release="+version)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "systemd", "package.sh"), "-trimpath", "-ldflags", from.ldflags())
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+out, "ARCHES="+arches, "SOURCE_DATE_EPOCH="+epoch, "TZ=Pacific/Chatham", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "VERSION="+from.version, "OUT="+out, "ARCHES="+arches, "SOURCE_DATE_EPOCH="+from.epoch, "TZ=Pacific/Chatham", "LC_ALL=C")
 	harness.Run(t, cmd)
 	return out
 }
@@ -84,7 +90,7 @@ func packagesOf(t *testing.T, dir, version, epoch, arches string) string {
 func TestPackagesAreReproducible(t *testing.T) {
 	harness.NeedRoot(t) // `make test` has built them
 	from := builtFrom(t)
-	again := packagesOf(t, copyTree(t, from), from.version, from.epoch, "amd64 arm64")
+	again := packagesOf(t, copyTree(t, from), from, "amd64 arm64")
 	for _, arch := range [][2]string{{"amd64", "x86_64"}, {"arm64", "aarch64"}} {
 		a, b := builtPackages(t, "../../bin/packages", arch[0], arch[1]), builtPackages(t, again, arch[0], arch[1])
 		for _, pair := range [][2]string{{a.deb, b.deb}, {a.rpm, b.rpm}} {

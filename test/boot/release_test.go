@@ -20,6 +20,7 @@ type released struct {
 	t       *testing.T
 	dir     string
 	version string
+	commit  string
 	keys    string // GNUPGHOME with the key that signed it
 }
 
@@ -29,7 +30,8 @@ func makeRelease(t *testing.T, version string) *released {
 	t.Helper()
 	from := builtFrom(t)
 	tree := copyTree(t, from)
-	r := &released{t: t, dir: filepath.Join(tree, "bin", "release"), version: version, keys: t.TempDir()}
+	from.version = "v" + version
+	r := &released{t: t, dir: filepath.Join(tree, "bin", "release"), version: version, commit: from.commit, keys: t.TempDir()}
 	if err := os.Chmod(r.keys, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +40,7 @@ func makeRelease(t *testing.T, version string) *released {
 	})
 	const key = "seeder tests <tests@seeder.invalid>"
 	r.command(tree, "gpg", "--batch", "--passphrase", "", "--quick-generate-key", key, "ed25519", "sign", "never")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "systemd", "release.sh"), "-trimpath", "-ldflags", "-s -w -X seeder/cmd/seeder/internal/cli.release=v"+version)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(tree, "systemd", "release.sh"), "-trimpath", "-ldflags", from.ldflags())
 	cmd.Dir = tree
 	cmd.Env = append(os.Environ(), "VERSION=v"+version, "OUT="+r.dir, "ARCHES=amd64", "SOURCE_DATE_EPOCH="+from.epoch, "SIGNING_KEY=tests@seeder.invalid", "GNUPGHOME="+r.keys)
 	harness.Run(t, cmd)
@@ -92,7 +94,7 @@ func (r *released) checkTarball() {
 	cmd := exec.CommandContext(r.t.Context(), filepath.Join(dir, name, "systemd", "install.sh"), "install")
 	cmd.Env = append(os.Environ(), "DESTDIR="+root)
 	harness.Run(r.t, cmd)
-	if out := harness.Run(r.t, exec.CommandContext(r.t.Context(), filepath.Join(root, "usr/local/bin/seeder"), "version")); !strings.HasPrefix(out, "seeder v"+r.version+" ") {
+	if out := harness.Run(r.t, exec.CommandContext(r.t.Context(), filepath.Join(root, "usr/local/bin/seeder"), "version")); !strings.HasPrefix(out, "seeder v"+r.version+" ") || !strings.HasSuffix(out, ", commit "+r.commit+"\n") {
 		r.t.Errorf("the installed program is %q", out)
 	}
 }

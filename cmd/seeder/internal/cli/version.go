@@ -2,13 +2,16 @@ package cli
 
 import "runtime/debug"
 
-// release is set by the linker in releases
-// (-X seeder/cmd/seeder/internal/cli.release=1.2.3); Version is what everything else
-// asks.
-var release string
+// release and commit are set by the linker in what `make` builds
+// (-X seeder/cmd/seeder/internal/cli.release=1.2.3); Version and Commit are what everything
+// else asks.
+var release, commit string
 
-// Commit is the commit that was built, where the Go toolchain knows it.
+// Commit is the commit that was built, "" where that is not known.
 func Commit() string {
+	if commit != "" {
+		return commit
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
