@@ -160,7 +160,8 @@ func TestConfigProblems(t *testing.T) {
 		name, yaml string
 		want       []string // each in the error
 	}{
-		{"unknown key", "gosip: {bind: x}", []string{"gosip.bind", "did you mean gossip.bind"}},
+		{"unknown key in a section", "log: {level: info}\ngossip:\n  # hosts\n  jion: []\n", []string{`seeder.yaml, line 4: unknown key "gossip.jion"; did you mean gossip.join?`}},
+		{"unknown key", "gosip: {bind: x}", []string{`line 1: unknown key "gosip.bind"`, "did you mean gossip.bind"}},
 		{"unknown key without its section", "upload_limit: 5MiB", []string{"upload_limit", "did you mean transfer.upload_limit"}},
 		{"wrong case", "Node_Name: a", []string{"Node_Name", "did you mean node_name"}},
 		{"nothing near", "zzzzzzzzzzzzzzzz: 1", []string{`unknown key "zzzzzzzzzzzzzzzz"`}},

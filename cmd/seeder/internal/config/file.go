@@ -89,13 +89,32 @@ func parseFile(path string, data []byte, p *Problems) map[string]any {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	var root yaml.Node
+	_ = yaml.Unmarshal(data, &root) // it was read above
 	for _, name := range names {
 		if !slices.Contains(known, name) {
-			*p = append(*p, fmt.Sprintf("%s: unknown key %s%s", path, strconv.Quote(name), didYouMean(name, known)))
+			*p = append(*p, fmt.Sprintf("%s%s: unknown key %s%s", path, lineOf(&root, name), strconv.Quote(name), didYouMean(name, known)))
 			delete(values, name)
 		}
 	}
 	return values
+}
+
+// lineOf is where a key stands in a document, as ", line 2"; "" where it is not found.
+func lineOf(at *yaml.Node, key string) string {
+	if at.Kind == yaml.DocumentNode {
+		return lineOf(at.Content[0], key)
+	}
+	for i := 0; at.Kind == yaml.MappingNode && i+1 < len(at.Content); i += 2 {
+		name, value := at.Content[i], at.Content[i+1]
+		if name.Value == key {
+			return fmt.Sprintf(", line %d", name.Line)
+		}
+		if rest, ok := strings.CutPrefix(key, name.Value+"."); ok {
+			return lineOf(value, rest)
+		}
+	}
+	return ""
 }
 
 // flatten writes the leaves of m to out with dots between the names. What a key
