@@ -1,11 +1,13 @@
 #!/bin/sh
-# Installs what the tests need on Debian 12 and 13, if it is not there: runc, iproute2 (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
-# busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the race
-# detector), podman, pigz, zopfli and libdeflate (their gzip), mandoc (checks the man pages), systemd and rpm (the hosts that boot have
-# it; on this machine systemd starts nothing); and the
-# programs named as arguments, each from the package of its name. Debian's dockerd and
-# docker are unpacked to bin/docker, and promtool to bin/prometheus, since their packages
-# would start a daemon on this machine. The containerds are not from here: see Makefile.
+# Installs what the tests need on Debian 12 and 13, if it is not there: runc, iproute2
+# (name spaces, shaped links), nftables (lost packets), util-linux (unshare, nsenter),
+# busybox-static (the test image runs it), Chromium and a font (the status page), gcc (the
+# race detector), podman, buildah and skopeo, a registry to compare with, sshd and sudo
+# (seeder push), pigz, zopfli and libdeflate (their gzip), mandoc (checks the man pages),
+# systemd and rpm (the hosts that boot have it); and the programs named as arguments, each
+# from the package of its name. No service of these packages is started on this machine,
+# now or at the next boot. Debian's dockerd and docker are unpacked to bin/docker, and
+# promtool to bin/prometheus. The containerds are not from here: see Makefile.
 set -eu
 
 missing=
@@ -28,7 +30,7 @@ need libdeflate-gzip libdeflate-tools
 need podman podman
 need buildah buildah # these two push to the registry of a host
 need skopeo skopeo
-need sshd openssh-server # seeder push; on a machine with systemd it also runs there
+need sshd openssh-server # seeder push
 need sudo sudo
 need kubectl kubernetes-client
 need dpkg-deb dpkg
@@ -63,8 +65,21 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 if [ -n "$missing" ]; then
 	echo "installing:$missing"
+	# Packages ask policy-rc.d whether their services may be started: see invoke-rc.d(8).
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		trap 'rm -f "$policy"' EXIT
+		trap 'exit 1' INT TERM
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
 	# shellcheck disable=SC2086 # a list of packages
 	apt-get install -y -qq --no-install-recommends $missing
+	for service in openssh-server:ssh docker-registry:docker-registry; do
+		case "$missing " in
+		*" ${service%:*} "*) systemctl --quiet disable "${service#*:}" || true ;;
+		esac
+	done
 fi
 
 # unpack PACKAGE DIR: the files of a package, without installing it.
