@@ -17,6 +17,9 @@ const (
 	// paceBytes of chunks, as they are stored, make one measurement. As many go out
 	// unmeasured after a change: the kernel takes some in advance.
 	paceBytes = 8 << 20
+	// paceTrial of raw chunks are enough to see that less goes out than before: what the
+	// kernel takes in advance only makes them look better.
+	paceTrial = 3 << 20
 	// paceGain is how much more must go out raw for that to be worth the bytes.
 	paceGain = 1.2
 	// paceTurns measurements after the last change raw chunks are tried again, and
@@ -92,18 +95,27 @@ func (p *Pace) out(now time.Time, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tick(now)
-	if p.bytes += bytes; p.bytes < paceBytes {
+	p.bytes += bytes
+	if p.raw && p.turns == 0 && p.bytes >= paceTrial && p.rate() < p.good[0] {
+		p.measured(p.rate(), 0)
+		p.settling = true
+		p.bytes, p.total, p.encoding = 0, 0, 0
+		return
+	}
+	if p.bytes < paceBytes {
 		return
 	}
 	if p.settling {
 		p.settling = false
 	} else {
-		total := max(p.total, time.Microsecond)
-		p.measured(float64(p.bytes)/total.Seconds(), float64(p.encoding)/float64(total))
+		p.measured(p.rate(), float64(p.encoding)/float64(max(p.total, time.Microsecond)))
 		p.settling = p.turns == 0
 	}
 	p.bytes, p.total, p.encoding = 0, 0, 0
 }
+
+// rate is what goes out in this measurement, in bytes a second as stored. The mutex is held.
+func (p *Pace) rate() float64 { return float64(p.bytes) / max(p.total, time.Microsecond).Seconds() }
 
 // measured takes a measurement: the rate, and the part of the time in which an encoder
 // was at work. The mutex is held.

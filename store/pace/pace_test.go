@@ -58,6 +58,22 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestPaceTrial: on a link that is waited for, busy cores make it try raw chunks, and it
+// gives up after a few.
+func TestPaceTrial(t *testing.T) {
+	t.Parallel()
+	for _, link := range []float64{1, 12.5} {
+		p := New()
+		enc := 2 * link / 0.7 // the encoder is at work for 70 % of the time
+		if got := p.links(100, enc, link); got < 95 || got == 100 {
+			t.Errorf("%.1f MB/s: %d of 100 MB were compressed, want all but a few", link, got)
+		}
+		if got := p.links(100, enc, link); got != 100 {
+			t.Errorf("%.1f MB/s: %d of the next 100 MB were compressed", link, got)
+		}
+	}
+}
+
 // TestPaceTurns: it turns with the links.
 func TestPaceTurns(t *testing.T) {
 	t.Parallel()
