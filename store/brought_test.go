@@ -30,7 +30,9 @@ func TestArchiveEndsAFetch(t *testing.T) {
 		t.Helper()
 		done := make(chan error, 1)
 		go func() { done <- img.Import(t.Context(), full) }()
-		waiting(t, b)
+		if !waiting(t, b, done) {
+			return
+		}
 		if _, err := b.ImportArchive(t.Context(), bytes.NewReader(archive), ""); err != nil {
 			t.Fatal(err)
 		}
@@ -60,14 +62,26 @@ func TestArchiveEndsAFetch(t *testing.T) {
 	}
 }
 
-// waiting returns once an import of s has a lease, and with that its first blob in hand.
-func waiting(t *testing.T, s *Store) {
+// waiting returns true once an import of s has a lease, and with that its first blob in
+// hand, and false where it needed nobody: a document may be in the cache of frames. done is
+// where the import says that it has ended.
+func waiting(t *testing.T, s *Store, done <-chan error) (waits bool) {
 	t.Helper()
-	for {
-		if names, err := s.ctrd.Leases.Names(t.Context()); err != nil {
-			t.Fatal(err)
-		} else if len(names) > 0 {
-			return
+	until(t, func() bool {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("the import does not wait: %v", err)
+			}
+			return true
+		default:
 		}
-	}
+		names, err := s.ctrd.Leases.Names(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits = len(names) > 0
+		return waits
+	})
+	return waits
 }

@@ -297,6 +297,11 @@ func cutOffIngest(t *testing.T) (s *Store, p chunk.Prepared, from, to *Image, in
 		move(t, from, to, n)
 	}
 	until(t, func() bool {
+		select {
+		case err := <-imported:
+			t.Fatalf("the import ended before it was cut off: %v", err)
+		default:
+		}
 		found, _ := filepath.Glob(filepath.Join(dir, "containerd", "content", "ingest", "*", "data"))
 		for _, ingest = range found {
 			if st, err := os.Stat(ingest); err == nil && st.Size() > 1<<20 {
