@@ -187,6 +187,7 @@ func (s *site) config() (*memberlist.Config, error) {
 	c.UDPBufferSize = wall.PacketBytes
 	c.EnableCompression = false // digests only grow (LZW); the filter refuses it
 	c.PushPullInterval = 30 * time.Second
+	c.GossipToTheDeadTime = gossipToTheDead
 	c.Logger = log.New(s.lines, "", 0)
 	return c, nil
 }

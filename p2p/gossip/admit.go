@@ -37,8 +37,10 @@ const (
 	reachAgain = 10 * time.Second
 	reachTries = 2
 	// maxDirect is how many proved members a hint is sent to besides where gossip
-	// spreads it, while many members were never reached.
+	// spreads it, while many members were never reached, or have just been found dead.
 	maxDirect = 8
+	// gossipToTheDead is how long memberlist gossips to a node that died.
+	gossipToTheDead = 30 * time.Second
 )
 
 // contact is what this node knows of a member from its own dealings with it.
@@ -189,6 +191,15 @@ func (ms *members) neverReached() int {
 		}
 	}
 	return n
+}
+
+// crowded reports whether most of those that memberlist chooses may not be there: while
+// many were never reached, and for as long after they were found dead as it gossips to them.
+func crowded(ms *members, now time.Time) bool {
+	many := ms.neverReached() >= maxDirect
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return many || now.Sub(ms.wasted) <= gossipToTheDead
 }
 
 // NeverReached counts the alive members that have answered this node nothing yet.

@@ -32,7 +32,8 @@ type members struct {
 	contacts  map[instance]contact       // of instances that are alive
 	proved    map[trust.NodeID]time.Time // identities that are no member's yet
 	forgotten forgotten
-	count     int // of instances ever seen
+	count     int       // of instances ever seen
+	wasted    time.Time // when an instance that was never reached was found dead last
 }
 
 const (
@@ -219,6 +220,9 @@ func (ms *members) gone(i instance) (state string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	met := ms.contacts[i]
+	if !met.known() {
+		ms.wasted = time.Now()
+	}
 	m := ms.byName[i.node]
 	if last := ms.alive[i]; last != nil && last.owns(m) {
 		m.owner.seen = time.Now()

@@ -88,10 +88,10 @@ func (n *news) sendSummary(ctx context.Context) {
 	}
 }
 
-// sendDirect sends a message to proved members while many were never reached: of those
-// that memberlist chooses most would not be there.
+// sendDirect sends a message to proved members while most of those that memberlist chooses
+// may not be there.
 func (n *news) sendDirect(msg []byte) {
-	if n.g.members.neverReached() < maxDirect {
+	if !crowded(n.g.members, time.Now()) {
 		return
 	}
 	list := slices.DeleteFunc(n.g.Peers(), func(m Member) bool { return !m.contact.proved || m.Name == n.g.cfg.NodeName })
