@@ -101,11 +101,15 @@ func (r *recoder) member(h []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	text, h, err := take(h, n) // the length itself is no part of it
+	if err != nil {
+		return nil, err
+	}
 	r.phase = atEnd
 	if item[0] == itemMember {
 		r.phase = atBlock
 	}
-	return h[n:], r.out.raw(h[:n])
+	return h, r.out.raw(text)
 }
 
 func (r *recoder) block(h []byte) ([]byte, error) {
