@@ -216,7 +216,7 @@ func TestRebuildRefuses(t *testing.T) {
 		bad.Seed = wrong
 		img := image(t, to, next.Index)
 		if err := img.Rebuild(t.Context(), bad, none); err == nil {
-			t.Error("rebuilt from bytes that are no delta")
+			t.Error("rebuilt from bytes that are not a delta")
 		}
 		if n := count(img.Have(), img.Len()); n != count(image(t, to, next.Index).Have(), img.Len()) {
 			t.Errorf("%d chunks came of it", n)

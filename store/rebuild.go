@@ -53,7 +53,7 @@ func (i *Image) rebuild(ctx context.Context, o chunk.Offer, out *pieces) error {
 	}
 	defer img.Close()
 	if len(img.blobs) != 1 || img.index.Target.MediaType != chunk.DeltaMediaType {
-		return fmt.Errorf("%s is no delta", o.Seed)
+		return fmt.Errorf("%s is not a delta", o.Seed)
 	}
 	base, err := s.OpenHeld(ctx, o.Base)
 	if err != nil {

@@ -16,5 +16,5 @@ func commands(env *cli.Env) []*cobra.Command {
 	return []*cobra.Command{push.Command(env), versionCommand(env), completionCommand(env)}
 }
 
-// protocol is none: this program is no node.
+// protocol is none: this program is not a node.
 func protocol() string { return "" }

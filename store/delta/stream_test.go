@@ -329,7 +329,7 @@ func gzipByChance(t testing.TB, r, shared *rand.Rand) []byte {
 		_, err = io.Copy(io.Discard, z)
 	}
 	if err != nil {
-		t.Fatalf("what the test wrote is no gzip: %v", err)
+		t.Fatalf("what the test wrote is not gzip: %v", err)
 	}
 	if r.IntN(3) == 0 {
 		for range r.IntN(1 << r.IntN(12)) {

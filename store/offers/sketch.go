@@ -21,7 +21,7 @@ const (
 
 // sketch is what a layer looks like: the lowest hashes (bottom-k, Broder 1997) of the names
 // of its files, and of the beginnings of their contents. Where a file is in the layer, and
-// who compressed it, makes no difference. It is sorted. Empty: it is no tar.
+// who compressed it, makes no difference. It is sorted. Empty: it is not a tar.
 type sketch []uint64
 
 // sketchOf reads the beginning of a layer, plain or gzip. What cannot be read ends it.

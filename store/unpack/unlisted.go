@@ -145,7 +145,7 @@ func lookUp(lower, rel string) (found bool, why string) {
 		case err != nil:
 			return false, err.Error()
 		case !info.IsDir():
-			return false, fmt.Sprintf("directory %q that it does not list is no directory in a layer below it", rel)
+			return false, fmt.Sprintf("directory %q that it does not list is not a directory in a layer below it", rel)
 		}
 	}
 	return true, ""

@@ -58,7 +58,7 @@ func TestInherits(t *testing.T) {
 		t.Fatal(err)
 	}
 	lowers := []string{top, bottom}
-	for rel, want := range map[string]string{".": "", "a": "", "a/b": "", "none": "", "link/x": "no directory in a layer below"} {
+	for rel, want := range map[string]string{".": "", "a": "", "a/b": "", "none": "", "link/x": "not a directory in a layer below"} {
 		if got := inherits(upper, rel, lowers); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", rel, got, want)
 		}

@@ -242,7 +242,7 @@ func jar(t *testing.T, dir string) (string, string, error) {
 		}
 	}
 	if n == 0 {
-		return "", "", errors.New("there is no jar in /usr/share/java to make one of; apt-get install libguava-java")
+		return "", "", errors.New("/usr/share/java has no jar to make one of: apt-get install libguava-java")
 	}
 	for i, side := range []string{"old", "now"} {
 		source := filepath.Join(dir, "App.java")

@@ -108,7 +108,7 @@ func TestSeederPushRefused(t *testing.T) {
 		{harness.SSHUser + "@" + none.Address, "--sudo=false --seeder /run/bin/seeder", "no seeder daemon answers on /run/seeder/"},
 		{harness.SSHUser + "@" + asks.Address, "", "allow this one command without it, there and once: echo 'me ALL=(root) NOPASSWD: /usr/bin/seeder dial-stdio' | sudo tee /etc/sudoers.d/seeder-push"},
 		{harness.SSHUser + "@" + bare.Address, "", "asks for a password; if seeder is installed there, "},
-		{harness.SSHUser + "@" + bare.Address, "--sudo=false", "there is no program seeder on me@" + bare.Address},
+		{harness.SSHUser + "@" + bare.Address, "--sudo=false", "seeder is missing on me@" + bare.Address},
 	} {
 		out, err := push(l, tc.host+" "+file+" "+tc.more)
 		if harness.ExitCode(err) != 4 || !strings.Contains(out, tc.want) {

@@ -26,7 +26,7 @@ type Status struct {
 	Snapshotter string // that images are unpacked into, where it is said
 }
 
-// Ask asks for the status. It is no error where the socket serves no CRI.
+// Ask asks for the status. A socket that does not serve CRI is not an error.
 func Ask(ctx context.Context, conn grpc.ClientConnInterface) (Status, error) {
 	st, err := runtime.NewRuntimeServiceClient(conn).Status(ctx, &runtime.StatusRequest{Verbose: true})
 	if err = native(err); err != nil {

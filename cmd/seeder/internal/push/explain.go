@@ -24,9 +24,9 @@ func (w way) explain(code int, stderr string) error {
 	case has("is not in the sudoers file", "may not run sudo", "is not allowed to execute", "is not allowed to run sudo"):
 		return fmt.Errorf("this user may not run %s by sudo on %s; allow it there, as root: %s", program, w.host, w.sudoers())
 	case has("sudo: not found", "sudo: command not found", "‘sudo’: No such file", "'sudo': No such file"):
-		return fmt.Errorf("there is no sudo on %s; log in as root: seeder push root@%s …, or --sudo=false for a user who may open the daemon's socket", w.host, hostOf(w.host))
+		return fmt.Errorf("sudo is missing on %s: log in as root: seeder push root@%s …, or --sudo=false for a user who may open the daemon's socket", w.host, hostOf(w.host))
 	case code == 127, has("sudo: "+program+": command not found", "command not found", program+": not found", "‘"+program+"’: No such file", "'"+program+"': No such file"):
-		return fmt.Errorf("there is no program %s on %s; install seeder there, or say where it is: --seeder /path/to/seeder", program, w.host)
+		return fmt.Errorf("%s is missing on %s: install seeder there, or say where it is: --seeder /path/to/seeder", program, w.host)
 	case has(`unknown command "dial-stdio"`):
 		return fmt.Errorf("the seeder on %s is too old to take a push; upgrade it", w.host)
 	case has("seeder: "):

@@ -27,9 +27,9 @@ func TestExplain(t *testing.T) {
 		{1, "sudo: sorry, you must have a tty to run sudo", "failed with exit code 1: sudo: sorry"},
 		{1, "me is not in the sudoers file.", "this user may not run seeder by sudo on me@node1"},
 		{1, "Sorry, user me is not allowed to execute '/usr/bin/seeder dial-stdio' as root on node1.", "this user may not run seeder by sudo"},
-		{1, "sudo: seeder: command not found", "there is no program seeder on me@node1; install seeder there, or say where it is: --seeder"},
-		{127, "env: ‘sudo’: No such file or directory", "there is no sudo on me@node1; log in as root: seeder push root@node1"},
-		{127, "env: 'seeder': No such file or directory", "there is no program seeder on me@node1"},
+		{1, "sudo: seeder: command not found", "seeder is missing on me@node1: install seeder there, or say where it is: --seeder"},
+		{127, "env: ‘sudo’: No such file or directory", "sudo is missing on me@node1: log in as root: seeder push root@node1"},
+		{127, "env: 'seeder': No such file or directory", "seeder is missing on me@node1"},
 		{2, `seeder: unknown command "dial-stdio" for "seeder"; see`, "the seeder on me@node1 is too old to take a push"},
 		{4, "seeder: no seeder daemon answers on /run/seeder/seeder.sock; start it", "on me@node1: no seeder daemon answers on /run/seeder/seeder.sock; start it"},
 		{0, "", "closed the connection"},
@@ -61,7 +61,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// TestPack: what is compressed comes back, and a reader that breaks off is no end of it.
+// TestPack: what is compressed comes back, and a reader that breaks off does not end it.
 func TestPack(t *testing.T) {
 	t.Parallel()
 	want := strings.Repeat("seeder", 1<<20)

@@ -73,7 +73,7 @@ type backend struct {
 	images   Images
 	patience patience
 	streams  chan struct{} // one for each blob that is read while it arrives
-	// pushed opens a blob that was pushed and is no image yet, in whatever repository; nil
+	// pushed opens a blob that was pushed and is not an image yet, in whatever repository; nil
 	// where nobody may push.
 	pushed func(d digest.Digest) (Blob, error)
 }

@@ -26,7 +26,7 @@ const (
 	roomStep = 32 << 20
 )
 
-// staging is a directory of what has been pushed and is no image yet: verified blobs by
+// staging is a directory of what has been pushed and is not an image yet: verified blobs by
 // digest, and uploads. Nothing in it outlives the process.
 type staging struct {
 	dir  string
