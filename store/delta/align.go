@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -13,7 +14,12 @@ const (
 	// minScore is what a stretch must have, agreeing minus differing bytes, to be worth the
 	// four or so bytes that say where it is.
 	minScore = 12
-	highBits = 0x8080808080808080
+	// reach ends a stretch, too, once it has this many bytes behind its best end: where as many
+	// bytes agree as differ, the score alone would never end it.
+	reach = 1 << 10
+	// stepsPerLook is how many steps of align are between two looks at its context.
+	stepsPerLook = 64 << 10
+	highBits     = 0x8080808080808080
 )
 
 // part is a segment: how its bytes come from the old stream.
@@ -34,6 +40,7 @@ type aligner struct {
 	seeds *seeds
 	next  int64 // where in the old stream the last copy ended
 	part  part
+	steps int64 // bytes that align has gone through, each as often as it has
 
 	plan    lru   // the pages that every decoder has when it is here
 	allowed int64 // loads of it, for the target so far
@@ -49,10 +56,16 @@ const (
 )
 
 // align makes a.part of the next bytes of the new stream.
-func (a *aligner) align(p []byte) error {
+func (a *aligner) align(ctx context.Context, p []byte) error {
 	a.part.reset(len(p))
-	done, misses := 0, 0
+	done, misses, look := 0, 0, a.steps
 	for i := 0; i+seedBytes <= len(p); {
+		if a.steps++; a.steps > look {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			look = a.steps + stepsPerLook
+		}
 		at, err := a.candidate(p[i:], a.next+int64(i-done))
 		if err != nil {
 			return err
@@ -148,7 +161,7 @@ func (a *aligner) agree(p []byte, off int64) (bool, error) {
 // forward is how many bytes of p go well with the old stream from off on, and their score.
 func (a *aligner) forward(p []byte, off int64) (best, bestScore int, err error) {
 	n, score := 0, 0
-	for n < len(p) {
+	for n < len(p) && n <= best+reach {
 		b, start, err := a.old.span(off + int64(n))
 		if errors.Is(err, io.EOF) {
 			break
@@ -158,7 +171,8 @@ func (a *aligner) forward(p []byte, off int64) (best, bestScore int, err error) 
 		}
 		b = b[off+int64(n)-start:]
 		q := p[n:min(n+len(b), len(p))]
-		for k := 0; k < len(q); {
+		k := 0
+		for k < len(q) && n+k <= best+reach {
 			if k+8 <= len(q) && binary.LittleEndian.Uint64(q[k:]) == binary.LittleEndian.Uint64(b[k:]) {
 				k, score = k+8, score+8
 			} else if q[k] == b[k] {
@@ -169,11 +183,13 @@ func (a *aligner) forward(p []byte, off int64) (best, bestScore int, err error) 
 			if score > bestScore {
 				best, bestScore = n+k, score
 			} else if score < bestScore-giveUp {
+				a.steps += int64(n + k)
 				return best, bestScore, nil
 			}
 		}
-		n += len(q)
+		n += k
 	}
+	a.steps += int64(n)
 	return best, bestScore, nil
 }
 
@@ -182,7 +198,8 @@ func (a *aligner) backward(p []byte, off int64) (int, error) {
 	best, bestScore, score := 0, 0, 0
 	var b []byte
 	var start int64
-	for n := 1; n <= len(p) && off >= int64(n); n++ {
+	for n := 1; n <= len(p) && off >= int64(n) && n <= best+reach; n++ {
+		a.steps++
 		at := off - int64(n)
 		if b == nil || at < start {
 			var err error

@@ -50,7 +50,7 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 		seg = seg[:0]
 		for i, a := range aligners {
 			a.allowed = allowed
-			if err := a.align(streams[i]); err != nil {
+			if err := a.align(ctx, streams[i]); err != nil {
 				return 0, err
 			}
 			seg = appendPart(seg, z, &a.part, &packed)
