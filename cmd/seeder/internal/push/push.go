@@ -63,8 +63,8 @@ All images in an archive are pushed; with --from FILE, those that IMAGE names. T
 is first copied to the directory for temporary files (TMPDIR).
 
 Ctrl-C ends the push, and nothing is announced. Once the images are announced it ends the
-waiting alone. What an unfinished push has sent is kept for a quarter of an hour, for
-another try, and then removed.
+waiting alone. What an unfinished push has sent is kept for at least a quarter of an
+hour, for another try, and then removed.
 
 With -o json, the output is one object per line, as that of seeder announce.`
 

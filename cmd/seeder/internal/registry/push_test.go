@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -323,8 +324,8 @@ func TestStaleUploads(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.Close()
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("while somebody writes %v is left, %v; want the upload", left, err)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("while somebody writes %v is left, %v; want the blob and the upload", left, err)
 	}
 	if err := s.sweep(time.Now().Add(2 * staleAfter)); err != nil {
 		t.Fatal(err)
@@ -337,5 +338,56 @@ func TestStaleUploads(t *testing.T) {
 	}
 	if err := s.close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSlowPush: a push that takes long keeps its first blobs while it sends the next one,
+// though not those that nobody has wanted for a day. Once nothing comes any more all goes.
+func TestSlowPush(t *testing.T) {
+	t.Parallel()
+	s, err := openStaging(filepath.Join(t.TempDir(), "pushed"), func(context.Context, int64) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, before := []byte("config"), []byte("of a push that broke off")
+	if err := errors.Join(s.put(t.Context(), config), s.put(t.Context(), before)); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-24 * time.Hour)
+	if err := os.Chtimes(s.path(digest.FromBytes(before)), old, old); err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Write([]byte("layer")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sweep(time.Now().Add(staleAfter + time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.open(digest.FromBytes(config))
+	if err != nil {
+		t.Fatalf("the first blob of a push that goes on: %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.open(digest.FromBytes(before)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a blob of a day ago: %v, %v", b, err)
+	}
+	u.Close()
+	if err := s.sweep(time.Now().Add(staleAfter - time.Minute)); err != nil { // the upload may go on
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(s.dir); err != nil || len(left) != 2 {
+		t.Errorf("%v is left between two requests, %v; want the blob and the upload", left, err)
+	}
+	if err := s.sweep(time.Now().Add(staleAfter + time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(s.dir); err != nil || len(left) != 0 {
+		t.Errorf("%v is left, %v", left, err)
 	}
 }

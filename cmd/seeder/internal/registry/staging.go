@@ -22,6 +22,9 @@ const (
 	maxUploads = 64
 	// staleAfter is when what a push that broke off has left is removed.
 	staleAfter = 15 * time.Minute
+	// oldAfter is when a blob is removed although others are pushed: the longest push, of
+	// 100 GB at 10 Mbit/s, is over then.
+	oldAfter = 24 * time.Hour
 	// roomStep is how many bytes are taken between two looks at the free room.
 	roomStep = 32 << 20
 )
@@ -44,28 +47,58 @@ func openStaging(dir string, room func(context.Context, int64) error) (*staging,
 	return &staging{dir: dir, room: room, uploads: map[string]*upload{}}, nil
 }
 
-// sweep removes what has not been touched since staleAfter.
+// sweep removes uploads that have not been touched since staleAfter, and blobs where nothing
+// has been: a blob may belong to a push that is still sending another one.
 func (s *staging) sweep(now time.Time) error {
-	var errs []error
-	s.mu.Lock()
-	for _, u := range s.uploads {
-		if u.mu.TryLock() {
-			if now.Sub(u.touched) > staleAfter {
-				errs = append(errs, u.drop())
-				delete(s.uploads, u.id)
-			}
-			u.mu.Unlock()
+	newest, err := s.sweepUploads(now)
+	errs := []error{err}
+	paths, err := filepath.Glob(filepath.Join(s.dir, "sha256-*"))
+	errs = append(errs, err)
+	touched := map[string]time.Time{}
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil {
+			touched[path] = info.ModTime()
+			newest = later(newest, info.ModTime())
 		}
 	}
-	s.mu.Unlock()
-	blobs, err := filepath.Glob(filepath.Join(s.dir, "sha256-*"))
-	errs = append(errs, err)
-	for _, path := range blobs {
-		if info, err := os.Stat(path); err == nil && now.Sub(info.ModTime()) > staleAfter {
-			errs = append(errs, os.Remove(path))
+	quiet := now.Sub(newest) > staleAfter
+	for path, at := range touched {
+		if quiet || now.Sub(at) > oldAfter {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be an image now
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sweepUploads is sweep of the uploads. It says when the others were last touched, which is
+// now where a request writes.
+func (s *staging) sweepUploads(now time.Time) (newest time.Time, _ error) {
+	var errs []error
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.uploads {
+		if !u.mu.TryLock() {
+			newest = now
+			continue
+		}
+		if now.Sub(u.touched) > staleAfter {
+			errs = append(errs, u.drop())
+			delete(s.uploads, u.id)
+		} else {
+			newest = later(newest, u.touched)
+		}
+		u.mu.Unlock()
+	}
+	return newest, errors.Join(errs...)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // close drops everything. A request that still runs, over the control socket, finds its file
