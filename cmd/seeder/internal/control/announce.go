@@ -130,16 +130,24 @@ func (c *Server) importPushed(ctx context.Context, target digest.Digest, ref str
 type waiting struct{ on, all bool }
 
 // announce announces one image after the other. Those that can be are, also where
-// another one cannot; of that one an archive leaves nothing behind.
-func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) error {
+// another one cannot; of that one an archive leaves nothing behind, nor of those that nobody
+// waits for any more.
+func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) (err error) {
 	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	var errs []error
+	done := 0 // orders that are announced, or taken back
+	defer func() {
+		for _, o := range orders[done:] {
+			err = errors.Join(err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
+		}
+	}()
 	for _, o := range orders {
 		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
 			return err
 		}
 		o.Settled = o.brought.Targets[o.Ref]
 		a, err := c.announcer.Announce(ctx, o.Order)
+		done++
 		if err != nil {
 			errs = append(errs, err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
 			continue
