@@ -50,15 +50,22 @@ func Dial(socket string) *Client {
 	}}}
 }
 
-// remotePatience is for a link that is slow, and for somebody who types a password.
-const remotePatience = time.Minute
+const (
+	// remotePatience is for a link that is slow, and for somebody who types a password.
+	remotePatience = time.Minute
+	// remoteSilence is how long nothing comes of a link before the other side is asked
+	// whether it is there (PING of RFC 9113).
+	remoteSilence = 30 * time.Second
+)
 
 // DialThrough returns a client of a daemon elsewhere, which messages call name: all that it
-// asks goes over the one connection that dial makes. lost says why that has failed.
+// asks goes over the one connection that dial makes. It is closed where the other side is
+// silent for too long, also in the middle of a request. lost says why it has failed.
 func DialThrough(name string, dial func(context.Context) (net.Conn, error), lost func(error) error) *Client {
 	return &Client{Socket: name, patience: remotePatience, answer: defaultAnswer, lost: lost, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		Protocols:   protocols(false),
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: remoteSilence, PingTimeout: remotePatience},
 	}}}
 }
 
