@@ -96,7 +96,10 @@ func (c *Server) pushed(ctx context.Context, images []string, o Order) (out []or
 	}()
 	targets := map[digest.Digest]bool{}
 	for _, image := range images {
-		ref, at, _ := strings.Cut(image, "@")
+		ref, at := image, ""
+		if i := strings.LastIndexByte(image, '@'); i >= 0 { // the reference may have a digest, too
+			ref, at = image[:i], image[i+1:]
+		}
 		next, target := order{Order: o}, digest.Digest(at)
 		if next.Ref, err = cli.NormalizeRef(ref); err != nil {
 			return out, err

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"seeder/cmd/seeder/internal/cli"
 )
 
 // host is an Announcer and Pushes that notes what it is asked for.
@@ -80,6 +82,37 @@ func TestStreamBreaks(t *testing.T) {
 		s.end(nil)
 		if !slices.Equal(h.announced, names[:announced]) || !slices.Equal(h.taken, names[announced:]) {
 			t.Errorf("after %d events %q is announced and %q taken back; want %d and the rest", events, h.announced, h.taken, announced)
+		}
+	}
+}
+
+// TestPushedWithDigest: the digest of an image that was pushed is what stands behind the last
+// @; its reference may have one, too.
+func TestPushedWithDigest(t *testing.T) {
+	t.Parallel()
+	one := digest.FromString("one").String()
+	for image, want := range map[string]string{
+		"app:v1@" + one:                   "docker.io/library/app:v1",
+		"app@" + one + "@" + one:          "docker.io/library/app@" + one,
+		"localhost:5000/app:v2@" + one:    "localhost:5000/app:v2",
+		"app@" + one:                      "docker.io/library/app:latest",
+		"app:v1":                          "",
+		"app@" + one + "@sha256:12":       "",
+		"app@sha256:12@" + one:            "",
+		"docker.io/library/a b:v1@" + one: "",
+	} {
+		h := &host{}
+		c := NewServer("", nil, h, nil, slog.New(slog.DiscardHandler))
+		c.Pushes = h
+		orders, err := c.pushed(t.Context(), []string{image}, Order{})
+		if want == "" {
+			if cli.ExitCode(err) != cli.ExitUsage {
+				t.Errorf("%s: %v", image, err)
+			}
+			continue
+		}
+		if err != nil || len(orders) != 1 || orders[0].Ref != want || !slices.Equal(h.archived, []string{one}) || !slices.Equal(h.imported, []string{want}) {
+			t.Errorf("%s: %v, %v as %q; want %s", image, err, h.archived, h.imported, want)
 		}
 	}
 }
