@@ -144,12 +144,9 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 	c := control.DialThrough(host, t.dial, t.lost)
 	defer func() {
 		c.Close()
-		err = errors.Join(err, t.Close())
+		t.close()
 	}()
-	var self struct {
-		Version string `json:"version"`
-	}
-	if err := c.Get(ctx, "/v1/self", nil, &self); err != nil {
+	if err := c.Get(ctx, "/v1/ping", nil, &struct{}{}); err != nil {
 		return err
 	}
 	if err := f.checkOn(ctx, c); err != nil {

@@ -70,7 +70,7 @@ func fields(command string) ([]string, error) {
 	return out, nil
 }
 
-// tunnel is the connection through one process of ssh. Its owner calls Close.
+// tunnel is the connection through one process of ssh. Its owner calls close.
 type tunnel struct {
 	way    way
 	cmd    *exec.Cmd
@@ -83,6 +83,7 @@ type tunnel struct {
 
 	once   sync.Once
 	dialed atomic.Bool
+	killed atomic.Bool
 }
 
 // open starts ssh. A user at a terminal may still be asked for a password there.
@@ -126,19 +127,19 @@ var errLost = errors.New("the connection was lost")
 // closeGrace is how long ssh may take to end by itself.
 const closeGrace = 2 * time.Second
 
-// Close ends ssh and waits for it.
-func (t *tunnel) Close() error {
+// close ends ssh and waits for it.
+func (t *tunnel) close() {
 	t.once.Do(func() {
 		t.in.Close()
 		select {
 		case <-t.ended:
 		case <-time.After(closeGrace):
+			t.killed.Store(true)
 			_ = t.cmd.Process.Kill() // it may have ended now
 			<-t.ended
 		}
 		t.out.Close()
 	})
-	return nil
 }
 
 // lost is why there is no connection, or none any more.
@@ -146,14 +147,23 @@ func (t *tunnel) lost(err error) error {
 	t.in.Close()
 	select {
 	case <-t.ended:
-		return cli.WithCode(cli.ExitNoDaemon, t.way.explain(t.code, t.stderr.String()))
+		if !t.killed.Load() {
+			return cli.WithCode(cli.ExitNoDaemon, t.way.explain(t.code, t.stderr.String()))
+		}
 	case <-time.After(closeGrace):
 	}
 	return cli.WithCode(cli.ExitNoDaemon, fmt.Errorf("the connection to seeder on %s through ssh: %w", t.way.host, err))
 }
 
-// conn is a tunnel as net/http takes it. ssh has the deadlines (ServerAliveInterval).
+// conn is a tunnel as net/http takes it. It needs no deadlines: DialThrough closes it where
+// nothing comes for too long.
 type conn struct{ *tunnel }
+
+// Close implements net.Conn.
+func (c conn) Close() error {
+	c.close()
+	return nil
+}
 
 func (c conn) Read(p []byte) (int, error) { return c.out.Read(p) }
 
