@@ -25,7 +25,7 @@ func (w way) explain(code int, stderr string) error {
 		return fmt.Errorf("this user may not run %s by sudo on %s; allow it there, as root: %s", program, w.host, w.sudoers())
 	case has("sudo: not found", "sudo: command not found", "‘sudo’: No such file", "'sudo': No such file"):
 		return fmt.Errorf("sudo is missing on %s: log in as root: seeder push root@%s …, or --sudo=false for a user who may open the daemon's socket", w.host, hostOf(w.host))
-	case code == 127, has("sudo: "+program+": command not found", "command not found", program+": not found", "‘"+program+"’: No such file", "'"+program+"': No such file"):
+	case code == 127, has("sudo: "+program+": command not found", program+": not found", "‘"+program+"’: No such file", "'"+program+"': No such file"):
 		return fmt.Errorf("%s is missing on %s: install seeder there, or say where it is: --seeder /path/to/seeder", program, w.host)
 	case has(`unknown command "dial-stdio"`):
 		return fmt.Errorf("the seeder on %s is too old to take a push; upgrade it", w.host)
@@ -34,10 +34,10 @@ func (w way) explain(code int, stderr string) error {
 		return fmt.Errorf("on %s: %s", w.host, said)
 	case code == 255 && stderr != "":
 		return fmt.Errorf("ssh to %s failed: %s", w.host, stderr)
+	case code == 0: // whatever was said: a banner, or a host that was added
+		return errors.New("the daemon on " + w.host + " closed the connection; try again once it runs (there: systemctl status seeder)")
 	case stderr != "":
 		return fmt.Errorf("`%s` on %s failed with exit code %d: %s", w.remote(), w.host, code, stderr)
-	case code == 0:
-		return errors.New("the daemon on " + w.host + " closed the connection; try again once it runs (there: systemctl status seeder)")
 	}
 	return fmt.Errorf("`%s` on %s failed with exit code %d", w.remote(), w.host, code)
 }

@@ -32,7 +32,11 @@ func TestExplain(t *testing.T) {
 		{127, "env: 'seeder': No such file or directory", "seeder is missing on me@node1"},
 		{2, `seeder: unknown command "dial-stdio" for "seeder"; see`, "the seeder on me@node1 is too old to take a push"},
 		{4, "seeder: no seeder daemon answers on /run/seeder/seeder.sock; start it", "on me@node1: no seeder daemon answers on /run/seeder/seeder.sock; start it"},
+		{255, "bash: line 1: nvm: command not found\nme@node1: Permission denied (publickey).", "ssh to me@node1 failed: bash: line 1: nvm: command not found"},
+		{4, "bash: line 1: nvm: command not found\nseeder: no seeder daemon answers on /run/seeder/seeder.sock; start it", "on me@node1: no seeder daemon answers"},
+		{127, "bash: line 1: seeder: command not found", "seeder is missing on me@node1"},
 		{0, "", "closed the connection"},
+		{0, "Warning: Permanently added 'node1' (ED25519) to the list of known hosts.", "the daemon on me@node1 closed the connection"},
 		{-1, "", "failed with exit code -1"},
 	} {
 		if err := w.explain(tc.code, tc.stderr); !strings.Contains(err.Error(), tc.want) {
