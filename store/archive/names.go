@@ -62,8 +62,9 @@ func (a *archived) nameBy(annotations map[string]string) {
 	}
 }
 
-// callIt is what to type where an archive does not say how its image is called.
-const callIt = "say how it is called: seeder announce REF --from FILE"
+// callIt is what to type, for an announcement or a push, where an archive does not say what
+// its image is called.
+const callIt = "name it: REF --from FILE"
 
 // choose picks the images to name, and says what is left out. Artifacts and what
 // belongs to other images are never chosen; those without a name of their own that

@@ -62,7 +62,7 @@ func badArchives(s *suite) {
 		{"cut off in zstd", zstdOf(s, whole)[:len(zstdOf(s, whole))/2], "", "it is cut off"},
 		{"two without names", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), "", "2 images and no names"},
 		{"none of that name", OCIArchiveOf(s, map[string]*Image{"": img, "\\": NewImage(s, "", 3)}), ref, img.Target.Digest.String() + ", which has no name"},
-		{"no name", unnamed.OCIArchive(s), "", "seeder announce REF --from FILE"},
+		{"no name", unnamed.OCIArchive(s), "", "name it: REF --from FILE"},
 	} {
 		s.Collect(s.T) // what the one before left may complete this one
 		got, err := importInto(s.ctx, s.c, bytes.NewReader(tc.archive), tc.ref)

@@ -120,15 +120,15 @@ func (p *producer) badNames() []refusal {
 	}
 	other := "docker.io/library/app@sha256:" + strings.Repeat("0", 64)
 	return []refusal{
-		named("docker.io/library/MyApp:v1", "", "the repository has capitals", "seeder announce REF --from FILE"),
+		named("docker.io/library/MyApp:v1", "", "the repository has capitals", "name it: REF --from FILE"),
 		named("docker.io/library/long:"+strings.Repeat("a", 129), "", "its tag has 129 characters, at most 128"),
-		tagged("MyApp:v1", `the archive calls its image "MyApp:v1"`, "the repository has capitals", "seeder announce REF --from FILE"),
-		tagged("app:"+strings.Repeat("a", 129), "its tag has 129 characters, at most 128", "seeder announce REF --from FILE"),
+		tagged("MyApp:v1", `the archive calls its image "MyApp:v1"`, "the repository has capitals", "name it: REF --from FILE"),
+		tagged("app:"+strings.Repeat("a", 129), "its tag has 129 characters, at most 128", "name it: REF --from FILE"),
 		{"docker-archive of two invalid tags", p.dockerOf([]string{"MyApp:v1"}, []string{"Other:v1"}), "", []string{
-			`"MyApp:v1", which is not an image reference: the repository has capitals; "Other:v1"`, "make an archive of one", "seeder announce REF --from FILE"}},
+			`"MyApp:v1", which is not an image reference: the repository has capitals; "Other:v1"`, "make an archive of one", "name it: REF --from FILE"}},
 		named("docker://docker.io/library/app:v1", "", "it has a scheme"),
 		named(" docker.io/library/app:v1", "", "it has spaces around it"),
-		named(other, "", "it names the digest sha256:0000", "but the image is sha256:", "seeder announce REF --from FILE"),
+		named(other, "", "it names the digest sha256:0000", "but the image is sha256:", "name it: REF --from FILE"),
 		named("docker.io/library/app:v1", other, "it names the digest sha256:0000", "but the image is sha256:"),
 	}
 }
