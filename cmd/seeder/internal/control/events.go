@@ -54,7 +54,7 @@ type Event struct {
 
 // Standing is what was so before anybody asked for it.
 type Standing struct {
-	// Standing: Standing{Already: of ready}, it was before anybody waited; of announced, it was so before.
+	// Already: of ready, it was so before anybody waited; of announced, it was so before.
 	Already bool      `json:"already,omitempty"`
 	By      string    `json:"by,omitempty"` // of announced, already: who announced it, and when
 	At      time.Time `json:"at,omitzero"`
