@@ -9,9 +9,9 @@
 // it. It never writes an image, never asks a peer, and lists no repositories: whoever asks
 // names one, and may see its announced tags. What is announced and how far this host is with it, it asks a Catalog.
 //
-// Invariant: nothing but an announced image leaves it, and nothing at all without the
-// credentials; what is not announced is refused at once, so that containerd goes on to the
-// real registry.
+// Invariant: nothing leaves it but an announced image and, with registry.push, what was pushed
+// and is not imported yet, and nothing at all without the credentials; what is neither is
+// refused at once, so that containerd goes on to the real registry.
 package registry
 
 import (
