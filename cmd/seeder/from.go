@@ -33,7 +33,7 @@ func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, f
 		if err != nil {
 			return engines.Origin{}, err
 		}
-		return take(ctx, img, "")
+		return img.Open(ctx)
 	case flags.from == engines.FromStdin:
 		if term.IsTerminal(env.Stdin) {
 			return engines.Origin{}, cli.Usagef("--from - reads the archive from standard input, which is a terminal: docker save IMAGE | seeder announce --from -")
@@ -43,22 +43,12 @@ func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, f
 	return engines.OpenArchive(flags.from)
 }
 
-// take makes the image the origin. The engine is closed with its stream.
+// take makes the image the origin, and says why.
 func take(ctx context.Context, i engines.Image, why string) (engines.Origin, error) {
-	r, err := i.Engine.Save(ctx, i.Image)
-	if err != nil {
-		return engines.Origin{}, errors.Join(err, i.Engine.Close())
-	}
-	return engines.Origin{Name: i.Engine.Kind, Why: why, Archive: closeBoth{r, i.Engine}}, nil
+	o, err := i.Open(ctx)
+	o.Why = why
+	return o, err
 }
-
-// closeBoth closes what was opened for a reader with it.
-type closeBoth struct {
-	io.ReadCloser
-	with io.Closer
-}
-
-func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.with.Close()) }
 
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.

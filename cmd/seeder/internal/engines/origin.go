@@ -1,6 +1,7 @@
 package engines
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -16,6 +17,24 @@ type Origin struct {
 	Archive io.ReadCloser // nil: containerd has it
 	Bytes   int64         // of archive; 0: not known
 }
+
+// Open reads the image. Its engine is closed with the archive, or where there is none.
+func (i Image) Open(ctx context.Context) (Origin, error) {
+	r, err := i.Engine.Save(ctx, i.Image)
+	if err != nil {
+		return Origin{}, errors.Join(err, i.Engine.Close())
+	}
+	return Origin{Name: i.Engine.Kind, Archive: closeBoth{r, i.Engine}}, nil
+}
+
+// closeBoth closes what was opened for a reader with it.
+type closeBoth struct {
+	io.ReadCloser
+	with io.Closer
+}
+
+// Close implements io.Closer.
+func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.with.Close()) }
 
 // OpenArchive opens a file or directory that --from names.
 func OpenArchive(path string) (Origin, error) {

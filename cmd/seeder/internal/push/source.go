@@ -2,7 +2,6 @@ package push
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -66,11 +65,7 @@ func (s source) open(ctx context.Context, env *cli.Env) (engines.Origin, error) 
 	}
 	img, err := engines.Find(ctx, env, s.ref, s.from)
 	if err == nil {
-		r, err := img.Engine.Save(ctx, img.Image)
-		if err != nil {
-			return engines.Origin{}, errors.Join(err, img.Engine.Close())
-		}
-		return engines.Origin{Name: img.Engine.Kind, Archive: closeBoth{r, img.Engine}}, nil
+		return img.Open(ctx)
 	}
 	// The command line knows engines in a virtual machine, or behind a context.
 	for _, program := range []string{engines.FromDocker, engines.FromPodman} {
@@ -88,14 +83,6 @@ func (s source) open(ctx context.Context, env *cli.Env) (engines.Origin, error) 
 	}
 	return engines.Origin{}, err
 }
-
-type closeBoth struct {
-	io.ReadCloser
-	with io.Closer
-}
-
-// Close implements io.Closer.
-func (c closeBoth) Close() error { return errors.Join(c.ReadCloser.Close(), c.with.Close()) }
 
 // saved is what `docker save` or `podman save` writes, if the program knows the image.
 func saved(ctx context.Context, program, ref string) (engines.Origin, error) {
