@@ -70,7 +70,7 @@ table() { # package: those of this module that it may import
 	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli
 	cmd/seeder/internal/listen:
 	cmd/seeder/internal/pods: cmd/seeder/internal/cli p2p/report
-	cmd/seeder/internal/push: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/show cmd/seeder/internal/term store/archive
+	cmd/seeder/internal/push: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/show cmd/seeder/internal/term store/archive store/chunk
 	cmd/seeder/internal/registry: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/listen internal/disk p2p/report
 	cmd/seeder/internal/reload: cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/k3s p2p/trust
 	cmd/seeder/internal/rollout: p2p/report

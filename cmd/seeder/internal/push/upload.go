@@ -19,6 +19,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/store/archive"
+	"seeder/store/chunk"
 )
 
 const (
@@ -27,6 +28,8 @@ const (
 	maxSending = 3
 	// leastPacked is the size from which a blob is compressed, in bytes.
 	leastPacked = 4 << 10
+	// headBytes of a blob tell whether it is compressed: the longest magic number is that of xz.
+	headBytes = 6
 	// maxManifestBytes is the most that registries take (distribution-spec, "Pushing Manifests").
 	maxManifestBytes = 4 << 20
 	// repository is where all blobs go: the control socket's API has no others.
@@ -127,14 +130,14 @@ func (u *upload) blob(ctx context.Context, d ocispec.Descriptor) error {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, 4)
+	head := make([]byte, headBytes)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("read the blob %s: %w", d.Digest, err)
 	}
 	var body io.Reader = &counted{io.MultiReader(bytes.NewReader(head[:n]), f), u}
 	header := http.Header{"Content-Type": {"application/octet-stream"}}
-	if d.Size >= leastPacked && !isPacked(head) {
+	if d.Size >= leastPacked && chunk.Compressible(d.MediaType, head[:n]) {
 		header.Set("Content-Encoding", "zstd")
 		r := pack(body)
 		defer r.Close()
@@ -145,11 +148,6 @@ func (u *upload) blob(ctx context.Context, d ocispec.Descriptor) error {
 		return fmt.Errorf("send the blob %s (%d bytes): %w", d.Digest, d.Size, err)
 	}
 	return nil
-}
-
-// isPacked says whether bytes begin as gzip (RFC 1952) or zstd (RFC 8878) does.
-func isPacked(head []byte) bool {
-	return bytes.HasPrefix(head, []byte{0x1f, 0x8b}) || bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd})
 }
 
 // packing reads something compressed with zstd. Close waits for who compresses it.
