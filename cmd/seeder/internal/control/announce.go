@@ -74,17 +74,14 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 	return out, brought.LeftOut, nil
 }
 
-// maxPushed bounds the images of one request.
-const maxPushed = 1000
-
 // pushed imports images that were pushed, each REF@DIGEST. Where one cannot be imported none
 // is; what was pushed stays for another try then.
 func (c *Server) pushed(ctx context.Context, images []string, o Order) (out []order, err error) {
 	if c.Pushes == nil {
 		return nil, cli.Usagef("this daemon takes no pushed images")
 	}
-	if len(images) > maxPushed {
-		return nil, cli.Usagef("%d images at once, more than %d", len(images), maxPushed)
+	if err := CheckPushed(images); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err == nil {

@@ -171,7 +171,7 @@ func (c *Server) Open() error {
 	c.server = &http.Server{
 		Handler:           c.routes(),
 		ReadHeaderTimeout: 10 * time.Second,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
 		Protocols:         protocols(true),
