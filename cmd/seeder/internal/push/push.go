@@ -167,10 +167,16 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 		return follower.Fail(err)
 	}
 	query := url.Values{"wait": {strconv.FormatBool(!f.detach)}, "all": {strconv.FormatBool(f.all)}, "on": f.on, "any_platform": {strconv.FormatBool(f.any)}}
-	for _, img := range found {
-		query.Add("pushed", img.Reference+"@"+img.Target.Digest.String())
-	}
+	query["pushed"] = pushed(found)
 	return follower.Follow(ctx, c, http.MethodPost, "/v1/announce", query, nil)
+}
+
+// pushed are images as an announcement names them.
+func pushed(images []archive.Image) (out []string) {
+	for _, img := range images {
+		out = append(out, img.Reference+"@"+img.Target.Digest.String())
+	}
+	return out
 }
 
 // checkOn refuses to announce images to nobody.
@@ -214,6 +220,9 @@ func (f *flags) upload(ctx context.Context, env *cli.Env, t *tunnel, c *control.
 			tell("", "archive", "left out of the archive: "+strings.Join(leftOut, "; "))
 		}
 		images = append(images, found...)
+	}
+	if err := control.CheckPushed(pushed(images)); err != nil {
+		return nil, err
 	}
 	u := &upload{client: c, dir: blobs, report: follower.Event}
 	n, err := u.send(ctx, images)
