@@ -102,5 +102,10 @@ func lock(dir string) (unlock func() error, err error) {
 		f.Close()
 		return nil, fmt.Errorf("data_dir %s: another seeder daemon uses it; stop that one, or give this one its own data_dir", dir)
 	}
-	return f.Close, nil
+	return func() error {
+		// To close is not enough: a child process that was forked a moment ago has a copy of
+		// the descriptor until it executes its program, and a copy keeps the lock.
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		return errors.Join(err, f.Close())
+	}, nil
 }

@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli/clitest"
@@ -50,6 +52,41 @@ func TestOpen(t *testing.T) {
 	}
 	if _, _, err := open(t, filepath.Join(file, "data")); err == nil || !strings.Contains(err.Error(), "set data_dir to") {
 		t.Errorf("data_dir below a file: %v", err)
+	}
+}
+
+// TestUnlockedBesideACopy has a second descriptor of the lock, as a child process has between
+// its fork and its program.
+func TestUnlockedBesideACopy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	unlock, _, err := open(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := -1
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(filepath.Join("/proc/self/fd", fd.Name())); err == nil && to == filepath.Join(dir, "lock") {
+			n, err := strconv.Atoi(fd.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if held, err = syscall.Dup(n); err != nil {
+				t.Fatal(err)
+			}
+			defer syscall.Close(held)
+		}
+	}
+	if held < 0 {
+		t.Fatal("no descriptor of the lock")
+	}
+	unlock()
+	if _, _, err := open(t, dir); err != nil {
+		t.Errorf("after the daemon has ended: %v", err)
 	}
 }
 
