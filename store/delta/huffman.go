@@ -57,8 +57,8 @@ func bases() (lengths, distances []codeBase) {
 }
 
 // canon calls f with each symbol that has a code and its code as the stream has it. It
-// refuses lengths of which no code can be made; complete is false where codes are left over.
-func canon(lens []uint8, f func(symbol int, code uint32, n uint8)) (complete bool, err error) {
+// refuses lengths of which no code can be made. Codes may be left over.
+func canon(lens []uint8, f func(symbol int, code uint32, n uint8)) error {
 	var count, next [codeBits + 1]int
 	for _, n := range lens {
 		count[n]++
@@ -69,7 +69,7 @@ func canon(lens []uint8, f func(symbol int, code uint32, n uint8)) (complete boo
 		code = (code + count[n-1]) << 1
 		next[n] = code
 		if left = left<<1 - count[n]; left < 0 {
-			return false, fmt.Errorf("more codes than there are: %w", ErrRefused)
+			return fmt.Errorf("more codes than there are: %w", ErrRefused)
 		}
 	}
 	for s, n := range lens {
@@ -78,7 +78,7 @@ func canon(lens []uint8, f func(symbol int, code uint32, n uint8)) (complete boo
 			next[n]++
 		}
 	}
-	return left == 0, nil
+	return nil
 }
 
 // table decodes one Huffman code: entries by the next bits, in two steps where a code is long.
@@ -91,7 +91,7 @@ type table struct {
 func (t *table) build(lens []uint8, of alphabet) error {
 	t.second = t.second[:0]
 	clear(t.root[:])
-	_, err := canon(lens, func(s int, code uint32, n uint8) {
+	return canon(lens, func(s int, code uint32, n uint8) {
 		if s >= len(of) {
 			return // symbols 286 and 287 may have a code and not be used
 		}
@@ -112,7 +112,6 @@ func (t *table) build(lens []uint8, of alphabet) error {
 			t.second[at+j] = e
 		}
 	})
-	return err
 }
 
 // entry is that of the next bits.

@@ -165,7 +165,7 @@ func (r *recoder) dynamic(h []byte) ([]byte, error) {
 		r.out.put(uint64(n), 3)
 	}
 	var words [19]word
-	if _, err := canon(lens[:], func(s int, code uint32, n uint8) { words[s] = word{code, n} }); err != nil {
+	if err := canon(lens[:], func(s int, code uint32, n uint8) { words[s] = word{code, n} }); err != nil {
 		return nil, err
 	}
 	all := make([]uint8, 0, 320)
@@ -196,7 +196,7 @@ func (r *recoder) dynamic(h []byte) ([]byte, error) {
 // codes makes the words of a block.
 func (r *recoder) codes(lit, dist []uint8) error {
 	r.lit, r.dist, r.length = [288]word{}, [30]word{}, [256]word{}
-	_, err := canon(lit, func(s int, code uint32, n uint8) {
+	err := canon(lit, func(s int, code uint32, n uint8) {
 		r.lit[s] = word{code, n}
 		if s <= endCode || s >= endCode+1+len(r.lengths) {
 			return
@@ -208,7 +208,7 @@ func (r *recoder) codes(lit, dist []uint8) error {
 			}
 		}
 	})
-	_, err2 := canon(dist, func(s int, code uint32, n uint8) { r.dist[s] = word{code, n} })
+	err2 := canon(dist, func(s int, code uint32, n uint8) { r.dist[s] = word{code, n} })
 	return errors.Join(err, err2)
 }
 

@@ -294,7 +294,7 @@ func boolBytes(of []bool) []uint8 {
 
 func wordsOf(lens []uint8) []word {
 	words := make([]word, 320)
-	if _, err := canon(lens, func(s int, code uint32, n uint8) { words[s] = word{code, n} }); err != nil {
+	if err := canon(lens, func(s int, code uint32, n uint8) { words[s] = word{code, n} }); err != nil {
 		panic(err)
 	}
 	return words
