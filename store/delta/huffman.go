@@ -157,8 +157,6 @@ func unpackLengths(out []uint8, n int, symbol byte) ([]uint8, error) {
 			return nil, fmt.Errorf("a length is repeated before the first: %w", ErrRefused)
 		}
 		value, times = out[len(out)-1], int(symbol)-13
-	case symbol < 28:
-		value, times = 0, int(symbol)-17
 	default:
 		value, times = 0, int(symbol)-17
 	}
