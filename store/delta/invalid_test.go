@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // asExtra is a part whose bytes all travel as they are.
@@ -37,6 +38,7 @@ func TestInvalidSteps(t *testing.T) {
 		want string
 	}{
 		"too large a part":     {binary.AppendUvarint(nil, maxPart+1), "a stream of 4194305 bytes, at most"},
+		"a length of 11 bytes": {bytes.Repeat([]byte{0xff}, 11), "length of a stream: "},
 		"pieces of another":    {length, "a stream of 21 bytes from 0 and 20"},
 		"a piece is missing":   {raw, "ctrl of 1 bytes is missing"},
 		"a piece unpacks else": {unpack, "unpack extra: 20 bytes of 21"},
@@ -51,6 +53,19 @@ func TestInvalidSteps(t *testing.T) {
 	} {
 		if _, err := decodeFenced(t, Bytes, base, target, c.body); err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestUnreadIsNotInvalid: where a delta cannot be read, nothing is said about the delta.
+func TestUnreadIsNotInvalid(t *testing.T) {
+	base := noise(1, 1000)
+	delta := roundTrip(t, base, noise(2, 1000))
+	lost := errors.New("the connection is lost")
+	for n := range len(delta) {
+		from := io.MultiReader(bytes.NewReader(delta[:n]), iotest.ErrReader(lost))
+		if _, err := Decode(context.Background(), io.Discard, from, blob(base)); !errors.Is(err, lost) || errors.Is(err, ErrInvalid) {
+			t.Errorf("after %d bytes: %v, want only %v", n, err, lost)
 		}
 	}
 }

@@ -258,16 +258,20 @@ func grow(p []byte, n int) []byte {
 type byteReader struct {
 	r   io.Reader
 	one [1]byte
+	err error // of r
 }
 
 // ReadByte implements io.ByteReader.
 func (b *byteReader) ReadByte() (byte, error) {
-	_, err := io.ReadFull(b.r, b.one[:])
-	return b.one[0], err
+	_, b.err = io.ReadFull(b.r, b.one[:])
+	return b.one[0], b.err
 }
 
 func (b *byteReader) length(name string, limit int) (int, error) {
 	v, err := binary.ReadUvarint(b)
+	if err != nil && b.err == nil { // more bytes than a length has
+		return 0, fmt.Errorf("length of a %s: %w: %w", name, err, ErrInvalid)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("length of a %s: %w", name, cut(err))
 	}
