@@ -84,12 +84,17 @@ func (b *bitReader) take(k uint) (uint32, error) {
 	return v, nil
 }
 
-// copy appends n bytes from a byte boundary, through the buffer.
-func (b *bitReader) copy(out []byte, n int) ([]byte, error) {
+// ahead is what the buffer has of the file from a byte boundary on.
+func (b *bitReader) ahead() []byte {
 	b.pos -= int(b.n / 8)
 	b.acc, b.n = 0, 0
+	return b.buf[b.pos:max(b.pos, int(min(int64(len(b.buf)), b.size-b.off)))]
+}
+
+// copy appends n bytes from a byte boundary, through the buffer.
+func (b *bitReader) copy(out []byte, n int) ([]byte, error) {
 	for n > 0 {
-		have := b.buf[b.pos:max(b.pos, int(min(int64(len(b.buf)), b.size-b.off)))]
+		have := b.ahead()
 		if len(have) == 0 {
 			if b.off+int64(b.pos) >= b.size {
 				return out, fmt.Errorf("it ends within a stored block: %w", ErrRefused)
@@ -106,18 +111,12 @@ func (b *bitReader) copy(out []byte, n int) ([]byte, error) {
 	return out, nil
 }
 
-// raw appends n whole bytes from a byte boundary.
-func (b *bitReader) raw(out []byte, n int64) ([]byte, error) {
-	at := b.at() / 8
-	if n < 0 || n > b.size-at {
-		return out, fmt.Errorf("it ends %d bytes too soon: %w", n-(b.size-at), ErrRefused)
+// raw is copy of what is no block.
+func (b *bitReader) raw(out []byte, n int) ([]byte, error) {
+	if left := b.size - b.at()/8; int64(n) > left {
+		return out, fmt.Errorf("it ends %d bytes too soon: %w", int64(n)-left, ErrRefused)
 	}
-	k := len(out)
-	out = append(out, make([]byte, n)...)
-	if err := readAt(b.r, out[k:], at); err != nil {
-		return out, err
-	}
-	return out, b.seek((at + n) * 8)
+	return b.copy(out, n)
 }
 
 // bitWriter writes bits.

@@ -50,7 +50,8 @@ type tokenizer struct {
 	lit, dist, code table
 	of              [3]alphabet
 	order           [19]uint8
-	run             int // literals of the open run, the last of the page
+	run             int    // literals of the open run, the last of the page
+	long            []byte // for a header that is longer than the buffer of in
 }
 
 func newTokenizer(r io.ReaderAt, size int64) *tokenizer {
@@ -118,16 +119,15 @@ func (z *tokenizer) page(t, h []byte) ([]byte, []byte, error) {
 
 // member reads the header of a member, or what is behind the last one.
 func (z *tokenizer) member(h []byte) ([]byte, error) {
-	at := z.in.at() / 8
-	p := make([]byte, min(maxHead, z.in.size-at))
-	if err := readAt(z.in.r, p, at); err != nil {
+	n, err := z.head()
+	if err != nil {
 		return h, err
 	}
-	n := gzipHead(p)
 	if n > 0 {
 		h = binary.AppendUvarint(append(h, itemMember), uint64(n))
 		z.mark.phase = atBlock
 	} else {
+		at := z.in.at() / 8
 		if at == 0 || z.in.size-at > maxTail {
 			return h, fmt.Errorf("no header of gzip that is known at byte %d: %w", at, ErrRefused)
 		}
@@ -135,7 +135,29 @@ func (z *tokenizer) member(h []byte) ([]byte, error) {
 		h = binary.AppendUvarint(append(h, itemEnd), uint64(n))
 		z.mark.phase = atEnd
 	}
-	return z.in.raw(h, int64(n))
+	return z.in.raw(h, n)
+}
+
+// head is the length of the gzip header that is next, or 0. A file may have one for each few
+// bytes, so it is looked for in the buffer; then in as much as that holds; then in the file.
+func (z *tokenizer) head() (int, error) {
+	p, at := z.in.ahead(), z.in.at()/8
+	n, left := gzipHead(p), z.in.size-at
+	if n > 0 || left == int64(len(p)) {
+		return n, nil
+	}
+	if err := z.in.more(); err != nil {
+		return 0, err
+	}
+	p = z.in.ahead()
+	if n = gzipHead(p); n > 0 || left == int64(len(p)) {
+		return n, nil
+	}
+	z.long = grow(z.long, int(min(maxHead, left)))
+	if err := readAt(z.in.r, z.long, at); err != nil {
+		return 0, err
+	}
+	return gzipHead(z.long), nil
 }
 
 // gzipHead is the length of the gzip header that p begins with (RFC 1952), or 0.
