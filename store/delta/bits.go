@@ -138,7 +138,10 @@ func (b *bitWriter) put(v uint64, k uint) {
 	b.n &= 7
 }
 
-// bytes writes at most 128 of them at a byte boundary.
+// maxBytes is the longest run of literals.
+const maxBytes = 128
+
+// bytes writes at most maxBytes of them at a byte boundary.
 func (b *bitWriter) bytes(p []byte) { b.k += copy(b.buf[b.k:], p) }
 
 // room writes out what is there once it is much; call it at least every 48 KiB.
@@ -153,6 +156,10 @@ func (b *bitWriter) room(all bool) error {
 
 // raw writes bytes at a byte boundary.
 func (b *bitWriter) raw(p []byte) error {
+	if len(p) <= maxBytes { // a file may have headers and trailers each few bytes
+		b.bytes(p)
+		return nil
+	}
 	if err := b.room(true); err != nil {
 		return err
 	}

@@ -55,3 +55,17 @@ func TestManyMembers(t *testing.T) {
 		roundTripAs(t, Deflate, member(t, 0, nil), p[:len(c.member)*5])
 	}
 }
+
+// TestManyMembersAreWrittenTogether: who takes the target is not called for each of them.
+func TestManyMembersAreWrittenTogether(t *testing.T) {
+	p := bytes.Repeat(member(t, 0, nil), 20_000)
+	delta := roundTripAs(t, Deflate, p, p)
+	writes := 0
+	_, err := Decode(t.Context(), writer(func(p []byte) (int, error) {
+		writes++
+		return len(p), nil
+	}), bytes.NewReader(delta), blob(p))
+	if most := len(p)/(bitBuffer/4) + 2; err != nil || writes > most {
+		t.Errorf("%d writes, %v; want at most %d for %d bytes", writes, err, most, len(p))
+	}
+}
