@@ -135,10 +135,6 @@ func TestGzipThatIsRefusedFor(t *testing.T) {
 		w.put(v, k)
 		return append(w.out, make([]byte, 40)...)
 	}
-	empty := append(bytes.Clone(good[:10]), 0, 1, 0, 0xfe, 0xff, 'A') // a stored block, its run is open
-	for range 300_000 {
-		empty = append(empty, 0, 0, 0, 0xff, 0xff)
-	}
 	store := packers()[4].pack(t, noise(1, 100_000))
 	for name, c := range map[string]struct {
 		target []byte
@@ -147,7 +143,6 @@ func TestGzipThatIsRefusedFor(t *testing.T) {
 		"codes for literals":        {bits(5|30<<3, 48), "287 and 1 codes"},
 		"codes for distances":       {bits(5|30<<8, 48), "257 and 31 codes"},
 		"a length code of none":     {bits(5, 48), "a length code that is none"},
-		"nothing but empty blocks":  {empty, "hardly a token"},
 		"too much behind it":        {append(bytes.Clone(good), make([]byte, maxTail+1)...), "no header of gzip that is known"},
 		"cut in a stored block":     {store[:50_000], "it ends within a stored block"},
 		"cut at the buffer's end":   {store[:bitBuffer], "it ends within a stored block"},

@@ -69,3 +69,46 @@ func TestManyMembersAreWrittenTogether(t *testing.T) {
 		t.Errorf("%d writes, %v; want at most %d for %d bytes", writes, err, most, len(p))
 	}
 }
+
+// openRuns is a gzip file of blocks with one literal, each with so many empty ones behind it: the
+// run of literals stays open over them.
+func openRuns(runs, empty int) []byte {
+	w := writerOfGzip{out: []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}}
+	for range runs {
+		w.put(1<<1|0b10001110<<3, 3+8+7) // 'A' has the code 01110001
+		for range empty {
+			w.put(1<<1, 3+7)
+		}
+	}
+	w.put(1|1<<1, 3+7)
+	w.put(0, int(8-w.n)%8)
+	return append(w.out, make([]byte, 8)...)
+}
+
+// TestPagesEnd: a page does not grow with the blocks that an open run of literals goes over, so a
+// cache of pages is bounded.
+func TestPagesEnd(t *testing.T) {
+	const blockHead = 400 // at most
+	stored := append(member(t, 0, nil)[:10], 0, 1, 0, 0xfe, 0xff, 'A')
+	stored = append(stored, bytes.Repeat([]byte{0, 0, 0, 0xff, 0xff}, 100_000)...)
+	stored = append(stored, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0)
+	members := bytes.Repeat(member(t, 0, []byte("A")), 100)
+	for i := range 100 {
+		members = append(members, member(t, 100+i, nil)...)
+	}
+	for name, p := range map[string][]byte{"fixed": openRuns(3, 100_000), "stored": stored, "members": bytes.Repeat(members, 10)} {
+		z := newTokenizer(bytes.NewReader(p), int64(len(p)))
+		longest, pages, err := 0, 0, error(nil)
+		for ; err == nil; pages++ {
+			var heads []byte
+			_, heads, err = z.page(nil, nil)
+			longest = max(longest, len(heads))
+		}
+		t.Logf("%s: %d bytes, %d pages, at most %d bytes of headers", name, len(p), pages, longest)
+		if !errors.Is(err, io.EOF) || pages < 5 || longest > 2*pageHeaders+blockHead {
+			t.Errorf("%s: %d pages, at most %d bytes of headers, %v; want several, and at most %d", name, pages, longest, err, 2*pageHeaders+blockHead)
+		}
+		roundTripAs(t, Deflate, p, append(p[:len(p):len(p)], member(t, 0, noise(1, 100))...))
+		roundTripAs(t, Deflate, member(t, 0, nil), p)
+	}
+}

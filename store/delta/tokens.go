@@ -19,7 +19,6 @@ const (
 	maxHead             = 128 << 10 // of a member
 	maxTail             = 1 << 20   // behind the last member
 	pageHeaders         = 16 << 10  // a page ends when it has as many bytes of headers
-	maxPageHeaders      = 1 << 20
 )
 
 type phase byte
@@ -88,11 +87,9 @@ func (z *tokenizer) page(t, h []byte) ([]byte, []byte, error) {
 	var err error
 	for z.mark.phase != atEnd {
 		full := len(t) >= pageBytes || len(h) >= pageHeaders
-		if full && z.run == 0 && z.mark.phase != atMember {
+		// A run of literals may go on over any number of blocks: it ends with the page then.
+		if full && (z.run == 0 || len(h) >= 2*pageHeaders) && z.mark.phase != atMember {
 			break
-		}
-		if len(h) > maxPageHeaders {
-			return t, h, fmt.Errorf("%d bytes of block headers and hardly a token: %w", len(h), ErrRefused)
 		}
 		switch z.mark.phase {
 		case atMember:
