@@ -25,6 +25,7 @@ type recoder struct {
 	lit      [288]word
 	length   [256]word // by length-3
 	dist     [30]word
+	fixed    bool    // lit, length and dist are those of a block of type 1
 	of       []uint8 // the symbol of a distance, by distance-1
 	lengths  []codeBase
 	distance []codeBase
@@ -135,9 +136,14 @@ func (r *recoder) block(h []byte) ([]byte, error) {
 		}
 		return h, nil
 	case 2, 3:
+		if r.fixed {
+			return h, nil
+		}
 		lit, dist := fixedLengths()
+		r.fixed = true
 		return h, r.codes(lit[:], dist[:])
 	case 4, 5:
+		r.fixed = false
 		return r.dynamic(h)
 	}
 	return nil, fmt.Errorf("a block of type %d: %w", p[0]>>1, ErrInvalid)

@@ -47,6 +47,7 @@ type tokenizer struct {
 	in              bitReader
 	mark            mark // where the next page begins, and the state within a page
 	lit, dist, code table
+	fixed           bool // lit and dist are those of a block of type 1
 	of              [3]alphabet
 	order           [19]uint8
 	run             int    // literals of the open run, the last of the page
@@ -199,11 +200,15 @@ func (z *tokenizer) block(h []byte) ([]byte, error) {
 	case 0:
 		return z.storedHead(h)
 	case 1:
-		lit, dist := fixedLengths()
 		z.mark.phase = inCodes
+		if z.fixed {
+			return h, nil
+		}
+		lit, dist := fixedLengths()
+		z.fixed = true
 		return h, errors.Join(z.lit.build(lit[:], z.of[0]), z.dist.build(dist[:], z.of[1]))
 	case 2:
-		z.mark.phase = inCodes
+		z.mark.phase, z.fixed = inCodes, false
 		return z.dynamic(h)
 	}
 	return h, fmt.Errorf("a block of type 3: %w", ErrRefused)
