@@ -3,21 +3,40 @@ package delta
 import (
 	"errors"
 	"io"
-	"slices"
+	"sort"
 )
 
 // recentPages is how many pages' headers are kept, so that reading them after the tokens of a
 // segment does not decode those again.
 const recentPages = 64
 
+// marks is a list that grows without a copy.
+type marks struct {
+	parts [][]mark // each of marksPerPart but the last
+	n     int
+}
+
+const marksPerPart = 1024
+
+func (m *marks) add(v mark) {
+	if m.n%marksPerPart == 0 {
+		m.parts = append(m.parts, make([]mark, 0, marksPerPart))
+	}
+	last := &m.parts[len(m.parts)-1]
+	*last = append(*last, v)
+	m.n++
+}
+
+func (m *marks) at(i int) *mark { return &m.parts[i/marksPerPart][i%marksPerPart] }
+
 // tokenSource is a gzip base as pages. Their beginnings are learnt on the way: going forward
 // reads what is between, once.
 type tokenSource struct {
 	z      *tokenizer
-	marks  []mark // of each page that is known, and of the one after
-	ended  bool   // the last mark is the end
-	next   int    // the page that z would read
-	number int    // of the page in t and h; -1: none
+	marks  marks // of each page that is known, and of the one after
+	ended  bool  // the last mark is the end
+	next   int   // the page that z would read
+	number int   // of the page in t and h; -1: none
 	t, h   []byte
 	recent [recentPages]struct {
 		number int // plus 1
@@ -26,7 +45,9 @@ type tokenSource struct {
 }
 
 func newTokenSource(r io.ReaderAt, size int64) *tokenSource {
-	return &tokenSource{z: newTokenizer(r, size), marks: make([]mark, 1), number: -1}
+	s := &tokenSource{z: newTokenizer(r, size), number: -1}
+	s.marks.add(mark{})
+	return s
 }
 
 // read decodes page i into t and h. io.EOF: there is none. Every page before it is known.
@@ -36,7 +57,7 @@ func (s *tokenSource) read(i int) error {
 	}
 	s.number = -1
 	if s.next != i {
-		if err := s.z.restore(s.marks[i]); err != nil {
+		if err := s.z.restore(*s.marks.at(i)); err != nil {
 			return err
 		}
 	}
@@ -47,10 +68,10 @@ func (s *tokenSource) read(i int) error {
 		return err
 	}
 	s.next, s.number = i+1, i
-	if len(s.marks) == i+1 {
-		s.marks = append(s.marks, s.z.mark)
+	if s.marks.n == i+1 {
+		s.marks.add(s.z.mark)
 	}
-	if r := &s.recent[i%recentPages]; len(s.h) <= 2*pageHeaders {
+	if r := &s.recent[i%recentPages]; len(s.h) <= 4*pageHeaders {
 		r.number, r.h = i+1, append(r.h[:0], s.h...)
 	}
 	return nil
@@ -58,21 +79,16 @@ func (s *tokenSource) read(i int) error {
 
 // find is the page that has offset off of a stream.
 func (s *tokenSource) find(stream int, off int64) (int, error) {
-	for !s.ended && s.marks[len(s.marks)-1].at[stream] <= off {
-		if err := s.read(len(s.marks) - 1); err != nil && !errors.Is(err, io.EOF) {
+	behind := func(i int) bool { return s.marks.at(i).at[stream] > off }
+	for !s.ended && !behind(s.marks.n-1) {
+		if err := s.read(s.marks.n - 1); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
 	}
-	if s.marks[len(s.marks)-1].at[stream] <= off {
+	if !behind(s.marks.n - 1) {
 		return 0, io.EOF
 	}
-	i, _ := slices.BinarySearchFunc(s.marks, off+1, func(m mark, o int64) int {
-		if m.at[stream] < o {
-			return -1
-		}
-		return 1
-	})
-	return i - 1, nil
+	return sort.Search(s.marks.n, behind) - 1, nil
 }
 
 // view is one stream of a tokenSource.
@@ -83,11 +99,11 @@ type view struct {
 
 func (v view) find(off int64) (int, error) { return v.s.find(v.stream, off) }
 
-func (v view) end(i int) int64 { return v.s.marks[i+1].at[v.stream] }
+func (v view) end(i int) int64 { return v.s.marks.at(i + 1).at[v.stream] }
 
 func (v view) load(i int, p *page) error {
 	s := v.s
-	p.at = s.marks[i].at[v.stream]
+	p.at = s.marks.at(i).at[v.stream]
 	if r := &s.recent[i%recentPages]; v.stream == 1 && r.number == i+1 {
 		p.data = append(p.data[:0], r.h...)
 		return nil

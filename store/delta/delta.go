@@ -18,8 +18,8 @@
 // is run again, so none has to be known.
 //
 // Memory, for blobs of any size: Encode keeps at most 64 MiB of heap in use and Decode 48 MiB;
-// for kind Deflate a byte for each 500 of the base besides. The table of seeds is bounded;
-// its step grows with the base.
+// for kind Deflate a byte for each 800 or so of the base besides, and never more than one for
+// each 140, whoever wrote it. The table of seeds is bounded; its step grows with the base.
 //
 // Invariant: Encode returns without an error only when its own delta, decoded by Decode's
 // code, gave the target's digest. Decode writes at most the bytes that the header names, reads

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 // member is a gzip file of one member whose header has so long a name.
@@ -110,5 +111,63 @@ func TestPagesEnd(t *testing.T) {
 		}
 		roundTripAs(t, Deflate, p, append(p[:len(p):len(p)], member(t, 0, noise(1, 100))...))
 		roundTripAs(t, Deflate, member(t, 0, nil), p)
+	}
+}
+
+// shortBlocks is a gzip file of blocks that have much to say about their codes in few bits.
+func shortBlocks(n int) []byte {
+	var lens [316]uint8 // 226 codes of 8 bits and 60 of 9 are complete
+	for i := range lens {
+		lens[i] = 8
+		if i >= 226 && i < 286 {
+			lens[i] = 9
+		}
+	}
+	end := wordsOf(lens[:286])[endCode]
+	w := writerOfGzip{out: []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}}
+	for i := range n {
+		last := 0
+		if i == n-1 {
+			last = 1
+		}
+		w.put(uint64(last|2<<1|29<<3|29<<8|3<<13), 17)
+		w.put(1<<12|1<<18, 21) // of the lengths 8 and 9, in the order of RFC 1951
+		for _, n := range lens {
+			w.put(uint64(n-8), 1)
+		}
+		w.put(uint64(end.v), int(end.n))
+	}
+	w.put(0, int(8-w.n)%8)
+	return append(w.out, make([]byte, 8)...)
+}
+
+// TestMarksAreFew: however densely a base is packed, what is kept for each page is bounded by its
+// bytes, and so is a page.
+func TestMarksAreFew(t *testing.T) {
+	for name, p := range map[string][]byte{
+		"pairs of 2 bits": packers()[18].pack(t, make([]byte, 64<<20)),
+		"many codes":      shortBlocks(3000),
+		"open runs":       openRuns(3, 100_000),
+		"text":            packers()[16].pack(t, text(1, 4<<20)),
+	} {
+		s := newTokenSource(bytes.NewReader(p), int64(len(p)))
+		var longest [2]int
+		var err error
+		for i := 0; err == nil; i++ {
+			err = s.read(i)
+			longest = [2]int{max(longest[0], len(s.t)), max(longest[1], len(s.h))}
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Fatal(name, err)
+		}
+		kept := 0
+		for _, part := range s.marks.parts {
+			kept += len(part) * int(unsafe.Sizeof(mark{}))
+		}
+		t.Logf("%s: %d bytes, %d marks of one byte for each %d, pages of %d and %d bytes", name, len(p), s.marks.n, len(p)/kept, longest[0], longest[1])
+		if kept > len(p)/140+2*int(unsafe.Sizeof(mark{})) || longest[0] > 100_000 || longest[1] > 4*pageHeaders {
+			t.Errorf("%s: %d bytes of marks for %d, pages of %d and %d bytes; want at most a byte for 140, 100,000 and %d bytes", name, kept, len(p), longest[0], longest[1], 4*pageHeaders)
+		}
+		roundTripAs(t, Deflate, p, append(p[:len(p):len(p)], member(t, 0, noise(1, 100))...))
 	}
 }

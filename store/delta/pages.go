@@ -10,7 +10,8 @@ import (
 const (
 	// pageBytes is the length of a page: what one jump in a base costs to read.
 	pageBytes = 64 << 10
-	// cachePages bounds the pages of a stream in memory: 4 MiB.
+	// cachePages bounds the pages of a stream in memory: 4 MiB, and 6 where a base has nothing but
+	// pairs of 2 bits.
 	cachePages = 64
 )
 

@@ -19,6 +19,7 @@ const (
 	maxHead             = 128 << 10 // of a member
 	maxTail             = 1 << 20   // behind the last member
 	pageHeaders         = 16 << 10  // a page ends when it has as many bytes of headers
+	pagePacked          = 8 << 10   // bytes of the file that a page has at least, so that marks are few
 )
 
 type phase byte
@@ -50,6 +51,7 @@ type tokenizer struct {
 	fixed           bool // lit and dist are those of a block of type 1
 	of              [3]alphabet
 	order           [19]uint8
+	least           int64  // bit where this page may end
 	run             int    // literals of the open run, the last of the page
 	long            []byte // for a header that is longer than the buffer of in
 }
@@ -85,11 +87,11 @@ func (z *tokenizer) page(t, h []byte) ([]byte, []byte, error) {
 			return t, h, err
 		}
 	}
+	z.least = z.in.at() + 8*pagePacked
 	var err error
 	for z.mark.phase != atEnd {
-		full := len(t) >= pageBytes || len(h) >= pageHeaders
 		// A run of literals may go on over any number of blocks: it ends with the page then.
-		if full && (z.run == 0 || len(h) >= 2*pageHeaders) && z.mark.phase != atMember {
+		if z.full(t, h) && (z.run == 0 || len(h) >= 2*pageHeaders) && z.mark.phase != atMember {
 			break
 		}
 		switch z.mark.phase {
@@ -98,9 +100,9 @@ func (z *tokenizer) page(t, h []byte) ([]byte, []byte, error) {
 		case atBlock:
 			h, err = z.block(h)
 		case inStored:
-			t, h, err = z.stored(t, h, full)
+			t, h, err = z.stored(t, h)
 		case inCodes:
-			t, h, err = z.tokens(t, h, full)
+			t, h, err = z.tokens(t, h)
 		}
 		if err != nil {
 			return t, h, err
@@ -113,6 +115,11 @@ func (z *tokenizer) page(t, h []byte) ([]byte, []byte, error) {
 	z.mark.at[1] += int64(len(h))
 	z.mark.bit = z.in.at()
 	return t, h, nil
+}
+
+// full says whether a page of t and h has enough.
+func (z *tokenizer) full(t, h []byte) bool {
+	return (len(t) >= pageBytes || len(h) >= pageHeaders) && z.in.at() >= z.least
 }
 
 // member reads the header of a member, or what is behind the last one.
@@ -278,8 +285,8 @@ func (z *tokenizer) dynamic(h []byte) ([]byte, error) {
 }
 
 // stored reads on in a stored block, until the page is full or the block ends.
-func (z *tokenizer) stored(t, h []byte, full bool) ([]byte, []byte, error) {
-	for z.mark.left > 0 && (z.run > 0 || len(t) < pageBytes && !full) {
+func (z *tokenizer) stored(t, h []byte) ([]byte, []byte, error) {
+	for z.mark.left > 0 && (z.run > 0 || !z.full(t, h)) {
 		if z.run == 0 {
 			t = append(t, 0)
 		}
@@ -301,10 +308,10 @@ func (z *tokenizer) stored(t, h []byte, full bool) ([]byte, []byte, error) {
 }
 
 // tokens reads on in a block with codes, until the page is full or the block ends.
-func (z *tokenizer) tokens(t, h []byte, full bool) ([]byte, []byte, error) {
+func (z *tokenizer) tokens(t, h []byte) ([]byte, []byte, error) {
 	in := &z.in
 	run, count := z.run, z.mark.tokens
-	for run > 0 || len(t) < pageBytes && !full {
+	for run > 0 || !z.full(t, h) {
 		if in.n < 48 {
 			if err := in.refill(); err != nil {
 				return t, h, err
