@@ -27,6 +27,9 @@ const (
 	chromium = "/usr/bin/chromium"
 	// patience is for what takes a moment here and long on a machine that is busy.
 	patience = 60 * time.Second
+	// lanName is the node that a made-up page is of. Under its name, as under an address of
+	// a LAN, a browser has no clipboard for a page that comes by http.
+	lanName = "edge-001"
 )
 
 // browser is the one Chromium of all tests.
@@ -52,7 +55,7 @@ func run(m *testing.M) int {
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("force-color-profile", "srgb"), chromedp.WSURLReadTimeout(patience),
+		chromedp.Flag("force-color-profile", "srgb"), chromedp.Flag("host-resolver-rules", "MAP "+lanName+" 127.0.0.1"), chromedp.WSURLReadTimeout(patience),
 	)...)
 	defer stop()
 	var end context.CancelFunc
@@ -181,7 +184,7 @@ func (p *tab) waitFor(what, js string) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			p.t.Fatalf("not within %s: %s; the page says %s", patience, what, eval[string](p, "document.body.innerText"))
+			p.t.Fatalf("not within %s: %s; the page says %s", patience, what, eval[string](p, "document.body.innerText.slice(0, 4000)"))
 		}
 	}
 }
@@ -199,6 +202,13 @@ func scheme(name string) action {
 // madeUp serves the page of a cluster that exists in its figures alone, until the test
 // ends.
 func madeUp(t *testing.T, args ...string) (base string) {
+	t.Helper()
+	base, _ = changing(t, args...)
+	return base
+}
+
+// changing is madeUp with a way to have the page be of another cluster.
+func changing(t *testing.T, args ...string) (base string, become func(nodes, images int)) {
 	t.Helper()
 	cmd := exec.Command(bin("seeder-page"), args...)
 	stdin, err := cmd.StdinPipe()
@@ -223,5 +233,17 @@ func madeUp(t *testing.T, args ...string) (base string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "http://" + strings.TrimSpace(line)
+	return "http://" + strings.TrimSpace(line), func(nodes, images int) {
+		t.Helper()
+		if _, err := fmt.Fprintln(stdin, nodes, images); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// isUpdated returns when the page has been updated since.
+func (p *tab) isUpdated() {
+	p.t.Helper()
+	before := eval[string](p, `document.getElementById('asof').dateTime`)
+	p.waitFor("an update", fmt.Sprintf(`document.getElementById('asof').dateTime !== %q`, before))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -248,27 +247,49 @@ func makeHostile(nodes, images int) *madeUp {
 	return m
 }
 
+// shown is a madeUp that another one takes the place of.
+type shown struct{ atomic.Pointer[madeUp] }
+
+func (s *shown) Images(ctx context.Context, refs ...string) (report.Images, error) {
+	return s.Load().Images(ctx, refs...)
+}
+func (s *shown) Members() report.Members                  { return s.Load().Members() }
+func (s *shown) Status(ctx context.Context) report.Status { return s.Load().Status(ctx) }
+func (s *shown) Events() []report.Event                   { return s.Load().Events() }
+func (s *shown) Traffic() report.Traffic                  { return s.Load().Traffic() }
+func (s *shown) Pods(ctx context.Context) pods.Found      { return s.Load().Pods(ctx) }
+func (s *shown) Describe(ctx context.Context, ref string) report.ImageDetail {
+	return s.Load().Describe(ctx, ref)
+}
+
 // seederPage serves the status page of a made-up cluster for a browser (`make
-// test-ui`): it prints its address and ends with its standard input.
+// test-ui`): it prints its address and ends with its standard input. A line there, the
+// numbers of nodes and images, makes it another cluster.
 func seederPage() {
 	nodes := flag.Int("nodes", 3, "")
 	images := flag.Int("images", 4, "")
 	hostile := flag.Bool("hostile", false, "")
 	addr := flag.String("addr", "127.0.0.1:0", "")
 	flag.Parse()
-	m := makeUp(*nodes, *images)
+	var m shown
+	m.Store(makeUp(*nodes, *images))
 	if *hostile {
-		m = makeHostile(*nodes, *images)
+		m.Store(makeHostile(*nodes, *images))
 	}
 	l, err := net.Listen("tcp", *addr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	h := NewServer(config.HTTP{}, m, m.Pods, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	h := NewServer(config.HTTP{}, &m, m.Pods, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	h.serve(l)
 	fmt.Println(l.Addr())
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	for {
+		if _, err := fmt.Scanln(nodes, images); err != nil {
+			break
+		}
+		m.Store(makeUp(*nodes, *images))
+	}
 	_ = h.Close()
 }
 

@@ -111,7 +111,9 @@ func (p *page) guard(next http.HandlerFunc) http.HandlerFunc {
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		if ip, _ := netip.ParseAddr(hostOf(r)); ip.IsLoopback() || isLocalhost(hostOf(r)) { // elsewhere browsers ignore it without TLS, and say so as an error
+			h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		}
 		h.Set("Cache-Control", "no-cache")
 		next(w, r)
 	}
@@ -128,15 +130,24 @@ func (p *page) isOurs(r *http.Request) bool {
 	if ok && !local.IP.IsLoopback() {
 		return true
 	}
+	host := hostOf(r)
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host == "" || isLocalhost(host) || p.node != "" && host == strings.ToLower(p.node)
+}
+
+// hostOf is the host that a request asks for, in lower case and without its port.
+func hostOf(r *http.Request) string {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
-	}
-	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || p.node != "" && host == strings.ToLower(p.node)
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+}
+
+func isLocalhost(host string) bool {
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 // serve renders the page of this moment.

@@ -250,6 +250,15 @@ func TestPageHeaders(t *testing.T) {
 			t.Errorf("%s: %d with the same ETag, %d bytes", path, again.Code, again.Body.Len())
 		}
 	}
+	for host, want := range map[string]string{"localhost:7952": "same-origin", "127.0.0.1:7952": "same-origin", "[::1]:7952": "same-origin", "10.0.0.1:7952": "", "edge-001:7952": "", "": ""} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if got := w.Header().Get("Cross-Origin-Opener-Policy"); got != want {
+			t.Errorf("opener policy for host %q: %q, want %q", host, got, want)
+		}
+	}
 	for _, part := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} {
 		if !strings.Contains(pagePolicy, part) {
 			t.Errorf("the policy lacks %s", part)

@@ -25,17 +25,21 @@
     for (const { name, value } of want.attributes) {
       if (have.getAttribute(name) !== value) have.setAttribute(name, value);
     }
-    // A row that has a key is the same row wherever it stands: what is unfolded stays so.
-    const wanted = [...want.childNodes];
+    // What has a key is the same element wherever it stands: what is unfolded in it stays so.
+    // It is moved only where the order has changed, since moving it would take its focus.
+    const keyOf = (e) => e?.dataset?.key;
+    const wanted = [...want.childNodes], keys = new Set(wanted.map(keyOf));
+    for (const e of [...have.childNodes]) if (keyOf(e) && !keys.has(keyOf(e))) e.remove();
     wanted.forEach((child, i) => {
-      const key = child.dataset?.key, at = have.childNodes[i];
-      if (key && at?.dataset?.key !== key) {
-        const same = [...have.childNodes].slice(i + 1).find((e) => e.dataset?.key === key);
-        have.insertBefore(same ?? child, at ?? null);
-        if (!same) return;
+      const at = have.childNodes[i], key = keyOf(child);
+      const same = key ? [...have.childNodes].slice(i).find((e) => keyOf(e) === key) : at;
+      if (!same || !key && keyOf(at)) {
+        have.insertBefore(child, at ?? null);
+        return;
       }
-      if (i < have.childNodes.length) put(have.childNodes[i], child);
-      else have.append(child);
+      while (have.childNodes[i] !== same && !keyOf(have.childNodes[i])) have.childNodes[i].remove();
+      if (have.childNodes[i] !== same) have.insertBefore(same, have.childNodes[i]);
+      put(same, child);
     });
     while (have.childNodes.length > wanted.length) have.lastChild.remove();
   }
@@ -71,7 +75,9 @@
       }
       etag = answer.headers.get("ETag") || "";
       document.title = page.title;
+      const focused = document.activeElement;
       put(view(), page.getElementById("view"));
+      if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
     }
     const now = new Date(answer.headers.get("Date") || Date.now());
     asof.dateTime = now.toISOString();
