@@ -130,8 +130,13 @@ func (p *pusher) may(ctx context.Context, repo string) error {
 	if _, err := repository(ctx, repo); err != nil {
 		return err
 	}
+	return p.mayAnnounce()
+}
+
+// mayAnnounce refuses in the host's own words where its announcements count for nothing.
+func (p *pusher) mayAnnounce() error {
 	if err := p.to.MayAnnounce(); err != nil {
-		return fmt.Errorf("%w: %w", ociregistry.ErrDenied, err)
+		return ociregistry.NewError(err.Error(), ociregistry.ErrDenied.Code(), nil)
 	}
 	return nil
 }

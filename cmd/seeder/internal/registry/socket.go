@@ -33,8 +33,15 @@ func (s *Server) newSocket(b backend, to Publisher) *socket {
 	funcs := b.funcs()
 	k.add(funcs)
 	funcs.PushBlob_ = k.pushBlob
-	api := ociserver.New(funcs, &ociserver.Options{DisableReferrersAPI: true, WriteError: s.refuse})
-	k.handler = s.decoded(k.mounts(api))
+	api := http.NewServeMux()
+	api.Handle("/", k.mounts(ociserver.New(funcs, &ociserver.Options{DisableReferrersAPI: true, WriteError: s.refuse})))
+	// A client asks before it reads an image, which may take minutes.
+	api.HandleFunc("GET /v2/{$}", func(w http.ResponseWriter, r *http.Request) {
+		if err := k.mayAnnounce(); err != nil {
+			s.refuse(w, r, err)
+		}
+	})
+	k.handler = s.decoded(api)
 	return k
 }
 

@@ -197,3 +197,19 @@ type failing struct{}
 
 // Read implements io.Reader.
 func (*failing) Read([]byte) (int, error) { return 0, errors.New("gone") }
+
+// TestSocketSaysWhoMayPush: whether this host may announce is known before anything is sent.
+func TestSocketSaysWhoMayPush(t *testing.T) {
+	t.Parallel()
+	c := serveSocket(t)
+	defer c.shutdown()
+	if resp, said := c.ask("GET", "/v2/", "", nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d %s, want 200", resp.StatusCode, said)
+	}
+	c.mu.Lock()
+	c.refused = errors.New("this node is not in announcers")
+	c.mu.Unlock()
+	if resp, said := c.ask("GET", "/v2/", "", nil); resp.StatusCode != http.StatusForbidden || said != `{"errors":[{"code":"DENIED","message":"this node is not in announcers"}]}` {
+		t.Errorf("%d %s, want 403 and why", resp.StatusCode, said)
+	}
+}
