@@ -149,6 +149,9 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 	if err := c.Get(ctx, "/v1/ping", nil, &struct{}{}); err != nil {
 		return err
 	}
+	if err := mayPush(ctx, c); err != nil {
+		return fmt.Errorf("on %s: %w", host, err)
+	}
 	if err := f.checkOn(ctx, c); err != nil {
 		return err
 	}

@@ -199,6 +199,13 @@ func (u *upload) manifest(ctx context.Context, d ocispec.Descriptor) error {
 	return nil
 }
 
+// mayPush is an error where the daemon takes no push from anybody, e.g. since the host is not
+// in announcers.
+func mayPush(ctx context.Context, c *control.Client) error {
+	_, err := (&upload{client: c}).do(ctx, http.MethodGet, "/v2/", nil, nil, http.StatusOK)
+	return err
+}
+
 // do sends a request. An answer other than want, where that is given, is an error with what
 // the daemon says.
 func (u *upload) do(ctx context.Context, method, path string, body io.Reader, header http.Header, want ...int) (*http.Response, error) {
