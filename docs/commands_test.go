@@ -59,7 +59,7 @@ var commands = map[string]evidence{
 	"seeder registry setup --write":                                                                             {file: "../test/hosts/registry_test.go", runs: `"registry", "setup", "--for", "containerd", "--write"`},
 	"seeder push me@node1 k3s-dashboard:latest":                                                                 {file: sshPushTest, runs: `pushed(to+" "+harness.ShortName`},
 	"echo 'me ALL=(root) NOPASSWD: /usr/bin/seeder dial-stdio' | sudo tee /etc/sudoers.d/seeder-push":           {file: sshPushTest, runs: `ALL=(root) NOPASSWD: /run/bin/seeder dial-stdio`},
-	"ssh -N -L 7953:127.0.0.1:7953 me@node1":                                                                    {file: sshPushTest, runs: `"-N", "-L", "7953:127.0.0.1:7953", to`},
+	"ssh -N -L 7953:127.0.0.1:7953 me@node1":                                                                    {file: sshPushTest, runs: `"-N", "-L", port+":"+mirror, harness.SSHUser+`},
 	"systemctl stop seeder":                                                                                     {file: upgradeTest, runs: "systemctl stop seeder"},
 	"rm -rf /var/lib/seeder":                                                                                    {why: "a shell command; a daemon without its directory is a first start"},
 	"truncate -s 0 /etc/machine-id":                                                                             {why: "a shell command; p2p/trust tests an identity of another machine"},

@@ -165,6 +165,20 @@ func TestSeederPushAborted(t *testing.T) {
 	wantLeases(a)
 }
 
+// forward brings the registry of a host to an address on the laptop's loopback, by ssh.
+func forward(l, to *harness.Host, address string) {
+	l.T.Helper()
+	_, port, _ := strings.Cut(address, ":")
+	tunnel := l.Start(nil, append(strings.Fields(l.SSH()), "-N", "-L", port+":"+mirror, harness.SSHUser+"@"+to.Address)...)
+	harness.Eventually(l.T, 10*time.Second, "the port is forwarded", func() error {
+		conn, err := harness.Dial(l, address)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, tunnel.Log.Tail(3))
+		}
+		return conn.Close()
+	})
+}
+
 // TestPushThroughSSHForwarding: a registry on a host's loopback, a port that ssh forwards, and
 // what everybody has: docker push, skopeo copy.
 func TestPushThroughSSHForwarding(t *testing.T) {
@@ -186,14 +200,7 @@ func TestPushThroughSSHForwarding(t *testing.T) {
 	}
 	e := harness.Docker(l)
 	e.Build(e.BuildContext("from the laptop"), harness.ShortName)
-	tunnel := l.Start(nil, append(strings.Fields(ssh), "-N", "-L", "7953:127.0.0.1:7953", to)...)
-	harness.Eventually(t, 10*time.Second, "the port is forwarded", func() error {
-		conn, err := harness.Dial(l, mirror)
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, tunnel.Log.Tail(3))
-		}
-		return conn.Close()
-	})
+	forward(l, a, mirror)
 	password := ssh + " " + to + " sudo -n cut -d: -f2 /var/lib/seeder/registry-credentials"
 	l.Sh("set -e; export DOCKER_CONFIG=/run/docker-config; " + password + " | " + bin + " login -u seeder --password-stdin " + mirror + " >&2; " +
 		bin + " tag " + harness.ShortName + " " + mirror + "/" + harness.ShortName + "; " + bin + " push " + mirror + "/" + harness.ShortName)
