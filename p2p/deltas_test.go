@@ -108,6 +108,55 @@ func TestClusterDelta(t *testing.T) {
 	})
 }
 
+// TestClusterDeltaLayers: while one layer is fetched as a delta, the delta of another one is
+// made, and comes next; nothing of what is under way is begun anew, or counted twice.
+func TestClusterDeltaLayers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newSim(t, *seed, 2)
+		t.Cleanup(c.stop)
+		for _, nd := range c.nodes {
+			nd.cfg.UploadLimit, nd.cfg.DownloadLimit = deltaRate, deltaRate
+			nd.cfg.Deltas = nd.store.Deltas()
+		}
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		from, to, ref := c.nodes[0], c.nodes[1], refFor("app", "all")
+		random := rand.NewChaCha8([32]byte{7})
+		one, two := make([]byte, deltaLayer), make([]byte, deltaLayer)
+		random.Read(one)
+		random.Read(two)
+		announce := func() {
+			if _, err := from.AnnouncePrepared(context.Background(), from.store.AddLayers(ref, 256<<10, one, two)); err != nil {
+				t.Fatal(err)
+			}
+			c.published(from, ref)
+		}
+		announce()
+		c.within(5*time.Minute, "the first build is there", c.converged)
+		one, two = bytes.Clone(one), bytes.Clone(two)
+		for at := 0; at < deltaLayer; at += 256 << 10 { // in each chunk
+			random.Read(one[at : at+100<<10]) // this delta takes longer than the other layer is held back
+			copy(two[at:], "a change")
+		}
+		from.store.Deltas().Takes = 2 * time.Second
+		announce()
+		took := c.within(2*whole, "the second build is there", c.converged)
+		if n := len(to.store.Deltas().Expected); n != 2 {
+			t.Errorf("%d layers came as deltas after %s, want 2", n, took)
+		}
+		states, err := to.Images(context.Background(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ns := range states.Images[0].Nodes {
+			if ns.Name == to.cfg.Name && ns.RebuiltBytes > 2*deltaLayer {
+				t.Errorf("%d bytes were rebuilt of two layers of %d", ns.RebuiltBytes, deltaLayer)
+			}
+		}
+	})
+}
+
 // TestClusterDeltaNeverLater: where a delta is of no use the second build is there as
 // soon as without deltas, and nobody asks for that delta again.
 func TestClusterDeltaNeverLater(t *testing.T) {
@@ -224,7 +273,7 @@ func TestClusterFastLinks(t *testing.T) {
 		}
 		build := next()
 		c.announceBlob(c.nodes[0], ref, append(build, "one"...)) // by which rates are measured
-		c.within(whole, "the second build is there", c.converged)
+		c.within(2*whole, "the second build is there", c.converged)
 		before := make([]int, len(c.nodes))
 		for i, nd := range c.nodes {
 			before[i] = len(nd.store.Deltas().Expected)

@@ -66,9 +66,10 @@ func NewStore() *Store {
 	}
 }
 
-// index is the seed index of this package: an image is one blob.
+// index is the seed index of this package: an image is one blob, which may be layers.
 type index struct {
 	Target     digest.Digest
+	Layers     []digest.Digest `json:",omitempty"` // of the same number of chunks each; none: Target is one
 	Bytes      int64
 	ChunkBytes int64
 	Sums       [][32]byte
@@ -76,11 +77,14 @@ type index struct {
 
 // Add puts an image of one blob under ref and returns what announces it.
 func (s *Store) Add(ref string, blob []byte, chunkBytes int64) p2p.Prepared {
-	idx := index{Target: digest.FromBytes(blob), Bytes: int64(len(blob)), ChunkBytes: chunkBytes}
+	return s.add(ref, index{Target: digest.FromBytes(blob), Bytes: int64(len(blob)), ChunkBytes: chunkBytes}, blob)
+}
+
+func (s *Store) add(ref string, idx index, blob []byte) p2p.Prepared {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for rest := blob; len(rest) > 0; {
-		n := min(int64(len(rest)), chunkBytes)
+		n := min(int64(len(rest)), idx.ChunkBytes)
 		sum := sha256.Sum256(rest[:n])
 		idx.Sums = append(idx.Sums, sum)
 		s.chunks[sum] = rest[:n]
@@ -463,10 +467,17 @@ func (i *image) Frame(_ context.Context, n int) (chunk.Frame, error) {
 func (i *image) Recheck(context.Context, int) (bool, error) { return false, nil }
 
 func (i *image) Missing() []digest.Digest {
-	if i.Have().Count() == i.Len() {
-		return nil
+	have := i.Have()
+	var out []digest.Digest
+	for _, l := range i.index.layers() {
+		for n := range l.chunks {
+			if !have.Has(l.first + n) {
+				out = append(out, l.digest)
+				break
+			}
+		}
 	}
-	return []digest.Digest{i.index.Target}
+	return out
 }
 
 func (i *image) Excluded() string {
