@@ -133,7 +133,7 @@ const maxRelated = 16
 
 // Bases are layers that this host has, of which one may be the base of a layer of ref: those
 // of targets, which ref had before, then of what else is in the same repository, then of
-// others. At most offers.MaxBases.
+// others. At most chunk.MaxBases.
 func (d *Deltas) Bases(ctx context.Context, ref string, targets []digest.Digest) ([]digest.Digest, error) {
 	have, err := d.store.List(ctx)
 	if err != nil {
@@ -147,7 +147,7 @@ func (d *Deltas) Bases(ctx context.Context, ref string, targets []digest.Digest)
 	var out []digest.Digest
 	seen := map[digest.Digest]bool{}
 	for _, t := range targets {
-		if seen[t] || len(out) >= offers.MaxBases {
+		if seen[t] || len(out) >= chunk.MaxBases {
 			continue
 		}
 		seen[t] = true
@@ -156,7 +156,7 @@ func (d *Deltas) Bases(ctx context.Context, ref string, targets []digest.Digest)
 			return nil, context.Cause(ctx)
 		}
 		for _, l := range layers { // of an image that cannot be read there are none
-			if !seen[l] && len(out) < offers.MaxBases {
+			if !seen[l] && len(out) < chunk.MaxBases {
 				seen[l] = true
 				out = append(out, l)
 			}
@@ -200,7 +200,7 @@ func (d *Deltas) layersOf(ctx context.Context, target digest.Digest) ([]digest.D
 	if err != nil {
 		return nil, err
 	}
-	blobs = slices.DeleteFunc(blobs, func(b artifact.Blob) bool { return !artifact.IsLayer(b.MediaType) || b.Size < offers.MinLayerBytes })
+	blobs = slices.DeleteFunc(blobs, func(b artifact.Blob) bool { return !artifact.IsLayer(b.MediaType) || b.Size < chunk.MinDeltaLayer })
 	slices.SortStableFunc(blobs, func(a, b artifact.Blob) int { return cmp.Compare(b.Size, a.Size) })
 	out := make([]digest.Digest, len(blobs))
 	for i, b := range blobs {

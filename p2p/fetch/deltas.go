@@ -45,8 +45,6 @@ const (
 	firstMost  = 2 * time.Second
 	// mostTried bounds the offers that are remembered as useless.
 	mostTried = 256
-	// mostOfLayer is the largest delta that is fetched, of its layer.
-	mostOfLayer = 0.5
 )
 
 // byDeltas gets layers of one image as deltas while the rest of it is fetched.
@@ -225,7 +223,7 @@ func (d *byDeltas) worthAsking() bool {
 	raw, _, _ := d.links.rates(chunk.DeltaBytes)
 	for _, blob := range d.sw.Image.Missing() {
 		w := worth{missing: d.missing(blob), raw: raw}
-		if w.missing >= leastBytes && (raw == 0 || w.whole() >= leastGain) {
+		if w.missing >= chunk.MinDeltaLayer && (raw == 0 || w.whole() >= leastGain) {
 			return true
 		}
 	}

@@ -176,7 +176,7 @@ func (f *Fetcher) fetchAndImport(ctx context.Context, rec catalog.Record, sw *im
 			}
 			arrived = time.Now()
 			p.arrived()
-			f.cfg.Log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.total-p.local, "peers", p.tally.Names(), "seconds", arrived.Sub(start).Seconds())
+			f.cfg.Log.Info("fetched", "ref", a.Reference, "version", a.Version, "bytes", p.fetched(), "peers", p.tally.Names(), "seconds", arrived.Sub(start).Seconds())
 			f.cfg.Column.Import(a, p.importing)
 			if !lostChunks(gctx, sw.Image, imported) {
 				return nil
@@ -209,7 +209,7 @@ func (f *Fetcher) fetchAndImport(ctx context.Context, rec catalog.Record, sw *im
 	}
 	f.cfg.Log.Info("ready", "ref", a.Reference, "digest", a.Target.Digest, "version", a.Version,
 		"bytes", p.total, "local_bytes", p.local, "peers", p.tally.Names(), "seconds", time.Since(start).Seconds())
-	f.cfg.Note(report.EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.total-p.local), time.Since(start).Seconds()))
+	f.cfg.Note(report.EventReady, a, fmt.Sprintf("%s fetched in %.1f s", figure.Size(p.fetched()), time.Since(start).Seconds()))
 	f.registerWithOwners(ctx, a, sw.Image.Have().Count() == sw.Image.Len())
 	return nil
 }

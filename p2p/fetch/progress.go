@@ -41,6 +41,12 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 // arrived: every wanted chunk is here.
 func (p *progress) arrived() { p.tally.Holds(p.total) }
 
+// fetched is how much came: what was rebuilt counts with the deltas that it was made of.
+func (p *progress) fetched() int64 {
+	o := p.tally.Origin(time.Now())
+	return p.total - p.local - o.Rebuilt + o.Delta
+}
+
 // importing says how far the import is once every chunk is here.
 func (p *progress) importing() string {
 	const here = "all data received, unpacking"

@@ -19,7 +19,7 @@ import (
 // take fetches a delta and rebuilds its layer.
 func (d *byDeltas) take(ctx context.Context, o chunk.Offer) error {
 	w := d.figures(o)
-	if float64(o.Bytes) > mostOfLayer*float64(w.layer) || o.Bytes <= 0 {
+	if float64(o.Bytes) > chunk.MostOfLayer*float64(w.layer) || o.Bytes <= 0 {
 		return fmt.Errorf("a delta of %d bytes for a layer of %d", o.Bytes, w.layer)
 	}
 	fctx, cancel := context.WithTimeout(ctx, slack+slackFactor*(startup+seconds(float64(o.Bytes)/max(w.wire, 1))))

@@ -16,8 +16,6 @@ const (
 	// leastGain is the least time that the ordinary chunks of a layer must take for deltas
 	// to be asked for at all.
 	leastGain = time.Second
-	// leastBytes is the size of the smallest layer that is asked for (store/offers has the same).
-	leastBytes = 1 << 20
 	// assumedShare is how long a delta that is being made is assumed to be, of its layer:
 	// more than was measured of images of which one file of a hundred was edited.
 	assumedShare = 0.02

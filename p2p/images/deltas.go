@@ -2,6 +2,7 @@ package images
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -11,21 +12,27 @@ const maxLent = 1024
 
 // deltas are the deltas that are served beside the images.
 type deltas struct {
-	of       map[digest.Digest]digest.Digest // by the seed of a delta: that of its image
-	withheld map[digest.Digest]bool          // seeds of images of which no delta is offered
+	of       map[digest.Digest][]digest.Digest // by the seed of a delta: those of its images, oldest first
+	withheld map[digest.Digest]bool            // seeds of images of which no delta is offered
 }
 
 // keep drops what belongs to no announced image.
 func (d *deltas) keep(announced map[digest.Digest]bool) {
-	maps.DeleteFunc(d.of, func(_, image digest.Digest) bool { return !announced[image] })
+	for delta, of := range d.of {
+		if d.of[delta] = slices.DeleteFunc(of, func(image digest.Digest) bool { return !announced[image] }); len(d.of[delta]) == 0 {
+			delete(d.of, delta)
+		}
+	}
 }
 
-// Lend lets peers ask for a delta as long as its image is announced.
+// Lend lets peers ask for a delta as long as image, or another one for which it was lent, is
+// announced.
 func (s *Set) Lend(image, delta digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.served[image] && (len(s.deltas.of) < maxLent || s.deltas.of[delta] != "") {
-		s.deltas.of[delta] = image
+	of := s.deltas.of[delta]
+	if s.served[image] && !slices.Contains(of, image) && (len(s.deltas.of) < maxLent || len(of) > 0) {
+		s.deltas.of[delta] = append(of, image)
 	}
 }
 

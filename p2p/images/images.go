@@ -133,7 +133,7 @@ func New(cfg Config) *Set {
 		cfg:     cfg,
 		open:    map[digest.Digest]*Open{},
 		opening: map[digest.Digest]chan struct{}{},
-		deltas:  deltas{of: map[digest.Digest]digest.Digest{}, withheld: map[digest.Digest]bool{}},
+		deltas:  deltas{of: map[digest.Digest][]digest.Digest{}, withheld: map[digest.Digest]bool{}},
 		served:  map[digest.Digest]bool{},
 		sent:    map[digest.Digest]int64{},
 	}
@@ -153,7 +153,7 @@ func (s *Set) SetServed(seeds map[digest.Digest]bool) {
 	defer s.mu.Unlock()
 	s.served = seeds
 	s.deltas.keep(seeds)
-	maps.DeleteFunc(s.sent, func(seed digest.Digest, _ int64) bool { return !seeds[seed] && s.deltas.of[seed] == "" })
+	maps.DeleteFunc(s.sent, func(seed digest.Digest, _ int64) bool { return !seeds[seed] && len(s.deltas.of[seed]) == 0 })
 }
 
 // addSent counts a chunk that a peer got.
@@ -169,8 +169,8 @@ func (s *Set) SentBytes(seed digest.Digest) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum := s.sent[seed]
-	for delta, image := range s.deltas.of {
-		if image == seed {
+	for delta, of := range s.deltas.of {
+		if of[0] == seed { // each delta counts for one image
 			sum += s.sent[delta]
 		}
 	}
@@ -192,7 +192,7 @@ func (s *Set) isServed(seed digest.Digest) bool {
 }
 
 // servedNow is isServed. The caller holds mu.
-func (s *Set) servedNow(seed digest.Digest) bool { return s.served[seed] || s.deltas.of[seed] != "" }
+func (s *Set) servedNow(seed digest.Digest) bool { return s.served[seed] || len(s.deltas.of[seed]) > 0 }
 
 // Acquire returns the open image of seed, opening it where it is not open, and
 // counts the caller as a user until Release. For a fetch, an image that nobody

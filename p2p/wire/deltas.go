@@ -20,8 +20,6 @@ import (
 // The bounds of questions for deltas. Of what is offered nothing is believed: these bound
 // what it can cost.
 const (
-	// MaxBases is how many layers an asking host may name.
-	MaxBases         = 256
 	maxOffers        = 64
 	maxKindBytes     = 16
 	maxOfferWhyBytes = 256
@@ -68,7 +66,7 @@ func (s *Server) deltas(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, fmt.Errorf("deltas: %w", fs.ErrNotExist))
 		return
 	}
-	in, err := body(w, r, MaxBases*32)
+	in, err := body(w, r, chunk.MaxBases*32)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -147,7 +145,7 @@ func (c *Client) Deltas(ctx context.Context, addr string, seed digest.Digest, ba
 // encodeBases is the raw digests, one after the other.
 func encodeBases(bases []digest.Digest) ([]byte, error) {
 	var out []byte
-	for _, d := range bases[:min(len(bases), MaxBases)] {
+	for _, d := range bases[:min(len(bases), chunk.MaxBases)] {
 		if _, err := parseDigest(string(d)); err != nil {
 			return nil, err
 		}
@@ -161,8 +159,8 @@ func encodeBases(bases []digest.Digest) ([]byte, error) {
 }
 
 func decodeBases(b []byte) ([]digest.Digest, error) {
-	if len(b)%32 != 0 || len(b) > 32*MaxBases {
-		return nil, fmt.Errorf("%d bytes: want the 32 bytes of each of at most %d digests", len(b), MaxBases)
+	if len(b)%32 != 0 || len(b) > 32*chunk.MaxBases {
+		return nil, fmt.Errorf("%d bytes: want the 32 bytes of each of at most %d digests", len(b), chunk.MaxBases)
 	}
 	var out []digest.Digest
 	for ; len(b) > 0; b = b[32:] {

@@ -137,14 +137,14 @@ func TestOffersAreBounded(t *testing.T) {
 			t.Errorf("%s: accepted %+v", name, got)
 		}
 	}
-	many := slices.Repeat([]digest.Digest{layerA}, 2*MaxBases)
-	if b, err = encodeBases(many); err != nil || len(b) != 32*MaxBases {
+	many := slices.Repeat([]digest.Digest{layerA}, 2*chunk.MaxBases)
+	if b, err = encodeBases(many); err != nil || len(b) != 32*chunk.MaxBases {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
-	if back, err := decodeBases(b); err != nil || len(back) != MaxBases || back[0] != layerA {
+	if back, err := decodeBases(b); err != nil || len(back) != chunk.MaxBases || back[0] != layerA {
 		t.Errorf("%v %v", back, err)
 	}
-	for _, n := range []int{31, 33, 32*MaxBases + 32} {
+	for _, n := range []int{31, 33, 32*chunk.MaxBases + 32} {
 		if _, err := decodeBases(make([]byte, n)); err == nil {
 			t.Errorf("%d bytes are accepted as digests", n)
 		}

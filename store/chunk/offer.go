@@ -16,6 +16,18 @@ const (
 	DeltaDeflate = "deflate"
 )
 
+// The bounds of deltas, for those who make them and for those who fetch them.
+const (
+	// MaxBases is how many layers an asking host may name.
+	MaxBases = 256
+	// MinDeltaLayer is the size of the smallest layer that a delta is made of, in bytes: a
+	// smaller one is there in a moment.
+	MinDeltaLayer = 1 << 20
+	// MostOfLayer is the largest part of a layer that its delta may be: a larger one is not
+	// worth its bytes and its time.
+	MostOfLayer = 0.5
+)
+
 // Offer is a delta that a host has of a layer, or is making, or why there is none. Nobody
 // has to believe it: what comes of it is verified like every chunk.
 type Offer struct {

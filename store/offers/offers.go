@@ -34,11 +34,6 @@ import (
 )
 
 const (
-	// MaxBases bounds the layers of an asking host that are looked at.
-	MaxBases = 256
-	// MinLayerBytes is the size of the smallest layer that a delta is made of: a smaller
-	// one is there before the question is answered.
-	MinLayerBytes = 1 << 20
 	// alike is the least likeness of a base. One that has nothing in common with the layer
 	// costs a build for nothing.
 	alike = 0.1
@@ -49,9 +44,6 @@ const (
 	// maxPairs and maxSketches bound what is remembered.
 	maxPairs    = 256
 	maxSketches = 256
-	// worthShare: a delta that is longer than this share of the layer is not worth its
-	// CPU on either side.
-	worthShare = 0.5
 )
 
 // Speeds that are assumed before one was measured, in bytes of the layer as stored a second:
@@ -159,10 +151,10 @@ func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer,
 	m.mu.Unlock()
 	var out []chunk.Offer
 	for _, l := range layers {
-		if l.Bytes < MinLayerBytes || slices.Contains(bases, l.Digest) {
+		if l.Bytes < chunk.MinDeltaLayer || slices.Contains(bases, l.Digest) {
 			continue
 		}
-		o, err := m.offer(ctx, image, l, bases[:min(len(bases), MaxBases)], make)
+		o, err := m.offer(ctx, image, l, bases[:min(len(bases), chunk.MaxBases)], make)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -324,7 +316,7 @@ func (m *Maker) build(ctx context.Context, b *build) (kept entry, err error) {
 		return entry{}, err
 	}
 	defer layer.Close()
-	most := min(int64(worthShare*float64(b.bytes)), m.cfg.Budget()-m.book.bytes())
+	most := min(int64(chunk.MostOfLayer*float64(b.bytes)), m.cfg.Budget()-m.book.bytes())
 	if most <= int64(delta.HeaderBytes) {
 		return entry{}, fmt.Errorf("the deltas that are kept take all that they may (a quarter of transfer.cache): %w", delta.ErrNotWorth)
 	}
