@@ -35,10 +35,15 @@ func (b awaited) Chunk(ctx context.Context, at int, dst []byte) ([]byte, error) 
 		switch err := b.await(ctx, at); {
 		case err == nil:
 			out, err := b.readStaged(dst, at, 0)
-			if err == nil || b.staged().Have(at) && !b.isPresent() {
+			if err == nil || ctx.Err() != nil {
 				return out, err
 			}
-			continue // it was damaged and is fetched again, or the import was faster
+			if !b.isPresent() {
+				if b.staged().Have(at) {
+					return out, err
+				}
+				continue // it was damaged and is fetched again
+			}
 		case !errors.Is(err, errBrought):
 			return dst, err
 		}

@@ -27,9 +27,14 @@ const bookName = "deltas.json"
 // maxKept bounds the deltas that are kept.
 const maxKept = 128
 
+// maxImages bounds the images for which one delta is kept.
+const maxImages = 16
+
 // entry is one delta that is kept. Its bytes are with the frames of images.
 type entry struct {
-	Image digest.Digest `json:"image"` // the seed index of the image that it was made for
+	// Images are the seed indexes of those that it was used for, the last one at the end.
+	Images []digest.Digest `json:"images"`
+
 	Base  digest.Digest `json:"base"`
 	Layer digest.Digest `json:"layer"`
 	Seed  digest.Digest `json:"seed"` // of the delta
@@ -40,7 +45,10 @@ type entry struct {
 }
 
 func (e entry) validate() error {
-	for _, d := range []digest.Digest{e.Image, e.Base, e.Layer, e.Seed} {
+	if len(e.Images) == 0 || len(e.Images) > maxImages {
+		return fmt.Errorf("a delta of %d images", len(e.Images))
+	}
+	for _, d := range append([]digest.Digest{e.Base, e.Layer, e.Seed}, e.Images...) {
 		if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
 			return fmt.Errorf("invalid sha256 digest %q", d)
 		}
@@ -129,6 +137,13 @@ func (b *book) add(e entry) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if at := b.index(e); at >= 0 && b.list[at].Seed == e.Seed { // other images make use of it
+		for _, image := range b.list[at].Images {
+			if len(e.Images) < maxImages && !slices.Contains(e.Images, image) {
+				e.Images = append([]digest.Digest{image}, e.Images...)
+			}
+		}
+	}
 	b.list = append(b.without(e), e)
 	if len(b.list) > maxKept {
 		b.list = b.list[1:]
@@ -136,15 +151,30 @@ func (b *book) add(e entry) error {
 	return b.write()
 }
 
-// use notes that image makes use of a delta that another one was made for.
+// use notes that image makes use of a delta. The order alone is not written.
 func (b *book) use(e entry, image digest.Digest) {
-	if e.Image == image {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.index(e)
+	if at < 0 {
 		return
 	}
-	e.Image = image
-	if err := b.add(e); err != nil {
+	e = b.list[at]
+	b.list = append(b.without(e), e)
+	if slices.Contains(e.Images, image) {
+		return
+	}
+	e.Images = append(slices.Clone(e.Images), image)
+	e.Images = e.Images[max(0, len(e.Images)-maxImages):]
+	b.list[len(b.list)-1] = e
+	if err := b.write(); err != nil {
 		b.log.Warn("failed to write the list of deltas", "err", err)
 	}
+}
+
+// index is where a pair is in the list, -1 where it is not. The mutex is held.
+func (b *book) index(e entry) int {
+	return slices.IndexFunc(b.list, func(o entry) bool { return o.Base == e.Base && o.Layer == e.Layer })
 }
 
 // drop forgets a delta.
@@ -168,7 +198,9 @@ func (b *book) tidy(images []digest.Digest) (seeds []digest.Digest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := len(b.list)
-	b.list = slices.DeleteFunc(b.list, func(e entry) bool { return !slices.Contains(images, e.Image) })
+	b.list = slices.DeleteFunc(b.list, func(e entry) bool {
+		return !slices.ContainsFunc(e.Images, func(image digest.Digest) bool { return slices.Contains(images, image) })
+	})
 	if len(b.list) != before {
 		if err := b.write(); err != nil {
 			b.log.Warn("failed to write the list of deltas", "err", err)

@@ -46,6 +46,11 @@ const (
 	maxSketches = 256
 )
 
+// retryAfter is how long a failure counts that is not the layers': room on the disk, say.
+const retryAfter = time.Minute
+
+var errBudget = errors.New("the deltas that are kept take all that they may (a quarter of transfer.cache)")
+
 // Speeds that are assumed before one was measured, in bytes of the layer as stored a second:
 // `make bench-delta` on one core of 2.5 GHz, less a third.
 const (
@@ -109,7 +114,11 @@ type build struct {
 	ended bool
 	kept  entry // with a seed: it can be fetched
 	why   string
+	again time.Time // when it may be tried again; zero: the two layers will not be others
 }
+
+// due reports whether a pair that failed may be tried again.
+func (b *build) due() bool { return b.ended && !b.again.IsZero() && time.Now().After(b.again) }
 
 // New opens the book in cfg.Dir and starts to build what is asked for.
 func New(cfg Config) (*Maker, error) {
@@ -176,6 +185,9 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 			}
 		}
 	}
+	if o, known := m.known(l, bases); known {
+		return o, nil
+	}
 	base, kind, err := m.choose(ctx, l, bases)
 	if err != nil {
 		return chunk.Offer{}, err
@@ -186,12 +198,25 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 	return m.ask(&build{pair: pair{base, l.Digest}, kind: kind, bytes: l.Bytes, image: image}, make), nil
 }
 
+// known is the offer of a pair that is being made, or cannot be made: then nothing has to be
+// looked at again.
+func (m *Maker) known(l Layer, bases []digest.Digest) (o chunk.Offer, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, base := range bases {
+		if b := m.pairs[pair{base, l.Digest}]; b != nil && (!b.ended || b.why != "" && !b.due()) {
+			return m.offered(b), true
+		}
+	}
+	return chunk.Offer{}, false
+}
+
 // ask is the offer of a pair. With make it is built from now on, unless it was.
 func (m *Maker) ask(asked *build, make bool) chunk.Offer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.pairs[asked.pair]
-	if _, kept := m.book.find(asked.pair); b == nil || b.ended && b.why == "" && !kept {
+	if _, kept := m.book.find(asked.pair); b == nil || b.due() || b.ended && b.why == "" && !kept {
 		b = asked
 		if make {
 			select {
@@ -202,6 +227,11 @@ func (m *Maker) ask(asked *build, make bool) chunk.Offer {
 			}
 		}
 	}
+	return m.offered(b)
+}
+
+// offered is what is offered of a pair now. The mutex is held.
+func (m *Maker) offered(b *build) chunk.Offer {
 	b.used = time.Now()
 	o := chunk.Offer{Target: b.layer, Base: b.base, Kind: b.kind.String(), Why: b.why}
 	if b.ended {
@@ -293,11 +323,14 @@ func (m *Maker) end(b *build, kept entry, err error, took time.Duration) {
 	case err == nil:
 		m.speed[b.kind] = (m.speed[b.kind] + speed) / 2
 		m.cfg.Log.Info("made a delta", "layer", b.layer, "base", b.base, "kind", b.kind, "bytes", kept.Bytes, "layer_bytes", b.bytes, "seconds", took.Seconds())
+	case errors.Is(err, errBudget):
+		b.why, b.again = err.Error(), time.Now().Add(retryAfter)
+		m.cfg.Log.Debug("made no delta", "layer", b.layer, "base", b.base, "err", err)
 	case errors.Is(err, delta.ErrNotWorth), errors.Is(err, delta.ErrRefused):
 		b.why = err.Error()
 		m.cfg.Log.Debug("made no delta", "layer", b.layer, "base", b.base, "err", err)
 	default:
-		b.why = "the announcing host failed to make the delta"
+		b.why, b.again = "the announcing host failed to make the delta", time.Now().Add(retryAfter)
 		m.cfg.Log.Warn("failed to make a delta; the layer travels whole", "layer", b.layer, "base", b.base, "err", err)
 	}
 	close(m.changed)
@@ -318,7 +351,7 @@ func (m *Maker) build(ctx context.Context, b *build) (kept entry, err error) {
 	defer layer.Close()
 	most := min(int64(chunk.MostOfLayer*float64(b.bytes)), m.cfg.Budget()-m.book.bytes())
 	if most <= int64(delta.HeaderBytes) {
-		return entry{}, fmt.Errorf("the deltas that are kept take all that they may (a quarter of transfer.cache): %w", delta.ErrNotWorth)
+		return entry{}, errBudget
 	}
 	if err := m.cfg.Room(ctx, 2*most); err != nil { // the file, and what is kept
 		return entry{}, err
@@ -333,7 +366,7 @@ func (m *Maker) build(ctx context.Context, b *build) (kept entry, err error) {
 	if err != nil {
 		return entry{}, err
 	}
-	kept = entry{Image: b.image, Base: b.base, Layer: b.layer, Kind: b.kind.String(), Bytes: bytes}
+	kept = entry{Images: []digest.Digest{b.image}, Base: b.base, Layer: b.layer, Kind: b.kind.String(), Bytes: bytes}
 	if kept.Seed, err = m.cfg.Keep(ctx, f, bytes); err != nil {
 		return entry{}, err
 	}
@@ -346,7 +379,7 @@ func (m *Maker) Expect(image digest.Digest, o chunk.Offer) error {
 	if m.cfg.Budget()-m.book.bytes() < o.Bytes {
 		return nil // it is used, and not kept
 	}
-	return m.book.add(entry{Image: image, Base: o.Base, Layer: o.Target, Kind: o.Kind, Seed: o.Seed, Bytes: o.Bytes, Fetched: true})
+	return m.book.add(entry{Images: []digest.Digest{image}, Base: o.Base, Layer: o.Target, Kind: o.Kind, Seed: o.Seed, Bytes: o.Bytes, Fetched: true})
 }
 
 // Discard forgets a delta that is of no use.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -230,7 +231,7 @@ func TestBoundsHold(t *testing.T) {
 	m := s.maker(t, t.TempDir())
 	for i := range 2 * maxKept {
 		d := digest.FromString(fmt.Sprint(i))
-		if err := m.book.add(entry{Image: image, Base: d, Layer: d, Kind: "bytes", Seed: d, Bytes: 1}); err != nil {
+		if err := m.book.add(entry{Images: []digest.Digest{image}, Base: d, Layer: d, Kind: "bytes", Seed: d, Bytes: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -246,4 +247,63 @@ func TestBoundsHold(t *testing.T) {
 		t.Errorf("%d pairs are remembered, at most %d", len(m.pairs), maxPairs)
 	}
 	m.mu.Unlock()
+}
+
+// TestTriedAgain: what failed for another reason than the two layers is tried again a minute
+// later, and not before; what failed for them is not looked at again.
+func TestTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShelf()
+		m := s.maker(t, t.TempDir())
+		defer m.Close()
+		next, base := s.put(tree(t, 2, 100, 90)), s.put(tree(t, 3, 100, 90)).Digest
+		rooms, full := 0, errors.New("no room")
+		m.cfg.Room = func(context.Context, int64) error { rooms++; return full }
+		for range 3 {
+			if _, seed, why := wait(t, m, next, base); seed != "" || why == "" || rooms != 1 {
+				t.Fatalf("without room: %s %q, %d tries", seed, why, rooms)
+			}
+		}
+		time.Sleep(retryAfter + time.Second)
+		full = nil
+		if _, seed, why := wait(t, m, next, base); seed == "" || rooms != 2 {
+			t.Errorf("a minute later: %q, %d tries", why, rooms)
+		}
+	})
+}
+
+// TestBookOrder: of too many deltas the one that was used the longest ago goes, and one that
+// two images use stays for either.
+func TestBookOrder(t *testing.T) {
+	s := newShelf()
+	m := s.maker(t, t.TempDir())
+	other := digest.FromString("another image")
+	of := func(i int) entry {
+		d := digest.FromString(fmt.Sprint(i))
+		return entry{Images: []digest.Digest{image}, Base: d, Layer: d, Kind: "bytes", Seed: d, Bytes: 1}
+	}
+	for i := range maxKept {
+		if err := m.book.add(of(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.book.use(of(0), image)
+	if err := m.book.add(of(maxKept)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := m.book.find(pair{of(0).Base, of(0).Layer}); !ok {
+		t.Error("the delta that was used last is gone")
+	}
+	m.book.use(of(7), other)
+	if err := m.book.add(of(7)); err != nil { // by the image before
+		t.Fatal(err)
+	}
+	for _, announced := range []digest.Digest{other, image} {
+		if seeds := m.Tidy([]digest.Digest{image, announced}); !slices.Contains(seeds, of(7).Seed) {
+			t.Errorf("a delta of an announced image is gone")
+		}
+	}
+	if seeds := m.Tidy([]digest.Digest{other}); !slices.Equal(seeds, []digest.Digest{of(7).Seed}) {
+		t.Errorf("for the other image alone %d deltas are kept, want its one", len(seeds))
+	}
 }
