@@ -38,8 +38,7 @@ func builtTwice(t *testing.T, gzip bool) (first, second *harness.Image) {
 }
 
 // TestSecondDeployTravelsAsDelta: hosts that have a build get the next one over a slow link
-// as a difference, whatever place its layers have, with the digests that it has; the one
-// that has not gets it whole. A host that is killed meanwhile gets it all the same.
+// as a difference, whatever place its layers have, and run it under the same digest.
 func TestSecondDeployTravelsAsDelta(t *testing.T) {
 	for name, gzip := range map[string]bool{"gzip": true, "plain": false} {
 		t.Run(name, func(t *testing.T) {
@@ -88,8 +87,8 @@ func announceBuild(t *testing.T, n *harness.Network, img *harness.Image) time.Du
 	return time.Since(began)
 }
 
-// TestDeltaSurvivesKill: a host that is killed while its layer comes as a delta goes on
-// where it was, and a damaged base costs no more than ordinary chunks.
+// TestDeltaSurvivesKill: a host that is killed when its layer was rebuilt from a delta has
+// the layer, and fetches nothing of it again.
 func TestDeltaSurvivesKill(t *testing.T) {
 	n := harness.NewCluster(t, harness.Newest, 2, "25mbit")
 	first, second := builtTwice(t, true)
@@ -105,6 +104,9 @@ func TestDeltaSurvivesKill(t *testing.T) {
 	b.Seeder.Wait(t, time.Minute)
 	b.StartSeeder()
 	b.InState(b, report.Ready, "")
+	if came := b.Metric("seeder_wire_received_bytes_total"); came > float64(len(second.Layers[0]))/4 {
+		t.Errorf("after the kill %.0f bytes came, the layer has %d", came, len(second.Layers[0]))
+	}
 	if says := b.RunContainer(harness.FullName); says != "two" || !killed {
 		t.Errorf("the container says %q, killed: %v", says, killed)
 	}
