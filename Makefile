@@ -60,7 +60,7 @@ unit: ## unit tests with the race detector; lint has vetted them
 	go test -race -vet=off -shuffle=on $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
 	go test -vet=off -shuffle=on ./store/delta # has no goroutines; under the race detector it takes two minutes
 	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
-	go test -count=1 -run '^TestTables$$' ./test/bench
+	go test -count=1 -run '^TestTables$$' ./test/bench ./test/delta
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
 	go test -count=1 -run '^TestCluster' ./p2p
@@ -186,9 +186,10 @@ bench-data: ## throughput and allocations of the data path
 	go test -run '^$$' -bench . -benchmem ./p2p/... ./store/...
 
 .PHONY: bench-delta
-bench-delta: ## what travels instead of a rebuilt layer: the table of docs/deltas.md; BENCH_DELTA_MB (60), BENCH_DELTA_BIG_MB (5000), BENCH_DELTA_DIR (GOROOT/src); 20 minutes, 25 GB of disk
+BENCH_DELTA_REPORT ?= docs/deltas.md
+bench-delta: ## what travels instead of a rebuilt layer: the table of docs/deltas.md, or of BENCH_DELTA_REPORT; BENCH_DELTA_MB (60), BENCH_DELTA_BIG_MB (5000), BENCH_DELTA_DIR (GOROOT/src); 20 minutes, 25 GB of disk
 	cd test/tools/pgzip && go build -trimpath -o ../../../bin/pgzip .
-	BENCH_DELTA=1 BENCH_DELTA_REPORT=$(CURDIR)/docs/deltas.md go test -count=1 -v -timeout 2h -run '^TestBenchDelta$$' ./test/delta
+	BENCH_DELTA=1 BENCH_DELTA_REPORT=$(abspath $(BENCH_DELTA_REPORT)) go test -count=1 -v -timeout 2h -run '^TestBenchDelta$$' ./test/delta
 
 .PHONY: bench-profile
 bench-profile: containerds ## where seeder's CPU seconds go, by perf, in one cell of bench

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -55,34 +56,71 @@ func asToday(path string) (int64, error) {
 	}
 }
 
-// table collects the rows, and writes them to BENCH_DELTA_REPORT after each pair.
+// table collects the rows, and writes them to BENCH_DELTA_REPORT after each.
 type table struct{ rows []string }
 
 func (b *table) add(t *testing.T, columns ...any) {
 	var s []string
-	for _, c := range columns {
-		s = append(s, fmt.Sprint(c))
+	for _, c := range columns { // one may be what a tool has said
+		s = append(s, strings.NewReplacer("\n", " ", "|", "\\|").Replace(fmt.Sprint(c)))
 	}
 	row := "| " + strings.Join(s, " | ") + " |"
 	b.rows = append(b.rows, row)
 	t.Log(row)
-	path := os.Getenv("BENCH_DELTA_REPORT")
+	if err := b.write(os.Getenv("BENCH_DELTA_REPORT")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const (
+	tableBegin = "<!-- begin of what make bench-delta writes -->\n"
+	tableEnd   = "<!-- end of what make bench-delta writes -->"
+	tableHeads = "| pair | packed by | tar | layer | sent today | delta | share | encode | of tar | rebuild | of tar | peak RSS |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+// write puts the table in its place in the file path, or makes a file of it.
+func (b *table) write(path string) error {
 	if path == "" {
-		return
+		return nil
 	}
-	const begin, end = "<!-- begin of what make bench-delta writes -->\n", "<!-- end of what make bench-delta writes -->"
 	page, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		page, err = []byte(tableBegin+tableEnd+"\n"), nil
+	}
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	head, rest, ok := strings.Cut(string(page), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
+	head, rest, ok := strings.Cut(string(page), tableBegin)
+	_, tail, ok2 := strings.Cut(rest, tableEnd)
 	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the table", path)
+		return fmt.Errorf("%s has no place for the table", path)
 	}
-	const heads = "| pair | packed by | tar | layer | sent today | delta | share | encode | of tar | rebuild | of tar | peak RSS |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
-	if err := os.WriteFile(path, []byte(head+begin+heads+strings.Join(b.rows, "\n")+"\n"+end+tail), 0o644); err != nil {
+	return os.WriteFile(path, []byte(head+tableBegin+tableHeads+strings.Join(b.rows, "\n")+"\n"+tableEnd+tail), 0o644)
+}
+
+// TestTables: the report keeps what is around the table, and a new file has the table alone.
+func TestTables(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "deltas.md")
+	t.Setenv("BENCH_DELTA_REPORT", page)
+	var b table
+	b.add(t, "a pair", "not measured: git: exit status 128:\nno | such")
+	want := tableBegin + tableHeads + "| a pair | not measured: git: exit status 128: no \\| such |\n" + tableEnd + "\n"
+	if got, err := os.ReadFile(page); err != nil || string(got) != want {
+		t.Errorf("a new file has %q, %v; want %q", got, err, want)
+	}
+	if err := os.WriteFile(page, []byte("before\n"+want+"behind\n"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	b.row(t, "another", "plain", 2e6, 1e6, 5e5, measured{delta: 1e4})
+	if got, err := os.ReadFile(page); err != nil || !strings.HasPrefix(string(got), "before\n"+strings.TrimSuffix(want, tableEnd+"\n")+"| another | plain | 2.0 MB | 1.0 MB | 0.5 MB | 0.010 MB | 2.00 % |") ||
+		!strings.HasSuffix(string(got), tableEnd+"\nbehind\n") || strings.Count(string(got), tableBegin) != 1 {
+		t.Errorf("a page around it has %q, %v", got, err)
+	}
+	if err := os.WriteFile(page, []byte("before\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.write(page); err == nil {
+		t.Error("a page without a place for the table was written")
 	}
 }
 
@@ -110,7 +148,7 @@ func TestBenchDelta(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			old, now, err := p.make(t, t.TempDir())
 			if err != nil {
-				rows.add(t, p.name, "not measured: "+strings.ReplaceAll(err.Error(), "\n", " "), "–", "–", "–", "–", "–", "–", "–", "–", "–", "–")
+				rows.add(t, p.name, "not measured: "+err.Error(), "–", "–", "–", "–", "–", "–", "–", "–", "–", "–")
 				return
 			}
 			for _, k := range packings() {

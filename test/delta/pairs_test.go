@@ -40,8 +40,8 @@ func pairs(most int64) []pair {
 			}
 			return p
 		})},
-		{"Go binary, one line changed", goBinary(func(_ *testing.T, root, _ string) ([]string, string, error) {
-			overlay, err := oneLine(root)
+		{"Go binary, one line changed", goBinary(func(_ *testing.T, root, dir string) ([]string, string, error) {
+			overlay, err := oneLine(root, dir)
 			return []string{"-overlay", overlay}, root, err
 		})},
 		{"Go binary, 12 commits later", goBinary(func(t *testing.T, root, dir string) ([]string, string, error) {
@@ -155,12 +155,8 @@ func goBinary(other func(t *testing.T, root, dir string) (args []string, from st
 	}
 }
 
-// oneLine is an overlay for go build that adds a file of one function.
-func oneLine(root string) (string, error) {
-	dir, err := os.MkdirTemp("", "seeder-overlay-")
-	if err != nil {
-		return "", err
-	}
+// oneLine is an overlay for go build, in dir, that adds a file of one function.
+func oneLine(root, dir string) (string, error) {
 	line, overlay := filepath.Join(dir, "line.go"), filepath.Join(dir, "overlay.json")
 	return overlay, errors.Join(
 		os.WriteFile(line, []byte("package main\n\nimport \"fmt\"\n\nfunc init() { fmt.Print(\"\") }\n"), 0o600),
