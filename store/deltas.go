@@ -23,6 +23,9 @@ import (
 // with the frames of what is being fetched, and are gone with the image that they are of.
 const deltaShare = 4
 
+// deltasDir is below data_dir.
+const deltasDir = "deltas"
+
 // Deltas are the deltas of this host: those that it makes, and those that it has got. It is
 // safe for concurrent use.
 type Deltas struct {
@@ -35,7 +38,7 @@ func openDeltas(s *Store) (*Deltas, error) {
 	d := &Deltas{store: s}
 	var err error
 	d.Maker, err = offers.New(offers.Config{
-		Dir:   filepath.Join(s.cfg.DataDir, "deltas"),
+		Dir:   filepath.Join(s.cfg.DataDir, deltasDir),
 		Open:  d.open,
 		Keep:  d.keep,
 		Holds: d.holds,

@@ -20,8 +20,8 @@ table() { # package: those of this module that it may import
 	internal/text:
 	internal/wait:
 
-	store: internal/disk internal/figure internal/wait store/archive store/arriving store/artifact store/chunk store/ctrd store/delta store/imageref store/offers store/pace store/stage store/unpack
-	store/archive: store/artifact store/imageref
+	store: internal/disk internal/figure internal/wait store/archive store/arriving store/artifact store/chunk store/ctrd store/delta store/export store/imageref store/offers store/pace store/stage store/unpack
+	store/archive: internal/figure store/artifact store/delta store/imageref
 	store/arriving: store/chunk
 	store/artifact:
 	store/chunk:
@@ -31,6 +31,7 @@ table() { # package: those of this module that it may import
 	store/ctrd/embedded: internal/disk
 	store/ctrd/ingest:
 	store/delta:
+	store/export: store/archive store/artifact store/chunk store/delta
 	store/grpcerr:
 	store/imageref:
 	store/offers: internal/disk store/chunk store/delta

@@ -11,6 +11,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -45,6 +46,8 @@ type Blobs interface {
 	MakeWay(ctx context.Context, dgst digest.Digest) (removed bool, labels map[string]string, err error)
 	// Explain adds to an error of containerd what it means.
 	Explain(err error) error
+	// ReaderAt opens a blob; nothing of what is read is verified.
+	ReaderAt(ctx context.Context, dgst digest.Digest) (content.ReaderAt, error)
 }
 
 // Image is one image of an archive.
@@ -54,7 +57,8 @@ type Image struct {
 }
 
 // Read reads a docker-archive or OCI layout, plain, gzip, zstd, bzip2 or lz4, and writes its
-// blobs. It returns the images that have a name in it, or with ref only the one of that
+// blobs. Of a delta archive (Contents) it writes the layers that the deltas make; where blobs
+// that it builds on are not here that is a *BaseError, and nothing is written. It returns the images that have a name in it, or with ref only the one of that
 // name (an archive of one image is given that name). Artifacts, as charts and signatures,
 // are left out: leftOut says that of them, and of images without a name. room is asked while
 // it reads; its error ends that. ctx has the lease that protects what is written.
@@ -91,7 +95,16 @@ func readBlobs(ctx context.Context, blobs Blobs, room func(context.Context) erro
 		return nil, nil, fmt.Errorf("%w: %w", ErrNotArchive, src.or(err))
 	}
 	defer plain.Close()
-	checked := checkedTar(&roomReader{r: plain, room: func() error { return room(ctx) }})
+	asked := func() error { return room(ctx) }
+	sniffed := bufio.NewReaderSize(&roomReader{r: plain, room: asked}, sniffBytes)
+	if head, _ := sniffed.Peek(sniffBytes); IsDelta(head) { // its error comes again
+		found, err := readDelta(ctx, cs, blobs, asked, sniffed)
+		if err != nil {
+			return nil, nil, notArchive(blobs, err, src, &shape{image: true, entries: 1})
+		}
+		return found, nil, nil
+	}
+	checked := checkedTar(sniffed)
 	defer checked.Close()
 	into := &ingester{Store: cs, blobs: blobs, prefix: refPrefix + rand.Text() + "-", digests: map[string]digest.Digest{}}
 	top, err := archive.ImportIndex(ctx, into, checked)
@@ -148,7 +161,10 @@ func notArchive(blobs Blobs, err error, src *sourceReader, s *shape) error {
 	var syntax *json.SyntaxError
 	var types *json.UnmarshalTypeError
 	var replace *replaceError
+	var base *BaseError
 	switch werr := blobs.Explain(err); {
+	case errors.As(err, &base):
+		return base
 	case errors.As(err, &refused):
 		return fmt.Errorf("%w: %w", ErrNotArchive, refused)
 	case src.err != nil, errors.As(err, &full), errors.As(err, &replace), errdefs.IsUnavailable(err), errors.Is(err, context.Canceled):

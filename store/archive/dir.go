@@ -113,3 +113,8 @@ func (d *Dir) MakeWay(context.Context, digest.Digest) (bool, map[string]string, 
 
 // Explain is part of Blobs.
 func (d *Dir) Explain(err error) error { return err }
+
+// ReaderAt is part of Blobs.
+func (d *Dir) ReaderAt(ctx context.Context, dgst digest.Digest) (content.ReaderAt, error) {
+	return d.store.ReaderAt(ctx, ocispec.Descriptor{Digest: dgst})
+}

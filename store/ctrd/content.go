@@ -3,7 +3,6 @@ package ctrd
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -109,11 +108,7 @@ func (c *Content) Has(ctx context.Context, dgst digest.Digest) (bytes int64, ok 
 }
 
 // Reader reads a committed blob.
-type Reader interface {
-	io.ReaderAt
-	io.Closer
-	Size() int64
-}
+type Reader = content.ReaderAt
 
 // ReaderAt opens a blob; the error wraps fs.ErrNotExist where it is not there.
 //

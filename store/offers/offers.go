@@ -188,7 +188,7 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 	if o, known := m.known(l, bases); known {
 		return o, nil
 	}
-	base, kind, err := m.choose(ctx, l, bases)
+	base, kind, err := m.Choose(ctx, l.Digest, bases)
 	if err != nil {
 		return chunk.Offer{}, err
 	}
@@ -393,16 +393,16 @@ func (m *Maker) Discard(o chunk.Offer) {
 // returns the seed indexes of the other deltas.
 func (m *Maker) Tidy(images []digest.Digest) []digest.Digest { return m.book.tidy(images) }
 
-// choose finds the base that is most like a layer, empty where none is. Of equal ones it
-// is the first.
-func (m *Maker) choose(ctx context.Context, l Layer, bases []digest.Digest) (base digest.Digest, kind delta.Kind, err error) {
+// Choose finds the base that is most like a layer, empty where none is, or where the layer
+// is not here. Of equal ones it is the first; at most maxTried that are here are looked at.
+func (m *Maker) Choose(ctx context.Context, layer digest.Digest, bases []digest.Digest) (base digest.Digest, kind delta.Kind, err error) {
 	select {
 	case m.looking <- struct{}{}:
 		defer func() { <-m.looking }()
 	case <-ctx.Done():
 		return "", 0, context.Cause(ctx)
 	}
-	want, head, err := m.look(ctx, l.Digest)
+	want, head, err := m.look(ctx, layer)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", 0, nil // this host does not have it either
 	}
