@@ -78,22 +78,23 @@ func (c Contents) Encode() ([]byte, error) {
 }
 
 // decodeContents reads the entry's text, of which there are at most maxArchiveDocBytes.
-func decodeContents(r io.Reader) (c Contents, err error) {
+func decodeContents(r io.Reader) (Contents, error) {
+	var c Contents
 	p, err := io.ReadAll(io.LimitReader(r, maxArchiveDocBytes+1))
 	if err != nil {
-		return c, err
+		return Contents{}, err
 	}
 	if len(p) > maxArchiveDocBytes {
-		return c, refusef("%s has more than %d bytes", ContentsName, maxArchiveDocBytes)
+		return Contents{}, refusef("%s has more than %d bytes", ContentsName, maxArchiveDocBytes)
 	}
 	if err := json.Unmarshal(p, &c); err != nil {
-		return c, refusef("invalid %s: %v", ContentsName, err)
+		return Contents{}, refusef("invalid %s: %v", ContentsName, err)
 	}
 	if c.Version != contentsVersion {
-		return c, refusef("a delta archive of version %d; this version of seeder knows %d", c.Version, contentsVersion)
+		return Contents{}, refusef("a delta archive of version %d; this version of seeder knows %d", c.Version, contentsVersion)
 	}
 	if err := c.validate(); err != nil {
-		return c, refusef("invalid %s: %v", ContentsName, err)
+		return Contents{}, refusef("invalid %s: %v", ContentsName, err)
 	}
 	return c, nil
 }
