@@ -59,7 +59,7 @@ table() { # package: those of this module that it may import
 	p2p/trust: internal/disk
 	p2p/wire: internal/text p2p/catalog p2p/swarm p2p/trust store/chunk
 
-	cmd/seeder: cmd/seeder/internal/* internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd
+	cmd/seeder: cmd/seeder/internal/* internal/pattern internal/text p2p p2p/netaddr p2p/report p2p/trust store store/ctrd store/export
 	cmd/seeder/internal/cli: internal/text
 	cmd/seeder/internal/config: cmd/seeder/internal/cli internal/pattern internal/text p2p/netaddr p2p/trust
 	cmd/seeder/internal/control: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/verdict internal/reserve internal/text internal/wait p2p/report store/artifact
@@ -67,6 +67,7 @@ table() { # package: those of this module that it may import
 	cmd/seeder/internal/demo: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/show cmd/seeder/internal/term p2p/report p2p/trust
 	cmd/seeder/internal/doctor: cmd/seeder/internal/cli cmd/seeder/internal/config cmd/seeder/internal/control cmd/seeder/internal/engines cmd/seeder/internal/k3s cmd/seeder/internal/kubelet cmd/seeder/internal/pods cmd/seeder/internal/registry cmd/seeder/internal/term internal/text p2p/netaddr p2p/report p2p/trust p2p/wire store store/ctrd
 	cmd/seeder/internal/engines: cmd/seeder/internal/cli store/source
+	cmd/seeder/internal/export: cmd/seeder/internal/cli cmd/seeder/internal/control cmd/seeder/internal/term
 	cmd/seeder/internal/k3s: cmd/seeder/internal/cli cmd/seeder/internal/config p2p/netaddr p2p/trust store/ctrd
 	cmd/seeder/internal/kubelet: cmd/seeder/internal/cli
 	cmd/seeder/internal/listen:

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -134,19 +133,12 @@ func announceCommand(env *cli.Env) *cobra.Command {
 	return cmd
 }
 
-// typed is an image as the user typed it.
-type typed struct {
-	text string
-	ref  string        // normalised; "" where there is none
-	at   digest.Digest // "" where there is none
-}
-
 // image is what the arguments name, where they do not contradict the flags.
-func (f *announcing) image(args []string) (typed, error) {
-	var t typed
+func (f *announcing) image(args []string) (cli.Typed, error) {
+	var t cli.Typed
 	if len(args) == 1 {
 		var err error
-		if t, err = parseTyped(args[0]); err != nil {
+		if t, err = cli.ParseTyped(args[0]); err != nil {
 			if info, statErr := os.Stat(args[0]); statErr == nil && (info.Mode().IsRegular() || engines.IsLayout(args[0])) {
 				return t, cli.Usagef("%s is a file: seeder announce --from %s", args[0], args[0])
 			}
@@ -155,21 +147,21 @@ func (f *announcing) image(args []string) (typed, error) {
 	}
 	inContainerd := f.from == engines.FromAuto || f.from == engines.FromContainerd
 	switch {
-	case f.rollback && t.ref == "":
+	case f.rollback && t.Ref == "":
 		return t, cli.Usagef("which image? seeder announce --rollback REF")
-	case f.rollback && t.at != "":
-		return t, cli.Usagef("--rollback finds the version before by itself; leave out either it or @%s", t.at)
+	case f.rollback && t.At != "":
+		return t, cli.Usagef("--rollback finds the version before by itself; leave out either it or @%s", t.At)
 	case f.rollback && !inContainerd:
 		return t, cli.Usagef("--rollback announces what containerd has kept; leave out --from %s", f.from)
-	case t.at != "" && !inContainerd:
-		return t, cli.Usagef("%s names a build that containerd has; leave out --from %s", t.text, f.from)
-	case t.ref == "" && (inContainerd || f.from == engines.FromDocker || f.from == engines.FromPodman):
+	case t.At != "" && !inContainerd:
+		return t, cli.Usagef("%s names a build that containerd has; leave out --from %s", t.Text, f.from)
+	case t.Ref == "" && (inContainerd || f.from == engines.FromDocker || f.from == engines.FromPodman):
 		return t, cli.Usagef("which image? seeder announce REF, or seeder announce --from FILE")
 	}
 	return t, nil
 }
 
-func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, image typed, flags announcing) error {
+func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, image cli.Typed, flags announcing) error {
 	none, err := checkOn(ctx, env, c, flags)
 	if err != nil {
 		return err
@@ -187,19 +179,19 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 	}
 	if none != "" { // nobody to wait for
 		query.Set("wait", "false")
-		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Reason: none + "; it is announced for nodes that get the labels later"})
+		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.Ref, Reason: none + "; it is announced for nodes that get the labels later"})
 	}
-	if image.ref != "" {
-		query.Set("ref", image.ref)
+	if image.Ref != "" {
+		query.Set("ref", image.Ref)
 	}
-	if image.at != "" {
-		query.Set("digest", image.at.String())
+	if image.At != "" {
+		query.Set("digest", image.At.String())
 	}
 	if flags.rollback {
 		query.Set("rollback", "true")
 	}
 	if src.Why != "" {
-		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.ref, Source: src.Name, Reason: src.Why})
+		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.Ref, Source: src.Name, Reason: src.Why})
 	}
 	var body io.Reader
 	if src.Archive != nil {

@@ -9,6 +9,7 @@ import (
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/demo"
 	"seeder/cmd/seeder/internal/doctor"
+	"seeder/cmd/seeder/internal/export"
 	"seeder/cmd/seeder/internal/push"
 	"seeder/cmd/seeder/internal/registry"
 	"seeder/p2p"
@@ -19,8 +20,9 @@ const examples = `  seeder demo                           # try it on this machi
   seeder images                         # which node has what`
 
 func commands(env *cli.Env) []*cobra.Command {
+	local := func(most int) cobra.CompletionFunc { return completeRefs(env, localRefs, most) }
 	return []*cobra.Command{
-		daemonCommand(env), announceCommand(env), push.Command(env), withdrawCommand(env), imagesCommand(env),
+		daemonCommand(env), announceCommand(env), push.Command(env), export.Command(env, local), withdrawCommand(env), imagesCommand(env),
 		statusCommand(env), membersCommand(env), waitCommand(env), doctor.Command(env), registry.Command(env), reloadCommand(env), secretCommand(env),
 		configCommand(env), demo.Command(env), versionCommand(env), completionCommand(env), control.DialStdio(env),
 	}

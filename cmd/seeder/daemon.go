@@ -184,7 +184,7 @@ func (d *running) openServers(w *wired, metrics *prometheus.Registry) error {
 	}
 	d.opened("registry", pushes.Close)
 	api := control.NewServer(d.cfg.API.Socket, w.node, w, d.reload, d.log)
-	api.Pushes = pushes
+	api.Pushes, api.Exports = pushes, w
 	if err := api.Open(); err != nil {
 		return err
 	}

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/distribution/reference"
-
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/engines"
@@ -22,14 +20,14 @@ import (
 
 // origin finds the image. The daemon's sandbox sees neither the user's files nor
 // their Docker, so that both are read here.
-func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed, flags announcing) (engines.Origin, error) {
+func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t cli.Typed, flags announcing) (engines.Origin, error) {
 	switch {
-	case flags.rollback, t.at != "", flags.from == engines.FromContainerd:
+	case flags.rollback, t.At != "", flags.from == engines.FromContainerd:
 		return engines.Origin{Name: engines.FromContainerd}, nil
 	case flags.from == engines.FromAuto:
 		return chooseOrigin(ctx, env, c, t)
 	case flags.from == engines.FromDocker, flags.from == engines.FromPodman:
-		img, err := engines.Find(ctx, env, t.ref, flags.from)
+		img, err := engines.Find(ctx, env, t.Ref, flags.from)
 		if err != nil {
 			return engines.Origin{}, err
 		}
@@ -52,13 +50,13 @@ func take(ctx context.Context, i engines.Image, why string) (engines.Origin, err
 
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
-func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed) (engines.Origin, error) {
+func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t cli.Typed) (engines.Origin, error) {
 	var local control.Local
-	localErr := c.Get(ctx, "/v1/local", url.Values{"ref": {t.ref}}, &local)
+	localErr := c.Get(ctx, "/v1/local", url.Values{"ref": {t.Ref}}, &local)
 	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
 		return engines.Origin{}, localErr
 	}
-	img, err := engines.Find(ctx, env, t.ref, engines.FromAuto)
+	img, err := engines.Find(ctx, env, t.Ref, engines.FromAuto)
 	if localErr != nil {
 		if errors.Is(err, engines.ErrNone) { // nothing to say of Docker and Podman where neither is
 			return engines.Origin{}, localErr
@@ -66,7 +64,7 @@ func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed)
 		if err != nil {
 			return engines.Origin{}, fmt.Errorf("%w; %w", localErr, err)
 		}
-		return take(ctx, img, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.ref), img.Engine.Kind))
+		return take(ctx, img, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.Ref), img.Engine.Kind))
 	}
 	if err != nil {
 		return engines.Origin{Name: engines.FromContainerd}, nil
@@ -79,10 +77,10 @@ func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t typed)
 	ours := cli.ShortDigest(local.Digest.String()) + of(local.Created)
 	if img.Created.After(local.Created) {
 		return take(ctx, img, fmt.Sprintf("%s comes from %s: its build %s is newer than containerd's %s; --from containerd takes that one",
-			cli.ShortRef(t.ref), kind, theirs, ours))
+			cli.ShortRef(t.Ref), kind, theirs, ours))
 	}
 	return engines.Origin{Name: engines.FromContainerd, Why: fmt.Sprintf("%s comes from containerd: its build %s is not older than %s's %s; --from %s takes that one",
-		cli.ShortRef(t.ref), ours, kind, theirs, kind)}, img.Engine.Close()
+		cli.ShortRef(t.Ref), ours, kind, theirs, kind)}, img.Engine.Close()
 }
 
 func of(t time.Time) string {
@@ -90,21 +88,4 @@ func of(t time.Time) string {
 		return ""
 	}
 	return " of " + t.Local().Format(time.DateTime)
-}
-
-// parseTyped reads NAME[:TAG][@DIGEST]. A digest behind a tag stays apart from it:
-// the tag will stand for it.
-func parseTyped(text string) (typed, error) {
-	t := typed{text: text}
-	named, err := reference.ParseNormalizedNamed(text)
-	if err == nil {
-		if digested, ok := named.(reference.Digested); ok {
-			t.at = digested.Digest()
-			if tagged, ok := named.(reference.Tagged); ok {
-				text = reference.TrimNamed(named).Name() + ":" + tagged.Tag()
-			}
-		}
-	}
-	t.ref, err = cli.NormalizeRef(text)
-	return t, err
 }

@@ -30,6 +30,7 @@ import (
 	"seeder/p2p/trust"
 	"seeder/store"
 	"seeder/store/ctrd"
+	"seeder/store/export"
 )
 
 // wired is a node on its store: the one place where both are known.
@@ -152,6 +153,17 @@ func (w *wired) Announce(ctx context.Context, o control.Order) (control.Announce
 		Reference: a.Reference, Digest: a.Target.Digest.String(), Version: a.Version, Bytes: a.Bytes, Said: a.Said,
 		Standing: control.Standing{Already: a.Version == a.Before.Version, By: a.Before.By, At: a.Before.At},
 	}, nil
+}
+
+// Export is part of control.Exporter.
+func (w *wired) Export(ctx context.Context, o control.ExportOrder, begin func(control.Exported, func(io.Writer) error) error) error {
+	err := w.store.Export(ctx, export.Order(o), func(ctx context.Context, a *export.Archive) error {
+		return begin(control.Exported(a.Summary), func(out io.Writer) error { return a.Write(ctx, out) })
+	})
+	if errors.Is(err, export.ErrSame) {
+		return cli.WithCode(cli.ExitUsage, err)
+	}
+	return err
 }
 
 // Arriving is part of registry.Images.

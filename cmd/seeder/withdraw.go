@@ -45,12 +45,12 @@ nodes that have not.`,
 	cmd.Flags().BoolVar(&how.Force, "force", false, "with --purge: remove it even while a container uses it")
 	cmd.ValidArgsFunction = completeRefs(env, announcedRefs, 1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		t, err := parseTyped(args[0])
+		t, err := cli.ParseTyped(args[0])
 		if err != nil {
 			return err
 		}
-		if t.at != "" && !strings.Contains(t.ref, "@") {
-			return cli.Usagef("%s: a reference is withdrawn whatever it stands for; leave out @%s", t.text, t.at)
+		if t.At != "" && !strings.Contains(t.Ref, "@") {
+			return cli.Usagef("%s: a reference is withdrawn whatever it stands for; leave out @%s", t.Text, t.At)
 		}
 		if how.Force && !how.Purge {
 			return cli.Usagef("--force is for --purge: without it nothing is removed")
@@ -59,15 +59,15 @@ nodes that have not.`,
 		if err != nil {
 			return err
 		}
-		query := url.Values{"ref": {t.ref}, "purge": {strconv.FormatBool(how.Purge)}, "force": {strconv.FormatBool(how.Force)}}
+		query := url.Values{"ref": {t.Ref}, "purge": {strconv.FormatBool(how.Purge)}, "force": {strconv.FormatBool(how.Force)}}
 		if err := c.Post(cmd.Context(), "/v1/withdraw", query, nil); err != nil {
 			return err
 		}
 		if !how.Purge {
-			_, err = fmt.Fprintf(env.Stdout, "%s: withdrawn; the nodes that have it keep it\n", cli.ShortRef(t.ref))
+			_, err = fmt.Fprintf(env.Stdout, "%s: withdrawn; the nodes that have it keep it\n", cli.ShortRef(t.Ref))
 			return err
 		}
-		return showPurge(cmd.Context(), env, c, t.ref)
+		return showPurge(cmd.Context(), env, c, t.Ref)
 	}
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -23,6 +24,10 @@ const (
 	DeltaLayout     = `{"imageLayoutVersion":"seeder-delta-1, which only seeder reads: seeder announce --from FILE"}` + "\n"
 	contentsVersion = 1
 )
+
+// ImageName is the annotation by which containerd, Docker and BuildKit name an image of an OCI
+// layout.
+const ImageName = images.AnnotationImageName
 
 // maxPieceBytes bounds the size of a blob that a delta archive names: 1 TiB.
 const maxPieceBytes = 1 << 40

@@ -118,6 +118,9 @@ func Created(ctx context.Context, blobs Blobs, host Host, target ocispec.Descrip
 	return doc.Created, nil
 }
 
+// IsManifest reports whether a blob of that media type is a manifest of an image.
+func IsManifest(mediaType string) bool { return images.IsManifestType(mediaType) }
+
 // IsLayer reports whether a blob of that media type is a layer.
 func IsLayer(mediaType string) bool {
 	return strings.Contains(mediaType, ".layer.") || strings.Contains(mediaType, ".rootfs.")

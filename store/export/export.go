@@ -25,7 +25,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -173,7 +172,7 @@ func of(blobs []artifact.Blob, platform string) (out []artifact.Blob, err error)
 			continue
 		}
 		out = append(out, b)
-		found = found || images.IsManifestType(b.MediaType)
+		found = found || artifact.IsManifest(b.MediaType)
 	}
 	if !found {
 		slices.Sort(have)
@@ -185,7 +184,7 @@ func of(blobs []artifact.Blob, platform string) (out []artifact.Blob, err error)
 // layout adds the documents of an OCI image layout.
 func (a *Archive) layout(img image) error {
 	target := ocispec.Descriptor{MediaType: img.target.MediaType, Digest: img.target.Digest, Size: img.target.Size,
-		Annotations: map[string]string{images.AnnotationImageName: img.ref}}
+		Annotations: map[string]string{archive.ImageName: img.ref}}
 	if named, err := reference.ParseDockerRef(img.ref); err == nil {
 		if tagged, ok := named.(reference.Tagged); ok {
 			target.Annotations[ocispec.AnnotationRefName] = tagged.Tag()

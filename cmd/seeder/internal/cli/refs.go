@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 )
 
 // NormalizeRef makes what the user typed the reference that CRI uses:
@@ -55,4 +56,28 @@ func ShortDigest(dgst string) string {
 		return dgst
 	}
 	return hex[:12]
+}
+
+// Typed is an image as the user typed it.
+type Typed struct {
+	Text string
+	Ref  string        // normalised; "" where there is none
+	At   digest.Digest // "" where there is none
+}
+
+// ParseTyped reads NAME[:TAG][@DIGEST]. A digest behind a tag stays apart from it:
+// the tag will stand for it.
+func ParseTyped(text string) (Typed, error) {
+	t := Typed{Text: text}
+	named, err := reference.ParseNormalizedNamed(text)
+	if err == nil {
+		if digested, ok := named.(reference.Digested); ok {
+			t.At = digested.Digest()
+			if tagged, ok := named.(reference.Tagged); ok {
+				text = reference.TrimNamed(named).Name() + ":" + tagged.Tag()
+			}
+		}
+	}
+	t.Ref, err = NormalizeRef(text)
+	return t, err
 }

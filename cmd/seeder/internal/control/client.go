@@ -129,6 +129,13 @@ func (c *Client) Stream(ctx context.Context, method, path string, query url.Valu
 }
 
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(io.Reader) error) error {
+	return c.ask(ctx, method, path, query, body, func(_ *http.Response, answer io.Reader) error {
+		return read(io.LimitReader(answer, maxAnswerBytes))
+	})
+}
+
+// ask has read take the answer, unless the daemon refuses.
+func (c *Client) ask(ctx context.Context, method, path string, query url.Values, body io.Reader, read func(*http.Response, io.Reader) error) error {
 	ctx, g := c.guard(ctx)
 	defer g.end()
 	u := url.URL{Scheme: "http", Host: "seeder", Path: path, RawQuery: query.Encode()}
@@ -144,11 +151,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		return c.explain(ctx, err)
 	}
 	defer resp.Body.Close()
-	answer := io.LimitReader(g.reader(resp.Body), maxAnswerBytes)
+	answer := g.reader(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return refused(resp.StatusCode, answer)
 	}
-	if err := read(answer); err != nil {
+	if err := read(resp, answer); err != nil {
 		return c.explain(ctx, err)
 	}
 	return nil

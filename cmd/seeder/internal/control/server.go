@@ -125,6 +125,8 @@ type configReloader interface {
 //	POST /v1/announce?pushed=REF@DIGEST&pushed=…&on=…&any_platform=…&wait=…&all=…
 //	                                                   the same of images that were pushed
 //	     /v2/…                                         the distribution API: pushes, without tags
+//	GET  /v1/export?ref=…&digest=…&since=…&since_digest=…&platform=…
+//	                                                   an archive
 //	GET  /v1/wait?ref=…&all=…                          events, one a line
 //	POST /v1/forget?name=…                             nothing
 //	POST /v1/withdraw?ref=…&purge=…&force=…            nothing
@@ -142,6 +144,8 @@ type Server struct {
 	log       *slog.Logger
 	// Pushes is set before Open; nil refuses pushes.
 	Pushes Pushes
+	// Exports is set before Open; nil refuses exports.
+	Exports Exporter
 
 	path     string
 	server   *http.Server
@@ -254,6 +258,7 @@ func (c *Server) routes() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/images", c.handleImages)
 	mux.HandleFunc("GET /v1/local", c.handleLocal)
+	mux.HandleFunc("GET /v1/export", c.handleExport)
 	mux.HandleFunc("GET /v1/references", func(w http.ResponseWriter, r *http.Request) {
 		c.answer(w, c.announcer.References(r.Context()), nil)
 	})
