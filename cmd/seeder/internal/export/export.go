@@ -107,7 +107,11 @@ func (f *flags) run(ctx context.Context, env *cli.Env, ref string) error {
 	if err != nil && file != nil {
 		err = errors.Join(err, file.Drop())
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() == nil:
+	case f.out == "-":
+		return cli.WithCode(cli.ExitFailed, errors.New("ended before the archive was whole"))
+	default:
 		return cli.WithCode(cli.ExitFailed, errors.New("ended before the archive was whole; no file is left"))
 	}
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -60,7 +59,8 @@ For root@HOST, sudo is left out. SEEDER_SSH, or --ssh, is the ssh program and it
 IMAGE is the name of an image in this machine's Docker or Podman, or an archive: a
 docker-archive or OCI-layout tar, plain or compressed, or the directory of an OCI layout.
 All images in an archive are pushed; with --from FILE, those that IMAGE names. The image
-is first copied to the directory for temporary files (TMPDIR).
+is first copied to the directory for temporary files (TMPDIR). A file that
+` + "`seeder export --since`" + ` wrote is sent as it is, and the host rebuilds its layers.
 
 Ctrl-C ends the push, and nothing is announced. Once the images are announced it ends the
 waiting alone. What an unfinished push has sent is kept for at least a quarter of an
@@ -137,6 +137,13 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 	if err != nil {
 		return err
 	}
+	env, changes, err := f.deltaArchive(env, sources)
+	if err != nil {
+		return err
+	}
+	if changes != nil {
+		defer changes.Close()
+	}
 	t, err := open(ctx, w)
 	if err != nil {
 		return err
@@ -155,13 +162,16 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 	if err := f.checkOn(ctx, c); err != nil {
 		return err
 	}
+	follower := show.NewFollower(env, *f.out, f.timeout)
+	follower.Announcing = true
+	if changes != nil {
+		return f.pass(ctx, c, follower, changes, sources[0].ref)
+	}
 	dir, err := os.MkdirTemp("", "seeder-push-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the images: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	follower := show.NewFollower(env, *f.out, f.timeout)
-	follower.Announcing = true
 	found, err := f.upload(ctx, env, t, c, follower, dir, sources)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -169,7 +179,7 @@ func (f *flags) run(ctx context.Context, env *cli.Env, host string, images []str
 		}
 		return follower.Fail(err)
 	}
-	query := url.Values{"wait": {strconv.FormatBool(!f.detach)}, "all": {strconv.FormatBool(f.all)}, "on": f.on, "any_platform": {strconv.FormatBool(f.any)}}
+	query := f.query()
 	query["pushed"] = pushed(found)
 	return follower.Follow(ctx, c, http.MethodPost, "/v1/announce", query, nil)
 }

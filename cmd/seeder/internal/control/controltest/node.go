@@ -32,6 +32,11 @@ type Node struct {
 	forgotten []string
 	Imported  []byte
 	Archive   []string // references that ImportArchive finds
+
+	ExportOrder control.ExportOrder // the last one
+	Exported    control.Exported
+	WriteExport func(io.Writer) error
+
 	Unnamed   []string // what it says of others
 	Announced control.Announced
 	Orders    []control.Order
@@ -132,6 +137,18 @@ func (f *Node) ImportArchive(_ context.Context, r io.Reader, _ string) (control.
 	return control.Imported{Names: f.Archive, LeftOut: f.Unnamed}, f.Err
 }
 
+// Export is part of what a control.Server asks of a node.
+func (f *Node) Export(_ context.Context, o control.ExportOrder, begin func(control.Exported, func(io.Writer) error) error) error {
+	f.Mu.Lock()
+	f.ExportOrder = o
+	sum, write, err := f.Exported, f.WriteExport, f.Err
+	f.Mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return begin(sum, write)
+}
+
 // Announce is part of what a control.Server asks of a node.
 func (f *Node) Announce(_ context.Context, o control.Order) (control.Announced, error) {
 	f.Mu.Lock()
@@ -164,6 +181,7 @@ func Serve(t *testing.T, f *Node) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "api.sock")
 	c := control.NewServer(socket, f, f, f, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	c.Exports = f
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}
