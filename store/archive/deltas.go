@@ -109,13 +109,17 @@ func (d *deltaReader) claim(ctx context.Context) error {
 // has reports whether a blob is here, and leases it: to begin to write a blob that is there
 // already does that.
 func (d *deltaReader) has(ctx context.Context, p Piece) (bool, error) {
+	if _, err := d.cs.Info(ctx, p.Digest); err != nil {
+		if errdefs.IsNotFound(err) {
+			err = nil
+		}
+		return false, err
+	}
 	name := d.prefix + "need-" + p.Digest.Encoded()
 	w, err := d.cs.Writer(ctx, content.WithRef(name), content.WithDescriptor(ocispec.Descriptor{Digest: p.Digest, Size: p.Size}))
-	if err == nil {
+	if err == nil { // it has just gone
 		err := w.Close()
-		if aerr := d.cs.Abort(context.WithoutCancel(ctx), name); aerr != nil && !errdefs.IsNotFound(aerr) {
-			err = errors.Join(err, aerr)
-		}
+		_ = d.cs.Abort(context.WithoutCancel(ctx), name) // garbage collection gets what is left
 		return false, err
 	}
 	if !errdefs.IsAlreadyExists(err) {
