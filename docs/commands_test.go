@@ -14,6 +14,7 @@ type evidence struct {
 }
 
 const (
+	exportTest  = "../test/hosts/export_test.go"
 	sshPushTest = "../test/hosts/sshpush_test.go"
 	bootTest    = "../test/boot/boot_test.go"
 	readmeTest  = "../test/boot/readme_test.go"
@@ -57,6 +58,11 @@ var commands = map[string]evidence{
 	"docker push 127.0.0.1:7953/k3s-dashboard:latest":                                                           {file: "../test/hosts/push_test.go", runs: `push " + mirror + "/" + as`},
 	"seeder wait k3s-dashboard:latest":                                                                          {file: "../test/hosts/push_test.go", runs: `a.Run("wait", ref`},
 	"seeder registry setup --write":                                                                             {file: "../test/hosts/registry_test.go", runs: `"registry", "setup", "--for", "containerd", "--write"`},
+	"seeder export app:v1 -o app-v1.tar":                                                                        {file: readmeTest, runs: `{"seeder export app:v1 -o app-v1.tar", r.prints`},
+	"seeder announce --from app-v1.tar":                                                                         {file: exportTest, runs: `b.Run("announce", "--from", whole)`},
+	"seeder export app:v2 --since app:v1 -o app-v2.tar":                                                         {file: exportTest, runs: `"--since", harness.ShortName, "-o", back`},
+	"seeder export app:latest --since app:latest@sha256:DIGEST -o app.tar":                                      {file: exportTest, runs: `"--since", harness.ShortName+"@"+before, "-o", changes`},
+	"seeder export app:v2 --since app:v1 -o - | ssh root@node1 seeder announce --from -":                        {why: "the parts are run: -o - by TestExportEnded, --from - by TestFromDockerAndPodman"},
 	"seeder push me@node1 k3s-dashboard:latest":                                                                 {file: sshPushTest, runs: `pushed(to+" "+harness.ShortName`},
 	"echo 'me ALL=(root) NOPASSWD: /usr/bin/seeder dial-stdio' | sudo tee /etc/sudoers.d/seeder-push":           {file: sshPushTest, runs: `ALL=(root) NOPASSWD: /run/bin/seeder dial-stdio`},
 	"ssh -N -L 7953:127.0.0.1:7953 me@node1":                                                                    {file: sshPushTest, runs: `"-N", "-L", port+":"+mirror, harness.SSHUser+`},

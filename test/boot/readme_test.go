@@ -38,6 +38,7 @@ func TestReadme(t *testing.T) {
 		{"seeder announce k3s-dashboard:latest", r.announce},
 		{"seeder announce --from k3s-dashboard.tar", r.announceFile},
 		{"docker save app:v1 app:v2 | seeder announce --from -", r.announceStream},
+		{"seeder export app:v1 -o app-v1.tar", r.prints("exported sha256:")},
 		{"seeder announce app:v1 --on zone=a", r.announceOn},
 		{"seeder announce --rollback k3s-dashboard:latest", r.rollback},
 		{"seeder images", r.prints("k3s-dashboard:latest", "app:v1", "app:v2", "h1", "h2")},
