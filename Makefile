@@ -175,11 +175,13 @@ attack: build containerds ## attacks on a daemon in network namespaces, in full 
 	ATTACK=full go test -count=1 -v -timeout 10m -run '^TestAttack$$' ./test/attack
 
 .PHONY: producers
-producers: build containerds ## what podman, buildah, skopeo, umoci, Docker, crane and ko write, announced and run; a table. And what they push
+producers: build containerds ## what podman, buildah, skopeo, umoci, Docker, crane and ko write, announced and run; a table. And what they and BuildKit push
 	test/install.sh buildah skopeo umoci bzip2
 	cd test/tools/producers && CGO_ENABLED=0 go build -trimpath -o ../../../bin/producers/ tool
+	cd test/tools/buildkit && CGO_ENABLED=0 go build -trimpath -o ../../../bin/producers/ tool
 	PRODUCERS=1 go test -count=1 -v -timeout 30m -run '^TestProducers$$' ./test/hosts
 	go test -count=1 -v -timeout 10m -run '^TestPushIsAnnounce$$' ./test/hosts
+	go test -count=1 -v -timeout 10m -run '^TestPushByBuildKit$$' ./test/hosts
 
 .PHONY: bench-data
 bench-data: ## throughput and allocations of the data path
