@@ -180,7 +180,8 @@ func forward(l, to *harness.Host, address string) {
 }
 
 // TestPushThroughSSHForwarding: a registry on a host's loopback, a port that ssh forwards, and
-// what everybody has: docker push, skopeo copy.
+// what everybody has: docker push, skopeo copy, containerd's transfer service, and the pusher of
+// its Go client, which nerdctl pushes with.
 func TestPushThroughSSHForwarding(t *testing.T) {
 	n := harness.NewNetwork(t, "")
 	for range 3 {
@@ -205,7 +206,13 @@ func TestPushThroughSSHForwarding(t *testing.T) {
 	l.Sh("set -e; export DOCKER_CONFIG=/run/docker-config; " + password + " | " + bin + " login -u seeder --password-stdin " + mirror + " >&2; " +
 		bin + " tag " + harness.ShortName + " " + mirror + "/" + harness.ShortName + "; " + bin + " push " + mirror + "/" + harness.ShortName)
 	l.Sh(bin + " save " + harness.ShortName + " -o /run/app.tar; skopeo copy -q --insecure-policy --dest-tls-verify=false --dest-creds seeder:$(" + password + ") docker-archive:/run/app.tar docker://" + mirror + "/by-skopeo:v1")
-	for _, ref := range []string{harness.FullName, "docker.io/library/by-skopeo:v1"} {
+	l.StartContainerd()
+	for i, how := range []string{"--local", "--local=false"} {
+		name := fmt.Sprint("by-containerd:v", i)
+		l.ImportImage(harness.ImageSpec{Ref: mirror + "/" + name, Says: "from the laptop", Payload: 1 << 20, Gzip: i == 0, Seed: uint64(30 + i)})
+		l.Ctr("images", "push", how, "--plain-http", "--user", "seeder:"+strings.TrimSpace(l.Sh(password)), mirror+"/"+name)
+	}
+	for _, ref := range []string{harness.FullName, "docker.io/library/by-skopeo:v1", "docker.io/library/by-containerd:v0", "docker.io/library/by-containerd:v1"} {
 		a.Run("wait", ref, "--timeout", "1m")
 		for _, h := range cluster {
 			if got := h.RunContainer(ref); got != "from the laptop" {
