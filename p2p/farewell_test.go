@@ -92,11 +92,16 @@ func TestClusterMissedRestartAndFarewell(t *testing.T) {
 
 // farewells is an exchange of states, framed as on a stream, that tells of farewells.
 func farewells(from, list string) []byte {
+	return exchangeOf(fmt.Sprintf(`{"n":%q,"h":0,"l":[%s]}`, from, list))
+}
+
+// exchangeOf is an exchange of memberlist's states, framed as on a stream, of no member, with
+// what seeder adds to it.
+func exchangeOf(user string) []byte {
 	str := func(b []byte, s string) []byte {
 		return append(binary.BigEndian.AppendUint16(append(b, 0xda), uint16(len(s))), s...)
 	}
-	user := fmt.Sprintf(`{"n":%q,"h":0,"l":[%s]}`, from, list)
-	b := []byte{6, 0x83}
+	b := []byte{6, 0x83} // a push/pull; a map of three
 	b = append(str(b, "Nodes"), 0)
 	b = binary.BigEndian.AppendUint32(append(str(b, "UserStateLen"), 0xce), uint32(len(user)))
 	b = append(str(b, "Join"), 0xc2)

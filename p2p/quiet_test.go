@@ -1,12 +1,10 @@
 package p2p_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -15,32 +13,11 @@ import (
 	"seeder/p2p/trust"
 )
 
-// warnings is a log of which the warnings are looked at.
-type warnings struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (w *warnings) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.Write(p)
-}
-
-func (w *warnings) lines() (out []string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for line := range strings.Lines(w.buf.String()) {
-		out = append(out, line)
-	}
-	return out
-}
-
 // TestOneWarning: containerd that goes away under the work on several images is one
 // cause, and one line of the log.
 func TestOneWarning(t *testing.T) {
 	t.Parallel()
-	var log warnings
+	var log syncBuffer
 	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
 	nd.cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	nd.open(t)
@@ -65,7 +42,7 @@ func TestOneWarning(t *testing.T) {
 		}
 		return true
 	})
-	if got := log.lines(); len(got) != 1 || !strings.Contains(got[0], "waiting for containerd") {
+	if got := log.lines(""); len(got) != 1 || !strings.Contains(got[0], "waiting for containerd") {
 		t.Errorf("%d warnings for one cause:\n%s", len(got), strings.Join(got, ""))
 	}
 }
@@ -87,7 +64,7 @@ func (s *busyStore) Health(ctx context.Context) (address, version string, err er
 // TestBusyStore: a containerd that is late once is busy, and not away.
 func TestBusyStore(t *testing.T) {
 	t.Parallel()
-	var log warnings
+	var log syncBuffer
 	nd := newTestNode(t, "n0", trust.GenerateSecret(), nil)
 	nd.cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	store := &busyStore{Store: nd.store}
@@ -97,7 +74,7 @@ func TestBusyStore(t *testing.T) {
 	}
 	t.Cleanup(func() { nd.Node.Close() })
 	nd.waitFor(t, "it was asked again", func() bool { return store.asked.Load() >= 4 })
-	if got := log.lines(); len(got) != 0 || !nd.Status(t.Context()).Containerd.OK {
+	if got := log.lines(""); len(got) != 0 || !nd.Status(t.Context()).Containerd.OK {
 		t.Errorf("warnings for one late answer: %v", got)
 	}
 }

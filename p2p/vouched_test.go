@@ -2,7 +2,6 @@ package p2p_test
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -72,20 +71,11 @@ func TestClusterCountsThoseThatDiedBefore(t *testing.T) {
 // vouch is an exchange of states, framed as on a stream, that says of n members that do not
 // exist that they died.
 func vouch(from string, first, n int) []byte {
-	str := func(b []byte, s string) []byte {
-		return append(binary.BigEndian.AppendUint16(append(b, 0xda), uint16(len(s))), s...)
-	}
 	var list []string
 	for i := range n {
 		list = append(list, fmt.Sprintf(`{"n":"ghost%d","g":"10.7.%d.%d:7950","t":"10.7.%d.%d:7951","v":"x","s":60}`, first+i, (first+i)>>8, i&255, (first+i)>>8, i&255))
 	}
-	user := fmt.Sprintf(`{"n":%q,"h":0,"a":[%s]}`, from, strings.Join(list, ","))
-	b := []byte{6, 0x83}
-	b = append(str(b, "Nodes"), 0)
-	b = binary.BigEndian.AppendUint32(append(str(b, "UserStateLen"), 0xce), uint32(len(user)))
-	b = append(str(b, "Join"), 0xc2)
-	b = append(b, user...)
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+	return exchangeOf(fmt.Sprintf(`{"n":%q,"h":0,"a":[%s]}`, from, strings.Join(list, ",")))
 }
 
 // TestClusterInventedDead: a member that invents members that died has others count 128 of

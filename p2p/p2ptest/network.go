@@ -207,14 +207,22 @@ func (h *Host) Listen(addr string) (net.Listener, error) {
 	return h.listen(port)
 }
 
+// mayListen says why the host cannot listen on a port. The caller holds the network's mutex.
+func (h *Host) mayListen(port int, taken bool) error {
+	switch {
+	case h.gone:
+		return fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.ENETDOWN)
+	case taken:
+		return fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.EADDRINUSE)
+	}
+	return nil
+}
+
 func (h *Host) listen(port int) (*listener, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if h.gone {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.ENETDOWN)
-	}
-	if h.listeners[port] != nil {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.EADDRINUSE)
+	if err := h.mayListen(port, h.listeners[port] != nil); err != nil {
+		return nil, err
 	}
 	l := &listener{host: h, port: port, conns: make(chan net.Conn, backlog), ended: make(chan struct{})}
 	h.listeners[port] = l
@@ -295,11 +303,8 @@ func (h *Host) ListenPacket(addr string) (net.PacketConn, error) {
 	}
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if h.gone {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.ENETDOWN)
-	}
-	if h.packets[port] != nil {
-		return nil, fmt.Errorf("listen on %s:%d: %w", h.addr(), port, syscall.EADDRINUSE)
+	if err := h.mayListen(port, h.packets[port] != nil); err != nil {
+		return nil, err
 	}
 	s := &socket{host: h, port: port, packets: make(chan packet, packetQueue), ended: make(chan struct{})}
 	h.packets[port] = s

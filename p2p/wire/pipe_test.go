@@ -4,13 +4,11 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 )
 
 // pipes is a network of one address for virtual time: net.Pipe instead of
@@ -56,17 +54,8 @@ func pipePair(t testing.TB, h *handler, server, client Limits) (*Client, *pipes)
 	t.Helper()
 	p := newPipes()
 	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: handlers(h), Limiter: NewLimiter(server)})
-	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(p) }()
 	c := NewClient(ClientConfig{Credentials: credentials(t, secret), Limiter: NewLimiter(client), DialContext: p.dial})
-	t.Cleanup(func() {
-		c.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := errors.Join(s.Close(ctx), <-ended); err != nil {
-			t.Error(err)
-		}
-	})
+	serveUntilEnd(t, s, p, c)
 	return c, p
 }
 

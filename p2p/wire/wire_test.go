@@ -166,9 +166,15 @@ func serve(t testing.TB, h Handlers) (c *Client, addr string) {
 		t.Fatal(err)
 	}
 	s := NewServer(ServerConfig{Credentials: credentials(t, secret), Handlers: h})
+	c = NewClient(ClientConfig{Credentials: credentials(t, secret)})
+	serveUntilEnd(t, s, l, c)
+	return c, l.Addr().String()
+}
+
+// serveUntilEnd serves what comes to l, and closes server and client at the end of the test.
+func serveUntilEnd(t testing.TB, s *Server, l net.Listener, c *Client) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
-	c = NewClient(ClientConfig{Credentials: credentials(t, secret)})
 	t.Cleanup(func() {
 		c.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -177,7 +183,6 @@ func serve(t testing.TB, h Handlers) (c *Client, addr string) {
 			t.Error(err)
 		}
 	})
-	return c, l.Addr().String()
 }
 
 func TestSmallAnswers(t *testing.T) {
