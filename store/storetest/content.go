@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 
@@ -19,10 +20,7 @@ func ingest(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
+	w := s.begin(lctx, s.c, desc)
 	if _, err := w.Write(blob[:100_000]); err != nil {
 		s.Fatal(err)
 	}
@@ -31,21 +29,14 @@ func ingest(s *suite) {
 	}
 	// Another process goes on where this one stopped.
 	again := s.Open(s.T, ctrd.Config{})
-	if w, err = again.Content.Ingest(lctx, desc); err != nil {
-		s.Fatal(err)
-	}
+	w = s.begin(lctx, again, desc)
 	if w.Offset() != 100_000 {
 		s.Fatalf("goes on at %d, want 100000", w.Offset())
 	}
 	if s.here(desc.Digest) {
 		s.Error("a blob is visible before it is committed")
 	}
-	if _, err := w.Write(blob[100_000:]); err != nil {
-		s.Fatal(err)
-	}
-	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
-		s.Fatal(err)
-	}
+	s.finish(lctx, w, blob[100_000:])
 	if _, err := s.c.Content.Ingest(lctx, desc); !errors.Is(err, ctrd.ErrExists) {
 		s.Errorf("begin again: %v", err)
 	}
@@ -69,6 +60,25 @@ func ingest(s *suite) {
 	}
 }
 
+// begin begins to write a blob into c, or goes on.
+func (s *suite) begin(ctx context.Context, c *ctrd.Containerd, desc ocispec.Descriptor) *ctrd.Ingest {
+	s.Helper()
+	w, err := c.Content.Ingest(ctx, desc)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return w
+}
+
+// finish writes the rest of a blob and commits it.
+func (s *suite) finish(ctx context.Context, w *ctrd.Ingest, rest []byte) {
+	s.Helper()
+	_, err := w.Write(rest)
+	if err := errors.Join(err, w.Commit(ctx, nil), w.Close()); err != nil {
+		s.Fatal(err)
+	}
+}
+
 func ingestMismatch(s *suite) {
 	blob := []byte("what was asked for")
 	desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
@@ -77,10 +87,7 @@ func ingestMismatch(s *suite) {
 		s.Fatal(err)
 	}
 	defer release(s.ctx)
-	w, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
+	w := s.begin(lctx, s.c, desc)
 	if _, err := w.Write([]byte("what came, as long")); err != nil {
 		s.Fatal(err)
 	}
@@ -112,19 +119,10 @@ func ingestLocked(s *suite) {
 		s.Fatal(err)
 	}
 	defer release(s.ctx)
-	lost, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
-	w, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if _, err := w.Write(blob); err != nil {
-		s.Fatal(err)
-	}
-	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil || !s.here(desc.Digest) {
-		s.Errorf("it is not here: %v", err)
+	lost := s.begin(lctx, s.c, desc)
+	w := s.begin(lctx, s.c, desc)
+	if s.finish(lctx, w, blob); !s.here(desc.Digest) {
+		s.Error("it is not here")
 	}
 	if err := errors.Join(lost.Close(), s.c.Content.Abort(s.ctx, desc.Digest)); err != nil {
 		s.Error(err)
@@ -139,10 +137,7 @@ func writeWhole(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
+	w := s.begin(lctx, s.c, desc)
 	if _, err := w.Write([]byte("something else")); err != nil {
 		s.Fatal(err)
 	}
@@ -223,16 +218,7 @@ func lease(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := s.c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if _, err := w.Write(blob); err != nil {
-		s.Fatal(err)
-	}
-	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
-		s.Fatal(err)
-	}
+	s.finish(lctx, s.begin(lctx, s.c, desc), blob)
 	s.Collect(s.T)
 	if !s.here(desc.Digest) {
 		s.Error("collected in spite of the lease")

@@ -242,16 +242,7 @@ func leaseRenewed(s *suite) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	w, err := c.Content.Ingest(lctx, desc)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if _, err := w.Write(blob); err != nil {
-		s.Fatal(err)
-	}
-	if err := errors.Join(w.Commit(lctx, nil), w.Close()); err != nil {
-		s.Fatal(err)
-	}
+	s.finish(lctx, s.begin(lctx, c, desc), blob)
 	made := s.lease("storetest-renewed")
 	renewed := made
 	var releases []func(context.Context) error
