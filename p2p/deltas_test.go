@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,28 +172,30 @@ func TestClusterDeltaNeverLater(t *testing.T) {
 		name  string
 		alter func(c *simCluster)
 		late  time.Duration // than without
+		says  string        // what the status of a host says
+		fails bool          // it says that a delta failed
 	}{
-		{"off", func(c *simCluster) {}, 0},
-		{"not known to the announcer", func(c *simCluster) {}, time.Second},
+		{"off", func(c *simCluster) {}, 0, "", false},
+		{"not known to the announcer", func(c *simCluster) {}, time.Second, "away, or offers none", false},
 		{"of other bytes", func(c *simCluster) {
 			c.nodes[0].store.Deltas().Alter = func(p []byte) []byte {
 				p = bytes.Clone(p)
 				p[len(p)/2] ^= 1
 				return p
 			}
-		}, 3 * time.Second},
+		}, 3 * time.Second, "invalid delta", true},
 		{"not a delta", func(c *simCluster) {
 			c.nodes[0].store.Deltas().Alter = func([]byte) []byte { return []byte("not a delta") }
-		}, 3 * time.Second},
+		}, 3 * time.Second, "invalid delta", true},
 		{"longer than half of the layer", func(c *simCluster) {
 			c.nodes[0].store.Deltas().Alter = func(p []byte) []byte { return append(p, make([]byte, deltaLayer/2)...) }
-		}, time.Second},
-		{"never made", func(c *simCluster) { c.nodes[0].store.Deltas().Takes = time.Hour }, time.Second},
-		{"another one each time", func(c *simCluster) { c.nodes[0].store.Deltas().Flood = true }, 3 * time.Second},
+		}, time.Second, "whole it is here in ", false},
+		{"never made", func(c *simCluster) { c.nodes[0].store.Deltas().Takes = time.Hour }, time.Second, "as a delta in 3601", false},
+		{"another one each time", func(c *simCluster) { c.nodes[0].store.Deltas().Flood = true }, 3 * time.Second, "invalid delta", true},
 		{"made too late", func(c *simCluster) {
 			d := c.nodes[0].store.Deltas()
 			d.Takes, d.Says = 2*time.Minute, time.Second
-		}, 10 * time.Second},
+		}, 10 * time.Second, "it was not made in time", false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c, ref, next := deltaCluster(t, 3)
@@ -212,6 +215,10 @@ func TestClusterDeltaNeverLater(t *testing.T) {
 			times[test.name] = c.within(3*whole, test.name+": the second build is there", c.converged)
 			if times[test.name] > times["off"]+test.late {
 				t.Errorf("%s: it took %s, %s without", test.name, times[test.name], times["off"])
+			}
+			said := c.nodes[1].Status(t.Context()).NoDeltas
+			if test.says == "" && len(said) > 0 || test.says != "" && (len(said) != 1 || said[0].Reference != ref || said[0].Failed != test.fails || !strings.Contains(said[0].Reason, test.says)) {
+				t.Errorf("%s: the status says %+v, want %q (failed: %v)", test.name, said, test.says, test.fails)
 			}
 			d := c.nodes[1].store.Deltas()
 			if len(d.Expected) != len(d.Discarded) || len(d.Expected) > 1 {

@@ -47,6 +47,9 @@ const (
 	mostTried = 256
 )
 
+// errNoBase says that there is nothing to make a layer from.
+var errNoBase = errors.New("this host has no layer of another build or image that a delta could be made from")
+
 // byDeltas gets layers of one image as deltas while the rest of it is fetched.
 type byDeltas struct {
 	*Fetcher
@@ -61,6 +64,7 @@ type byDeltas struct {
 	asked  time.Time                   // when something was asked to be made last
 	until  map[digest.Digest]time.Time // how long a layer is held back while its delta is made
 	most   time.Time                   // how long any is
+	said   map[digest.Digest]bool      // layers of which it was said why they come whole
 	failed map[digest.Digest]bool      // layers of which a delta was of no use: they come whole
 	taking digest.Digest               // the layer that is being fetched as a delta and rebuilt; empty: none
 	first  time.Duration               // how long layers are held back until it is known what is offered
@@ -90,12 +94,19 @@ func (d *byDeltas) run(ctx context.Context) {
 		return
 	}
 	if err := d.askFirst(ctx); err != nil {
-		if ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errNoBase):
+			d.p.noDelta(errNoBase.Error())
+		case errors.Is(err, fs.ErrNotExist):
+			d.p.noDelta("the announcing host is away, or offers none")
+		default:
 			d.cfg.Log.Debug("no deltas", "ref", d.a.Reference, "err", err)
+			d.p.noDelta("the announcing host does not answer")
 		}
 		return
 	}
-	d.until, d.failed, d.most = map[digest.Digest]time.Time{}, map[digest.Digest]bool{}, time.Now().Add(holdMost)
+	d.until, d.said, d.failed, d.most = map[digest.Digest]time.Time{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, time.Now().Add(holdMost)
 	took := make(chan error, 1)
 	var taking sync.WaitGroup
 	defer taking.Wait()
@@ -190,7 +201,7 @@ func (d *byDeltas) ask(ctx context.Context, make bool) error {
 			return err
 		}
 		if len(d.bases) == 0 {
-			return fmt.Errorf("this host has no layer that may be a base: %w", fs.ErrNotExist)
+			return errNoBase
 		}
 	}
 	offers, err := d.cfg.Client.Deltas(ctx, addr, d.a.Seed.Digest, d.bases, make, d.ready)
@@ -267,7 +278,8 @@ func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, wait time.Duration
 		}
 		w := d.figures(o)
 		if !w.pays() {
-			if w.raw > 0 {
+			if w.raw > 0 && !d.said[o.Target] { // later the figures are of what is left
+				d.said[o.Target] = true
 				d.p.noDelta(fmt.Sprintf("whole it is here in %.1f s, as a delta in %.1f s", w.whole().Seconds(), w.byDelta().Seconds()))
 			}
 			continue
@@ -286,6 +298,7 @@ func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, wait time.Duration
 		}
 		left := min(until.Sub(now), d.most.Sub(now))
 		if left <= 0 {
+			d.said[o.Target] = true
 			d.p.noDelta("it was not made in time")
 			continue
 		}

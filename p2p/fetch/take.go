@@ -124,7 +124,7 @@ func (d *byDeltas) done(ctx context.Context, o chunk.Offer, err error) {
 	d.failed[o.Target] = true
 	d.cfg.Metrics.deltas.WithLabelValues("failed").Inc()
 	d.cfg.Deltas.Discard(o)
-	d.p.noDelta(err.Error())
+	d.p.tally.DeltaFailed(err.Error())
 	d.cfg.Log.Warn("failed to use a delta; fetching ordinary chunks", "ref", d.a.Reference, "layer", o.Target, "base", o.Base, "err", err)
 }
 

@@ -133,9 +133,9 @@ func (m *Matrix) column(refs []string) column {
 	return r
 }
 
-// noDelta is why no layer came as a delta, empty where one did.
+// noDelta is why no layer came as a delta, empty where one did and none failed.
 func noDelta(o tally.Origin) string {
-	if o.Rebuilt > 0 {
+	if o.Rebuilt > 0 && !o.DeltaFailed {
 		return ""
 	}
 	return o.NoDelta
@@ -301,6 +301,9 @@ func (m *Matrix) Status(context.Context) report.Status {
 			continue
 		}
 		s.Images.Total++
+		if img.NoDelta != "" {
+			s.NoDeltas = append(s.NoDeltas, report.NoDelta{Reference: img.Reference, Reason: img.NoDelta, Failed: c.origin.DeltaFailed})
+		}
 		if img.State == report.Ready {
 			s.Images.Ready++
 			continue

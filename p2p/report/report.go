@@ -165,7 +165,16 @@ type Status struct {
 	Converged bool       `json:"converged"`
 	Images    ImageCount `json:"images"`
 	Transfers []Transfer `json:"transfers"`
-	Disk      DiskStatus `json:"disk"`
+	// NoDeltas are the images of which a layer came whole, as far as this node remembers.
+	NoDeltas []NoDelta  `json:"no_deltas,omitempty"`
+	Disk     DiskStatus `json:"disk"`
+}
+
+// NoDelta is an image of which a layer came whole to this node, and why.
+type NoDelta struct {
+	Reference string `json:"ref"`
+	Reason    string `json:"reason"`
+	Failed    bool   `json:"failed,omitempty"` // a delta was taken and was of no use
 }
 
 // ContainerdStatus is the health of this host's containerd.

@@ -27,6 +27,8 @@ type Origin struct {
 	Rebuilt int64  // bytes of layers that were rebuilt from deltas
 	Delta   int64  // bytes of those deltas, as they came
 	NoDelta string // why the last layer that did not come as a delta did not; empty: nothing is known
+
+	DeltaFailed bool // NoDelta is why a delta failed that was taken
 }
 
 // Tally counts where the bytes of one announcement come from on this host, over all
@@ -42,6 +44,7 @@ type Tally struct {
 
 	rebuilt, delta int64
 	noDelta        string
+	deltaFailed    bool
 }
 
 // New returns a tally that counts from now on.
@@ -83,11 +86,21 @@ func (t *Tally) Delta(wire int64) {
 	t.wire += wire
 }
 
-// NoDelta records why a layer does not come as a delta.
+// NoDelta records why a layer does not come as a delta. A delta that failed is worth more to
+// know, and stays.
 func (t *Tally) NoDelta(why string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.noDelta = why
+	if !t.deltaFailed {
+		t.noDelta = why
+	}
+}
+
+// DeltaFailed records why a delta that was taken was of no use.
+func (t *Tally) DeltaFailed(why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noDelta, t.deltaFailed = why, true
 }
 
 // Travelled records a frame that came in vain.
@@ -127,7 +140,7 @@ func (t *Tally) Names() []string {
 func (t *Tally) Origin(now time.Time) Origin {
 	t.mu.Lock()
 	raw, local := maps.Clone(t.raw), t.local
-	o := Origin{Peers: append([]string(nil), t.order...), Wire: t.wire, Rate: t.rate.perSecond(now), Rebuilt: t.rebuilt, Delta: t.delta, NoDelta: t.noDelta}
+	o := Origin{Peers: append([]string(nil), t.order...), Wire: t.wire, Rate: t.rate.perSecond(now), Rebuilt: t.rebuilt, Delta: t.delta, NoDelta: t.noDelta, DeltaFailed: t.deltaFailed}
 	t.mu.Unlock()
 	o.Sources = sources(raw, o.Rebuilt, local)
 	return o

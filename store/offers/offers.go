@@ -193,7 +193,7 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 		return chunk.Offer{}, err
 	}
 	if base == "" {
-		return chunk.Offer{Target: l.Digest, Why: "this host has no layer that is like it and that the other one has, too"}, nil
+		return chunk.Offer{Target: l.Digest, Why: "the announcing host has no layer that is like it and that this host has, too"}, nil
 	}
 	return m.ask(&build{pair: pair{base, l.Digest}, kind: kind, bytes: l.Bytes, image: image}, make), nil
 }

@@ -3,6 +3,7 @@ package show
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"seeder/cmd/seeder/internal/cli"
@@ -152,7 +153,30 @@ func statusTable(terminal term.Terminal, s control.Judged) *term.Table {
 		}
 	}
 	line("images", colour, "%d of %d ready%s", s.Images.Ready, s.Images.Total, text)
+	noDeltaLines(s.NoDeltas, line)
 	line("disk", "", "%s free", term.Bytes(s.Disk.FreeBytes))
 	line("cache", "", "%s of at most %s, gives way when the disk fills up", term.Bytes(s.Disk.CacheBytes), term.Bytes(s.Disk.CacheLimitBytes))
 	return t
+}
+
+// maxNoDeltas is how many images a status lists of which layers came whole.
+const maxNoDeltas = 3
+
+// noDeltaLines say why layers came whole, first of the images of which a delta failed.
+func noDeltaLines(all []report.NoDelta, line func(name, colour, format string, args ...any)) {
+	list := slices.DeleteFunc(slices.Clone(all), func(n report.NoDelta) bool { return !n.Failed })
+	list = append(list, slices.DeleteFunc(slices.Clone(all), func(n report.NoDelta) bool { return n.Failed })...)
+	for i, n := range list[:min(len(list), maxNoDeltas)] {
+		name, colour, what := "", term.Faint, "came whole"
+		if i == 0 {
+			name = "deltas"
+		}
+		if n.Failed {
+			colour, what = term.Yellow, "a delta failed"
+		}
+		line(name, colour, "%s: %s: %s", term.Clean(short(n.Reference)), what, term.Clean(n.Reason))
+	}
+	if more := len(list) - maxNoDeltas; more > 0 {
+		line("", term.Faint, "… and %s: seeder status -o json", term.Plural(more, "more image"))
+	}
 }
