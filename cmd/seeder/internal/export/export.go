@@ -27,8 +27,8 @@ this one: carry FILE there and run ` + "`seeder announce --from FILE`" + ` on on
 need not be announced here.
 
 Without --since, FILE is an OCI image layout as a tar, which other tools read, too
-(` + "`k3s ctr images import`" + `, skopeo, docker load). It has the image's name, and the layers as they are
-in containerd.
+(` + "`k3s ctr images import`" + `, skopeo). It has the image's name, and the layers as they are in
+containerd.
 
 With --since, FILE has only what changed since an earlier build that the other cluster has.
 Layers that build has are left out, and of layers that changed the difference is sent where
