@@ -63,3 +63,20 @@ func TestTidyCollectsIngests(t *testing.T) {
 		t.Error("the ingest that nobody goes on with is still there")
 	}
 }
+
+// TestTidyDropsTheLeaseOfAReadyImage: a kill between an image's name and the end of the
+// import's lease leaves the lease, and the image is ready, so nobody imports it again.
+func TestTidyDropsTheLeaseOfAReadyImage(t *testing.T) {
+	t.Parallel()
+	s, p := announceSide(t, layer(t, "one", 300<<10))
+	name := forImport + p.Target.Digest.Encoded()
+	if _, _, err := s.ctrd.Leases.Take(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tidy(t.Context(), []digest.Digest{p.SeedDigest()}, []digest.Digest{p.Target.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := s.ctrd.Leases.Names(t.Context()); err != nil || len(names) > 0 {
+		t.Errorf("leases of an image that is ready: %v, %v", names, err)
+	}
+}

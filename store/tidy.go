@@ -25,7 +25,8 @@ const (
 // Tidy removes what work that will not go on has left behind, a crash or a newer
 // announcement having ended it: leases, frames and kept seed indexes of images that
 // are not among those named by the digests of their seed indexes and of their
-// targets. What is being fetched stays.
+// targets. What is being fetched stays. The lease of an import goes once its image is
+// ready: it was cut off between the image's name and the end of its lease.
 func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error {
 	seeds = s.withDeltas(seeds)
 	_, err := s.DropFrames(ctx, seeds)
@@ -33,7 +34,8 @@ func (s *Store) Tidy(ctx context.Context, seeds, targets []digest.Digest) error 
 }
 
 // tidyLeases drops leases whose work does not run, but keeps that of an import
-// which will be tried again: it protects what was written already.
+// which will be tried again: it protects what was written already. Where the image has
+// become ready otherwise nobody tries again, and nobody else would drop the lease.
 func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 	keep := map[digest.Digest]bool{}
 	for _, t := range targets {
@@ -59,15 +61,34 @@ func (s *Store) tidyLeases(ctx context.Context, targets []digest.Digest) error {
 			locks, hex = &s.locks.prepares, rest
 		}
 		target := digest.NewDigestFromEncoded(digest.SHA256, hex)
-		if target.Validate() != nil || locks == &s.locks.imports && keep[target] {
+		if target.Validate() != nil {
 			continue
 		}
 		if unlock, ok := locks.try(target); ok {
-			errs = append(errs, s.ctrd.Leases.Drop(ctx, name))
+			if locks != &s.locks.imports || !keep[target] || s.isReady(ctx, target) {
+				errs = append(errs, s.ctrd.Leases.Drop(ctx, name))
+			}
 			unlock()
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// isReady reports whether an image is ready under some name.
+func (s *Store) isReady(ctx context.Context, target digest.Digest) bool {
+	have, err := s.List(ctx)
+	if err != nil {
+		return false
+	}
+	for ref, d := range have {
+		if d != target {
+			continue
+		}
+		if ready, _, err := s.Check(ctx, ref, target); err == nil && ready {
+			return true
+		}
+	}
+	return false
 }
 
 // DropFrames removes the frames, staged and cached, of blobs that none of the images

@@ -1,6 +1,7 @@
 package p2ptest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -21,7 +22,8 @@ type conn struct {
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) { return c.in.read(p) }
 
-// Write implements net.Conn. It never waits: the buffers have no end.
+// Write implements net.Conn. It waits while more than sendBuffer is on its way through a
+// link that is narrow; other buffers have no end.
 func (c *conn) Write(p []byte) (int, error) { return c.out.write(p) }
 
 // Close implements net.Conn. What was written before still arrives.
@@ -44,7 +46,9 @@ func (c *conn) LocalAddr() net.Addr { return c.local }
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
 // SetDeadline implements net.Conn.
-func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
 
 // SetReadDeadline implements net.Conn.
 func (c *conn) SetReadDeadline(t time.Time) error {
@@ -52,8 +56,14 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetWriteDeadline implements net.Conn: writing does not wait.
-func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+// SetWriteDeadline implements net.Conn.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.out.setWriteDeadline(t)
+	return nil
+}
+
+// sendBuffer is how many bytes a connection takes that a narrow link has not let through.
+const sendBuffer = 256 << 10
 
 // half is one direction of a connection. What is written arrives in order after a
 // trip, later where a part was lost, and not while its path is cut.
@@ -71,6 +81,9 @@ type half struct {
 	err    error     // the reader has closed, or the connection is broken
 	readBy time.Time
 	timer  *time.Timer // of readBy
+
+	writeBy    time.Time // of a writer that a narrow link keeps waiting
+	writeTimer *time.Timer
 }
 
 type segment struct {
@@ -98,8 +111,10 @@ func (h *half) fail(err error) {
 		h.err = err
 	}
 	h.queue = nil
-	if h.timer != nil {
-		h.timer.Stop()
+	for _, t := range []*time.Timer{h.timer, h.writeTimer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	h.cond.Broadcast()
 }
@@ -107,14 +122,32 @@ func (h *half) fail(err error) {
 func (h *half) write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.ended:
-		return 0, net.ErrClosed
-	case h.err != nil:
-		return 0, syscall.EPIPE
+	for {
+		full := h.fullUntil()
+		switch {
+		case h.ended:
+			return 0, net.ErrClosed
+		case h.err != nil:
+			return 0, syscall.EPIPE
+		case full <= 0:
+			h.queue = append(h.queue, segment{bytes: append([]byte(nil), p...), due: h.arrives(len(p))})
+			return len(p), nil
+		case !h.writeBy.IsZero() && !time.Now().Before(h.writeBy):
+			return 0, os.ErrDeadlineExceeded
+		}
+		room := time.AfterFunc(full, h.wake)
+		h.cond.Wait()
+		room.Stop()
 	}
-	h.queue = append(h.queue, segment{bytes: append([]byte(nil), p...), due: h.arrives()})
-	return len(p), nil
+}
+
+// fullUntil is how long a narrow link needs until the writer may go on. mu is held.
+func (h *half) fullUntil() time.Duration {
+	queue, narrow := h.net.takes(h.path, sendBuffer)
+	if !narrow {
+		return 0
+	}
+	return max(0, time.Until(h.last)) - queue
 }
 
 // finish ends the direction after what is on its way.
@@ -122,12 +155,13 @@ func (h *half) finish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ended = true
-	h.arrives()
+	h.arrives(0)
+	h.cond.Broadcast() // a writer that waits
 }
 
-// arrives is when what is written now will be there; the reader is woken then. mu
-// is held.
-func (h *half) arrives() time.Time {
+// arrives is when so many bytes that are written now will be there; the reader is woken
+// then. mu is held.
+func (h *half) arrives(bytes int) time.Time {
 	d, ok := h.net.trip(h.path)
 	if !ok {
 		d += retransmit
@@ -135,8 +169,23 @@ func (h *half) arrives() time.Time {
 	if due := time.Now().Add(d); due.After(h.last) {
 		h.last = due
 	}
+	if more, narrow := h.net.takes(h.path, bytes); narrow {
+		h.last = h.last.Add(more)
+	}
 	time.AfterFunc(time.Until(h.last), h.wake)
 	return h.last
+}
+
+func (h *half) setWriteDeadline(t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.writeBy = t
+	if h.writeTimer != nil {
+		h.writeTimer.Stop()
+	}
+	if h.err == nil && !t.IsZero() {
+		h.writeTimer = time.AfterFunc(time.Until(t), h.wake)
+	}
 }
 
 func (h *half) setDeadline(t time.Time) {

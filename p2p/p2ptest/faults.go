@@ -12,6 +12,7 @@ import (
 type Link struct {
 	Loss, Twice   float64       // shares of packets, 0 to 1
 	Delay, Jitter time.Duration // Jitter is the most that is added by chance: packets overtake each other
+	BytesPerSec   int64         // of each connection; 0: as many as there are
 }
 
 // SetLink makes all ways from one of those hosts to one of these links like l; the
@@ -43,6 +44,17 @@ func (n *Network) Uncut(from, to []*Host) {
 	for _, c := range conns {
 		c.in.wake()
 	}
+}
+
+// takes is how long so many bytes of one connection need on p, where that is narrow.
+func (n *Network) takes(p path, bytes int) (d time.Duration, narrow bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.links[p]
+	if l.BytesPerSec == 0 {
+		return 0, false
+	}
+	return time.Duration(float64(bytes) / float64(l.BytesPerSec) * float64(time.Second)), true
 }
 
 // copies is how often a packet is sent.

@@ -3,6 +3,7 @@ package p2ptest
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -135,5 +136,47 @@ func TestLink(t *testing.T) {
 		far.Close()
 		from.Close()
 		to.Close()
+	})
+}
+
+// A narrow link lets so many bytes through in a second, and its writer waits.
+func TestNarrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(1)
+		a, b, near, far := pair(t, n)
+		const rate, total = 100_000, 1_000_000
+		n.SetLink([]*Host{a}, []*Host{b}, Link{BytesPerSec: rate})
+		began := time.Now()
+		wrote := make(chan time.Duration, 1)
+		go func() {
+			for range total / 10_000 {
+				if _, err := near.Write(make([]byte, 10_000)); err != nil {
+					t.Error(err)
+				}
+			}
+			wrote <- time.Since(began)
+		}()
+		if got, err := io.CopyN(io.Discard, far, total); got != total || err != nil {
+			t.Errorf("%d bytes, %v", got, err)
+		}
+		const want = total / rate * time.Second
+		if took := time.Since(began); took < want || took > want+time.Second {
+			t.Errorf("%d bytes took %s with %d a second, want %s", total, took, rate, want)
+		}
+		if took := <-wrote; took < want-4*time.Second || took > want {
+			t.Errorf("the writer had written after %s, want some 2.5 s before %s", took, want)
+		}
+		if err := near.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		for began = time.Now(); err == nil && time.Since(began) < time.Minute; {
+			_, err = near.Write(make([]byte, 100_000))
+		}
+		if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took > time.Second {
+			t.Errorf("%v after %s, want the deadline after a second", err, took)
+		}
+		near.Close()
+		far.Close()
 	})
 }

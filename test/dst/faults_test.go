@@ -209,7 +209,8 @@ func tornCrash(c *cluster, m *machine, e Event) (func(), bool) {
 }
 
 // catalogLost damages the catalog of a machine that is down. What nobody else has is
-// lost with it, and which announcements it has reached.
+// lost with it, and which announcements it has reached. A purge that it has heard of since
+// may take what it holds, so that may have been the last copy.
 func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 	if !m.up {
 		return nil, false
@@ -237,6 +238,7 @@ func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 	m.last = map[string]catalog.Record{}
 	for ref, d := range have {
 		m.put(ref, d)
+		c.touched[d.Encoded()] = true
 	}
 	return nil, true
 }

@@ -14,6 +14,14 @@ import (
 // layerBytes are the sizes of layers: most are one chunk, some are a few.
 var layerBytes = []int{300, 5_000, 60_000, 300_000, 700_000}
 
+const (
+	// largeBytes is the least size of a large layer, and by how much it differs: so many
+	// chunks that faults meet an image of which a part is here.
+	largeBytes = 3_000_000
+	// largeEvery is how many builds there are for each with a large layer.
+	largeEvery = 6
+)
+
 // archive is a new build of ref, as `docker save` writes it. Builds of one reference
 // have a layer in common, others are their own; the bytes depend on its arguments
 // alone.
@@ -22,6 +30,9 @@ func archive(ref string, build uint64) []byte {
 	layers := [][]byte{layer(ref, 20_000, true)}
 	for range 1 + rng.IntN(2) {
 		layers = append(layers, layer(fmt.Sprintf("%s %d %d", ref, build, len(layers)), layerBytes[rng.IntN(len(layerBytes))], rng.IntN(2) == 0))
+	}
+	if rng.IntN(largeEvery) == 0 {
+		layers = append(layers, layer(fmt.Sprintf("%s %d large", ref, build), largeBytes+rng.IntN(largeBytes), false))
 	}
 	files := map[string][]byte{}
 	var order, ids []string

@@ -19,6 +19,9 @@ var networkKinds = []kind{
 	{name: "duplicate", group: network, weight: 3, begin: link(func(e Event) p2ptest.Link {
 		return p2ptest.Link{Twice: 0.2 + float64(e.Arg%80)/100, Jitter: time.Duration(e.Arg%300) * time.Millisecond}
 	})},
+	{name: "narrow", group: network, weight: 4, begin: link(func(e Event) p2ptest.Link {
+		return p2ptest.Link{BytesPerSec: int64(30_000 + e.Arg%1_000_000)}
+	})},
 	{name: "loss everywhere", group: network, weight: 2, begin: func(c *cluster, _ *machine, e Event) (func(), bool) {
 		c.net.SetLoss(0.02 + float64(e.Arg%20)/100)
 		return func() { c.net.SetLoss(0) }, true
