@@ -42,6 +42,7 @@ type cluster struct {
 	own            map[int]bool              // descriptors that belong to faults
 	builds         uint64
 	decoded        map[string]catalog.Record
+	parsed         map[string]trust.Secrets // by text
 	begun          time.Time
 	result         Result
 }
@@ -54,7 +55,7 @@ type ending struct {
 
 func newCluster(course Course, base string, mounts bool, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
-		base: base, mounts: mounts, log: log, net: p2ptest.NewNetwork(course.Seed), decoded: map[string]catalog.Record{},
+		base: base, mounts: mounts, log: log, net: p2ptest.NewNetwork(course.Seed), decoded: map[string]catalog.Record{}, parsed: map[string]trust.Secrets{},
 		begun: time.Now(), result: Result{Counts: map[string]int{}}, own: map[int]bool{}, touched: map[string]bool{}, graves: map[string]catalog.Record{}, builds: course.Seed << 20,
 	}
 	for i := range course.Nodes {
@@ -89,10 +90,20 @@ func (c *cluster) secrets() trust.Secrets {
 	case 2:
 		text = word(k+1) + "\n" + word(k)
 	}
+	return c.parse(text)
+}
+
+// parse is trust.ParseSecrets, whose slow hash is most of what a course would cost: once
+// for each text.
+func (c *cluster) parse(text string) trust.Secrets {
+	if s, ok := c.parsed[text]; ok {
+		return s
+	}
 	s, err := trust.ParseSecrets([]byte(text))
 	if err != nil {
 		panic(err) // programmer error
 	}
+	c.parsed[text] = s
 	return s
 }
 

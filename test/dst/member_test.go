@@ -82,9 +82,7 @@ func (v *villain) open() (end func(), err error) {
 	}
 	secrets := v.c.secrets()
 	if v.stranger {
-		if secrets, err = trust.ParseSecrets([]byte("d07b1f3c5e9a8842 the secret of another cluster")); err != nil {
-			return nil, err
-		}
+		secrets = v.c.parse("d07b1f3c5e9a8842 the secret of another cluster")
 	}
 	creds, err := trust.NewCredentials(v.id, secrets)
 	if err != nil {
