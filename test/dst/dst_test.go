@@ -119,14 +119,23 @@ func number(t *testing.T, env string, def int) int {
 // allowed, and turns its end into a violation where it did not end well.
 func runCourse(t *testing.T, c Course, log string) Result {
 	t.Helper()
+	return runProgram(t, os.Args[0], c, envLog+"="+log)
+}
+
+// runProgram is runCourse with a program that is perhaps another one, whose output is
+// kept beside its log.
+func runProgram(t *testing.T, program string, c Course, env ...string) Result {
+	t.Helper()
 	dir := t.TempDir()
 	course, result, base := filepath.Join(dir, "course.json"), filepath.Join(dir, "result.json"), filepath.Join(dir, "hosts")
 	if err := errors.Join(os.WriteFile(course, encode(c), 0o600), os.Mkdir(base, 0o700)); err != nil {
 		return Result{Violations: []string{"harness: " + err.Error()}}
 	}
-	out, err := runChild(t, []string{childCourse + "=" + course, childResult + "=" + result, childDir + "=" + base, envLog + "=" + log})
-	if log != "" {
-		_ = os.WriteFile(log+".out", out, 0o600)
+	out, err := runChild(t, program, append(env, childCourse+"="+course, childResult+"="+result, childDir+"="+base))
+	for _, e := range env {
+		if log, ok := strings.CutPrefix(e, envLog+"="); ok && log != "" {
+			_ = os.WriteFile(log+".out", out, 0o600)
+		}
 	}
 	var r Result
 	b, rerr := os.ReadFile(result)
@@ -139,9 +148,9 @@ func runCourse(t *testing.T, c Course, log string) Result {
 	return r
 }
 
-// runChild starts this program again for one course. Without the right to make mounts it
+// runChild starts a program for one course. Without the right to make mounts it
 // runs in a user namespace, without that with none.
-func runChild(t *testing.T, env []string) (out []byte, err error) {
+func runChild(t *testing.T, program string, env []string) (out []byte, err error) {
 	t.Helper()
 	attempts := []*syscall.SysProcAttr{
 		{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL},
@@ -152,7 +161,7 @@ func runChild(t *testing.T, env []string) (out []byte, err error) {
 	}
 	for i, attr := range attempts {
 		ctx, cancel := context.WithTimeout(t.Context(), courseBound)
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestCourse$", "-test.v", "-test.timeout=0")
+		cmd := exec.CommandContext(ctx, program, "-test.run=^TestCourse$", "-test.v", "-test.timeout=0")
 		cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // courses run side by side, and are more alike
 		cmd.Env = append(cmd.Env, env...)
 		if i < len(attempts)-1 {

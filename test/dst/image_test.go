@@ -32,7 +32,7 @@ func archive(ref string, build uint64) []byte {
 		layers = append(layers, layer(fmt.Sprintf("%s %d %d", ref, build, len(layers)), layerBytes[rng.IntN(len(layerBytes))], rng.IntN(2) == 0))
 	}
 	if rng.IntN(largeEvery) == 0 {
-		layers = append(layers, layer(fmt.Sprintf("%s %d large", ref, build), largeBytes+rng.IntN(largeBytes), false))
+		layers = append(layers, layer(fmt.Sprintf("%s %d large", ref, build), largeBytes+rng.IntN(largeBytes), rng.IntN(2) == 0))
 	}
 	files := map[string][]byte{}
 	var order, ids []string
