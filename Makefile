@@ -70,6 +70,10 @@ dst: ## real nodes in virtual time under 10,000 faults: DST_SEED (random), DST_C
 	DST_SEED=$${DST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} DST_COURSES=$${DST_COURSES:-26} DST_ROUNDS=$${DST_ROUNDS:-6} \
 		go test -count=1 -v -timeout 3h -run '^TestSimulation$$' ./test/dst
 
+.PHONY: dst-mutations
+dst-mutations: ## breaks the product in one way after the other and shows that a check of the simulation finds each; DST_MUTATIONS: some of them
+	DST_MUTATIONS="$${DST_MUTATIONS:-all}" go test -count=1 -v -timeout 1h -run '^TestMutations$$' ./test/dst
+
 dst-short: ## the same for a fixed seed and a fresh one, which is printed
 	go test -count=1 -v -timeout 40m ./test/dst
 

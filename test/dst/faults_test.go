@@ -151,11 +151,16 @@ func moved(c *cluster, m *machine, e Event) (func(), bool) {
 	if err := m.leave(); err != nil {
 		c.violation("%v", err)
 	}
-	c.moves++
-	m.host = c.net.Host(fmt.Sprintf("10.1.%d.%d", c.moves/250, 1+c.moves%250))
+	m.host = c.net.Host(c.newAddress())
 	m.host.SetUp(false)
 	c.startAfter(m, time.Duration(e.For)*time.Millisecond/4)
 	return nil, true
+}
+
+// newAddress is one that no host has had.
+func (c *cluster) newAddress() string {
+	c.moves++
+	return fmt.Sprintf("10.1.%d.%d", c.moves/250, 1+c.moves%250)
 }
 
 // clockJumps stops all hosts and starts them again more than a month later: withdrawals

@@ -105,7 +105,8 @@ func (m *machine) start() error {
 	m.store = newFaultyStore(real)
 	cfg := p2p.Config{
 		Name: m.name, Version: "dst", DataDir: m.dir, Network: m.host, Now: m.now,
-		GossipBind: m.ip() + ":" + gossipPort, TransferBind: m.ip() + ":" + transPort,
+		Advertise: m.host.Advertise, Changes: m.host.Changes,
+		GossipBind: "0.0.0.0:" + gossipPort, TransferBind: "0.0.0.0:" + transPort,
 		Join:    func() []string { return []string{m.c.machines[0].ip(), m.c.machines[1].ip()} }, // these never move
 		Secrets: m.c.secrets(), Follow: true, KeepPrevious: 1, Pinned: true, Log: log,
 	}

@@ -44,14 +44,17 @@ func mutations() []mutation {
 		{"neither-wins", "p2p/catalog/record.go",
 			"	case !a.ann.AnnouncedAt.Equal(b.ann.AnnouncedAt):", "	case mutated(\"neither-wins\"):\n\t\treturn false\n\tcase !a.ann.AnnouncedAt.Equal(b.ann.AnnouncedAt):",
 			split, "wins"},
-		{"leases-stay", "store/tidy.go",
-			"			if locks != &s.locks.imports || !keep[target]", "			if mutated(\"leases-stay\") {\n\t\t\t} else if locks != &s.locks.imports || !keep[target]",
-			replacedWhileDown, "the lease import-"},
+		{"ingests-stay", "store/tidy.go",
+			"			if locks != &s.locks.imports || !keep[target]", "			if mutated(\"ingests-stay\") || mutated(\"leases-stay\") {\n\t\t\t} else if locks != &s.locks.imports || !keep[target]",
+			replacedWhileDown, "/embedded/content/ingest/"},
+		{"leases-stay", "store/import.go",
+			"	return release(ctx)", "	if mutated(\"leases-stay\") {\n\t\treturn nil\n\t}\n\treturn release(ctx)",
+			split, "the lease import-"},
 		{"frames-stay", "store/stage/stage.go",
 			"func (d *Dir) Drop(names ...string) (bytes int64) {", "func (d *Dir) Drop(names ...string) (bytes int64) {\n\tif mutated(\"frames-stay\") {\n\t\treturn 0\n\t}",
 			replacedWhileDown, "/stage/"},
 		{"named-too-early", "store/import.go",
-			"	tctx, cancel := context.WithTimeoutCause(lctx", "	if mutated(\"named-too-early\") {\n\t\ts.publishEarly(lctx, ref, target)\n\t}\n\ttctx, cancel := context.WithTimeoutCause(lctx",
+			"			if !needed || r.committed.has(", "			if mutated(\"named-too-early\") && artifact.IsLayer(b.info.MediaType) || !needed || r.committed.has(",
 			halfArrived, "which is not complete"},
 		{"cache-stays", "store/stage/cache.go",
 			"	goal := Use{min(", "	if mutated(\"cache-stays\") {\n\t\tneed, limit = Use{}, held\n\t}\n\tgoal := Use{min(",
@@ -73,7 +76,7 @@ func mutations() []mutation {
 			halfArrived, "files are open after everything was closed"},
 		{"memory-stays", "p2p/janitor.go",
 			"			j.images.Sweep(now)", "			if mutated(\"memory-stays\") {\n\t\t\t\thoard = append(hoard, make([]byte, 200<<20))\n\t\t\t}\n\t\t\tj.images.Sweep(now)",
-			split, "bytes of memory are in use"},
+			lookedAt, "bytes of memory are in use"},
 		{"does-not-stop", "p2p/janitor.go",
 			"			return\n		case now := <-tick.C:", "			if mutated(\"does-not-stop\") {\n\t\t\t\ttime.Sleep(time.Minute)\n\t\t\t}\n\t\t\treturn\n\t\tcase now := <-tick.C:",
 			split, "had not closed"},
@@ -83,22 +86,8 @@ func mutations() []mutation {
 	}
 }
 
-// helpers are what the changed packages get besides.
-const (
-	mutatedSource = "package %s\n\nimport \"os\"\n\nvar hoard []any\n\nfunc mutated(name string) bool { return os.Getenv(%q) == name }\n"
-	earlySource   = `package store
-
-import (
-	"context"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-func (s *Store) publishEarly(ctx context.Context, ref string, target ocispec.Descriptor) {
-	_ = s.ctrd.Images.Publish(ctx, ref, target)
-}
-`
-)
+// mutatedSource is a file that each changed package gets besides.
+const mutatedSource = "package %s\n\nimport \"os\"\n\nvar hoard []any\n\nfunc mutated(name string) bool { return os.Getenv(%q) == name }\n"
 
 // The courses. Node 0 announces the first build, with a layer of many chunks.
 
@@ -172,7 +161,16 @@ func replacedWhileDown() Course {
 
 // fullWithFrames: a disk on which frames are kept fills.
 func fullWithFrames() Course {
-	return courseOf(isText, at(500, "announce", 0, 1, 0, 0), at(10_000, "disk full", 1, 0, 20_000, 60_000), at(11_000, "disk full", 2, 0, 20_000, 60_000))
+	return courseOf(isText, at(500, "announce", 0, 1, 0, 0), at(10_000, "disk full", 1, 0, 20_000, 60_000), at(11_000, "loss", 0, 2, 100, 1), at(24_000, "loss", 0, 2, 100, 1))
+}
+
+// lookedAt: memory is looked at rarely.
+func lookedAt() Course {
+	events := []Event{at(500, "announce", 0, 1, 0, 0)}
+	for i := range int64(40) {
+		events = append(events, at(34_000+100*i, "loss", 2, 1, 50, 1))
+	}
+	return courseOf(isSmall, events...)
 }
 
 func purged() Course {
@@ -258,7 +256,6 @@ func buildMutated(t *testing.T) string {
 		pkg := filepath.Dir(path)
 		texts[filepath.Join(pkg, "mutated_overlay.go")] = fmt.Sprintf(mutatedSource, filepath.Base(pkg), childMutated)
 	}
-	texts[filepath.Join(root, "store", "early_overlay.go")] = earlySource
 	for path, text := range texts {
 		file := filepath.Join(dir, fmt.Sprintf("%d.go", len(replace)))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -58,6 +58,13 @@ var networkKinds = []kind{
 		c.net.Part(mine, rest)
 		return func() { c.net.Uncut(mine, rest); c.net.Uncut(rest, mine) }, true
 	}},
+	{name: "address changes", group: network, weight: 3, begin: func(c *cluster, m *machine, _ Event) (func(), bool) {
+		if !m.up || m.index < 2 {
+			return nil, false
+		}
+		m.host.SetIP(c.newAddress())
+		return nil, true
+	}},
 	{name: "half-open connection", group: network, weight: 6, begin: func(_ *cluster, m *machine, e Event) (func(), bool) {
 		return nil, m.up && m.host.Lose(e.Arg)
 	}},
