@@ -60,6 +60,11 @@ func hostile(t tricks) func(c *cluster, m *machine, e Event) (func(), bool) {
 		v := &villain{
 			tricks: t, c: c, rng: rand.New(rand.NewPCG(e.Arg, 5)), known: c.newest(),
 		}
+		if t.clock { // it announces these again, perhaps after a withdrawal has purged them everywhere
+			for _, rec := range v.known {
+				c.touched[rec.Announcement().Target.Digest.Encoded()] = true
+			}
+		}
 		if t.ghosts {
 			c.ghosts = time.Now().Add(time.Duration(e.For) * time.Millisecond)
 		}
