@@ -65,7 +65,7 @@ func (c *Content) Verify(ctx context.Context, dgst digest.Digest) (intact bool, 
 	verifier := dgst.Verifier()
 	_, err = io.CopyBuffer(verifier, io.NewSectionReader(ra, 0, ra.Size()), make([]byte, verifyBuffer))
 	if err := errors.Join(err, ra.Close()); err != nil {
-		return false, fmt.Errorf("read blob %s: %w", dgst, err)
+		return false, fmt.Errorf("read blob %s: %w", dgst, c.conn.fail(err))
 	}
 	if !verifier.Verified() {
 		stamp := Stamp{}
