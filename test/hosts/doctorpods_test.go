@@ -21,7 +21,7 @@ func waitingPods(h *harness.Host, images ...string) (env []string) {
 	h.Write("/etc/standin/pods.json", `{"apiVersion":"v1","items":[`+strings.Join(pods, ",")+`],"kind":"List"}`, 0o644)
 	h.Write("/etc/standin/k3s", "#!/bin/sh\n[ \"$1 $2 $3\" = 'kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml' ] && exec cat /etc/standin/pods.json\nexit 9\n", 0o755)
 	// What the fixes say is k3s's ctr is containerd's own.
-	h.Write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec ctr -a "+harness.Socket+" \"$@\"\n", 0o755)
+	h.Write("/etc/standin/k3s-ctr", "#!/bin/sh\nexec "+h.Bin+"/ctr -a "+harness.Socket+" \"$@\"\n", 0o755)
 	return []string{"PATH=/etc/standin:" + h.Bin + ":" + os.Getenv("PATH")}
 }
 
@@ -51,7 +51,7 @@ func TestDoctorPods(t *testing.T) {
 	}
 	a.Ctr("images", "import", archive("near"))
 	b.Ctr("images", "import", archive("far"))
-	a.Sh("ctr -a " + harness.Socket + " -n default images import " + archive("stray"))
+	a.Sh(a.Bin + "/ctr -a " + harness.Socket + " -n default images import " + archive("stray"))
 	env := waitingPods(a, "near:1", "far:1", "stray:1", "none:1")
 	out := doctor(a, env...)
 	near := out.fixOf(t, "web/p0", "ErrImageNeverPull on h2: image near:1 is in this host's containerd and not announced")
