@@ -246,6 +246,7 @@ func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images
 		Finder:    finder{f.Owners, a.NodeName},
 		Self:      f.cfg.Members.Self(),
 		Memory:    &f.memory,
+		Small:     swarm.SmallBytes,
 		Log:       f.cfg.SwarmLog.With("ref", a.Reference),
 		Observe: swarm.Observer{
 			Have: sw.Upload.Added,

@@ -28,6 +28,7 @@ type engine struct {
 	status   status
 	standing standing
 
+	begun    time.Time
 	requests []*request
 	puts     int // chunks being verified
 	nextTick time.Time
@@ -50,7 +51,7 @@ func newEngine(cfg FetchConfig) *engine {
 	e := &engine{
 		cfg: cfg, log: cfg.Log.With("seed", cfg.Seed), rng: newRand(cfg.Rand),
 		workers: workers{events: make(chan event, 64)},
-		todo:    newTodo(cfg.Chunks),
+		todo:    newTodo(cfg.Chunks, cfg.Small),
 		peers:   newPeers(cfg.Chunks.Len()),
 		blames:  blames{},
 	}
@@ -63,7 +64,7 @@ func newEngine(cfg FetchConfig) *engine {
 // one, and none is in the past, so nothing spins.
 func (e *engine) run() error {
 	now := time.Now()
-	e.nextTick, e.status.lastChunk, e.search.next = now.Add(tickEvery), now, now
+	e.begun, e.nextTick, e.status.lastChunk, e.search.next = now, now.Add(tickEvery), now, now
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for e.todo.left > 0 && e.err == nil {

@@ -100,9 +100,14 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 		}
 		return 1
 	})
+	patience := e.begun.Add(smallPatience)
 	for _, k := range ready {
 		if len(e.peers.neighbours) >= maxNeighbours {
 			break
+		}
+		if !k.peer.Complete && e.todo.small && now.Before(patience) && e.peers.serves() {
+			wake = earlier(wake, patience)
+			continue
 		}
 		e.follow(k, now)
 	}
@@ -110,7 +115,8 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 }
 
 // follow makes k a neighbour. One that is said to be complete is asked at once,
-// before its have-map is here, unless it was silent the last time: it may be gone.
+// before its have-map is here, unless it was silent the last time: it may be gone. For
+// very little that is all: its haves are not followed.
 func (e *engine) follow(k *known, now time.Time) {
 	n := e.cfg.Chunks.Len()
 	ctx, cancel := context.WithCancel(e.workers.ctx)
@@ -121,6 +127,10 @@ func (e *engine) follow(k *known, now time.Time) {
 	}
 	k.neighbour = true
 	e.peers.neighbours = append(e.peers.neighbours, nb)
+	if nb.complete && e.todo.small {
+		nb.unfollowed = true
+		return
+	}
 	e.workers.start(func() {
 		defer cancel()
 		err := e.cfg.Transport.FollowHaves(ctx, nb.peer, e.cfg.Seed, n, func(h Haves) {

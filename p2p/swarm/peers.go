@@ -42,8 +42,9 @@ type neighbour struct {
 	mapped   bool               // its have-map has come
 	complete bool               // holds everything there is, or is said to
 	gone     bool
-	// unfollowed: complete, as we were told, with no room for another have stream.
-	// It has no news anyway, and may still have a place for us among its requesters.
+	// unfollowed: complete, as we were told, with no room for another have stream, or
+	// with too little to fetch for one. It has no news anyway, and may still have a place
+	// for us among its requesters.
 	unfollowed bool
 	have       chunk.Bitmap // counted in copies unless complete
 	requests   []*request
@@ -51,6 +52,11 @@ type neighbour struct {
 	strikes    int
 	idleSince  time.Time // since when it has nothing for us; zero: it has
 	took       durations
+}
+
+// serves reports whether there is a complete neighbour that nothing is held against.
+func (ps *peers) serves() bool {
+	return slices.ContainsFunc(ps.neighbours, func(nb *neighbour) bool { return nb.complete && nb.strikes == 0 })
 }
 
 // answers reports whether nb has said anything: until then it may be gone.

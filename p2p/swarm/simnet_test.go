@@ -89,6 +89,7 @@ type simNet struct {
 	names   []string
 	rng     *rand.Rand
 	degree  int
+	small   int64       // FetchConfig.Small
 	carried *sync.Mutex // guards the links
 }
 
@@ -113,6 +114,7 @@ type simNode struct {
 	joins     time.Duration // after the start
 	unplugged time.Duration // how long a dial takes to fail once it has left
 	sent      atomic.Int64  // chunks
+	followed  atomic.Int64  // have streams
 	dups      atomic.Int64
 	done      time.Duration                                      // from its start
 	behave    func(ctx context.Context, n int) (Outgoing, error) // nil: as it should
@@ -226,7 +228,7 @@ func (n *simNode) fetch(ctx context.Context) error {
 	}
 	o.Duplicate = func(string, int64) { n.dups.Add(1) }
 	return Fetch(ctx, FetchConfig{Seed: n.net.seed, Chunks: &staged{n.chunks, n}, Transport: n, Finder: n,
-		Self: n.name, Rand: src, Observe: o})
+		Self: n.name, Small: n.net.small, Rand: src, Observe: o})
 }
 
 // Peers implements Finder: what owners and member lists come to.
@@ -280,6 +282,7 @@ func (n *simNode) FollowHaves(ctx context.Context, p Peer, _ digest.Digest, _ in
 		return err
 	}
 	defer end()
+	o.followed.Add(1)
 	err = o.upload.Haves(ctx, func(h Haves) error {
 		if o.haves != nil {
 			h = o.haves(h)

@@ -11,16 +11,20 @@ type todo struct {
 	verifying chunk.Bitmap
 	asked     map[int]int // requests by chunk, without those that are overdue
 	largest   int64       // bytes of the largest chunk that was missing at first
+	small     bool        // what was missing at first is as little as FetchConfig.Small
 }
 
-func newTodo(c Chunks) todo {
+func newTodo(c Chunks, small int64) todo {
 	t := todo{missing: chunk.NewBitmap(c.Len()), verifying: chunk.NewBitmap(c.Len()), asked: map[int]int{}}
 	t.readHeld(c)
 	t.free = t.missing.Clone()
+	var bytes int64
 	t.missing.Both(t.missing, func(i int) bool {
 		t.largest = max(t.largest, c.Bytes(i))
+		bytes += c.Bytes(i)
 		return true
 	})
+	t.small = bytes <= small
 	return t
 }
 

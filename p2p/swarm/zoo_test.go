@@ -382,6 +382,67 @@ func TestSmallImageIsQuick(t *testing.T) {
 	}
 }
 
+// TestSmallImageFollowsNobody: where little is missing and a complete peer serves it, no
+// have stream is opened, by as many nodes as a small cluster has.
+func TestSmallImageFollowsNobody(t *testing.T) {
+	for _, nodes := range []int{2, 8, 16} {
+		synctest.Test(t, func(t *testing.T) {
+			s, n := crowd(nodes, 20)
+			defer s.close()
+			s.small = 20 * pieceBytes
+			for _, o := range n { // so little takes no time
+				o.up.rate, o.down.rate = 100*fast*pieceBytes, 100*fast*pieceBytes
+			}
+			s.run(t, t.Context())
+			for _, o := range n {
+				if followed := o.followed.Load(); followed > 0 || o.done > smallPatience {
+					t.Errorf("%d nodes: %d follow %s, which was done after %v", nodes, followed, o.name, o.done)
+				}
+			}
+		})
+	}
+}
+
+// TestSmallImageFromOthers: little is had from peers that are not complete, too, soon, where
+// the complete one does not answer, has left, or refuses.
+func TestSmallImageFromOthers(t *testing.T) {
+	const chunks = 20
+	trouble := map[string]func(*simNode){
+		"silent": func(o *simNode) {
+			o.behave = func(ctx context.Context, _ int) (Outgoing, error) { <-ctx.Done(); return Outgoing{}, ctx.Err() }
+		},
+		"gone": func(o *simNode) { o.leave() },
+		"crowded": func(o *simNode) {
+			o.behave = func(context.Context, int) (Outgoing, error) { return Outgoing{}, ErrCrowded }
+		},
+		"has lost it": func(o *simNode) {
+			o.behave = func(context.Context, int) (Outgoing, error) { return Outgoing{}, ErrNotHeld }
+		},
+	}
+	for name, cause := range trouble {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, n := crowd(3, chunks)
+				defer s.close()
+				s.small = chunks * pieceBytes
+				for i := range chunks - 1 { // one is for n0 alone, which nobody wants
+					n[1].chunks.have.Set(i)
+				}
+				for _, o := range n[1:] {
+					o.chunks.wanted.Clear(chunks - 1)
+				}
+				cause(n[0])
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				s.run(t, ctx)
+				if n[2].done > smallPatience+time.Second {
+					t.Errorf("done after %v", n[2].done)
+				}
+			})
+		})
+	}
+}
+
 // Only what is wanted and missing is fetched.
 func TestFetchesOnlyWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
