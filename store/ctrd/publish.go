@@ -196,7 +196,7 @@ func unpin(ctx context.Context, is images.Store, name string) error {
 // other platforms is named, so that it can be given to others, and not unpacked. It is
 // idempotent; the caller holds a lease. The blobs here are not looked for again.
 func (im *Images) Settle(ctx context.Context, ref string, target ocispec.Descriptor, here ...digest.Digest) error {
-	if err := im.runtime.Unpack(ctx, target); err != nil {
+	if err := im.runtime.Unpack(ctx, target, here...); err != nil {
 		return err
 	}
 	return im.Publish(ctx, ref, target, here...)

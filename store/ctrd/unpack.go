@@ -230,13 +230,14 @@ func (rt *Runtime) unpacked(ctx context.Context, cs store, target ocispec.Descri
 	return u.top(), nil
 }
 
-// Unpack unpacks an image whose blobs are all here, unless it is for other platforms.
-func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor) error {
+// Unpack unpacks an image whose blobs are all here, unless it is for other platforms. The
+// blobs here, which the caller has just found or written, are not looked for again.
+func (rt *Runtime) Unpack(ctx context.Context, target ocispec.Descriptor, here ...digest.Digest) error {
 	nctx, cl, err := rt.conn.use(ctx)
 	if err != nil {
 		return err
 	}
-	cs := rt.content.once(cl)
+	cs := rt.content.once(cl, here...)
 	if foreign, err := rt.content.isForeign(nctx, cs, target); err != nil || foreign {
 		return err
 	}

@@ -11,23 +11,29 @@ import (
 
 // TestCallsOfContainerd: a layer costs the host that gets it five calls of containerd's
 // API: one writes, labels and commits its blob, three unpack it, and the look at the end
-// asks for the blob. An image of many small layers takes hardly more than its calls.
+// asks for the blob. It costs the host that announces it three questions: to list the image,
+// to serve it, and in the look at the end. An image of many small layers takes hardly more
+// than its calls.
 func TestCallsOfContainerd(t *testing.T) {
 	t.Parallel()
 	n := harness.NewCluster(t, harness.Newest, 2, "")
 	first, other := n.Hosts[0], n.Hosts[1]
-	calls := func(layers int) float64 {
+	calls := func(layers int) (got, asked float64) {
 		t.Helper()
 		img := imageOf(t, layers)
 		first.Ctr("images", "import", harness.DockerArchive(t, n.Dir, img))
-		before := containerdCalls(other, "content", "snapshots", "diff")
+		before, askedBefore := containerdCalls(other, "content", "snapshots", "diff"), containerdCalls(first, "content/Info")
 		first.Run("announce", img.Ref)
-		return containerdCalls(other, "content", "snapshots", "diff") - before
+		return containerdCalls(other, "content", "snapshots", "diff") - before, containerdCalls(first, "content/Info") - askedBefore
 	}
-	few, many := calls(2), calls(42)
-	t.Logf("%v calls for 2 layers, %v for 42", few, many)
+	few, askedFew := calls(2)
+	many, askedMany := calls(42)
+	t.Logf("%v calls for 2 layers, %v for 42; %v and %v questions of the announcing host", few, many, askedFew, askedMany)
 	if perLayer := (many - few) / 40; perLayer < 4 || perLayer > 5.2 {
 		t.Errorf("%.1f calls for each layer, want 5", perLayer)
+	}
+	if perLayer := (askedMany - askedFew) / 40; perLayer > 3.2 {
+		t.Errorf("%.1f questions of the announcing host for each layer, want 3", perLayer)
 	}
 }
 
