@@ -37,8 +37,8 @@ type announcing struct {
 }
 
 // announceHelp is the help of `seeder announce`.
-const announceHelp = `Announce an image to the cluster and wait until it is ready on every alive node that
-should hold it. Ctrl-C stops the waiting, not the seeding. Nodes that are down are listed
+const announceHelp = `Announce images to the cluster and wait until they are ready on every alive node that
+should hold them. Ctrl-C stops the waiting, not the seeding. Nodes that are down are listed
 at the end and not waited for, except with --all.
 
 SOURCE is where the image is:
@@ -52,6 +52,7 @@ SOURCE is where the image is:
                   or if their build is newer
 An image that is not in containerd is imported into it first. Of an archive, images
 without a valid name, charts, signatures and other artifacts are left out and listed.
+Several REFs are announced at once if containerd has them all.
 
 Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
 announces a build that this host still has. --rollback announces the build that this host
@@ -83,16 +84,17 @@ or error.`
 
 func announceCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "announce [REF] [--from SOURCE] [--on KEY=VALUE]",
-		Short: "Distribute an image from this host to all nodes",
+		Use:   "announce [REF...] [--from SOURCE] [--on KEY=VALUE]",
+		Short: "Distribute images from this host to all nodes",
 		Long:  announceHelp,
 		Example: `  seeder announce k3s-dashboard:latest
+  seeder announce app:v1 worker:v1 web:v1
   seeder announce --from k3s-dashboard.tar
   docker save app:v1 app:v2 | seeder announce --from -
   seeder announce app:v1 --on zone=a --on role!=gpu
   seeder announce --rollback app:latest
   seeder announce app:v1 --timeout 2m -o json`,
-		Args: cli.ArgCount(0, 1, "at most one reference"),
+		Args: cli.ArgCount(0, -1, "references"),
 	}
 	control.Flags(env, cmd)
 	out := cli.OutputFlag(cmd)
@@ -105,13 +107,13 @@ func announceCommand(env *cli.Env) *cobra.Command {
 	cmd.Flags().BoolVar(&flags.rollback, "rollback", false, "announce the previous version again")
 	cmd.Flags().BoolVar(&flags.detach, "detach", false, "return when the image is announced, without waiting for the nodes")
 	cli.TimeoutVar(cmd.Flags(), &flags.timeout, "timeout", defaultWait, "give up waiting after this `time`; 0: never")
-	cmd.ValidArgsFunction = completeRefs(env, localRefs, 1)
+	cmd.ValidArgsFunction = completeRefs(env, localRefs, 0)
 	cli.CompleteWords(cmd, "from", true, engines.FromAuto, engines.FromContainerd, engines.FromDocker, engines.FromPodman, engines.FromStdin)
 	cli.CompleteWords(cmd, "on", false)
 	flags.all = allFlag(cmd)
 	cli.CompleteWords(cmd, "timeout", false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		image, err := flags.image(args)
+		images, err := flags.images(args)
 		if err != nil {
 			return err
 		}
@@ -125,7 +127,7 @@ func announceCommand(env *cli.Env) *cobra.Command {
 		if !flags.detach {
 			say = tellPods(cmd.Context(), env, c, f, *out == "json")
 		}
-		if err = announceImage(cmd.Context(), env, c, f, image, flags); err == nil {
+		if err = announceImages(cmd.Context(), env, c, f, images, flags); err == nil {
 			say()
 		}
 		return err
@@ -133,14 +135,49 @@ func announceCommand(env *cli.Env) *cobra.Command {
 	return cmd
 }
 
-// image is what the arguments name, where they do not contradict the flags.
-func (f *announcing) image(args []string) (cli.Typed, error) {
+// images are what the arguments name, where they do not contradict the flags: one without
+// a name where there are none.
+func (f *announcing) images(args []string) ([]cli.Typed, error) {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	var out []cli.Typed
+	var refs []string
+	for _, arg := range args {
+		t, err := f.image(arg)
+		if err == nil && len(args) > 1 {
+			err = f.amongSeveral(t)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out, refs = append(out, t), append(refs, t.Ref)
+	}
+	return out, control.CheckSeveral(refs)
+}
+
+// amongSeveral is an error where t can only be announced alone.
+func (f *announcing) amongSeveral(t cli.Typed) error {
+	switch f.from {
+	case engines.FromDocker, engines.FromPodman:
+		return cli.Usagef("several images of %[1]s go as one archive: %[1]s save REF... | seeder announce --from -", f.from)
+	case engines.FromAuto, engines.FromContainerd:
+		if t.At != "" {
+			return cli.Usagef("%s names a build, which is announced alone", t.Text)
+		}
+		return nil
+	}
+	return cli.Usagef("--from %s takes at most one reference; without one all images in it are announced", f.from)
+}
+
+// image is what an argument names, where that does not contradict the flags.
+func (f *announcing) image(arg string) (cli.Typed, error) {
 	var t cli.Typed
-	if len(args) == 1 {
+	if arg != "" {
 		var err error
-		if t, err = cli.ParseTyped(args[0]); err != nil {
-			if info, statErr := os.Stat(args[0]); statErr == nil && (info.Mode().IsRegular() || engines.IsLayout(args[0])) {
-				return t, cli.Usagef("%s is a file: seeder announce --from %s", args[0], args[0])
+		if t, err = cli.ParseTyped(arg); err != nil {
+			if info, statErr := os.Stat(arg); statErr == nil && (info.Mode().IsRegular() || engines.IsLayout(arg)) {
+				return t, cli.Usagef("%[1]s is a file: seeder announce --from %[1]s", arg)
 			}
 			return t, err
 		}
@@ -161,12 +198,13 @@ func (f *announcing) image(args []string) (cli.Typed, error) {
 	return t, nil
 }
 
-func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, image cli.Typed, flags announcing) error {
+func announceImages(ctx context.Context, env *cli.Env, c *control.Client, f *show.Follower, images []cli.Typed, flags announcing) error {
 	none, err := checkOn(ctx, env, c, flags)
 	if err != nil {
 		return err
 	}
-	src, err := findOrigin(ctx, env, c, image, flags)
+	image := images[0]
+	src, err := findOrigins(ctx, env, c, images, flags)
 	if err != nil {
 		return err
 	}
@@ -181,8 +219,10 @@ func announceImage(ctx context.Context, env *cli.Env, c *control.Client, f *show
 		query.Set("wait", "false")
 		f.Event(control.Event{Event: control.EventSource, Time: time.Now().UTC(), Ref: image.Ref, Reason: none + "; it is announced for nodes that get the labels later"})
 	}
-	if image.Ref != "" {
-		query.Set("ref", image.Ref)
+	for _, t := range images {
+		if t.Ref != "" {
+			query.Add("ref", t.Ref)
+		}
 	}
 	if image.At != "" {
 		query.Set("digest", image.At.String())

@@ -88,6 +88,24 @@ func TestAnnounceDetached(t *testing.T) {
 	}
 }
 
+// TestAnnounceSeveral: images that containerd has are announced by one command, each once.
+func TestAnnounceSeveral(t *testing.T) {
+	t.Parallel()
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Waiting)}}
+	socket := controltest.Serve(t, f)
+	args := []string{"announce", "--detach", "-o", "json"}
+	for i := range 100 {
+		args = append(args, fmt.Sprintf("registry.example.com/some/team/some-app-%d:v1", i))
+	}
+	code, out, errs := seeder(t.Context(), socket, append(args, "registry.example.com/some/team/some-app-0:v1")...)
+	if code != cli.ExitDone {
+		t.Fatalf("exit code %d: %s%s", code, out, errs)
+	}
+	if got := strings.Count(strings.Join(kinds(t, out), " "), "announced"); got != 100 || len(f.Orders) != 100 {
+		t.Errorf("%d events, %d orders", got, len(f.Orders))
+	}
+}
+
 func TestNotConvergedInTime(t *testing.T) {
 	t.Parallel()
 	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Failed, report.Fetching, report.Excluded)}}

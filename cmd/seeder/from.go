@@ -18,7 +18,26 @@ import (
 	"seeder/cmd/seeder/internal/term"
 )
 
-// origin finds the image. The daemon's sandbox sees neither the user's files nor
+// findOrigins finds the images. Several are announced together where containerd has them
+// all.
+func findOrigins(ctx context.Context, env *cli.Env, c *control.Client, images []cli.Typed, flags announcing) (engines.Origin, error) {
+	if len(images) == 1 {
+		return findOrigin(ctx, env, c, images[0], flags)
+	}
+	for _, t := range images {
+		src, err := findOrigin(ctx, env, c, t, flags)
+		if err != nil {
+			return src, err
+		}
+		if src.Archive != nil {
+			return engines.Origin{}, errors.Join(src.Archive.Close(), cli.Usagef(
+				"%[1]s: announce it alone, or all of them from there: %[2]s save REF... | seeder announce --from -", src.Why, src.Name))
+		}
+	}
+	return engines.Origin{Name: engines.FromContainerd}, nil
+}
+
+// findOrigin finds the image. The daemon's sandbox sees neither the user's files nor
 // their Docker, so that both are read here.
 func findOrigin(ctx context.Context, env *cli.Env, c *control.Client, t cli.Typed, flags announcing) (engines.Origin, error) {
 	switch {
@@ -51,19 +70,21 @@ func take(ctx context.Context, i engines.Image, why string) (engines.Origin, err
 // chooseOrigin is containerd, unless it lacks the image or Docker or Podman have
 // another build that is newer.
 func chooseOrigin(ctx context.Context, env *cli.Env, c *control.Client, t cli.Typed) (engines.Origin, error) {
+	img, err := engines.Find(ctx, env, t.Ref, engines.FromAuto)
+	if errors.Is(err, engines.ErrNone) { // there is nothing to choose: the daemon says what it lacks
+		return engines.Origin{Name: engines.FromContainerd}, nil
+	}
 	var local control.Local
 	localErr := c.Get(ctx, "/v1/local", url.Values{"ref": {t.Ref}}, &local)
-	if localErr != nil && !errors.Is(localErr, fs.ErrNotExist) {
+	switch {
+	case localErr != nil && !errors.Is(localErr, fs.ErrNotExist):
+		if err == nil {
+			localErr = errors.Join(localErr, img.Engine.Close())
+		}
 		return engines.Origin{}, localErr
-	}
-	img, err := engines.Find(ctx, env, t.Ref, engines.FromAuto)
-	if localErr != nil {
-		if errors.Is(err, engines.ErrNone) { // nothing to say of Docker and Podman where neither is
-			return engines.Origin{}, localErr
-		}
-		if err != nil {
-			return engines.Origin{}, fmt.Errorf("%w; %w", localErr, err)
-		}
+	case localErr != nil && err != nil:
+		return engines.Origin{}, fmt.Errorf("%w; %w", localErr, err)
+	case localErr != nil:
 		return take(ctx, img, fmt.Sprintf("%s comes from %s: containerd does not have it", cli.ShortRef(t.Ref), img.Engine.Kind))
 	}
 	if err != nil {

@@ -46,18 +46,18 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 		out, err := c.pushed(ctx, q["pushed"], o)
 		return out, nil, err
 	}
-	archive := q.Get("archive") == "true"
-	var err error
-	if q.Get("ref") != "" || !archive {
-		if o.Ref, err = cli.NormalizeRef(q.Get("ref")); err != nil {
-			return nil, nil, err
-		}
-	}
 	if err := o.At.Validate(); o.At != "" && err != nil {
 		return nil, nil, cli.Usagef("digest %q: %w", o.At, err)
 	}
-	if !archive {
-		return []order{{Order: o}}, nil, nil
+	if q.Get("archive") != "true" {
+		out, err := ofContainerd(q["ref"], o)
+		return out, nil, err
+	}
+	var err error
+	if q.Get("ref") != "" {
+		if o.Ref, err = cli.NormalizeRef(q.Get("ref")); err != nil {
+			return nil, nil, err
+		}
 	}
 	brought, err := c.announcer.ImportArchive(ctx, body, o.Ref)
 	if err != nil {
@@ -72,6 +72,31 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 		out = append(out, next)
 	}
 	return out, brought.LeftOut, nil
+}
+
+// ofContainerd are orders of images that containerd has, each once.
+func ofContainerd(refs []string, o Order) (out []order, err error) {
+	if err := CheckSeveral(refs); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(refs) > 1 && o.At != "":
+		return nil, cli.Usagef("the digest %s for %d images", o.At, len(refs))
+	case len(refs) == 0:
+		refs = []string{""} // which the error says
+	}
+	asked := map[string]bool{}
+	for _, ref := range refs {
+		next := order{Order: o}
+		if next.Ref, err = cli.NormalizeRef(ref); err != nil {
+			return nil, err
+		}
+		if !asked[next.Ref] {
+			out = append(out, next)
+		}
+		asked[next.Ref] = true
+	}
+	return out, nil
 }
 
 // pushed imports images that were pushed, each REF@DIGEST. Where one cannot be imported none
