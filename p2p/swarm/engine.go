@@ -28,7 +28,6 @@ type engine struct {
 	status   status
 	standing standing
 
-	begun    time.Time
 	requests []*request
 	puts     int // chunks being verified
 	nextTick time.Time
@@ -64,7 +63,7 @@ func newEngine(cfg FetchConfig) *engine {
 // one, and none is in the past, so nothing spins.
 func (e *engine) run() error {
 	now := time.Now()
-	e.begun, e.nextTick, e.status.lastChunk, e.search.next = now, now.Add(tickEvery), now, now
+	e.nextTick, e.status.lastChunk, e.search.next, e.search.begun = now.Add(tickEvery), now, now, now
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for e.todo.left > 0 && e.err == nil {

@@ -11,8 +11,9 @@ import (
 	"seeder/store/chunk"
 )
 
-// search is when the finder is asked next, and how often it was.
+// search is when it began, when the finder is asked next, and how often it was.
 type search struct {
+	begun  time.Time
 	next   time.Time
 	asking bool
 	asked  int // questions answered
@@ -100,7 +101,7 @@ func (e *engine) connect(now time.Time) (wake time.Time) {
 		}
 		return 1
 	})
-	patience := e.begun.Add(smallPatience)
+	patience := e.search.begun.Add(smallPatience)
 	for _, k := range ready {
 		if len(e.peers.neighbours) >= maxNeighbours {
 			break
