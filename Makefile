@@ -197,6 +197,10 @@ bench-delta: ## what travels instead of a rebuilt layer: the table of docs/delta
 	cd test/tools/pgzip && go build -trimpath -o ../../../bin/pgzip .
 	BENCH_DELTA=1 BENCH_DELTA_REPORT=$(abspath $(BENCH_DELTA_REPORT)) go test -count=1 -v -timeout 2h -run '^TestBenchDelta$$' ./test/delta
 
+.PHONY: bench-deploy
+bench-deploy: build containerds ## the deploy of a second build, whole and as a delta, 3 hosts at 25 Mbit/s and 8 at 100 Mbit/s and 1 Gbit/s: a table; BENCH_DEPLOY_MB (300); ten minutes
+	BENCH_DEPLOY=1 go test -count=1 -v -timeout 1h -run '^TestDeploy$$' ./test/bench
+
 .PHONY: bench-profile
 bench-profile: containerds ## where seeder's CPU seconds go, by perf, in one cell of bench
 	test/bench/profile.sh

@@ -1,0 +1,77 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"seeder/test/harness"
+)
+
+// buildsOf are three builds of one image: in each a hundredth of the files of a layer of some
+// mb MB are others than in the build before.
+func buildsOf(t *testing.T, gzip bool, mb int) (builds []*harness.Image) {
+	t.Helper()
+	const size = 80_000
+	files := map[string][]byte{}
+	for i := range mb * 1_000_000 / size {
+		files[fmt.Sprintf("usr/lib/app/%05d.txt", i)] = harness.Words(uint64(i), size)
+	}
+	for build := range 3 {
+		for i := build; build > 0 && i < len(files); i += 100 {
+			name := fmt.Sprintf("usr/lib/app/%05d.txt", i)
+			files[name] = append(fmt.Appendf(nil, "a line of build %d\n", build), files[name]...)
+		}
+		builds = append(builds, harness.PackImage(t, harness.ShortName, gzip, harness.TarOf(t, files)))
+	}
+	return builds
+}
+
+// deployed brings img to all hosts and says how long the announcement took and how many
+// bytes the first host sent.
+func deployed(t *testing.T, n *harness.Network, img *harness.Image, args ...string) (took time.Duration, sent float64) {
+	t.Helper()
+	a := n.Hosts[0]
+	a.Ctr("images", "import", img.DockerArchive(t, n.Dir))
+	sent = a.Metric("seeder_wire_sent_bytes_total")
+	began := time.Now()
+	a.Run(append([]string{"announce", "--timeout", "10m"}, append(args, harness.ShortName)...)...)
+	return time.Since(began), a.Metric("seeder_wire_sent_bytes_total") - sent
+}
+
+// TestDeploy measures the deploy after the first one, of a layer of BENCH_DEPLOY_MB MB of which one
+// file of a hundred was edited: the second build whole, the third as a delta.
+func TestDeploy(t *testing.T) {
+	if os.Getenv("BENCH_DEPLOY") == "" {
+		t.Skip("a measurement that takes minutes; `make bench-deploy` runs it")
+	}
+	mb, err := strconv.Atoi(harness.EnvList("BENCH_DEPLOY_MB", "300")[0])
+	if err != nil {
+		t.Fatalf("BENCH_DEPLOY_MB: %v", err)
+	}
+	var table strings.Builder
+	table.WriteString("| layer | hosts | links | whole | delta | delta ÷ whole | announcer sent | of the layer |\n|---|---|---|---|---|---|---|---|\n")
+	for _, gzip := range []bool{true, false} {
+		builds := buildsOf(t, gzip, mb)
+		layer := float64(len(builds[2].Layers[0]))
+		kind := map[bool]string{true: "gzip", false: "plain"}[gzip]
+		for _, cell := range []struct {
+			hosts int
+			rate  string
+		}{{3, "25mbit"}, {8, "100mbit"}, {8, "1000mbit"}} {
+			t.Run(fmt.Sprintf("%s/%d/%s", kind, cell.hosts, cell.rate), func(t *testing.T) {
+				n := harness.NewCluster(t, harness.Newest, cell.hosts, cell.rate)
+				deployed(t, n, builds[0])
+				whole, sentWhole := deployed(t, n, builds[1], "--no-delta")
+				delta, sent := deployed(t, n, builds[2])
+				fmt.Fprintf(&table, "| %s, %.0f MB | %d | %s | %.1f s, %.1f MB sent | %.1f s | %.2f | %.2f MB | %.2f %% |\n", kind, layer/1e6,
+					cell.hosts, strings.Replace(cell.rate, "mbit", " Mbit/s", 1), whole.Seconds(), sentWhole/1e6,
+					delta.Seconds(), delta.Seconds()/whole.Seconds(), sent/1e6, 100*sent/layer)
+			})
+		}
+	}
+	fmt.Println(table.String())
+}
