@@ -57,7 +57,7 @@ conformance: ## the registry of a daemon against the conformance suite of the OC
 	CONFORMANCE=$(CURDIR)/bin/conformance go test -count=1 -timeout 5m -run '^TestOCIConformance$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector; lint has vetted them
-	go test -race -vet=off -shuffle=on $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
+	go test -race -vet=off -shuffle=on -timeout 30m $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
 	go test -vet=off -shuffle=on ./store/delta # has no goroutines; under the race detector it takes two minutes
 	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
 	go test -count=1 -run '^TestTables$$' ./test/bench ./test/delta
