@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // Dir is a directory to which archives are read whose images are to be sent elsewhere. It
@@ -56,7 +59,7 @@ func (d *Dir) Blobs(ctx context.Context, target ocispec.Descriptor) (blobs, mani
 			blobs = append(blobs, desc)
 			return nil
 		}
-		below, err := images.Children(ctx, d.store, desc)
+		below, err := images.Children(ctx, documents{d.store}, desc)
 		if err != nil {
 			return fmt.Errorf("read the manifest %s: %w", desc.Digest, err)
 		}
@@ -98,7 +101,22 @@ func (d *Dir) ContentStore(ctx context.Context) (context.Context, content.Store,
 }
 
 // Documents is part of Blobs.
-func (d *Dir) Documents(context.Context) (content.Provider, error) { return d.store, nil }
+func (d *Dir) Documents(context.Context) (content.Provider, error) { return documents{d.store}, nil }
+
+// documents refuses what is too large to be read into memory.
+type documents struct{ content.Provider }
+
+// ReaderAt implements content.Provider.
+func (d documents) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	ra, err := d.Provider.ReaderAt(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	if err := artifact.CheckDocument(desc.Digest, ra.Size()); err != nil {
+		return nil, errors.Join(err, ra.Close())
+	}
+	return ra, nil
+}
 
 // Verify is part of Blobs.
 func (d *Dir) Verify(ctx context.Context, dgst digest.Digest) (intact bool, err error) {

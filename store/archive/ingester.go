@@ -2,12 +2,17 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 // ingester is the content store for one archive. Its writers have names of
@@ -54,6 +59,19 @@ func (s *ingester) Writer(ctx context.Context, opts ...content.WriterOpt) (conte
 		return nil, err
 	}
 	return &writer{Writer: w, store: s, ref: o.Ref, labels: labels, digester: digest.SHA256.Digester()}, nil
+}
+
+// ReaderAt implements content.Provider. The importer reads the config that a manifest.json
+// names into memory, whatever entry that is; of layers it reads the beginning.
+func (s *ingester) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	ra, err := s.Store.ReaderAt(ctx, desc)
+	if err != nil || !images.IsConfigType(desc.MediaType) && !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
+		return ra, err
+	}
+	if err := artifact.CheckDocument(desc.Digest, ra.Size()); err != nil {
+		return nil, errors.Join(&refusedError{err.Error()}, ra.Close())
+	}
+	return ra, nil
 }
 
 func (s *ingester) note(ref string, d digest.Digest) {

@@ -196,3 +196,12 @@ const MaxIndexDepth = 4
 // MaxDocBytes bounds manifests, indexes and configs, which are read into memory;
 // registries take at most 4 MiB.
 const MaxDocBytes = 8 << 20
+
+// CheckDocument is an error where a manifest, index or config has too many bytes to be read
+// into memory. What a descriptor says of its size may be a lie: bytes is the blob's own.
+func CheckDocument(d digest.Digest, bytes int64) error {
+	if bytes > MaxDocBytes {
+		return fmt.Errorf("the manifest, index or config %s has %d bytes, at most %d", d, bytes, MaxDocBytes)
+	}
+	return nil
+}

@@ -16,6 +16,7 @@ import (
 
 // Blobs are the blobs of a host, as a walk asks for them.
 type Blobs interface {
+	// ReaderAt of it refuses what CheckDocument does.
 	content.InfoReaderProvider
 	// Fileless reports whether a blob is known to have no file, whatever containerd says.
 	Fileless(ctx context.Context, dgst digest.Digest) bool
@@ -102,9 +103,6 @@ func (w *walk) index(ctx context.Context, desc ocispec.Descriptor, depth int) er
 	if ok, err := w.hasDocument(ctx, desc); err != nil || !ok {
 		return w.orMissing(ctx, err, desc, "index")
 	}
-	if err := w.bounded(ctx, desc, "index"); err != nil {
-		return err
-	}
 	children, err := images.Children(ctx, w.blobs, desc)
 	if err != nil {
 		return fmt.Errorf("read index %s: %w", desc.Digest, w.blobs.Explain(err))
@@ -141,9 +139,6 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 	if ok, err := w.hasDocument(ctx, desc); err != nil || !ok {
 		return w.orMissing(ctx, err, desc, "manifest")
 	}
-	if err := w.bounded(ctx, desc, "manifest"); err != nil {
-		return err
-	}
 	children, err := images.Children(ctx, w.blobs, desc)
 	if err != nil {
 		return fmt.Errorf("read manifest %s: %w", desc.Digest, w.blobs.Explain(err))
@@ -169,9 +164,6 @@ func (w *walk) manifest(ctx context.Context, desc ocispec.Descriptor, p *ocispec
 		}
 		w.incomplete = missing
 		return nil // a platform that is not complete here is not ours to give
-	}
-	if err := w.bounded(ctx, children[0], "config"); err != nil {
-		return err
 	}
 	if p == nil || p.OS == "" {
 		got, err := images.ConfigPlatform(ctx, w.blobs, children[0])
@@ -253,15 +245,6 @@ func (w *walk) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 		return false, nil
 	}
 	return d.Size == 0 || info.Size == d.Size, nil
-}
-
-// bounded refuses a document that is too large to be one.
-func (w *walk) bounded(ctx context.Context, d ocispec.Descriptor, what string) error {
-	info, err := w.blobs.Info(ctx, d.Digest)
-	if err == nil && info.Size > MaxDocBytes {
-		return fmt.Errorf("image %s: its %s %s has %d bytes, at most %d", w.target.Digest, what, d.Digest, info.Size, MaxDocBytes)
-	}
-	return nil
 }
 
 func (w *walk) orMissing(ctx context.Context, err error, desc ocispec.Descriptor, what string) error {

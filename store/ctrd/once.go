@@ -91,14 +91,18 @@ func (o *once) Info(ctx context.Context, dgst digest.Digest) (content.Info, erro
 // ReaderAt implements content.Provider for manifests, indexes and configs, which are
 // verified: one whose bytes do not match its digest is marked as damaged and not found,
 // so that it is fetched again. A file alone says nothing: containerd has to know the
-// blob. What is larger than a document may be is for artifact.Walk to refuse.
+// blob. What is larger than a document may be is refused: who reads it takes all of it into
+// memory.
 func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if _, err := o.Info(ctx, desc.Digest); err != nil {
 		return nil, err
 	}
 	ra, stamp, err := o.open(ctx, desc)
-	if err != nil || ra.Size() > artifact.MaxDocBytes {
-		return ra, err
+	if err != nil {
+		return nil, err
+	}
+	if err := artifact.CheckDocument(desc.Digest, ra.Size()); err != nil {
+		return nil, errors.Join(err, ra.Close())
 	}
 	verified := desc.Digest.Verifier()
 	if _, err := io.Copy(verified, io.NewSectionReader(ra, 0, ra.Size())); err != nil {
