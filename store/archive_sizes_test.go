@@ -58,3 +58,36 @@ func TestDocumentOfManyBytes(t *testing.T) {
 		}
 	}
 }
+
+// TestDocumentOfManyValues: a document whose text is short enough, and which would take many
+// times as much memory once it is decoded, is refused before that.
+func TestDocumentOfManyValues(t *testing.T) {
+	t.Parallel()
+	many := bytes.Repeat([]byte("1,"), artifact.MaxDocValues+2)
+	list := func(before, after string) []byte {
+		return append(append([]byte(before), many[:len(many)-1]...), after...)
+	}
+	manifest := list(`{"layers":[`, "]}")
+	said := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(manifest), Size: int64(len(manifest)),
+		Annotations: map[string]string{archive.ImageName: v1}}
+	index, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{said}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	layout := entry{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)}
+	s := open(t, t.TempDir())
+	for want, p := range map[string][]byte{
+		"index.json":         tarOf(t, layout, entry{"index.json", list(`{"manifests":[`, "]}")}),
+		"manifest.json":      tarOf(t, entry{"manifest.json", list("[", "]")}),
+		archive.ContentsName: tarOf(t, entry{archive.ContentsName, list(`{"version":1,"deltas":[`, "]}")}),
+		said.Digest.String(): tarOf(t, layout, entry{"index.json", index}, entry{archive.BlobName(said.Digest), manifest}),
+	} {
+		want += " has more than 100000 values"
+		if _, err := s.ImportArchive(t.Context(), bytes.NewReader(p), ""); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if left := leftBehind(t, s); len(left) > 0 {
+			t.Errorf("%s: left behind: %q", want, left)
+		}
+	}
+}

@@ -92,6 +92,9 @@ func decodeContents(r io.Reader) (Contents, error) {
 	if len(p) > maxArchiveDocBytes {
 		return Contents{}, refusef("%s has more than %d bytes", ContentsName, maxArchiveDocBytes)
 	}
+	if err := checkValues(ContentsName, p); err != nil {
+		return Contents{}, err
+	}
 	if err := json.Unmarshal(p, &c); err != nil {
 		return Contents{}, refusef("invalid %s: %v", ContentsName, err)
 	}

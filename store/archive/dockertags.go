@@ -93,13 +93,17 @@ func (r *rewriter) Write(p []byte) (int, error) {
 	return r.to.Write(p)
 }
 
-// replace reads an entry's file, and passes on what change makes of it, which is as long.
-// A file that the tar stream does not have as it is (a sparse one) is passed on unchanged.
-func (r *rewriter) replace(file io.Reader, change func([]byte) ([]byte, error)) error {
+// replace reads the file of the entry called name, a JSON document, and passes on what change
+// makes of it, which is as long. A file that the tar stream does not have as it is (a sparse
+// one) is passed on unchanged.
+func (r *rewriter) replace(name string, file io.Reader, change func([]byte) ([]byte, error)) error {
 	r.held = &bytes.Buffer{}
 	p, err := io.ReadAll(io.LimitReader(file, maxArchiveDocBytes+1))
 	held := r.held.Bytes()
 	r.held = nil
+	if err == nil {
+		err = checkValues(name, p)
+	}
 	if err == nil && bytes.Equal(held, p) {
 		held, err = change(p)
 	}

@@ -7,6 +7,10 @@ import (
 	"io"
 	"path"
 	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"seeder/store/artifact"
 )
 
 const (
@@ -81,8 +85,11 @@ func checkTar(tr *tar.Reader, out *rewriter, s *shape) error {
 			}
 			return err
 		}
-		if path.Clean(h.Name) == "manifest.json" {
-			err := out.replace(tr, func(p []byte) ([]byte, error) {
+		if name := path.Clean(h.Name); name == "manifest.json" || name == ocispec.ImageIndexFile {
+			err := out.replace(name, tr, func(p []byte) ([]byte, error) {
+				if name != "manifest.json" {
+					return p, nil
+				}
 				if err := isDirFormat(p); err != nil {
 					return nil, err
 				}
@@ -95,6 +102,16 @@ func checkTar(tr *tar.Reader, out *rewriter, s *shape) error {
 			}
 		}
 	}
+}
+
+// checkValues refuses a JSON document of too many values.
+func checkValues(name string, p []byte) error {
+	var values artifact.Values
+	_, _ = values.Write(p) // never fails
+	if err := values.Check(name); err != nil {
+		return &refusedError{err.Error()}
+	}
+	return nil
 }
 
 func checkEntry(h *tar.Header) error {

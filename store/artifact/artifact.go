@@ -8,6 +8,7 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -196,6 +197,29 @@ const MaxIndexDepth = 4
 // MaxDocBytes bounds manifests, indexes and configs, which are read into memory;
 // registries take at most 4 MiB.
 const MaxDocBytes = 8 << 20
+
+// MaxDocValues bounds the values of a JSON document: each may take some hundred bytes of
+// memory once it is decoded, and two bytes as text. The largest index, of 10,000 manifests,
+// has 60,000.
+const MaxDocValues = 100_000
+
+// Values counts the values of the JSON documents that are written to it: their commas, of
+// which there is at least one for each but the first of a list. It implements io.Writer.
+type Values int
+
+// Write never fails.
+func (v *Values) Write(p []byte) (int, error) {
+	*v += Values(bytes.Count(p, []byte(",")))
+	return len(p), nil
+}
+
+// Check is an error where the document called name has too many to be decoded.
+func (v Values) Check(name string) error {
+	if v > MaxDocValues {
+		return fmt.Errorf("%s has more than %d values", name, MaxDocValues)
+	}
+	return nil
+}
 
 // CheckDocument is an error where a manifest, index or config has too many bytes to be read
 // into memory. What a descriptor says of its size may be a lie: bytes is the blob's own.

@@ -105,8 +105,12 @@ func (o *once) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.R
 		return nil, errors.Join(err, ra.Close())
 	}
 	verified := desc.Digest.Verifier()
-	if _, err := io.Copy(verified, io.NewSectionReader(ra, 0, ra.Size())); err != nil {
+	var values artifact.Values
+	if _, err := io.Copy(io.MultiWriter(verified, &values), io.NewSectionReader(ra, 0, ra.Size())); err != nil {
 		return nil, errors.Join(fmt.Errorf("read blob %s: %w", desc.Digest, err), ra.Close())
+	}
+	if err := values.Check(desc.Digest.String()); err != nil {
+		return nil, errors.Join(err, ra.Close())
 	}
 	if verified.Verified() {
 		return ra, nil
