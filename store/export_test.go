@@ -281,6 +281,8 @@ func TestTornDeltaArchive(t *testing.T) {
 		"another version":  {without("", replaced(`"version": 1`, `"version": 2`)), "delta archive of version 2"},
 		"no digest":        {without("", replaced("sha256:", "sha512:")), "want sha256"},
 		"not JSON":         {without("", replaced("{", "[")), "invalid seeder-delta.json"},
+		"a layout twice":   {tarOf(t, entry{names[0], files[names[0]]}, entry{"oci-layout", nil}, entry{"oci-layout", nil}), `"oci-layout" is not in its seeder-delta.json, or comes twice`},
+		"a large layout":   {tarOf(t, entry{names[0], files[names[0]]}, entry{"oci-layout", make([]byte, 8<<20+1)}), "oci-layout has 8388609 bytes, at most"},
 		"an unknown entry": {tarOf(t, entry{names[0], files[names[0]]}, entry{"blobs/sha256/x", nil}), "is not in its"},
 	} {
 		if _, err := to.ImportArchive(t.Context(), bytes.NewReader(c.p), ""); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -146,6 +146,7 @@ func (d *deltaReader) entries(ctx context.Context, tr *tar.Reader) error {
 	for _, delta := range d.contents.Deltas {
 		d.want[BlobName(delta.Digest)] = func(r io.Reader) error { return d.rebuild(ctx, delta, r) }
 	}
+	d.want[LayoutName] = func(io.Reader) error { return nil } // it is for other tools
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -156,18 +157,19 @@ func (d *deltaReader) entries(ctx context.Context, tr *tar.Reader) error {
 		}
 		take := d.want[h.Name]
 		switch {
-		case h.Name == LayoutName:
-			continue
 		case take == nil:
 			return refusef("entry %q is not in its %s, or comes twice", h.Name, ContentsName)
 		case h.Typeflag != tar.TypeReg:
 			return refusef("entry %q is of the type %q: want a file", h.Name, h.Typeflag)
+		case h.Name == LayoutName && h.Size > maxArchiveDocBytes:
+			return refusef("%s has %d bytes, at most %d", h.Name, h.Size, maxArchiveDocBytes)
 		}
 		delete(d.want, h.Name)
 		if err := take(tr); err != nil {
 			return err
 		}
 	}
+	delete(d.want, LayoutName)
 	for name := range d.want {
 		return refusef("it is incomplete: %s is not in it, and %d other entries; export it again", name, len(d.want)-1)
 	}
