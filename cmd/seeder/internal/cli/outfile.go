@@ -12,12 +12,24 @@ import (
 // has another one in the same directory, and what was there before stays.
 type OutFile struct {
 	*os.File
-	path string // "" where it is written in place: a pipe or a device
+	said    string // as CreateFile was told
+	path    string // which it gets; "" where InPlace
+	InPlace bool   // it is a pipe or a device, perhaps standard output
+}
+
+// Write implements io.Writer. Its error has the name that the user knows.
+func (o *OutFile) Write(p []byte) (int, error) {
+	n, err := o.File.Write(p)
+	if err != nil {
+		err = fmt.Errorf("write %s: %w", o.said, cause(err))
+	}
+	return n, err
 }
 
 // CreateFile begins to write the file at path. Only its owner can read it, since it may hold
 // what is secret.
 func CreateFile(path string) (*OutFile, error) {
+	said := path
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
@@ -27,7 +39,7 @@ func CreateFile(path string) (*OutFile, error) {
 		if err != nil {
 			return nil, Usagef("-o %s: %w", path, cause(err))
 		}
-		return &OutFile{File: f}, nil
+		return &OutFile{File: f, said: said, InPlace: true}, nil
 	case err == nil: // of a link the file that it leads to
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return nil, Usagef("-o %s: %w", path, cause(err))
@@ -37,12 +49,12 @@ func CreateFile(path string) (*OutFile, error) {
 	if err != nil {
 		return nil, Usagef("-o %s: %w", path, cause(err))
 	}
-	return &OutFile{f, path}, nil
+	return &OutFile{File: f, said: said, path: path}, nil
 }
 
 // Finish gives the file its name once all of it is on the disk.
 func (o *OutFile) Finish() error {
-	if o.path == "" {
+	if o.InPlace {
 		return o.Close()
 	}
 	if err := errors.Join(o.Sync(), o.Close()); err != nil {
@@ -57,7 +69,7 @@ func (o *OutFile) Finish() error {
 // Drop removes what was written.
 func (o *OutFile) Drop() error {
 	err := o.Close()
-	if o.path != "" {
+	if !o.InPlace {
 		err = errors.Join(err, os.Remove(o.Name()))
 	}
 	return err

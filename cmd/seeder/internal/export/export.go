@@ -95,36 +95,49 @@ func (f *flags) run(ctx context.Context, env *cli.Env, ref string) error {
 	if err != nil {
 		return err
 	}
-	var file *cli.OutFile
-	var e control.Exported
-	err = c.Export(ctx, o, func(sum control.Exported) (w io.Writer, err error) {
-		if e = sum; f.out == "-" {
-			return env.Stdout, nil
+	if f.out == "-" {
+		e, err := fetch(ctx, c, o, env.Stdout)
+		if err != nil {
+			return err
 		}
-		file, err = cli.CreateFile(f.out)
-		return file, err
-	})
-	if err != nil && file != nil {
-		err = errors.Join(err, file.Drop())
+		_, err = fmt.Fprintln(env.Stderr, told(e))
+		return err
 	}
-	switch {
-	case ctx.Err() == nil:
-	case f.out == "-":
-		return cli.WithCode(cli.ExitFailed, errors.New("ended before the archive was whole"))
-	default:
-		return cli.WithCode(cli.ExitFailed, errors.New("ended before the archive was whole; no file is left"))
-	}
+	file, err := cli.CreateFile(f.out) // before the daemon makes deltas, which may take minutes
 	if err != nil {
 		return err
 	}
-	said := env.Stderr
-	if file != nil {
-		if said, err = env.Stdout, file.Finish(); err != nil {
-			return err
-		}
+	e, err := fetch(ctx, c, o, file)
+	if errors.Is(err, errEnded) {
+		err = cli.WithCode(cli.ExitFailed, fmt.Errorf("%w; no file is left", err))
+	}
+	if err != nil {
+		return errors.Join(err, file.Drop())
+	}
+	if err := file.Finish(); err != nil {
+		return err
+	}
+	said := env.Stdout
+	if file.InPlace {
+		said = env.Stderr // -o /dev/stdout
 	}
 	_, err = fmt.Fprintln(said, told(e))
 	return err
+}
+
+// errEnded says that the user did not wait for the end.
+var errEnded = errors.New("ended before the archive was whole")
+
+// fetch writes an archive to w.
+func fetch(ctx context.Context, c *control.Client, o control.ExportOrder, w io.Writer) (e control.Exported, err error) {
+	err = c.Export(ctx, o, func(sum control.Exported) (io.Writer, error) {
+		e = sum
+		return w, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		err = cli.WithCode(cli.ExitFailed, errEnded)
+	}
+	return e, err
 }
 
 // told says what an archive has.

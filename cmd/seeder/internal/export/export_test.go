@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
@@ -162,6 +163,7 @@ func TestExportRefused(t *testing.T) {
 		}
 	}
 	only(t, dir)
+	f.ExportOrder = control.ExportOrder{}
 	f.Err, f.WriteExport = nil, func(io.Writer) error { return nil }
 	for want, path := range map[string]string{"is a directory": dir, "no such file or directory": filepath.Join(dir, "none", "x")} {
 		if _, _, err := export(t.Context(), socket, "app:v2", "-o", path); err == nil || cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), want) {
@@ -169,4 +171,38 @@ func TestExportRefused(t *testing.T) {
 		}
 	}
 	only(t, dir)
+	if f.ExportOrder.Ref != "" {
+		t.Error("the daemon was asked for an archive that no file can take")
+	}
+}
+
+// TestExportToPipe: a pipe that -o names, as /dev/stdout may be one, gets the archive and
+// nothing else.
+func TestExportToPipe(t *testing.T) {
+	t.Parallel()
+	archive := bytes.Repeat([]byte("archive "), 1<<18)
+	f := &controltest.Node{WriteExport: func(w io.Writer) error { _, err := w.Write(archive); return err },
+		Exported: control.Exported{Reference: "docker.io/library/app:v2", Digest: id, Bytes: 3 << 20}}
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan []byte)
+	go func() {
+		p, err := os.ReadFile(path)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- p
+	}()
+	out, errs, err := export(t.Context(), controltest.Serve(t, f), "app:v2", "-o", path)
+	if err != nil || out != "" || errs != "app:v2: exported "+id+", 3 MiB\n" {
+		t.Errorf("printed %q and %q, %v", out, errs, err)
+	}
+	if p := <-got; !bytes.Equal(p, archive) {
+		t.Errorf("the pipe got %d bytes, want %d", len(p), len(archive))
+	}
+	if _, _, err := export(t.Context(), controltest.Serve(t, f), "app:v2", "-o", "/dev/full"); err == nil || err.Error() != "write /dev/full: no space left on device" {
+		t.Errorf("a device that is full: %v", err)
+	}
 }
