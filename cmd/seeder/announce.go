@@ -52,7 +52,8 @@ SOURCE is where the image is:
                   or if their build is newer
 An image that is not in containerd is imported into it first. Of an archive, images
 without a valid name, charts, signatures and other artifacts are left out and listed.
-Several REFs are announced at once if containerd has them all.
+Several REFs are announced by one command if containerd has them all; else none is.
+If one of them fails after that, it says which are announced, and does not wait for them.
 
 Announcing a new build under the same REF moves every node to it. REF@sha256:DIGEST
 announces a build that this host still has. --rollback announces the build that this host
@@ -223,6 +224,9 @@ func announceImages(ctx context.Context, env *cli.Env, c *control.Client, f *sho
 		if t.Ref != "" {
 			query.Add("ref", t.Ref)
 		}
+	}
+	if len(images) > 1 {
+		f.Several = query["ref"]
 	}
 	if image.At != "" {
 		query.Set("digest", image.At.String())

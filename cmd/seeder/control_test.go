@@ -106,6 +106,27 @@ func TestAnnounceSeveral(t *testing.T) {
 	}
 }
 
+// TestAnnounceSeveralPartly: where some of several images are announced, it is said which and
+// which are not; the command to follow them has them all.
+func TestAnnounceSeveralPartly(t *testing.T) {
+	t.Parallel()
+	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Fetching)},
+		Refused: map[string]error{"docker.io/library/b:v1": errors.New("b is damaged")}}
+	socket := controltest.Serve(t, f)
+	code, out, errs := seeder(t.Context(), socket, "announce", "a:v1", "b:v1", "c:v1", "-o", "json")
+	want := "b is damaged\n  announced: a:v1 c:v1\n  not announced: b:v1"
+	if code != cli.ExitFailed || !strings.Contains(errs, want) {
+		t.Errorf("exit code %d: %s, want %q", code, errs, want)
+	}
+	if got := strings.Join(kinds(t, out), " "); got != "preparing announced preparing preparing announced error" {
+		t.Errorf("events %s", got)
+	}
+	code, _, errs = seeder(t.Context(), socket, "announce", "app:v1", "worker:v1", "--timeout", "300ms")
+	if code != cli.ExitNotConverged || !strings.Contains(errs, "follow it with `seeder wait app:v1 worker:v1`") || strings.Contains(errs, "not announced") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
 func TestNotConvergedInTime(t *testing.T) {
 	t.Parallel()
 	f := &controltest.Node{Announced: control.Announced{Version: 1}, Steps: []report.Images{controltest.Row(1, report.Ready, report.Failed, report.Fetching, report.Excluded)}}

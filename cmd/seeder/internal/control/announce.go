@@ -51,6 +51,9 @@ func (c *Server) orders(ctx context.Context, q url.Values, body io.Reader) (out 
 	}
 	if q.Get("archive") != "true" {
 		out, err := ofContainerd(q["ref"], o)
+		if err == nil && len(out) > 1 && !o.Rollback { // which finds what has no name any more
+			err = c.hasAll(ctx, out)
+		}
 		return out, nil, err
 	}
 	var err error
@@ -97,6 +100,16 @@ func ofContainerd(refs []string, o Order) (out []order, err error) {
 		asked[next.Ref] = true
 	}
 	return out, nil
+}
+
+// hasAll is an error where containerd lacks one of several images: none is announced then.
+func (c *Server) hasAll(ctx context.Context, orders []order) error {
+	var errs []error
+	for _, o := range orders {
+		_, err := c.announcer.Local(ctx, o.Ref)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // pushed imports images that were pushed, each REF@DIGEST. Where one cannot be imported none

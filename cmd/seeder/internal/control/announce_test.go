@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +28,7 @@ type host struct {
 	archived  []string // DIGEST of each image that was pushed
 	announced []string
 	taken     []string // back
+	lacks     []string // of containerd
 }
 
 func (h *host) ImportArchive(_ context.Context, _ io.Reader, ref string) (Imported, error) {
@@ -34,8 +38,13 @@ func (h *host) ImportArchive(_ context.Context, _ io.Reader, ref string) (Import
 		return ctx.Err()
 	}}, nil
 }
-func (h *host) Local(context.Context, string) (Local, error) { return Local{}, nil }
-func (h *host) References(context.Context) References        { return References{} }
+func (h *host) Local(_ context.Context, ref string) (Local, error) {
+	if slices.Contains(h.lacks, ref) {
+		return Local{}, fmt.Errorf("no image %s: %w", ref, fs.ErrNotExist)
+	}
+	return Local{}, nil
+}
+func (h *host) References(context.Context) References { return References{} }
 func (h *host) Announce(_ context.Context, o Order) (Announced, error) {
 	h.announced = append(h.announced, o.Ref)
 	return Announced{Reference: o.Ref}, nil
@@ -83,6 +92,25 @@ func TestStreamBreaks(t *testing.T) {
 		if !slices.Equal(h.announced, names[:announced]) || !slices.Equal(h.taken, names[announced:]) {
 			t.Errorf("after %d events %q is announced and %q taken back; want %d and the rest", events, h.announced, h.taken, announced)
 		}
+	}
+}
+
+// TestSeveralOrNone: where containerd lacks some of several images, all of those are named and
+// none is announced; one that is alone is for Announce to look for, and so is a rollback.
+func TestSeveralOrNone(t *testing.T) {
+	t.Parallel()
+	h := &host{lacks: []string{"docker.io/library/b:v1", "docker.io/library/d:v1"}}
+	c := NewServer("", nil, h, nil, slog.New(slog.DiscardHandler))
+	ask := func(q url.Values) error {
+		_, _, err := c.orders(t.Context(), q, nil)
+		return err
+	}
+	err := ask(url.Values{"ref": {"a:v1", "b:v1", "c:v1", "d:v1"}})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), h.lacks[0]) || !strings.Contains(err.Error(), h.lacks[1]) {
+		t.Errorf("%v, want %q", err, h.lacks)
+	}
+	if err := errors.Join(ask(url.Values{"ref": {"b:v1"}}), ask(url.Values{"ref": {"b:v1", "c:v1"}, "rollback": {"true"}}), ask(url.Values{"ref": {"a:v1", "c:v1"}})); err != nil {
+		t.Error(err)
 	}
 }
 

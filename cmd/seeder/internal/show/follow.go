@@ -33,11 +33,14 @@ type Follower struct {
 	view       view
 	timeout    time.Duration // 0: none
 	Announcing bool          // what is announced by this command, rather than waited for
+	// Several are the images that this command announces, full names; none where it does not
+	// know them or there is one.
+	Several []string
 	// Last is asked for what is shown before the end of a command that succeeds. It may be nil.
 	Last func() []control.Event
 
 	mu   sync.Mutex // the archive's reader reports from the transport's goroutine
-	ref  string     // announced
+	refs []string   // announced
 	rows map[string]report.ImageState
 }
 
@@ -62,7 +65,7 @@ func (f *Follower) Event(e control.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if e.Event == control.EventAnnounced {
-		f.ref = e.Ref
+		f.refs = append(f.refs, e.Ref)
 	}
 	if e.Image != nil {
 		f.rows[e.Image.Reference] = *e.Image
@@ -95,6 +98,9 @@ func (f *Follower) Follow(ctx context.Context, c *control.Client, method, path s
 	if ctx.Err() != nil {
 		err = f.unfinished(context.Cause(ctx))
 	}
+	if not := f.unannounced(); not != "" {
+		err = cli.WithCode(cli.ExitCode(err), fmt.Errorf("%w\n  %s", err, not))
+	}
 	f.Event(control.Event{Event: control.EventError, Time: time.Now().UTC(), Error: err.Error(), Code: cli.ExitCode(err)})
 	return err
 }
@@ -115,18 +121,54 @@ func (f *Follower) unfinished(cause error) error {
 	if errors.Is(cause, errTimeout) {
 		what = fmt.Sprintf("not converged within %s", f.timeout)
 	}
-	if f.Announcing && f.ref == "" {
-		return cli.WithCode(cli.ExitNotConverged, fmt.Errorf("%s: the image was not announced yet; try again", what))
+	if f.Announcing && len(f.refs) == 0 {
+		image := "the image was"
+		if len(f.Several) > 0 {
+			image = "the images were"
+		}
+		return cli.WithCode(cli.ExitNotConverged, fmt.Errorf("%s: %s not announced yet; try again", what, image))
 	}
 	lines := []string{what}
 	if f.Announcing {
-		lines[0] += fmt.Sprintf("; seeding continues, follow it with `seeder wait %s`", cli.ShortRef(f.ref))
+		wait := "seeder wait" // for all that is announced
+		if len(f.refs) <= maxFollowed {
+			wait += " " + shortAll(f.refs)
+		}
+		lines[0] += fmt.Sprintf("; seeding continues, follow it with `%s`", wait)
 	}
 	lines = append(lines, unready(f.rows)...)
 	if len(f.rows) == 0 && !f.Announcing {
 		lines[0] += ": not everything that was asked for is announced"
 	}
 	return cli.WithCode(cli.ExitNotConverged, errors.New(strings.Join(lines, "\n  ")))
+}
+
+// maxFollowed bounds the images of a command that is shown.
+const maxFollowed = 10
+
+// unannounced says which of several images are announced and which are not, where some are.
+func (f *Follower) unannounced() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var not []string
+	for _, ref := range f.Several {
+		if !slices.Contains(f.refs, ref) && !slices.Contains(not, ref) {
+			not = append(not, ref)
+		}
+	}
+	if len(not) == 0 || len(f.refs) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("announced: %s\n  not announced: %s", shortAll(f.refs), shortAll(not))
+}
+
+// shortAll are references as a user types them.
+func shortAll(refs []string) string {
+	var out []string
+	for _, ref := range refs {
+		out = append(out, cli.ShortRef(ref))
+	}
+	return strings.Join(out, " ")
 }
 
 // unready lists the cells that are waited for, at most maxReasons.

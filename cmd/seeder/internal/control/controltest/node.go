@@ -39,6 +39,7 @@ type Node struct {
 
 	Unnamed   []string // what it says of others
 	Announced control.Announced
+	Refused   map[string]error // by the reference that Announce refuses
 	Orders    []control.Order
 }
 
@@ -156,7 +157,7 @@ func (f *Node) Announce(_ context.Context, o control.Order) (control.Announced, 
 	f.Orders = append(f.Orders, o)
 	a := f.Announced
 	a.Reference = o.Ref
-	return a, f.Err
+	return a, errors.Join(f.Err, f.Refused[o.Ref])
 }
 
 // Row is the matrix row of app:v1 at a version with these nodes.
