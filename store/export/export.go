@@ -9,8 +9,9 @@
 // blob is the last of its entry before the blob was verified by its digest, so an archive
 // that was written without an error has only verified blobs.
 //
-// Memory: that of store/delta, once. Disk: the deltas of one archive, each at most half of
-// its layer, in files without a name, so nothing is left of them after a crash.
+// Memory: that of store/delta, once for all exports of the process. Disk: the deltas of one
+// archive, each at most half of its layer, in files without a name, so nothing is left of
+// them after a crash.
 package export
 
 import (
@@ -136,6 +137,9 @@ func Prepare(ctx context.Context, cfg Config, o Order) (_ *Archive, err error) {
 	return a, nil
 }
 
+// making is held to make deltas: each export takes memory for it, which is the process's.
+var making = make(chan struct{}, 1)
+
 func (a *Archive) prepare(ctx context.Context, img image, o Order) (err error) {
 	if a.blobs, err = a.cfg.Walk(ctx, img.target); err != nil {
 		return err
@@ -147,6 +151,12 @@ func (a *Archive) prepare(ctx context.Context, img image, o Order) (err error) {
 	}
 	if o.Since == "" {
 		return a.layout(img)
+	}
+	select {
+	case making <- struct{}{}:
+		defer func() { <-making }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	var earlier image
 	if earlier.ref, earlier.target, err = a.cfg.Find(ctx, o.Since, o.SinceAt); err != nil {
