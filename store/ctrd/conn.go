@@ -115,6 +115,8 @@ func (c *Conn) fail(err error) error {
 		return nil
 	case errdefs.IsNotFound(err):
 		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+	case grpcerr.IsClosed(err): // forget, for another caller: its code is that of a cancelled context, which nothing was
+		return fmt.Errorf("%w: its connection was closed meanwhile", ErrUnavailable)
 	case errdefs.IsUnavailable(err):
 		return fmt.Errorf("%w: %s does not answer: %w", ErrUnavailable, c.Address(), grpcerr.Plain(err))
 	}

@@ -39,6 +39,15 @@ func Plain(err error) error {
 	return &plainError{plainText(text), err}
 }
 
+// closing is the text of grpc.ErrClientConnClosing, which is deprecated without another.
+const closing = "grpc: the client connection is closing"
+
+// IsClosed reports whether err is of a connection that this process closed while it was in
+// use. gRPC says that with the code of a context that was cancelled.
+func IsClosed(err error) bool {
+	return err != nil && (errdefs.IsCanceled(err) || status.Code(err) == codes.Canceled) && strings.Contains(err.Error(), closing)
+}
+
 var (
 	rpcHead  = regexp.MustCompile(`rpc error: code = \w+ desc = `)
 	dialHead = regexp.MustCompile(`^.*(connection error: )?(desc = )?"?transport: Error while dialing: (dial unix \S+: )?(connect: )?`)

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
@@ -31,6 +35,30 @@ func TestPlainErrors(t *testing.T) {
 		got := Plain(c.err)
 		if got.Error() != c.want || !errors.Is(got, c.err) {
 			t.Errorf("%v becomes %q, want %q", c.err, got, c.want)
+		}
+	}
+}
+
+// TestIsClosed: the error of a connection that was closed is known from that of a context
+// that was cancelled, as gRPC has it and as containerd's client has.
+func TestIsClosed(t *testing.T) {
+	t.Parallel()
+	conn, err := grpc.NewClient("unix:"+filepath.Join(t.TempDir(), "socket"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err = conn.Invoke(t.Context(), "/service/Method", nil, nil)
+	for _, err := range []error{err, fmt.Errorf("list images: %w", err), errgrpc.ToNative(err)} {
+		if !IsClosed(err) {
+			t.Errorf("%v is not known", err)
+		}
+	}
+	for _, err := range []error{nil, context.Canceled, status.Error(codes.Canceled, "context canceled"), errgrpc.ToNative(status.Error(codes.Unavailable, closing))} {
+		if IsClosed(err) {
+			t.Errorf("%v is of a closed connection", err)
 		}
 	}
 }
