@@ -137,6 +137,20 @@ func (rt *Runtime) CRI(ctx context.Context) (CRI, error) {
 	return out, nil
 }
 
+// ImageID is the id by which CRI, and so the kubelet, knows the image that it has under ref:
+// the digest of its config. It is empty where CRI has none, or where the socket serves no CRI.
+func (rt *Runtime) ImageID(ctx context.Context, ref string) (string, error) {
+	conn, err := rt.cri(ctx)
+	if err != nil || conn == nil {
+		return "", err
+	}
+	id, err := cri.ImageID(ctx, conn, ref)
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		return "", fmt.Errorf("ask CRI for %s: %w", ref, rt.conn.fail(err))
+	}
+	return id, nil
+}
+
 // askCRI says why CRI does not answer for ref with target, "" where it does, where
 // the socket serves no CRI, or where Config.Platform is one that its host does not run.
 func (rt *Runtime) askCRI(ctx context.Context, cs store, ref string, target ocispec.Descriptor) (reason string, err error) {
