@@ -7,7 +7,10 @@
 // there (KubeletEnsureSecretPulledImages). Waiting, a new pod, and a restart alone do not
 // help; removing the note and then restarting the kubelet does.
 //
-// It owns that rule. It changes nothing, and knows nothing of announcements.
+// Of an image that they have pulled they keep a record of the names by which pods may start
+// it. A pod that writes another name for the same image is refused in the same way.
+//
+// It owns these rules. It changes nothing, and knows nothing of announcements.
 package kubelet
 
 import (
@@ -70,32 +73,37 @@ func Intents(root string, now time.Time) ([]Intent, error) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
-		image, err := readIntent(path)
+		b, err := readNote(path, maxIntentBytes)
 		if err != nil {
-			continue // being written, removed since, or of another kind
+			continue // removed since
+		}
+		image, err := decodeIntent(b)
+		if err != nil {
+			continue // being written, or of another kind
 		}
 		ref, err := cli.NormalizeRef(image)
 		if err != nil {
 			continue
 		}
 		file := "/" + filepath.Join(Pulling, e.Name())
-		out = append(out, Intent{Reference: ref, Image: image, File: file, Fix: "rm " + file + " && systemctl restart " + unit(root)})
+		out = append(out, Intent{Reference: ref, Image: image, File: file, Fix: forget(root, file)})
 	}
 	return out, nil
 }
 
-// readIntent returns the image of a note.
-func readIntent(path string) (image string, err error) {
+// readNote reads a file of the kubelet, the first bytes of a large one.
+func readNote(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxIntentBytes))
-	if err != nil {
-		return "", err
-	}
-	return decodeIntent(b)
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// forget is how the kubelet forgets a note: it reads them when it starts.
+func forget(root, file string) string {
+	return "rm " + file + " && systemctl restart " + unit(root)
 }
 
 func decodeIntent(b []byte) (image string, err error) {
