@@ -48,6 +48,7 @@ var commands = map[string]evidence{
 	"firewall-cmd --reload":                              {why: "firewalld is not installed for the tests"},
 	"seeder announce --from app-images.tar.zst":          {file: "../store/storetest/corpus.go", runs: "zstd"},
 	"rm /var/lib/kubelet/image_manager/pulling/sha256-…": {file: "../test/hosts/away_test.go", runs: "rm /var/lib/kubelet/image_manager/pulling/"},
+	"rm /var/lib/kubelet/image_manager/pulled/sha256-…":  {file: "../test/hosts/kubeletmirror_test.go", runs: `"rm "+pulledDir+"/sha256-"`},
 	"systemctl restart k3s-agent":                        {why: "the hosts of the tests have a stand-in for k3s"},
 	"seeder members":                                     {file: readmeTest, runs: `{"seeder members", r.prints`},
 	"seeder wait --timeout 10m":                          {file: readmeTest, runs: `{"seeder wait --timeout 5m", r.wait}`},

@@ -16,6 +16,7 @@ import (
 	"seeder/cmd/seeder/internal/cli"
 	"seeder/cmd/seeder/internal/control"
 	"seeder/cmd/seeder/internal/engines"
+	"seeder/cmd/seeder/internal/kubelet"
 	"seeder/cmd/seeder/internal/pods"
 	"seeder/p2p/report"
 	transfer "seeder/p2p/wire"
@@ -26,8 +27,10 @@ type imageFinder struct {
 	announced map[string]report.ImageState
 	members   map[string]bool // alive, by name; nil where no daemon says
 	holders   map[string][]string
-	byDigest  map[string]string // names in this host's containerd, by target
-	places    map[string]place  // by reference
+	byDigest  map[string]string         // names in this host's containerd, by target
+	places    map[string]place          // by reference
+	host      string                    // the name of this host
+	pulled    map[string]kubelet.Record // by reference: what this host's kubelet has pulled itself
 }
 
 // place is where this host has an image.
@@ -49,6 +52,11 @@ func (e *exam) newImageFinder(ctx context.Context, waiting []pods.Waiting) *imag
 	}
 	if _, err := e.ask(ctx); err == nil {
 		f.askDaemon(ctx, e.client, slices.Sorted(maps.Keys(refs)))
+	}
+	if records, err := kubelet.Records(e.root); err == nil {
+		if c, err := e.containerd(ctx); err == nil {
+			f.host, f.pulled = e.config(ctx).NodeName, pulledOf(ctx, c, records, slices.Sorted(maps.Keys(refs)))
+		}
 	}
 	strays := map[string][]string{}
 	if c, err := e.containerd(ctx); err == nil {
@@ -184,9 +192,22 @@ func (f *imageFinder) named(ref string) string {
 	return ref
 }
 
+// refused says why the kubelet of this host does not start a pod with an image that is ready:
+// it has pulled that itself, and not for such a pod. Both are empty where that is not so.
+func (f *imageFinder) refused(img report.ImageState, w pods.Waiting) (why, fix string) {
+	r, ok := f.pulled[w.Reference()]
+	if !ok || w.Node != f.host || w.Policy == "Always" || !readyOn(img, w.Node) {
+		return "", ""
+	}
+	return r.Refuses(w.Image)
+}
+
 func (f *imageFinder) find(ref, short string, w pods.Waiting) (detail, fix string) {
 	if img, ok := f.announced[ref]; ok {
-		return w.Explain(img)
+		if why, fix := f.refused(img, w); why != "" {
+			return "is announced and ready there, but " + why, fix
+		}
+		return w.Explain(img, f.host != "" && w.Node == f.host)
 	}
 	if p := f.places[ref]; p.what != "" {
 		return p.what, p.fix

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"seeder/cmd/seeder/internal/cli/clitest"
+	"seeder/cmd/seeder/internal/kubelet"
 	"seeder/cmd/seeder/internal/pods"
 	"seeder/cmd/seeder/internal/pods/podstest"
 	"seeder/p2p/report"
@@ -98,11 +99,22 @@ func TestDoctorFindsImages(t *testing.T) {
 	other := "sha256:" + strings.Repeat("c", 64)
 	f := &imageFinder{
 		announced: map[string]report.ImageState{lib + "app:1": {Reference: lib + "app:1", Digest: pinned, Nodes: []report.NodeState{node("h1", report.Ready), node("h2", report.Failed)}},
-			lib + "slow:1": {Nodes: []report.NodeState{{Name: "h1", State: report.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
+			lib + "pulled:1":  {Nodes: []report.NodeState{node("h1", report.Ready), node("h2", report.Ready), node("h3", report.Fetching)}},
+			lib + "next:1":    {Reference: lib + "next:1", Nodes: []report.NodeState{node("h1", report.Fetching)}},
+			lib + "slow:1":    {Nodes: []report.NodeState{node("h1", report.Ready)}},
+			lib + "blocked:1": {Nodes: []report.NodeState{{Name: "h1", State: report.Ready, Blocked: "the kubelet refuses it, since a pull never ended: rm FILE && systemctl restart k3s-agent"}}}},
 		byDigest: map[string]string{local: lib + "near:1"},
 		members:  map[string]bool{"h1": true, "h2": true},
 		holders:  map[string][]string{lib + "far:1": {"h2"}},
-		places:   map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
+		host:     "h1",
+		pulled: map[string]kubelet.Record{
+			lib + "next:1":        {Names: []string{"next"}, File: "/FILE", Fix: "rm /FILE"},
+			lib + "pulled:1":      {Names: []string{"pulled"}, File: "/FILE", Fix: "rm /FILE && systemctl restart k3s"},
+			lib + "app@" + pinned: {Names: []string{"app"}, File: "/FILE", Fix: "rm /FILE"},
+			lib + "app:1":         {Names: []string{"app"}, File: "/FILE", Fix: "rm /FILE"},
+			lib + "slow:1":        {File: "/FILE", Fix: "rm /FILE"},
+		},
+		places: map[string]place{lib + "near:1": {"is in this host's Docker and not announced", "seeder announce near:1"}},
 	}
 	for _, c := range []struct{ image, node, policy, detail, fix string }{
 		{"app:1", "h1", "Never", "is announced, and ready there", "wait"},
@@ -112,14 +124,22 @@ func TestDoctorFindsImages(t *testing.T) {
 		{"near:1", "h1", "Always", "asks a registry even if the host has the image", "set imagePullPolicy: IfNotPresent (or Never) for it, or have containerd ask seeder first (registry.bind and `seeder registry setup`), and: seeder announce near:1"},
 		{"far:1", "h1", "Never", "is on h2 and not announced", "on h2: seeder announce far:1"},
 		{"none:1", "h1", "Never", "is on no host that answers", "docker build -t none:1 . && seeder announce none:1"},
-		{"slow:1", "h1", "Never", "is announced and ready there, but the kubelet refuses it, since a pull never ended", "on h1: rm FILE && systemctl restart k3s-agent"},
+		{"slow:1", "h1", "Never", "is announced and ready there, but the kubelet has pulled that image itself, was ended before it noted how", "`rm /FILE`"},
+		{"blocked:1", "h1", "Never", "is announced and ready there, but the kubelet refuses it, since a pull never ended", "on h1: rm FILE && systemctl restart k3s-agent"},
+		{"pulled:1", "h1", "Never", "is announced, and ready there", "wait"},
+		{lib + "pulled:1", "h1", "Never", "is announced and ready there, but the kubelet has pulled that image itself and does not start it without another pull for pods that write it as docker.io/library/pulled (/FILE)",
+			"write it as pulled:1 in the pod's template, as it was pulled; or `rm /FILE && systemctl restart k3s`"},
+		{lib + "next:1", "h1", "Never", "is announced, but fetching there", "seeder wait next:1"},
+		{lib + "pulled:1", "h1", "Always", "is announced, and ready there", "wait"},
+		{lib + "pulled:1", "h2", "Never", "is announced, and ready there", "`seeder doctor` on h2 says whether its kubelet"},
+		{lib + "app@" + pinned, "h1", "IfNotPresent", "pods that write it as docker.io/library/app (/FILE)", "write it as app@" + pinned + " in"},
 		{"app@" + pinned, "h1", "Never", "is announced, and ready there", "wait"},
 		{"app@" + local, "h1", "Never", "is in this host's Docker and not announced", "seeder announce near:1"},
 		{"app@" + other, "h1", "Never", "is on no host that answers", "on a host that has it, `seeder announce` the name that stands for it (`k3s ctr images ls | grep " + other + "`)"},
 		{"UPPER", "h1", "Never", "is not a valid image name", "correct it"},
 	} {
 		detail, fix := f.fix(pods.Waiting{Image: c.image, Node: c.node, Policy: c.policy, Namespace: "d", Name: "p"})
-		if !strings.Contains(detail, c.detail) || !strings.Contains(fix, c.fix) {
+		if !strings.Contains(detail, c.detail) || !strings.Contains(fix, c.fix) || c.node == "h1" && strings.Contains(fix, "seeder doctor` on h1") {
 			t.Errorf("%s on %s: %q, %q", c.image, c.node, detail, fix)
 		}
 	}

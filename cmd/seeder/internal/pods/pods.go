@@ -91,8 +91,9 @@ func (w Waiting) Row(rows []report.ImageState) (report.ImageState, bool) {
 }
 
 // Explain says how it is with an image that is announced, as a clause about it, and what
-// makes the pod start.
-func (w Waiting) Explain(row report.ImageState) (detail, fix string) {
+// makes the pod start. Where looked is not set nobody has read what the kubelet of the pod's
+// host notes of its pulls.
+func (w Waiting) Explain(row report.ImageState, looked bool) (detail, fix string) {
 	short := cli.ShortRef(row.Reference)
 	for _, n := range row.Nodes {
 		if n.Name != w.Node {
@@ -103,7 +104,11 @@ func (w Waiting) Explain(row report.ImageState) (detail, fix string) {
 			why, fix, _ := strings.Cut(n.Blocked, ": ")
 			return "is announced and ready there, but " + why, "on " + n.Name + ": " + fix
 		case n.State == report.Ready:
-			return "is announced, and ready there", "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.Namespace + " delete pod " + w.Name + "` makes a new one try at once"
+			fix = "wait: the kubelet looks again, at the latest after five minutes; `kubectl -n " + w.Namespace + " delete pod " + w.Name + "` makes a new one try at once"
+			if !looked && w.Policy != "Always" {
+				fix += "; if that one waits, too, `seeder doctor` on " + n.Name + " says whether its kubelet starts the image by another name alone"
+			}
+			return "is announced, and ready there", fix
 		}
 		return fmt.Sprintf("is announced, but %s there: %s", n.State, n.Reason), fmt.Sprintf("seeder wait %s; on %s `seeder doctor` says what holds it up", short, n.Name)
 	}
@@ -121,7 +126,7 @@ func (w Waiting) Advice(rows []report.ImageState) (detail, fix string) {
 	case ref == "":
 		return "is not a valid image name", "correct it in the pod's template"
 	case ok:
-		detail, fix = w.Explain(row)
+		detail, fix = w.Explain(row, false)
 	default:
 		detail, fix = "is not announced", "seeder announce "+cli.ShortRef(ref)+"  # on a host that has it"
 	}
