@@ -34,6 +34,7 @@ const (
 
 	podDir     = "/etc/kubelet/pods"
 	pullingDir = "/var/lib/kubelet/image_manager/pulling"
+	pulledDir  = "/var/lib/kubelet/image_manager/pulled"
 )
 
 // kubeletConfig is standalone: no API server, pods from files. Nothing is written outside

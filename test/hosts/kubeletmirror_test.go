@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"seeder/test/harness"
@@ -22,7 +23,7 @@ func (k *kubeletHost) mirrored() {
 // announced. From then on nobody asks Docker Hub, also not for the next build.
 //
 // The image is no other pod's: what a kubelet has pulled it gives to pods with Never under
-// the name alone by which it has pulled it.
+// the name alone by which it has pulled it. Doctor says so, and what it says to do helps.
 func (k *kubeletHost) always(a *harness.Host) {
 	var asked atomic.Int64
 	hub := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,4 +51,40 @@ func (k *kubeletHost) always(a *harness.Host) {
 	if n := asked.Load(); n != 0 {
 		k.T.Errorf("%d requests went to Docker Hub for an announced image", n)
 	}
+	k.otherName("docker.io/library/always:latest", "always:latest")
+}
+
+// otherName: a pod with Never that writes another name than that by which the kubelet has
+// pulled the image.
+func (k *kubeletHost) otherName(image, pulledAs string) {
+	k.T.Helper()
+	// A collection removes the records of images that are in use or pinned, too; this kubelet
+	// shall make none.
+	const config = "/etc/kubelet/config.yaml"
+	k.Sh("sed -i 's/^imageGCHighThresholdPercent: 1$/&00/' " + config)
+	k.restartKubelet()
+	k.addPod("pulls", pulledAs, "Always")
+	k.inPhase("pulls", "Running")
+	k.addPod("other", image, "Never")
+	k.inPhase("other", "ErrImageNeverPull")
+	env := waitingPods(k.Host, image, pulledAs)
+	fix := doctor(k.Host, env...).fixOf(k.T, "web/p0", "is announced and ready there, but the kubelet has pulled that image itself")
+	rename, forget, _ := strings.Cut(strings.Trim(fix, "`"), " in the pod's template, as it was pulled; or `")
+	forget, _, _ = strings.Cut(forget, " && systemctl restart ")
+	if rename != "write it as "+pulledAs || !strings.HasPrefix(forget, "rm "+pulledDir+"/sha256-") {
+		k.T.Fatalf("doctor says to do %q", fix)
+	}
+	k.addPod("renamed", pulledAs, "Never")
+	k.inPhase("renamed", "Running")
+	k.restartKubelet()
+	k.inPhase("other", "ErrImageNeverPull") // a restart alone does not help
+	k.Sh(forget)
+	k.restartKubelet()
+	k.inPhase("other", "Running")
+	doctor(k.Host, env...).fixOf(k.T, "web/p0", "is announced, and ready there")
+	for _, name := range []string{"pulls", "other", "renamed"} {
+		k.removePod(name)
+	}
+	k.Sh("rm -r /etc/standin /etc/rancher; sed -i 's/^imageGCHighThresholdPercent: 100$/imageGCHighThresholdPercent: 1/' " + config)
+	k.restartKubelet()
 }
