@@ -397,3 +397,33 @@ func TestFull(t *testing.T) {
 	}
 	must(db.Close())
 }
+
+// TestOrderOfSmallBucket: a key out of order in a bucket that is so small that it lies in
+// its parent is found when the database is opened, not when the bucket has grown.
+func TestOrderOfSmallBucket(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := OpenBolt(path, func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucket([]byte("small"))
+		return errors.Join(err, b.Put([]byte("key/1"), nil), b.Put([]byte("key/2"), nil))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(file, []byte("key/2")); n != 1 {
+		t.Fatalf("the key is there %d times", n)
+	}
+	if err := os.WriteFile(path, bytes.Replace(file, []byte("key/2"), []byte("key-2"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenBolt(path, nil); !errors.Is(err, ErrDamaged) {
+		t.Errorf("opened with %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -178,9 +179,11 @@ func (p *pages) walk(id uint64, root bool) error {
 	}
 }
 
-// leaf checks a leaf, which may be the one of a small bucket, kept in its parent.
+// leaf checks a leaf, which may be the one of a small bucket, kept in its parent. bbolt's own
+// check of the order of keys passes over those.
 func (p *pages) leaf(b []byte, root bool) error {
 	id, count := native.Uint64(b), int(native.Uint16(b[10:]))
+	var before []byte
 	for k := range count {
 		e, err := element(b, k)
 		if err != nil {
@@ -190,6 +193,11 @@ func (p *pages) leaf(b []byte, root bool) error {
 		if flags > 1 || !holds(e, at, keyBytes, valueBytes) {
 			return fmt.Errorf("page %d: element %d of %d is not in it", id, k, count)
 		}
+		key := e[at:][:keyBytes]
+		if k > 0 && bytes.Compare(before, key) >= 0 {
+			return fmt.Errorf("page %d: the key of element %d is not behind that before it", id, k)
+		}
+		before = key
 		if flags == 0 && root {
 			return fmt.Errorf("invalid page %d: element %d of the root is not a bucket", id, k)
 		}
