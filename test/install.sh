@@ -24,6 +24,7 @@ need busybox busybox-static
 need nft nftables
 need gcc gcc
 need git git
+need mkfs.ext4 e2fsprogs # file systems of their own, that fill and lose power
 need pigz pigz # these three compress what store/delta gives back
 need zopfli zopfli
 need libdeflate-gzip libdeflate-tools
