@@ -48,6 +48,7 @@ func TestDeploy(t *testing.T) {
 	if os.Getenv("BENCH_DEPLOY") == "" {
 		t.Skip("a measurement that takes minutes; `make bench-deploy` runs it")
 	}
+	harness.WantCache(t)
 	mb, err := strconv.Atoi(harness.EnvList("BENCH_DEPLOY_MB", "300")[0])
 	if err != nil {
 		t.Fatalf("BENCH_DEPLOY_MB: %v", err)

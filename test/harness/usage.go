@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -82,4 +83,17 @@ func OpenFiles(d *Daemon) map[string]int {
 		out[kind]++
 	}
 	return out
+}
+
+// WantCache fails a test that needs seeder's cache where the disk of its hosts is so full
+// that there is none: seeder leaves 17 % of a disk free, before the kubelet removes images.
+func WantCache(t *testing.T) {
+	t.Helper()
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(os.TempDir(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if free := 100 * float64(st.Bavail) / float64(st.Blocks); free < 19 {
+		t.Fatalf("%.0f %% of the disk of %s are free, and below 17 %% seeder keeps neither frames nor deltas: free 20 %%, or set TMPDIR to a directory of another disk", free, os.TempDir())
+	}
 }

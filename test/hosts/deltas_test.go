@@ -40,6 +40,7 @@ func builtTwice(t *testing.T, gzip bool) (first, second *harness.Image) {
 // TestSecondDeployTravelsAsDelta: hosts that have a build get the next one over a slow link
 // as a difference, whatever place its layers have, and run it under the same digest.
 func TestSecondDeployTravelsAsDelta(t *testing.T) {
+	harness.WantCache(t)
 	for name, gzip := range map[string]bool{"gzip": true, "plain": false} {
 		t.Run(name, func(t *testing.T) {
 			n := harness.NewCluster(t, harness.Newest, 3, "25mbit")
@@ -90,6 +91,7 @@ func announceBuild(t *testing.T, n *harness.Network, img *harness.Image) time.Du
 // TestDeltaSurvivesKill: a host that is killed when its layer was rebuilt from a delta has
 // the layer, and fetches nothing of it again.
 func TestDeltaSurvivesKill(t *testing.T) {
+	harness.WantCache(t)
 	n := harness.NewCluster(t, harness.Newest, 2, "25mbit")
 	first, second := builtTwice(t, true)
 	a, b := n.Hosts[0], n.Hosts[1]

@@ -25,6 +25,7 @@ touch -r /tmp/stamp "$f" && echo "$f"`))
 // containerd or from another host.
 func TestOneRottenByte(t *testing.T) {
 	t.Parallel()
+	harness.WantCache(t)
 	// Without a limit a link may outrun the encoder: then chunks travel raw, and no frame is kept.
 	n := harness.NewCluster(t, harness.Newest, 2, "200mbit")
 	a, b := n.Hosts[0], n.Hosts[1]
