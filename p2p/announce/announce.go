@@ -153,8 +153,11 @@ func (an *Announcer) Announce(ctx context.Context, ref string, o Options) (Annou
 }
 
 // Again announces what the store has under ref now, for the nodes and platforms that the
-// announcement before was for.
-func (an *Announcer) Again(ctx context.Context, ref string) error {
+// announcement before was for. since is the record of ref by which the caller decided that,
+// the zero Record where the catalog had none. The error wraps catalog.ErrSuperseded where
+// another one has come since, while the image was prepared: what is here may be older than
+// that, and would replace it everywhere.
+func (an *Announcer) Again(ctx context.Context, ref string, since catalog.Record) error {
 	if err := an.MayAnnounce(); err != nil {
 		return fmt.Errorf("announce %s: %w", ref, err)
 	}
@@ -164,6 +167,9 @@ func (an *Announcer) Again(ctx context.Context, ref string) error {
 	p, err := an.cfg.Store.Prepare(ctx, ref, chunk.PrepareOptions{AnyPlatform: anyPlatform})
 	if err != nil {
 		return err
+	}
+	if now, _ := an.cfg.Catalog.Get(ref); now.Hash() != since.Hash() {
+		return fmt.Errorf("announce %s by itself: %w by version %d", ref, catalog.ErrSuperseded, now.Announcement().Version)
 	}
 	_, err = an.Publish(ctx, p, nil, true, anyPlatform)
 	return err

@@ -21,6 +21,10 @@ const (
 	defaultTombstoneTTL = 30 * 24 * time.Hour
 )
 
+// ErrSuperseded is wrapped where the catalog has another record of a reference than the one
+// by which a caller decided.
+var ErrSuperseded = errors.New("superseded")
+
 // Config is what a catalog needs. Path is its file; Allow says who may announce
 // (nil: everybody); zero numbers stand for the defaults.
 type Config struct {

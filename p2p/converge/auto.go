@@ -2,6 +2,7 @@ package converge
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -68,9 +69,10 @@ func (au *auto) announceNew(ctx context.Context, have map[string]digest.Digest, 
 	have = au.underNormalNames(have)
 	au.forget(have)
 	for ref, target := range have {
+		since, _ := au.cfg.Catalog.Get(ref)
 		if au.unknownBuild(ref, target) && au.begin(ref, target, now) {
 			au.jobs.Go(func() {
-				named, err := au.announceItself(ctx, ref, target)
+				named, err := au.announceItself(ctx, ref, target, since)
 				if au.end(ref, named, err, time.Now()) {
 					au.cfg.Log.Warn("failed to announce an image of images.auto; will retry", "ref", ref, "err", err)
 				}
@@ -118,15 +120,22 @@ func (au *auto) underNormalNames(have map[string]digest.Digest) map[string]diges
 // autoTimeout bounds one announcement: the image is read and unpacked.
 const autoTimeout = 10 * time.Minute
 
-// announceItself announces ref if images.auto names it, and reports whether it does.
-func (au *auto) announceItself(ctx context.Context, ref string, target digest.Digest) (named bool, err error) {
+// announceItself announces ref if images.auto names it, and reports whether it does. since
+// is its record in the catalog by which it is unknown: the cluster may make it known meanwhile.
+func (au *auto) announceItself(ctx context.Context, ref string, target digest.Digest, since catalog.Record) (named bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, autoTimeout)
 	defer cancel()
 	if !au.announcesItself(ctx, ref) {
 		return false, nil
 	}
-	au.cfg.Log.Debug("announced an image of images.auto", "ref", ref, "digest", target)
-	return true, au.cfg.Announce(ctx, ref)
+	err = au.cfg.Announce(ctx, ref, since)
+	if errors.Is(err, catalog.ErrSuperseded) {
+		return false, nil
+	}
+	if err == nil {
+		au.cfg.Log.Debug("announced an image of images.auto", "ref", ref, "digest", target)
+	}
+	return true, err
 }
 
 // unknownBuild reports whether target is no version of ref that the cluster has

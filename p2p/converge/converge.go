@@ -119,8 +119,9 @@ type Config struct {
 	// ready then. Its outcome is one of Fetched, Excluded, Lacking and Failed.
 	Fetch func(ctx context.Context, rec catalog.Record, verify Verify) Outcome
 	// Announce announces what the store has under a reference, for the nodes that the
-	// announcement before was for.
-	Announce func(ctx context.Context, ref string) error
+	// announcement before was for, unless its record is another one than since by then: that
+	// wraps catalog.ErrSuperseded.
+	Announce func(ctx context.Context, ref string, since catalog.Record) error
 	// MayAnnounce reports whether this node's announcements count.
 	MayAnnounce func() bool
 	// Down is why containerd does not answer, empty while it does: it is asked.

@@ -158,7 +158,7 @@ func (l *Loop) yield(ctx context.Context, rec catalog.Record, have digest.Digest
 		return Outcome{state: replaced, left: have, reason: by.reason(ref, have)}
 	}
 	l.cfg.Log.Info("announced an image again: it changed on this host", "ref", ref, "digest", have)
-	if err := l.cfg.Announce(ctx, ref); err != nil {
+	if err := l.cfg.Announce(ctx, ref, rec); err != nil && !errors.Is(err, catalog.ErrSuperseded) {
 		return l.failed(ctx, fmt.Errorf("announce the changed %s: %w", ref, err))
 	}
 	if cur, ok := l.cfg.Catalog.Get(ref); ok && cur.Hash() == rec.Hash() {

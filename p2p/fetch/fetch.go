@@ -74,8 +74,9 @@ type Config struct {
 	History func(ref string) []digest.Digest
 	// Note records what happened to an announced image.
 	Note func(kind report.EventKind, a catalog.Announcement, reason string, nodes ...string)
-	// Announce announces again what this host has under ref.
-	Announce func(ctx context.Context, ref string) error
+	// Announce announces again what this host has under ref, unless its record is another
+	// one than since by then: that wraps catalog.ErrSuperseded.
+	Announce func(ctx context.Context, ref string, since catalog.Record) error
 	Log      *slog.Logger
 	SwarmLog *slog.Logger // of what is asked of which peer
 }

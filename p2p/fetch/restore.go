@@ -43,7 +43,11 @@ func (f *Fetcher) restoreLost(ctx context.Context, rec catalog.Record) error {
 	if rec.AnnouncedBy() != f.cfg.ID {
 		return err
 	}
-	if err := f.cfg.Announce(ctx, a.Reference); err != nil {
+	err = f.cfg.Announce(ctx, a.Reference, rec)
+	if errors.Is(err, catalog.ErrSuperseded) {
+		return nil // nobody asks for this seed index any more
+	}
+	if err != nil {
 		return fmt.Errorf("cut %s again: %w", a.Reference, err)
 	}
 	f.cfg.Log.Info("restored a lost seed index from the image", "ref", a.Reference, "seed", a.Seed.Digest)
