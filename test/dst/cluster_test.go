@@ -273,13 +273,15 @@ func (c *cluster) startAfter(m *machine, d time.Duration) {
 	}})
 }
 
-// endAll ends the faults that are under way.
+// endAll ends the faults that are under way. A machine that has come to the call at which
+// it stops, and was not looked at since, crashes now: later nobody would start it again.
 func (c *cluster) endAll() {
 	ends := c.ends
 	c.ends = nil
 	for _, e := range ends {
 		e.end()
 	}
+	c.crashStopped()
 	c.net.Heal()
 }
 
