@@ -30,6 +30,7 @@ table() { # package: those of this module that it may import
 	store/ctrd/cri:
 	store/ctrd/embedded: internal/disk
 	store/ctrd/ingest:
+	store/ctrd/sockettest:
 	store/delta:
 	store/export: store/archive store/artifact store/chunk store/delta
 	store/grpcerr:

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,6 +17,7 @@ import (
 
 	"seeder/store/ctrd"
 	"seeder/store/ctrd/embedded"
+	"seeder/store/ctrd/sockettest"
 )
 
 // vanishing takes the namespace from the headers, as containerd does, and removes what a
@@ -58,27 +57,13 @@ func TestVerifyOfWhatVanishes(t *testing.T) {
 	}
 	defer s.Close()
 	cs := s.Client().ContentStore()
-	socket := filepath.Join(t.TempDir(), "containerd.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := grpc.NewServer(
+	socket := sockettest.Serve(t, func(g *grpc.Server) { contentapi.RegisterContentServer(g, contentserver.New(cs)) },
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			return h(namespaces.WithNamespace(ctx, "k8s.io"), req)
 		}),
 		grpc.StreamInterceptor(func(srv any, st grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 			return h(srv, vanishing{st, cs, dgst})
 		}))
-	contentapi.RegisterContentServer(g, contentserver.New(cs))
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
-	defer func() {
-		g.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
 	c, err := ctrd.Open(ctrd.Config{Address: socket, Namespace: "k8s.io"})
 	if err != nil {
 		t.Fatal(err)

@@ -3,16 +3,15 @@ package cri
 import (
 	"cmp"
 	"context"
-	"net"
-	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"seeder/store/ctrd/sockettest"
 )
 
 // server answers what it is given, as a CRI on a unix socket.
@@ -47,30 +46,12 @@ func (s *server) ImageStatus(_ context.Context, r *runtime.ImageStatusRequest) (
 // dial serves s, nil: no CRI at all, until the test ends.
 func dial(t *testing.T, s *server) *grpc.ClientConn {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "cri.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := grpc.NewServer()
-	if s != nil {
-		runtime.RegisterRuntimeServiceServer(g, s)
-		runtime.RegisterImageServiceServer(g, s)
-	}
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		g.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
+	return sockettest.Dial(t, func(g *grpc.Server) {
+		if s != nil {
+			runtime.RegisterRuntimeServiceServer(g, s)
+			runtime.RegisterImageServiceServer(g, s)
 		}
 	})
-	return conn
 }
 
 func condition(kind string, ok bool, reason, message string) *runtime.RuntimeCondition {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -20,11 +18,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"seeder/store/ctrd/embedded"
 	"seeder/store/ctrd/ingest"
+	"seeder/store/ctrd/sockettest"
 )
 
 const blob = "the bytes of a blob"
@@ -179,29 +177,10 @@ func TestAbort(t *testing.T) {
 // overSocket is the store behind containerd's own server of it.
 func overSocket(t *testing.T, cs content.Store) *grpc.ClientConn {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "containerd.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := grpc.NewServer(grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-		return h(srv, leased{s})
-	}))
-	contentapi.RegisterContentServer(g, contentserver.New(cs))
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(l) }()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		g.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return conn
+	return sockettest.Dial(t, func(g *grpc.Server) { contentapi.RegisterContentServer(g, contentserver.New(cs)) },
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			return h(srv, leased{s})
+		}))
 }
 
 // leased takes namespace and lease from the headers, as containerd does.
