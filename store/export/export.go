@@ -81,17 +81,17 @@ type image struct {
 
 // Summary says what an archive has. Sizes are in bytes of blobs as stored.
 type Summary struct {
-	Reference string        `json:"ref"`
-	Digest    digest.Digest `json:"digest"`
-	Blobs     int           `json:"blobs"` // that are in the archive as they are
-	Bytes     int64         `json:"bytes"` // of these and of the deltas
+	Reference string
+	Digest    digest.Digest
+	Blobs     int   // that are in the archive as they are
+	Bytes     int64 // of these and of the deltas
 	// Of an export since an earlier build:
-	Since        digest.Digest `json:"since,omitempty"`
-	LeftOut      int           `json:"left_out,omitempty"` // blobs that the earlier build has
-	LeftOutBytes int64         `json:"left_out_bytes,omitempty"`
-	Deltas       int           `json:"deltas,omitempty"`
-	DeltaBytes   int64         `json:"delta_bytes,omitempty"`
-	RebuiltBytes int64         `json:"rebuilt_bytes,omitempty"` // of the layers that the deltas make
+	Since        digest.Digest
+	LeftOut      int // blobs that the earlier build has
+	LeftOutBytes int64
+	Deltas       int
+	DeltaBytes   int64
+	RebuiltBytes int64 // of the layers that the deltas make
 }
 
 // Archive is an archive that can be written. One goroutine uses it.
