@@ -27,8 +27,8 @@ func (n *Names) Check(ctx context.Context, ref string, target digest.Digest) (re
 	return n.ctrd.Checks.Check(ctx, ref, target)
 }
 
-// Intact says whether the blobs that the last Check of ref saw are still there, as
-// far as that can be told without asking anybody.
+// Intact says whether the last Check of ref found it ready and the blobs that it saw are
+// still there, as far as that can be told without asking anybody.
 func (n *Names) Intact(ctx context.Context, ref string) bool { return n.ctrd.Checks.Intact(ctx, ref) }
 
 // Release takes the pins off an image: the kubelet may collect it from now on.

@@ -32,11 +32,12 @@ type Checks struct {
 	images  *Images
 
 	mu      sync.Mutex
-	checked map[string]checked // each ref that Check found ready
+	checked map[string]checked // each ref that its last Check found ready
 }
 
 // Check says whether ref is at target, complete, unpacked, pinned and known to
-// CRI; where it is not, reason says what lacks.
+// CRI; where it is not, reason says what lacks. What it finds is what Intact goes by from
+// then on, whoever asked.
 func (ck *Checks) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
 	ctx, cl, err := ck.conn.use(ctx)
 	if err != nil {
@@ -138,20 +139,18 @@ func (ck *Checks) keepChecked(ref string, seen checked) {
 	}
 }
 
-// Intact says whether the pin, the snapshot and the blobs that the last Check of ref
-// saw are still there. It asks nobody, since it is called often: the pin was there
-// when List was called last, of the snapshot an event would have told, and the blobs
-// are there as files, since containerd collects the content of an image that somebody
-// discards without an event. While no file comes or goes in their directory, one look
-// at that does for all of them. True where the files cannot be read.
+// Intact says whether the last Check of ref found it ready, and the pin, the snapshot and
+// the blobs that it saw are still there. False where that Check has failed, or found a gap:
+// who asks may hold the image for ready by an earlier one. It asks nobody, since it is
+// called often: the pin was there when List was called last, of the snapshot an event would
+// have told, and the blobs are there as files, since containerd collects the content of an
+// image that somebody discards without an event. While no file comes or goes in their
+// directory, one look at that does for all of them. True where the files cannot be read.
 func (ck *Checks) Intact(ctx context.Context, ref string) bool {
 	ck.mu.Lock()
 	seen, known := ck.checked[ref]
 	ck.mu.Unlock()
-	if !known {
-		return true
-	}
-	if seen.unstacked || ck.images.isLoose(ref) {
+	if !known || seen.unstacked || ck.images.isLoose(ref) {
 		return false
 	}
 	if slices.ContainsFunc(seen.blobs, func(d digest.Digest) bool { return ck.content.Damaged(ctx, d) }) {

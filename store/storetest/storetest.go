@@ -174,6 +174,9 @@ func (s *suite) notReady(ref string, target digest.Digest, want string) {
 	if ok, reason, err := s.c.Checks.Check(s.ctx, ref, target); ok || err != nil || !strings.Contains(reason, want) {
 		s.Errorf("%s: ready %v, %q, %v; want %q", ref, ok, reason, err, want)
 	}
+	if s.c.Checks.Intact(s.ctx, ref) {
+		s.Errorf("%s: intact, although the check before has found that it is not ready", ref)
+	}
 }
 
 func (s *suite) noLeases() {
