@@ -23,7 +23,9 @@ func TestSlowLink(t *testing.T) {
 	}
 	before := connect()
 	end := SlowLink(b, 100*time.Millisecond)
-	slow := connect() // one round trip
+	// One round trip. On a busy machine the link may drop a packet, which TCP sends again
+	// a second later, so it is the fastest of three.
+	slow := min(connect(), connect(), connect())
 	took := send(a, b, 2<<20)
 	end()
 	after := connect()
