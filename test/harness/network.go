@@ -2,6 +2,8 @@ package harness
 
 import (
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +19,7 @@ type Network struct {
 	Dir      string
 	rate     string // of each link in both directions, e.g. 200mbit; "" for unshaped
 	Program  string // the seeder that the daemons are; "" for bin/seeder
-	lock     *os.File
+	lock     io.Closer
 	spaces   []*Space
 	Switched *Space
 	Hosts    []*Host
@@ -27,13 +29,16 @@ type Network struct {
 func NewNetwork(t *testing.T, rate string) *Network {
 	t.Helper()
 	NeedRoot(t)
-	dir, err := os.MkdirTemp("", networkPrefix())
+	name := networkPrefix() + strconv.FormatUint(uint64(rand.Uint32()), 10)
+	// Before anything has the name: whatever has one that is not locked is removed.
+	lock, err := lockNetwork(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Network{T: t, name: filepath.Base(dir), Dir: dir, rate: rate}
+	dir := filepath.Join(os.TempDir(), name)
+	n := &Network{T: t, name: name, Dir: dir, rate: rate, lock: lock}
 	t.Cleanup(n.close)
-	if n.lock, err = lockNetwork(dir); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	n.Switched = n.newSpace("switch", fmt.Sprintf(`
@@ -62,12 +67,10 @@ func (n *Network) close() {
 			}
 		}
 	}
-	if n.lock != nil {
-		n.lock.Close()
-	}
 	if err := remove(n.name); err != nil {
 		n.T.Error(err)
 	}
+	n.lock.Close()
 }
 
 // AddHost plugs a host with a version of containerd into the switch.

@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // namePrefix begins the name of every network: its directory below the
@@ -25,17 +25,15 @@ const namePrefix = "seeder-hosts-"
 // networkPrefix begins the names of this process's networks.
 func networkPrefix() string { return fmt.Sprintf("%s%d-", namePrefix, os.Getpid()) }
 
-// lockNetwork marks a network's directory as in use until this process ends,
-// however it ends.
-func lockNetwork(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+// lockNetwork marks a network's name as in use until this process ends, however it
+// ends. The lock is an abstract socket: it is seen by runs with another TMPDIR, too, and
+// leaves nothing behind.
+func lockNetwork(name string) (io.Closer, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@" + name})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lock the name %s: %w", name, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
-	}
-	return f, nil
+	return l, nil
 }
 
 // deadNetworks names the networks whose process is gone.
@@ -57,17 +55,11 @@ func deadNetworks() []string {
 
 // inUse reports whether the process that made a network still runs.
 func inUse(name string) bool {
-	dir := filepath.Join(os.TempDir(), name)
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) { // just being made, or half removed
-		info, err := os.Stat(dir)
-		return err == nil && time.Since(info.ModTime()) < time.Minute
+	lock, err := lockNetwork(name)
+	if err == nil {
+		lock.Close()
 	}
-	if err != nil {
-		return true
-	}
-	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+	return err != nil
 }
 
 // remove ends the processes of a network and removes its directory and cgroups.

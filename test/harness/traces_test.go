@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -21,4 +22,15 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	NeedRoot(t)
 	NothingIsLeft(t)
+}
+
+// TestAnotherTempDir: a run that has its temporary files elsewhere sees only the cgroups
+// of this one, and does not take them for those of a killed run.
+func TestAnotherTempDir(t *testing.T) {
+	n := NewNetwork(t, "")
+	n.AddHost(Newest)
+	t.Setenv("TMPDIR", t.TempDir())
+	if dead := deadNetworks(); slices.Contains(dead, n.name) {
+		t.Errorf("%s, which is in use, is one of the dead networks %q", n.name, dead)
+	}
 }
