@@ -1,6 +1,6 @@
 #!/bin/sh
-# Says where seeder's CPU seconds go in one cell of `make bench`: perf samples all
-# seeders of a run, and each sample counts for the first of the parts below that is in
+# Says where seeder's CPU seconds go in one cell of `make bench`: perf samples the
+# seeders of this run, and each sample counts for the first of the parts below that is in
 # its stack. GB are those that arrived, of all hosts together. As root, on a machine with
 # nothing else to do; the cell is that of BENCH_IMAGES, BENCH_MB, BENCH_HOSTS, BENCH_RATES.
 set -eu
@@ -13,7 +13,7 @@ dir="$(mktemp -d)"
 trap 'rm -rf "$dir"' EXIT
 export BENCH_IMAGES="${BENCH_IMAGES:-raw}" BENCH_MB="${BENCH_MB:-100}" BENCH_HOSTS="${BENCH_HOSTS:-8}" \
 	BENCH_RATES="${BENCH_RATES:-200mbit}" BENCH_RUNS=1 BENCH_WAYS=seeder BENCH_OUT="$dir/samples"
-(cd test/bench && perf record -q -a -g -e cpu-clock -F 499 -o "$dir/perf" -- ../../bin/bench -test.run '^TestBench$')
+(cd test/bench && perf record -q -g -e cpu-clock -F 499 -o "$dir/perf" -- ../../bin/bench -test.run '^TestBench$')
 perf script -i "$dir/perf" -F comm,ip,sym --comm seeder 2>/dev/null >"$dir/stacks"
 cat "$dir/samples"
 sample() { sed -n "s/.*\"$1\":\([0-9.e+]*\).*/\1/p" "$dir/samples"; }
