@@ -327,35 +327,31 @@ func (b *blob) damaged(ra ctrd.Reader, at int) error {
 // digest was verified when it was staged, and containerd verifies that of the
 // whole blob.
 func (b *blob) readStaged(dst []byte, at int, skip int64) ([]byte, error) {
-	frames := b.staged()
-	enc, size, r, err := frames.Frame(at)
-	if errors.Is(err, stage.ErrDamaged) {
+	frames, length := b.staged(), b.info.ChunkLen(at)
+	dst = slices.Grow(dst, length)
+	tail := dst[len(dst) : len(dst)+length]
+	var scratch []byte
+	defer func() { b.store.work.buffers.Put(scratch) }()
+	enc, payload, err := frames.Read(at, func(enc chunk.Encoding, bytes int) []byte {
+		if enc == chunk.Raw && bytes == length {
+			return tail
+		}
+		scratch = b.store.work.buffers.Get(bytes)
+		return scratch
+	})
+	var raw []byte
+	if err == nil {
+		raw, err = b.store.work.codec.Decode(tail, enc, payload, length)
+	}
+	if errors.Is(err, stage.ErrDamaged) || errors.Is(err, chunk.ErrFrame) {
 		frames.Drop(at)
 		return dst, fmt.Errorf("the frame of chunk %d was damaged on disk; it is fetched again: %w", at, err)
 	}
 	if err != nil {
 		return dst, err
 	}
-	defer r.Close()
-	length := b.info.ChunkLen(at)
-	dst = slices.Grow(dst, length)
-	tail := dst[len(dst) : len(dst)+length]
-	if enc == chunk.Raw && size == int64(length) {
-		n, err := r.ReadAt(tail[:size-skip], skip)
-		if int64(n) < size-skip {
-			return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
-		}
-		return dst[:len(dst)+n], nil
+	if skip > 0 {
+		copy(tail, raw[skip:])
 	}
-	payload := b.store.work.buffers.Get(int(size))
-	defer b.store.work.buffers.Put(payload)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		return dst, fmt.Errorf("read the frame of chunk %d: %w", at, err)
-	}
-	raw, err := b.store.work.codec.Decode(tail, enc, payload, length)
-	if err != nil {
-		frames.Drop(at)
-		return dst, fmt.Errorf("the frame of chunk %d was damaged on disk; it is fetched again: %w", at, err)
-	}
-	return dst[:len(dst)+copy(tail, raw[skip:])], nil
+	return dst[:len(dst)+length-int(skip)], nil
 }

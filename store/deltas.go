@@ -64,11 +64,9 @@ func (d *Deltas) open(ctx context.Context, blob digest.Digest) (offers.Blob, err
 // keep cuts a delta like an image of one blob, and stages all its chunks.
 func (d *Deltas) keep(ctx context.Context, r io.ReaderAt, bytes int64) (seed digest.Digest, err error) {
 	b := chunk.Blob{Bytes: bytes, MediaType: chunk.DeltaMediaType, ChunkBytes: chunk.SizeFor(bytes)}
-	whole := &digested{r: r, digester: digest.SHA256.Digester()}
-	if b.Sums, err = chunk.Sum(ctx, whole, bytes, b.ChunkBytes); err != nil {
+	if b.Sums, b.Digest, err = chunk.SumWhole(ctx, r, bytes, b.ChunkBytes); err != nil {
 		return "", fmt.Errorf("sum a delta: %w", err)
 	}
-	b.Digest = whole.digester.Digest()
 	x, err := chunk.New(ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: bytes}, []chunk.Blob{b})
 	if err != nil {
 		return "", fmt.Errorf("cut a delta: %w", err)

@@ -106,7 +106,14 @@ func (s *Store) recheckBlob(ctx context.Context, name string, d digest.Digest) e
 // recheckFrame verifies the frame of a chunk, if there is one, to its end.
 func (b *blob) recheckFrame(at int) (damaged bool, err error) {
 	frames := b.staged()
-	enc, size, r, err := frames.Frame(at)
+	scratch := b.store.work.buffers.Get(b.info.ChunkLen(at))
+	defer func() { b.store.work.buffers.Put(scratch) }()
+	var buf []byte
+	defer func() { b.store.work.buffers.Put(buf) }()
+	enc, payload, err := frames.Read(at, func(_ chunk.Encoding, bytes int) []byte {
+		buf = b.store.work.buffers.Get(bytes)
+		return buf
+	})
 	switch {
 	case errors.Is(err, stage.ErrDamaged):
 		return true, nil
@@ -114,13 +121,6 @@ func (b *blob) recheckFrame(at int) (damaged bool, err error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	}
-	defer r.Close()
-	payload, scratch := b.store.work.buffers.Get(int(size)), b.store.work.buffers.Get(b.info.ChunkLen(at))
-	defer b.store.work.buffers.Put(payload)
-	defer b.store.work.buffers.Put(scratch)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		return false, fmt.Errorf("read the frame of chunk %d of %s: %w", at, b.info.Digest, err)
 	}
 	raw, err := b.store.work.codec.Decode(scratch, enc, payload, b.info.ChunkLen(at))
 	if err != nil && !errors.Is(err, chunk.ErrFrame) {

@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"runtime"
@@ -272,30 +271,17 @@ func (s *Store) cutBlob(ctx context.Context, b ctrd.Blob) (chunk.Blob, error) {
 	cb := chunk.Blob{
 		Digest: b.Digest, Bytes: ra.Size(), MediaType: b.MediaType, Platforms: b.For, ChunkBytes: chunk.SizeFor(ra.Size()),
 	}
-	whole := &digested{r: ra, digester: digest.SHA256.Digester()}
-	cb.Sums, err = chunk.Sum(ctx, whole, cb.Bytes, cb.ChunkBytes)
+	var got digest.Digest
+	cb.Sums, got, err = chunk.SumWhole(ctx, ra, cb.Bytes, cb.ChunkBytes)
 	if err := errors.Join(err, ra.Close()); err != nil {
 		return chunk.Blob{}, fmt.Errorf("read blob %s: %w", b.Digest, err)
 	}
-	if got := whole.digester.Digest(); got != b.Digest {
+	if got != b.Digest {
 		s.ctrd.Content.MarkDamaged(b.Digest, stampOf(ra))
 		return chunk.Blob{}, fmt.Errorf("blob %s is damaged in containerd's content store: what is there has the digest %s; `seeder announce --from` of an archive that has it replaces it", b.Digest, got)
 	}
 	s.work.sums.set(stage.Name(cb), stampOf(ra))
 	return cb, nil
-}
-
-// digested digests what is read through it, from the beginning and in order.
-type digested struct {
-	r        io.ReaderAt
-	digester digest.Digester
-}
-
-// ReadAt implements io.ReaderAt.
-func (d *digested) ReadAt(p []byte, off int64) (int, error) {
-	n, err := d.r.ReadAt(p, off)
-	d.digester.Hash().Write(p[:n])
-	return n, err
 }
 
 // SeedIndex returns a seed index that this host keeps. One that is damaged is

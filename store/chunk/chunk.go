@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -201,6 +202,31 @@ func Sum(ctx context.Context, r io.ReaderAt, size, chunkBytes int64) ([][sha256.
 		out = append(out, sha256.Sum256(p))
 	}
 	return out, nil
+}
+
+// SumWhole is Sum, and the digest of the whole blob. The blob is read once, and the two are made
+// beside each other.
+func SumWhole(ctx context.Context, r io.ReaderAt, size, chunkBytes int64) ([][sha256.Size]byte, digest.Digest, error) {
+	whole := &digested{r: r, digester: digest.SHA256.Digester()}
+	sums, err := Sum(ctx, whole, size, chunkBytes)
+	whole.behind.Wait()
+	return sums, whole.digester.Digest(), err
+}
+
+// digested digests what is read through it, from the beginning and in order, while its
+// reader works on the same bytes. That must be done with them when it reads again.
+type digested struct {
+	r        io.ReaderAt
+	digester digest.Digester
+	behind   sync.WaitGroup
+}
+
+// ReadAt implements io.ReaderAt.
+func (d *digested) ReadAt(p []byte, off int64) (int, error) {
+	d.behind.Wait()
+	n, err := d.r.ReadAt(p, off)
+	d.behind.Go(func() { d.digester.Hash().Write(p[:n]) })
+	return n, err
 }
 
 func short(err error) error {

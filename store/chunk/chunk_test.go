@@ -3,8 +3,11 @@ package chunk
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -240,6 +243,36 @@ func BenchmarkSum(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Sum(b.Context(), bytes.NewReader(blob), int64(len(blob)), 1<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestSumWhole: the sums are Sum's, and the digest is that of all bytes, also where reading ends
+// early.
+func TestSumWhole(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, MinBytes, 5*MinBytes + 7} {
+		blob := noise(uint64(size), size)
+		want, err := Sum(t.Context(), bytes.NewReader(blob), int64(size), MinBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums, got, err := SumWhole(t.Context(), bytes.NewReader(blob), int64(size), MinBytes)
+		if err != nil || !slices.Equal(sums, want) || got != digest.FromBytes(blob) {
+			t.Errorf("%d bytes: %d sums, %s, %v", size, len(sums), got, err)
+		}
+		if _, _, err := SumWhole(t.Context(), bytes.NewReader(blob), int64(size)+1, MinBytes); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes where one more is expected: %v", size, err)
+		}
+	}
+}
+
+func BenchmarkSumWhole(b *testing.B) {
+	blob := noise(1, 64<<20)
+	b.SetBytes(int64(len(blob)))
+	for b.Loop() {
+		if _, _, err := SumWhole(b.Context(), bytes.NewReader(blob), int64(len(blob)), 512<<10); err != nil {
 			b.Fatal(err)
 		}
 	}

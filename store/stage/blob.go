@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,6 +29,7 @@ type Blob struct {
 	verified bool    // at and end say what is in the file
 	end      int64   // of the last record
 	at       []span
+	stamp    stamp // of the file when at was right about its sums
 	held     int
 	zstd     int // frames that are compressed
 }
@@ -41,6 +41,8 @@ type span struct {
 	enc  chunk.Encoding
 	held bool
 	crc  uint32 // of the record
+	// summed is when the payload last had this sum; zero: it is not known.
+	summed time.Time
 }
 
 // handle is an open file and the number of those who read it: a reader outlives
@@ -152,7 +154,7 @@ func (b *Blob) scan() error {
 		}
 		p := payload[:h.length]
 		if _, err := b.file.ReadAt(p, b.end+headerBytes); err == nil && b.verify(h, p, scratch) {
-			b.record(h.chunk, span{b.end + headerBytes, h.length, h.enc, true, h.crc})
+			b.record(h.chunk, span{b.end + headerBytes, h.length, h.enc, true, h.crc, time.Time{}})
 		} else {
 			damaged++
 		}
@@ -247,6 +249,7 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 		b.verified = true
 	}
 	h := newHeader(n, enc, payload)
+	b.look()
 	_, err = b.file.WriteAt(h.append(nil), b.end)
 	if err == nil {
 		_, err = b.file.WriteAt(payload, b.end+headerBytes)
@@ -254,43 +257,10 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 	if err != nil {
 		return errors.Join(err, b.file.Truncate(b.end))
 	}
-	b.record(n, span{b.end + headerBytes, h.length, enc, true, h.crc})
+	b.stamp = b.file.stamp()
+	b.record(n, span{b.end + headerBytes, h.length, enc, true, h.crc, time.Now()})
 	b.end += int64(headerBytes + len(payload))
 	return nil
-}
-
-// Frame opens the frame of chunk n, once its sum on disk is right: what was verified
-// when it was put may have rotted since. The error wraps fs.ErrNotExist where it is not
-// here, and is an ErrDamaged where it has rotted; a frame of the cache is dropped then.
-// The payload stays readable until it is closed, whatever becomes of the file.
-func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, err error) {
-	enc, bytes, payload, crc, err := b.frame(n)
-	if err != nil {
-		return 0, 0, nil, err
-	}
-	ok, err := b.intact(n, enc, payload, crc)
-	if err == nil && ok {
-		return enc, bytes, payload, nil
-	}
-	payload.Close()
-	if err != nil {
-		return 0, 0, nil, fmt.Errorf("read the frame of chunk %d of %s: %w", n, b.info.Digest, err)
-	}
-	b.rotten(n, payload.file)
-	return 0, 0, nil, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, ErrDamaged)
-}
-
-// ErrDamaged says that a frame on disk is not what was put. It wraps fs.ErrNotExist.
-var ErrDamaged = fmt.Errorf("damaged on disk: %w", fs.ErrNotExist)
-
-// intact reports whether a record still has its sum.
-func (b *Blob) intact(n int, enc chunk.Encoding, r *Payload, crc uint32) (bool, error) {
-	buf := b.dir.buffers.Get(int(r.Size()))
-	defer b.dir.buffers.Put(buf)
-	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	return newHeader(n, enc, buf).crc == crc, nil
 }
 
 // rotten drops a damaged frame of the cache. One that is staged stays until the import
@@ -302,31 +272,6 @@ func (b *Blob) rotten(n int, file *handle) {
 	if b.cached && b.file == file {
 		b.drop(n)
 	}
-}
-
-func (b *Blob) frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, crc uint32, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := b.at[n]
-	if !s.held || b.file == nil {
-		return 0, 0, nil, 0, fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, fs.ErrNotExist)
-	}
-	b.file.refs.Add(1)
-	r := &Payload{SectionReader: io.NewSectionReader(b.file, s.off, int64(s.len)), file: b.file}
-	return s.enc, int64(s.len), r, s.crc, nil
-}
-
-// Payload is a frame's payload on disk. One goroutine uses it.
-type Payload struct {
-	*io.SectionReader
-	file *handle
-	once sync.Once
-}
-
-// Close implements io.Closer.
-func (r *Payload) Close() error {
-	r.once.Do(r.file.release)
-	return nil
 }
 
 // Drop forgets the frame of chunk n, which turned out to be damaged.

@@ -4,6 +4,10 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"seeder/store/chunk"
 )
 
 // rot changes one byte of the payload of chunk n on disk.
@@ -52,4 +56,49 @@ func TestRottenFrame(t *testing.T) {
 		f.check(t, b, 1)
 		b.Close()
 	}
+}
+
+// TestSoundForAWhile: what was put or summed a moment ago is not read again before it is
+// sent, unless somebody else has written to the file. Later it is, and the import reads and
+// sums each time.
+func TestSoundForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "sound")
+		b := openBlob(t, d, f, true)
+		defer b.Close()
+		f.put(t, b, 0)
+		f.put(t, b, 1)
+		before, err := os.Stat(b.path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rot(t, b, 1)
+		if err := os.Chtimes(b.path(), before.ModTime(), before.ModTime()); err != nil { // as a disk rots
+			t.Fatal(err)
+		}
+		open := func() error {
+			_, _, r, err := b.Frame(1)
+			if err == nil {
+				r.Close()
+			}
+			return err
+		}
+		if err := open(); err != nil {
+			t.Errorf("a frame was read again just after it was put: %v", err)
+		}
+		read := func(_ chunk.Encoding, bytes int) []byte { return make([]byte, bytes) }
+		if _, _, err := b.Read(1, read); !errors.Is(err, ErrDamaged) {
+			t.Errorf("the import got a rotten frame: %v", err)
+		}
+		time.Sleep(soundFor)
+		if err := open(); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a frame that rotted long ago was opened: %v", err)
+		}
+		f.put(t, b, 2)
+		rot(t, b, 2)
+		if _, _, _, err := b.Frame(2); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a frame that somebody has overwritten was opened: %v", err)
+		}
+	})
 }
