@@ -264,11 +264,15 @@ func (b *Blob) append(n int, enc chunk.Encoding, payload []byte) (err error) {
 }
 
 // rotten drops a damaged frame of the cache. One that is staged stays until the import
-// meets it: it has counted on that.
-func (b *Blob) rotten(n int, file *handle) {
+// meets it: it has counted on that. cause is why it could not be read, nil where it could.
+func (b *Blob) rotten(n int, file *handle, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dir.log.Warn("found a damaged frame on disk; not sending it", "blob", b.info.Digest, "chunk", n, "path", b.path())
+	args := []any{"blob", b.info.Digest, "chunk", n, "path", b.path()}
+	if cause != nil {
+		args = append(args, "err", cause)
+	}
+	b.dir.log.Warn("found a damaged frame on disk; not sending it", args...)
 	if b.cached && b.file == file {
 		b.drop(n)
 	}

@@ -47,7 +47,8 @@ var ErrDamaged = fmt.Errorf("damaged on disk: %w", fs.ErrNotExist)
 
 // Frame opens the frame of chunk n, once its sum on disk is right: what was verified
 // when it was put may have rotted since (soundFor). The error wraps fs.ErrNotExist where it is not
-// here, and is an ErrDamaged where it has rotted; a frame of the cache is dropped then.
+// here, and ErrDamaged where it has rotted or the disk does not give it back: it would not
+// the next time, and others have the chunk. A frame of the cache is dropped then.
 // The payload stays readable until it is closed, whatever becomes of the file.
 func (b *Blob) Frame(n int) (enc chunk.Encoding, bytes int64, payload *Payload, err error) {
 	s, payload, sound, err := b.find(n)
@@ -95,10 +96,11 @@ func (b *Blob) find(n int) (s span, payload *Payload, sound bool, err error) {
 // check reads a payload into buf, which is as long, and compares its sum.
 func (b *Blob) check(n int, s span, r *Payload, buf []byte) error {
 	if _, err := r.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the frame of chunk %d of %s: %w", n, b.info.Digest, err)
+		b.rotten(n, r.file, err)
+		return fmt.Errorf("read the frame of chunk %d of %s: %w: %w", n, b.info.Digest, err, ErrDamaged)
 	}
 	if newHeader(n, s.enc, buf).crc != s.crc {
-		b.rotten(n, r.file)
+		b.rotten(n, r.file, nil)
 		return fmt.Errorf("frame of chunk %d of %s: %w", n, b.info.Digest, ErrDamaged)
 	}
 	b.mu.Lock()

@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"os"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,26 +29,51 @@ func rot(t *testing.T, b *Blob, n int) {
 	}
 }
 
-// TestRottenFrame: one byte that rots after it was verified is found before the frame is
-// sent. A frame of the cache is dropped, so that it is made anew; one that is staged is
-// left for the import to meet, which has counted on it.
+// unreadable has reads of b's file fail until the end of the returned function, as those of
+// a sector that the disk does not give back.
+func unreadable(t *testing.T, b *Blob) (well func()) {
+	t.Helper()
+	whole := b.file.File
+	f, err := os.OpenFile(b.path(), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.file.File = f
+	for n := range b.at {
+		b.at[n].summed = time.Time{} // it is long ago that they were read
+	}
+	return func() {
+		b.file.File = whole
+		f.Close()
+	}
+}
+
+// TestRottenFrame: one byte that rots after it was verified, or that the disk does not give
+// back, is found before the frame is sent. A frame of the cache is dropped, so that it is
+// made anew; one that is staged is left for the import to meet, which has counted on it.
 func TestRottenFrame(t *testing.T) {
 	t.Parallel()
-	for _, cached := range []bool{false, true} {
+	for _, c := range []struct{ cached, unread bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
 		d, f := openDir(t, t.TempDir(), 1<<30), newFixture(t, "rot")
 		b := openBlob(t, d, f, true)
 		for n := range f.raw {
 			f.put(t, b, n)
 		}
-		if cached {
+		if c.cached {
 			b.Finish()
 		}
-		rot(t, b, 1)
-		if _, _, _, err := b.Frame(1); !errors.Is(err, ErrDamaged) {
-			t.Errorf("cached %v: a rotten frame was opened: %v", cached, err)
+		well := func() {}
+		if c.unread {
+			well = unreadable(t, b)
+		} else {
+			rot(t, b, 1)
 		}
-		if b.Have(1) == cached {
-			t.Errorf("cached %v: held afterwards: %v", cached, b.Have(1))
+		if _, _, _, err := b.Frame(1); !errors.Is(err, ErrDamaged) || c.unread != errors.Is(err, syscall.EBADF) {
+			t.Errorf("%+v: opened: %v", c, err)
+		}
+		well()
+		if b.Have(1) == c.cached {
+			t.Errorf("%+v: held afterwards: %v", c, b.Have(1))
 		}
 		f.check(t, b, 0)
 		f.check(t, b, 2)

@@ -1,6 +1,7 @@
 package dst
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -64,10 +65,7 @@ func openFilesAs(mode int, below ...string) func(c *cluster, m *machine, e Event
 			return nil, false
 		}
 		m.lose()
-		type swapped struct {
-			path           string
-			fd, real, fake int
-		}
+		type swapped struct{ fd, real, fake int }
 		synctest.Wait()
 		var all []swapped
 		fds, _ := os.ReadDir("/proc/self/fd")
@@ -91,11 +89,11 @@ func openFilesAs(mode int, below ...string) func(c *cluster, m *machine, e Event
 				continue
 			}
 			m.c.own[real], m.c.own[fake] = true, true
-			all = append(all, swapped{path, fd, real, fake})
+			all = append(all, swapped{fd, real, fake})
 		}
 		end := sync.OnceFunc(func() {
 			for _, s := range all {
-				if is(s.fd, s.path, mode) { // else it was closed meanwhile, and perhaps is another file now
+				if isSame(s.fd, s.fake) { // else it was closed meanwhile, and perhaps is another file now
 					_ = unix.Dup3(s.real, s.fd, unix.O_CLOEXEC)
 				}
 				delete(m.c.own, s.real)
@@ -109,11 +107,14 @@ func openFilesAs(mode int, below ...string) func(c *cluster, m *machine, e Event
 	}
 }
 
-// is reports whether a descriptor is path, opened so.
-func is(fd int, path string, mode int) bool {
-	got, err := os.Readlink(filepath.Join("/proc/self/fd", strconv.Itoa(fd)))
-	flags, ferr := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	return err == nil && ferr == nil && got == path && flags&unix.O_ACCMODE == mode
+// isSame reports whether two descriptors are the same file, opened in the same way. Its name
+// says nothing: frames move from the stage to the cache, and are removed.
+func isSame(a, b int) bool {
+	var sa, sb unix.Stat_t
+	fa, erra := unix.FcntlInt(uintptr(a), unix.F_GETFL, 0)
+	fb, errb := unix.FcntlInt(uintptr(b), unix.F_GETFL, 0)
+	return errors.Join(erra, errb, unix.Fstat(a, &sa), unix.Fstat(b, &sb)) == nil &&
+		sa.Dev == sb.Dev && sa.Ino == sb.Ino && fa&unix.O_ACCMODE == fb&unix.O_ACCMODE
 }
 
 // chosen is a file of m that matches, by Arg.
