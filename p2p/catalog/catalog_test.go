@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -242,10 +243,25 @@ func TestSurvivesReopen(t *testing.T) {
 	if err != nil || c.Hash() != want {
 		t.Fatalf("after reopening: hash %x %v, want %x", c.Hash(), err, want)
 	}
-	if next := sign(t, id, announcement("docker.io/library/a:1", 2, "x")); !c.Reached(rec) || c.Reached(next) {
+	next := sign(t, id, announcement("docker.io/library/a:1", 2, "x"))
+	if !c.Reached(rec) || c.Reached(next) {
 		t.Errorf("after reopening: reached %v, the next version %v", c.Reached(rec), c.Reached(next))
 	}
-	c.Close()
+	if err := c.SetReached(next); err != nil || !c.Overtaken(rec) || c.Overtaken(next) {
+		t.Errorf("overtaken: the version before %v, the last one %v; %v", c.Overtaken(rec), c.Overtaken(next), err)
+	}
+	err = c.file.db.Update(func(tx *bolt.Tx) error { // a file that says no version
+		b := tx.Bucket(reachedBucket)
+		v := b.Get([]byte("docker.io/library/a:1"))
+		return b.Put([]byte("docker.io/library/a:1"), bytes.Clone(v[:2*sha256.Size]))
+	})
+	if err := errors.Join(err, c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, Config{Path: path})
+	if !c.Reached(next) || c.Overtaken(rec) || c.ReachedTarget("docker.io/library/a:1") != next.ann.Target.Digest {
+		t.Errorf("a file without versions: reached %v, overtaken %v", c.Reached(next), c.Overtaken(rec))
+	}
 }
 
 // TestOnlyWhatIsNewerChangesAnything: nobody gets anything into a catalog by

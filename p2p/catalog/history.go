@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,10 +12,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// reached is the record that this host has been at last.
+// reached is where this host has been last. The record itself may be lost, with all that it
+// says, and what comes in its place may be older.
 type reached struct {
-	record [sha256.Size]byte // its hash
-	target digest.Digest
+	record  [sha256.Size]byte // the hash of the record of which nothing is left to do
+	target  digest.Digest     // that this host was brought to last
+	version uint64            // by the record of that version; 0: not known
 }
 
 // trail is where this host has been with each reference. It is local and survives
@@ -55,6 +58,14 @@ func (c *Catalog) ReachedTarget(ref string) digest.Digest {
 	return c.trail.at[ref].target
 }
 
+// Overtaken reports whether this host has been at a later version than r. It has that from
+// a record that was damaged since, and what it has is not what r withdraws.
+func (c *Catalog) Overtaken(r Record) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.trail.at[r.ann.Reference].version > r.ann.Version
+}
+
 // maxHistory bounds the targets that are remembered of a reference.
 const maxHistory = 100
 
@@ -67,12 +78,19 @@ func (c *Catalog) History(ref string) []digest.Digest {
 }
 
 // load reads where this host has been: a record and its target, each as its sum, and the
-// targets before as their sums, one after the other.
+// version, 8 bytes, big-endian, which files of before lack; and the targets before as their
+// sums, one after the other.
 func (t trail) load(at, before *bolt.Bucket) error {
 	err := at.ForEach(func(k, v []byte) error {
-		if len(v) == 2*sha256.Size {
-			t.at[string(k)] = reached{record: [sha256.Size]byte(v), target: digest.NewDigestFromBytes(digest.SHA256, v[sha256.Size:])}
+		const sums = 2 * sha256.Size
+		if len(v) != sums && len(v) != sums+8 {
+			return nil
 		}
+		at := reached{record: [sha256.Size]byte(v), target: digest.NewDigestFromBytes(digest.SHA256, v[sha256.Size:sums])}
+		if len(v) > sums {
+			at.version = binary.BigEndian.Uint64(v[sums:])
+		}
+		t.at[string(k)] = at
 		return nil
 	})
 	if err != nil || before == nil {
@@ -101,11 +119,16 @@ func (t trail) passed(ref string, next digest.Digest) []digest.Digest {
 	return out
 }
 
-// SetReached records that this host is where r says, and where it was before.
+// SetReached records that this host is where r says, and where it was before. A withdrawal
+// that this host has overtaken changes nothing of that but that nothing is left to do about
+// it.
 func (c *Catalog) SetReached(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ref, at := r.ann.Reference, reached{record: r.Hash(), target: r.ann.Target.Digest}
+	ref, at := r.ann.Reference, reached{record: r.Hash(), target: r.ann.Target.Digest, version: r.ann.Version}
+	if last := c.trail.at[ref]; r.ann.Withdrawn && last.version > at.version {
+		at.target, at.version = last.target, last.version
+	}
 	if c.trail.at[ref] == at {
 		return nil
 	}
@@ -127,7 +150,7 @@ func (c *Catalog) SetReached(r Record) error {
 			}
 			sums = append(sums, s...)
 		}
-		return errors.Join(b.Put([]byte(ref), sums), tx.Bucket(reachedBucket).Put([]byte(ref), append(at.record[:], sum...)))
+		return errors.Join(b.Put([]byte(ref), sums), tx.Bucket(reachedBucket).Put([]byte(ref), binary.BigEndian.AppendUint64(append(at.record[:], sum...), at.version)))
 	}); err != nil {
 		return err
 	}

@@ -17,10 +17,11 @@ import (
 // withdraw removes a withdrawn image (purge), or leaves it to the kubelet's garbage
 // collection, where the record still is where an announcement put it: the one that
 // was withdrawn, or another that this host had come to before, as in a partition.
-// What somebody put under that name since then is not ours.
+// What somebody put under that name since then is not ours, and what a later announcement
+// put there is not meant: its record was damaged here, and comes back from others.
 func (l *Loop) withdraw(ctx context.Context, rec catalog.Record) Outcome {
 	a := rec.Announcement()
-	if !l.cfg.Catalog.Reached(rec) { // else what came back since was imported by somebody
+	if c := l.cfg.Catalog; !c.Reached(rec) && !c.Overtaken(rec) { // else what came back since was imported by somebody
 		by, err := l.release(ctx, a)
 		switch {
 		case err != nil:
