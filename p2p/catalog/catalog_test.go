@@ -247,8 +247,13 @@ func TestSurvivesReopen(t *testing.T) {
 	if !c.Reached(rec) || c.Reached(next) {
 		t.Errorf("after reopening: reached %v, the next version %v", c.Reached(rec), c.Reached(next))
 	}
-	if err := c.SetReached(next); err != nil || !c.Overtaken(rec) || c.Overtaken(next) {
-		t.Errorf("overtaken: the version before %v, the last one %v; %v", c.Overtaken(rec), c.Overtaken(next), err)
+	withdrawal := func(version uint64) Record {
+		a := announcement("docker.io/library/a:1", version, "x")
+		a.Withdrawn = true
+		return sign(t, id, a)
+	}
+	if err := c.SetReached(next); err != nil || !c.Reached(withdrawal(1)) || c.Reached(withdrawal(2)) || c.Reached(rec) {
+		t.Errorf("at version 2, %v: reached the withdrawals 1 %v and 2 %v", err, c.Reached(withdrawal(1)), c.Reached(withdrawal(2)))
 	}
 	err = c.file.db.Update(func(tx *bolt.Tx) error { // a file that says no version
 		b := tx.Bucket(reachedBucket)
@@ -259,8 +264,8 @@ func TestSurvivesReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = open(t, Config{Path: path})
-	if !c.Reached(next) || c.Overtaken(rec) || c.ReachedTarget("docker.io/library/a:1") != next.ann.Target.Digest {
-		t.Errorf("a file without versions: reached %v, overtaken %v", c.Reached(next), c.Overtaken(rec))
+	if !c.Reached(next) || c.Reached(withdrawal(1)) || c.ReachedTarget("docker.io/library/a:1") != next.ann.Target.Digest {
+		t.Errorf("a file without versions: reached %v, an older withdrawal %v", c.Reached(next), c.Reached(withdrawal(1)))
 	}
 }
 

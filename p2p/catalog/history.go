@@ -37,17 +37,24 @@ func (t trail) is(r Record) bool {
 	return ok && at.record == r.Hash()
 }
 
+// overtook reports whether r is a withdrawal of before this host was where it is.
+func (t trail) overtook(r Record) bool {
+	return r.ann.Withdrawn && t.at[r.ann.Reference].version > r.ann.Version
+}
+
 func (t trail) forget(ref string) {
 	delete(t.at, ref)
 	delete(t.before, ref)
 }
 
 // Reached reports whether this host has been where r says since r came: then what
-// differs now was changed here afterwards. It is local and survives restarts.
+// differs now was changed here afterwards. It is local and survives restarts. A withdrawal
+// that is older than what this host has been at counts as reached: the record of that was
+// damaged here, comes back from others, and what it brought is not what was withdrawn.
 func (c *Catalog) Reached(r Record) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.trail.is(r)
+	return c.trail.is(r) || c.trail.overtook(r)
 }
 
 // ReachedTarget is the target of the record of ref that this host has been at
@@ -56,14 +63,6 @@ func (c *Catalog) ReachedTarget(ref string) digest.Digest {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.trail.at[ref].target
-}
-
-// Overtaken reports whether this host has been at a later version than r. It has that from
-// a record that was damaged since, and what it has is not what r withdraws.
-func (c *Catalog) Overtaken(r Record) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.trail.at[r.ann.Reference].version > r.ann.Version
 }
 
 // maxHistory bounds the targets that are remembered of a reference.
@@ -126,8 +125,8 @@ func (c *Catalog) SetReached(r Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ref, at := r.ann.Reference, reached{record: r.Hash(), target: r.ann.Target.Digest, version: r.ann.Version}
-	if last := c.trail.at[ref]; r.ann.Withdrawn && last.version > at.version {
-		at.target, at.version = last.target, last.version
+	if c.trail.overtook(r) {
+		at.target, at.version = c.trail.at[ref].target, c.trail.at[ref].version
 	}
 	if c.trail.at[ref] == at {
 		return nil

@@ -125,7 +125,7 @@ func TestDamagedRecordPurgesNothingNewer(t *testing.T) {
 			if !cat.Reached(withdrawal) {
 				t.Error("the withdrawal is not done with, so it is never forgotten")
 			}
-			if c.stays && (cat.ReachedTarget(ref) != build || !cat.Overtaken(sign(4, build, true))) {
+			if c.stays && (cat.ReachedTarget(ref) != build || !cat.Reached(sign(4, build, true))) {
 				t.Errorf("at %s, and the next older withdrawal purges it", cat.ReachedTarget(ref))
 			}
 		})
