@@ -21,7 +21,7 @@ import (
 // put there is not meant: its record was damaged here, and comes back from others.
 func (l *Loop) withdraw(ctx context.Context, rec catalog.Record) Outcome {
 	a := rec.Announcement()
-	if c := l.cfg.Catalog; !c.Reached(rec) && !c.Overtaken(rec) { // else what came back since was imported by somebody
+	if !l.cfg.Catalog.Reached(rec) { // else what came back since was imported by somebody
 		by, err := l.release(ctx, a)
 		switch {
 		case err != nil:
