@@ -55,6 +55,15 @@ func (le *Leases) Take(ctx context.Context, name string) (_ context.Context, rel
 	return leases.WithLease(ctx, id), release, nil
 }
 
+// keep puts what is here already under the lease of ctx, if it has one.
+func keep(ctx context.Context, ls leases.Manager, what leases.Resource) error {
+	id, ok := leases.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	return ls.AddResource(ctx, leases.Lease{ID: id}, what)
+}
+
 // renewing ends the id of the lease that holds everything while another one is
 // made anew: containerd has no call that prolongs one.
 const renewing = ".renewing"

@@ -106,10 +106,6 @@ func (c *Content) MakeWay(ctx context.Context, dgst digest.Digest) (removed bool
 // keepChildren puts what a blob keeps from garbage collection under the lease of ctx, if
 // it has one: nothing else may keep it once the blob is gone.
 func (c *Content) keepChildren(ctx context.Context, cl *client.Client, dgst digest.Digest) error {
-	lease, ok := leases.FromContext(ctx)
-	if !ok {
-		return nil
-	}
 	info, err := cl.ContentStore().Info(ctx, dgst)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -124,8 +120,7 @@ func (c *Content) keepChildren(ctx context.Context, cl *client.Client, dgst dige
 		} else if !strings.HasPrefix(label, artifact.LabelContent) {
 			continue
 		}
-		err := cl.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, leases.Resource{ID: id, Type: kind})
-		if err != nil && !errdefs.IsNotFound(err) {
+		if err := keep(ctx, cl.LeasesService(), leases.Resource{ID: id, Type: kind}); err != nil && !errdefs.IsNotFound(err) {
 			return c.conn.fail(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
@@ -104,12 +105,14 @@ func (u *Unpacker) Apply(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	_, err = u.stack(cl, nil).Apply(ctx, i, false)
-	return u.runtime.conn.fail(err)
+	return u.runtime.conn.fail(u.stack(cl, nil).Apply(ctx, i, false))
 }
 
 func (u *Unpacker) stack(cl *client.Client, slots unpack.Slots) *unpack.Stack {
 	return &unpack.Stack{Layers: u.layers, Snapshotter: cl.SnapshotService(u.snapshotter), Differ: cl.DiffService(),
+		Hold: func(ctx context.Context, snapshot string) error {
+			return keep(ctx, cl.LeasesService(), leases.Resource{ID: snapshot, Type: "snapshots/" + u.snapshotter})
+		},
 		Slots: slots, Log: u.runtime.conn.log}
 }
 

@@ -70,7 +70,7 @@ func Run(t *testing.T, s Subject) {
 		"DiscardedContent":     discardedContent,
 		"TwoNamesOfOneConfig":  twoNamesOfOneConfig,
 		"Delete":               deleteNames,
-		"Unpack":               unpack,
+		"Unpack":               unpacks,
 		"ApplyAnew":            applyAnew,
 		"ChangesTellOfRemoval": changes,
 		"FromRegistry":         fromRegistry,

@@ -9,9 +9,11 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+
+	"seeder/store/unpack"
 )
 
-func unpack(s *suite) {
+func unpacks(s *suite) {
 	const ref = "docker.io/library/storetest-unpack:latest"
 	img := NewImage(s, ref, 14)
 	s.bring(img)
@@ -43,12 +45,28 @@ func unpack(s *suite) {
 			s.Errorf("labels of layer %d: %v %v", i, blob.Labels, err)
 		}
 	}
-	// The topmost snapshot goes: the image is not ready and can be unpacked again.
+	// The topmost snapshot goes: the image is not ready and can be unpacked again, also
+	// when garbage is collected meanwhile. Nothing but the lease keeps those below it.
+	ctx, release, err := s.c.Leases.Take(s.ctx, "storetest-unpack")
+	if err != nil {
+		s.Fatal(err)
+	}
 	if err := sn.Remove(s.ctx, identity.ChainID(m.DiffIDs).String()); err != nil {
 		s.Fatal(err)
 	}
 	s.notReady(ref, img.Target.Digest, "not unpacked")
-	if err := s.c.Images.Settle(s.ctx, ref, img.Target); err != nil {
+	present := unpack.Present()
+	err = u.All(ctx, func(ctx context.Context) (int, error) {
+		s.Collect(s.T)
+		return present(ctx)
+	}, func(context.Context, int) error { return nil })
+	if err != nil {
+		s.Errorf("garbage was collected while layers were unpacked: %v", err)
+	}
+	if err := s.c.Images.Settle(ctx, ref, img.Target); err != nil {
+		s.Fatal(err)
+	}
+	if err := release(s.ctx); err != nil {
 		s.Fatal(err)
 	}
 	s.ready(ref, img.Target.Digest)

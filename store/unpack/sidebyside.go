@@ -54,32 +54,19 @@ func (s *Stack) sideBySide(ctx context.Context, next Arrivals, done func(context
 	for range s.Layers {
 		w.tries = append(w.tries, &try{done: make(chan struct{})})
 	}
-	if err := w.findFirst(ctx); err != nil {
+	first, err := s.findFirst(ctx)
+	if err != nil {
 		return err
 	}
+	w.first = first
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.begin(gctx, group, next) })
 	group.Go(func() error { return w.commitAll(gctx, done) })
-	err := group.Wait()
+	err = group.Wait()
 	for _, t := range w.tries {
 		w.drop(ctx, t)
 	}
 	return err
-}
-
-// findFirst looks how many layers are unpacked already: none is without those below it.
-func (w *work) findFirst(ctx context.Context) error {
-	for w.first < len(w.Layers) {
-		_, err := w.Snapshotter.Stat(ctx, w.Chain(w.first+1).String())
-		if errdefs.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look for the snapshot of layer %s: %w", w.Layers[w.first].Blob.Digest, err)
-		}
-		w.first++
-	}
-	return nil
 }
 
 // begin unpacks each layer that arrives, as soon as there is a slot for it.

@@ -28,6 +28,9 @@ type Stack struct {
 	Layers      []rootfs.Layer // from the bottom up
 	Snapshotter snapshots.Snapshotter
 	Differ      diff.Applier
+	// Hold keeps a snapshot that was found, and so those below it, from garbage collection
+	// until the work ends; nil: nothing does. Nobody else may refer to it.
+	Hold func(ctx context.Context, snapshot string) error
 	// Slots bounds how many layers are unpacked at once, of all images together; nil:
 	// one after the other.
 	Slots Slots
@@ -53,18 +56,17 @@ func (s *Stack) diffs(n int) []digest.Digest {
 	return out
 }
 
-// Apply unpacks layer i on top of those below it, which are unpacked. It reports false for
-// one that is unpacked already. absent says that it is known not to be.
-func (s *Stack) Apply(ctx context.Context, i int, absent bool) (applied bool, _ error) {
+// Apply unpacks layer i on top of those below it, which are unpacked, unless it is unpacked
+// already. absent says that it is known not to be.
+func (s *Stack) Apply(ctx context.Context, i int, absent bool) error {
 	sn := s.Snapshotter
 	if absent {
 		sn = unasked{sn}
 	}
-	applied, err := rootfs.ApplyLayerWithOpts(ctx, s.Layers[i], s.diffs(i), sn, s.Differ, nil, Synced)
-	if err != nil {
-		return false, fmt.Errorf("unpack layer %s: %w", s.Layers[i].Blob.Digest, err)
+	if _, err := rootfs.ApplyLayerWithOpts(ctx, s.Layers[i], s.diffs(i), sn, s.Differ, nil, Synced); err != nil {
+		return fmt.Errorf("unpack layer %s: %w", s.Layers[i].Blob.Digest, err)
 	}
-	return applied, nil
+	return nil
 }
 
 // unasked is a snapshotter that need not be asked whether it has a snapshot. Where
@@ -95,10 +97,35 @@ func (s *Stack) All(ctx context.Context, next Arrivals, done func(ctx context.Co
 	return s.sideBySide(ctx, next, done)
 }
 
+// findFirst is the lowest layer that is not unpacked. What is below it stays there.
+func (s *Stack) findFirst(ctx context.Context) (first int, _ error) {
+	for held := 0; ; held = first {
+		for first = 0; first < len(s.Layers); first++ { // no snapshot is there without those below it
+			_, err := s.Snapshotter.Stat(ctx, s.Chain(first+1).String())
+			if errdefs.IsNotFound(err) {
+				break
+			}
+			if err != nil {
+				return 0, fmt.Errorf("look for the snapshot of layer %s: %w", s.Layers[first].Blob.Digest, err)
+			}
+		}
+		if s.Hold == nil || first <= held {
+			return first, nil
+		}
+		if err := s.Hold(ctx, s.Chain(first).String()); err != nil {
+			return 0, fmt.Errorf("keep the snapshot of layer %s: %w", s.Layers[first-1].Blob.Digest, err)
+		}
+		// It may have been collected before it was held.
+	}
+}
+
 // serial unpacks one layer after the other.
 func (s *Stack) serial(ctx context.Context, next Arrivals, done func(context.Context, int) error) error {
+	first, err := s.findFirst(ctx)
+	if err != nil {
+		return err
+	}
 	here := make([]bool, len(s.Layers))
-	absent := false
 	for i := range s.Layers {
 		for !here[i] {
 			k, err := next(ctx)
@@ -107,10 +134,10 @@ func (s *Stack) serial(ctx context.Context, next Arrivals, done func(context.Con
 			}
 			here[k] = true
 		}
-		var err error
-		// There was no snapshot below which it could be.
-		if absent, err = s.Apply(ctx, i, i > 0 && absent); err != nil {
-			return err
+		if i >= first {
+			if err := s.Apply(ctx, i, i > first); err != nil {
+				return err
+			}
 		}
 		if err := done(ctx, i); err != nil {
 			return err

@@ -354,7 +354,7 @@ func (s *sides) equal() {
 		ctx, u, said := s.stack(fmt.Sprintf("sides-%d", k), all, s.slots)
 		if k == 2 { // the lowest layers are unpacked already
 			for i := range 4 {
-				if _, err := u.Apply(ctx, i, false); err != nil {
+				if err := u.Apply(ctx, i, false); err != nil {
 					s.Fatal(err)
 				}
 			}
@@ -421,7 +421,7 @@ func (s *sides) somebodyElse() {
 	next := func(ctx context.Context) (int, error) {
 		if at++; at == 3 {
 			for i := range 2 {
-				if _, err := other.Apply(ctx, i, false); err != nil {
+				if err := other.Apply(ctx, i, false); err != nil {
 					return 0, err
 				}
 			}
