@@ -65,6 +65,9 @@ func mutations() []mutation {
 		{"gaps-unseen", "store/ctrd/checks.go",
 			"		if errors.As(err, &missing) {", "		if mutated(\"gaps-unseen\") {\n\t\t\treturn true, \"\", nil\n\t\t}\n\t\tif errors.As(err, &missing) {",
 			blobGone, ", but: "},
+		{"finding-forgotten", "store/ctrd/checks.go",
+			"	if !known || seen.unstacked ||", "	if !known && mutated(\"finding-forgotten\") {\n\t\treturn true\n\t}\n\tif !known || seen.unstacked ||",
+			foundWhileItLied, ", but: "},
 		{"never-joins", "p2p/gossip/join.go",
 			"			err = j.join(ctx, targets)", "			if !mutated(\"never-joins\") {\n\t\t\t\terr = j.join(ctx, targets)\n\t\t\t}",
 			split, "alive members of"},
@@ -175,6 +178,13 @@ func lookedAt() Course {
 
 func purged() Course {
 	return courseOf(isSmall, at(500, "announce", 0, 1, 0, 0), at(10_000, "purge", 0, 1, 0, 0))
+}
+
+// foundWhileItLied: a blob goes, and the check that finds it comes while the store says that
+// all is complete.
+func foundWhileItLied() Course {
+	return courseOf(isSmall, at(1000, "announce", 0, 1, 0, 0), at(9000, "says it is complete", 1, 0, 20_000, 0),
+		at(10_000, "blob removed", 1, 0, 0, 0), at(10_001, "says it is incomplete", 1, 0, 11_000, 0))
 }
 
 // blobGone: blobs of an image are removed below containerd.
