@@ -25,7 +25,7 @@ func builds(t testing.TB, packed bool) (before, after []byte) {
 	var files []entry
 	r := rand.New(rand.NewChaCha8([32]byte{1}))
 	words := []string{"alpha", "beta", "gamma", "delta", "function", "return", "0x1f", "\n", " ", "{", "}"}
-	for i := range 200 {
+	for i := range 80 {
 		var b bytes.Buffer
 		for b.Len() < 30_000 {
 			b.WriteString(words[r.IntN(len(words))])
