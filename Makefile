@@ -19,7 +19,7 @@ build: ## bin/seeder
 demo: build ## four nodes on this machine, one announces an image, all get it
 	bin/seeder demo
 
-test: deps lint alerts conformance unit cluster dst-short fuzz test-ui boot hosts ## everything; as root on Debian
+test: deps lint alerts conformance unit cluster dst-short fuzz test-ui hosts ## everything; as root on Debian
 
 .PHONY: fresh
 fresh: ## make demo and make test on Debian 12 and 13, each just installed; FRESH_TARGETS, FRESH_RELEASES, see test/fresh.sh; as root
@@ -84,12 +84,13 @@ fuzz: ## each fuzz target for FUZZTIME (a number of inputs, or a time like 10m)
 vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln.go.dev); not part of test, which needs no such site
 	test/vuln.sh
 
-hosts: build containerds ## real hosts with real containerd; needs root
-	go test -count=1 -timeout 20m -p 1 -parallel 3 ./test/harness ./test/attack ./test/hosts
+# Both wait most of the time, and so run side by side: boot takes a quarter of the other.
+hosts: build package containerds ## real hosts with real containerd, and what `make boot` runs; needs root
+	go test -count=1 -timeout 30m -p 2 -parallel 3 ./test/boot ./test/harness ./test/attack ./test/hosts
 	go test -count=1 -timeout 10m -run '^TestCPUGate$$' ./test/bench
 
 .PHONY: boot
-boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd; needs root
+boot: build package containerds ## the packages and the unit, on three hosts that boot a real systemd, with what each step says; needs root
 	go test -count=1 -v -timeout 20m ./test/boot
 
 .PHONY: install uninstall

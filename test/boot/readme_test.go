@@ -123,7 +123,7 @@ func (r *readme) make(line string) string {
 func (r *readme) thisTest(line string) {
 	r.t.Helper()
 	recipe := r.make(line)
-	for _, part := range []string{"staticcheck", "-race", "test/fuzz.sh", "./test/boot", "./test/hosts", "-timeout 20m"} {
+	for _, part := range []string{"staticcheck", "-race", "test/fuzz.sh", "./test/boot", "./test/hosts", "-p 2"} {
 		if !strings.Contains(recipe, part) {
 			r.t.Errorf("%s does not run %s:\n%s", line, part, recipe)
 		}
