@@ -20,8 +20,9 @@ const (
 	// paceTrial of raw chunks are enough to see that less goes out than before: what the
 	// kernel takes in advance only makes them look better.
 	paceTrial = 3 << 20
-	// paceGain is how much more must go out raw for that to be worth the bytes.
-	paceGain = 1.2
+	// paceGain is how much more must go out raw: where it is hardly more, the encoder and all
+	// decoders are spared for nothing less.
+	paceGain = 1.05
 	// paceTurns measurements after the last change raw chunks are tried again, and
 	// paceRawTurns after it compressed ones: on slow links those are the lesser harm.
 	paceTurns    = 64

@@ -39,6 +39,7 @@ func TestPace(t *testing.T) {
 		{"10 Mbit/s", 200, 1, false, chunk.Thorough},
 		{"200 Mbit/s", 150, 25, false, chunk.Thorough},
 		{"200 Mbit/s, busy cores", 35, 25, false, chunk.Fast},
+		{"200 Mbit/s, cores that take all of it", 23, 25, true, chunk.Fast},
 		{"1 Gbit/s, busy cores", 60, 125, true, chunk.Fast},
 		{"1 Gbit/s, cores of its own", 240, 125, false, chunk.Fast},
 		{"10 Gbit/s", 240, 1250, true, chunk.Fast},
