@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // MemoryBounds are those of a systemd unit, in bytes.
@@ -80,6 +82,41 @@ func (h *Host) BoundMemory(b MemoryBounds) *MemoryGroup {
 	}
 	h.T.Cleanup(func() { g.peak.Close() })
 	return g
+}
+
+// BoundDisk bounds what a block device reads and writes in a second. The device is the
+// host's alone, and the host's processes are in the group. With cgroup v1 what is written
+// later, from the page cache, counts for the root group, whoever wrote it: a bound on the
+// host's group alone holds up fsync and nothing else. So the bound is the root group's
+// there, in which all hosts are.
+func (g *MemoryGroup) BoundDisk(device string, bytesPerSec int64) {
+	g.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		g.t.Fatal(err)
+	}
+	number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	set := func(file, bound string) {
+		if err := os.WriteFile(file, []byte(number+" "+bound), 0); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	if file := filepath.Join(g.dir, "io.max"); exists(file) {
+		set(file, fmt.Sprintf("rbps=%d wbps=%[1]d", bytesPerSec))
+		return
+	}
+	for _, mount := range CgroupMounts() {
+		read, write := filepath.Join(mount, "blkio.throttle.read_bps_device"), filepath.Join(mount, "blkio.throttle.write_bps_device")
+		if !exists(read) || !exists(write) {
+			continue
+		}
+		for _, file := range []string{read, write} {
+			set(file, strconv.FormatInt(bytesPerSec, 10))
+			g.t.Cleanup(func() { set(file, "0") })
+		}
+		return
+	}
+	g.t.Skip("this machine has neither io.max of cgroup v2 nor blkio.throttle of v1")
 }
 
 func exists(path string) bool {

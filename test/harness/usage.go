@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/prometheus/procfs"
 )
 
 // EnvList is a list of words from an environment variable, or from fallback where that is
@@ -34,6 +36,20 @@ func LinkBytes(h *Host) (received, sent float64) {
 		}
 	}
 	return received, sent
+}
+
+// CPUSeconds is what a process has used.
+func CPUSeconds(t *testing.T, pid int) float64 {
+	t.Helper()
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := p.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.CPUTime()
 }
 
 // PeakRSS is the most memory that a process has had resident, in bytes.
