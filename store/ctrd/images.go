@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -140,7 +144,7 @@ func (im *Images) ResolveNamed(ctx context.Context, ref string) (Named, error) {
 	if err != nil {
 		return Named{}, err
 	}
-	all, err := cl.ImageService().List(nctx)
+	all, err := cl.ImageService().List(nctx, maybe(ref))
 	if err != nil {
 		return Named{}, fmt.Errorf("look up image %s: %w", ref, im.conn.fail(err))
 	}
@@ -166,6 +170,17 @@ func (im *Images) ResolveNamed(ctx context.Context, ref string) (Named, error) {
 		out.Other = other.Name
 	}
 	return out, nil
+}
+
+// maybe is a filter that every way to write ref passes, and few other names do: all have the
+// last part of its repository. To get all images of a host for each of many that are announced
+// would take the square of their number.
+func maybe(ref string) string {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "name==" + strconv.Quote(ref)
+	}
+	return "name~=" + strconv.Quote("(^|/)"+regexp.QuoteMeta(path.Base(reference.Path(named)))+"([:@]|$)")
 }
 
 func later(a, b images.Image) bool { return a.UpdatedAt.After(b.UpdatedAt) }
