@@ -1,14 +1,16 @@
 package dst
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"seeder/p2p/catalog"
+	bolt "go.etcd.io/bbolt"
 )
 
 var storeKinds = []kind{
@@ -213,9 +215,10 @@ func tornCrash(c *cluster, m *machine, e Event) (func(), bool) {
 	return nil, true
 }
 
-// catalogLost damages the catalog of a machine that is down. What nobody else has is
-// lost with it, and which announcements it has reached. A purge that it has heard of since
-// may take what it holds, so that may have been the last copy.
+// catalogLost damages the catalog of a machine that is down: the file, or one record in it.
+// What nobody else has is lost with it; with the file, also which announcements it has
+// reached. A purge that it has heard of since may take what it holds then, so that may have
+// been the last copy.
 func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 	if !m.up {
 		return nil, false
@@ -227,23 +230,54 @@ func catalogLost(c *cluster, m *machine, e Event) (func(), bool) {
 	c.crashFor(m, time.Duration(e.For)*time.Millisecond)
 	m.lose()
 	path := filepath.Join(m.dir, "catalog.db")
-	if st, err := os.Stat(path); err == nil && e.Arg%2 == 0 {
+	lost := sortedRefs(m.last)
+	one := e.Arg%4 == 3 && len(lost) > 0
+	if st, err := os.Stat(path); one {
+		ref := lost[e.Arg/4%uint64(len(lost))]
+		lost = []string{ref}
+		if err := recordRots(path, ref); err != nil {
+			c.violation("harness: %v", err)
+		}
+	} else if err == nil && e.Arg%2 == 0 {
 		_ = os.Truncate(path, int64(e.Arg)%st.Size())
 	} else {
 		for i := range uint64(40) {
 			_ = flip(path, e.Arg+i)
 		}
 	}
-	for ref, rec := range m.last { // a withdrawal that nobody else has is lost, too
+	for _, ref := range lost { // a withdrawal that nobody else has is lost, too
+		rec := m.last[ref]
 		known := func(o *machine) bool { return o.last[ref].Hash() == rec.Hash() }
 		if c.graves[ref].Hash() == rec.Hash() && !slices.ContainsFunc(others(c, m), known) {
 			delete(c.graves, ref)
 		}
+		delete(m.last, ref)
 	}
-	m.last = map[string]catalog.Record{}
 	for ref, d := range have {
-		m.put(ref, d)
-		c.touched[d.Encoded()] = true
+		if !one || ref == lost[0] {
+			m.put(ref, d)
+		}
+		if !one {
+			c.touched[d.Encoded()] = true
+		}
 	}
 	return nil, true
+}
+
+// recordRots flips a bit of one record of a catalog that nobody has open.
+func recordRots(path, ref string) error {
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		return fmt.Errorf("open the catalog: %w", err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		records := tx.Bucket([]byte("records"))
+		b := bytes.Clone(records.Get([]byte(ref)))
+		if len(b) == 0 { // it was taken just now, and is not on disk
+			return nil
+		}
+		b[len(b)/2] ^= 1
+		return records.Put([]byte(ref), b)
+	})
+	return errors.Join(err, db.Close())
 }
