@@ -3,10 +3,14 @@ package dst
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/p2p/catalog"
 	"seeder/store/chunk"
@@ -39,12 +43,25 @@ func (c *cluster) lost(rec catalog.Record) bool {
 	index := c.seedIndex(a.Seed.Digest.Encoded())
 	if index == nil {
 		at := slices.IndexFunc(c.machines, func(m *machine) bool { return m.name == a.NodeName })
-		return c.touched[a.Seed.Digest.Encoded()] && (at < 0 || c.machines[at].complete(a.Target.Digest, true) != nil)
+		return c.touched[a.Seed.Digest.Encoded()] && (at < 0 || !c.machines[at].whole(a.Target.Digest))
 	}
 	return slices.ContainsFunc(index.Blobs, func(b chunk.Blob) bool {
 		hex := b.Digest.Encoded()
 		whole := slices.ContainsFunc(c.machines, func(m *machine) bool { return hasSum(m.blobPath(hex), hex) })
 		return !whole && (c.touched[hex] || c.touched[a.Target.Digest.Encoded()])
+	})
+}
+
+// whole reports whether all of an image is on the disk of m. What has rotted is not, though
+// nobody may have found that yet: the seed index cannot be made again of it.
+func (m *machine) whole(target digest.Digest) bool {
+	b, err := os.ReadFile(m.blobPath(target.Encoded()))
+	var manifest ocispec.Manifest
+	if err != nil || json.Unmarshal(b, &manifest) != nil || !hasSum(m.blobPath(target.Encoded()), target.Encoded()) {
+		return false
+	}
+	return !slices.ContainsFunc(append(manifest.Layers, manifest.Config), func(d ocispec.Descriptor) bool {
+		return !hasSum(m.blobPath(d.Digest.Encoded()), d.Digest.Encoded())
 	})
 }
 
