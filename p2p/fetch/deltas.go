@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -31,18 +32,9 @@ const (
 	// decideEvery is how often it is decided anew whether an offer pays, and the least time
 	// between two questions for offers.
 	decideEvery = 500 * time.Millisecond
-	// holdFactor is how many times the estimate ordinary chunks are held back for a delta
-	// that is being made, and holdMost the most, of all layers together: beyond it they are
-	// fetched.
-	holdFactor = 2
-	holdMost   = time.Minute
 	// A delta has so much longer to come, or to be applied, than was estimated.
 	slack       = 5 * time.Second
 	slackFactor = 4
-	// firstShare is the part of the time of a layer's ordinary chunks for which they are held
-	// back until it is known whether there is a delta, and firstMost the most.
-	firstShare = 0.1
-	firstMost  = 2 * time.Second
 	// mostTried bounds the offers that are remembered as useless.
 	mostTried = 256
 )
@@ -50,40 +42,47 @@ const (
 // errNoBase says that there is nothing to make a layer from.
 var errNoBase = errors.New("this host has no layer of another build or image that a delta could be made from")
 
-// byDeltas gets layers of one image as deltas while the rest of it is fetched.
+// byDeltas gets layers of one image as deltas while the rest of it is fetched. The goroutine
+// of run owns it; those that take and ask for deltas report to it.
 type byDeltas struct {
 	*Fetcher
-	a    catalog.Announcement
-	sw   *images.Open
-	p    *progress
-	held *held
+	a      catalog.Announcement
+	sw     *images.Open
+	p      *progress
+	held   *held
+	budget budget
+	wire   atomic.Int64 // bytes of deltas that came
 
 	bases  []digest.Digest
 	offers []chunk.Offer
-	ready  int                         // that were ready when it was asked last
-	asked  time.Time                   // when something was asked to be made last
-	until  map[digest.Digest]time.Time // how long a layer is held back while its delta is made
-	most   time.Time                   // how long any is
-	said   map[digest.Digest]bool      // layers of which it was said why they come whole
-	failed map[digest.Digest]bool      // layers of which a delta was of no use: they come whole
-	taking digest.Digest               // the layer that is being fetched as a delta and rebuilt; empty: none
-	first  time.Duration               // how long layers are held back until it is known what is offered
+	known  bool                   // offers were asked for
+	ready  int                    // that were ready when it was asked last
+	asked  time.Time              // when something was asked to be made last
+	fates  map[digest.Digest]fate // of layers, as far as it is known why they come whole
+	taking digest.Digest          // the layer that is being fetched as a delta and rebuilt; empty: none
 }
 
-// holdUntilAsked holds back the layers that take long enough by the rates of the fetches
-// before, for as long as the first question may take. Where no rate is known nothing is.
-func (d *byDeltas) holdUntilAsked() {
-	raw, _, _ := d.links.rates(chunk.DeltaBytes)
-	layers := map[digest.Digest]bool{}
-	for _, blob := range d.sw.Image.Missing() {
-		w := worth{missing: d.missing(blob), raw: raw}
-		if w.whole() < leastGain {
-			continue
-		}
-		layers[blob] = true
-		d.first = min(max(d.first, time.Duration(firstShare*float64(w.whole()))), firstMost)
-	}
-	d.held.set(layers)
+// fate is why a layer comes whole.
+type fate struct {
+	why     why
+	missing int64 // bytes of it when that became known
+}
+
+type why int
+
+const (
+	late   why = iota + 1 // its delta is being made
+	slower                // its delta takes longer than its chunks; said
+	failed                // its delta was of no use; said
+)
+
+// begin holds back the layers that take long enough by the rates of the fetches before,
+// until it is known what is offered. Where no rate is known nothing is.
+func (d *byDeltas) begin() {
+	d.fates = map[digest.Digest]fate{}
+	d.budget.image = d.p.missing()
+	d.read(time.Now())
+	d.decide(time.Now())
 }
 
 // run ends when nothing more is to be had by deltas. Whatever fails, the ordinary chunks
@@ -93,139 +92,162 @@ func (d *byDeltas) run(ctx context.Context) {
 	if !d.worthAsking() {
 		return
 	}
-	if err := d.askFirst(ctx); err != nil {
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, errNoBase):
-			d.p.noDelta(errNoBase.Error())
-		case errors.Is(err, fs.ErrNotExist):
-			d.p.noDelta("the announcing host is away, or offers none")
-		default:
-			d.cfg.Log.Debug("no deltas", "ref", d.a.Reference, "err", err)
-			d.p.noDelta("the announcing host does not answer")
-		}
-		return
-	}
-	d.until, d.said, d.failed, d.most = map[digest.Digest]time.Time{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, time.Now().Add(holdMost)
-	took := make(chan error, 1)
-	var taking sync.WaitGroup
-	defer taking.Wait()
+	defer d.sayLate()
+	var work sync.WaitGroup
+	defer work.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	took, answers := make(chan error, 1), make(chan answer, 1)
 	var current chunk.Offer
-	finish := func(err error) {
-		d.taking = ""
-		d.done(ctx, current, err)
-	}
-	for ctx.Err() == nil {
-		ready, wait := d.decide(time.Now())
-		if d.taking == "" && ready != nil {
-			o := *ready
-			current, d.taking = o, o.Target
-			taking.Go(func() { took <- d.take(ctx, o) })
-			continue
+	asking := false
+	ask := func(make bool) {
+		asking = true
+		if make {
+			d.asked = time.Now()
 		}
-		if len(d.offers) == 0 && d.taking == "" {
+		work.Go(func() { answers <- d.ask(ctx, make) })
+	}
+	ask(false)
+	for ctx.Err() == nil {
+		now := time.Now()
+		d.read(now)
+		ready, pending := d.decide(now)
+		switch {
+		case ready != nil && d.taking == "":
+			current, d.taking = *ready, ready.Target
+			work.Go(func() { took <- d.take(ctx, current) })
+			continue
+		case pending && !asking && now.Sub(d.asked) >= decideEvery:
+			ask(true)
+		case d.known && len(d.offers) == 0 && d.taking == "":
 			return
 		}
-		pause := decideEvery // the rate is not known yet, or something else is sooner by now
-		if wait > 0 {
-			pause = decideEvery - time.Since(d.asked)
-		}
-		if pause > 0 {
-			select {
-			case err := <-took:
-				finish(err)
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		if err := d.askWhile(ctx, took, finish, wait); err != nil {
-			d.p.noDelta("the announcing host does not answer")
-			d.offers = slices.DeleteFunc(d.offers, chunk.Offer.Pending)
-		}
-	}
-}
-
-// askWhile asks what has become ready, for so long at most, or until the layer that is being
-// taken is there.
-func (d *byDeltas) askWhile(ctx context.Context, took <-chan error, finish func(error), wait time.Duration) error {
-	actx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	asked := make(chan error, 1)
-	var asking sync.WaitGroup
-	asking.Go(func() { asked <- d.ask(actx, true) })
-	defer asking.Wait()
-	select {
-	case err := <-asked:
-		if actx.Err() != nil { // its time is over
-			return nil
-		}
-		return err
-	case err := <-took:
-		cancel()
-		asking.Wait()
-		finish(err)
-		return nil
-	}
-}
-
-// askFirst asks what is offered, and holds chunks back meanwhile, but not for long.
-func (d *byDeltas) askFirst(ctx context.Context) error {
-	asked := make(chan struct{})
-	var late sync.WaitGroup
-	late.Go(func() {
 		select {
-		case <-time.After(d.first):
-			d.held.set(map[digest.Digest]bool{})
-		case <-asked:
+		case err := <-took:
+			d.taking = ""
+			d.read(time.Now())
+			d.done(ctx, current, err)
+			d.held.again()
+		case a := <-answers:
+			asking = false
+			if !d.learn(ctx, a) {
+				return
+			}
+		case <-time.After(d.pause()):
+		case <-ctx.Done():
 		}
-	})
-	defer late.Wait()
-	defer close(asked)
-	return d.ask(ctx, false)
+	}
+}
+
+// pause is until when nothing is to be decided: less where the time is nearly over for which
+// chunks are held back.
+func (d *byDeltas) pause() time.Duration {
+	if len(d.held.layers) == 0 {
+		return decideEvery
+	}
+	raw, _, _ := d.links.rates(chunk.DeltaBytes)
+	ready, pending := d.budget.left(raw)
+	if pending > 0 { // it is over before that of ready ones
+		return min(max(pending, time.Millisecond), decideEvery)
+	}
+	return min(max(ready, time.Millisecond), decideEvery)
+}
+
+// read counts how long the link was idle.
+func (d *byDeltas) read(now time.Time) {
+	raw, wire, _ := d.links.rates(chunk.DeltaBytes)
+	here, rebuilt := d.p.here()
+	d.budget.read(now, came{here: here, rebuilt: rebuilt, delta: d.wire.Load()}, raw, wire)
+}
+
+// answer is what the announcer offers.
+type answer struct {
+	bases  []digest.Digest // that this host has, which were named
+	offers []chunk.Offer
+	make   bool
+	err    error
 }
 
 // ask asks the announcer what it offers. With make it makes what is not there, and the
 // answer takes a while.
-func (d *byDeltas) ask(ctx context.Context, make bool) error {
-	if make {
-		d.asked = time.Now()
-	}
+func (d *byDeltas) ask(ctx context.Context, make bool) answer {
+	a := answer{bases: d.bases, make: make}
 	addr, ok := d.cfg.Members.Address(d.a.NodeName)
 	if !ok || d.a.NodeName == d.cfg.Members.Self() {
-		return fmt.Errorf("no address of %s: %w", d.a.NodeName, fs.ErrNotExist)
+		a.err = fmt.Errorf("no address of %s: %w", d.a.NodeName, fs.ErrNotExist)
+		return a
 	}
-	if d.bases == nil {
-		var err error
-		if d.bases, err = d.cfg.Deltas.Bases(ctx, d.a.Reference, d.cfg.History(d.a.Reference)); err != nil {
-			return err
+	if a.bases == nil {
+		if a.bases, a.err = d.cfg.Deltas.Bases(ctx, d.a.Reference, d.cfg.History(d.a.Reference)); a.err != nil {
+			return a
 		}
-		if len(d.bases) == 0 {
-			return errNoBase
+		if len(a.bases) == 0 {
+			a.err = errNoBase
+			return a
 		}
 	}
-	offers, err := d.cfg.Client.Deltas(ctx, addr, d.a.Seed.Digest, d.bases, make, d.ready)
-	if err != nil {
-		return err
+	a.offers, a.err = d.cfg.Client.Deltas(ctx, addr, d.a.Seed.Digest, a.bases, make, d.ready)
+	return a
+}
+
+// learn takes an answer, and reports whether there is anything to be had.
+func (d *byDeltas) learn(ctx context.Context, a answer) bool {
+	if ctx.Err() != nil {
+		return false
 	}
-	d.ready = 0
-	for _, o := range offers {
+	if a.err != nil {
+		switch {
+		case errors.Is(a.err, errNoBase):
+			d.p.noDelta(errNoBase.Error())
+		case errors.Is(a.err, fs.ErrNotExist):
+			d.p.noDelta("the announcing host is away, or offers none")
+		default:
+			d.cfg.Log.Debug("no deltas", "ref", d.a.Reference, "err", a.err)
+			d.p.noDelta("the announcing host does not answer")
+		}
+		d.offers = slices.DeleteFunc(d.offers, chunk.Offer.Pending)
+		return a.make
+	}
+	d.known, d.ready, d.bases = true, 0, a.bases
+	for _, o := range a.offers {
 		if o.Ready() {
 			d.ready++
 		}
 	}
-	d.offers = slices.DeleteFunc(offers, func(o chunk.Offer) bool {
+	d.offers = slices.DeleteFunc(a.offers, func(o chunk.Offer) bool {
 		if o.Why != "" {
 			d.p.noDelta(o.Why)
 		}
 		return o.Why != "" || !slices.Contains(d.bases, o.Base) || d.useless(o)
 	})
-	return nil
+	return true
+}
+
+// saySlower says once why an offer is not taken. One that was waited for is late, unless it
+// would not have been taken at first either.
+func (d *byDeltas) saySlower(o chunk.Offer, w worth) {
+	f := d.fates[o.Target]
+	if f.why == late {
+		w.missing = f.missing
+	}
+	if w.raw > 0 && (f.why == 0 || f.why == late && o.Ready() && !w.pays()) {
+		d.fates[o.Target] = fate{why: slower}
+		d.p.noDelta(fmt.Sprintf("whole it is here in %.1f s, as a delta in %.1f s", w.whole().Seconds(), w.byDelta().Seconds()))
+	}
+}
+
+// sayLate says of which layers the deltas were not ready in time.
+func (d *byDeltas) sayLate() {
+	for _, f := range d.fates {
+		if f.why == late {
+			d.p.noDelta("it was not made in time")
+		}
+	}
 }
 
 // useless reports whether nothing is to be had by an offer any more.
 func (d *byDeltas) useless(o chunk.Offer) bool {
-	return d.failed[o.Target] || d.missing(o.Target) == 0 || d.tried.has(o)
+	return d.fates[o.Target].why == failed || d.missing(o.Target) == 0 || d.tried.has(o)
 }
 
 // worthAsking reports whether a blob is missing that takes long enough, as far as that is
@@ -264,11 +286,29 @@ func (d *byDeltas) figures(o chunk.Offer) worth {
 	return w
 }
 
-// decide holds back the layers of which a delta pays, and returns one that can be had now.
-// wait is how long it is worth to wait for the next one that is being made.
-func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, wait time.Duration) {
+// decide holds back the layers of which a delta pays, as long as the link may be idle. ready
+// is a delta that can be had now, pending whether one is worth to be made.
+func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, pending bool) {
+	raw, _, _ := d.links.rates(chunk.DeltaBytes)
+	leftReady, leftPending := d.budget.left(raw)
 	hold := map[digest.Digest]bool{}
-	if d.taking != "" {
+	defer func() {
+		d.held.set(hold)
+		d.budget.holding = len(hold) > 0
+		if d.taking == "" && pending {
+			d.p.doing("a delta is being made")
+		}
+	}()
+	if !d.known {
+		for _, blob := range d.sw.Image.Missing() {
+			w := worth{missing: d.missing(blob), raw: raw}
+			if w.whole() >= leastGain && leftPending > 0 {
+				hold[blob] = true
+			}
+		}
+		return nil, false
+	}
+	if d.taking != "" && leftReady > 0 {
 		hold[d.taking] = true
 	}
 	d.offers = slices.DeleteFunc(d.offers, func(o chunk.Offer) bool { return d.useless(o) })
@@ -277,36 +317,26 @@ func (d *byDeltas) decide(now time.Time) (ready *chunk.Offer, wait time.Duration
 			continue
 		}
 		w := d.figures(o)
-		if !w.pays() {
-			if w.raw > 0 && !d.said[o.Target] { // later the figures are of what is left
-				d.said[o.Target] = true
-				d.p.noDelta(fmt.Sprintf("whole it is here in %.1f s, as a delta in %.1f s", w.whole().Seconds(), w.byDelta().Seconds()))
+		switch {
+		case !w.pays():
+			d.saySlower(o, w)
+		case o.Ready():
+			delete(d.fates, o.Target)
+			if leftReady > 0 {
+				hold[o.Target] = true
 			}
-			continue
-		}
-		if o.Ready() {
-			hold[o.Target] = true
 			if ready == nil {
 				ready = &d.offers[i]
 			}
-			continue
-		}
-		until, known := d.until[o.Target]
-		if !known {
-			until = now.Add(holdFactor*o.After + slack)
-			d.until[o.Target] = until
-		}
-		left := min(until.Sub(now), d.most.Sub(now))
-		if left <= 0 {
-			d.said[o.Target] = true
-			d.p.noDelta("it was not made in time")
-			continue
-		}
-		hold[o.Target] = true
-		if wait == 0 || left < wait {
-			wait = left
+		default:
+			pending = true
+			if d.fates[o.Target].why != late {
+				d.fates[o.Target] = fate{late, w.missing}
+			}
+			if leftPending > 0 {
+				hold[o.Target] = true
+			}
 		}
 	}
-	d.held.set(hold)
-	return ready, wait
+	return ready, pending
 }

@@ -238,11 +238,14 @@ func lostChunks(ctx context.Context, img images.Image, imported <-chan struct{})
 	}
 }
 
-// chunks runs the swarm of an image until every wanted chunk is here.
-func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images.Open, wanted swarm.Chunks, p *progress, m *meter) error {
+// chunks runs the swarm of an image until every wanted chunk is here. Those that hold holds
+// back it does not ask for.
+func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images.Open, hold *swarm.Hold, p *progress, m *meter) error {
+	last := 0 // the chunk that came last
 	return swarm.Fetch(ctx, swarm.FetchConfig{
 		Seed:      a.Seed.Digest,
-		Chunks:    wanted,
+		Chunks:    sw.Image,
+		Hold:      hold,
 		Transport: f.cfg.Client,
 		Finder:    finder{f.Owners, a.NodeName},
 		Self:      f.cfg.Members.Self(),
@@ -250,8 +253,16 @@ func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images
 		Small:     swarm.SmallBytes,
 		Log:       f.cfg.SwarmLog.With("ref", a.Reference),
 		Observe: swarm.Observer{
-			Have: sw.Upload.Added,
+			Have: func(n int) {
+				last = n
+				sw.Upload.Added(n)
+			},
 			Received: func(peer string, raw, wire int64) {
+				if !p.first(last) { // it was rebuilt while it was under way
+					f.cfg.Metrics.twiceBytes.Add(float64(wire))
+					p.tally.Travelled(wire)
+					return
+				}
 				f.cfg.Metrics.goodChunks.Inc()
 				f.cfg.Metrics.chunks("peer", raw)
 				p.tally.Received(peer, raw, wire)

@@ -23,6 +23,9 @@ type progress struct {
 	mu    sync.Mutex
 	state swarm.Progress
 	now   string // what is done about a delta; empty: nothing
+
+	came chunk.Bitmap // chunks that came, or were rebuilt, since restart
+	made int64        // bytes of them that were rebuilt
 }
 
 func newProgress(img images.Image, t *tally.Tally) *progress {
@@ -36,6 +39,48 @@ func newProgress(img images.Image, t *tally.Tally) *progress {
 	t.Holds(p.local)
 	t.Restart(time.Now())
 	return p
+}
+
+// restart begins to count chunks anew: what is lost comes again.
+func (p *progress) restart() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.came = chunk.NewBitmap(p.image.Len())
+}
+
+// first reports whether chunk n has come for the first time, either way, and notes it.
+func (p *progress) first(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.came.Has(n) {
+		return false
+	}
+	p.came.Set(n)
+	return true
+}
+
+// rebuilt: a chunk of so many bytes was made from a delta.
+func (p *progress) rebuilt(bytes int64) {
+	p.tally.Rebuilt(bytes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made += bytes
+}
+
+// missing are the wanted bytes that are not here.
+func (p *progress) missing() int64 {
+	done, total := p.held()
+	return total - done
+}
+
+// here are the wanted bytes that are here, with what has come of those under way, and how many
+// of them were rebuilt.
+func (p *progress) here() (bytes, rebuilt int64) {
+	p.mu.Lock()
+	rebuilt = p.made // before: what is counted with it is here
+	p.mu.Unlock()
+	bytes, _ = p.bytes()
+	return bytes, rebuilt
 }
 
 // arrived: every wanted chunk is here.

@@ -39,11 +39,12 @@ func (d *byDeltas) take(ctx context.Context, o chunk.Offer) error {
 		return fmt.Errorf("other layers are being rebuilt: %w", rctx.Err())
 	}
 	d.p.doing("rebuilding a layer of " + figure.Size(w.layer))
+	d.cfg.Log.Debug("rebuilding a layer from a delta", "ref", d.a.Reference, "layer", o.Target, "base", o.Base)
 	began, before := time.Now(), d.sw.Image.Have()
 	if err := d.sw.Image.Rebuild(rctx, o, func(n int) {
 		d.sw.Upload.Added(n)
-		if !before.Has(n) {
-			d.p.tally.Rebuilt(d.sw.Image.Bytes(n))
+		if !before.Has(n) && d.p.first(n) {
+			d.p.rebuilt(d.sw.Image.Bytes(n))
 		}
 	}); err != nil {
 		return err
@@ -94,6 +95,7 @@ func (d *byDeltas) fetchDelta(ctx context.Context, o chunk.Offer) (wire int64, e
 			Have: open.Upload.Added,
 			Received: func(_ string, _, bytes int64) {
 				wire += bytes
+				d.wire.Add(bytes)
 				d.cfg.Metrics.deltaBytes.Add(float64(bytes))
 				d.p.tally.Delta(bytes)
 			},
@@ -121,7 +123,7 @@ func (d *byDeltas) done(ctx context.Context, o chunk.Offer, err error) {
 		d.cfg.Metrics.deltas.WithLabelValues("used").Inc()
 		return
 	}
-	d.failed[o.Target] = true
+	d.fates[o.Target] = fate{why: failed}
 	d.cfg.Metrics.deltas.WithLabelValues("failed").Inc()
 	d.cfg.Deltas.Discard(o)
 	d.p.tally.DeltaFailed(err.Error())

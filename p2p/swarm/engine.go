@@ -50,7 +50,7 @@ func newEngine(cfg FetchConfig) *engine {
 	e := &engine{
 		cfg: cfg, log: cfg.Log.With("seed", cfg.Seed), rng: newRand(cfg.Rand),
 		workers: workers{events: make(chan event, 64)},
-		todo:    newTodo(cfg.Chunks, cfg.Small),
+		todo:    newTodo(cfg.Chunks, cfg.Small, cfg.Hold),
 		peers:   newPeers(cfg.Chunks.Len()),
 		blames:  blames{},
 	}
@@ -73,6 +73,9 @@ func (e *engine) run() error {
 		case ev := <-e.workers.events:
 			now = time.Now()
 			ev.apply(e, now)
+		case <-e.todo.reheld:
+			now = time.Now()
+			e.reread()
 		case <-timer.C:
 			now = time.Now()
 		case <-e.workers.ctx.Done():

@@ -21,6 +21,7 @@ type FetchConfig struct {
 	Log       *slog.Logger
 	Observe   Observer
 	Memory    *Memory     // for frames, shared by the fetches of a node; one of its own
+	Hold      *Hold       // chunks that are not asked for now; nil: all that are missing are
 	Small     int64       // bytes: who misses no more does without have streams at first (SmallBytes); 0: nobody
 	Rand      rand.Source // breaks ties between peers; a random one
 }

@@ -236,16 +236,7 @@ func (e *engine) leave(nb *neighbour, now, notBefore time.Time) {
 func (e *engine) tick(now time.Time) {
 	const useless, atOnce = 10 * time.Second, 4
 	e.nextTick = now.Add(tickEvery)
-	before := e.todo.missing.Clone()
-	e.todo.readHeld(e.cfg.Chunks)
-	e.standing.recount(e.cfg.Chunks)
-	e.standing.measure(e.coming())
-	for i := range e.cfg.Chunks.Len() {
-		e.todo.refresh(i)
-		if f := e.cfg.Observe.Have; f != nil && before.Has(i) && !e.todo.missing.Has(i) {
-			f(i) // it came from elsewhere
-		}
-	}
+	e.reread()
 	spare := 0
 	for _, k := range e.peers.known {
 		if !k.neighbour && e.blames.of(k, now).IsZero() && !now.Before(k.notBefore) {
@@ -270,5 +261,19 @@ func (e *engine) tick(now time.Time) {
 	}
 	for _, nb := range drop[:min(len(drop), spare, atOnce)] {
 		e.part(nb, now, now.Add(3*useless))
+	}
+}
+
+// reread looks what is held by now, and what is held back.
+func (e *engine) reread() {
+	before := e.todo.missing.Clone()
+	e.todo.readHeld(e.cfg.Chunks)
+	e.todo.hold(e.cfg.Hold)
+	e.standing.recount(e.cfg.Chunks)
+	e.standing.measure(e.coming())
+	for i := range e.cfg.Chunks.Len() {
+		if f := e.cfg.Observe.Have; f != nil && before.Has(i) && !e.todo.missing.Has(i) {
+			f(i) // it came from elsewhere
+		}
 	}
 }

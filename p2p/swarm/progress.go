@@ -40,7 +40,7 @@ func (e *engine) reportProgress(now time.Time) {
 	const while = tickEvery / 2
 	waited := func(r *request) bool { return now.Sub(r.start) >= while }
 	switch {
-	case e.puts > 0, now.Sub(e.status.lastChunk) < while, slices.ContainsFunc(e.requests, waited):
+	case e.puts > 0, e.todo.open() == 0, now.Sub(e.status.lastChunk) < while, slices.ContainsFunc(e.requests, waited):
 		p.Reason = ""
 	case len(e.requests) == 0:
 		p.Reason = e.reason(now)

@@ -144,10 +144,11 @@ func (e *engine) openNexts(now time.Time) int {
 // than most, and the first answer wins. It waits that long
 // since a copy that is about to come costs its uplink for nothing.
 func (e *engine) endgame(now time.Time, order []int) (wake time.Time) {
-	if e.todo.left-e.puts > endgameChunks {
+	left := e.todo.open() - e.puts
+	if left > endgameChunks {
 		return time.Time{}
 	}
-	over := endgame(e.todo.free.Count(), e.todo.left-e.puts)
+	over := endgame(e.todo.free.Count(), left)
 	for _, r := range slices.Clone(e.requests) {
 		if r.overdue || r.chunk >= 0 && e.todo.asked[r.chunk] > 1 {
 			continue

@@ -7,17 +7,20 @@ import "seeder/store/chunk"
 type todo struct {
 	missing   chunk.Bitmap // wanted and not held
 	left      int          // how many
-	free      chunk.Bitmap // missing, not asked for, not being verified
+	free      chunk.Bitmap // missing, not asked for, not being verified, not held back
 	verifying chunk.Bitmap
 	asked     map[int]int // requests by chunk, without those that are overdue
 	largest   int64       // bytes of the largest chunk that was missing at first
 	small     bool        // what was missing at first is as little as FetchConfig.Small
+
+	held   chunk.Bitmap    // by FetchConfig.Hold
+	reheld <-chan struct{} // closed when held is another one
 }
 
-func newTodo(c Chunks, small int64) todo {
+func newTodo(c Chunks, small int64, h *Hold) todo {
 	t := todo{missing: chunk.NewBitmap(c.Len()), verifying: chunk.NewBitmap(c.Len()), asked: map[int]int{}}
 	t.readHeld(c)
-	t.free = t.missing.Clone()
+	t.hold(h)
 	var bytes int64
 	t.missing.Both(t.missing, func(i int) bool {
 		t.largest = max(t.largest, c.Bytes(i))
@@ -43,9 +46,26 @@ func (t *todo) readHeld(c Chunks) {
 	t.left = t.missing.Count()
 }
 
+// hold reads what is held back, and says of all chunks whether they may be asked for.
+func (t *todo) hold(h *Hold) {
+	t.held, t.reheld = h.read()
+	t.free = t.missing.Without(t.held)
+	t.verifying.Both(t.free, func(n int) bool { t.free.Clear(n); return true })
+	for n := range t.asked {
+		t.free.Clear(n)
+	}
+}
+
+// open is how many of the missing chunks are not held back.
+func (t *todo) open() int {
+	n := t.left
+	t.missing.Both(t.held, func(int) bool { n--; return true })
+	return n
+}
+
 // refresh says anew whether chunk n may be asked for.
 func (t *todo) refresh(n int) {
-	if t.missing.Has(n) && !t.verifying.Has(n) && t.asked[n] == 0 {
+	if t.missing.Has(n) && !t.held.Has(n) && !t.verifying.Has(n) && t.asked[n] == 0 {
 		t.free.Set(n)
 	} else {
 		t.free.Clear(n)
