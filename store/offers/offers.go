@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -34,14 +33,9 @@ import (
 )
 
 const (
-	// alike is the least likeness of a base. One that has nothing in common with the layer
-	// costs a build for nothing.
-	alike = 0.1
-	// maxTried bounds the bases whose likeness is looked at for one layer.
-	maxTried = 16
 	// maxQueue bounds the deltas that wait for the one that is being built.
 	maxQueue = 16
-	// maxPairs and maxSketches bound what is remembered.
+	// These bound what is remembered.
 	maxPairs    = 256
 	maxSketches = 256
 )
@@ -97,6 +91,7 @@ type Maker struct {
 	sketches map[digest.Digest]sketch
 	speed    map[delta.Kind]float64 // bytes of the layer a second
 	changed  chan struct{}          // closed and replaced when a build has ended
+	asked    []asked                // by image, the one that was asked for last at the end
 }
 
 // pair is a delta's base and layer.
@@ -157,6 +152,9 @@ type Layer struct {
 func (m *Maker) Offers(ctx context.Context, image digest.Digest, layers []Layer, bases []digest.Digest, make bool) ([]chunk.Offer, <-chan struct{}, error) {
 	m.mu.Lock()
 	changed := m.changed
+	if !make {
+		m.count(image, bases)
+	}
 	m.mu.Unlock()
 	var out []chunk.Offer
 	for _, l := range layers {
@@ -188,7 +186,7 @@ func (m *Maker) offer(ctx context.Context, image digest.Digest, l Layer, bases [
 	if o, known := m.known(l, bases); known {
 		return o, nil
 	}
-	base, kind, err := m.Choose(ctx, l.Digest, bases)
+	base, kind, err := m.choose(ctx, l.Digest, bases, m.hosts(image))
 	if err != nil {
 		return chunk.Offer{}, err
 	}
@@ -392,69 +390,3 @@ func (m *Maker) Discard(o chunk.Offer) {
 // Tidy forgets the deltas of images that are not among those with these seed indexes, and
 // returns the seed indexes of the other deltas.
 func (m *Maker) Tidy(images []digest.Digest) []digest.Digest { return m.book.tidy(images) }
-
-// Choose finds the base that is most like a layer, empty where none is, or where the layer
-// is not here. Of equal ones it is the first; at most maxTried that are here are looked at.
-func (m *Maker) Choose(ctx context.Context, layer digest.Digest, bases []digest.Digest) (base digest.Digest, kind delta.Kind, err error) {
-	select {
-	case m.looking <- struct{}{}:
-		defer func() { <-m.looking }()
-	case <-ctx.Done():
-		return "", 0, context.Cause(ctx)
-	}
-	want, head, err := m.look(ctx, layer)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", 0, nil // this host does not have it either
-	}
-	if err != nil {
-		return "", 0, err
-	}
-	best, tried := alike, 0
-	for _, d := range bases {
-		if tried == maxTried {
-			break
-		}
-		s, baseHead, err := m.look(ctx, d)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // this host does not have it
-		}
-		if err != nil {
-			return "", 0, err
-		}
-		tried++
-		k, err := delta.KindOf(baseHead, head)
-		if err != nil {
-			continue
-		}
-		if like := want.likeness(s); like > best || base == "" && like == best {
-			best, base, kind = like, d, k
-		}
-	}
-	return base, kind, nil
-}
-
-// look is the sketch and the first bytes of a layer.
-func (m *Maker) look(ctx context.Context, d digest.Digest) (sketch, []byte, error) {
-	r, err := m.cfg.Open(ctx, d)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer r.Close()
-	head := make([]byte, min(r.Size(), 8))
-	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, fmt.Errorf("read layer %s: %w", d, err)
-	}
-	m.mu.Lock()
-	s, known := m.sketches[d]
-	m.mu.Unlock()
-	if !known {
-		s = sketchOf(io.NewSectionReader(r, 0, r.Size()))
-		m.mu.Lock()
-		if len(m.sketches) >= maxSketches {
-			clear(m.sketches)
-		}
-		m.sketches[d] = s
-		m.mu.Unlock()
-	}
-	return s, head, nil
-}

@@ -165,6 +165,46 @@ func TestBaseIsWhatIsLike(t *testing.T) {
 	}
 }
 
+// TestBaseOfMostHosts: of bases that are nearly as like the layer, the one that most hosts have
+// that ask for the image is taken: one delta is made for all. One that is much less like it is
+// not, whoever has it.
+func TestBaseOfMostHosts(t *testing.T) {
+	t.Parallel()
+	s := newShelf()
+	m := s.maker(t, t.TempDir())
+	target := s.put(tree(t, 5, 100, 100))
+	newest, older, oldest := s.put(tree(t, 1, 100, 99)), s.put(tree(t, 2, 100, 97)), s.put(tree(t, 3, 100, 60))
+	ask := func(layer Layer, bases ...digest.Digest) {
+		if _, _, err := m.Offers(t.Context(), image, []Layer{layer}, bases, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(target, newest.Digest, older.Digest, oldest.Digest)
+	if base, _, err := m.choose(t.Context(), target.Digest, []digest.Digest{older.Digest, newest.Digest}, m.hosts(image)); err != nil || base != newest.Digest {
+		t.Errorf("of one host the base is %s, want the one that is most like the layer: %v", base, err)
+	}
+	for range 3 {
+		ask(target, oldest.Digest)
+	}
+	ask(target, older.Digest)
+	ask(target, older.Digest)
+	if base, seed, why := wait(t, m, target, newest.Digest, older.Digest, oldest.Digest); base != older.Digest || seed == "" {
+		t.Errorf("the base is %s (%s), want the one of three hosts that is nearly as like", base, why)
+	}
+	// The hosts that have the older build alone get the same delta.
+	if base, _, why := wait(t, m, target, older.Digest); base != older.Digest || len(s.kept) != 1 {
+		t.Errorf("the base is %s (%s), %d deltas were made", base, why, len(s.kept))
+	}
+	for i := range 2 * maxAsked {
+		if _, _, err := m.Offers(t.Context(), digest.FromString(fmt.Sprint(i)), nil, []digest.Digest{older.Digest}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(m.asked) != maxAsked || m.hosts(image)(older.Digest) != 0 {
+		t.Errorf("%d images are remembered", len(m.asked))
+	}
+}
+
 // TestNotOffered: what is small, what the other host has, and what does not pay.
 func TestNotOffered(t *testing.T) {
 	s := newShelf()
