@@ -31,7 +31,7 @@ type part struct {
 }
 
 func (p *part) reset(bytes int) {
-	p.bytes, p.ctrl, p.diff, p.extra = bytes, p.ctrl[:0], p.diff[:0], p.extra[:0]
+	p.bytes, p.ctrl, p.diff, p.extra = bytes, p.ctrl[:0], empty(p.diff, bytes), empty(p.extra, bytes)
 }
 
 // aligner finds a new stream in an old one, segment by segment.

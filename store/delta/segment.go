@@ -124,6 +124,7 @@ func (d *decoder) readPart(r *byteReader, s int) error {
 	if err != nil || n == 0 {
 		return err
 	}
+	d.made[s] = empty(d.made[s], n)
 	p := &d.part
 	p.bytes = n
 	for _, piece := range []struct {
@@ -252,6 +253,15 @@ func grow(p []byte, n int) []byte {
 		return make([]byte, n)
 	}
 	return p[:n]
+}
+
+// empty is p without its bytes, with room for n: what grows to that step by step leaves several
+// times as much behind. Room that is not written to takes no memory.
+func empty(p []byte, n int) []byte {
+	if cap(p) < n {
+		return make([]byte, 0, n)
+	}
+	return p[:0]
 }
 
 // byteReader reads lengths without reading beyond them.
