@@ -193,6 +193,9 @@ func (c *cache) page(i int) (*page, int, error) {
 	if err := c.src.load(i, p); err != nil {
 		return nil, 0, fmt.Errorf("read the base: %w", err)
 	}
+	if end := p.at + int64(len(p.data)); end != c.src.end(i) {
+		return nil, 0, fmt.Errorf("read the base: page %d ends at %d, and at %d before: %w", i, end, c.src.end(i), ErrMismatch)
+	}
 	return p, at, nil
 }
 

@@ -129,7 +129,7 @@ func TestDeltaOfRottenBase(t *testing.T) {
 				t.Fatal(err)
 			}
 			st := states[b.Name]
-			if layer := int64(len(second.Layers[0])); st.RebuiltBytes <= 0 || st.RebuiltBytes >= layer {
+			if layer := int64(len(second.Layers[0])); midway && st.RebuiltBytes <= 0 || st.RebuiltBytes >= layer {
 				t.Errorf("%d bytes were rebuilt, of a layer of %d", st.RebuiltBytes, layer)
 			}
 			if !strings.Contains(st.NoDelta, "the base is damaged in this host's containerd") {
