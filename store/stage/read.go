@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"seeder/store/chunk"
 )
 
@@ -16,19 +18,20 @@ import (
 // of a new image goes out to others within seconds of its arrival.
 const soundFor = 10 * time.Second
 
-// stamp tells whether anybody else has written to a file.
+// stamp tells whether anybody else has written to a file: by the time of its inode, which
+// nobody can set.
 type stamp struct {
 	size    int64
-	written time.Time
+	changed unix.Timespec
 }
 
 // stamp is zero where it cannot be told.
 func (h *handle) stamp() stamp {
-	st, err := h.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h.Fd()), &st); err != nil {
 		return stamp{}
 	}
-	return stamp{st.Size(), st.ModTime()}
+	return stamp{st.Size, st.Ctim}
 }
 
 // look takes no payload for sound any more where somebody else has written to the file.
