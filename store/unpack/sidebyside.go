@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+
+	"seeder/internal/wait"
 )
 
 const (
@@ -21,6 +23,9 @@ const (
 	// cleanupWait is how long it may take to remove one that is not needed; what is left
 	// goes with the lease.
 	cleanupWait = 10 * time.Second
+	// endWait is how long either may still take once the work was told to end: a containerd
+	// that hangs must not hold up the end of the daemon.
+	endWait = 2 * time.Second
 )
 
 // work is All for layers side by side.
@@ -63,9 +68,7 @@ func (s *Stack) sideBySide(ctx context.Context, next Arrivals, done func(context
 	group.Go(func() error { return w.begin(gctx, group, next) })
 	group.Go(func() error { return w.commitAll(gctx, done) })
 	err = group.Wait()
-	for _, t := range w.tries {
-		w.drop(ctx, t)
-	}
+	w.drop(ctx, w.tries...)
 	return err
 }
 
@@ -153,7 +156,7 @@ func (w *work) prepare(ctx context.Context, i int, t *try, parent string) ([]mou
 	}
 	key := fmt.Sprintf(snapshots.UnpackKeyFormat, rand.Text(), w.Chain(i+1))
 	// A call that is given up may still be carried out after the snapshot was removed.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareWait)
+	ctx, cancel := outlive(ctx, prepareWait)
 	defer cancel()
 	mounts, err := w.Snapshotter.Prepare(ctx, key, parent)
 	if err != nil {
@@ -161,6 +164,14 @@ func (w *work) prepare(ctx context.Context, i int, t *try, parent string) ([]mou
 	}
 	t.key = key
 	return mounts, nil
+}
+
+// outlive is a context for a call that takes at most so long, and that goes on for endWait
+// where ctx ends.
+func outlive(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithTimeout(ctx, most)
+	out, cancel := wait.Outlive(ctx, endWait)
+	return out, func() { cancel(); stop() }
 }
 
 func (w *work) apply(ctx context.Context, i int, t *try, mounts []mount.Mount) error {
@@ -281,16 +292,18 @@ func (w *work) differs(t *try) string {
 	return ""
 }
 
-// drop removes the snapshot of a layer that is not committed. What stays behind goes with
+// drop removes the snapshots of layers that are not committed. What stays behind goes with
 // the lease.
-func (w *work) drop(ctx context.Context, t *try) {
-	if t.key == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupWait)
+func (w *work) drop(ctx context.Context, tries ...*try) {
+	ctx, cancel := outlive(ctx, cleanupWait) // for all together
 	defer cancel()
-	if err := w.Snapshotter.Remove(ctx, t.key); err != nil && !errdefs.IsNotFound(err) {
-		w.Log.Debug("failed to remove a snapshot that is not needed", "snapshot", t.key, "err", err)
+	for _, t := range tries {
+		if t.key == "" {
+			continue
+		}
+		if err := w.Snapshotter.Remove(ctx, t.key); err != nil && !errdefs.IsNotFound(err) {
+			w.Log.Debug("failed to remove a snapshot that is not needed", "snapshot", t.key, "err", err)
+		}
+		t.key = ""
 	}
-	t.key = ""
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -39,7 +40,7 @@ func TestSideBySide(t *testing.T) {
 		t.Run("containerd-"+version, func(t *testing.T) {
 			h := harness.NewNetwork(t, "").AddHost(version)
 			h.StartContainerd()
-			s := &sides{T: t, cl: h.Client(), root: h.Path("/")}
+			s := &sides{T: t, cl: h.Client(), root: h.Path("/"), containerd: h.Containerd}
 			said := &harness.LockedBuffer{}
 			choice := unpack.Choice{Log: slog.New(slog.NewTextHandler(said, nil))}
 			slots, err := choice.Slots(t.Context(), s.cl.IntrospectionService(), "overlayfs")
@@ -62,6 +63,7 @@ func TestSideBySide(t *testing.T) {
 			t.Run("WrongDiffID", func(t *testing.T) { s.with(t).wrongDiffID() })
 			t.Run("SomebodyElse", func(t *testing.T) { s.with(t).somebodyElse() })
 			t.Run("Unseen", func(t *testing.T) { s.with(t).unseen() })
+			t.Run("Hangs", func(t *testing.T) { s.with(t).hangs() }) // what it leaves goes with its lease
 		})
 	}
 }
@@ -69,12 +71,13 @@ func TestSideBySide(t *testing.T) {
 // sides compares two ways of unpacking in one containerd.
 type sides struct {
 	*testing.T
-	cl    *client.Client
-	root  string
-	slots unpack.Slots
+	cl         *client.Client
+	root       string
+	slots      unpack.Slots
+	containerd *harness.Daemon
 }
 
-func (s *sides) with(t *testing.T) *sides { return &sides{t, s.cl, s.root, s.slots} }
+func (s *sides) with(t *testing.T) *sides { return &sides{t, s.cl, s.root, s.slots, s.containerd} }
 
 // entry is a header of a tar, and the file's content.
 type entry struct {
@@ -216,14 +219,23 @@ func (s *sides) unpack(ctx context.Context, u *unpack.Stack, order []int) []map[
 // nothingActive: no snapshot is left that was begun and not committed.
 func (s *sides) nothingActive(ctx context.Context, u *unpack.Stack) {
 	s.Helper()
+	for _, name := range s.active(ctx, u) {
+		s.Errorf("snapshot %s is still there", name)
+	}
+}
+
+// active are the snapshots that are not committed.
+func (s *sides) active(ctx context.Context, u *unpack.Stack) (names []string) {
+	s.Helper()
 	if err := u.Snapshotter.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Kind != snapshots.KindCommitted {
-			s.Errorf("snapshot %s is still there: %v", info.Name, info.Kind)
+			names = append(names, info.Name)
 		}
 		return nil
 	}); err != nil {
 		s.Fatal(err)
 	}
+	return names
 }
 
 // directory is where the files of layer i are.
@@ -437,6 +449,36 @@ func (s *sides) somebodyElse() {
 		got = append(got, s.tree(s.directory(ctx, u, i)))
 	}
 	s.compare(want, got)
+}
+
+// hangs: a containerd that hangs while layers wait for the lowest one does not hold up the
+// end of the work for longer than the daemon has to stop.
+func (s *sides) hangs() {
+	ctx, u, _ := s.stack("hangs", awkward(), s.slots)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	at := 0
+	var goOn func()
+	err := u.All(ctx, func(ctx context.Context) (int, error) {
+		if at++; at < 4 { // the lowest comes never
+			return at, nil
+		}
+		harness.Eventually(s.T, 10*time.Second, "layers are unpacked", func() error {
+			if n := len(s.active(ctx, u)); n < at-1 {
+				return fmt.Errorf("%d", n)
+			}
+			return nil
+		})
+		goOn = hang(s.containerd, s.T)
+		cancel()
+		time.AfterFunc(8*time.Second, goOn) // the daemon has nine
+		return 0, ctx.Err()
+	}, func(context.Context, int) error { return nil })
+	state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.containerd.PID))
+	if !errors.Is(err, context.Canceled) || !bytes.Contains(state, []byte(") T ")) {
+		s.Errorf("it ended with %v when containerd went on again (%s)", err, state)
+	}
+	goOn()
 }
 
 // unseen: where this process does not see the directories, each layer is unpacked on top

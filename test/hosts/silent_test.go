@@ -54,9 +54,12 @@ func TestNoCommandWaitsForEver(t *testing.T) {
 		}
 	}
 	c := n.AddHost(harness.Newest) // which has no connection to it yet
+	// A connection that has ended leaves a descriptor free, and c would connect with that.
+	limit := func() { limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t))) }
+	limit()
 	c.StartSeeder("SEEDER_GOSSIP_JOIN=" + b.Address)
 	harness.Eventually(t, 30*time.Second, "another host sees that it does not answer", func() error {
-		limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t))) // a connection that has ended leaves one free
+		limit()
 		var members report.Members
 		if err := c.Try(&members, "members"); err != nil {
 			return err
