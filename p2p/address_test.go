@@ -64,7 +64,7 @@ func TestClusterAddressChanges(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			if n > 8 && raceDetector {
-				t.Skip("the race detector takes five times the CPU; make cluster runs this without")
+				t.Skip(withoutRace)
 			}
 			synctest.Test(t, func(t *testing.T) {
 				c := newMobile(t, n)

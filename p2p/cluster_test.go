@@ -12,6 +12,9 @@ import (
 // raceDetector is set where it is on.
 var raceDetector bool
 
+// withoutRace is why a test is skipped then.
+const withoutRace = "the race detector takes five times the CPU; make cluster runs this without"
+
 var (
 	full = flag.Bool("cluster", false, "simulate clusters of 1,000 nodes, too")
 	seed = flag.Uint64("seed", 1, "of what the simulated clusters go through")
@@ -25,7 +28,7 @@ func simulate(t *testing.T, sizes []int, scenario func(c *simCluster)) {
 			t.Parallel()
 			switch {
 			case n > 8 && raceDetector:
-				t.Skip("the race detector takes five times the CPU; make cluster runs this without")
+				t.Skip(withoutRace)
 			case n > 200 && !*full:
 				t.Skip("takes minutes; make sim runs it")
 			}

@@ -114,6 +114,9 @@ func TestClusterDelta(t *testing.T) {
 // is taken when it is ready. Ordinary chunks come until then, so the time is not lost.
 func TestClusterDeltaMadeMeanwhile(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip(withoutRace)
+	}
 	for _, takes := range []time.Duration{5 * time.Second, 10 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			c, ref, next := deltaCluster(t, 4)
@@ -139,6 +142,9 @@ func TestClusterDeltaMadeMeanwhile(t *testing.T) {
 // made, and comes next; nothing of what is under way is begun anew, or counted twice.
 func TestClusterDeltaLayers(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip(withoutRace)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		c := newSim(t, *seed, 2)
 		t.Cleanup(c.stop)
@@ -188,6 +194,9 @@ func TestClusterDeltaLayers(t *testing.T) {
 // build is there at most 5 % later than without deltas, and nobody asks for that delta again.
 func TestClusterDeltaNeverLater(t *testing.T) {
 	t.Parallel()
+	if raceDetector {
+		t.Skip(withoutRace)
+	}
 	without := func(nodes []*simNode) {
 		for _, nd := range nodes {
 			nd.cfg.Deltas = nil
@@ -256,7 +265,11 @@ func TestClusterDeltaNeverLater(t *testing.T) {
 // whose announcer is, get the build all the same.
 func TestClusterDeltaKilled(t *testing.T) {
 	t.Parallel()
-	for _, after := range []time.Duration{100 * time.Millisecond, time.Second, 2100 * time.Millisecond, 2600 * time.Millisecond} {
+	times := []time.Duration{2100 * time.Millisecond, 100 * time.Millisecond, time.Second, 2600 * time.Millisecond}
+	if raceDetector {
+		times = times[:1]
+	}
+	for _, after := range times {
 		synctest.Test(t, func(t *testing.T) {
 			c, ref, next := deltaCluster(t, 5)
 			c.nodes[0].store.Deltas().Takes = 2 * time.Second

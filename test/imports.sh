@@ -39,7 +39,7 @@ table() { # package: those of this module that it may import
 	store/pace: store/chunk
 	store/source:
 	store/stage: store/chunk
-	store/unpack:
+	store/unpack: internal/wait
 
 	p2p: internal/pattern internal/reserve internal/text p2p/announce p2p/catalog p2p/converge p2p/diagnose p2p/exchange p2p/fetch p2p/gossip p2p/images p2p/matrix p2p/members p2p/netaddr p2p/report p2p/swarm p2p/trust p2p/wire store/chunk
 	p2p/announce: p2p/catalog p2p/report p2p/trust store/chunk
