@@ -7,6 +7,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"seeder/store/artifact"
 	"seeder/store/chunk"
 	"seeder/store/ctrd"
 )
@@ -45,7 +46,8 @@ func (b *writing) ingestOnce(ctx context.Context) (exists bool, err error) {
 		}
 	}
 	var begun int64
-	whole := len(b.info.Sums) == 1 && !b.isPresent()
+	names := artifact.Names(b.info.MediaType) && b.info.Bytes <= chunk.MaxBytes // and keeps what it names
+	whole := (len(b.info.Sums) == 1 || names) && !b.isPresent()
 	if whole && !b.staged().Have(0) {
 		// Somebody may have imported it since: then it needs no peer.
 		_, here, err := s.ctrd.Content.Has(ctx, b.info.Digest)
@@ -95,18 +97,20 @@ func (b *writing) descriptor() ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: b.info.MediaType, Digest: b.info.Digest, Size: b.info.Bytes}
 }
 
-// writeWhole commits a blob of one chunk.
+// writeWhole commits a blob at once.
 func (b *writing) writeWhole(ctx context.Context) error {
 	defer b.near.end()
-	b.near.wantFrom(0)
-	if err := b.await(ctx, 0); err != nil {
-		return err
-	}
-	buf := b.store.work.buffers.Get(b.info.ChunkLen(0))[:0]
+	buf := b.store.work.buffers.Get(int(b.info.Bytes))[:0]
 	defer func() { b.store.work.buffers.Put(buf) }()
-	buf, err := b.appendChunk(buf, 0, 0)
-	if err != nil {
-		return err
+	for at := range b.info.Sums {
+		b.near.wantFrom(at)
+		if err := b.await(ctx, at); err != nil {
+			return err
+		}
+		var err error
+		if buf, err = b.appendChunk(buf, at, 0); err != nil {
+			return err
+		}
 	}
 	return b.store.ctrd.Content.WriteWhole(ctx, b.descriptor(), buf, b.labels)
 }

@@ -121,6 +121,11 @@ func Created(ctx context.Context, blobs Blobs, host Host, target ocispec.Descrip
 // IsManifest reports whether a blob of that media type is a manifest of an image.
 func IsManifest(mediaType string) bool { return images.IsManifestType(mediaType) }
 
+// Names reports whether a blob of that media type names others: a manifest or an index.
+func Names(mediaType string) bool {
+	return images.IsManifestType(mediaType) || images.IsIndexType(mediaType)
+}
+
 // IsLayer reports whether a blob of that media type is a layer.
 func IsLayer(mediaType string) bool {
 	return strings.Contains(mediaType, ".layer.") || strings.Contains(mediaType, ".rootfs.")

@@ -122,6 +122,48 @@ func importHealsDamage(s *suite) {
 	s.noLeases()
 }
 
+// rewrittenKeeps: a manifest or index that is written again under a name that has it keeps
+// what it names, also where the writing ends there, as in a crash, and the lease is gone.
+func rewrittenKeeps(s *suite) {
+	const ref = "docker.io/library/storetest-rewritten:latest"
+	img := NewIndex(s, ref, 62, s.c.Conn.Platform(), "linux/s390x")
+	s.imports(img.OCIArchive(s), "", ref)
+	for what, desc := range map[string]ocispec.Descriptor{"index": img.Target, "manifest": img.Manifests[1].Descriptor} {
+		ways := []bool{false}
+		if s.c.Conn.StoreOnly() { // else the daemon is on another host, whose files are not seen
+			ways = append(ways, true)
+		}
+		for _, gone := range ways {
+			ctx, release, err := s.c.Leases.Take(s.ctx, "storetest-rewritten")
+			if err != nil {
+				s.Fatal(err)
+			}
+			if gone {
+				err = os.Remove(filepath.Join(s.Blobs, desc.Digest.Encoded()))
+			} else {
+				s.rot(desc.Digest)
+				s.c.Content.MarkDamaged(desc.Digest, s.c.Files.Stamp(s.ctx, desc.Digest))
+				err = s.c.Content.RemoveDamaged(ctx, desc.Digest)
+			}
+			if err != nil {
+				s.Fatal(err)
+			}
+			if err := s.c.Content.WriteWhole(ctx, desc, img.Blobs[desc.Digest], nil); err != nil {
+				s.Fatal(err)
+			}
+			if err := release(s.ctx); err != nil {
+				s.Fatal(err)
+			}
+			s.Collect(s.T)
+			for d := range img.Blobs {
+				if !s.here(d) {
+					s.Fatalf("the %s was written again (its file gone: %v): blob %s is gone", what, gone, d)
+				}
+			}
+		}
+	}
+}
+
 // document decodes a JSON blob as its file is.
 func (s *suite) document(d digest.Digest, v any) {
 	s.Helper()

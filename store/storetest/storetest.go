@@ -93,6 +93,7 @@ func Run(t *testing.T, s Subject) {
 		"SingleManifest":       singleManifest,
 		"InvalidTags":          invalidTags,
 		"ImportHealsDamage":    importHealsDamage,
+		"RewrittenKeeps":       rewrittenKeeps,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.Open(t, ctrd.Config{Pin: true})
