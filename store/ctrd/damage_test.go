@@ -2,10 +2,16 @@ package ctrd_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"seeder/store/ctrd"
 )
@@ -45,5 +51,57 @@ func TestDamagedEmbeddedStore(t *testing.T) {
 		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, content) {
 			t.Errorf("%s: the file was changed, %v", name, err)
 		}
+	}
+}
+
+// TestDamagedIsTouched: a damaged blob stays one while its file is what it was, whatever
+// its times say; one that was replaced is none, whoever did that.
+func TestDamagedIsTouched(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	c, err := ctrd.Open(ctrd.Config{Address: ctrd.Embedded, Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	ctx, release, err := c.Leases.Take(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { release(context.Background()) })
+	good, bad := []byte("the blob"), []byte("the blog")
+	dgst := digest.FromBytes(good)
+	if err := c.Content.WriteWhole(ctx, ocispec.Descriptor{Digest: dgst, Size: int64(len(good))}, good, nil); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, "content", "blobs", "sha256", dgst.Encoded())
+	put := func(p []byte) {
+		t.Helper()
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, p, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(bad)
+	c.Content.MarkDamaged(dgst, c.Files.Stamp(ctx, dgst))
+	for range 2 {
+		then := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(path, then, then); err != nil {
+			t.Fatal(err)
+		}
+		if !c.Content.Damaged(ctx, dgst) {
+			t.Error("a damaged blob is none since its file was touched")
+		}
+	}
+	put(good)
+	if c.Content.Damaged(ctx, dgst) {
+		t.Error("a blob that was replaced is damaged")
+	}
+	put(bad)
+	c.Content.MarkDamaged(dgst, c.Files.Stamp(ctx, dgst))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if c.Content.Damaged(ctx, dgst) {
+		t.Error("a blob that is gone is damaged")
 	}
 }

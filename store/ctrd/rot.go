@@ -24,7 +24,7 @@ const labelSnapshot = "containerd.io/gc.ref.snapshot."
 
 // MarkDamaged notes that the blob in the file with that stamp, none where it was read
 // through containerd, is not what its digest says: Has and Check pass over it until it
-// is removed, or its file is another one.
+// is removed, or replaced by what its digest says.
 func (c *Content) MarkDamaged(dgst digest.Digest, stamp Stamp) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -39,11 +39,21 @@ func (c *Content) Damaged(ctx context.Context, dgst digest.Digest) bool {
 	if !marked {
 		return false
 	}
-	if now := c.files.Stamp(ctx, dgst); stamp == (Stamp{}) || now == stamp {
+	switch now := c.files.Stamp(ctx, dgst); {
+	case stamp == (Stamp{}) || now == stamp:
 		return true
+	case now == (Stamp{}):
+		c.unmark(dgst)
+		return false
 	}
-	c.unmark(dgst)
-	return false
+	// The file may be another one, or containerd has just touched it: it sets the time of a
+	// blob that somebody wants to write again.
+	intact, err := c.Verify(ctx, dgst)
+	if intact || errors.Is(err, fs.ErrNotExist) {
+		c.unmark(dgst)
+		return false
+	}
+	return true
 }
 
 func (c *Content) unmark(dgst digest.Digest) {
