@@ -167,7 +167,8 @@ func TestBadAnnounce(t *testing.T) {
 	if err := h.Try(nil, "announce", "--from", cut); harness.ExitCode(err) != 1 {
 		t.Errorf("half an archive: %v", err)
 	}
-	harness.Eventually(t, 10*time.Second, "containerd collects what bad archives brought", func() error {
+	// containerd waits fifty times as long as its last collection took (pause_threshold).
+	harness.Eventually(t, time.Minute, "containerd collects what bad archives brought", func() error {
 		for d := range strings.Lines(h.Ctr("content", "ls", "-q")) {
 			if !strings.Contains(before, d) {
 				return errors.New("left behind: " + d)
