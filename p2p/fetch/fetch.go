@@ -241,7 +241,6 @@ func lostChunks(ctx context.Context, img images.Image, imported <-chan struct{})
 // chunks runs the swarm of an image until every wanted chunk is here. Those that hold holds
 // back it does not ask for.
 func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images.Open, hold *swarm.Hold, p *progress, m *meter) error {
-	last := 0 // the chunk that came last
 	return swarm.Fetch(ctx, swarm.FetchConfig{
 		Seed:      a.Seed.Digest,
 		Chunks:    sw.Image,
@@ -253,12 +252,9 @@ func (f *Fetcher) chunks(ctx context.Context, a catalog.Announcement, sw *images
 		Small:     swarm.SmallBytes,
 		Log:       f.cfg.SwarmLog.With("ref", a.Reference),
 		Observe: swarm.Observer{
-			Have: func(n int) {
-				last = n
-				sw.Upload.Added(n)
-			},
-			Received: func(peer string, raw, wire int64) {
-				if !p.first(last) { // it was rebuilt while it was under way
+			Have: sw.Upload.Added,
+			Received: func(n int, peer string, raw, wire int64) {
+				if !p.first(n) { // it was rebuilt while it was under way
 					f.cfg.Metrics.twiceBytes.Add(float64(wire))
 					p.tally.Travelled(wire)
 					return

@@ -93,7 +93,7 @@ func (d *byDeltas) fetchDelta(ctx context.Context, o chunk.Offer) (wire int64, e
 		Log:       d.cfg.SwarmLog.With("ref", d.a.Reference, "delta", o.Seed),
 		Observe: swarm.Observer{
 			Have: open.Upload.Added,
-			Received: func(_ string, _, bytes int64) {
+			Received: func(_ int, _ string, _, bytes int64) {
 				wire += bytes
 				d.wire.Add(bytes)
 				d.cfg.Metrics.deltaBytes.Add(float64(bytes))

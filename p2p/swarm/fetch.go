@@ -31,9 +31,9 @@ type FetchConfig struct {
 type Observer struct {
 	// Have: chunk n is verified and staged.
 	Have func(n int)
-	// Received: peer gave a verified chunk of so many raw bytes, which travelled
-	// as so many.
-	Received func(peer string, rawBytes, wireBytes int64)
+	// Received: peer gave chunk n, which is verified, of so many raw bytes, which
+	// travelled as so many.
+	Received func(n int, peer string, rawBytes, wireBytes int64)
 	// Duplicate: a chunk came that was here already.
 	Duplicate func(peer string, wireBytes int64)
 	// Refused: peer gave no chunk, for one of Refusals.

@@ -20,10 +20,8 @@ func TestHold(t *testing.T) {
 			half.Clear(i)
 		}
 		hold.Set(half)
-		last := 0
 		observe := Observer{
-			Have:      func(c int) { last = c },
-			Received:  func(string, int64, int64) { got[last] = true },
+			Received:  func(c int, _ string, _, _ int64) { got[c] = true },
 			Duplicate: func(string, int64) { twice++ },
 		}
 		for _, x := range n {
@@ -79,7 +77,7 @@ func TestHoldEnds(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
 			done <- Fetch(t.Context(), FetchConfig{Seed: simSeed, Chunks: n[1].chunks, Transport: n[1], Finder: n[1],
-				Self: n[1].name, Hold: hold, Observe: Observer{Received: func(string, int64, int64) { t.Error("a chunk came from a peer") }}})
+				Self: n[1].name, Hold: hold, Observe: Observer{Received: func(int, string, int64, int64) { t.Error("a chunk came from a peer") }}})
 		}()
 		time.Sleep(1100 * time.Millisecond)
 		for c := range 4 {

@@ -421,6 +421,6 @@ func (ev put) apply(e *engine, now time.Time) {
 		f(ev.n)
 	}
 	if f := e.cfg.Observe.Received; f != nil {
-		f(name, e.cfg.Chunks.Bytes(ev.n), ev.wire)
+		f(ev.n, name, e.cfg.Chunks.Bytes(ev.n), ev.wire)
 	}
 }
