@@ -99,24 +99,34 @@ func (s *Stack) All(ctx context.Context, next Arrivals, done func(ctx context.Co
 
 // findFirst is the lowest layer that is not unpacked. What is below it stays there.
 func (s *Stack) findFirst(ctx context.Context) (first int, _ error) {
-	for held := 0; ; held = first {
+	for {
 		for first = 0; first < len(s.Layers); first++ { // no snapshot is there without those below it
-			_, err := s.Snapshotter.Stat(ctx, s.Chain(first+1).String())
-			if errdefs.IsNotFound(err) {
+			if there, err := s.unpacked(ctx, first); err != nil {
+				return 0, err
+			} else if !there {
 				break
 			}
-			if err != nil {
-				return 0, fmt.Errorf("look for the snapshot of layer %s: %w", s.Layers[first].Blob.Digest, err)
-			}
 		}
-		if s.Hold == nil || first <= held {
+		if s.Hold == nil || first == 0 {
 			return first, nil
 		}
 		if err := s.Hold(ctx, s.Chain(first).String()); err != nil {
 			return 0, fmt.Errorf("keep the snapshot of layer %s: %w", s.Layers[first-1].Blob.Digest, err)
 		}
 		// It may have been collected before it was held.
+		if there, err := s.unpacked(ctx, first-1); err != nil || there {
+			return first, err
+		}
 	}
+}
+
+// unpacked reports whether the snapshot of layer i is there.
+func (s *Stack) unpacked(ctx context.Context, i int) (bool, error) {
+	_, err := s.Snapshotter.Stat(ctx, s.Chain(i+1).String())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return false, fmt.Errorf("look for the snapshot of layer %s: %w", s.Layers[i].Blob.Digest, err)
+	}
+	return err == nil, nil
 }
 
 // serial unpacks one layer after the other.
