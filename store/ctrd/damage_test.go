@@ -54,8 +54,8 @@ func TestDamagedEmbeddedStore(t *testing.T) {
 	}
 }
 
-// TestDamagedIsTouched: a damaged blob stays one while its file is what it was, whatever
-// its times say; one that was replaced is none, whoever did that.
+// TestDamagedIsTouched: a blob stays damaged while the bytes of its file are the same, also
+// when the times of the file change. It is not damaged any more once it is replaced.
 func TestDamagedIsTouched(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -89,12 +89,17 @@ func TestDamagedIsTouched(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !c.Content.Damaged(ctx, dgst) {
-			t.Error("a damaged blob is none since its file was touched")
+			t.Error("a blob does not count as damaged any more after its file was touched")
 		}
 	}
 	put(good)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if !c.Content.Damaged(ended, dgst) {
+		t.Error("a blob that nobody had the time to read does not count as damaged any more")
+	}
 	if c.Content.Damaged(ctx, dgst) {
-		t.Error("a blob that was replaced is damaged")
+		t.Error("a blob that was replaced still counts as damaged")
 	}
 	put(bad)
 	c.Content.MarkDamaged(dgst, c.Files.Stamp(ctx, dgst))
@@ -102,6 +107,6 @@ func TestDamagedIsTouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Content.Damaged(ctx, dgst) {
-		t.Error("a blob that is gone is damaged")
+		t.Error("a blob that is gone still counts as damaged")
 	}
 }

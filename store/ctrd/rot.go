@@ -47,7 +47,7 @@ func (c *Content) Damaged(ctx context.Context, dgst digest.Digest) bool {
 		return false
 	}
 	// The file may be another one, or containerd has just touched it: it sets the time of a
-	// blob that somebody wants to write again.
+	// blob that somebody wants to write again. If ctx ends first, the mark stays.
 	intact, err := c.Verify(ctx, dgst)
 	if intact || errors.Is(err, fs.ErrNotExist) {
 		c.unmark(dgst)
@@ -73,7 +73,7 @@ func (c *Content) Verify(ctx context.Context, dgst digest.Digest) (intact bool, 
 		return false, err
 	}
 	verifier := dgst.Verifier()
-	_, err = io.CopyBuffer(verifier, io.NewSectionReader(ra, 0, ra.Size()), make([]byte, verifyBuffer))
+	_, err = io.CopyBuffer(verifier, whileWanted{ctx, io.NewSectionReader(ra, 0, ra.Size())}, make([]byte, verifyBuffer))
 	if err := errors.Join(err, ra.Close()); err != nil {
 		return false, fmt.Errorf("read blob %s: %w", dgst, c.conn.fail(err))
 	}
@@ -85,6 +85,20 @@ func (c *Content) Verify(ctx context.Context, dgst digest.Digest) (intact bool, 
 		c.MarkDamaged(dgst, stamp)
 	}
 	return verifier.Verified(), nil
+}
+
+// whileWanted reads until ctx ends: a blob may have many gigabytes.
+type whileWanted struct {
+	ctx context.Context
+	io.Reader
+}
+
+// Read implements io.Reader.
+func (r whileWanted) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
 }
 
 // MakeWay removes the copy that containerd has of a blob whose bytes are at hand, if it
