@@ -36,9 +36,9 @@ type Store interface {
 	// Check says whether ref is at target, complete and visible to the kubelet;
 	// where it is not, reason says what lacks.
 	Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error)
-	// Intact says whether the last Check of ref, whoever asked for it, found it ready and
-	// what it found is still there, as far as that can be told cheaply; true where it
-	// cannot.
+	// Intact says whether the last Check of ref found it ready and what it found is still
+	// there, as far as that can be told cheaply; true where it cannot. The last Check may
+	// be one that another part of the daemon has made.
 	Intact(ctx context.Context, ref string) bool
 	// FromRegistry reports whether ref was pulled from a registry.
 	FromRegistry(ctx context.Context, ref string) (bool, error)

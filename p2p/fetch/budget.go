@@ -32,9 +32,8 @@ type came struct {
 	delta   int64 // of deltas, as they travel
 }
 
-// read counts the time since the last reading. What came meanwhile was not idle. What is
-// rebuilt sooner than the link would have brought it makes up for what was lost before, but is
-// no credit.
+// read counts the time since the last reading. What came meanwhile was not idle. Chunks
+// that are rebuilt make up for time that was lost before. They do not add to the budget.
 func (b *budget) read(now time.Time, c came, raw, wire float64) {
 	if raw > 0 {
 		rebuilt := c.rebuilt - b.last.rebuilt

@@ -17,15 +17,15 @@ func TestBudget(t *testing.T) {
 		after   []came // readings, a second apart
 		idle    time.Duration
 	}{
-		"nothing is held back":             {false, []came{{}, {}}, 0},
-		"nothing comes":                    {true, []came{{}, {}}, 2 * time.Second},
-		"other layers come":                {true, []came{{here: 1_000_000}, {here: 2_000_000}}, 0},
-		"other layers come half as fast":   {true, []came{{here: 500_000}, {here: 1_000_000}}, time.Second},
-		"a delta comes":                    {true, []came{{delta: 1_000_000}, {delta: 2_000_000}}, 0},
-		"a layer is rebuilt":               {true, []came{{}, {here: 9_000_000, rebuilt: 9_000_000}}, 0},
-		"a layer is rebuilt slowly":        {true, []came{{}, {here: 500_000, rebuilt: 500_000}}, 1500 * time.Millisecond},
-		"what is rebuilt first is no loan": {true, []came{{here: 50_000_000, rebuilt: 50_000_000}, {here: 50_000_000, rebuilt: 50_000_000}}, time.Second},
-		"one layer is rebuilt, one comes":  {true, []came{{}, {here: 10_000_000, rebuilt: 9_000_000}, {here: 11_000_000, rebuilt: 9_000_000}}, 0},
+		"nothing is held back":                             {false, []came{{}, {}}, 0},
+		"nothing comes":                                    {true, []came{{}, {}}, 2 * time.Second},
+		"other layers come":                                {true, []came{{here: 1_000_000}, {here: 2_000_000}}, 0},
+		"other layers come half as fast":                   {true, []came{{here: 500_000}, {here: 1_000_000}}, time.Second},
+		"a delta comes":                                    {true, []came{{delta: 1_000_000}, {delta: 2_000_000}}, 0},
+		"a layer is rebuilt":                               {true, []came{{}, {here: 9_000_000, rebuilt: 9_000_000}}, 0},
+		"a layer is rebuilt slowly":                        {true, []came{{}, {here: 500_000, rebuilt: 500_000}}, 1500 * time.Millisecond},
+		"what is rebuilt first does not add to the budget": {true, []came{{here: 50_000_000, rebuilt: 50_000_000}, {here: 50_000_000, rebuilt: 50_000_000}}, time.Second},
+		"one layer is rebuilt, one comes":                  {true, []came{{}, {here: 10_000_000, rebuilt: 9_000_000}, {here: 11_000_000, rebuilt: 9_000_000}}, 0},
 	} {
 		b := budget{image: image}
 		now := time.Now()

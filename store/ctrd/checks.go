@@ -36,8 +36,8 @@ type Checks struct {
 }
 
 // Check says whether ref is at target, complete, unpacked, pinned and known to
-// CRI; where it is not, reason says what lacks. What it finds is what Intact goes by from
-// then on, whoever asked.
+// CRI; where it is not, reason says what is missing. Intact uses the result of the last
+// Check of ref, no matter which part of the daemon has made it.
 func (ck *Checks) Check(ctx context.Context, ref string, target digest.Digest) (ready bool, reason string, err error) {
 	ctx, cl, err := ck.conn.use(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestMaybe(t *testing.T) {
 	} {
 		ref := imageref.ForCRI(name)
 		if ref == "" {
-			t.Fatalf("%s is no reference", name)
+			t.Fatalf("invalid reference %s", name)
 		}
 		if !passes(ref, name) || !passes(ref, ref) {
 			t.Errorf("%s does not pass the filter of %s: %s", name, ref, maybe(ref))

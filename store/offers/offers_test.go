@@ -167,7 +167,7 @@ func TestBaseIsWhatIsLike(t *testing.T) {
 
 // TestBaseOfMostHosts: of bases that are nearly as like the layer, the one that most hosts have
 // that ask for the image is taken: one delta is made for all. One that is much less like it is
-// not, whoever has it.
+// not, no matter how many hosts have it.
 func TestBaseOfMostHosts(t *testing.T) {
 	t.Parallel()
 	s := newShelf()

@@ -20,8 +20,8 @@ const (
 	// paceTrial of raw chunks are enough to see that less goes out than before: what the
 	// kernel takes in advance only makes them look better.
 	paceTrial = 3 << 20
-	// paceGain is how much more must go out raw: where it is hardly more, the encoder and all
-	// decoders are spared for nothing less.
+	// paceGain is how many times as much must go out raw. A small gain is enough, since raw
+	// chunks also save the CPU of the encoder and of all decoders.
 	paceGain = 1.05
 	// paceTurns measurements after the last change raw chunks are tried again, and
 	// paceRawTurns after it compressed ones: on slow links those are the lesser harm.

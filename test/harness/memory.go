@@ -86,7 +86,7 @@ func (h *Host) BoundMemory(b MemoryBounds) *MemoryGroup {
 
 // BoundDisk bounds what a block device reads and writes in a second. The device is the
 // host's alone, and the host's processes are in the group. With cgroup v1 what is written
-// later, from the page cache, counts for the root group, whoever wrote it: a bound on the
+// later, from the page cache, counts for the root group, not for the group that wrote it: a bound on the
 // host's group alone holds up fsync and nothing else. So the bound is the root group's
 // there, in which all hosts are.
 func (g *MemoryGroup) BoundDisk(device string, bytesPerSec int64) {
