@@ -54,10 +54,26 @@ func ParseSecrets(data []byte) (Secrets, error) { return new(Stretcher).Parse(da
 // are refused: other hosts would read the same file otherwise, or the same secret
 // without them.
 func (s *Stretcher) Parse(data []byte) (Secrets, error) {
+	lines, err := secretLines(data)
+	if err != nil {
+		return nil, err
+	}
+	var out Secrets
+	for _, line := range lines {
+		secret, err := s.secret(line)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, secret)
+	}
+	return out, nil
+}
+
+// secretLines are the secrets in a file as they are written there, at least one.
+func secretLines(data []byte) (out [][]byte, _ error) {
 	if why := misread(data); why != "" {
 		return nil, errors.New(why)
 	}
-	var out Secrets
 	for i, line := range bytes.Split(data, []byte("\n")) {
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 || line[0] == '#' {
@@ -72,11 +88,7 @@ func (s *Stretcher) Parse(data []byte) (Secrets, error) {
 		if len(out) == maxSecrets {
 			return nil, fmt.Errorf("more than %d secrets; keep the one in use and those being rotated", maxSecrets)
 		}
-		secret, err := s.secret(line)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, secret)
+		out = append(out, line)
 	}
 	if len(out) == 0 {
 		return nil, ErrNoSecret
