@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/client"
@@ -100,6 +101,39 @@ func (s *Store) Collect(ctx context.Context) error {
 	return nil
 }
 
+// dropNameless removes the directories of ingests that do not say of which reference they
+// are: the disk was full when that was written. containerd cannot remove them, and its
+// collection ends at the first one. It makes a directory and writes the reference in one
+// transaction, so none of these is being made while another transaction runs.
+func (s *Store) dropNameless(found []fs.DirEntry) error {
+	if !slices.ContainsFunc(found, s.isNameless) {
+		return nil
+	}
+	err := s.bolt.Update(func(*bolt.Tx) (err error) {
+		for _, e := range found {
+			if s.isNameless(e) {
+				err = errors.Join(err, os.RemoveAll(s.ingest(e)))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("remove ingests without a reference: %w", err)
+	}
+	return nil
+}
+
+// isNameless reports whether containerd would look for the ingest in another directory:
+// its name is the digest of the reference.
+func (s *Store) isNameless(e fs.DirEntry) bool {
+	ref, err := os.ReadFile(filepath.Join(s.ingest(e), "ref"))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && digest.FromBytes(ref).Encoded() != e.Name()
+}
+
+func (s *Store) ingest(e fs.DirEntry) string {
+	return filepath.Join(s.root, "content", "ingest", e.Name())
+}
+
 // CollectIngests removes the ingests that nobody goes on with: no lease holds them any more,
 // or the database does not know them, since it could not be written as they began. ctx has
 // the namespace.
@@ -111,6 +145,9 @@ func (s *Store) CollectIngests(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("look for ingests that are left: %w", err)
+	}
+	if err := s.dropNameless(found); err != nil {
+		return err
 	}
 	if err := s.Collect(ctx); err != nil {
 		return err

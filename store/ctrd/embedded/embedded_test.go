@@ -118,8 +118,9 @@ func TestOpenCollects(t *testing.T) {
 	wantHas(t, ctx, s, named, true)
 }
 
-// TestCollectIngests: an ingest whose lease is gone is removed, and one that the database
-// never knew; one that somebody goes on with stays.
+// TestCollectIngests: an ingest whose lease is gone is removed, one that the database
+// never knew, and one that does not say its reference, since the disk was full when it was
+// begun; one that somebody goes on with stays.
 func TestCollectIngests(t *testing.T) {
 	t.Parallel()
 	root, ctx := t.TempDir(), namespace(t)
@@ -141,7 +142,12 @@ func TestCollectIngests(t *testing.T) {
 	if err := begin(t, ctx, below, "k8s.io/9/stray").Close(); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := os.ReadDir(dir); err != nil || len(found) != 3 {
+	full := filepath.Join(dir, digest.FromString("k8s.io/10/full").Encoded())
+	empty := filepath.Join(dir, digest.FromString("k8s.io/11/full").Encoded())
+	if err := errors.Join(os.Mkdir(full, 0o755), os.Mkdir(empty, 0o755), os.WriteFile(filepath.Join(full, "ref"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := os.ReadDir(dir); err != nil || len(found) != 5 {
 		t.Fatalf("directories of ingests: %v, %v", found, err)
 	}
 	if err := s.CollectIngests(ctx); err != nil {
