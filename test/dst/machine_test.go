@@ -140,6 +140,9 @@ func (m *machine) leave() error {
 			m.c.log.Info("close", "host", m.name, "err", err)
 		}
 		return nil
+	case <-s.stopped: // it has come to the call at which the machine stops dead
+		m.c.result.Counts["crash in a call"]++
+		return m.die(s, func() { <-ended })
 	case <-time.After(closeBound):
 		m.host = m.host.Crash()
 		m.c.zombies.Go(func() { <-ended })
@@ -166,6 +169,17 @@ func (m *machine) crash() error {
 	synctest.Wait()
 	m.c.poll()
 	m.keep()
+	node, st := m.node, m.store
+	return m.die(st, func() {
+		_ = node.Close()
+		_ = st.Close()
+	})
+}
+
+// die has the machine go on from a copy of its disk. end waits for what ran, which is told
+// that the machine has crashed.
+func (m *machine) die(s *faultyStore, end func()) error {
+	synctest.Wait()
 	dir, err := m.newDisk()
 	if err == nil {
 		err = copyTree(m.dir, dir)
@@ -173,15 +187,14 @@ func (m *machine) crash() error {
 	if err != nil {
 		return fmt.Errorf("harness: copy the disk of %s: %w", m.name, err)
 	}
-	old, node, s := m.dir, m.node, m.store
+	old := m.dir
 	m.dir, m.up = dir, false
 	m.c.zombieMachines++
 	m.host = m.host.Crash()
 	m.c.result.Crashes++
 	m.c.zombies.Go(func() {
 		s.end()
-		_ = node.Close()
-		_ = s.Close()
+		end()
 		m.dropDisk(old)
 	})
 	return nil
