@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/cli"
 )
@@ -167,44 +168,54 @@ func (c *Server) importPushed(ctx context.Context, target digest.Digest, ref str
 // waiting is what an announcement waits for: nothing, the nodes that are there, or all.
 type waiting struct{ on, all bool }
 
-// announce announces one image after the other. Those that can be are, also where
-// another one cannot; of that one an archive leaves nothing behind, nor of those that nobody
-// waits for any more.
-func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) (err error) {
-	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
-	var errs []error
-	done := 0 // orders that are announced, or taken back
-	defer func() {
-		for _, o := range orders[done:] {
-			err = errors.Join(err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
-		}
-	}()
-	for _, o := range orders {
-		if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
-			return err
-		}
-		o.Settled = o.brought.Targets[o.Ref]
-		a, err := c.announcer.Announce(ctx, o.Order)
-		done++
-		if err != nil {
-			errs = append(errs, err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
-			continue
-		}
-		if a.Said != "" {
-			if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
-				return err
-			}
-		}
-		watch.refs = append(watch.refs, a.Reference)
-		watch.versions[a.Reference] = a.Version
-		err = s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
-			Standing: a.Standing})
-		if err != nil {
-			return err
-		}
+// announcing is how many images are announced at once: a small one waits for the disk and
+// for containerd most of the time.
+const announcing = 4
+
+// announce announces images, a few at once. Those that can be are, also where another one
+// cannot; of that one an archive leaves nothing behind, nor of those that nobody waits for any
+// more.
+func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) error {
+	announced, failed := make([]Announced, len(orders)), make([]error, len(orders))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(announcing)
+	for i, o := range orders {
+		group.Go(func() (gone error) {
+			announced[i], failed[i], gone = c.announceOne(gctx, s, o)
+			return gone
+		})
 	}
-	if err := errors.Join(errs...); err != nil || !wait.on {
+	if gone := group.Wait(); gone != nil {
+		return gone
+	}
+	if err := errors.Join(failed...); err != nil || !wait.on {
 		return err
 	}
+	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
+	for _, a := range announced {
+		watch.refs = append(watch.refs, a.Reference)
+		watch.versions[a.Reference] = a.Version
+	}
 	return watch.wait(ctx)
+}
+
+// announceOne announces one image, or says why it cannot be announced; what an archive has
+// brought of it is taken back then. gone is that nobody listens any more.
+func (c *Server) announceOne(ctx context.Context, s *stream, o order) (a Announced, failed, gone error) {
+	takeBack := func() error { return o.brought.takeBack(context.WithoutCancel(ctx), o.Ref) }
+	if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
+		return a, nil, errors.Join(err, takeBack())
+	}
+	o.Settled = o.brought.Targets[o.Ref]
+	a, err := c.announcer.Announce(ctx, o.Order)
+	if err != nil {
+		return a, errors.Join(err, takeBack()), nil
+	}
+	if a.Said != "" {
+		if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
+			return a, nil, err
+		}
+	}
+	return a, nil, s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
+		Standing: a.Standing})
 }

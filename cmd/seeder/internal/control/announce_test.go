@@ -13,7 +13,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,6 +26,7 @@ import (
 // host is an Announcer and Pushes that notes what it is asked for.
 type host struct {
 	http.Handler
+	mu        sync.Mutex
 	names     []string // of the images of an archive
 	imported  []string // REF of each import
 	archived  []string // DIGEST of each image that was pushed
@@ -34,6 +38,8 @@ type host struct {
 func (h *host) ImportArchive(_ context.Context, _ io.Reader, ref string) (Imported, error) {
 	h.imported = append(h.imported, ref)
 	return Imported{Names: h.names, TakeBack: func(ctx context.Context, name string) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		h.taken = append(h.taken, name)
 		return ctx.Err()
 	}}, nil
@@ -46,6 +52,8 @@ func (h *host) Local(_ context.Context, ref string) (Local, error) {
 }
 func (h *host) References(context.Context) References { return References{} }
 func (h *host) Announce(_ context.Context, o Order) (Announced, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.announced = append(h.announced, o.Ref)
 	return Announced{Reference: o.Ref}, nil
 }
@@ -75,7 +83,7 @@ func (b *broken) Write(p []byte) (int, error) {
 func TestStreamBreaks(t *testing.T) {
 	t.Parallel()
 	names := []string{"docker.io/library/a:v1", "docker.io/library/b:v1"}
-	for events, announced := range []int{0, 1, 1, 2} { // preparing and announced, of each
+	for events := range 4 { // preparing and announced, of each
 		h := &host{names: names}
 		c := NewServer("", nil, h, nil, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -89,10 +97,46 @@ func TestStreamBreaks(t *testing.T) {
 			t.Errorf("%d events: %v", events, err)
 		}
 		s.end(nil)
-		if !slices.Equal(h.announced, names[:announced]) || !slices.Equal(h.taken, names[announced:]) {
-			t.Errorf("after %d events %q is announced and %q taken back; want %d and the rest", events, h.announced, h.taken, announced)
+		ended := slices.Concat(h.announced, h.taken)
+		if slices.Sort(ended); !slices.Equal(ended, names) || len(h.announced) > events {
+			t.Errorf("after %d events %q is announced and %q taken back; want each of %q once", events, h.announced, h.taken, names)
 		}
 	}
+}
+
+// waits is a host whose containerd answers once so many images are being announced.
+type waits struct {
+	host
+	begun sync.WaitGroup
+	more  atomic.Int64
+}
+
+func (w *waits) Announce(ctx context.Context, o Order) (Announced, error) {
+	if w.more.Add(-1) >= 0 {
+		w.begun.Done()
+		w.begun.Wait()
+	}
+	return w.host.Announce(ctx, o)
+}
+
+// TestSeveralAtOnce: of several images a few are announced at the same time.
+func TestSeveralAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := &waits{}
+		w.begun.Add(announcing)
+		w.more.Store(announcing)
+		c := NewServer("", nil, w, nil, slog.New(slog.DiscardHandler))
+		orders := make([]order, 2*announcing)
+		for i := range orders {
+			orders[i].Ref = fmt.Sprintf("docker.io/library/app:v%d", i)
+		}
+		s := newStream(httptest.NewRecorder())
+		if err := c.announce(t.Context(), s, orders, waiting{}); err != nil || len(w.announced) != len(orders) {
+			t.Errorf("announced %q: %v", w.announced, err)
+		}
+		s.end(nil)
+	})
 }
 
 // TestSeveralOrNone: where containerd lacks some of several images, all of those are named and
