@@ -38,6 +38,9 @@ func ghosts(n int) []byte {
 // Members that one member makes up are bounded in number, keep news from no honest one,
 // and are gone within minutes.
 func TestClusterGhosts(t *testing.T) {
+	if raceDetector {
+		t.Skip("takes 50 s under the race detector; make cluster runs it without")
+	}
 	simulate(t, []int{3}, func(c *simCluster) {
 		c.start(c.nodes...)
 		c.within(2*time.Second, "all see all", c.allAlive)
