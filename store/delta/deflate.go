@@ -157,7 +157,7 @@ type tokenReader struct {
 }
 
 func (r *tokenReader) segment(streams [][]byte) error {
-	streams[0], streams[1] = streams[0][:0], streams[1][:0]
+	streams[0], streams[1] = empty(streams[0], segmentBytes+2*pageBytes), empty(streams[1], segmentBytes/2+2*pageBytes)
 	for len(streams[0]) < segmentBytes && len(streams[1]) < segmentBytes/2 {
 		var err error
 		r.t, r.h, err = r.z.page(r.t[:0], r.h[:0])

@@ -8,9 +8,9 @@ import (
 const (
 	seedBytes   = 16
 	minSeedStep = 8
-	// maxSeeds bounds the table of a stream: 6 bytes each, 24 MiB. Its step is 8 up to 24 MB
-	// of stream, 128 at 400 MB, 2,048 at 6 GB.
-	maxSeeds = 4 << 20
+	// maxSeeds bounds the table of a stream: 6 bytes each, 12 MiB. Its step is 8 up to 12 MB
+	// of stream, 128 at 200 MB, 2,048 at 3 GB.
+	maxSeeds = 2 << 20
 )
 
 // seeds says where in an old stream a sequence of seedBytes was first seen, at each multiple

@@ -174,8 +174,7 @@ func (d *decoder) readPiece(r *byteReader, name string, to *[]byte) error {
 	if err != nil || len(out) != raw {
 		return fmt.Errorf("unpack %s: %d bytes of %d (%v): %w", name, len(out), raw, err, ErrInvalid)
 	}
-	*to = out
-	return nil
+	return nil // out is *to, whose capacity it does not have
 }
 
 // apply makes stream s of this segment from d.part and the old stream.
