@@ -226,6 +226,7 @@ func TestArchiveGoesToTheDaemon(t *testing.T) {
 	}
 	clitest.WantAll(t, out, `left out of the archive: "UPPER:1", which is not an image reference`, "app:v1: announced as version 1", "base:v1: announced as version 1", "app:v1: version 1 is ready", "base:v1: version 1 is ready")
 	want := []control.Order{{Ref: "docker.io/library/app:v1", On: []string{"zone=a"}}, {Ref: "docker.io/library/base:v1", On: []string{"zone=a"}}}
+	slices.SortFunc(f.Orders, func(a, b control.Order) int { return strings.Compare(a.Ref, b.Ref) }) // both are announced at once
 	if !reflect.DeepEqual(f.Orders, want) {
 		t.Errorf("announced %v, want %v", f.Orders, want)
 	}

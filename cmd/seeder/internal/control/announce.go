@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 
 	"seeder/cmd/seeder/internal/cli"
 )
@@ -172,50 +171,67 @@ type waiting struct{ on, all bool }
 // for containerd most of the time.
 const announcing = 4
 
-// announce announces images, a few at once. Those that can be are, also where another one
-// cannot; of that one an archive leaves nothing behind, nor of those that nobody waits for any
-// more.
-func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) error {
+// announce announces images, a few at once, and tells of each in their order. Those that can
+// be are announced, also where another one cannot; of that one an archive leaves nothing
+// behind, nor of those that nobody waits for any more.
+func (c *Server) announce(ctx context.Context, s *stream, orders []order, wait waiting) (err error) {
+	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
 	announced, failed := make([]Announced, len(orders)), make([]error, len(orders))
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(announcing)
-	for i, o := range orders {
-		group.Go(func() (gone error) {
-			announced[i], failed[i], gone = c.announceOne(gctx, s, o)
-			return gone
-		})
-	}
-	if gone := group.Wait(); gone != nil {
-		return gone
+	ended := make([]chan struct{}, len(orders)) // of those that have begun
+	actx, cancel := context.WithCancel(ctx)
+	begun := 0
+	defer func() { // where nobody listens any more
+		cancel()
+		for _, e := range ended[:begun] {
+			<-e
+		}
+		for _, o := range orders[begun:] {
+			err = errors.Join(err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
+		}
+	}()
+	for i := range orders {
+		if err := s.emit(Event{Event: EventPreparing, Ref: orders[i].Ref}); err != nil {
+			return err
+		}
+		for ; begun < min(i+announcing, len(orders)); begun++ {
+			k, e := begun, make(chan struct{})
+			ended[k] = e
+			go func() {
+				defer close(e)
+				announced[k], failed[k] = c.announceOne(actx, orders[k])
+			}()
+		}
+		<-ended[i]
+		if failed[i] != nil {
+			continue
+		}
+		a := announced[i]
+		if a.Said != "" {
+			if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
+				return err
+			}
+		}
+		watch.refs = append(watch.refs, a.Reference)
+		watch.versions[a.Reference] = a.Version
+		err := s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
+			Standing: a.Standing})
+		if err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(failed...); err != nil || !wait.on {
 		return err
 	}
-	watch := watcher{cluster: c.cluster, versions: map[string]uint64{}, emit: s.emit, all: wait.all}
-	for _, a := range announced {
-		watch.refs = append(watch.refs, a.Reference)
-		watch.versions[a.Reference] = a.Version
-	}
 	return watch.wait(ctx)
 }
 
-// announceOne announces one image, or says why it cannot be announced; what an archive has
-// brought of it is taken back then. gone is that nobody listens any more.
-func (c *Server) announceOne(ctx context.Context, s *stream, o order) (a Announced, failed, gone error) {
-	takeBack := func() error { return o.brought.takeBack(context.WithoutCancel(ctx), o.Ref) }
-	if err := s.emit(Event{Event: EventPreparing, Ref: o.Ref}); err != nil {
-		return a, nil, errors.Join(err, takeBack())
-	}
+// announceOne announces an image. Where it cannot, what an archive has brought of it is taken
+// back.
+func (c *Server) announceOne(ctx context.Context, o order) (Announced, error) {
 	o.Settled = o.brought.Targets[o.Ref]
 	a, err := c.announcer.Announce(ctx, o.Order)
 	if err != nil {
-		return a, errors.Join(err, takeBack()), nil
+		err = errors.Join(err, o.brought.takeBack(context.WithoutCancel(ctx), o.Ref))
 	}
-	if a.Said != "" {
-		if err := s.emit(Event{Event: EventSource, Ref: a.Reference, Source: "containerd", Reason: a.Said}); err != nil {
-			return a, nil, err
-		}
-	}
-	return a, nil, s.emit(Event{Event: EventAnnounced, Ref: a.Reference, Digest: a.Digest, Version: a.Version, TotalBytes: a.Bytes,
-		Standing: a.Standing})
+	return a, err
 }

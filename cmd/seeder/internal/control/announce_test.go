@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,7 +99,7 @@ func TestStreamBreaks(t *testing.T) {
 		}
 		s.end(nil)
 		ended := slices.Concat(h.announced, h.taken)
-		if slices.Sort(ended); !slices.Equal(ended, names) || len(h.announced) > events {
+		if slices.Sort(ended); !slices.Equal(ended, names) || events == 0 && len(h.announced) > 0 {
 			t.Errorf("after %d events %q is announced and %q taken back; want each of %q once", events, h.announced, h.taken, names)
 		}
 	}
@@ -119,7 +120,8 @@ func (w *waits) Announce(ctx context.Context, o Order) (Announced, error) {
 	return w.host.Announce(ctx, o)
 }
 
-// TestSeveralAtOnce: of several images a few are announced at the same time.
+// TestSeveralAtOnce: of several images a few are announced at the same time, and told of in
+// their order.
 func TestSeveralAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -131,11 +133,27 @@ func TestSeveralAtOnce(t *testing.T) {
 		for i := range orders {
 			orders[i].Ref = fmt.Sprintf("docker.io/library/app:v%d", i)
 		}
-		s := newStream(httptest.NewRecorder())
+		out := httptest.NewRecorder()
+		s := newStream(out)
 		if err := c.announce(t.Context(), s, orders, waiting{}); err != nil || len(w.announced) != len(orders) {
 			t.Errorf("announced %q: %v", w.announced, err)
 		}
 		s.end(nil)
+		for d := json.NewDecoder(out.Body); d.More(); {
+			var e Event
+			if err := d.Decode(&e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Event == EventAnnounced && e.Ref != orders[0].Ref {
+				t.Errorf("told of %s, want %s", e.Ref, orders[0].Ref)
+			}
+			if e.Event == EventAnnounced {
+				orders = orders[1:]
+			}
+		}
+		if len(orders) > 0 {
+			t.Errorf("%d images were not told of", len(orders))
+		}
 	})
 }
 
