@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -134,6 +135,9 @@ func (s *Store) ingest(e fs.DirEntry) string {
 	return filepath.Join(s.root, "content", "ingest", e.Name())
 }
 
+// collecting is the reference of an ingest of CollectIngests itself. No lease holds it.
+const collecting = "seeder-collect"
+
 // CollectIngests removes the ingests that nobody goes on with: no lease holds them any more,
 // or the database does not know them, since it could not be written as they began. ctx has
 // the namespace.
@@ -149,13 +153,16 @@ func (s *Store) CollectIngests(ctx context.Context) error {
 	if err := s.dropNameless(found); err != nil {
 		return err
 	}
+	cs := s.client.ContentStore()
+	if err := cs.Abort(ctx, collecting); err != nil && !errdefs.IsNotFound(err) { // of a run that was cut off
+		return fmt.Errorf("collect ingests that are left: %w", err)
+	}
 	if err := s.Collect(ctx); err != nil {
 		return err
 	}
 	if found, err = os.ReadDir(dir); err != nil {
 		return fmt.Errorf("look for ingests that are left: %w", err)
 	}
-	cs := s.client.ContentStore()
 	known, err := cs.ListStatuses(ctx)
 	if err != nil || len(found) <= len(known) {
 		return err
@@ -163,7 +170,7 @@ func (s *Store) CollectIngests(ctx context.Context) error {
 	// The database looks through the directory only after it has dropped something itself.
 	const bait = "seeder makes the embedded store look for what is left"
 	desc := ocispec.Descriptor{Digest: digest.FromString(bait), Size: int64(len(bait))}
-	err = content.WriteBlob(ctx, cs, "seeder-collect", strings.NewReader(bait), desc)
+	err = content.WriteBlob(ctx, cs, collecting, strings.NewReader(bait), desc)
 	if err == nil {
 		err = cs.Delete(ctx, desc.Digest)
 	}

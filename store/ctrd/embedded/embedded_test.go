@@ -142,12 +142,15 @@ func TestCollectIngests(t *testing.T) {
 	if err := begin(t, ctx, below, "k8s.io/9/stray").Close(); err != nil {
 		t.Fatal(err)
 	}
+	if err := begin(t, ctx, s.Client().ContentStore(), "seeder-collect").Close(); err != nil { // and one of its own, cut off
+		t.Fatal(err)
+	}
 	full := filepath.Join(dir, digest.FromString("k8s.io/10/full").Encoded())
 	empty := filepath.Join(dir, digest.FromString("k8s.io/11/full").Encoded())
 	if err := errors.Join(os.Mkdir(full, 0o755), os.Mkdir(empty, 0o755), os.WriteFile(filepath.Join(full, "ref"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := os.ReadDir(dir); err != nil || len(found) != 5 {
+	if found, err := os.ReadDir(dir); err != nil || len(found) != 6 {
 		t.Fatalf("directories of ingests: %v, %v", found, err)
 	}
 	if err := s.CollectIngests(ctx); err != nil {
