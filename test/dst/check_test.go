@@ -242,7 +242,8 @@ func (c *cluster) rested() error {
 	for _, m := range c.machines {
 		for _, glob := range []string{"stage/*", "embedded/content/ingest/*", ".unfinished-*", "seeds/.unfinished-*"} {
 			if found, _ := filepath.Glob(filepath.Join(m.dir, glob)); len(found) > 0 {
-				return fmt.Errorf("%s: %s", m.name, strings.Join(found, ", "))
+				leases, err := c.leasesOf(m)
+				return fmt.Errorf("%s: %s%s; leases: %q, %v", m.name, strings.Join(found, ", "), inside(found[0]), leases, err)
 			}
 		}
 		leases, err := c.leasesOf(m)
@@ -256,6 +257,16 @@ func (c *cluster) rested() error {
 		}
 	}
 	return nil
+}
+
+// inside says what is in the directory of an ingest: of which reference it is, and how far.
+func inside(dir string) (out string) {
+	found, _ := os.ReadDir(dir) // none of a file
+	for _, e := range found {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		out += fmt.Sprintf(", %s: %q of %d bytes, %v", e.Name(), b[:min(len(b), 80)], len(b), err)
+	}
+	return out
 }
 
 // leasesOf lists the leases of a copy of m's disk, since containerd's database has one
