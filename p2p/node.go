@@ -124,6 +124,7 @@ func openIdentity(cfg Config, log *slog.Logger) (*trust.Identity, error) {
 func (n *Node) Close() error {
 	var errs []error
 	n.closed.Do(func() {
+		since := time.Now()
 		if n.run != nil {
 			n.run.cancel(errClosing)
 		}
@@ -131,7 +132,7 @@ func (n *Node) Close() error {
 			errs = append(errs, n.gossip.Close())
 		}
 		if n.port != nil {
-			errs = append(errs, n.port.close())
+			errs = append(errs, n.port.close(since))
 		}
 		if n.run != nil {
 			errs = append(errs, n.run.group.Wait())

@@ -174,16 +174,20 @@ func (p *port) expire(ctx context.Context) {
 	}
 }
 
-// answerGrace is what the answers that are being sent have at the end. Anyone who
-// asked for one that is cut off asks another node.
-const answerGrace = 3 * time.Second
+const (
+	// answerGrace is what the answers that are being sent have at the end. Anyone who
+	// asked for one that is cut off asks another node.
+	answerGrace = 3 * time.Second
+	// lastGrace is what those have that were asked for during the farewell, where that took long.
+	lastGrace = 500 * time.Millisecond
+)
 
-// close ends every answer and, after it, every connection of the client.
-func (p *port) close() error {
+// close ends every answer. The node has been closing since that time.
+func (p *port) close(since time.Time) error {
 	if p.server == nil {
 		return p.listener.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), answerGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), max(answerGrace-time.Since(since), lastGrace))
 	defer cancel()
 	return p.server.Close(ctx)
 }

@@ -89,3 +89,29 @@ func TestHangingKeepHoldsNoLock(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A node ends in time although its farewell takes as long as it may, since members that
+// somebody made up fill the queue of gossip, and another node takes slowly what it asked for.
+func TestClosesInTime(t *testing.T) {
+	three(t, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		nd := c.nodes[0]
+		c.net.SetLink(hosts(c.nodes[:1]), hosts(c.nodes[1:2]), p2ptest.Link{BytesPerSec: 20_000})
+		a := nd.store.Add(refFor("a", "all"), make([]byte, 4<<20), 1<<20)
+		if _, err := nd.AnnouncePrepared(context.Background(), a); err != nil {
+			c.t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := c.nodes[2].SendGossip(context.Background(), nd.cfg.TransferBind, ghosts(300)); err != nil {
+			c.t.Fatal(err)
+		}
+		began := time.Now()
+		c.leave(nd)
+		if took := time.Since(began); took > 3500*time.Millisecond {
+			c.t.Errorf("it took %s, want what answers may take from the beginning", took)
+		} else {
+			c.t.Logf("closed after %s", took)
+		}
+	})
+}

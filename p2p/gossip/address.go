@@ -327,9 +327,7 @@ func (s *site) meet(ctx context.Context) {
 			if !wait.For(ctx, moveAgain) || s.list.Load() != list {
 				return
 			}
-			if err := list.UpdateNode(leaveTimeout); err != nil {
-				s.g.log.Debug("failed to announce the new address again", "err", err)
-			}
+			tellOfSelf(list)
 		}
 	})
 }

@@ -151,9 +151,7 @@ func (r *ranks) rank(ctx context.Context) {
 		second := r.second()
 		if r.g.site.setSecond(second) {
 			r.g.members.setSecond(second)
-			if err := r.g.site.list.Load().UpdateNode(leaveTimeout); err != nil {
-				r.g.log.Debug("failed to resolve a conflict of two hosts", "err", err)
-			}
+			tellOfSelf(r.g.site.list.Load())
 		}
 		now := map[string]Conflict{}
 		for _, c := range r.g.Conflicts() {

@@ -292,6 +292,10 @@ func (g *Gossip) Close() (err error) {
 	return err
 }
 
+// tellOfSelf has memberlist tell the others what this node is now. Nobody waits until it has
+// gone out: that takes long where many members are told of, and no context ends it.
+func tellOfSelf(list *memberlist.Memberlist) { _ = list.UpdateNode(time.Nanosecond) }
+
 func (g *Gossip) leave() error {
 	g.site.setLeaving()
 	g.cancel()
