@@ -115,3 +115,19 @@ func TestClosesInTime(t *testing.T) {
 		}
 	})
 }
+
+// A member that does not answer when it is asked for what it has announced is asked again,
+// and not only once it tells of itself the next time: its address may be another one since.
+func TestPullIsTriedAgain(t *testing.T) {
+	three(t, func(c *simCluster) {
+		c.start(c.nodes[:2]...)
+		c.within(2*time.Second, "both see both", c.allAlive)
+		time.Sleep(5 * time.Minute) // no connection is left
+		from, to := hosts(c.nodes[1:2]), hosts(c.nodes[:1])
+		c.net.Cut(from, to)
+		c.announce(c.nodes[0], refFor("a", "all"))
+		time.Sleep(6 * time.Second) // the first try takes five
+		c.net.Uncut(from, to)
+		c.within(600*time.Millisecond, "the other one knows it", c.same)
+	})
+}

@@ -148,15 +148,19 @@ func (x *Exchange) Pull(ctx context.Context) {
 	var pulls sync.WaitGroup
 	defer pulls.Wait()
 	for {
-		member, cause, ok := x.queue.next(ctx)
-		if !ok || running.Acquire(ctx, 1) != nil {
+		key, q := x.queue.next(ctx)
+		if q == nil || running.Acquire(ctx, 1) != nil {
 			return
 		}
 		done := make(chan struct{})
 		pulls.Go(func() {
 			defer running.Release(1)
 			defer close(done)
-			x.queue.done(member, cause, x.pullFrom(ctx, member))
+			news, err := x.pullFrom(ctx, key.member)
+			x.queue.done(key.member, key.cause, news)
+			if err != nil {
+				x.queue.again(key, q)
+			}
 		})
 		select {
 		case <-done:
@@ -168,26 +172,26 @@ func (x *Exchange) Pull(ctx context.Context) {
 // pullFrom merges what member knows and this node does not. A record that is
 // new here is hinted at in turn, which is how a hint reaches nodes that gossip
 // did not; a bulk (a node that joins) is not, since the others have it already. It
-// reports whether anything was new.
-func (x *Exchange) pullFrom(ctx context.Context, member string) (news bool) {
+// reports whether anything was new; the error is that member has not answered.
+func (x *Exchange) pullFrom(ctx context.Context, member string) (news bool, _ error) {
 	const bulk = 32
 	addr, ok := x.cfg.Members.Address(member)
 	if !ok {
-		return false // gone, or not yet known; anti-entropy comes back to it
+		return false, nil // gone, or not yet known; anti-entropy comes back to it
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	recs, err := x.cfg.Client.Catalog(ctx, addr, x.cfg.Catalog.Buckets())
 	if err != nil {
 		x.cfg.Log.Debug("failed to pull the catalog", "member", member, "err", err)
-		return false
+		return false, err
 	}
 	changed, err := x.cfg.Catalog.Merge(recs...)
 	if err != nil {
 		x.cfg.Log.Error("failed to write the catalog", "member", member, "err", err)
 	}
 	if len(changed) == 0 {
-		return false
+		return false, nil
 	}
 	x.cfg.Log.Info("catalog updated", "from", member, "announcements", len(changed))
 	x.cfg.News(changed...)
@@ -198,7 +202,7 @@ func (x *Exchange) pullFrom(ctx context.Context, member string) (news bool) {
 			x.broadcast(rec)
 		}
 	}
-	return true
+	return true, nil
 }
 
 // Tell tells gossip and the swarms what the catalog says now.

@@ -28,6 +28,9 @@ const (
 	firstPullPause = 100 * time.Millisecond
 	maxHintPause   = 2 * time.Second
 	maxSumPause    = time.Minute
+	// maxTries is how often a member that does not answer is asked for one hint or summary.
+	// It may have got another address since it was asked first.
+	maxTries = 3
 )
 
 // queue holds the members whose catalogs are to be pulled. A member stands in
@@ -50,6 +53,7 @@ type pullKey struct {
 type queuedPull struct {
 	turn   uint64
 	due    time.Time
+	tries  int         // without an answer
 	needed func() bool // is it still worth it
 }
 
@@ -103,16 +107,28 @@ func (s *queue) done(member string, why cause, news bool) {
 	s.misses[key] = m
 }
 
-// next waits for a member whose catalog has something new; false says that ctx
-// ended.
-func (s *queue) next(ctx context.Context) (member string, why cause, ok bool) {
+// again queues a pull without an answer once more, unless there were too many.
+func (s *queue) again(key pullKey, q *queuedPull) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q.tries++; q.tries >= maxTries || s.queued[key] != nil || len(s.queued) >= maxQueuedPulls {
+		return
+	}
+	s.turn++
+	q.turn, q.due = s.turn, s.misses[key].until
+	s.queued[key] = q
+	s.wake.Set()
+}
+
+// next waits for a member whose catalog has something new; nil says that ctx ended.
+func (s *queue) next(ctx context.Context) (pullKey, *queuedPull) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		key, needed, pause := s.take(time.Now())
-		if needed != nil {
-			if needed() {
-				return key.member, key.cause, true
+		key, q, pause := s.take(time.Now())
+		if q != nil {
+			if q.needed() {
+				return key, q
 			}
 			continue
 		}
@@ -121,17 +137,16 @@ func (s *queue) next(ctx context.Context) (member string, why cause, ok bool) {
 		case <-s.wake:
 		case <-timer.C:
 		case <-ctx.Done():
-			return "", 0, false
+			return pullKey{}, nil
 		}
 	}
 }
 
 // take takes the member that has waited longest of those that are due, or says how
 // long to wait for one.
-func (s *queue) take(now time.Time) (key pullKey, needed func() bool, pause time.Duration) {
+func (s *queue) take(now time.Time) (key pullKey, first *queuedPull, pause time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var first *queuedPull
 	pause = maxSumPause
 	for k, q := range s.queued {
 		if d := q.due.Sub(now); d > 0 {
@@ -140,9 +155,8 @@ func (s *queue) take(now time.Time) (key pullKey, needed func() bool, pause time
 			key, first = k, q
 		}
 	}
-	if first == nil {
-		return key, nil, pause
+	if first != nil {
+		delete(s.queued, key)
 	}
-	delete(s.queued, key)
-	return key, first.needed, 0
+	return key, first, pause
 }
