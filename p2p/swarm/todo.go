@@ -10,7 +10,7 @@ type todo struct {
 	free      chunk.Bitmap // missing, not asked for, not being verified, not held back
 	verifying chunk.Bitmap
 	asked     map[int]int // requests by chunk, without those that are overdue
-	largest   int64       // bytes of the largest chunk that was missing at first
+	largest   int64       // bytes of the largest chunk that has been missing
 	small     bool        // what was missing at first is as little as FetchConfig.Small
 
 	held   chunk.Bitmap    // by FetchConfig.Hold
@@ -23,7 +23,6 @@ func newTodo(c Chunks, small int64, h *Hold) todo {
 	t.hold(h)
 	var bytes int64
 	t.missing.Both(t.missing, func(i int) bool {
-		t.largest = max(t.largest, c.Bytes(i))
 		bytes += c.Bytes(i)
 		return true
 	})
@@ -39,6 +38,7 @@ func (t *todo) readHeld(c Chunks) {
 	for i := range n {
 		if wanted.Has(i) && !have.Has(i) {
 			t.missing.Set(i)
+			t.largest = max(t.largest, c.Bytes(i))
 		} else {
 			t.missing.Clear(i)
 		}
