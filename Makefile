@@ -4,7 +4,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X seeder/cmd/seeder/internal/cli.release=$(VERSION) -X seeder/cmd/seeder/internal/cli.commit=$(COMMIT)"
-FUZZTIME ?= 20000x
+FUZZTIME ?= 10000x
 
 # What was built is found again from every directory, by all targets alike: a new clone
 # on a machine that has built before begins with that.
@@ -57,7 +57,7 @@ conformance: ## the registry of a daemon against the conformance suite of the OC
 	CONFORMANCE=$(CURDIR)/bin/conformance go test -count=1 -timeout 5m -run '^TestOCIConformance$$' ./cmd/seeder
 
 unit: ## unit tests with the race detector; lint has vetted them
-	go test -race -vet=off -shuffle=on -timeout 30m $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
+	go test -race -vet=off -shuffle=on -parallel 4 -timeout 30m $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
 	go test -vet=off -shuffle=on ./store/delta # has no goroutines; under the race detector it takes two minutes
 	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
 	go test -count=1 -run '^TestTables$$' ./test/bench ./test/delta
