@@ -93,6 +93,26 @@ func TestClusterAddressChanges(t *testing.T) {
 	}
 }
 
+// TestClusterWayComesLater: a host whose new address is there before any way to others tells
+// them of it when there is one.
+func TestClusterWayComesLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newMobile(t, 3)
+		c.start(c.nodes...)
+		c.within(5*time.Second, "all see all", c.allAlive)
+		moved := c.nodes[1]
+		moved.host.SetIP("")
+		time.Sleep(15 * time.Second)
+		moved.host.SetIP("10.9.0.1")
+		others := hosts([]*simNode{c.nodes[0], c.nodes[2]})
+		c.net.Part(hosts(c.nodes[1:2]), others)
+		time.Sleep(7500 * time.Millisecond) // the first try takes five seconds
+		c.net.Heal()
+		c.within(5*time.Second, "all know the host at its new address", func() error { return c.knownAt(moved, "10.9.0.1") })
+	})
+}
+
 // TestClusterAddressGone: a host without any address for a while says so, and is known by
 // all within ten seconds once it has one again, the same or another one; so is a host that
 // had none when it started.

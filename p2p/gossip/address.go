@@ -30,6 +30,8 @@ const (
 	moveInterval = 2 * time.Second
 	// moveJoins is how many members are told of a new address at once; they tell the rest.
 	moveJoins = 6
+	// moveTries is how often each of them is tried, moveAgain after the last time.
+	moveTries = 3
 	// moveAgain is when a new address is spread once more: each node passes news on some
 	// eight times to members chosen by chance, which misses one member in 3,000.
 	moveAgain = 2 * time.Second
@@ -318,10 +320,16 @@ func (s *site) meet(ctx context.Context) {
 		}
 	}
 	rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
-	for _, t := range targets[:min(moveJoins, len(targets))] {
-		s.g.wg.Go(func() { s.g.joiner.join(ctx, []string{t}) })
-	}
 	list := s.list.Load()
+	for _, t := range targets[:min(moveJoins, len(targets))] {
+		s.g.wg.Go(func() {
+			for range moveTries { // the way may not be there as soon as the address is
+				if s.g.joiner.join(ctx, []string{t}) == nil || !wait.For(ctx, moveAgain) || s.list.Load() != list {
+					return
+				}
+			}
+		})
+	}
 	s.g.wg.Go(func() {
 		for range 2 {
 			if !wait.For(ctx, moveAgain) || s.list.Load() != list {
