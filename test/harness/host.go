@@ -168,7 +168,11 @@ func (h *Host) ImageStatus(ref string) (*runtime.Image, error) {
 // ImportImage does what people do: ctr images import on one host.
 func (h *Host) ImportImage(spec ImageSpec) {
 	h.T.Helper()
-	h.Ctr("images", "import", NewImage(h.T, spec).DockerArchive(h.T, h.Net.Dir))
+	archive := NewImage(h.T, spec).DockerArchive(h.T, h.Net.Dir)
+	h.Ctr("images", "import", archive)
+	if err := os.Remove(archive); err != nil { // an hour of builds would fill a disk
+		h.T.Error(err)
+	}
 }
 
 // RunContainer starts a container from ref and returns what it printed.
