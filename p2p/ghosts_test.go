@@ -39,7 +39,7 @@ func ghosts(n int) []byte {
 // and are gone within minutes.
 func TestClusterGhosts(t *testing.T) {
 	if raceDetector {
-		t.Skip("takes 50 s under the race detector; make cluster runs it without")
+		t.Skip(withoutRace)
 	}
 	simulate(t, []int{3}, func(c *simCluster) {
 		c.start(c.nodes...)
