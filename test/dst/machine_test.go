@@ -142,7 +142,7 @@ func (m *machine) leave() error {
 		return nil
 	case <-s.stopped: // it has come to the call at which the machine stops dead
 		m.c.result.Counts["crash in a call"]++
-		return m.die(s, func() { <-ended })
+		return m.die(func() { <-ended })
 	case <-time.After(closeBound):
 		m.host = m.host.Crash()
 		m.c.zombies.Go(func() { <-ended })
@@ -170,7 +170,7 @@ func (m *machine) crash() error {
 	m.c.poll()
 	m.keep()
 	node, st := m.node, m.store
-	return m.die(st, func() {
+	return m.die(func() {
 		_ = node.Close()
 		_ = st.Close()
 	})
@@ -178,7 +178,7 @@ func (m *machine) crash() error {
 
 // die has the machine go on from a copy of its disk. end waits for what ran, which is told
 // that the machine has crashed.
-func (m *machine) die(s *faultyStore, end func()) error {
+func (m *machine) die(end func()) error {
 	synctest.Wait()
 	dir, err := m.newDisk()
 	if err == nil {
@@ -187,7 +187,7 @@ func (m *machine) die(s *faultyStore, end func()) error {
 	if err != nil {
 		return fmt.Errorf("harness: copy the disk of %s: %w", m.name, err)
 	}
-	old := m.dir
+	old, s := m.dir, m.store
 	m.dir, m.up = dir, false
 	m.c.zombieMachines++
 	m.host = m.host.Crash()
