@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"seeder/p2p/netaddr"
 	"seeder/p2p/report"
 )
 
@@ -110,6 +113,36 @@ func TestClusterWayComesLater(t *testing.T) {
 		time.Sleep(7500 * time.Millisecond) // the first try takes five seconds
 		c.net.Heal()
 		c.within(5*time.Second, "all know the host at its new address", func() error { return c.knownAt(moved, "10.9.0.1") })
+	})
+}
+
+// TestClusterAddressUnread: a host that cannot look at its network for a while, as without
+// file descriptors, stays where it is and in the cluster.
+func TestClusterAddressUnread(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newMobile(t, 3)
+		var blind atomic.Bool
+		nd := c.nodes[1]
+		nd.cfg.Advertise = func(ctx context.Context, known []netip.Addr) (netaddr.Choice, error) {
+			if blind.Load() {
+				return netaddr.Choice{}, fmt.Errorf("%w: too many open files", netaddr.ErrUnread)
+			}
+			return nd.host.Advertise(ctx, known)
+		}
+		c.start(c.nodes...)
+		c.within(5*time.Second, "all see all", c.allAlive)
+		blind.Store(true)
+		time.Sleep(time.Minute)
+		if s := nd.Status(context.Background()); !s.Join.OK || s.Members != 3 {
+			t.Errorf("%+v", s)
+		}
+		if err := c.allAlive(); err != nil || len(c.lost()) > 0 {
+			t.Errorf("%v, %q", err, c.lost())
+		}
+		blind.Store(false)
+		nd.host.SetIP("10.9.0.1")
+		c.within(10*time.Second, "all know the host at its new address", func() error { return c.knownAt(nd, "10.9.0.1") })
 	})
 }
 

@@ -256,11 +256,16 @@ func (s *site) renew(ctx context.Context) {
 }
 
 // pollAddress moves this node where another address is chosen now. While there is none it stays
-// where it is: nobody reaches it, and the address may come back.
+// where it is: nobody reaches it, and the address may come back. A look that failed says
+// nothing.
 func (s *site) pollAddress(ctx context.Context) {
 	p := s.choose(ctx)
 	s.mu.Lock()
 	last := s.place
+	if errors.Is(p.none, netaddr.ErrUnread) {
+		s.g.log.Debug("keeping the address", "address", last.address, "err", p.none)
+		p = last
+	}
 	if last.none == nil && p.none != nil {
 		s.place.none = p.none
 	}

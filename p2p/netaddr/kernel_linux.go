@@ -15,16 +15,23 @@ import (
 )
 
 // Read takes a snapshot of the network namespace of this process. The routes of it are
-// those to the targets, and the default routes.
+// those to the targets, and the default routes. Its error is ErrUnread.
 func Read(targets []Target) (Snapshot, error) {
-	s := Snapshot{Routes: map[netip.Addr]Route{}}
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // what came is good, and it is asked again soon
-		return Snapshot{}, fmt.Errorf("list the network interfaces: %w", err)
+	// One socket for all questions: a process that runs out of descriptors between two of
+	// them would take a route that it cannot ask for as one that is not there.
+	kernel, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("%w: open a netlink socket: %w", ErrUnread, err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	defer kernel.Close()
+	s := Snapshot{Routes: map[netip.Addr]Route{}}
+	links, err := kernel.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // what came is good, and it is asked again soon
+		return Snapshot{}, fmt.Errorf("%w: list the network interfaces: %w", ErrUnread, err)
+	}
+	addrs, err := kernel.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return Snapshot{}, fmt.Errorf("list the network addresses: %w", err)
+		return Snapshot{}, fmt.Errorf("%w: list the network addresses: %w", ErrUnread, err)
 	}
 	at := map[int]int{}
 	for _, l := range links {
@@ -49,12 +56,12 @@ func Read(targets []Target) (Snapshot, error) {
 	}
 	slices.SortStableFunc(s.Interfaces, func(a, b Interface) int { return a.Index - b.Index })
 	for _, t := range targets {
-		if r, ok := s.lookup(t.Addr); ok {
+		if r, ok := s.lookup(kernel, t.Addr); ok {
 			s.Routes[t.Addr] = r
 		}
 	}
 	for _, somewhere := range elsewhere {
-		if r, ok := s.defaultRoute(somewhere); ok {
+		if r, ok := s.defaultRoute(kernel, somewhere); ok {
 			s.Defaults = append(s.Defaults, r)
 		}
 	}
@@ -78,8 +85,8 @@ func address(p netip.Prefix, flags int) Address {
 var elsewhere = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("3fff::1")}
 
 // lookup asks the kernel for the route to an address, without a packet.
-func (s *Snapshot) lookup(to netip.Addr) (Route, bool) {
-	routes, err := netlink.RouteGet(to.Unmap().AsSlice())
+func (s *Snapshot) lookup(kernel *netlink.Handle, to netip.Addr) (Route, bool) {
+	routes, err := kernel.RouteGet(to.Unmap().AsSlice())
 	if err != nil || len(routes) == 0 {
 		return Route{}, false // there is none
 	}
@@ -98,8 +105,8 @@ func (s *Snapshot) route(r netlink.Route) (Route, bool) {
 // defaultRoute is the route to everywhere. A VPN that takes all traffic does so in a
 // routing table of its own, which says nothing about the cluster: then the main table's
 // default route counts, as it does to k3s.
-func (s *Snapshot) defaultRoute(somewhere netip.Addr) (Route, bool) {
-	r, ok := s.lookup(somewhere)
+func (s *Snapshot) defaultRoute(kernel *netlink.Handle, somewhere netip.Addr) (Route, bool) {
+	r, ok := s.lookup(kernel, somewhere)
 	i, known := s.byName(r.Interface)
 	if !ok || known && !i.tunnel() {
 		return r.of(somewhere), ok
@@ -110,7 +117,7 @@ func (s *Snapshot) defaultRoute(somewhere netip.Addr) (Route, bool) {
 	}
 	best, metric := r.of(somewhere), -1
 	filter := &netlink.Route{Table: unix.RT_TABLE_MAIN}
-	_ = netlink.RouteListFilteredIter(family, filter, netlink.RT_FILTER_TABLE, func(m netlink.Route) bool { // else the tunnel's
+	_ = kernel.RouteListFilteredIter(family, filter, netlink.RT_FILTER_TABLE, func(m netlink.Route) bool { // else the tunnel's
 		if m.Dst != nil {
 			if ones, _ := m.Dst.Mask.Size(); ones != 0 {
 				return true

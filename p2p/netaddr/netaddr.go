@@ -11,11 +11,16 @@
 package netaddr
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 )
+
+// ErrUnread: this host could not be looked at, for example without a free file descriptor.
+// Nothing is known of its addresses then; it does not mean that there is none.
+var ErrUnread = errors.New("failed to look at this host's network")
 
 // Snapshot is what the kernel says of this host's network at one moment.
 type Snapshot struct {

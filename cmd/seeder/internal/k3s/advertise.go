@@ -2,10 +2,13 @@ package k3s
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"seeder/cmd/seeder/internal/config"
@@ -42,12 +45,16 @@ func NewAddressing(cfg config.Config, root string) *addressing {
 }
 
 // Choose chooses anew. Known are the addresses of other members: they say where the
-// cluster is on a host that was told of nobody to join. The error says what to set.
+// cluster is on a host that was told of nobody to join. The error says what to set, or is
+// netaddr.ErrUnread.
 func (a *addressing) Choose(ctx context.Context, known []netip.Addr) (netaddr.Choice, error) {
 	if c, ok := a.fixed(); ok {
 		return c, nil
 	}
-	w := a.wish(ctx, known)
+	w, err := a.wish(ctx, known)
+	if err != nil {
+		return netaddr.Choice{}, err
+	}
 	s, err := a.read(w.Targets)
 	if err != nil {
 		return netaddr.Choice{}, err
@@ -71,11 +78,15 @@ func (a *addressing) fixed() (netaddr.Choice, bool) {
 	return netaddr.Choice{Addr: bind.Addr().Unmap(), Why: "gossip.bind"}, true
 }
 
-func (a *addressing) wish(ctx context.Context, known []netip.Addr) netaddr.Wish {
+func (a *addressing) wish(ctx context.Context, known []netip.Addr) (netaddr.Wish, error) {
 	if a.cfg.Gossip.Advertise != "" {
-		return netaddr.Wish{Advertise: netaddr.Named{Value: a.cfg.Gossip.Advertise, From: "gossip.advertise"}}
+		return netaddr.Wish{Advertise: netaddr.Named{Value: a.cfg.Gossip.Advertise, From: "gossip.advertise"}}, nil
 	}
-	w := netaddr.Wish{Prefer: k3sAddresses(a.root)}
+	prefer, err := k3sAddresses(a.root)
+	if err != nil {
+		return netaddr.Wish{}, err
+	}
+	w := netaddr.Wish{Prefer: prefer}
 	hosts, from := Joins(a.cfg, a.root)
 	if from == "" {
 		from = "gossip.join"
@@ -90,7 +101,7 @@ func (a *addressing) wish(ctx context.Context, known []netip.Addr) netaddr.Wish 
 			w.Targets = append(w.Targets, netaddr.Target{Addr: addr, From: "a member"})
 		}
 	}
-	return w
+	return w, nil
 }
 
 // resolve is what a host, with or without a port, stands for.
@@ -126,11 +137,15 @@ func (a *addressing) resolve(ctx context.Context, host string) []netip.Addr {
 // k3sAddresses are what the k3s or rke2 below root was told about this host's address, in
 // the order in which k3s itself heeds it: its internal address is node-ip, else that of
 // flannel-iface. The external address is behind them, since other hosts of the cluster
-// reach it only where an interface has it.
-func k3sAddresses(root string) []netaddr.Named {
+// reach it only where an interface has it. A process without a free descriptor cannot tell
+// what k3s was told, and another address must not be chosen for that: netaddr.ErrUnread.
+func k3sAddresses(root string) ([]netaddr.Named, error) {
 	h, ok := Find(root)
+	if errors.Is(h.unclear, syscall.EMFILE) || errors.Is(h.unclear, syscall.ENFILE) {
+		return nil, fmt.Errorf("%w: %s: %w", netaddr.ErrUnread, h.where, h.unclear)
+	}
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	var out []netaddr.Named
 	for _, name := range addressOptions {
@@ -138,7 +153,7 @@ func k3sAddresses(root string) []netaddr.Named {
 			out = append(out, netaddr.Named{Value: s.value, From: name + " in " + s.from})
 		}
 	}
-	return out
+	return out, nil
 }
 
 // whyAddress says for people why an address was chosen.

@@ -1,9 +1,11 @@
 package k3s
 
 import (
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"seeder/cmd/seeder/internal/config"
@@ -104,6 +106,47 @@ func TestAddressOfTheConfiguration(t *testing.T) {
 		}
 		if err != nil || c.Addr != netip.MustParseAddr(tc.want) || !strings.Contains(c.Why, tc.why) {
 			t.Errorf("%s: %+v, %v; want %s because of %q", name, c, err, tc.want, tc.why)
+		}
+	}
+}
+
+// TestAddressWithoutDescriptors: a process that is out of file descriptors chooses no other
+// address than before, and does not take its address for lost.
+func TestAddressWithoutDescriptors(t *testing.T) { // alone: the limit is that of the process
+	root := k3stest.HostWith(t, map[string]string{"/etc/rancher/k3s/config.yaml": "node-ip: 192.168.50.11\n"})
+	a := NewAddressing(config.Config{Gossip: config.Gossip{Bind: "0.0.0.0:7950"}}, root)
+	thisKernel := func(targets []netaddr.Target) (netaddr.Snapshot, error) {
+		if _, err := netaddr.Read(targets); err != nil {
+			return netaddr.Snapshot{}, err
+		}
+		return oneLAN(targets)
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	for name, read := range map[string]func([]netaddr.Target) (netaddr.Snapshot, error){"files": oneLAN, "the kernel": thisKernel} {
+		a.read = read
+		unread, chosen := 0, 0
+		for limit := range uint64(64) {
+			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: before.Max}); err != nil {
+				t.Fatal(err)
+			}
+			c, err := a.Choose(t.Context(), nil)
+			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case errors.Is(err, netaddr.ErrUnread):
+				unread++
+			case err == nil && c.Addr == netip.MustParseAddr("192.168.50.11"):
+				chosen++
+			default:
+				t.Errorf("%s, limit %d: %+v, %v", name, limit, c, err)
+			}
+		}
+		if unread == 0 || chosen == 0 {
+			t.Errorf("%s: %d looks failed, %d did not", name, unread, chosen)
 		}
 	}
 }
