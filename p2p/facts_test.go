@@ -2,13 +2,14 @@ package p2p_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 )
 
 // TestClusterMembersSayWhatTheyAre: of each member is known how its containerd and its disk
-// are and how long an image took; and a member that is silent holds the list of members up
-// for half a second only.
+// are and how long an image took; a member that is silent holds the list of members up for
+// half a second only, and is shown as silent soon.
 func TestClusterMembersSayWhatTheyAre(t *testing.T) {
 	simulate(t, []int{3}, func(c *simCluster) {
 		c.start(c.nodes...)
@@ -46,8 +47,20 @@ func TestClusterMembersSayWhatTheyAre(t *testing.T) {
 				t.Errorf("%s: %s", m.Name, m.Reason)
 			}
 		}
+		time.Sleep(2 * time.Second) // gossip does not suspect it yet
+		for _, m := range c.nodes[1].AskMembers(context.Background()).Members {
+			if silent := strings.Contains(m.Reason, "is alive, but does not answer on "); silent != (m.Name == c.nodes[2].cfg.Name) {
+				t.Errorf("%s: %q", m.Name, m.Reason)
+			}
+		}
 		c.net.Heal()
 		c.nodes[2].up = true
+		c.within(30*time.Second, "all see all", c.allAlive)
+		for _, m := range c.nodes[1].AskMembers(context.Background()).Members {
+			if m.Reason != "" {
+				t.Errorf("%s: %s", m.Name, m.Reason)
+			}
+		}
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -89,6 +90,7 @@ func (a *asking) gather(ans answer) {
 func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	began := time.Now()
 	var ans answer
 	err := a.m.cfg.Client.State(ctx, addr, a.refs, nil, a.limit, func(r io.Reader) (err error) {
 		ans, err = decodeReport(r, names[0], a.asked, &a.total)
@@ -101,6 +103,7 @@ func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 		err = fmt.Errorf("is alive, but does not answer on %s: %w", addr, err)
 	}
 	for _, name := range names {
+		a.m.heard(name, began, err)
 		switch {
 		case err != nil:
 			a.gather(answer{name: name, err: err})

@@ -2,7 +2,8 @@
 // shows to the others, and the columns of all, gathered when somebody asks.
 //
 // It owns the cells of this node and the form in which a column travels. It never changes
-// how far anything is, and keeps no answer of another node but its labels.
+// how far anything is, and keeps no answer of another node but its labels, and since when
+// there has been none.
 //
 // Invariant: what this node says of an announcement is about that very record; who works
 // on an earlier one may speak late, and is not heard. What another node says is bounded
@@ -18,12 +19,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"seeder/p2p/catalog"
+	"seeder/p2p/gossip"
 	"seeder/p2p/images"
 	"seeder/p2p/members"
 	"seeder/p2p/report"
@@ -76,10 +80,13 @@ type Config struct {
 type Matrix struct {
 	cfg  Config
 	held atomic.Int64 // answers that are held back
+
+	mu     sync.Mutex
+	silent map[string]time.Time // since when members have been asked without an answer
 }
 
 // New returns the matrix of a cluster.
-func New(cfg Config) *Matrix { return &Matrix{cfg: cfg} }
+func New(cfg Config) *Matrix { return &Matrix{cfg: cfg, silent: map[string]time.Time{}} }
 
 // Policy is that of this node, as it is told to others.
 func (m *Matrix) Policy() report.Policy { return boundedPolicy(m.cfg.Policy()) }
@@ -269,23 +276,45 @@ func (ans answer) cellFor(a catalog.Announcement) report.NodeState {
 const membersWait = 500 * time.Millisecond
 
 // AskMembers lists the cluster with what the members say of themselves now. It takes no
-// longer than half a second: of a member that is slower it has what that one said before.
+// longer than half a second: of a member that is slower it has what that one said before,
+// and since when there has been no answer.
 func (m *Matrix) AskMembers(ctx context.Context) report.Members {
 	ctx, cancel := context.WithTimeout(ctx, membersWait)
 	defer cancel()
-	silent := map[string]error{}
+	failed := map[string]error{}
 	for _, a := range m.ask(ctx, []string{noImage}) { // no image: the labels are enough
 		if a.err != nil && !a.away && !errors.Is(a.err, context.DeadlineExceeded) {
-			silent[a.name] = a.err
+			failed[a.name] = a.err
 		}
 	}
 	out := m.cfg.Members.List()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := maps.Clone(m.silent)
 	for i, member := range out.Members {
-		if err := silent[member.Name]; err != nil && member.Reason == "" {
-			out.Members[i].Reason = err.Error()
+		delete(gone, member.Name)
+		since, silent := m.silent[member.Name]
+		switch {
+		case member.Reason != "":
+		case failed[member.Name] != nil:
+			out.Members[i].Reason = failed[member.Name].Error()
+		case silent && member.State == gossip.StateAlive && time.Since(since) >= askTimeout:
+			out.Members[i].Reason = fmt.Sprintf("is alive, but does not answer on %s since %s", member.Address, since.Format(time.TimeOnly))
 		}
 	}
+	maps.DeleteFunc(m.silent, func(name string, _ time.Time) bool { _, ok := gone[name]; return ok })
 	return out
+}
+
+// heard notes whether a member that was asked at a time has answered.
+func (m *Matrix) heard(name string, asked time.Time, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, silent := m.silent[name]; err == nil {
+		delete(m.silent, name)
+	} else if !silent && !errors.Is(err, context.Canceled) { // else nobody waits for it
+		m.silent[name] = asked
+	}
 }
 
 // Status is this node alone.

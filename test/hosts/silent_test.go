@@ -2,7 +2,9 @@ package hosts
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,26 +15,76 @@ import (
 	"seeder/test/harness"
 )
 
-// firstFree is the lowest descriptor that a daemon has not open.
-func firstFree(d *harness.Daemon, t *testing.T) int {
+// descriptors lists those that a daemon has open, by number, and what they are.
+func descriptors(t *testing.T, d *harness.Daemon) map[int]string {
 	t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID))
+	dir := fmt.Sprintf("/proc/%d/fd", d.PID)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var open []int
+	open := map[int]string{}
 	for _, e := range entries {
 		n, err := strconv.Atoi(e.Name())
 		if err != nil {
 			t.Fatal(err)
 		}
-		open = append(open, n)
-	}
-	for n := 0; ; n++ {
-		if !slices.Contains(open, n) {
-			return n
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil { // else just closed
+			open[n] = to
 		}
 	}
+	return open
+}
+
+// spareOf are the descriptors that listeners keep to refuse with, one each.
+func spareOf(open map[int]string) (spare []int) {
+	for n, to := range open {
+		if to == os.DevNull && n > 2 { // standard input is, too
+			spare = append(spare, n)
+		}
+	}
+	return spare
+}
+
+// takeDescriptors leaves a daemon no descriptor but those that it has open, the spare ones
+// with which it refuses among them: the lowest that is free is the limit. Below the spare
+// ones none is free, since connections are held open until there is none: a limit there
+// would take the spare ones away, which no limit does that stands from the start.
+func takeDescriptors(t *testing.T, h *harness.Host, limit string, spares int) {
+	t.Helper()
+	limitFiles(h, h.Seeder, limit)
+	for range 64 {
+		var open map[int]string
+		spare, free := 0, 0
+		harness.Eventually(t, 5*time.Second, "each listener has its spare descriptor", func() error {
+			open = descriptors(t, h.Seeder)
+			now := spareOf(open)
+			if len(now) != spares { // while a listener refuses, it has none
+				return fmt.Errorf("%d of %d: %v", len(now), spares, open)
+			}
+			spare = slices.Max(now)
+			return nil
+		})
+		for open[free] != "" {
+			free++
+		}
+		if free > spare {
+			limitFiles(h, h.Seeder, strconv.Itoa(free))
+			return
+		}
+		conn, err := net.Dial("unix", h.Path("/run/seeder/seeder.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		harness.Eventually(t, 5*time.Second, "the connection is accepted", func() error {
+			if descriptors(t, h.Seeder)[free] == "" {
+				return fmt.Errorf("descriptor %d is free", free)
+			}
+			return nil
+		})
+	}
+	t.Fatal("64 connections left a descriptor free below the spare ones")
 }
 
 // TestNoCommandWaitsForEver: a daemon without a free descriptor refuses commands and says
@@ -46,20 +98,24 @@ func TestNoCommandWaitsForEver(t *testing.T) {
 	a.Run("announce", harness.ShortName)
 	commands := [][]string{{"status"}, {"images"}, {"members"}, {"withdraw", "--purge", "other:v1"}, {"wait"}}
 
-	before := limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t)))
+	spares := len(spareOf(descriptors(t, a.Seeder)))
+	before := limitFiles(a, a.Seeder, "1")
 	for _, args := range commands {
-		err := a.Try(nil, args...)
-		if harness.ExitCode(err) != 4 || !strings.Contains(err.Error(), "no free file descriptor") {
-			t.Errorf("%v without descriptors: %v", args, err)
-		}
+		// A connection or file that is closed meanwhile leaves a descriptor free.
+		harness.Eventually(t, 10*time.Second, fmt.Sprintf("%v without descriptors is refused", args), func() error {
+			takeDescriptors(t, a, before, spares)
+			err := a.Try(nil, args...)
+			if harness.ExitCode(err) != 4 || !strings.Contains(err.Error(), "no free file descriptor") {
+				return fmt.Errorf("it ended with %v", err)
+			}
+			return nil
+		})
 	}
 	c := n.AddHost(harness.Newest) // which has no connection to it yet
-	// A connection that has ended leaves a descriptor free, and c would connect with that.
-	limit := func() { limitFiles(a, a.Seeder, strconv.Itoa(firstFree(a.Seeder, t))) }
-	limit()
+	takeDescriptors(t, a, before, spares)
 	c.StartSeeder("SEEDER_GOSSIP_JOIN=" + b.Address)
 	harness.Eventually(t, 30*time.Second, "another host sees that it does not answer", func() error {
-		limit()
+		takeDescriptors(t, a, before, spares)
 		var members report.Members
 		if err := c.Try(&members, "members"); err != nil {
 			return err
