@@ -127,7 +127,10 @@ func Decode(ctx context.Context, w io.Writer, delta io.Reader, base Blob) (Heade
 		return h, fmt.Errorf("decode the delta of %s: its base is %s of %d bytes, not %s of %d: %w",
 			h.Target, h.Base, h.BaseBytes, base.Digest, base.Bytes, ErrMismatch)
 	}
-	old := newCaches(sourcesOf(h.Kind, base), h)
+	var old []spans
+	for _, c := range newCaches(sourcesOf(h.Kind, base), h) {
+		old = append(old, c)
+	}
 	d := newDecoder(h, old, w)
 	defer d.close()
 	for {

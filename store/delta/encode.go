@@ -25,16 +25,18 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 	}
 	old := newCaches(sourcesOf(h.Kind, base), h)
 	var aligners []*aligner
-	var views []source
+	var views []*checkView
+	var read []spans
 	for i, c := range old {
 		c.most = math.MaxInt64 // the aligner has bounds of its own
 		a := &aligner{old: c, seeds: newSeeds(2*base.Bytes, maxSeeds>>(4*i))}
 		if err := scan(ctx, c.src, a.seeds); err != nil {
 			return 0, fmt.Errorf("read the base: %w", err)
 		}
-		aligners, views = append(aligners, a), append(views, shared{c})
+		v := &checkView{c: c, most: maxLoads(h)}
+		aligners, views, read = append(aligners, a), append(views, v), append(read, v)
 	}
-	check := newDecoder(h, newCaches(views, h), io.Discard)
+	check := newDecoder(h, read, io.Discard)
 	defer check.close()
 	from := newReader(h.Kind, target)
 	streams := make([][]byte, len(old))
@@ -57,6 +59,9 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 		}
 		if err := out.write(seg); err != nil {
 			return 0, err
+		}
+		for _, v := range views {
+			v.begin()
 		}
 		if more, err = check.segment(bytes.NewReader(seg)); err != nil {
 			return 0, fmt.Errorf("check the delta: %w", err)

@@ -32,6 +32,11 @@ type source interface {
 	load(i int, p *page) error
 }
 
+// spans is a base as a decoder reads it. A span that was returned is valid until the next call.
+type spans interface {
+	span(off int64) (b []byte, start int64, err error)
+}
+
 // fileSource: the bytes of a file.
 type fileSource struct {
 	r    io.ReaderAt
@@ -77,6 +82,8 @@ type cache struct {
 // maxLoads is how often a decoder may load a page: each of base and target 16 times, on the
 // average. A load costs what reading a page does.
 func maxLoads(h Header) int64 { return 16*((h.BaseBytes+h.TargetBytes)/pageBytes) + 1024 }
+
+var errJumps = fmt.Errorf("it jumps too often in its base: %w", ErrInvalid)
 
 func newCache(src source, h Header) *cache { return &cache{src: src, most: maxLoads(h)} }
 
@@ -188,7 +195,7 @@ func (c *cache) page(i int) (*page, int, error) {
 		return p, at, nil
 	}
 	if c.lru.loads > c.most {
-		return nil, 0, fmt.Errorf("it jumps too often in its base: %w", ErrInvalid)
+		return nil, 0, errJumps
 	}
 	if err := c.src.load(i, p); err != nil {
 		return nil, 0, fmt.Errorf("read the base: %w", err)
@@ -199,20 +206,36 @@ func (c *cache) page(i int) (*page, int, error) {
 	return p, at, nil
 }
 
-// shared is a source over another cache: the decoder that checks a delta has the bounds of
-// its own, and the pages that the encoder has read already.
-type shared struct{ c *cache }
-
-func (v shared) find(off int64) (int, error) { return v.c.src.find(off) }
-
-func (v shared) end(i int) int64 { return v.c.src.end(i) }
-
-func (v shared) load(i int, p *page) error {
-	from, _, err := v.c.page(i)
-	if err != nil {
-		return err
-	}
-	p.at = from.at
-	p.data = append(p.data[:0], from.data...)
-	return nil
+// checkView is what the decoder that checks a delta reads: it has the bounds of a cache of its own, and
+// the pages are the encoder's. Pages of its own would take as much memory again.
+type checkView struct {
+	c    *cache
+	lru  lru
+	most int64
+	now  page // of c, until that has other pages
 }
+
+func (v *checkView) span(off int64) ([]byte, int64, error) {
+	if d := off - v.now.at; d >= 0 && d < int64(len(v.now.data)) {
+		return v.now.data, v.now.at, nil
+	}
+	if off < 0 {
+		return nil, 0, io.EOF
+	}
+	i, err := v.c.src.find(off)
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, loaded := v.lru.use(i); !loaded && v.lru.loads > v.most {
+		return nil, 0, errJumps
+	}
+	p, _, err := v.c.page(i)
+	if err != nil {
+		return nil, 0, err
+	}
+	v.now = *p
+	return p.data, p.at, nil
+}
+
+// begin is called when the encoder may have taken other pages since.
+func (v *checkView) begin() { v.now = page{} }

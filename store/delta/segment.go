@@ -63,7 +63,7 @@ func zeros(p []byte) bool {
 // decoder makes the target from segments.
 type decoder struct {
 	h       Header
-	old     []*cache // of each stream
+	old     []spans // of each stream
 	sink    *sink
 	zstd    *zstd.Decoder
 	next    [2]int64 // where in the old stream the last copy ended
@@ -73,7 +73,7 @@ type decoder struct {
 	recoder *recoder  // kind Deflate
 }
 
-func newDecoder(h Header, old []*cache, w io.Writer) *decoder {
+func newDecoder(h Header, old []spans, w io.Writer) *decoder {
 	d := &decoder{h: h, old: old, sink: newSink(w, h.TargetBytes)}
 	if h.Kind == Deflate {
 		d.recoder = newRecoder(d.sink)
