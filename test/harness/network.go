@@ -57,6 +57,13 @@ func (n *Network) close() {
 			h.dump()
 		}
 	}
+	for _, h := range n.Hosts {
+		for _, d := range []*Daemon{h.Seeder, h.Containerd} {
+			if d != nil {
+				d.Thaw() // nsenter, which is stopped with a frozen daemon, does not end with it
+			}
+		}
+	}
 	for _, s := range n.spaces {
 		s.end()
 	}
