@@ -83,7 +83,7 @@ func (n *Node) assemble(id *trust.Identity, counters *metrics) []loop {
 		}},
 		{"sync", n.exchange.Follow}, {"pull", n.exchange.Pull}, {"janitor", janitor.run},
 		{"health", func(ctx context.Context) { health.watch(ctx, func() { n.run.beat("health") }) }},
-		{"expire", n.port.expire},
+		{"expire", n.port.expire}, {"members", n.matrix.Run},
 	}
 }
 

@@ -47,7 +47,7 @@ func TestClusterMembersSayWhatTheyAre(t *testing.T) {
 				t.Errorf("%s: %s", m.Name, m.Reason)
 			}
 		}
-		time.Sleep(2 * time.Second) // gossip does not suspect it yet
+		time.Sleep(2500 * time.Millisecond) // its time to answer; gossip does not suspect it yet
 		for _, m := range c.nodes[1].AskMembers(context.Background()).Members {
 			if silent := strings.Contains(m.Reason, "is alive, but does not answer on "); silent != (m.Name == c.nodes[2].cfg.Name) {
 				t.Errorf("%s: %q", m.Name, m.Reason)
@@ -60,6 +60,24 @@ func TestClusterMembersSayWhatTheyAre(t *testing.T) {
 			if m.Reason != "" {
 				t.Errorf("%s: %s", m.Name, m.Reason)
 			}
+		}
+	})
+}
+
+// TestClusterSlowIsNotSilent: members that answer, but later than the list of members waits,
+// are not said to be silent.
+func TestClusterSlowIsNotSilent(t *testing.T) {
+	simulate(t, []int{3}, func(c *simCluster) {
+		c.start(c.nodes...)
+		c.within(2*time.Second, "all see all", c.allAlive)
+		c.net.SetLatency(200 * time.Millisecond)
+		for range 10 {
+			for _, m := range c.nodes[1].AskMembers(context.Background()).Members {
+				if m.Reason != "" {
+					t.Errorf("%s: %q", m.Name, m.Reason)
+				}
+			}
+			time.Sleep(10 * time.Second)
 		}
 	})
 }

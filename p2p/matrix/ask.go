@@ -36,12 +36,7 @@ type asking struct {
 func (m *Matrix) ask(ctx context.Context, refs []string) []answer {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
 	defer cancel()
-	known := map[string]bool{}
-	for _, rec := range m.selected(refs) {
-		known[rec.Announcement().Reference] = true
-	}
-	a := &asking{m: m, refs: refs, asked: func(ref string) bool { return known[ref] }, limit: maxReportBytes + imageBytes*int64(len(known))}
-	a.total.Store(maxAnswersBytes)
+	a := m.newAsking(refs)
 	byAddress := map[string][]string{}
 	var order []string
 	for _, member := range m.cfg.Members.All() { // the time is for those that are there
@@ -79,6 +74,17 @@ func (m *Matrix) ask(ctx context.Context, refs []string) []answer {
 	return a.answers
 }
 
+// newAsking is a question for refs that nobody has been asked yet.
+func (m *Matrix) newAsking(refs []string) *asking {
+	known := map[string]bool{}
+	for _, rec := range m.selected(refs) {
+		known[rec.Announcement().Reference] = true
+	}
+	a := &asking{m: m, refs: refs, asked: func(ref string) bool { return known[ref] }, limit: maxReportBytes + imageBytes*int64(len(known))}
+	a.total.Store(maxAnswersBytes)
+	return a
+}
+
 func (a *asking) gather(ans answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -86,9 +92,10 @@ func (a *asking) gather(ans answer) {
 }
 
 // askAt asks at one address for the members that are said to be there: the answer is
-// that of the one whose name it gives.
-func (a *asking) askAt(ctx context.Context, addr string, names []string) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// that of the one whose name it gives. A member that asker no longer waits for, before
+// askTimeout is over, is not silent.
+func (a *asking) askAt(asker context.Context, addr string, names []string) {
+	ctx, cancel := context.WithTimeout(asker, askTimeout)
 	defer cancel()
 	began := time.Now()
 	var ans answer
@@ -102,8 +109,10 @@ func (a *asking) askAt(ctx context.Context, addr string, names []string) {
 	if err != nil {
 		err = fmt.Errorf("is alive, but does not answer on %s: %w", addr, err)
 	}
+	if err == nil || asker.Err() == nil {
+		a.m.silences.note(addr, began, err)
+	}
 	for _, name := range names {
-		a.m.heard(name, began, err)
 		switch {
 		case err != nil:
 			a.gather(answer{name: name, err: err})

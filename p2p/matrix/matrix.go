@@ -19,10 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -81,12 +79,14 @@ type Matrix struct {
 	cfg  Config
 	held atomic.Int64 // answers that are held back
 
-	mu     sync.Mutex
-	silent map[string]time.Time // since when members have been asked without an answer
+	silences silences
+	slow     chan map[string][]string // addresses that Run asks, with the members there
 }
 
 // New returns the matrix of a cluster.
-func New(cfg Config) *Matrix { return &Matrix{cfg: cfg, silent: map[string]time.Time{}} }
+func New(cfg Config) *Matrix {
+	return &Matrix{cfg: cfg, silences: silences{at: map[string]silence{}}, slow: make(chan map[string][]string, 1)}
+}
 
 // Policy is that of this node, as it is told to others.
 func (m *Matrix) Policy() report.Policy { return boundedPolicy(m.cfg.Policy()) }
@@ -277,44 +277,45 @@ const membersWait = 500 * time.Millisecond
 
 // AskMembers lists the cluster with what the members say of themselves now. It takes no
 // longer than half a second: of a member that is slower it has what that one said before,
-// and since when there has been no answer.
+// and since when it has not answered, which Run finds out.
 func (m *Matrix) AskMembers(ctx context.Context) report.Members {
 	ctx, cancel := context.WithTimeout(ctx, membersWait)
 	defer cancel()
 	failed := map[string]error{}
+	late := map[string]bool{}
 	for _, a := range m.ask(ctx, []string{noImage}) { // no image: the labels are enough
-		if a.err != nil && !a.away && !errors.Is(a.err, context.DeadlineExceeded) {
+		switch {
+		case a.err == nil || a.away:
+		case errors.Is(a.err, context.DeadlineExceeded):
+			late[a.name] = true
+		default:
 			failed[a.name] = a.err
 		}
 	}
 	out := m.cfg.Members.List()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	gone := maps.Clone(m.silent)
+	slow := map[string][]string{}
 	for i, member := range out.Members {
-		delete(gone, member.Name)
-		since, silent := m.silent[member.Name]
-		switch {
-		case member.Reason != "":
-		case failed[member.Name] != nil:
-			out.Members[i].Reason = failed[member.Name].Error()
-		case silent && member.State == gossip.StateAlive && time.Since(since) >= askTimeout:
+		if member.Reason != "" {
+			continue
+		}
+		if err := failed[member.Name]; err != nil {
+			out.Members[i].Reason = err.Error()
+		}
+		if !late[member.Name] || member.State != gossip.StateAlive {
+			continue
+		}
+		slow[member.Address] = append(slow[member.Address], member.Name)
+		if since, ok := m.silences.since(member.Address); ok {
 			out.Members[i].Reason = fmt.Sprintf("is alive, but does not answer on %s since %s", member.Address, since.Format(time.TimeOnly))
 		}
 	}
-	maps.DeleteFunc(m.silent, func(name string, _ time.Time) bool { _, ok := gone[name]; return ok })
-	return out
-}
-
-// heard notes whether a member that was asked at a time has answered.
-func (m *Matrix) heard(name string, asked time.Time, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, silent := m.silent[name]; err == nil {
-		delete(m.silent, name)
-	} else if !silent && !errors.Is(err, context.Canceled) { // else nobody waits for it
-		m.silent[name] = asked
+	if len(slow) > 0 {
+		select {
+		case m.slow <- slow:
+		default: // Run has others to ask first
+		}
 	}
+	return out
 }
 
 // Status is this node alone.
