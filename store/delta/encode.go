@@ -61,7 +61,7 @@ func encode(ctx context.Context, w io.Writer, h Header, base, target Blob, most 
 			return 0, err
 		}
 		for _, v := range views {
-			v.begin()
+			v.forget()
 		}
 		if more, err = check.segment(bytes.NewReader(seg)); err != nil {
 			return 0, fmt.Errorf("check the delta: %w", err)

@@ -83,6 +83,7 @@ type cache struct {
 // average. A load costs what reading a page does.
 func maxLoads(h Header) int64 { return 16*((h.BaseBytes+h.TargetBytes)/pageBytes) + 1024 }
 
+// errJumps: the delta loads more pages than maxLoads.
 var errJumps = fmt.Errorf("it jumps too often in its base: %w", ErrInvalid)
 
 func newCache(src source, h Header) *cache { return &cache{src: src, most: maxLoads(h)} }
@@ -212,9 +213,10 @@ type checkView struct {
 	c    *cache
 	lru  lru
 	most int64
-	now  page // of c, until that has other pages
+	now  page // of c, until c loads another one in its place
 }
 
+// span is cache.span.
 func (v *checkView) span(off int64) ([]byte, int64, error) {
 	if d := off - v.now.at; d >= 0 && d < int64(len(v.now.data)) {
 		return v.now.data, v.now.at, nil
@@ -237,5 +239,5 @@ func (v *checkView) span(off int64) ([]byte, int64, error) {
 	return p.data, p.at, nil
 }
 
-// begin is called when the encoder may have taken other pages since.
-func (v *checkView) begin() { v.now = page{} }
+// forget is called after the encoder has used c, which may have another page in the place of now.
+func (v *checkView) forget() { v.now = page{} }
