@@ -57,22 +57,26 @@ func (n *Network) close() {
 			h.dump()
 		}
 	}
+	var daemons []*Daemon
 	for _, h := range n.Hosts {
 		for _, d := range []*Daemon{h.Seeder, h.Containerd} {
 			if d != nil {
-				d.Thaw() // nsenter, which is stopped with a frozen daemon, does not end with it
+				daemons = append(daemons, d)
 			}
+		}
+	}
+	for _, d := range daemons {
+		select {
+		case <-d.Done: // its pid may be somebody else's
+		default:
+			d.Thaw() // nsenter, which is stopped with a frozen daemon, does not end with it
 		}
 	}
 	for _, s := range n.spaces {
 		s.end()
 	}
-	for _, h := range n.Hosts { // their output is read to the end
-		for _, d := range []*Daemon{h.Seeder, h.Containerd} {
-			if d != nil {
-				<-d.Done
-			}
-		}
+	for _, d := range daemons { // their output is read to the end
+		<-d.Done
 	}
 	if err := remove(n.name); err != nil {
 		n.T.Error(err)

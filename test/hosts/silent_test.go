@@ -46,10 +46,10 @@ func spareOf(open map[int]string) (spare []int) {
 	return spare
 }
 
-// takeDescriptors leaves a daemon no descriptor but those that it has open, the spare ones
-// with which it refuses among them: the lowest that is free is the limit. Below the spare
-// ones none is free, since connections are held open until there is none: a limit there
-// would take the spare ones away, which no limit does that stands from the start.
+// takeDescriptors sets the limit of a daemon to the lowest free descriptor, after it has set
+// it to limit: no file can be opened then. The spare descriptors of its listeners must be
+// below, or the daemon cannot use them. So connections are held open until they take all
+// free descriptors below the spare ones.
 func takeDescriptors(t *testing.T, h *harness.Host, limit string, spares int) {
 	t.Helper()
 	limitFiles(h, h.Seeder, limit)
@@ -99,7 +99,7 @@ func TestNoCommandWaitsForEver(t *testing.T) {
 	commands := [][]string{{"status"}, {"images"}, {"members"}, {"withdraw", "--purge", "other:v1"}, {"wait"}}
 
 	spares := len(spareOf(descriptors(t, a.Seeder)))
-	before := limitFiles(a, a.Seeder, "1")
+	before := limitFiles(a, a.Seeder, "4096") // more than it needs
 	for _, args := range commands {
 		// A connection or file that is closed meanwhile leaves a descriptor free.
 		harness.Eventually(t, 10*time.Second, fmt.Sprintf("%v without descriptors is refused", args), func() error {
