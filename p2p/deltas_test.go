@@ -133,6 +133,9 @@ func TestClusterDeltaMadeMeanwhile(t *testing.T) {
 				if n := len(nd.store.Deltas().Expected); n != 1 {
 					t.Errorf("%s fetched %d deltas", nd.cfg.Name, n)
 				}
+				if said := nd.Status(t.Context()).NoDeltas; len(said) > 0 {
+					t.Errorf("%s took the delta, and says %v", nd.cfg.Name, said)
+				}
 			}
 		})
 	}

@@ -58,6 +58,7 @@ type byDeltas struct {
 	known  bool                   // offers were asked for
 	ready  int                    // that were ready when it was asked last
 	asked  time.Time              // when something was asked to be made last
+	told   time.Time              // when offers were told last: how long theirs take counts from then
 	fates  map[digest.Digest]fate // of layers, as far as it is known why they come whole
 	taking digest.Digest          // the layer that is being fetched as a delta and rebuilt; empty: none
 }
@@ -208,7 +209,7 @@ func (d *byDeltas) learn(ctx context.Context, a answer) bool {
 		d.offers = slices.DeleteFunc(d.offers, chunk.Offer.Pending)
 		return a.make
 	}
-	d.known, d.ready, d.bases = true, 0, a.bases
+	d.known, d.ready, d.bases, d.told = true, 0, a.bases, time.Now()
 	for _, o := range a.offers {
 		if o.Ready() {
 			d.ready++
@@ -277,7 +278,7 @@ func (d *byDeltas) missing(layer digest.Digest) (bytes int64) {
 
 // figures are those by which an offer is judged.
 func (d *byDeltas) figures(o chunk.Offer) worth {
-	w := worth{missing: d.missing(o.Target), delta: o.Bytes, after: o.After}
+	w := worth{missing: d.missing(o.Target), delta: o.Bytes, after: max(o.After-time.Since(d.told), 0)}
 	first, n := d.sw.Image.Layer(o.Target)
 	for i := range n {
 		w.layer += d.sw.Image.Bytes(first + i)

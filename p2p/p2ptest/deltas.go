@@ -35,6 +35,7 @@ type Deltas struct {
 	flood int
 
 	made      map[digest.Digest]chunk.Offer // by layer
+	due       map[digest.Digest]time.Time   // by layer that is being made
 	changed   chan struct{}
 	Expected  []chunk.Offer // by Expect
 	Discarded []chunk.Offer // by Discard
@@ -45,7 +46,7 @@ func (s *Store) Deltas() *Deltas {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.deltas == nil {
-		s.deltas = &Deltas{store: s, made: map[digest.Digest]chunk.Offer{}, changed: make(chan struct{})}
+		s.deltas = &Deltas{store: s, made: map[digest.Digest]chunk.Offer{}, due: map[digest.Digest]time.Time{}, changed: make(chan struct{})}
 	}
 	return s.deltas
 }
@@ -137,6 +138,9 @@ func (d *Deltas) Offers(ctx context.Context, image digest.Digest, bases []digest
 // offer is what there is of one layer, which is made in takes. The caller holds mu.
 func (d *Deltas) offer(ctx context.Context, idx index, l layer, bases []digest.Digest, make bool, takes time.Duration) (chunk.Offer, error) {
 	if o, ok := d.made[l.digest]; ok {
+		if o.Pending() && d.Says == 0 {
+			o.After = max(time.Until(d.due[l.digest]), time.Millisecond)
+		}
 		return o, nil
 	}
 	for _, base := range bases {
@@ -156,7 +160,7 @@ func (d *Deltas) offer(ctx context.Context, idx index, l layer, bases []digest.D
 			d.made[l.digest] = o
 			return o, nil
 		}
-		d.made[l.digest] = pending
+		d.made[l.digest], d.due[l.digest] = pending, time.Now().Add(takes)
 		time.AfterFunc(takes, func() { d.finish(o) })
 		return pending, nil
 	}
