@@ -172,7 +172,7 @@ chaos: build containerds ## the chaos suite, longer than in `make test`, with CH
 	CHAOS_SEED=$${CHAOS_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-60} CHAOS_HOLD=$${CHAOS_HOLD:-1} \
 		go test -count=1 -v -timeout 6h -run '^TestChaos$$' ./test/hosts
 
-soak: build containerds ## an hour of announcements under churn; SOAK_MINUTES
+soak: build containerds ## an hour of announcements under churn, and ten quiet minutes; SOAK_MINUTES
 	SOAK_MINUTES=$${SOAK_MINUTES:-60} go test -count=1 -v -timeout 24h -run '^TestSoak$$' ./test/hosts
 
 .PHONY: attack
