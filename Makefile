@@ -59,11 +59,12 @@ conformance: ## the registry of a daemon against the conformance suite of the OC
 unit: ## unit tests with the race detector; lint has vetted them
 	go test -race -vet=off -shuffle=on -parallel 4 -timeout 30m $$(go list ./cmd/... ./docs/... ./internal/... ./p2p/... ./store/... | grep -v '/store/delta$$')
 	go test -vet=off -shuffle=on ./store/delta # has no goroutines; under the race detector it takes two minutes
+	go test -count=1 -vet=off -run '^TestDelta$$' ./store
 	go test -count=1 -run '^TestEverySizeTravels$$' ./store/chunk
 	go test -count=1 -run '^TestTables$$' ./test/bench ./test/delta
 
 cluster: ## whole nodes in virtual time, up to 200, without the race detector, which takes five times the CPU
-	go test -count=1 -run '^TestCluster' ./p2p
+	go test -count=1 -run '^(TestCluster.*|TestSimulation)$$' ./p2p ./p2p/swarm
 
 .PHONY: dst dst-short
 dst: ## real nodes in virtual time under 10,000 faults: DST_SEED (random), DST_COURSES, DST_ROUNDS; DST_COURSE runs one course again

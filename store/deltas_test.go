@@ -123,6 +123,9 @@ func pairOfHosts(t testing.TB, packed bool) (from, to *Store, first, next chunk.
 func TestDelta(t *testing.T) {
 	for name, packed := range map[string]bool{"plain": false, "gzip": true} {
 		t.Run(name, func(t *testing.T) {
+			if packed && raceDetector {
+				t.Skip("the race detector takes a minute; make unit runs this without, too")
+			}
 			from, to, first, next := pairOfHosts(t, packed)
 			bases, err := to.Deltas.Bases(t.Context(), full, nil)
 			if err != nil || len(bases) != 1 {

@@ -228,6 +228,9 @@ func TestSimulation(t *testing.T) {
 		line := fmt.Sprintf("%5d  %6d  %9s  %9s  %-34s", c.nodes, c.chunks, c.rates(), c.latency(), c.trouble())
 		name := fmt.Sprintf("nodes=%d,chunks=%d,up=%g,down=%g,rtt=%s,%s", c.nodes, c.chunks, c.up, c.down, c.latency(), c.trouble())
 		t.Run(name, func(t *testing.T) {
+			if c.nodes > 16 && raceDetector {
+				t.Skip("the race detector takes five times the CPU; make cluster runs this without")
+			}
 			synctest.Test(t, func(t *testing.T) {
 				o := c.run(t, *simRand)
 				if full {

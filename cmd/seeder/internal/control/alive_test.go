@@ -87,10 +87,12 @@ func TestSlowAnswer(t *testing.T) {
 		<-served
 	}()
 	var out struct{}
-	if err := impatient(socket).Get(t.Context(), "/v1/status", nil, &out); err != nil {
+	c := Dial(socket)
+	c.patience = 500 * time.Millisecond // of a process that shares its cores
+	if err := c.Get(t.Context(), "/v1/status", nil, &out); err != nil {
 		t.Errorf("a slow answer: %v", err)
 	}
-	c := Dial(socket) // which asks for no sign of life
+	c = Dial(socket) // which asks for no sign of life
 	c.answer = 50 * time.Millisecond
 	if err := c.Get(t.Context(), "/v1/status", nil, &out); cli.ExitCode(err) != cli.ExitNoDaemon || !strings.Contains(err.Error(), "has not answered /v1/status within") {
 		t.Errorf("an answer that never comes: %v", err)
