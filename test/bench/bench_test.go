@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"seeder/store/chunk"
 	"seeder/test/harness"
 )
@@ -22,8 +24,8 @@ import (
 // The matrix of TestBench, one environment variable for each side. `make bench`
 // has the defaults.
 var (
-	benchHosts  = harness.EnvList("BENCH_HOSTS", "2 4 8 16")
-	benchRates  = harness.EnvList("BENCH_RATES", "100mbit 200mbit unshaped")
+	benchHosts  = harness.EnvList("BENCH_HOSTS", "2 3 4 8 16")
+	benchRates  = harness.EnvList("BENCH_RATES", "100mbit 200mbit 1000mbit 2500mbit unshaped")
 	benchImages = harness.EnvList("BENCH_IMAGES", "raw gzip random tiny huge")
 	benchWays   = harness.EnvList("BENCH_WAYS", "seeder registry loop tls")
 	benchRuns   = harness.EnvList("BENCH_RUNS", "5")
@@ -55,7 +57,8 @@ type sample struct {
 	Way       string  `json:"way"`               // seeder, registry, loop or tls
 	AtOnce    int     `json:"at_once,omitempty"` // runs that shared the machine; 0: it was alone
 	Hosts     int     `json:"hosts"`
-	Rate      string  `json:"rate"` // of each link, both ways
+	Cores     int     `json:"cores,omitempty"` // of its own that each host has; 0: all hosts share all cores
+	Rate      string  `json:"rate"`            // of each link, both ways
 	Image     string  `json:"image"`
 	Bytes     int     `json:"bytes"`             // as stored
 	Chunks    int     `json:"chunks"`            // seeder's
@@ -241,8 +244,14 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		shape = ""
 	}
 	n := harness.NewNetwork(t, shape)
-	for range hosts {
+	if benchAtOnce[0] == "1" { // of all ways: they are compared
+		s.Cores = coresEach(t, hosts)
+	}
+	for i := range hosts {
 		h := n.AddHost(harness.Newest)
+		if s.Cores > 0 {
+			h.Cores = ownCores(t, i, s.Cores)
+		}
 		h.StartContainerd()
 		if way == "seeder" {
 			h.StartSeeder()
@@ -310,6 +319,30 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		}
 	}
 	return s
+}
+
+// coresEach is how many cores each host can have for itself, so that what a host does costs
+// no other one time; 0 where there are fewer cores than hosts.
+func coresEach(t *testing.T, hosts int) int { return len(allCores(t)) / hosts }
+
+// ownCores are the cores of a host, as Space.Cores has them.
+func ownCores(t *testing.T, host, each int) string {
+	return strings.Join(allCores(t)[host*each:(host+1)*each], ",")
+}
+
+// allCores are the numbers of the cores that this process may use.
+func allCores(t *testing.T) (out []string) {
+	t.Helper()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(set) * 64 {
+		if set.IsSet(i) {
+			out = append(out, strconv.Itoa(i))
+		}
+	}
+	return out
 }
 
 // fromLogs are the moments at which the images were announced, and at which the

@@ -29,14 +29,14 @@ func TestBenchReport(t *testing.T) {
 		if err := json.Unmarshal(line, &s); err != nil {
 			t.Fatal(err)
 		}
-		key := fmt.Sprintf("%s/%s/%d", s.Image, s.Rate, s.Hosts)
+		key := fmt.Sprintf("%s/%s/%d/%d", s.Image, s.Rate, s.Hosts, s.Cores)
 		if groups[key] == nil {
 			keys = append(keys, key)
 		}
 		groups[key] = append(groups[key], s)
 	}
 	var w strings.Builder
-	w.WriteString("| image | link | hosts | way | runs | last byte ÷ optimum | ready on all | ready ÷ seeder's | source sent ÷ W | other hosts sent ÷ W | CPU s | peak RSS |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	w.WriteString("| image | link | hosts | way | runs | last byte ÷ optimum | ready on all | ready ÷ seeder's | source sent ÷ W | other hosts sent ÷ W | CPU s | for each GB that a host gets | peak RSS |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, key := range keys {
 		var ours []float64
 		var wire float64
@@ -95,16 +95,21 @@ func row(list []sample, seeder, wire float64) string {
 	if s.PeakRSS > 0 {
 		rss = fmt.Sprintf("%.0f MB", median(get(func(s sample) float64 { return s.PeakRSS }))/1e6)
 	}
-	cpu := fmt.Sprintf("%.1f", median(get(func(s sample) float64 { return s.CPU })))
+	cpu := median(get(func(s sample) float64 { return s.CPU }))
+	gb := float64(s.Bytes) * float64(s.Hosts-1) / 1e9
+	hosts := strconv.Itoa(s.Hosts)
+	if s.Cores > 0 {
+		hosts += fmt.Sprintf(", %d of the cores each", s.Cores)
+	}
 	runs := strconv.Itoa(len(list))
 	if most := slices.MaxFunc(list, func(a, b sample) int { return a.AtOnce - b.AtOnce }).AtOnce; most > 1 {
 		runs += fmt.Sprintf(", %d at once", most)
 	}
-	return fmt.Sprintf("| %s, %.0f MB | %s | %d | %s | %s | %s | %s s | %s | %s | %s | %s | %s |\n", s.Image, float64(s.Bytes)/1e6, s.Rate, s.Hosts, s.Way,
+	return fmt.Sprintf("| %s, %.0f MB | %s | %s | %s | %s | %s | %s s | %s | %s | %s | %.1f | %.1f | %s |\n", s.Image, float64(s.Bytes)/1e6, s.Rate, hosts, s.Way,
 		runs, lastByte, spread(get(func(s sample) float64 { return s.Ready }), "%.1f"),
 		spread(get(func(s sample) float64 { return s.Ready / seeder }), "%.2f"),
 		spread(get(func(s sample) float64 { return s.Source / wire }), "%.2f"),
-		spread(get(func(s sample) float64 { return s.Others / wire }), "%.2f"), cpu, rss)
+		spread(get(func(s sample) float64 { return s.Others / wire }), "%.2f"), cpu, cpu/gb, rss)
 }
 
 func median(v []float64) float64 {

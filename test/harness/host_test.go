@@ -21,3 +21,13 @@ func TestContainerdVersions(t *testing.T) {
 		}
 	}
 }
+
+// TestCores: what runs on a host runs on its cores, and what it starts does.
+func TestCores(t *testing.T) {
+	h := NewNetwork(t, "").AddHost(Newest)
+	h.Cores = "0"
+	out, err := h.In(t.Context(), "sh", "-c", "grep ^Cpus_allowed_list: /proc/self/status").CombinedOutput()
+	if got := strings.Join(strings.Fields(string(out)), " "); err != nil || got != "Cpus_allowed_list: 0" {
+		t.Errorf("a command of a host with core 0: %q, %v", got, err)
+	}
+}

@@ -22,6 +22,8 @@ import (
 type Space struct {
 	cmd *exec.Cmd
 	PID int // of the process inside
+	// Cores are those that commands run on, as taskset(1) has them: 0,2-3. Empty: all.
+	Cores string
 
 	ended chan struct{} // where somebody else waits for cmd: closed when it has ended
 }
@@ -73,9 +75,13 @@ func (s *Space) end() {
 	s.cmd.Wait()
 }
 
-// In is a command inside the namespaces.
+// In is a command inside the namespaces, on the cores of the space.
 func (s *Space) In(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.PID), "-a", "--"}, args...)...)
+	args = append([]string{"nsenter", "-t", strconv.Itoa(s.PID), "-a", "--"}, args...)
+	if s.Cores != "" {
+		args = append([]string{"taskset", "-c", s.Cores}, args...)
+	}
+	return exec.CommandContext(ctx, args[0], args[1:]...)
 }
 
 // InNet calls f on a thread that is in the network namespace: sockets that f
