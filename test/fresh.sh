@@ -125,6 +125,7 @@ mkdir -p root/go/pkg/mod root/.cache/go-build
 if [ -n "$FRESH_CACHES" ]; then
 	for pair in "$FRESH_GOMODCACHE root/go/pkg/mod" "$FRESH_GOCACHE root/.cache/go-build"; do
 		read -r from to <<<"$pair"
+		[ -d "$from" ] || continue # this machine has built nothing yet
 		mkdir -p "caches/${to##*/}/up" "caches/${to##*/}/work"
 		mount -t overlay overlay -o "lowerdir=$from,upperdir=caches/${to##*/}/up,workdir=caches/${to##*/}/work" "$to"
 	done
