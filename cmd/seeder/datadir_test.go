@@ -93,7 +93,7 @@ func TestFileModes(t *testing.T) {
 			syscall.Umask(umask)
 			dir := t.TempDir()
 			image, secret := filepath.Join(dir, "image.tar"), filepath.Join(dir, "secret")
-			if _, err := demo.PackImage(t.Context(), image, dir); err != nil {
+			if _, err := demo.PackImage(t.Context(), image, dir, smallImage); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(secret, []byte(trust.GenerateSecret()), 0o600); err != nil {
@@ -101,10 +101,10 @@ func TestFileModes(t *testing.T) {
 			}
 			first, join := node(t, filepath.Join(dir, "n1"), secret, "")
 			second, _ := node(t, filepath.Join(dir, "n2"), secret, join)
-			if code, out, errs := seeder(t.Context(), first, "announce", "--from", image, "--timeout", "60s"); code != cli.ExitDone {
+			if code, out, errs := seeder(t.Context(), first, "announce", "--from", image, "--timeout", "5m"); code != cli.ExitDone {
 				t.Fatal(code, out, errs)
 			}
-			if code, out, errs := seeder(t.Context(), second, "wait", "--timeout", "60s"); code != cli.ExitDone {
+			if code, out, errs := seeder(t.Context(), second, "wait", "--timeout", "5m"); code != cli.ExitDone {
 				t.Fatal(code, out, errs)
 			}
 			for _, n := range []string{"n1", "n2"} {

@@ -51,12 +51,16 @@ func setFreePorts(ts *testscript.TestScript, _ bool, names []string) {
 	}
 }
 
+// scriptWait is when what a script waits for counts as lost: a machine with other work
+// takes many times as long as a quiet one.
+const scriptWait = 5 * time.Minute
+
 // waitForLog is `waitlog FILE TEXT`: it returns when the file has the text.
 func waitForLog(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: waitlog file text")
 	}
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(scriptWait)
 	for {
 		data := readIfThere(ts.MkAbs(args[0]))
 		if strings.Contains(data, args[1]) {
@@ -64,7 +68,7 @@ func waitForLog(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		select {
 		case <-deadline:
-			ts.Fatalf("%s has no %q after 30 s:\n%s", args[0], args[1], data)
+			ts.Fatalf("%s has no %q after %s:\n%s", args[0], args[1], scriptWait, data)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -78,10 +82,14 @@ func readIfThere(path string) string {
 	return string(data)
 }
 
-// makeDemoImage is `demoimage FILE`: it packs the demo's image.
+// smallImage is about how many bytes the images of tests have: the race detector takes many
+// times the CPU to compress them, to send and to decompress them.
+const smallImage = 4 << 20
+
+// makeDemoImage is `demoimage FILE`: it packs an image as the demo does, a small one.
 func makeDemoImage(ts *testscript.TestScript, _ bool, args []string) {
 	file := ts.MkAbs(args[0])
-	_, err := demo.PackImage(context.Background(), file, filepath.Dir(file))
+	_, err := demo.PackImage(context.Background(), file, filepath.Dir(file), smallImage)
 	ts.Check(err)
 }
 
@@ -90,7 +98,7 @@ func makeDemoImage(ts *testscript.TestScript, _ bool, args []string) {
 func waitReady(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), scriptWait)
 	defer cancel()
 	c := control.Dial(ts.MkAbs(args[1]))
 	for {

@@ -181,7 +181,7 @@ func (d *demo) startNodes(ctx context.Context, count int) error {
 
 func (d *demo) packImage(ctx context.Context) (string, error) {
 	file := filepath.Join(d.dir, "image.tar")
-	packed, err := PackImage(ctx, file, d.dir)
+	packed, err := PackImage(ctx, file, d.dir, imageBytes)
 	if err != nil {
 		return "", fmt.Errorf("pack an image from files of this machine: %w", err)
 	}

@@ -19,7 +19,7 @@ func TestDemoImage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "image.tar")
-	p, err := PackImage(t.Context(), file, dir)
+	p, err := PackImage(t.Context(), file, dir, imageBytes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,14 +29,19 @@ const (
 	maxDemoVisits    = 50_000
 )
 
+// imageBytes is about how large the demo's image is.
+const imageBytes = 39 << 20
+
 // demoLayer is a directory of this machine and how much of it makes a layer.
 type demoLayer struct {
 	dir   string
 	bytes int64
 }
 
-func demoLayers() []demoLayer {
-	return []demoLayer{{"/usr/bin", 16 << 20}, {"/usr/lib", 14 << 20}, {"/usr/share", 8 << 20}, {"/etc", 1 << 20}}
+// demoLayers are the layers of an image of about so many bytes.
+func demoLayers(bytes int64) []demoLayer {
+	part := bytes / 39
+	return []demoLayer{{"/usr/bin", 16 * part}, {"/usr/lib", 14 * part}, {"/usr/share", 8 * part}, {"/etc", part}}
 }
 
 // packed is what PackImage did.
@@ -54,9 +59,9 @@ type packedLayer struct {
 }
 
 // PackImage writes a docker-archive of plain tar layers, as `docker save`
-// does, from files of this machine that everybody may read. Unfinished layers
-// are in dir and removed.
-func PackImage(ctx context.Context, archive, dir string) (packed, error) {
+// does, from files of this machine that everybody may read, about so many bytes of
+// them. Unfinished layers are in dir and removed.
+func PackImage(ctx context.Context, archive, dir string, bytes int64) (packed, error) {
 	var layers []packedLayer
 	defer func() {
 		for _, l := range layers {
@@ -64,7 +69,7 @@ func PackImage(ctx context.Context, archive, dir string) (packed, error) {
 		}
 	}()
 	var p packed
-	for i, want := range demoLayers() {
+	for i, want := range demoLayers(bytes) {
 		l, err := packLayer(ctx, filepath.Join(dir, fmt.Sprintf("layer%d.tar", i)), want)
 		layers = append(layers, l)
 		if err != nil {
