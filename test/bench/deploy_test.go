@@ -30,16 +30,32 @@ func buildsOf(t *testing.T, gzip bool, mb int) (builds []*harness.Image) {
 	return builds
 }
 
-// deployed brings img to all hosts and says how long the announcement took and how many
-// bytes the first host sent.
-func deployed(t *testing.T, n *harness.Network, img *harness.Image, args ...string) (took time.Duration, sent float64) {
+// deploy is how an image came to all hosts.
+type deploy struct {
+	took time.Duration
+	sent float64 // bytes, by the announcing host
+	// peaks are the resident MiB of the announcing daemon and of the largest other one, while
+	// the image was on its way.
+	peaks [2]float64
+}
+
+// deployed brings img to all hosts.
+func deployed(t *testing.T, n *harness.Network, img *harness.Image, args ...string) (d deploy) {
 	t.Helper()
 	a := n.Hosts[0]
 	a.Ctr("images", "import", img.DockerArchive(t, n.Dir))
-	sent = a.Metric("seeder_wire_sent_bytes_total")
+	for _, h := range n.Hosts {
+		harness.ResetPeakRSS(t, h.Seeder.PID)
+	}
+	sent := a.Metric("seeder_wire_sent_bytes_total")
 	began := time.Now()
 	a.Run(append([]string{"announce", "--timeout", "10m"}, append(args, harness.ShortName)...)...)
-	return time.Since(began), a.Metric("seeder_wire_sent_bytes_total") - sent
+	d.took, d.sent = time.Since(began), a.Metric("seeder_wire_sent_bytes_total")-sent
+	for i, h := range n.Hosts {
+		side := min(i, 1)
+		d.peaks[side] = max(d.peaks[side], harness.PeakRSS(t, h.Seeder.PID)/(1<<20))
+	}
+	return d
 }
 
 // TestDeploy measures the deploy after the first one, of a layer of BENCH_DEPLOY_MB MB of which one
@@ -54,7 +70,7 @@ func TestDeploy(t *testing.T) {
 		t.Fatalf("BENCH_DEPLOY_MB: %v", err)
 	}
 	var table strings.Builder
-	table.WriteString("| layer | hosts | links | whole | delta | delta ÷ whole | announcer sent | of the layer |\n|---|---|---|---|---|---|---|---|\n")
+	table.WriteString("| layer | hosts | links | whole | delta | delta ÷ whole | announcer sent | of the layer | peak RSS of the announcer, whole and delta | of the others |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, gzip := range []bool{true, false} {
 		builds := buildsOf(t, gzip, mb)
 		layer := float64(len(builds[2].Layers[0]))
@@ -66,11 +82,12 @@ func TestDeploy(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d/%s", kind, cell.hosts, cell.rate), func(t *testing.T) {
 				n := harness.NewCluster(t, harness.Newest, cell.hosts, cell.rate)
 				deployed(t, n, builds[0])
-				whole, sentWhole := deployed(t, n, builds[1], "--no-delta")
-				delta, sent := deployed(t, n, builds[2])
-				fmt.Fprintf(&table, "| %s, %.0f MB | %d | %s | %.1f s, %.1f MB sent | %.1f s | %.2f | %.2f MB | %.2f %% |\n", kind, layer/1e6,
-					cell.hosts, strings.Replace(cell.rate, "mbit", " Mbit/s", 1), whole.Seconds(), sentWhole/1e6,
-					delta.Seconds(), delta.Seconds()/whole.Seconds(), sent/1e6, 100*sent/layer)
+				whole := deployed(t, n, builds[1], "--no-delta")
+				delta := deployed(t, n, builds[2])
+				fmt.Fprintf(&table, "| %s, %.0f MB | %d | %s | %.1f s, %.1f MB sent | %.1f s | %.2f | %.2f MB | %.2f %% | %.0f, %.0f MiB | %.0f, %.0f MiB |\n", kind, layer/1e6,
+					cell.hosts, strings.Replace(cell.rate, "mbit", " Mbit/s", 1), whole.took.Seconds(), whole.sent/1e6,
+					delta.took.Seconds(), delta.took.Seconds()/whole.took.Seconds(), delta.sent/1e6, 100*delta.sent/layer,
+					whole.peaks[0], delta.peaks[0], whole.peaks[1], delta.peaks[1])
 			})
 		}
 	}

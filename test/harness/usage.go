@@ -58,6 +58,14 @@ func PeakRSS(t *testing.T, pid int) float64 {
 	return statusBytes(t, pid, "VmHWM:")
 }
 
+// ResetPeakRSS lets what PeakRSS says of a process begin anew: proc_pid_clear_refs(5).
+func ResetPeakRSS(t *testing.T, pid int) {
+	t.Helper()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ResidentBytes is the memory that a process has resident.
 func ResidentBytes(t *testing.T, pid int) float64 {
 	t.Helper()
