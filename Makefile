@@ -149,9 +149,9 @@ test-ui: build ## the status page in Debian's Chromium; SCREENSHOTS=1 writes tho
 	$(if $(SCREENSHOTS),mkdir -p docs/images)
 	cd test/ui && SCREENSHOTS=$(if $(SCREENSHOTS),$(CURDIR)/docs/images) go test -count=1 -timeout 5m ./...
 
-sim: ## the scheduler on simulated links and gossip, with 1,000 nodes; some ten minutes
+sim: ## the scheduler on simulated links and gossip, with 200 and 1,000 nodes; some ten minutes
 	go test -c -o bin/sim ./p2p/swarm && bin/sim -test.run '^TestSimulation$$' -sim full
-	go test -count=1 -v -run '^TestClusterSpreads$$/^1000$$' ./p2p -cluster
+	go test -count=1 -v -run '^(TestClusterSpreads|TestClusterPartition)$$/^(200|1000)$$' ./p2p -cluster
 
 bench: build containerds ## seeder against a registry and a loop over hosts, on real hosts; hours, BENCH_ADD=1 adds to what is there
 	test/install.sh
