@@ -87,7 +87,7 @@ vuln: ## known vulnerabilities in what seeder calls, from GOVULNDB (https://vuln
 
 # Both wait most of the time, and so run side by side: boot takes a quarter of the other.
 hosts: build package containerds ## real hosts with real containerd, and what `make boot` runs; needs root
-	go test -count=1 -timeout 30m -p 2 -parallel 3 ./test/boot ./test/harness ./test/attack ./test/hosts
+	go test -count=1 -timeout 45m -p 2 -parallel 3 ./test/boot ./test/harness ./test/attack ./test/hosts
 	go test -count=1 -timeout 10m -run '^TestCPUGate$$' ./test/bench
 
 .PHONY: boot
