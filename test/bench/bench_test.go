@@ -244,14 +244,15 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		shape = ""
 	}
 	n := harness.NewNetwork(t, shape)
-	if benchAtOnce[0] == "1" { // of all ways: they are compared
-		s.Cores = coresEach(t, hosts)
+	// With enough cores, what a host does costs no other one time. All ways have the same
+	// cores, since they are compared, so none has where runs share the machine.
+	cores := allCores(t)
+	if benchAtOnce[0] == "1" {
+		s.Cores = len(cores) / hosts
 	}
 	for i := range hosts {
 		h := n.AddHost(harness.Newest)
-		if s.Cores > 0 {
-			h.Cores = ownCores(t, i, s.Cores)
-		}
+		h.Cores = strings.Join(cores[i*s.Cores:(i+1)*s.Cores], ",") // none: all
 		h.StartContainerd()
 		if way == "seeder" {
 			h.StartSeeder()
@@ -319,15 +320,6 @@ func (c cell) measure(t *testing.T, way string, b *batch) sample {
 		}
 	}
 	return s
-}
-
-// coresEach is how many cores each host can have for itself, so that what a host does costs
-// no other one time; 0 where there are fewer cores than hosts.
-func coresEach(t *testing.T, hosts int) int { return len(allCores(t)) / hosts }
-
-// ownCores are the cores of a host, as Space.Cores has them.
-func ownCores(t *testing.T, host, each int) string {
-	return strings.Join(allCores(t)[host*each:(host+1)*each], ",")
 }
 
 // allCores are the numbers of the cores that this process may use.

@@ -99,7 +99,7 @@ func row(list []sample, seeder, wire float64) string {
 	gb := float64(s.Bytes) * float64(s.Hosts-1) / 1e9
 	hosts := strconv.Itoa(s.Hosts)
 	if s.Cores > 0 {
-		hosts += fmt.Sprintf(", %d of the cores each", s.Cores)
+		hosts += fmt.Sprintf(" (cores of each: %d)", s.Cores)
 	}
 	runs := strconv.Itoa(len(list))
 	if most := slices.MaxFunc(list, func(a, b sample) int { return a.AtOnce - b.AtOnce }).AtOnce; most > 1 {

@@ -38,9 +38,9 @@ type demoLayer struct {
 	bytes int64
 }
 
-// demoLayers are the layers of an image of about so many bytes.
-func demoLayers(bytes int64) []demoLayer {
-	part := bytes / 39
+// demoLayers are the layers of an image of about size bytes.
+func demoLayers(size int64) []demoLayer {
+	part := size / 39
 	return []demoLayer{{"/usr/bin", 16 * part}, {"/usr/lib", 14 * part}, {"/usr/share", 8 * part}, {"/etc", part}}
 }
 
@@ -59,9 +59,9 @@ type packedLayer struct {
 }
 
 // PackImage writes a docker-archive of plain tar layers, as `docker save`
-// does, from files of this machine that everybody may read, about so many bytes of
+// does, from files of this machine that everybody may read, about size bytes of
 // them. Unfinished layers are in dir and removed.
-func PackImage(ctx context.Context, archive, dir string, bytes int64) (packed, error) {
+func PackImage(ctx context.Context, archive, dir string, size int64) (packed, error) {
 	var layers []packedLayer
 	defer func() {
 		for _, l := range layers {
@@ -69,7 +69,7 @@ func PackImage(ctx context.Context, archive, dir string, bytes int64) (packed, e
 		}
 	}()
 	var p packed
-	for i, want := range demoLayers(bytes) {
+	for i, want := range demoLayers(size) {
 		l, err := packLayer(ctx, filepath.Join(dir, fmt.Sprintf("layer%d.tar", i)), want)
 		layers = append(layers, l)
 		if err != nil {
